@@ -1,0 +1,61 @@
+"""Accounts: one for each tenant, and the system tenant's chart of contra accounts beside it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from attrs import frozen
+
+from cogni_billing.domain.identity import (
+    BREAKAGE,
+    ISSUANCE,
+    SHORTFALL,
+    SYSTEM_TENANT_ID,
+    USAGE,
+    AccountId,
+    TenantId,
+    account_of,
+)
+
+SYSTEM_TENANT_SLUG: Final = "cogni_system"
+
+
+class AccountType(Enum):
+    """What an account is for."""
+
+    BILLING = "billing"
+    ISSUANCE = "issuance"
+    USAGE = "usage"
+    BREAKAGE = "breakage"
+    SHORTFALL = "shortfall"
+
+
+CONTRA_ACCOUNTS: Final = {
+    AccountType.ISSUANCE: ISSUANCE,
+    AccountType.USAGE: USAGE,
+    AccountType.BREAKAGE: BREAKAGE,
+    AccountType.SHORTFALL: SHORTFALL,
+}
+
+
+@frozen
+class Account:
+    """A tenant's billing account.
+
+    `is_system_tenant` and `slug` are metadata: no code path grants anything because of them.
+    """
+
+    id: AccountId
+    tenant_id: TenantId
+    opened_at: datetime
+    slug: str | None = None
+    is_system_tenant: bool = False
+
+
+def new_account(tenant: TenantId, opened_at: datetime) -> Account:
+    """The account that *tenant* gets when it has none."""
+    is_system = tenant == SYSTEM_TENANT_ID
+    slug = SYSTEM_TENANT_SLUG if is_system else None
+    return Account(account_of(tenant), tenant, opened_at, slug, is_system)

@@ -1,0 +1,247 @@
+"""Units, amounts, and the only arithmetic in the library.
+
+Bare `Decimal` arithmetic follows the *caller's* context: at precision 3 even `-x` rounds. Every
+sum and product here runs in a private context that is wide enough for any result and raises
+rather than round; rounding happens in `rounded_down` and `rounded_up`, nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from decimal import (
+    ROUND_CEILING,
+    ROUND_FLOOR,
+    Context,
+    Decimal,
+    DivisionByZero,
+    Inexact,
+    InvalidOperation,
+    Overflow,
+)
+from enum import Enum
+from typing import Final, Self
+
+from attrs import field, frozen
+
+from cogni_billing.domain.errors import InvalidAmount, UnitMismatch, shown
+
+MAGNITUDE_MAX: Final = Decimal(10**27)
+"""No amount that comes in may be larger; sums the ledger computes may."""
+
+# 100 digits hold the largest amount (28) times the finest rate (14) a quintillion times over.
+_DIGITS = 100
+_EXACT = Context(prec=_DIGITS, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
+_ROUNDING = Context(prec=_DIGITS, traps=[InvalidOperation, DivisionByZero, Overflow])
+
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
+_TEXT_MAX = 64
+
+
+class Unit(Enum):
+    """What is counted: its code, and how many decimal places it has."""
+
+    CREDIT = ("CREDIT", 0)
+    USD = ("USD", 2)
+    USDC = ("USDC", 6)
+
+    def __init__(self, code: str, scale: int) -> None:
+        self.code = code
+        self.scale = scale
+        self.quantum = Decimal((0, (1,), -scale))
+
+    @classmethod
+    def of(cls, code: str) -> Unit:
+        """The unit with this code."""
+        return cls[code]
+
+    def __str__(self) -> str:
+        return self.code
+
+    def __repr__(self) -> str:
+        return self.code
+
+
+CREDIT: Final = Unit.CREDIT
+USD: Final = Unit.USD
+USDC: Final = Unit.USDC
+
+
+def exact_decimal(given: object) -> Decimal | None:
+    """*given* as a finite `Decimal`, or `None` when it is not an exact, plainly written number.
+
+    Accepts `Decimal`, `int` and text like `-12.50`; not their subclasses (`bool` is an `int`),
+    not floats, no exponent, underscore, sign of zero or foreign digit in text.
+    """
+    if type(given) is int:
+        # Decided by bits: writing out a huge int in digits takes seconds.
+        return Decimal(given) if given.bit_length() <= _DIGITS else None
+    if type(given) is str:
+        if len(given) > _TEXT_MAX or not _PLAIN_NUMBER.fullmatch(given):
+            return None
+        given = Decimal(given)
+    if type(given) is not Decimal or not given.is_finite():
+        return None
+    return None if given.is_zero() and given.is_signed() else given
+
+
+def decimal_places(value: Decimal) -> int:
+    """How many decimal places a finite *value* is written with."""
+    exponent = value.as_tuple().exponent
+    assert isinstance(exponent, int)  # finite, so no 'n' or 'F'
+    return max(0, -exponent)
+
+
+def _number(given: Decimal | int | str) -> Decimal:
+    value = exact_decimal(given)
+    if value is None or value.adjusted() > MAGNITUDE_MAX.adjusted():
+        raise InvalidAmount(
+            "amount", shown(given), "an exact Decimal, int or plain decimal text of at most 10^27"
+        )
+    return value
+
+
+@frozen(repr=False)
+class Amount:
+    """An exact quantity in one unit, never finer than the unit's scale.
+
+    `Amount("10.5", USD)`, `Amount(Decimal(7), CREDIT)`; `value` is always written at the unit's
+    scale (`10.50`). Adding, subtracting and comparing need one unit and are exact.
+
+    Raises:
+        InvalidAmount: a float, bool, NaN, infinity, negative zero, exponent or foreign digit in
+            text, more decimals than the unit has, or a magnitude over 10^27.
+        UnitMismatch: the unit is not a `Unit`, or two units meet in one operation.
+    """
+
+    value: Decimal = field(converter=_number)
+    unit: Unit
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.unit, Unit):
+            raise UnitMismatch("unit", shown(self.unit), "CREDIT, USD or USDC")
+        if decimal_places(self.value) > self.unit.scale:
+            raise InvalidAmount(
+                "amount", shown(self.value), f"at most {self.unit.scale} decimals for {self.unit}"
+            )
+        if not -MAGNITUDE_MAX <= self.value <= MAGNITUDE_MAX:
+            raise InvalidAmount("amount", shown(self.value), "a magnitude of at most 10^27")
+        object.__setattr__(self, "value", self.value.quantize(self.unit.quantum, context=_EXACT))
+
+    @classmethod
+    def computed(cls, value: Decimal, unit: Unit) -> Self:
+        """An amount that the ledger computed: exact, but free of the bound on what comes in."""
+        amount = cls.__new__(cls)
+        object.__setattr__(amount, "value", value.quantize(unit.quantum, context=_EXACT))
+        object.__setattr__(amount, "unit", unit)
+        return amount
+
+    @property
+    def is_zero(self) -> bool:
+        return self.value == 0
+
+    @property
+    def is_positive(self) -> bool:
+        return self.value > 0
+
+    @property
+    def is_negative(self) -> bool:
+        return self.value < 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount.computed(_EXACT.add(self.value, self._same_unit(other)), self.unit)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount.computed(_EXACT.subtract(self.value, self._same_unit(other)), self.unit)
+
+    def __neg__(self) -> Amount:
+        # 0 - x, because minus(0) is a negative zero nowhere else in the ledger.
+        return Amount.computed(_EXACT.subtract(Decimal(0), self.value), self.unit)
+
+    def __lt__(self, other: Amount) -> bool:
+        return self.value < self._same_unit(other)
+
+    def __le__(self, other: Amount) -> bool:
+        return self.value <= self._same_unit(other)
+
+    def __gt__(self, other: Amount) -> bool:
+        return self.value > self._same_unit(other)
+
+    def __ge__(self, other: Amount) -> bool:
+        return self.value >= self._same_unit(other)
+
+    def __str__(self) -> str:
+        return f"{self.value:f} {self.unit}"
+
+    def __repr__(self) -> str:
+        return f"Amount('{self.value:f}', {self.unit})"
+
+    def _same_unit(self, other: Amount) -> Decimal:
+        if other.unit is not self.unit:
+            raise UnitMismatch("unit", str(other.unit), str(self.unit))
+        return other.value
+
+
+def credits(value: Decimal | int | str) -> Amount:  # noqa: A001 (the word hosts say)
+    """*value* purchased credits, a whole number."""
+    return Amount(value, CREDIT)
+
+
+def usd(value: Decimal | int | str) -> Amount:
+    """*value* US dollars, with at most two decimals: `usd("10.00")`."""
+    return Amount(value, USD)
+
+
+def usd_cents(value: int) -> Amount:
+    """*value* whole US cents: `usd_cents(1050)` is 10.50 USD."""
+    number = exact_decimal(value)
+    if type(value) is not int or number is None:
+        raise InvalidAmount("usd_cents", shown(value), "a whole number of cents as an int")
+    return Amount(number.scaleb(-USD.scale, context=_EXACT), USD)
+
+
+def positive(amount: object, field: str) -> Amount:
+    """*amount*, when it is an `Amount` greater than zero.
+
+    Raises:
+        InvalidAmount: it is something else.
+    """
+    if not isinstance(amount, Amount) or not amount.is_positive:
+        given = str(amount) if isinstance(amount, Amount) else shown(amount)
+        raise InvalidAmount(field, given, "an Amount greater than zero")
+    return amount
+
+
+def total(amounts: Iterable[Amount], unit: Unit) -> Amount:
+    """The exact sum of *amounts*, all in *unit*; zero of it when there are none."""
+    result = Amount.computed(Decimal(0), unit)
+    for amount in amounts:
+        result += amount
+    return result
+
+
+def product(value: Decimal, factor: Decimal) -> Decimal:
+    """The exact product, or `decimal.Inexact`."""
+    return _EXACT.multiply(value, factor)
+
+
+def rounded_down(value: Decimal, unit: Unit) -> Amount:
+    """The largest amount in *unit* that is not above *value* (floor)."""
+    floor = value.quantize(unit.quantum, rounding=ROUND_FLOOR, context=_ROUNDING)
+    return Amount.computed(floor, unit)
+
+
+def rounded_up(value: Decimal, unit: Unit) -> Amount:
+    """The smallest amount in *unit* that is not below *value* (ceiling)."""
+    ceiling = value.quantize(unit.quantum, rounding=ROUND_CEILING, context=_ROUNDING)
+    return Amount.computed(ceiling, unit)
+
+
+def in_quanta(value: Decimal, scale: int) -> int:
+    """*value* counted in units of 10^-*scale*, which it must fill exactly."""
+    return int(value.scaleb(scale, context=_EXACT).quantize(Decimal(1), context=_EXACT))
+
+
+def from_quanta(count: int, unit: Unit) -> Amount:
+    """*count* smallest pieces of *unit*."""
+    return Amount.computed(Decimal(count).scaleb(-unit.scale, context=_EXACT), unit)

@@ -1,0 +1,325 @@
+"""Every error the library raises, and the order in which they are decided.
+
+BillingError
+├── InvalidInput                the call is wrong; the same call will fail again
+│   ├── InvalidTenant
+│   ├── InvalidAmount
+│   ├── UnitMismatch
+│   ├── InvalidReference
+│   ├── InvalidMetadata
+│   ├── InvalidTime
+│   ├── InvalidPage
+│   └── InvalidPolicy
+├── UnknownAccount              the ledger's state refuses; nothing was written
+├── InsufficientCredits
+├── IdempotencyConflict
+├── PaymentAlreadyClaimed
+├── UnknownPayment
+├── RefundExceedsPayment
+├── UnknownHold
+├── HoldClosed
+├── PrivilegeRequired           this caller may not do that
+├── UnbalancedTransaction       a programming error; nothing was written
+├── ScopeClosed
+├── SystemTenantMissing         the installation is incomplete
+├── LedgerUnavailable           not now; nothing was written; try again
+│   └── OutcomeUnknown          perhaps written; the same call with the same key tells
+└── LedgerCorruption            an invariant is broken; stop
+
+When several apply, arguments are judged before the key, and the key before the state of the
+ledger; among arguments the order is the one drawn above. Each error has a stable `code` and
+carries facts as attributes; the message is made from them and never echoes more than 64
+escaped characters of what was given.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, ClassVar
+from uuid import UUID
+
+from attrs import define
+
+if TYPE_CHECKING:
+    from cogni_billing.domain.amounts import Amount
+
+_SHOWN_MAX = 64
+
+
+def shown(given: object) -> str:
+    """What was given, escaped, in at most 64 characters, whatever its size."""
+    if isinstance(given, int) and given.bit_length() > _SHOWN_MAX * 3:
+        return f"an int of {given.bit_length()} bits"
+    if isinstance(given, str):
+        text = ascii(given[: _SHOWN_MAX + 1])
+    elif isinstance(given, (bool, int, float, Decimal, UUID)) or given is None:
+        text = ascii(given)
+    else:
+        text = f"a {type(given).__name__}"
+    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 3] + "..."
+
+
+class BillingError(Exception):
+    """The root of every error here; catch it at a host's outer edge."""
+
+    code: ClassVar[str] = "billing_error"
+
+
+@define
+class InvalidInput(BillingError):
+    """An argument breaks its rule: which one, what was given, and what would be right."""
+
+    code: ClassVar[str] = "invalid_input"
+
+    field: str
+    given: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: expected {self.expected}, got {self.given}"
+
+
+class InvalidTenant(InvalidInput):
+    """The tenant is not a usable `uuid.UUID`."""
+
+    code: ClassVar[str] = "invalid_tenant"
+
+
+class InvalidAmount(InvalidInput):
+    """A number is inexact, out of bounds, too fine for its unit, or of the wrong sign."""
+
+    code: ClassVar[str] = "invalid_amount"
+
+
+class UnitMismatch(InvalidInput):
+    """Amounts of different units meet where one unit is needed."""
+
+    code: ClassVar[str] = "unit_mismatch"
+
+
+class InvalidReference(InvalidInput):
+    """A reference or payment is not 1 to 255 visible ASCII characters."""
+
+    code: ClassVar[str] = "invalid_reference"
+
+
+class InvalidMetadata(InvalidInput):
+    """Metadata is not a small, shallow JSON object."""
+
+    code: ClassVar[str] = "invalid_metadata"
+
+
+class InvalidTime(InvalidInput):
+    """A moment is naive, or lies outside the years the ledger records."""
+
+    code: ClassVar[str] = "invalid_time"
+
+
+class InvalidPage(InvalidInput):
+    """A page size or cursor cannot be used."""
+
+    code: ClassVar[str] = "invalid_page"
+
+
+class InvalidPolicy(InvalidInput):
+    """A revenue-share policy breaks its rules, or none is in force."""
+
+    code: ClassVar[str] = "invalid_policy"
+
+
+@define
+class UnknownAccount(BillingError):
+    """The tenant has no billing account yet."""
+
+    code: ClassVar[str] = "unknown_account"
+
+    tenant: UUID
+
+    def __str__(self) -> str:
+        return f"tenant {self.tenant} has no account; open one, or confirm a purchase first"
+
+
+@define
+class InsufficientCredits(BillingError):
+    """The account's available credits do not cover what was asked."""
+
+    code: ClassVar[str] = "insufficient_credits"
+
+    required: Amount
+    available: Amount
+
+    def __str__(self) -> str:
+        return f"{self.required} required, {self.available} available"
+
+
+@define
+class Difference:
+    """One field in which a request differs from the stored one under the same key."""
+
+    field: str
+    stored: str
+    requested: str
+
+    def __str__(self) -> str:
+        return f"{self.field} was {self.stored}, now {self.requested}"
+
+
+@define
+class IdempotencyConflict(BillingError):
+    """The key was used before for another request; the stored outcome stands."""
+
+    code: ClassVar[str] = "idempotency_conflict"
+
+    reference: str
+    differences: tuple[Difference, ...]
+
+    def __str__(self) -> str:
+        return f"{shown(self.reference)}: " + "; ".join(map(str, self.differences))
+
+
+@define
+class PaymentAlreadyClaimed(BillingError):
+    """The payment was already credited, to somebody this tenant learns nothing about."""
+
+    code: ClassVar[str] = "payment_already_claimed"
+
+    payment: str
+
+    def __str__(self) -> str:
+        return f"payment {shown(self.payment)} is already claimed"
+
+
+@define
+class UnknownPayment(BillingError):
+    """This tenant has no such payment."""
+
+    code: ClassVar[str] = "unknown_payment"
+
+    payment: str
+
+    def __str__(self) -> str:
+        return f"no payment {shown(self.payment)} for this tenant"
+
+
+@define
+class RefundExceedsPayment(BillingError):
+    """More was to be refunded than remains of the payment."""
+
+    code: ClassVar[str] = "refund_exceeds_payment"
+
+    requested: Amount
+    remaining: Amount
+
+    def __str__(self) -> str:
+        return f"{self.requested} requested, {self.remaining} can still be refunded"
+
+
+@define
+class UnknownHold(BillingError):
+    """This tenant has no such hold."""
+
+    code: ClassVar[str] = "unknown_hold"
+
+    hold_id: UUID
+
+    def __str__(self) -> str:
+        return f"no hold {self.hold_id} for this tenant"
+
+
+@define
+class HoldClosed(BillingError):
+    """The hold was already captured, released or has expired."""
+
+    code: ClassVar[str] = "hold_closed"
+
+    hold_id: UUID
+    state: str
+
+    def __str__(self) -> str:
+        return f"hold {self.hold_id} is {self.state}"
+
+
+@define
+class PrivilegeRequired(BillingError):
+    """The scope, or the role it runs as, may not do this."""
+
+    code: ClassVar[str] = "privilege_required"
+
+    operation: str
+
+    def __str__(self) -> str:
+        return f"not allowed: {self.operation}"
+
+
+@define
+class UnbalancedTransaction(BillingError):
+    """The postings do not sum to zero in each unit, or are not those of their kind."""
+
+    code: ClassVar[str] = "unbalanced_transaction"
+
+    problem: str
+    excess: tuple[Amount, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join([self.problem, *map(str, self.excess)])
+
+
+@define
+class ScopeClosed(BillingError):
+    """The scope has ended, or a call in it failed and nothing of it can be kept."""
+
+    code: ClassVar[str] = "scope_closed"
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the scope is closed: {self.reason}"
+
+
+@define
+class SystemTenantMissing(BillingError):
+    """The system tenant or one of its accounts is not in the database."""
+
+    code: ClassVar[str] = "system_tenant_missing"
+
+    missing: str
+
+    def __str__(self) -> str:
+        return f"{self.missing} is missing; run the migrations"
+
+
+@define
+class LedgerUnavailable(BillingError):
+    """The database cannot serve this now; nothing was written.
+
+    `sqlstate` is PostgreSQL's code, or `None` when the connection itself failed.
+    """
+
+    code: ClassVar[str] = "ledger_unavailable"
+
+    reason: str
+    sqlstate: str | None = None
+
+    def __str__(self) -> str:
+        return self.reason if self.sqlstate is None else f"{self.reason} [{self.sqlstate}]"
+
+
+class OutcomeUnknown(LedgerUnavailable):
+    """The connection died after COMMIT was sent: written wholly, or not at all.
+
+    Calling again with the same key is always safe, and tells.
+    """
+
+    code: ClassVar[str] = "outcome_unknown"
+
+
+@define
+class LedgerCorruption(BillingError):
+    """An invariant is found broken. Nothing repairs it silently: stop, and look."""
+
+    code: ClassVar[str] = "ledger_corruption"
+
+    finding: str
+
+    def __str__(self) -> str:
+        return self.finding

@@ -1,0 +1,109 @@
+"""Metadata: a small, shallow JSON object, copied and frozen on entry."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias, Union
+
+from cogni_billing.domain.errors import InvalidMetadata, shown
+
+Json: TypeAlias = Union[  # noqa: UP007 (a recursive alias needs the quoted form)
+    None, bool, int, float, str, "tuple[Json, ...]", "Mapping[str, Json]"
+]
+"""A frozen JSON value: objects are read-only mappings, arrays are tuples."""
+
+ENCODED_MAX: Final = 16 * 1024
+DEPTH_MAX: Final = 8
+_INT_BITS_MAX: Final = 14_000  # 4 214 digits; Python itself refuses to read back over 4 300
+
+EMPTY: Final[Mapping[str, Json]] = MappingProxyType({})
+
+
+def frozen_metadata(given: object) -> Mapping[str, Json]:
+    """A deep, read-only copy of *given*; nothing the caller changes later shows in it.
+
+    Objects and arrays nest at most 8 deep, the outermost object being the first; the whole is
+    at most 16 KiB of UTF-8 when encoded without white space. `None` means an empty object.
+
+    Raises:
+        InvalidMetadata: *given* is no `dict`, or holds anything that is not JSON: another type,
+            NaN or infinity, a key that is no `str`, a NUL or a lone surrogate; or it is too
+            deep or too large.
+    """
+    if given is None:
+        return EMPTY
+    if not isinstance(given, Mapping):
+        raise InvalidMetadata("metadata", shown(given), "a JSON object (dict)")
+    copy = _Copier().freeze(given, "metadata", 1)
+    assert isinstance(copy, Mapping)
+    if (size := len(encoded(copy).encode())) > ENCODED_MAX:
+        raise InvalidMetadata("metadata", f"{size} bytes", f"at most {ENCODED_MAX} bytes encoded")
+    return copy
+
+
+def encoded(value: Mapping[str, Json]) -> str:
+    """*value* as compact JSON text."""
+    return json.dumps(
+        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict
+    )
+
+
+def read_only(value: Mapping[str, Any]) -> Mapping[str, Json]:
+    """*value*, freshly decoded from JSON, in its frozen form."""
+    return MappingProxyType({key: _read_only(item) for key, item in value.items()})
+
+
+def _read_only(value: Any) -> Json:
+    if isinstance(value, dict):
+        return read_only(value)
+    return tuple(map(_read_only, value)) if isinstance(value, list) else value
+
+
+class _Copier:
+    """Walks once, and gives up early: each value costs at least two encoded bytes."""
+
+    def __init__(self) -> None:
+        self._values_left = ENCODED_MAX // 2
+
+    def freeze(self, value: object, path: str, depth: int) -> Json:
+        self._values_left -= 1
+        if self._values_left < 0:
+            raise InvalidMetadata("metadata", "too many values", f"at most {ENCODED_MAX} bytes")
+        if isinstance(value, Mapping) or type(value) in (list, tuple):
+            if depth > DEPTH_MAX:
+                raise InvalidMetadata(path[:64], "one more level", f"at most {DEPTH_MAX} levels")
+            if isinstance(value, Mapping):
+                return self._object(value, path, depth)
+            assert isinstance(value, (list, tuple))
+            return tuple(self.freeze(item, path, depth + 1) for item in value)
+        return _scalar(value, path)
+
+    def _object(self, value: Mapping[object, object], path: str, depth: int) -> Json:
+        copy: dict[str, Json] = {}
+        for key, item in value.items():
+            name = _text(key, path)
+            copy[name] = self.freeze(item, f"{path}.{ascii(name)[1:-1]}"[:64], depth + 1)
+        return MappingProxyType(copy)
+
+
+def _scalar(value: object, path: str) -> Json:
+    if value is None or type(value) is bool:
+        return value
+    if type(value) is int and value.bit_length() <= _INT_BITS_MAX:
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    return _text(value, path)
+
+
+def _text(value: object, path: str) -> str:
+    if type(value) is str and "\0" not in value and len(value) <= ENCODED_MAX:
+        if not any("\ud800" <= character <= "\udfff" for character in value):
+            return value
+        raise InvalidMetadata(path, shown(value), "text without lone surrogates")
+    raise InvalidMetadata(
+        path, shown(value), "JSON: str without NUL, int, finite float, bool, None"
+    )

@@ -1,0 +1,118 @@
+"""The law of the ledger: postings of a transaction sum to zero, in every unit, or it is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import Enum
+from types import MappingProxyType
+from uuid import UUID
+
+from attrs import field, frozen
+
+from cogni_billing.domain.amounts import Amount, total
+from cogni_billing.domain.errors import UnbalancedTransaction
+from cogni_billing.domain.identity import ISSUANCE, AccountId, TenantId, account_of, owner_of
+from cogni_billing.domain.metadata import EMPTY, Json
+from cogni_billing.domain.policies import Share
+
+
+class TransactionKind(Enum):
+    """What a transaction does, and the contra account its postings balance against."""
+
+    PURCHASE = ("purchase", ISSUANCE)
+
+    def __init__(self, code: str, contra: AccountId) -> None:
+        self.code = code
+        self.contra = contra
+
+    @classmethod
+    def of(cls, code: str) -> TransactionKind:
+        """The kind with this code."""
+        return cls[code.upper()]
+
+    def __str__(self) -> str:
+        return self.code
+
+
+@frozen
+class Posting:
+    """One signed amount on one account; positive raises that account's balance."""
+
+    account: AccountId
+    amount: Amount
+
+    @property
+    def tenant(self) -> TenantId:
+        """The account's owner: who may read this posting."""
+        return owner_of(self.account)
+
+
+def imbalance(postings: Iterable[Posting]) -> tuple[Amount, ...]:
+    """What *postings* sum to in each unit where it is not zero."""
+    postings = tuple(postings)
+    units = {posting.amount.unit: None for posting in postings}
+    sums = (total((p.amount for p in postings if p.amount.unit is u), u) for u in units)
+    return tuple(excess for excess in sums if not excess.is_zero)
+
+
+def balanced(
+    kind: TransactionKind, tenant: TenantId, amount: Amount, shares: Iterable[Share] = ()
+) -> tuple[Posting, ...]:
+    """The postings of *kind*: *tenant*'s account changes by *amount*, each beneficiary gets its
+    share (zero makes no posting), and the kind's contra account takes the other side."""
+    legs = [Posting(account_of(tenant), amount)]
+    legs += [Posting(share.beneficiary, share.amount) for share in shares if share.amount.value]
+    return *legs, Posting(kind.contra, -total((leg.amount for leg in legs), amount.unit))
+
+
+def _read_only(given: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(given))
+
+
+@frozen(kw_only=True)
+class Transaction:
+    """An immutable, atomic set of postings that sums to zero: it cannot exist otherwise.
+
+    Its postings are those of its kind, in order: the tenant's own account, each beneficiary with
+    a share above zero, the contra account.
+
+    Raises:
+        UnbalancedTransaction: the postings sum to something else, or are not those.
+    """
+
+    id: UUID
+    tenant: TenantId
+    kind: TransactionKind
+    reference: str
+    at: datetime
+    postings: tuple[Posting, ...]
+    shares: tuple[Share, ...] = ()
+    request: Mapping[str, str] = field(factory=dict, converter=_read_only)
+    """What the caller asked for, field by field: what makes two requests the same."""
+    policy: Mapping[str, Json] = EMPTY
+    """Every input of the shares, so that they can be computed again from the record."""
+    metadata: Mapping[str, Json] = EMPTY
+
+    def __attrs_post_init__(self) -> None:
+        if excess := imbalance(self.postings):
+            raise UnbalancedTransaction("postings do not sum to zero", excess)
+        if not self.postings or self.postings != balanced(
+            self.kind, self.tenant, self.postings[0].amount, self.shares
+        ):
+            raise UnbalancedTransaction(f"postings are not those of a {self.kind}")
+
+    @property
+    def amount(self) -> Amount:
+        """The change of the tenant's own account."""
+        return self.postings[0].amount
+
+
+@frozen
+class Recorded:
+    """What the ledger holds after a call: the transaction as it was first recorded, the balance
+    of its tenant's account right after it, and whether this call only found it there."""
+
+    transaction: Transaction
+    balance: Amount
+    replayed: bool

@@ -1,0 +1,105 @@
+"""Prepaid credits for multi-tenant applications on PostgreSQL.
+
+    billing = Billing(PostgresUnitOfWork(engine))
+    receipt = billing.confirm_purchase(tenant, usd("10.00"), payment="stripe:pi_1")
+
+The units of work are in `cogni_billing.adapters.memory` and `cogni_billing.adapters.postgres`.
+"""
+
+from cogni_billing.billing import Billing
+from cogni_billing.domain.accounts import Account
+from cogni_billing.domain.allocation import allocate
+from cogni_billing.domain.amounts import CREDIT, USD, USDC, Amount, Unit, credits, usd, usd_cents
+from cogni_billing.domain.errors import (
+    BillingError,
+    Difference,
+    HoldClosed,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidAmount,
+    InvalidInput,
+    InvalidMetadata,
+    InvalidPage,
+    InvalidPolicy,
+    InvalidReference,
+    InvalidTenant,
+    InvalidTime,
+    LedgerCorruption,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PaymentAlreadyClaimed,
+    PrivilegeRequired,
+    RefundExceedsPayment,
+    ScopeClosed,
+    SystemTenantMissing,
+    UnbalancedTransaction,
+    UnitMismatch,
+    UnknownAccount,
+    UnknownHold,
+    UnknownPayment,
+)
+from cogni_billing.domain.identity import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    AccountId,
+    TenantId,
+)
+from cogni_billing.domain.policies import RevenueSharePolicy, Share, ShareMode, ShareRule
+from cogni_billing.domain.pricing import credits_for
+from cogni_billing.domain.purchases import Receipt
+from cogni_billing.domain.statements import Balance, Line, Page
+from cogni_billing.domain.transactions import TransactionKind
+
+__all__ = [
+    "CREDIT",
+    "SYSTEM_ACCOUNT_ID",
+    "SYSTEM_TENANT_ID",
+    "USD",
+    "USDC",
+    "Account",
+    "AccountId",
+    "Amount",
+    "Balance",
+    "Billing",
+    "BillingError",
+    "Difference",
+    "HoldClosed",
+    "IdempotencyConflict",
+    "InsufficientCredits",
+    "InvalidAmount",
+    "InvalidInput",
+    "InvalidMetadata",
+    "InvalidPage",
+    "InvalidPolicy",
+    "InvalidReference",
+    "InvalidTenant",
+    "InvalidTime",
+    "LedgerCorruption",
+    "LedgerUnavailable",
+    "Line",
+    "OutcomeUnknown",
+    "Page",
+    "PaymentAlreadyClaimed",
+    "PrivilegeRequired",
+    "Receipt",
+    "RefundExceedsPayment",
+    "RevenueSharePolicy",
+    "ScopeClosed",
+    "Share",
+    "ShareMode",
+    "ShareRule",
+    "SystemTenantMissing",
+    "TenantId",
+    "TransactionKind",
+    "UnbalancedTransaction",
+    "Unit",
+    "UnitMismatch",
+    "UnknownAccount",
+    "UnknownHold",
+    "UnknownPayment",
+    "allocate",
+    "credits",
+    "credits_for",
+    "usd",
+    "usd_cents",
+]

@@ -1,0 +1,76 @@
+"""The tables as dictionaries, with one lock and an undo log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from attrs import define, field
+
+from cogni_billing.domain.accounts import Account, new_account
+from cogni_billing.domain.amounts import CREDIT, Amount, total
+from cogni_billing.domain.errors import LedgerUnavailable
+from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
+from cogni_billing.domain.moments import EARLIEST
+from cogni_billing.domain.statements import Line
+from cogni_billing.domain.transactions import Recorded, TransactionKind
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+def _system_tenant() -> dict[TenantId, Account]:
+    return {SYSTEM_TENANT_ID: new_account(SYSTEM_TENANT_ID, EARLIEST)}
+
+
+@define
+class Store:
+    """Everything recorded. Changed through `put` and `append` only, inside `transaction`."""
+
+    accounts: dict[TenantId, Account] = field(factory=_system_tenant)
+    payments: dict[str, TenantId] = field(factory=dict)
+    recorded: dict[tuple[TenantId, TransactionKind, str], Recorded] = field(factory=dict)
+    balances: dict[AccountId, Amount] = field(factory=dict)
+    lines: dict[AccountId, list[Line]] = field(factory=dict)
+    _undo: list[Callable[[], object]] = field(factory=list)
+    _lock: threading.Lock = field(factory=threading.Lock)
+    _holder: int | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All changes made in the block, or none when it raises; one block at a time.
+
+        Raises:
+            LedgerUnavailable: this thread has a block open already and would wait for itself.
+        """
+        if self._holder == threading.get_ident():
+            raise LedgerUnavailable("this thread has a scope open; end it before the next")
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                yield
+            except BaseException:
+                for undo in reversed(self._undo):
+                    undo()
+                raise
+            finally:
+                self._undo.clear()
+                self._holder = None
+
+    def put(self, table: dict[Key, Value], key: Key, value: Value) -> None:
+        if key in table:
+            previous = table[key]
+            self._undo.append(lambda: table.__setitem__(key, previous))
+        else:
+            self._undo.append(lambda: table.pop(key))
+        table[key] = value
+
+    def append(self, account: AccountId, line: Line) -> None:
+        lines = self.lines.setdefault(account, [])
+        lines.append(line)
+        self._undo.append(lines.pop)
+
+    def balance(self, account: AccountId) -> Amount:
+        return self.balances.get(account) or total((), CREDIT)

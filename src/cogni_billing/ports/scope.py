@@ -1,0 +1,61 @@
+"""One unit of work: one transaction in the store, bound to one tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+from cogni_billing.domain.identity import TenantId
+from cogni_billing.ports.environment import Clock, IdSource
+from cogni_billing.ports.ledger import LedgerRepository
+from cogni_billing.ports.tenants import TenantRepository
+
+Result = TypeVar("Result")
+
+
+class Scope(Protocol):
+    """The repositories of one open unit of work.
+
+    Once a call on them has raised, or the scope has ended, every further call raises
+    `ScopeClosed`.
+    """
+
+    @property
+    def tenants(self) -> TenantRepository: ...
+
+    @property
+    def ledger(self) -> LedgerRepository: ...
+
+
+class UnitOfWork(Protocol):
+    """Opens scopes. A scope sees and writes its own tenant only, and all of its work or none of
+    it is kept."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock to use where no other is given."""
+        ...
+
+    @property
+    def ids(self) -> IdSource:
+        """The id source to use where no other is given."""
+        ...
+
+    def scope(self, tenant: TenantId, /) -> AbstractContextManager[Scope]:
+        """A scope that commits when its block ends, and rolls back when the block raises.
+
+        Raises:
+            ScopeClosed: a call inside failed and the block swallowed the error. Nothing is kept.
+            LedgerUnavailable: the store cannot serve now. Nothing is kept.
+            OutcomeUnknown: the answer to the commit was lost.
+        """
+        ...
+
+    def run(self, tenant: TenantId, work: Callable[[Scope], Result], /) -> Result:
+        """Do *work* in a scope and return its result.
+
+        Where the store gives up on a transaction that another one disturbed, *work* is done
+        again from the start in a new scope, a few times at most; so it must change nothing else.
+        """
+        ...

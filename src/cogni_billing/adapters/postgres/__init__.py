@@ -1,0 +1,22 @@
+"""The ledger in PostgreSQL: units of work for requests, and what operates the database."""
+
+from cogni_billing.adapters.postgres.diagnosis import Check, Finding, Report, doctor, ensure_ready
+from cogni_billing.adapters.postgres.migrating import migrate, unmigrate
+from cogni_billing.adapters.postgres.provisioning import provision
+from cogni_billing.adapters.postgres.resetting import reset
+from cogni_billing.adapters.postgres.roles import Roles
+from cogni_billing.adapters.postgres.unit_of_work import PostgresUnitOfWork
+
+__all__ = [
+    "Check",
+    "Finding",
+    "PostgresUnitOfWork",
+    "Report",
+    "Roles",
+    "doctor",
+    "ensure_ready",
+    "migrate",
+    "provision",
+    "reset",
+    "unmigrate",
+]

@@ -1,0 +1,117 @@
+"""Every failure of the database as one of our errors; the only place that catches the driver's.
+
+What a rule of the schema refuses is told by the rule's name, everything else by SQLSTATE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import psycopg
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from cogni_billing.domain.errors import (
+    BillingError,
+    LedgerCorruption,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PrivilegeRequired,
+    UnbalancedTransaction,
+    shown,
+)
+
+SERIALIZATION_FAILURE: Final = "40001"
+DEADLOCK_DETECTED: Final = "40P01"
+DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
+"""Another transaction got in the way; doing the whole scope again helps."""
+
+BALANCE_RULES: Final = frozenset(
+    {
+        "postings_sum_to_zero",
+        "postings_match_their_transaction",
+        "postings_made_once",
+        "transactions_have_postings",
+        "purchases_claim_their_payment",
+    }
+)
+
+# The exact code first, then its class (the first two characters).
+_UNAVAILABLE: Final = {
+    "08": "the connection failed",
+    "25006": "the database is read-only",
+    "25P02": "an earlier failure aborted the transaction",
+    "25P03": "the transaction was idle for too long",
+    "28": "the role may not log in",
+    "3D000": "the database does not exist",
+    "3F000": "the schema is missing; run provision and migrate",
+    "40": "another transaction got in the way",
+    "42P01": "a table is missing; run migrate",
+    "42883": "a function is missing; run migrate",
+    "53": "the server is out of resources",
+    "55P03": "a lock was not free in time",
+    "57": "the server stopped the work",
+    "58": "the server's system failed",
+}
+_CORRUPTION: Final = {
+    "22": "the database refused a value that the library had checked",
+    "23": "the database refused what the library had checked",
+    "XX001": "the server reports corrupted data",
+    "XX002": "the server reports a corrupted index",
+}
+_PRIVILEGE: Final = {"42501": "the role may not do this"}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what the database raises inside as one of our errors."""
+    try:
+        yield
+    except (SQLAlchemyError, psycopg.Error) as error:
+        raise translation(error) from error
+
+
+def translation(error: Exception) -> BillingError:
+    """*error* of SQLAlchemy or psycopg as one of ours."""
+    cause = driver_error(error)
+    if cause is None:  # SQLAlchemy's own: no connection was free in time, or it is closed
+        return LedgerUnavailable(f"no usable connection ({type(error).__name__})")
+    return _translated(cause)
+
+
+def commit_translation(error: Exception) -> BillingError:
+    """*error*, raised by COMMIT: the server refused it, or its answer was lost."""
+    cause = driver_error(error)
+    if cause is None or cause.sqlstate is None or cause.sqlstate[:2] in {"08", "57"}:
+        sqlstate = None if cause is None else cause.sqlstate
+        return OutcomeUnknown("the answer to COMMIT was lost", sqlstate)
+    return _translated(cause)
+
+
+def driver_error(error: Exception) -> psycopg.Error | None:
+    """The driver's error behind *error*, if it has one."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return cause if isinstance(cause, psycopg.Error) else None
+
+
+def _translated(error: psycopg.Error) -> BillingError:
+    sqlstate = error.sqlstate
+    if sqlstate is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return LedgerUnavailable(f"the connection failed: {shown(str(error))}")
+    rule = error.diag.constraint_name
+    message = error.diag.message_primary or type(error).__name__
+    if rule in BALANCE_RULES:
+        return UnbalancedTransaction(message)
+    if sqlstate is None:
+        return LedgerUnavailable(f"an unclassified failure: {shown(str(error))}")
+    if _found(_PRIVILEGE, sqlstate) or rule == "history_is_append_only":
+        return PrivilegeRequired(message)
+    if reason := _found(_CORRUPTION, sqlstate):
+        return LedgerCorruption(f"{reason}: {message}" + (f" ({rule})" if rule else ""))
+    reason = _found(_UNAVAILABLE, sqlstate) or f"an unclassified failure: {message}"
+    return LedgerUnavailable(reason, sqlstate)
+
+
+def _found(table: dict[str, str], sqlstate: str) -> str | None:
+    return table.get(sqlstate) or table.get(sqlstate[:2])

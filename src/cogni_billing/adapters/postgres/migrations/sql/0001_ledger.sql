@@ -1,0 +1,405 @@
+-- The ledger: tables, the rules they keep, and who may see and write which row.
+--
+-- Each rule has a name; the adapter turns the name of a broken rule into a typed error.
+-- Role names are the host's, so no statement here names one: grants are given by the migration.
+
+-- Who the open transaction acts for; NULL, so that no row matches, when nobody or nonsense is set.
+-- Every policy asks through a sub-select, which PostgreSQL evaluates once for each statement.
+-- Names are qualified rather than pinned by SET, so that the planner can still inline it.
+CREATE FUNCTION cogni_billing.tenant() RETURNS uuid
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT CASE
+        WHEN pg_catalog.current_setting('app.current_user_id', true)
+            OPERATOR(pg_catalog.~) '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+        THEN pg_catalog.current_setting('app.current_user_id', true)::pg_catalog.uuid
+    END
+$$;
+
+-- Which migration the objects of this schema are at, wherever the version table is.
+CREATE FUNCTION cogni_billing.revision() RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT 'cogni_billing_0001'::pg_catalog.text $$;
+
+-- The billing account of a tenant has the tenant's own id; the system tenant's is fixed.
+CREATE FUNCTION cogni_billing.account_of(tenant uuid) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT CASE tenant
+        WHEN '00000000-0000-4000-a000-000000000001' THEN '00000000-0000-4000-b000-000000000000'
+        ELSE tenant
+    END
+$$;
+
+CREATE TABLE cogni_billing.accounts (
+    tenant_id        uuid        NOT NULL,
+    id               uuid        NOT NULL,
+    type             text        NOT NULL DEFAULT 'billing',
+    slug             text,
+    is_system_tenant boolean     NOT NULL DEFAULT false,
+    opened_at        timestamptz NOT NULL,
+    CONSTRAINT accounts_pkey PRIMARY KEY (tenant_id, id),
+    CONSTRAINT accounts_type_known
+        CHECK (type IN ('billing', 'issuance', 'usage', 'breakage', 'shortfall')),
+    CONSTRAINT accounts_one_for_each_tenant
+        CHECK (id = cogni_billing.account_of(tenant_id)
+               OR (type <> 'billing' AND tenant_id = '00000000-0000-4000-a000-000000000001')),
+    CONSTRAINT accounts_tenant_not_reserved
+        CHECK (tenant_id NOT IN ('00000000-0000-0000-0000-000000000000',
+                                 '00000000-0000-4000-b000-000000000000',
+                                 '00000000-0000-4000-b000-000000000001',
+                                 '00000000-0000-4000-b000-000000000002',
+                                 '00000000-0000-4000-b000-000000000003',
+                                 '00000000-0000-4000-b000-000000000004'))
+);
+
+-- A running balance of what the owner's own transactions posted. Kept by a trigger alone.
+CREATE TABLE cogni_billing.wallets (
+    tenant_id  uuid    NOT NULL,
+    account_id uuid    NOT NULL,
+    unit       text    NOT NULL,
+    posted     numeric NOT NULL,
+    CONSTRAINT wallets_pkey PRIMARY KEY (tenant_id, account_id, unit),
+    -- Deferred, because the statement that opens an account may post to it first.
+    CONSTRAINT wallets_account_exists
+        FOREIGN KEY (tenant_id, account_id) REFERENCES cogni_billing.accounts (tenant_id, id)
+        DEFERRABLE INITIALLY DEFERRED,
+    -- NaN and infinity sort above every number, so the bounds refuse them too.
+    CONSTRAINT wallets_posted_in_bounds CHECK (posted >= 0 AND posted < 1e50)
+);
+
+-- A transaction row is a manifest: its postings must be exactly what it declares.
+CREATE TABLE cogni_billing.transactions (
+    tenant_id     uuid             NOT NULL,
+    id            uuid             NOT NULL,
+    kind          text             NOT NULL,
+    reference     text COLLATE "C" NOT NULL,
+    unit          text             NOT NULL,
+    amount        numeric          NOT NULL,
+    beneficiaries uuid[]           NOT NULL,
+    shares        numeric[]        NOT NULL,
+    -- json, not jsonb: what was given comes back as given, number for number.
+    request       json             NOT NULL,
+    policy        json             NOT NULL,
+    metadata      json             NOT NULL,
+    occurred_at   timestamptz      NOT NULL,
+    -- The database transaction that wrote the row: postings can join it in no other.
+    written_in    xid8             NOT NULL DEFAULT pg_current_xact_id(),
+    CONSTRAINT transactions_pkey PRIMARY KEY (tenant_id, id),
+    CONSTRAINT transactions_key_used_once UNIQUE (tenant_id, kind, reference),
+    CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase')),
+    CONSTRAINT transactions_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
+    CONSTRAINT transactions_unit_known CHECK (unit IN ('CREDIT')),
+    CONSTRAINT transactions_purchase_credits CHECK (kind <> 'purchase' OR amount > 0),
+    CONSTRAINT transactions_shares_complete
+        CHECK (cardinality(shares) = cardinality(beneficiaries)
+               AND array_position(beneficiaries, NULL) IS NULL
+               AND array_position(shares, NULL) IS NULL
+               AND 0 <= ALL (shares)),
+    CONSTRAINT transactions_metadata_small_object
+        CHECK (json_typeof(metadata) = 'object' AND octet_length(metadata::text) <= 16384)
+);
+
+-- The one key that is unique in the whole system: a payment is credited once, to one tenant.
+CREATE TABLE cogni_billing.payments (
+    payment   text COLLATE "C" NOT NULL,
+    tenant_id uuid             NOT NULL,
+    kind      text             NOT NULL DEFAULT 'purchase',
+    CONSTRAINT payments_pkey PRIMARY KEY (payment),
+    CONSTRAINT payments_are_for_purchases CHECK (kind = 'purchase'),
+    CONSTRAINT payments_have_their_purchase
+        FOREIGN KEY (tenant_id, kind, payment)
+        REFERENCES cogni_billing.transactions (tenant_id, kind, reference)
+);
+
+-- tenant_id owns the account and may read the row; origin_tenant_id wrote it. Where they differ
+-- the row is an arrival: somebody else's transaction added to the account, without touching its
+-- wallet. No foreign key leads to the transaction: the trigger below proves more, for less.
+CREATE TABLE cogni_billing.postings (
+    tenant_id        uuid        NOT NULL,
+    account_id       uuid        NOT NULL,
+    position         bigint      GENERATED ALWAYS AS IDENTITY,
+    origin_tenant_id uuid        NOT NULL,
+    transaction_id   uuid        NOT NULL,
+    sequence         smallint    NOT NULL,
+    kind             text        NOT NULL,
+    unit             text        NOT NULL,
+    amount           numeric     NOT NULL,
+    balance_after    numeric,
+    occurred_at      timestamptz NOT NULL,
+    CONSTRAINT postings_pkey PRIMARY KEY (tenant_id, account_id, position),
+    CONSTRAINT postings_made_once UNIQUE (origin_tenant_id, transaction_id, sequence),
+    CONSTRAINT postings_unit_known CHECK (unit IN ('CREDIT')),
+    CONSTRAINT postings_amount_whole_and_bounded
+        CHECK (amount <> 0 AND amount = trunc(amount) AND abs(amount) < 1e40)
+);
+
+-- Makes "the wallet plus what arrived" a probe for accounts that nobody else adds to.
+CREATE INDEX postings_arrivals
+    ON cogni_billing.postings (tenant_id, account_id, unit) INCLUDE (amount)
+    WHERE origin_tenant_id <> tenant_id;
+
+-- Row-level security ---------------------------------------------------------------------------
+-- One permissive policy for each command and exception, never an OR, which would defeat the
+-- index. They hold for every role; grants decide who gets as far as a policy. The restrictive
+-- ones are a floor under any policy that is ever added.
+
+ALTER TABLE cogni_billing.accounts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE cogni_billing.accounts FORCE ROW LEVEL SECURITY;
+CREATE POLICY accounts_floor ON cogni_billing.accounts AS RESTRICTIVE
+    USING (tenant_id = (SELECT cogni_billing.tenant()))
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY accounts_select ON cogni_billing.accounts FOR SELECT
+    USING (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY accounts_insert ON cogni_billing.accounts FOR INSERT
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+
+ALTER TABLE cogni_billing.wallets ENABLE ROW LEVEL SECURITY;
+ALTER TABLE cogni_billing.wallets FORCE ROW LEVEL SECURITY;
+CREATE POLICY wallets_floor ON cogni_billing.wallets AS RESTRICTIVE
+    USING (tenant_id = (SELECT cogni_billing.tenant()))
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY wallets_select ON cogni_billing.wallets FOR SELECT
+    USING (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY wallets_insert ON cogni_billing.wallets FOR INSERT
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY wallets_update ON cogni_billing.wallets FOR UPDATE
+    USING (tenant_id = (SELECT cogni_billing.tenant()))
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+
+ALTER TABLE cogni_billing.transactions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE cogni_billing.transactions FORCE ROW LEVEL SECURITY;
+CREATE POLICY transactions_floor ON cogni_billing.transactions AS RESTRICTIVE
+    USING (tenant_id = (SELECT cogni_billing.tenant()))
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY transactions_select ON cogni_billing.transactions FOR SELECT
+    USING (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY transactions_insert ON cogni_billing.transactions FOR INSERT
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+
+ALTER TABLE cogni_billing.payments ENABLE ROW LEVEL SECURITY;
+ALTER TABLE cogni_billing.payments FORCE ROW LEVEL SECURITY;
+CREATE POLICY payments_floor ON cogni_billing.payments AS RESTRICTIVE
+    USING (tenant_id = (SELECT cogni_billing.tenant()))
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY payments_select ON cogni_billing.payments FOR SELECT
+    USING (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY payments_insert ON cogni_billing.payments FOR INSERT
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+
+ALTER TABLE cogni_billing.postings ENABLE ROW LEVEL SECURITY;
+ALTER TABLE cogni_billing.postings FORCE ROW LEVEL SECURITY;
+CREATE POLICY postings_read_floor ON cogni_billing.postings AS RESTRICTIVE FOR SELECT
+    USING (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY postings_write_floor ON cogni_billing.postings AS RESTRICTIVE FOR INSERT
+    WITH CHECK (origin_tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY postings_select ON cogni_billing.postings FOR SELECT
+    USING (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY postings_insert_own ON cogni_billing.postings FOR INSERT
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+-- The one way to write on another tenant's account: raise the system tenant's wallet, or debit
+-- issuance. Neither can be read back, lowered or edited from the scope that did it.
+CREATE POLICY postings_insert_share ON cogni_billing.postings FOR INSERT
+    WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
+                AND account_id = '00000000-0000-4000-b000-000000000000'
+                AND amount > 0);
+CREATE POLICY postings_insert_issuance ON cogni_billing.postings FOR INSERT
+    WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
+                AND account_id = '00000000-0000-4000-b000-000000000001'
+                AND amount < 0);
+
+-- Triggers -------------------------------------------------------------------------------------
+
+-- Keeps the wallet and says what the balance is after the posting. It runs as a role that may do
+-- nothing but that, so no client can set a balance; and before the policies judge the row, so it
+-- looks at the tenant first and answers alike whatever another tenant's balance is.
+CREATE FUNCTION cogni_billing.keep_wallet() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NEW.tenant_id IS DISTINCT FROM cogni_billing.tenant() THEN
+        RAISE insufficient_privilege
+            USING MESSAGE = 'new row violates row-level security policy for table "postings"';
+    END IF;
+    INSERT INTO cogni_billing.wallets AS wallet (tenant_id, account_id, unit, posted)
+    VALUES (NEW.tenant_id, NEW.account_id, NEW.unit, NEW.amount)
+    ON CONFLICT (tenant_id, account_id, unit)
+        DO UPDATE SET posted = wallet.posted + excluded.posted
+    RETURNING posted INTO NEW.balance_after;
+    -- Taken while the wallet's row is locked, so positions of one account are in commit order.
+    NEW.position := nextval('cogni_billing.postings_position_seq');
+    NEW.balance_after := NEW.balance_after + (
+        SELECT coalesce(sum(amount), 0)
+        FROM cogni_billing.postings
+        WHERE tenant_id = NEW.tenant_id
+          AND account_id = NEW.account_id
+          AND unit = NEW.unit
+          AND origin_tenant_id <> tenant_id
+    );
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER keep_wallet BEFORE INSERT ON cogni_billing.postings
+FOR EACH ROW
+WHEN (NEW.tenant_id = NEW.origin_tenant_id
+      AND NEW.account_id = cogni_billing.account_of(NEW.tenant_id))
+EXECUTE FUNCTION cogni_billing.keep_wallet();
+
+-- Holds postings to their transaction. A transition table shows every row the statement added,
+-- whoever may read it, so this needs no privilege beyond the writer's own.
+CREATE FUNCTION cogni_billing.check_postings() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    wrong record;
+BEGIN
+    SELECT made.transaction_id, made.excess INTO wrong
+    FROM (
+        SELECT transaction_id, unit, sum(amount) AS excess
+        FROM added
+        GROUP BY origin_tenant_id, transaction_id, unit
+    ) AS made
+    WHERE made.excess <> 0
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'postings_sum_to_zero',
+            MESSAGE = format('postings of transaction %s sum to %s', wrong.transaction_id, wrong.excess);
+    END IF;
+
+    SELECT made.transaction_id INTO wrong
+    FROM added AS made
+    -- Seen by the writer, and written in this very transaction: an old one cannot be extended.
+    LEFT JOIN cogni_billing.transactions AS declared
+        ON declared.tenant_id = made.origin_tenant_id
+        AND declared.id = made.transaction_id
+        AND declared.written_in = pg_current_xact_id()
+    GROUP BY made.origin_tenant_id, made.transaction_id, declared.tenant_id, declared.id
+    HAVING declared.id IS NULL
+        OR NOT bool_and(
+            made.kind = declared.kind
+            AND made.unit = declared.unit
+            AND made.occurred_at = declared.occurred_at
+            AND made.tenant_id = CASE made.sequence
+                WHEN 1 THEN declared.tenant_id
+                ELSE '00000000-0000-4000-a000-000000000001'
+            END
+        )
+        OR min(made.sequence) <> 1
+        OR max(made.sequence) <> count(*)
+        OR array_agg(made.account_id ORDER BY made.sequence)
+            <> cogni_billing.account_of(declared.tenant_id)
+            || ARRAY(
+                SELECT share.account_id
+                FROM unnest(declared.beneficiaries, declared.shares)
+                    WITH ORDINALITY AS share (account_id, amount, n)
+                WHERE share.amount <> 0
+                ORDER BY share.n
+            )
+            || '00000000-0000-4000-b000-000000000001'::uuid
+        -- The last one, the contra account's, is right when the others are: they sum to zero.
+        OR (array_agg(made.amount ORDER BY made.sequence))[1:count(*) - 1]
+            <> declared.amount || array_remove(declared.shares, 0)
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'postings_match_their_transaction',
+            MESSAGE = format('postings of transaction %s are not what it declares', wrong.transaction_id);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER check_postings AFTER INSERT ON cogni_billing.postings
+REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.check_postings();
+
+-- A transaction arrives with its postings and, when it is a purchase, with its claim.
+CREATE FUNCTION cogni_billing.check_transactions() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    wrong record;
+BEGIN
+    SELECT declared.id INTO wrong
+    FROM added AS declared
+    WHERE NOT EXISTS (
+        SELECT FROM cogni_billing.postings
+        WHERE origin_tenant_id = declared.tenant_id
+          AND transaction_id = declared.id
+          AND sequence = 1
+    )
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'transactions_have_postings',
+            MESSAGE = format('transaction %s has no postings', wrong.id);
+    END IF;
+
+    SELECT declared.id INTO wrong
+    FROM added AS declared
+    WHERE declared.kind = 'purchase'
+      AND NOT EXISTS (
+        SELECT FROM cogni_billing.payments
+        WHERE payment = declared.reference AND tenant_id = declared.tenant_id
+    )
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'purchases_claim_their_payment',
+            MESSAGE = format('purchase %s does not claim its payment', wrong.id);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER check_transactions AFTER INSERT ON cogni_billing.transactions
+REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.check_transactions();
+
+-- History is append-only, for the owner of the tables too.
+CREATE FUNCTION cogni_billing.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE restrict_violation USING
+        CONSTRAINT = 'history_is_append_only',
+        MESSAGE = format('%s of %I is refused: history is append-only', TG_OP, TG_TABLE_NAME);
+END
+$$;
+
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON cogni_billing.accounts
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON cogni_billing.transactions
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON cogni_billing.payments
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON cogni_billing.postings
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
+CREATE TRIGGER append_only BEFORE DELETE OR TRUNCATE ON cogni_billing.wallets
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
+
+-- The system tenant ----------------------------------------------------------------------------
+
+-- Seeds the system tenant's accounts where they are missing. The tables' owner is under their
+-- policies too, so the context is set here, in the same transaction, and put back after.
+CREATE FUNCTION cogni_billing.seed_system_tenant() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    before text := current_setting('app.current_user_id', true);
+    system_tenant CONSTANT uuid := '00000000-0000-4000-a000-000000000001';
+BEGIN
+    PERFORM set_config('app.current_user_id', system_tenant::text, true);
+    INSERT INTO cogni_billing.accounts (tenant_id, id, type, slug, is_system_tenant, opened_at)
+    VALUES
+        (system_tenant, '00000000-0000-4000-b000-000000000000', 'billing', 'cogni_system', true, 'epoch'),
+        (system_tenant, '00000000-0000-4000-b000-000000000001', 'issuance', NULL, true, 'epoch'),
+        (system_tenant, '00000000-0000-4000-b000-000000000002', 'usage', NULL, true, 'epoch'),
+        (system_tenant, '00000000-0000-4000-b000-000000000003', 'breakage', NULL, true, 'epoch'),
+        (system_tenant, '00000000-0000-4000-b000-000000000004', 'shortfall', NULL, true, 'epoch')
+    ON CONFLICT DO NOTHING;
+    PERFORM set_config('app.current_user_id', coalesce(before, ''), true);
+END
+$$;

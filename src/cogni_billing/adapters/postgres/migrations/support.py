@@ -1,0 +1,22 @@
+"""What revisions share: the recorded role names, and SQL files run as they are."""
+
+from importlib.resources import files
+
+from alembic import op
+from sqlalchemy import text
+
+from cogni_billing.adapters.postgres.provisioning import Provision, require_migrator
+from cogni_billing.adapters.postgres.roles import Roles
+
+
+def recorded_roles() -> Roles:
+    """The names that provisioning recorded, once it is sure that the right role is migrating."""
+    connection = op.get_bind()
+    provision = Provision.read(connection)
+    require_migrator(connection, provision.roles)
+    return provision.roles
+
+
+def run_file(name: str) -> None:
+    """Run one SQL file of this package, all its statements in one message."""
+    op.execute(text(files(__package__).joinpath("sql", name).read_text("utf-8")))

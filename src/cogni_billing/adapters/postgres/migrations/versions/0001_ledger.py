@@ -1,0 +1,72 @@
+"""The ledger: accounts, wallets, transactions, payments and postings, and the system tenant."""
+
+from alembic import op
+
+from cogni_billing.adapters.postgres.migrations.support import recorded_roles, run_file
+
+revision = "cogni_billing_0001"
+down_revision = None
+branch_labels = ("cogni_billing",)
+depends_on = None
+
+_TABLES = ("postings", "payments", "transactions", "wallets", "accounts")
+_FUNCTIONS = (
+    "keep_wallet()",
+    "check_postings()",
+    "check_transactions()",
+    "refuse_change()",
+    "seed_system_tenant()",
+    "account_of(uuid)",
+    "revision()",
+    "tenant()",
+)
+
+
+def upgrade() -> None:
+    """Create everything, give each role exactly what it needs, seed the system tenant."""
+    user, service, keeper = recorded_roles().quoted("user", "service", "keeper")
+    run_file("0001_ledger.sql")
+    op.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA cogni_billing FROM PUBLIC")
+    op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {user}, {service}, {keeper}")
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION cogni_billing.tenant(), cogni_billing.account_of(uuid),"
+        f" cogni_billing.revision() TO {user}, {service}, {keeper}"
+    )
+    tables = ", ".join(f"cogni_billing.{table}" for table in _TABLES)
+    op.execute(f"GRANT SELECT ON {tables} TO {user}, {service}")
+    # Column by column: what a client may not give is computed, stamped or defaulted instead.
+    op.execute(f"GRANT INSERT (tenant_id, id, opened_at) ON cogni_billing.accounts TO {user}")
+    op.execute(f"GRANT INSERT (payment, tenant_id) ON cogni_billing.payments TO {user}")
+    op.execute(
+        "GRANT INSERT (tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,"
+        f" request, policy, metadata, occurred_at) ON cogni_billing.transactions TO {user}"
+    )
+    op.execute(
+        "GRANT INSERT (tenant_id, account_id, origin_tenant_id, transaction_id, sequence, kind,"
+        f" unit, amount, occurred_at) ON cogni_billing.postings TO {user}"
+    )
+    _hand_wallets_to(keeper)
+    op.execute("SELECT cogni_billing.seed_system_tenant()")
+
+
+def _hand_wallets_to(keeper: str) -> None:
+    op.execute(f"GRANT SELECT, INSERT, UPDATE (posted) ON cogni_billing.wallets TO {keeper}")
+    op.execute(
+        "GRANT SELECT (tenant_id, account_id, origin_tenant_id, unit, amount)"
+        f" ON cogni_billing.postings TO {keeper}"
+    )
+    op.execute(f"GRANT USAGE ON SEQUENCE cogni_billing.postings_position_seq TO {keeper}")
+    # A function's new owner must be able to create in its schema, for this one moment.
+    op.execute(f"GRANT CREATE ON SCHEMA cogni_billing TO {keeper}")
+    op.execute(f"ALTER FUNCTION cogni_billing.keep_wallet() OWNER TO {keeper}")
+    op.execute(f"REVOKE CREATE ON SCHEMA cogni_billing FROM {keeper}")
+
+
+def downgrade() -> None:
+    """Drop everything, the money included."""
+    user, service, keeper = recorded_roles().quoted("user", "service", "keeper")
+    for table in _TABLES:
+        op.execute(f"DROP TABLE cogni_billing.{table}")
+    for function in _FUNCTIONS:
+        op.execute(f"DROP FUNCTION cogni_billing.{function}")
+    op.execute(f"REVOKE ALL ON SCHEMA cogni_billing FROM {user}, {service}, {keeper}")

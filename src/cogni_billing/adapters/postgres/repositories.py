@@ -1,0 +1,105 @@
+"""The repositories over one open connection: run a statement, map its rows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+from attrs import frozen
+from sqlalchemy import Connection
+
+from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.postgres import statements
+from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.rows import (
+    account_from,
+    account_parameters,
+    line_of,
+    purchase_parameters,
+    transaction_of,
+)
+from cogni_billing.domain.accounts import Account
+from cogni_billing.domain.amounts import CREDIT, Amount
+from cogni_billing.domain.errors import PaymentAlreadyClaimed, UnknownAccount
+from cogni_billing.domain.idempotency import same_or_conflict
+from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.statements import Balance, Line, PageRequest
+from cogni_billing.domain.transactions import Recorded, Transaction
+
+_POSITION_MAX = 2**63 - 1
+
+
+@frozen
+class PostgresTenants:
+    """Keeps the promises of `TenantRepository`."""
+
+    _connection: Connection
+    _tenant: TenantId
+    _guard: ScopeGuard
+
+    def open_account(self, opened_at: datetime, /) -> Account:
+        with self._guard.call(), translated():
+            parameters = account_parameters(self._tenant) | {"opened_at": opened_at}
+            self._connection.execute(statements.OPEN_ACCOUNT, parameters)
+        return self.account()
+
+    def account(self) -> Account:
+        with self._guard.call(), translated():
+            row = self._connection.execute(
+                statements.ACCOUNT, account_parameters(self._tenant)
+            ).one_or_none()
+            if row is None:
+                raise UnknownAccount(self._tenant)
+            return account_from(row)
+
+
+@frozen
+class PostgresLedger:
+    """Keeps the promises of `LedgerRepository`."""
+
+    _connection: Connection
+    _tenant: TenantId
+    _guard: ScopeGuard
+
+    def post(self, transaction: Transaction, /) -> Recorded:
+        with self._guard.call(), translated():
+            balance_after = self._connection.execute(
+                statements.POST_PURCHASE, purchase_parameters(transaction)
+            ).scalar_one_or_none()
+            if balance_after is None:
+                return self._found_instead_of(transaction)
+            return Recorded(transaction, _credits(balance_after), replayed=False)
+
+    def _found_instead_of(self, requested: Transaction) -> Recorded:
+        row = self._connection.execute(
+            statements.RECORDED,
+            {
+                "tenant": requested.tenant,
+                "kind": requested.kind.code,
+                "reference": requested.reference,
+            },
+        ).one_or_none()
+        if row is None:  # claimed, and not by anybody this scope can see
+            raise PaymentAlreadyClaimed(requested.reference)
+        stored = transaction_of(row, requested)
+        same_or_conflict(stored, requested)
+        return Recorded(stored, _credits(row.balance_after), replayed=True)
+
+    def balance(self) -> Balance:
+        with self._guard.call(), translated():
+            parameters = account_parameters(self._tenant) | {"unit": CREDIT.code}
+            posted = self._connection.execute(statements.POSTED, parameters).scalar_one()
+            return Balance(_credits(posted), held=_credits(Decimal(0)))
+
+    def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
+        with self._guard.call(), translated():
+            before = _POSITION_MAX if page.before is None else page.before
+            rows = self._connection.execute(
+                statements.LINES,
+                account_parameters(self._tenant) | {"before": before, "limit": page.limit + 1},
+            )
+            return tuple(map(line_of, rows))
+
+
+def _credits(value: Decimal) -> Amount:
+    return Amount.computed(value, CREDIT)

@@ -1,0 +1,33 @@
+"""Emptying a test database."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, text
+
+from cogni_billing.adapters.postgres.administration import administrative_transaction
+from cogni_billing.adapters.postgres.provisioning import Provision
+from cogni_billing.adapters.postgres.schema import metadata
+from cogni_billing.domain.errors import PrivilegeRequired
+
+
+def reset(migrator_engine: Engine) -> None:
+    """Empty every table and seed the system tenant again, in one transaction. For tests.
+
+    Args:
+        migrator_engine: Connects as the migrator role.
+
+    Raises:
+        PrivilegeRequired: the database is not marked as a test database
+            (`provision(..., test_database=True)`), or the role does not own the tables.
+        LedgerUnavailable: the database is not provisioned, or cannot be reached.
+    """
+    with administrative_transaction(migrator_engine) as connection:
+        if not Provision.read(connection).test_database:
+            raise PrivilegeRequired("emptying a database that is not marked as a test database")
+        tables = [str(table) for table in metadata.sorted_tables]
+        for table in tables:
+            connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER append_only"))
+        connection.execute(text(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY"))
+        for table in tables:
+            connection.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER append_only"))
+        connection.execute(text("SELECT cogni_billing.seed_system_tenant()"))

@@ -1,0 +1,50 @@
+"""The database roles: who they are, and what each is for."""
+
+from __future__ import annotations
+
+from attrs import asdict, field, frozen
+
+from cogni_billing.domain.errors import InvalidInput, shown
+
+_NAME_BYTES_MAX = 63
+
+
+def quoted(name: str) -> str:
+    """*name* as an SQL identifier."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _role_name(given: str) -> str:
+    if type(given) is not str or not 0 < len(given.encode()) <= _NAME_BYTES_MAX or "\0" in given:
+        raise InvalidInput("role", shown(given), "a PostgreSQL role name of 1 to 63 bytes")
+    return given
+
+
+@frozen(kw_only=True)
+class Roles:
+    """The names of the four roles; a host that has its own gives them to `provision`.
+
+    Args:
+        migrator: Owns the schema and runs migrations. No superuser, no BYPASSRLS.
+        user: Serves requests, under row-level security, one tenant at a time.
+        service: Reads across tenants (BYPASSRLS), for verification and reports.
+        keeper: Owns the function that keeps wallets. Nobody logs in as it.
+    """
+
+    migrator: str = field(default="app_migrator", converter=_role_name)
+    user: str = field(default="app_user", converter=_role_name)
+    service: str = field(default="app_service", converter=_role_name)
+    keeper: str = field(default="cogni_billing_keeper", converter=_role_name)
+
+    def __attrs_post_init__(self) -> None:
+        if len(set(self.to_dict().values())) < len(self.to_dict()):
+            raise InvalidInput("roles", "one name twice", "four different roles")
+
+    def to_dict(self) -> dict[str, str]:
+        """The names by purpose."""
+        return asdict(self)
+
+    def quoted(self, *purposes: str) -> tuple[str, ...]:
+        """The roles of these purposes as SQL identifiers."""
+        return tuple(quoted(self.to_dict()[purpose]) for purpose in purposes)

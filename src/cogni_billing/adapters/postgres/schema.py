@@ -1,0 +1,144 @@
+"""The tables as SQLAlchemy Core knows them: for statements here, and for a host's reports.
+
+The migrations are what creates them, with their checks, policies and triggers; a test holds the
+two equal.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import UserDefinedType
+
+SCHEMA: Final = "cogni_billing"
+VERSION_SCHEMA: Final = "cogni_billing_migrations"
+"""Where Alembic keeps its version table, out of sight of every role but the migrator."""
+
+metadata = MetaData(schema=SCHEMA)
+
+_MOMENT = TIMESTAMP(timezone=True)
+_KEY = Text(collation="C")
+
+
+class _TransactionNumber(UserDefinedType[str]):
+    """PostgreSQL's xid8: which database transaction wrote a row."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("type", Text, nullable=False, server_default="billing"),
+    Column("slug", Text),
+    Column("is_system_tenant", Boolean, nullable=False, server_default=text("false")),
+    Column("opened_at", _MOMENT, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "id", name="accounts_pkey"),
+)
+
+wallets = Table(
+    "wallets",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("posted", Numeric, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "account_id", "unit", name="wallets_pkey"),
+    ForeignKeyConstraint(
+        ["tenant_id", "account_id"],
+        [accounts.c.tenant_id, accounts.c.id],
+        name="wallets_account_exists",
+        deferrable=True,
+        initially="DEFERRED",
+    ),
+)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reference", _KEY, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("amount", Numeric, nullable=False),
+    Column("beneficiaries", ARRAY(Uuid), nullable=False),
+    Column("shares", ARRAY(Numeric), nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("policy", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("occurred_at", _MOMENT, nullable=False),
+    Column(
+        "written_in",
+        _TransactionNumber,
+        nullable=False,
+        server_default=text("pg_current_xact_id()"),
+    ),
+    PrimaryKeyConstraint("tenant_id", "id", name="transactions_pkey"),
+    UniqueConstraint("tenant_id", "kind", "reference", name="transactions_key_used_once"),
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("payment", _KEY, nullable=False),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False, server_default="purchase"),
+    PrimaryKeyConstraint("payment", name="payments_pkey"),
+    ForeignKeyConstraint(
+        ["tenant_id", "kind", "payment"],
+        [transactions.c.tenant_id, transactions.c.kind, transactions.c.reference],
+        name="payments_have_their_purchase",
+    ),
+)
+
+postings = Table(
+    "postings",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    Column("origin_tenant_id", Uuid, nullable=False),
+    Column("transaction_id", Uuid, nullable=False),
+    Column("sequence", SmallInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("amount", Numeric, nullable=False),
+    Column("balance_after", Numeric),
+    Column("occurred_at", _MOMENT, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "account_id", "position", name="postings_pkey"),
+    UniqueConstraint("origin_tenant_id", "transaction_id", "sequence", name="postings_made_once"),
+)
+Index(
+    "postings_arrivals",
+    postings.c.tenant_id,
+    postings.c.account_id,
+    postings.c.unit,
+    postgresql_include=["amount"],
+    postgresql_where=postings.c.origin_tenant_id != postings.c.tenant_id,
+)

@@ -10,9 +10,7 @@ from typing import Any, Final, TypeAlias, Union
 
 from cogni_billing.domain.errors import InvalidMetadata, shown
 
-Json: TypeAlias = Union[  # noqa: UP007 (a recursive alias needs the quoted form)
-    None, bool, int, float, str, "tuple[Json, ...]", "Mapping[str, Json]"
-]
+Json: TypeAlias = Union[None, bool, int, float, str, "tuple[Json, ...]", "Mapping[str, Json]"]
 """A frozen JSON value: objects are read-only mappings, arrays are tuples."""
 
 ENCODED_MAX: Final = 16 * 1024

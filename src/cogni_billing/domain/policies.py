@@ -168,7 +168,8 @@ class RevenueSharePolicy:
 
     def for_buyer(self, account: AccountId) -> Self:
         """These rules without any whose beneficiary is the buyer itself: nobody earns a share of
-        its own purchase, the system tenant least of all."""
+        its own purchase, the system tenant least of all.
+        """
         return evolve(self, rules=tuple(r for r in self.rules if r.beneficiary != account))
 
     def to_dict(self) -> dict[str, Json]:

@@ -31,7 +31,7 @@ class Receipt:
     replayed: bool
 
 
-def plan_purchase(  # noqa: D417 (the arguments are those of Billing.confirm_purchase)
+def plan_purchase(
     tenant: object,
     amount: Amount,
     *,

@@ -60,7 +60,8 @@ def balanced(
     kind: TransactionKind, tenant: TenantId, amount: Amount, shares: Iterable[Share] = ()
 ) -> tuple[Posting, ...]:
     """The postings of *kind*: *tenant*'s account changes by *amount*, each beneficiary gets its
-    share (zero makes no posting), and the kind's contra account takes the other side."""
+    share (zero makes no posting), and the kind's contra account takes the other side.
+    """
     legs = [Posting(account_of(tenant), amount)]
     legs += [Posting(share.beneficiary, share.amount) for share in shares if share.amount.value]
     return *legs, Posting(kind.contra, -total((leg.amount for leg in legs), amount.unit))
@@ -111,7 +112,8 @@ class Transaction:
 @frozen
 class Recorded:
     """What the ledger holds after a call: the transaction as it was first recorded, the balance
-    of its tenant's account right after it, and whether this call only found it there."""
+    of its tenant's account right after it, and whether this call only found it there.
+    """
 
     transaction: Transaction
     balance: Amount

@@ -21,6 +21,7 @@ class LedgerRepository(Protocol):
             IdempotencyConflict: the tenant used the key for another request. Nothing is written.
             PaymentAlreadyClaimed: another tenant's purchase has the payment. Nothing is written.
             PrivilegeRequired: the transaction is not the scope's tenant's. Nothing is written.
+            LedgerCorruption: the transaction's id is taken. Nothing is written.
         """
         ...
 

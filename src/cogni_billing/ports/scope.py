@@ -30,7 +30,8 @@ class Scope(Protocol):
 
 class UnitOfWork(Protocol):
     """Opens scopes. A scope sees and writes its own tenant only, and all of its work or none of
-    it is kept."""
+    it is kept.
+    """
 
     @property
     def clock(self) -> Clock:

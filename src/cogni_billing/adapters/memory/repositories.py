@@ -12,6 +12,7 @@ from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.accounts import Account, new_account
 from cogni_billing.domain.amounts import CREDIT, total
 from cogni_billing.domain.errors import (
+    LedgerCorruption,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
     UnknownAccount,
@@ -78,6 +79,9 @@ class MemoryLedger:
             return tuple(islice(older, page.limit + 1))
 
     def _record(self, transaction: Transaction) -> Recorded:
+        if (self._tenant, transaction.id) in self._store.ids:
+            raise LedgerCorruption(f"the id source gave {transaction.id} twice")
+        self._store.put(self._store.ids, (self._tenant, transaction.id), None)
         open_account(self._store, self._tenant, transaction.at)
         self._store.put(self._store.payments, transaction.reference, self._tenant)
         for posting in transaction.postings:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
+from uuid import UUID
 
 from attrs import define, field
 
@@ -31,6 +32,7 @@ class Store:
 
     accounts: dict[TenantId, Account] = field(factory=_system_tenant)
     payments: dict[str, TenantId] = field(factory=dict)
+    ids: dict[tuple[TenantId, UUID], None] = field(factory=dict)
     recorded: dict[tuple[TenantId, TransactionKind, str], Recorded] = field(factory=dict)
     balances: dict[AccountId, Amount] = field(factory=dict)
     lines: dict[AccountId, list[Line]] = field(factory=dict)

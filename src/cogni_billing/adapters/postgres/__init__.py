@@ -3,6 +3,7 @@
 from cogni_billing.adapters.postgres.diagnosis import Check, Finding, Report, doctor, ensure_ready
 from cogni_billing.adapters.postgres.migrating import migrate, unmigrate
 from cogni_billing.adapters.postgres.provisioning import provision
+from cogni_billing.adapters.postgres.reports import TrialBalance, trial_balance
 from cogni_billing.adapters.postgres.resetting import reset
 from cogni_billing.adapters.postgres.roles import Roles
 from cogni_billing.adapters.postgres.unit_of_work import PostgresUnitOfWork
@@ -13,10 +14,12 @@ __all__ = [
     "PostgresUnitOfWork",
     "Report",
     "Roles",
+    "TrialBalance",
     "doctor",
     "ensure_ready",
     "migrate",
     "provision",
     "reset",
+    "trial_balance",
     "unmigrate",
 ]

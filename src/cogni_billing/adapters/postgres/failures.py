@@ -31,7 +31,6 @@ BALANCE_RULES: Final = frozenset(
     {
         "postings_sum_to_zero",
         "postings_match_their_transaction",
-        "postings_made_once",
         "transactions_have_postings",
         "purchases_claim_their_payment",
     }

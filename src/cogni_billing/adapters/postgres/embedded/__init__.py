@@ -1,0 +1,85 @@
+"""A real PostgreSQL in one line, for development and tests: `EmbeddedPostgres`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from sqlalchemy import URL, create_engine, text
+
+from cogni_billing.adapters.postgres.embedded.server import Server
+from cogni_billing.adapters.postgres.sandbox import Sandbox
+
+__all__ = ["EmbeddedPostgres"]
+
+DATABASE: Final = "cogni_billing"
+
+
+class EmbeddedPostgres(Sandbox):
+    """A PostgreSQL server of this process, provisioned and migrated. Ends with the process.
+
+    It comes with the extra `embedded`, listens on a private Unix socket only, and trusts whoever
+    can open that, so it is for development and tests. It works as root (the server itself runs as
+    an unprivileged account) and as an ordinary user; nothing stays behind, however the process ends.
+
+        with EmbeddedPostgres() as server:
+            billing = Billing(PostgresUnitOfWork(create_engine(server.url("app_user"))))
+
+    Args:
+        data_dir: Keep the data here, over restarts. Without it the data is thrown away at the end,
+            and the database is marked as one that `reset` may empty.
+    """
+
+    def __init__(self, data_dir: Path | None = None) -> None:
+        self._server = Server(data_dir)
+        self._throw_away = data_dir is None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server, and bring its database to head."""
+        self._server.start()
+        try:
+            self._ensure_database()
+            self.install(test_database=self._throw_away)
+        except BaseException:
+            self._server.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server; without a `data_dir` its data goes too. Doing it twice is fine."""
+        self._server.stop()
+
+    @property
+    def administrator(self) -> URL:
+        return self._url("postgres", DATABASE)
+
+    def role(self, name: str) -> URL:
+        return self._url(name, DATABASE)
+
+    def _url(self, role: str, database: str) -> URL:
+        return URL.create(
+            "postgresql+psycopg",
+            username=role,
+            database=database,
+            query={"host": str(self._server.socket_dir), "port": str(self._server.port)},
+        )
+
+    def _ensure_database(self) -> None:
+        engine = create_engine(self._url("postgres", "postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            found = text("SELECT FROM pg_database WHERE datname = :name")
+            if connection.execute(found, {"name": DATABASE}).one_or_none() is None:
+                connection.execute(text(f"CREATE DATABASE {DATABASE}"))
+        engine.dispose()

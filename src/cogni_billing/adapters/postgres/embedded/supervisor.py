@@ -1,0 +1,135 @@
+"""Runs one PostgreSQL server for as long as the process that asked for it lives. Stdlib only.
+
+Started as a program of its own, in a session of its own. Its standard input is a pipe that only
+the asking process holds open: when that process ends, in whatever way, the pipe does too, and the
+server is stopped and what it left is removed. On standard output it says one line of JSON: that
+the server is ready, or why it is not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_POLL_S = 0.01
+_START_MAX_S = 60.0
+_STOP_MAX_S = 15.0
+_LOG_TAIL_BYTES = 2000
+_PR_SET_PDEATHSIG = 1
+
+
+class Gone(Exception):
+    """The asking process has ended, or asked for the end."""
+
+
+class Failed(Exception):
+    """A program ended before it had done its part."""
+
+
+def main() -> None:
+    """Run what the first argument describes, until standard input ends."""
+    # Ctrl-C reaches the asking process; its end reaches this one through the pipe.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    plan = json.loads(sys.argv[1])
+    server: subprocess.Popen[bytes] | None = None
+    try:
+        if plan["initdb"]:
+            _wait(_spawn(plan, plan["initdb"]), plan)
+        server = _spawn(plan, plan["postgres"])
+        _wait_until_ready(server, plan)
+        _say({"ready": True})
+        _wait(server, plan)
+    except Gone:
+        pass
+    except (Failed, OSError) as error:
+        _say({"ready": False, "reason": str(error)})
+    finally:
+        if server is not None:
+            _stop(server, fast=plan["keep"])
+        shutil.rmtree(plan["base"])
+
+
+def _spawn(plan: dict[str, Any], command: list[str]) -> subprocess.Popen[bytes]:
+    with Path(plan["log"]).open("ab") as log:
+        return subprocess.Popen(  # noqa: S603 (the commands are the library's own)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=plan["base"],
+            user=plan["uid"],
+            group=plan["gid"],
+            extra_groups=None if plan["uid"] is None else [],
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 (this program has one thread)
+        )
+
+
+def _end_with_parent() -> None:
+    """Have Linux stop the server should this program be killed outright."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _wait(process: subprocess.Popen[bytes], plan: dict[str, Any]) -> None:
+    while process.poll() is None:
+        _pause()
+    if process.returncode != 0:
+        raise Failed(_log_tail(plan))
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], plan: dict[str, Any]) -> None:
+    status = Path(plan["data"], "postmaster.pid")
+    for _ in range(int(_START_MAX_S / _POLL_S)):
+        if server.poll() is not None:
+            raise Failed(_log_tail(plan))
+        if status.exists() and _is_ready(status, server.pid):
+            return
+        _pause()
+    raise Failed(f"not ready after {_START_MAX_S:.0f} s: {_log_tail(plan)}")
+
+
+def _is_ready(status: Path, pid: int) -> bool:
+    lines = status.read_text().split()
+    return lines[:1] == [str(pid)] and lines[-1:] == ["ready"]
+
+
+def _pause() -> None:
+    """Wait a moment, or less when the asking process has ended."""
+    if select.select([sys.stdin], [], [], _POLL_S)[0] and not os.read(sys.stdin.fileno(), 1):
+        raise Gone
+
+
+def _stop(server: subprocess.Popen[bytes], *, fast: bool) -> None:
+    # Data that is thrown away needs no checkpoint.
+    for number in (signal.SIGINT if fast else signal.SIGQUIT, signal.SIGQUIT, signal.SIGKILL):
+        if server.poll() is not None:
+            return
+        server.send_signal(number)
+        try:
+            server.wait(_STOP_MAX_S)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _log_tail(plan: dict[str, Any]) -> str:
+    return Path(plan["log"]).read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+
+
+def _say(message: dict[str, object]) -> None:
+    try:
+        os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
+    except BrokenPipeError:
+        return  # nobody is left to hear it
+
+
+if __name__ == "__main__":
+    main()

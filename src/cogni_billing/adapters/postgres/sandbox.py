@@ -1,0 +1,92 @@
+"""Databases to try things in: on a server of one's own, or on one that an URL names."""
+
+from __future__ import annotations
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from attrs import frozen
+from sqlalchemy import URL, create_engine, make_url, text
+
+from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.migrating import migrate
+from cogni_billing.adapters.postgres.provisioning import provision, require_server_version
+from cogni_billing.adapters.postgres.roles import Roles, quoted
+
+
+class Sandbox(ABC):
+    """A database with the ledger in it, and the URLs that the roles connect with."""
+
+    @property
+    @abstractmethod
+    def administrator(self) -> URL:
+        """Connects as the administrator."""
+
+    @abstractmethod
+    def role(self, name: str) -> URL:
+        """Connects as the role of this name."""
+
+    @property
+    def admin_url(self) -> str:
+        """The URL of the administrator, for tests."""
+        return self.administrator.render_as_string(hide_password=False)
+
+    def url(self, role: str) -> str:
+        """The URL of a role: "app_user", "app_service" or "app_migrator"."""
+        return self.role(role).render_as_string(hide_password=False)
+
+    def install(self, *, test_database: bool) -> None:
+        """Provision and migrate, with the default role names."""
+        roles = Roles()
+        admin = create_engine(self.administrator)
+        provision(admin, roles, test_database=test_database)
+        admin.dispose()
+        migrator = create_engine(self.role(roles.migrator))
+        migrate(migrator)
+        migrator.dispose()
+
+
+@frozen
+class GivenDatabase(Sandbox):
+    """A database on a server that runs already.
+
+    The roles need no password: an administrator's session takes the role on as it connects.
+    """
+
+    administrator: URL
+
+    def role(self, name: str) -> URL:
+        return self.administrator.update_query_dict({"options": f"-crole={name}"})
+
+
+@contextmanager
+def temporary_database(admin_url: str) -> Iterator[GivenDatabase]:
+    """A new database on the server of *admin_url*, with the ledger in it; dropped at the end.
+
+    The library's roles are created on that server if they are not there, and stay.
+
+    Args:
+        admin_url: Connects as an administrator who may create databases and roles.
+
+    Raises:
+        LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
+        PrivilegeRequired: the administrator may not do one of these things.
+    """
+    url = make_url(admin_url)
+    name = f"cogni_billing_{secrets.token_hex(8)}"
+    server = create_engine(url, isolation_level="AUTOCOMMIT")
+    try:
+        with translated(), server.connect() as connection:
+            require_server_version(connection)
+            connection.execute(text(f"CREATE DATABASE {quoted(name)}"))
+        try:
+            database = GivenDatabase(url.set(database=name))
+            database.install(test_database=True)
+            yield database
+        finally:
+            with translated(), server.connect() as connection:
+                connection.execute(text(f"DROP DATABASE {quoted(name)} WITH (FORCE)"))
+    finally:
+        server.dispose()

@@ -1,0 +1,161 @@
+"""The commands, one a function: they parse, call, print, and turn errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from cogni_billing.adapters import postgres
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, Roles
+from cogni_billing.billing import Billing
+from cogni_billing.cli.demo import run_demo
+from cogni_billing.cli.tables import quantity, report_table, statement_table
+from cogni_billing.domain.amounts import USD, Amount, Unit
+from cogni_billing.domain.errors import BillingError
+from cogni_billing.domain.identity import TenantId
+
+app = typer.Typer(
+    help="Prepaid credits for multi-tenant applications on PostgreSQL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+_URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
+DatabaseUrl = Annotated[
+    str,
+    typer.Option("--database-url", envvar=_URL_VARIABLE, help="postgresql+psycopg://role@host/db"),
+]
+Tenant = Annotated[UUID, typer.Argument(help="The tenant's UUID.")]
+
+
+@app.command()
+def demo(
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            "--database-url",
+            envvar=_URL_VARIABLE,
+            help="An administrator's URL; an embedded server is started when there is none.",
+        ),
+    ] = None,
+) -> None:
+    """Confirm a few payments in a throw-away database, and show who sees what of them."""
+    run_demo(console, database_url)
+
+
+@app.command()
+def provision(database_url: DatabaseUrl, test_database: bool = False) -> None:
+    """Create the roles and the schema, as an administrator. Idempotent."""
+    with _engine(database_url) as engine:
+        postgres.provision(engine, test_database=test_database)
+    names = ", ".join(Roles().to_dict().values())
+    console.print(f"provisioned; the roles {names} are there, and have no passwords of ours")
+
+
+@app.command()
+def migrate(database_url: DatabaseUrl) -> None:
+    """Bring the schema to head, as app_migrator."""
+    with _engine(database_url) as engine:
+        postgres.migrate(engine)
+    console.print("migrated to head")
+
+
+@app.command()
+def doctor(database_url: DatabaseUrl) -> None:
+    """Examine the database and the connected role, which should be app_user."""
+    with _engine(database_url) as engine:
+        report = postgres.doctor(engine)
+    console.print(report_table(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command("open-account")
+def open_account(tenant: Tenant, database_url: DatabaseUrl) -> None:
+    """Open the tenant's account, if there is none."""
+    with _billing(database_url) as billing:
+        account = billing.open_account(TenantId(tenant))
+    console.print(f"account {account.id}, open since {account.opened_at.isoformat()}")
+
+
+@app.command()
+def purchase(
+    tenant: Tenant,
+    amount: Annotated[str, typer.Argument(help="What was paid, such as 10.00.")],
+    payment: Annotated[str, typer.Option(help="The evidence, provider:id.")],
+    database_url: DatabaseUrl,
+    unit: Annotated[str, typer.Option(help="USD or USDC.")] = USD.code,
+) -> None:
+    """Confirm a payment: credit the tenant in full, and the system tenant its share."""
+    if unit not in Unit.__members__:
+        raise typer.BadParameter(f"{unit} is none of {', '.join(Unit.__members__)}")
+    with _billing(database_url) as billing:
+        receipt = billing.confirm_purchase(
+            TenantId(tenant), Amount(amount, Unit.of(unit)), payment=payment
+        )
+    console.print("replayed" if receipt.replayed else "confirmed", str(receipt.transaction_id))
+    console.print("credited", quantity(receipt.credited))
+    for share in receipt.shares:
+        console.print("share   ", quantity(share.amount), "to", str(share.beneficiary))
+    console.print("balance ", quantity(receipt.balance))
+
+
+@app.command()
+def balance(tenant: Tenant, database_url: DatabaseUrl) -> None:
+    """Show the tenant's balance."""
+    with _billing(database_url) as billing:
+        found = billing.balance(TenantId(tenant))
+    console.print("posted   ", quantity(found.posted))
+    console.print("held     ", quantity(found.held))
+    console.print("available", quantity(found.available))
+
+
+@app.command()
+def statement(
+    tenant: Tenant, database_url: DatabaseUrl, limit: int = 50, after: str | None = None
+) -> None:
+    """Show the tenant's postings, newest first."""
+    with _billing(database_url) as billing:
+        page = billing.statement(TenantId(tenant), limit=limit, after=after)
+        found = billing.balance(TenantId(tenant))
+    console.print(statement_table(str(tenant), page.lines, found))
+    if page.next is not None:
+        console.print(f"more with --after {page.next}")
+
+
+def main() -> None:
+    """Run the command; a typed error is one line on standard error, and exit code 1."""
+    try:
+        app()
+    except BillingError as error:
+        Console(stderr=True).print(f"{error.code}: {error}", style="red", markup=False)
+        sys.exit(1)
+
+
+@contextmanager
+def _billing(database_url: str) -> Iterator[Billing]:
+    with _engine(database_url) as engine:
+        yield Billing(PostgresUnitOfWork(engine))
+
+
+@contextmanager
+def _engine(database_url: str) -> Iterator[Engine]:
+    try:
+        url = make_url(database_url)
+    except ArgumentError as error:
+        raise typer.BadParameter(f"not a database URL: {error}") from error
+    engine = create_engine(url.set(drivername="postgresql+psycopg"))
+    try:
+        yield engine
+    finally:
+        engine.dispose()

@@ -1,0 +1,112 @@
+"""The demonstration: real purchases on a real PostgreSQL, and what each side can see of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.resources import files
+from uuid import NAMESPACE_DNS, UUID, uuid5
+
+from attrs import frozen
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import Engine, create_engine
+
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, trial_balance
+from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
+from cogni_billing.adapters.postgres.sandbox import Sandbox, temporary_database
+from cogni_billing.billing import Billing
+from cogni_billing.cli.tables import quantity, statement_table, table, trial_balance_table
+from cogni_billing.domain.accounts import SYSTEM_TENANT_SLUG
+from cogni_billing.domain.amounts import CREDIT, Amount, Unit, total
+from cogni_billing.domain.errors import BillingError
+from cogni_billing.domain.identity import SYSTEM_TENANT_ID
+
+
+@frozen
+class Payment:
+    """One line of the bundled file."""
+
+    tenant: str
+    payment: str
+    amount: Amount
+
+    @property
+    def tenant_id(self) -> UUID:
+        """The same for the same name, so that the demonstration reads alike each time."""
+        if self.tenant == SYSTEM_TENANT_SLUG:
+            return SYSTEM_TENANT_ID
+        return uuid5(NAMESPACE_DNS, f"{self.tenant}.example")
+
+
+def run_demo(console: Console, admin_url: str | None) -> None:
+    """Confirm the bundled payments in a throw-away database, and show what came of them."""
+    with ExitStack() as stack:
+        database = stack.enter_context(_database(admin_url))
+        engines = [create_engine(database.url(role)) for role in ("app_user", "app_service")]
+        for engine in engines:
+            stack.callback(engine.dispose)
+        _show(console, *engines)
+
+
+@contextmanager
+def _database(admin_url: str | None) -> Iterator[Sandbox]:
+    if admin_url is None:
+        with EmbeddedPostgres() as server:
+            yield server
+    else:
+        with temporary_database(admin_url) as database:
+            yield database
+
+
+def _show(console: Console, engine: Engine, service_engine: Engine) -> None:
+    billing = Billing(PostgresUnitOfWork(engine))
+    payments = bundled_payments()
+    tenants = {payment.tenant: payment.tenant_id for payment in payments}
+    for tenant in tenants.values():
+        billing.open_account(tenant)
+
+    console.print("\nEight confirmed payments arrive at the webhook, not all of them honest:\n")
+    console.print(_confirmed(billing, payments))
+    console.print("\nEach tenant sees its own postings, and nobody else's:\n")
+    for name, tenant in tenants.items():
+        lines = billing.statement(tenant).lines
+        console.print(statement_table(f"{name} ({tenant})", lines, billing.balance(tenant)))
+    console.print("\nRead across tenants, by the one role that may, everything sums to zero:\n")
+    for report in trial_balance(service_engine):
+        console.print(trial_balance_table(report))
+
+
+def _confirmed(billing: Billing, payments: list[Payment]) -> Table:
+    columns = ("tenant", "payment", "paid", "outcome", "credited", "share", "balance then")
+    result = table("confirm_purchase", columns, numeric=("paid", *columns[4:]))
+    for payment in payments:
+        paid = (payment.tenant, payment.payment, str(payment.amount))
+        try:
+            receipt = billing.confirm_purchase(
+                payment.tenant_id, payment.amount, payment=payment.payment
+            )
+        except BillingError as error:
+            result.add_row(*paid, f"[red]{error.code}[/red]: {escape(str(error))}")
+        else:
+            share = total((share.amount for share in receipt.shares), CREDIT)
+            outcome = "[yellow]replayed" if receipt.replayed else "[green]confirmed"
+            amounts = (receipt.credited, share, receipt.balance)
+            result.add_row(*paid, outcome, *map(quantity, amounts))
+    return result
+
+
+def bundled_payments() -> list[Payment]:
+    """The payments that come with the package, in the order in which they arrive."""
+    with files("cogni_billing.cli").joinpath("payments.csv").open(encoding="utf-8") as lines:
+        return [
+            Payment(line["tenant"], line["payment"], _amount(line["amount"]))
+            for line in csv.DictReader(lines)
+        ]
+
+
+def _amount(text: str) -> Amount:
+    value, _, unit = text.partition(" ")
+    return Amount(value, Unit.of(unit))

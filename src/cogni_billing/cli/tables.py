@@ -1,0 +1,64 @@
+"""What the command prints, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.markup import escape
+from rich.table import Table
+
+from cogni_billing.adapters.postgres import Report, TrialBalance
+from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.statements import Balance, Line
+
+
+def quantity(amount: Amount | None) -> str:
+    """An amount with its thousands apart, without its unit."""
+    return "" if amount is None else f"{amount.value:,f}".replace(",", " ")
+
+
+def table(title: str, columns: Iterable[str], *, numeric: Iterable[str] = ()) -> Table:
+    """An empty table; *numeric* columns are aligned to the right."""
+    result = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        result.add_column(column, justify="right" if column in set(numeric) else "left")
+    return result
+
+
+def statement_table(title: str, lines: Iterable[Line], balance: Balance) -> Table:
+    """An account's lines, newest first, and its balance below."""
+    columns = ("what", "reference", "credits", "balance after")
+    result = table(title, columns, numeric=columns[2:])
+    result.show_footer = True
+    for line in lines:
+        reference = escape(line.reference or "(another tenant's)")
+        result.add_row(
+            str(line.kind), reference, quantity(line.amount), quantity(line.balance_after)
+        )
+    result.columns[1].footer = "balance"
+    result.columns[2].footer = quantity(balance.posted)
+    return result
+
+
+def trial_balance_table(report: TrialBalance) -> Table:
+    """Every kind of account, and the sum below."""
+    result = table(
+        f"The whole ledger, in {report.unit}", ("account", "balance"), numeric=("balance",)
+    )
+    result.show_footer = True
+    for name, balance in report.balances.items():
+        result.add_row(name, quantity(balance))
+    result.columns[0].footer = "sum"
+    result.columns[1].footer = quantity(report.total)
+    return result
+
+
+def report_table(report: Report) -> Table:
+    """Each check of the doctor, and what to do where it failed."""
+    result = table("doctor", ("check", "finding", "mend"))
+    for check in report.checks:
+        if check.ok:
+            result.add_row(check.name, "[green]ok", "")
+        for finding in check.findings:
+            result.add_row(check.name, f"[red]{escape(finding.problem)}", escape(finding.remedy))
+    return result

@@ -21,6 +21,7 @@ from cogni_billing.domain.errors import (
     BillingError,
     LedgerCorruption,
     LedgerUnavailable,
+    PrivilegeRequired,
     SystemTenantMissing,
 )
 from cogni_billing.domain.identity import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID
@@ -81,7 +82,7 @@ def doctor(engine: Engine) -> Report:
         roles = Provision.read(connection).roles
         checks: list[Check] = []
         for name, question, error in _QUESTIONS:
-            checks.append(Check(name, tuple(question(connection, roles)), error))
+            checks.append(Check(name, _answered(question, connection, roles), error))
             connection.rollback()
             if question is _revision and not checks[-1].ok:
                 break
@@ -104,12 +105,28 @@ def ensure_ready(engine: Engine) -> None:
             raise check.error(f"{check.name}: {problem}")
 
 
+def _answered(question: _Question, connection: Connection, roles: Roles) -> tuple[Finding, ...]:
+    try:
+        with translated():
+            return tuple(question(connection, roles))
+    except PrivilegeRequired as error:
+        return (Finding(f"this cannot be checked: {error}", "mend what else is found"),)
+
+
 def _revision(connection: Connection, _: Roles) -> Findings:
     head = head_revision()
-    exists = connection.scalar(text(f"SELECT to_regprocedure('{SCHEMA}.revision()') IS NOT NULL"))
+    exists = connection.scalar(_HAS_REVISION, {"schema": SCHEMA})
     found = connection.scalar(text(f"SELECT {SCHEMA}.revision()")) if exists else "nothing"
     if found != head:
         yield Finding(f"the schema is at {found}, not at {head}", "run migrate as the migrator")
+
+
+_HAS_REVISION: Final = text("""
+    SELECT EXISTS (
+        SELECT FROM pg_proc
+        WHERE pronamespace = CAST(:schema AS regnamespace) AND proname = 'revision'
+    )
+""")
 
 
 def _connected_role(connection: Connection, roles: Roles) -> Findings:

@@ -98,8 +98,20 @@ class PostgresUnitOfWork:
         """A connection whose work is rolled back unless it was committed."""
         with translated():
             connection = self._engine.connect()
-        with connection:
+        try:
             yield connection
+        finally:
+            _give_back(connection)
+
+
+def _give_back(connection: Connection) -> None:
+    try:
+        connection.rollback()
+    except SQLAlchemyError:
+        # The line is gone, so the server rolls back by itself. The failure that led here is what
+        # the caller must see, not this one; and nobody must get this connection again.
+        connection.invalidate()
+    connection.close()
 
 
 def _require_transaction(connection: Connection) -> None:

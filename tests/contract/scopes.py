@@ -1,0 +1,161 @@
+"""What a unit of work promises on every adapter: all or nothing, one tenant, no use after."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    Account,
+    AccountId,
+    IdempotencyConflict,
+    InvalidTenant,
+    PaymentAlreadyClaimed,
+    ScopeClosed,
+    TenantId,
+    UnknownAccount,
+    credits,
+)
+from cogni_billing.domain.statements import PageRequest
+from cogni_billing.ports.scope import Scope, UnitOfWork
+from contract.base import ALICE, BOB, NOON, Contract, Totals, purchase_totals
+from contract.purchases import planned
+
+FIRST_PAGE = PageRequest(50, None)
+
+
+class HostError(Exception):
+    """Something that the host's own code raises inside a scope."""
+
+
+class ScopeContract(Contract):
+    """One transaction for each scope."""
+
+    def test_a_scope_that_ends_well_is_kept(self, unit_of_work: UnitOfWork, totals: Totals) -> None:
+        with unit_of_work.scope(ALICE) as scope:
+            scope.ledger.post(planned())
+
+        assert totals() == purchase_totals(ALICE, 100_000_000, 25_000_000)
+
+    def test_an_exception_in_a_scope_leaves_nothing_the_share_and_the_account_included(
+        self, unit_of_work: UnitOfWork, totals: Totals
+    ) -> None:
+        def interrupted() -> None:
+            with unit_of_work.scope(ALICE) as scope:
+                scope.ledger.post(planned())
+                raise HostError
+
+        with pytest.raises(HostError):
+            interrupted()
+
+        assert totals() == {}
+        with pytest.raises(UnknownAccount):
+            unit_of_work.run(ALICE, lambda scope: scope.tenants.account())
+        assert not unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned())).replayed
+
+    def test_work_is_undone_when_it_raises_and_its_error_passes(
+        self, unit_of_work: UnitOfWork, totals: Totals
+    ) -> None:
+        def work(scope: Scope) -> None:
+            scope.ledger.post(planned())
+            raise HostError
+
+        with pytest.raises(HostError):
+            unit_of_work.run(ALICE, work)
+
+        assert totals() == {}
+
+    def test_run_gives_back_what_the_work_returned(self, unit_of_work: UnitOfWork) -> None:
+        assert unit_of_work.run(ALICE, lambda scope: scope.ledger.balance()).posted == credits(0)
+
+    def test_a_scope_sees_its_own_work_before_it_ends(self, unit_of_work: UnitOfWork) -> None:
+        with unit_of_work.scope(ALICE) as scope:
+            scope.ledger.post(planned())
+
+            assert scope.ledger.balance().posted == credits(100_000_000)
+            assert scope.ledger.post(planned()).replayed
+
+    def test_a_swallowed_failure_does_not_pass_for_success(
+        self, unit_of_work: UnitOfWork, totals: Totals
+    ) -> None:
+        unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned()))
+        before = totals()
+
+        def swallowing() -> None:
+            with unit_of_work.scope(ALICE) as scope:
+                scope.ledger.post(planned(payment="stripe:pi_2", number=78))
+                with pytest.raises(IdempotencyConflict):
+                    scope.ledger.post(planned(amount="11.00"))
+
+        with pytest.raises(ScopeClosed):
+            swallowing()
+
+        assert totals() == before
+
+    def test_nothing_works_in_a_scope_after_a_failure(self, unit_of_work: UnitOfWork) -> None:
+        unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned()))
+
+        with pytest.raises(ScopeClosed), unit_of_work.scope(BOB) as scope:
+            with pytest.raises(PaymentAlreadyClaimed):
+                scope.ledger.post(planned(BOB))
+            scope.ledger.balance()
+
+    def test_nothing_works_in_a_scope_that_has_ended(self, unit_of_work: UnitOfWork) -> None:
+        with unit_of_work.scope(ALICE) as scope:
+            scope.tenants.open_account(NOON)
+
+        for call in (
+            lambda: scope.tenants.open_account(NOON),
+            lambda: scope.tenants.account(),
+            lambda: scope.ledger.post(planned()),
+            lambda: scope.ledger.balance(),
+            lambda: scope.ledger.lines(FIRST_PAGE),
+        ):
+            with pytest.raises(ScopeClosed):
+                call()
+
+    @pytest.mark.parametrize("tenant", ["0a11ce00-0000-4000-8000-000000000001", None, UUID(int=0)])
+    def test_a_scope_is_opened_for_a_tenant_and_nothing_else(
+        self, unit_of_work: UnitOfWork, tenant: TenantId
+    ) -> None:
+        with pytest.raises(InvalidTenant), unit_of_work.scope(tenant):
+            pass
+
+
+class TenantContract(Contract):
+    """One account for each tenant, and no window into another's."""
+
+    def test_opening_an_account_twice_gives_the_first(self, unit_of_work: UnitOfWork) -> None:
+        first = unit_of_work.run(ALICE, lambda scope: scope.tenants.open_account(NOON))
+        later = NOON.replace(year=2027)
+
+        again = unit_of_work.run(ALICE, lambda scope: scope.tenants.open_account(later))
+
+        assert first == Account(AccountId(ALICE), ALICE, NOON)
+        assert again == first
+
+    def test_the_system_tenant_is_there_from_the_start(self, unit_of_work: UnitOfWork) -> None:
+        account = unit_of_work.run(SYSTEM_TENANT_ID, lambda scope: scope.tenants.account())
+
+        assert account.id == SYSTEM_ACCOUNT_ID
+        assert account.tenant_id == SYSTEM_TENANT_ID
+        assert account.slug == "cogni_system"
+        assert account.is_system_tenant
+
+    def test_a_tenant_without_an_account_is_unknown(self, unit_of_work: UnitOfWork) -> None:
+        unit_of_work.run(BOB, lambda scope: scope.tenants.open_account(NOON))
+
+        with pytest.raises(UnknownAccount) as caught:
+            unit_of_work.run(ALICE, lambda scope: scope.tenants.account())
+
+        assert caught.value.tenant == ALICE
+
+    def test_a_tenant_sees_its_own_lines_and_balance_only(self, unit_of_work: UnitOfWork) -> None:
+        unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned()))
+
+        with unit_of_work.scope(BOB) as scope:
+            assert scope.ledger.balance().posted == credits(0)
+            assert scope.ledger.lines(FIRST_PAGE) == ()

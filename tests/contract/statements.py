@@ -1,0 +1,126 @@
+"""What a statement promises on every adapter."""
+
+from __future__ import annotations
+
+import pytest
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    InvalidPage,
+    Line,
+    TransactionKind,
+    UnknownAccount,
+    credits,
+    usd,
+)
+from contract.base import ALICE, BOB, Contract
+
+
+def pages(billing: Billing, limit: int) -> list[tuple[Line, ...]]:
+    result = [billing.statement(ALICE, limit=limit)]
+    while result[-1].next is not None:
+        result.append(billing.statement(ALICE, limit=limit, after=result[-1].next))
+    return [page.lines for page in result]
+
+
+class StatementContract(Contract):
+    """Newest first, page by page, nothing of anybody else's."""
+
+    @pytest.fixture
+    def five(self, billing: Billing) -> Billing:
+        for number in range(1, 6):
+            billing.confirm_purchase(ALICE, usd(number), payment=f"stripe:pi_{number}")
+            billing.confirm_purchase(BOB, usd(number), payment=f"stripe:pi_{number}_bob")
+        return billing
+
+    def test_lines_come_newest_first_with_the_balance_after_each(self, billing: Billing) -> None:
+        first = billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        second = billing.confirm_purchase(ALICE, usd("2.00"), payment="stripe:pi_2")
+
+        page = billing.statement(ALICE)
+
+        assert page.next is None
+        assert [
+            (line.transaction_id, line.kind, line.reference, line.amount, line.balance_after)
+            for line in page.lines
+        ] == [
+            (
+                second.transaction_id,
+                TransactionKind.PURCHASE,
+                "stripe:pi_2",
+                credits(20_000_000),
+                credits(30_000_000),
+            ),
+            (
+                first.transaction_id,
+                TransactionKind.PURCHASE,
+                "stripe:pi_1",
+                credits(10_000_000),
+                credits(10_000_000),
+            ),
+        ]
+        assert page.lines[0].at > page.lines[1].at
+
+    def test_shares_reach_the_system_tenant_without_saying_whose_they_are(
+        self, five: Billing
+    ) -> None:
+        page = five.statement(SYSTEM_TENANT_ID)
+
+        assert len(page.lines) == 10
+        assert {line.reference for line in page.lines} == {None}
+        assert {line.balance_after for line in page.lines} == {None}
+        assert page.lines[0].amount == credits(12_500_000)
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6])
+    def test_pages_hold_every_line_once(self, five: Billing, limit: int) -> None:
+        found = pages(five, limit)
+
+        assert all(len(lines) == limit for lines in found[:-1])
+        assert [line.reference for lines in found for line in lines] == [
+            f"stripe:pi_{number}" for number in (5, 4, 3, 2, 1)
+        ]
+
+    def test_lines_that_arrive_between_pages_neither_repeat_nor_hide_any(
+        self, five: Billing
+    ) -> None:
+        first = five.statement(ALICE, limit=2)
+        five.confirm_purchase(ALICE, usd("9.00"), payment="stripe:pi_late")
+
+        second = five.statement(ALICE, limit=3, after=first.next)
+
+        assert [line.reference for line in second.lines] == [
+            f"stripe:pi_{number}" for number in (3, 2, 1)
+        ]
+
+    def test_a_cursor_of_one_tenant_shows_another_nothing_but_its_own(self, five: Billing) -> None:
+        cursor = five.statement(ALICE, limit=2).next
+
+        lines = five.statement(BOB, after=cursor).lines
+
+        assert all(line.reference and line.reference.endswith("_bob") for line in lines)
+
+    def test_the_highest_cursor_shows_everything_and_the_lowest_nothing(
+        self, five: Billing
+    ) -> None:
+        assert len(five.statement(ALICE, after="9" * 18).lines) == 5
+        assert five.statement(ALICE, after="1").lines == ()
+
+    @pytest.mark.parametrize("after", ["", "0", "-1", "1.5", "٣", "9" * 19, "x", 7])
+    def test_what_is_no_cursor_is_refused(self, five: Billing, after: str) -> None:
+        with pytest.raises(InvalidPage):
+            five.statement(ALICE, after=after)
+
+    def test_a_tenant_without_an_account_has_no_statement_and_no_balance(
+        self, billing: Billing
+    ) -> None:
+        with pytest.raises(UnknownAccount):
+            billing.statement(ALICE)
+        with pytest.raises(UnknownAccount):
+            billing.balance(ALICE)
+
+    def test_an_account_that_nothing_was_posted_to_is_empty(self, billing: Billing) -> None:
+        billing.open_account(ALICE)
+
+        assert billing.statement(ALICE).lines == ()
+        assert billing.balance(ALICE).available == credits(0)

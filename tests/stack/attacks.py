@@ -1,0 +1,41 @@
+"""What somebody who holds app_user's connection may try, and how the database answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from contract.base import ALICE
+from contract.purchases import planned
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from cogni_billing import TenantId
+from cogni_billing.adapters.postgres.rows import purchase_parameters
+from cogni_billing.adapters.postgres.statements import POST_PURCHASE
+
+TABLES = ("accounts", "payments", "postings", "transactions", "wallets")
+PRIVILEGE = "42501"
+CHECK = "23514"
+
+
+def refusal(connection: Connection, statement: str, **parameters: Any) -> psycopg.Error:
+    """The error that the database answers *statement* with."""
+    with pytest.raises(DBAPIError) as caught:
+        connection.execute(text(statement), parameters)
+    assert isinstance(caught.value.orig, psycopg.Error)
+    return caught.value.orig
+
+
+def post_altered(connection: Connection, tenant: TenantId = ALICE, **altered: Any) -> None:
+    """The library's own statement, with some of its parameters altered."""
+    connection.execute(POST_PURCHASE, purchase_parameters(planned(tenant)) | altered)
+
+
+def refusal_of_altered(connection: Connection, **altered: Any) -> tuple[str | None, str | None]:
+    """The code and the rule with which an altered purchase is refused."""
+    with pytest.raises(DBAPIError) as caught:
+        post_altered(connection, **altered)
+    assert isinstance(caught.value.orig, psycopg.Error)
+    return caught.value.orig.sqlstate, caught.value.orig.diag.constraint_name

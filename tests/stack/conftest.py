@@ -1,0 +1,144 @@
+"""A real PostgreSQL for each test worker: the embedded one, or the one that an URL names.
+
+`COGNI_BILLING_DATABASE_URL`, an administrator's, runs these tests on that server instead, in
+databases of their own that are dropped at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+
+import pytest
+from attrs import frozen
+from contract.base import Totals
+from sqlalchemy import URL, Connection, Engine, create_engine, text
+
+from cogni_billing import AccountId, TenantId
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
+from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
+from cogni_billing.adapters.postgres.sandbox import Sandbox, temporary_database
+
+
+@frozen
+class Clone(Sandbox):
+    """Another database on the server of a sandbox."""
+
+    of: Sandbox
+    name: str
+
+    @property
+    def administrator(self) -> URL:
+        return self.of.administrator.set(database=self.name)
+
+    def role(self, name: str) -> URL:
+        return self.of.role(name).set(database=self.name)
+
+
+@frozen
+class Database:
+    """A database and an engine for each role, which the tests share."""
+
+    sandbox: Sandbox
+    admin: Engine
+    migrator: Engine
+    user: Engine
+    service: Engine
+
+    @contextmanager
+    def acting_for(self, tenant: TenantId | str) -> Iterator[Connection]:
+        """app_user's bare connection in an open transaction, with the context set."""
+        with self.user.connect() as connection:
+            connection.execute(
+                text("SELECT set_config('app.current_user_id', :tenant, true)"),
+                {"tenant": str(tenant)},
+            )
+            yield connection
+
+    def totals(self) -> dict[AccountId, Decimal]:
+        """What each account's postings sum to, read as the administrator."""
+        with self.admin.connect() as connection:
+            rows = connection.execute(
+                text("SELECT account_id, sum(amount) FROM cogni_billing.postings GROUP BY 1")
+            )
+            return {AccountId(account): amount for account, amount in rows}
+
+
+@contextmanager
+def opened(sandbox: Sandbox) -> Iterator[Database]:
+    """The engines of a sandbox, disposed of at the end."""
+    engines = [
+        create_engine(url, pool_size=20, max_overflow=0, pool_timeout=60)
+        for url in (
+            sandbox.administrator,
+            sandbox.role("app_migrator"),
+            sandbox.role("app_user"),
+            sandbox.role("app_service"),
+        )
+    ]
+    try:
+        yield Database(sandbox, *engines)
+    finally:
+        for engine in engines:
+            engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    """One server for each test worker, its database at head."""
+    url = os.environ.get("COGNI_BILLING_DATABASE_URL")
+    if url is None:
+        with EmbeddedPostgres() as server:
+            yield server
+    else:
+        with temporary_database(url) as database:
+            yield database
+
+
+@pytest.fixture(scope="session")
+def shared(sandbox: Sandbox) -> Iterator[Database]:
+    with opened(sandbox) as database:
+        yield database
+
+
+@pytest.fixture
+def database(shared: Database) -> Database:
+    """The worker's database, emptied."""
+    reset(shared.migrator)
+    return shared
+
+
+@pytest.fixture
+def unit_of_work(database: Database) -> PostgresUnitOfWork:
+    return PostgresUnitOfWork(database.user)
+
+
+@pytest.fixture
+def totals(database: Database) -> Totals:
+    return database.totals
+
+
+@pytest.fixture
+def empty_database(sandbox: Sandbox) -> Iterator[Clone]:
+    """A database on the same server with nothing in it, for this test alone."""
+    name = f"cogni_billing_{secrets.token_hex(8)}"
+    server = create_engine(sandbox.administrator, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    try:
+        yield Clone(sandbox, name)
+    finally:
+        with server.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        server.dispose()
+
+
+@pytest.fixture
+def own_database(empty_database: Clone) -> Iterator[Database]:
+    """A migrated database for this test alone, which may break it."""
+    empty_database.install(test_database=True)
+    with opened(empty_database) as database:
+        yield database

@@ -1,0 +1,113 @@
+"""A proxy before the server's socket that can cut the line around COMMIT."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
+from pathlib import Path
+
+from attrs import define, field
+from sqlalchemy import URL
+
+
+class Cut(Enum):
+    """When the line is cut."""
+
+    NEVER = auto()
+    BEFORE_COMMIT = auto()
+    """COMMIT does not reach the server."""
+    AFTER_COMMIT = auto()
+    """The server answers COMMIT, and its answer does not reach the client."""
+
+
+@define
+class Proxy:
+    """Forwards both ways between a socket of its own and the server's."""
+
+    directory: Path
+    server: str
+    cut: Cut = Cut.NEVER
+    _threads: list[threading.Thread] = field(factory=list)
+    _sockets: list[socket.socket] = field(factory=list)
+
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:  # the listener was closed: the test is over
+                return
+            upstream = socket.socket(socket.AF_UNIX)
+            upstream.connect(self.server)
+            self._sockets += (client, upstream)
+            for source, target, from_client in (
+                (client, upstream, True),
+                (upstream, client, False),
+            ):
+                thread = threading.Thread(
+                    target=self._forward, args=(source, target, from_client), daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+
+    def hang_up(self) -> None:
+        for end in self._sockets:
+            _shut(end)
+        for thread in self._threads:
+            thread.join()
+        for end in self._sockets:
+            end.close()
+
+    def _forward(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
+        while data := _received(source):
+            committing = from_client and b"COMMIT" in data
+            if committing and self.cut is Cut.BEFORE_COMMIT:
+                break
+            if committing and self.cut is Cut.AFTER_COMMIT:
+                # The other direction forwards nothing more, so the answer dies here.
+                target.sendall(data)
+                source.shutdown(socket.SHUT_RDWR)
+                return
+            try:
+                target.sendall(data)
+            except OSError:
+                break
+        _shut(source)
+        _shut(target)
+
+
+def _shut(end: socket.socket) -> None:
+    with suppress(OSError):  # it may be down already
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def _received(source: socket.socket) -> bytes:
+    try:
+        return source.recv(65536)
+    except OSError:
+        return b""
+
+
+@contextmanager
+def proxied(url: URL) -> Iterator[tuple[Proxy, URL]]:
+    """A proxy before the server of *url*, and the URL that goes through it."""
+    port = url.query.get("port", "5432")
+    host = url.query["host"]
+    with tempfile.TemporaryDirectory(prefix="cogni-proxy-") as name:
+        directory = Path(name)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(directory / f".s.PGSQL.{port}"))
+        listener.listen()
+        proxy = Proxy(directory, f"{host}/.s.PGSQL.{port}")
+        thread = threading.Thread(target=proxy.serve, args=(listener,), daemon=True)
+        thread.start()
+        try:
+            yield proxy, url.update_query_dict({"host": name})
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            thread.join()
+            proxy.hang_up()

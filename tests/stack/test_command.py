@@ -1,0 +1,158 @@
+"""The `cogni-billing` command, run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from uuid import UUID
+
+import pytest
+from contract.base import ALICE, BOB
+from sqlalchemy import create_engine
+from stack.conftest import Clone, Database
+
+from cogni_billing import SYSTEM_TENANT_ID, Amount, TenantId
+from cogni_billing.cli.demo import bundled_payments
+
+ACME = TenantId(UUID("0637e301-e05d-505b-8267-486f5677de9b"))
+
+
+def run(*arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {
+        name: value for name, value in os.environ.items() if name != "COGNI_BILLING_DATABASE_URL"
+    }
+    if url is not None:
+        environment["COGNI_BILLING_DATABASE_URL"] = url
+    return subprocess.run(
+        [sys.executable, "-c", "from cogni_billing.cli import main; main()", *arguments],
+        env=environment | {"COLUMNS": "160", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def url(database: Database) -> str:
+    return database.sandbox.url("app_user")
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["a server of its own", "a given server"])
+def test_the_demo_tells_the_product_on_one_screen(database: Database, *, given: bool) -> None:
+    shown = run("demo", url=None if given else database.sandbox.admin_url)
+
+    assert shown.stderr == ""
+    assert shown.returncode == 0
+    for expected in (
+        "│ acme         │ stripe:pi_3Mq1 │      10.00 USD │ confirmed ",
+        "│ acme         │ stripe:pi_3Mq1 │      10.00 USD │ replayed ",
+        "│ globex       │ stripe:pi_3Mq2 │      94.99 USD │ idempotency_conflict: ",
+        "│ initech      │ stripe:pi_3Mq1 │      10.00 USD │ payment_already_claimed: ",
+        f"acme ({ACME})",
+        f"cogni_system ({SYSTEM_TENANT_ID})",
+        "│ cogni_system │    262 500 002 │",
+        "│ sum          │              0 │",
+    ):
+        assert expected in shown.stdout
+
+
+def test_the_bundled_payments_are_real_amounts() -> None:
+    payments = bundled_payments()
+
+    assert len(payments) == 8
+    assert all(isinstance(payment.amount, Amount) for payment in payments)
+
+
+def test_a_purchase_step_by_step(url: str) -> None:
+    purchase = ("purchase", str(ALICE), "10.00", "--payment", "stripe:pi_1")
+
+    opened = run("open-account", str(ALICE), url=url)
+    first = run(*purchase, url=url)
+    again = run(*purchase, url=url)
+    balance = run("balance", str(ALICE), url=url)
+    statement = run("statement", str(ALICE), url=url)
+
+    assert opened.stdout.startswith(f"account {ALICE}, open since ")
+    assert first.stdout.startswith("confirmed ")
+    assert "credited 100 000 000" in first.stdout
+    assert "share    25 000 000 to 00000000-0000-4000-b000-000000000000" in first.stdout
+    assert again.stdout.replace("replayed", "confirmed", 1) == first.stdout
+    assert balance.stdout.splitlines() == [
+        "posted    100 000 000",
+        "held      0",
+        "available 100 000 000",
+    ]
+    assert "│ purchase │ stripe:pi_1 │ 100 000 000 │   100 000 000 │" in statement.stdout
+
+
+def test_a_long_statement_comes_in_pages(url: str) -> None:
+    for number in range(3):
+        run("purchase", str(ALICE), "1", "--payment", f"stripe:{number}", url=url)
+
+    first = run("statement", str(ALICE), "--limit", "2", url=url)
+    cursor = first.stdout.split()[-1]
+    second = run("statement", str(ALICE), "--after", cursor, url=url)
+
+    assert "stripe:2" in first.stdout
+    assert "stripe:0" not in first.stdout
+    assert "stripe:0" in second.stdout
+    assert "more with" not in second.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("balance", str(BOB)), f"unknown_account: tenant {BOB} has no account"),
+        (("purchase", str(BOB), "0", "--payment", "p"), "invalid_amount: amount: expected"),
+        (("purchase", str(BOB), "1", "--payment", "a b"), "invalid_reference: payment: expected"),
+        (("purchase", str(BOB), "1", "--payment", "p", "--unit", "CREDIT"), "unit_mismatch: "),
+        (("statement", str(BOB), "--limit", "0"), "invalid_page: limit: expected"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(
+    url: str, arguments: tuple[str, ...], message: str
+) -> None:
+    failed = run(*arguments, url=url)
+
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert failed.stderr.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        (("balance", "nobody"), "postgresql://x"),
+        (("balance", str(BOB)), None),
+        (("balance", str(BOB)), "not a url"),
+        (("purchase", str(BOB), "1", "--payment", "p", "--unit", "EUR"), "postgresql://x"),
+    ],
+)
+def test_a_wrong_call_is_explained(arguments: tuple[str, ...], url: str | None) -> None:
+    failed = run(*arguments, url=url)
+
+    assert failed.returncode == 2
+    assert "Error" in failed.stderr
+
+
+def test_an_operator_installs_and_examines_a_database(empty_database: Clone) -> None:
+    provisioned = run("provision", "--test-database", url=empty_database.admin_url)
+    before = run("doctor", url=empty_database.url("app_user"))
+    migrated = run("migrate", url=empty_database.url("app_migrator"))
+    after = run("doctor", url=empty_database.url("app_user"))
+
+    assert provisioned.returncode == 0
+    assert before.returncode == 1
+    assert "run migrate as the migrator" in before.stdout
+    assert migrated.stdout == "migrated to head\n"
+    assert after.returncode == 0
+    assert after.stdout.count("│ ok ") == 12
+
+
+def test_a_url_without_a_driver_will_do(empty_database: Clone) -> None:
+    engine = create_engine(empty_database.administrator)
+    plain = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    engine.dispose()
+
+    assert run("provision", url=plain).returncode == 0

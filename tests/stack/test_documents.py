@@ -1,0 +1,129 @@
+"""What README, docs and examples show is run, with a real server where they name one."""
+
+from __future__ import annotations
+
+import gc
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stack.conftest import Clone
+
+import cogni_billing
+from cogni_billing import BillingError
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+BLOCK = re.compile(r"^```(?P<language>python|console)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
+SHOWN_URL = re.compile(r"postgresql(?:\+psycopg)?://(?P<role>\w+)@db\.internal/shop")
+SETUP = "python3 -m venv .venv && .venv/bin/pip install"
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text("utf-8")
+    return [match["code"] for match in BLOCK.finditer(text) if match["language"] == language]
+
+
+def served(code: str, database: Clone) -> str:
+    """*code* with the URLs it shows leading to *database*."""
+
+    def url(match: re.Match[str]) -> str:
+        role = match["role"]
+        return database.admin_url if role == "postgres" else database.url(role)
+
+    return SHOWN_URL.sub(url, code)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_python_in_the_docs_does_what_it_says(empty_database: Clone) -> None:
+    """The pages on installing come first, as a reader follows them."""
+    found = [code for name in ("docs/postgres.md", *DOCUMENTS) for code in blocks(name, "python")]
+    for code in dict.fromkeys(found):
+        exec(compile(served(code, empty_database), "a document", "exec"), {})
+    gc.collect()  # the engines, which a host keeps for as long as it runs
+
+    assert len(found) >= 4
+
+
+def test_commands_in_the_docs_work_one_after_another(empty_database: Clone) -> None:
+    lines = [
+        line.removeprefix("$ ")
+        for code in blocks("docs/postgres.md", "console")
+        for line in code.splitlines()
+    ]
+    command = f'{sys.executable} -c "from cogni_billing.cli import main; main()"'
+    script = served("\n".join(lines), empty_database).replace("postgresql+psycopg", "postgresql")
+    quoted = re.sub(r"(postgresql://\S+)", r"'\1'", script)
+    ran = subprocess.run(
+        ["bash", "-euc", quoted.replace("cogni-billing ", f"{command} ")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"COLUMNS": "160", "PATH": "/usr/bin:/bin"},
+    )
+
+    assert ran.stderr == ""
+    assert "credited 100 000 000" in ran.stdout
+    assert "│ purchase │ stripe:pi_1 │ 100 000 000 │   100 000 000 │" in ran.stdout
+
+
+def test_readme_and_contributing_name_the_same_command() -> None:
+    shown = {
+        line
+        for name in ("README.md", "CONTRIBUTING.md")
+        for code in blocks(name, "console")
+        for line in code.splitlines()
+    }
+
+    assert shown == {
+        f"$ {SETUP} '.[cli,embedded]' && .venv/bin/cogni-billing demo",
+        f"$ {SETUP} -e '.[dev]' && .venv/bin/nox",
+    }
+
+
+def test_the_example_runs() -> None:
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / "webhook.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == [
+        "credited 100000000 CREDIT",
+        "200",
+        "replayed 100000000 CREDIT",
+        "200",
+        "for a human to look at: 'stripe:pi_1': amount was 10.00 USD, now 99.00 USD",
+        "200",
+        "a malformed event: amount: expected an Amount greater than zero, got 0.00 USD",
+        "400",
+    ]
+
+
+def errors() -> dict[str, str]:
+    found = [getattr(cogni_billing, name) for name in cogni_billing.__all__]
+    return {
+        item.code: item.__name__
+        for item in found
+        if isinstance(item, type) and issubclass(item, BillingError) and item is not BillingError
+    }
+
+
+def test_every_error_is_explained() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", (ROOT / "docs/errors.md").read_text(), re.M)
+
+    assert dict(rows) == errors()
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_between_documents_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+
+    assert [
+        target for target in targets if not (ROOT / document).parent.joinpath(target).exists()
+    ] == []

@@ -1,0 +1,108 @@
+"""Every failure of the database has a class of its own among our errors."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import errors
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from cogni_billing import (
+    BillingError,
+    LedgerCorruption,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PrivilegeRequired,
+)
+from cogni_billing.adapters.postgres.failures import commit_translation, translation
+
+CLASSES: dict[str, type[BillingError]] = {
+    "08000": LedgerUnavailable,
+    "08006": LedgerUnavailable,
+    "22001": LedgerCorruption,
+    "22003": LedgerCorruption,
+    "22021": LedgerCorruption,
+    "22P02": LedgerCorruption,
+    "22P05": LedgerCorruption,
+    "23502": LedgerCorruption,
+    "23503": LedgerCorruption,
+    "23505": LedgerCorruption,
+    "23514": LedgerCorruption,
+    "25006": LedgerUnavailable,
+    "25P02": LedgerUnavailable,
+    "25P03": LedgerUnavailable,
+    "28000": LedgerUnavailable,
+    "3D000": LedgerUnavailable,
+    "3F000": LedgerUnavailable,
+    "40001": LedgerUnavailable,
+    "40P01": LedgerUnavailable,
+    "42501": PrivilegeRequired,
+    "42883": LedgerUnavailable,
+    "42P01": LedgerUnavailable,
+    "53100": LedgerUnavailable,
+    "53200": LedgerUnavailable,
+    "53300": LedgerUnavailable,
+    "55P03": LedgerUnavailable,
+    "57014": LedgerUnavailable,
+    "57P01": LedgerUnavailable,
+    "57P02": LedgerUnavailable,
+    "57P03": LedgerUnavailable,
+    "58030": LedgerUnavailable,
+    "XX001": LedgerCorruption,
+    "XX002": LedgerCorruption,
+}
+
+
+def of_server(sqlstate: str) -> DBAPIError:
+    return DBAPIError("SELECT", None, errors.lookup(sqlstate)("as the server says"))
+
+
+@pytest.mark.parametrize(("sqlstate", "expected"), CLASSES.items())
+def test_a_code_of_the_server_is_classified(sqlstate: str, expected: type[BillingError]) -> None:
+    error = translation(of_server(sqlstate))
+
+    assert type(error) is expected
+    assert "unclassified" not in str(error)
+
+
+def test_a_code_that_nobody_foresaw_is_unavailable_and_says_so() -> None:
+    error = translation(of_server("54000"))
+
+    assert isinstance(error, LedgerUnavailable)
+    assert error.sqlstate == "54000"
+    assert "unclassified" in error.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OperationalError("", None, psycopg.OperationalError("cut")), "the connection failed"),
+        (psycopg.InterfaceError("closed"), "the connection failed"),
+        (psycopg.ProgrammingError("no placeholder"), "an unclassified failure"),
+        (PoolTimeout("full"), "no usable connection"),
+    ],
+)
+def test_a_failure_on_this_side_is_classified(error: Exception, reason: str) -> None:
+    found = translation(error)
+
+    assert type(found) is LedgerUnavailable
+    assert found.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("COMMIT", None, psycopg.OperationalError("cut")),
+        of_server("57P01"),
+        of_server("08006"),
+        PoolTimeout("gone"),
+    ],
+)
+def test_a_lost_answer_to_commit_is_an_unknown_outcome(error: Exception) -> None:
+    assert type(commit_translation(error)) is OutcomeUnknown
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "53100"])
+def test_a_commit_that_the_server_refused_is_not(sqlstate: str) -> None:
+    assert type(commit_translation(of_server(sqlstate))) is LedgerUnavailable

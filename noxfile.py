@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -23,9 +22,9 @@ LOWEST = (
 )
 
 
-def python(session: nox.Session, *arguments: str, **options: object) -> None:
+def python(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
     """Run a module of the environment that nox itself runs in."""
-    session.run(sys.executable, "-m", *arguments, external=True, **options)  # type: ignore[arg-type]
+    session.run(sys.executable, "-m", *arguments, external=True, env=env)
 
 
 @nox.session
@@ -68,5 +67,5 @@ def majors(session: nox.Session) -> None:
     for binaries in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
         if (binaries / "initdb").exists():
             session.log(f"PostgreSQL {binaries.parent.name}")
-            environment = os.environ | {"COGNI_BILLING_TEST_POSTGRES_BIN": str(binaries)}
+            environment = {"COGNI_BILLING_TEST_POSTGRES_BIN": str(binaries)}
             python(session, "pytest", "tests/stack", env=environment)

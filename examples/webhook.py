@@ -25,7 +25,7 @@ CUSTOMER = "0a11ce00-0000-4000-8000-000000000001"
 
 
 def on_payment_succeeded(billing: Billing, event: Event) -> int:
-    """Credit the payment and answer with an HTTP status; providers send an event until it is 2xx."""
+    """Credit the payment; answer with an HTTP status. Providers send an event until it is 2xx."""
     try:
         receipt = billing.confirm_purchase(
             UUID(str(event["customer"])),

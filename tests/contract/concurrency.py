@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from functools import partial
 from threading import Barrier
 from typing import TypeVar
 from uuid import UUID
 
 from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
+    Account,
     Billing,
     PaymentAlreadyClaimed,
     Receipt,
@@ -69,7 +71,9 @@ class ConcurrencyContract(Contract):
                 return None
             return tenant
 
-        winners = [winner for winner in at_once([lambda t=t: claim(t) for t in tenants]) if winner]
+        winners = [
+            winner for winner in at_once([partial(claim, tenant) for tenant in tenants]) if winner
+        ]
 
         assert len(winners) == 1
         assert totals() == purchase_totals(winners[0], 100_000_000, 25_000_000)
@@ -81,8 +85,8 @@ class ConcurrencyContract(Contract):
 
         receipts = at_once(
             [
-                lambda n=n: billing.confirm_purchase(ALICE, usd("1.00"), payment=f"stripe:{n}")
-                for n in range(CALLERS)
+                partial(billing.confirm_purchase, ALICE, usd("1.00"), payment=f"stripe:{number}")
+                for number in range(CALLERS)
             ]
         )
 
@@ -100,8 +104,8 @@ class ConcurrencyContract(Contract):
 
         at_once(
             [
-                lambda t=t: billing.confirm_purchase(t, usd("0.03"), payment=f"stripe:{t}")
-                for t in tenants
+                partial(billing.confirm_purchase, tenant, usd("0.03"), payment=f"stripe:{tenant}")
+                for tenant in tenants
             ]
         )
 
@@ -110,15 +114,10 @@ class ConcurrencyContract(Contract):
         assert sum(found.values(), Decimal(0)) == 0
 
     def test_concurrent_openings_agree_on_one_account(self, unit_of_work: UnitOfWork) -> None:
-        moments = [NOON.replace(second=second) for second in range(20)]
+        def opened(second: int) -> Account:
+            moment = NOON.replace(second=second)
+            return unit_of_work.run(ALICE, lambda scope: scope.tenants.open_account(moment))
 
-        accounts = at_once(
-            [
-                lambda moment=moment: unit_of_work.run(
-                    ALICE, lambda scope: scope.tenants.open_account(moment)
-                )
-                for moment in moments
-            ]
-        )
+        accounts = at_once([partial(opened, second) for second in range(20)])
 
         assert len(set(accounts)) == 1

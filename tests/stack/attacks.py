@@ -6,14 +6,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from contract.base import ALICE
-from contract.purchases import planned
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import TenantId
 from cogni_billing.adapters.postgres.rows import purchase_parameters
 from cogni_billing.adapters.postgres.statements import POST_PURCHASE
+from contract.base import ALICE
+from contract.purchases import planned
 
 TABLES = ("accounts", "payments", "postings", "transactions", "wallets")
 PRIVILEGE = "42501"

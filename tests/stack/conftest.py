@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 from attrs import frozen
-from contract.base import Totals
 from sqlalchemy import URL, Connection, Engine, create_engine, text
 
 from cogni_billing import AccountId, TenantId
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.postgres.sandbox import Sandbox, temporary_database
+from contract.base import Totals
 
 
 @frozen

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from contract.base import ALICE, BOB
-from contract.purchases import planned, post
 from sqlalchemy import create_engine, text
-from stack.conftest import Clone, Database
 
 from cogni_billing import (
     SYSTEM_TENANT_ID,
@@ -28,10 +25,14 @@ from cogni_billing.adapters.postgres import (
 )
 from cogni_billing.adapters.postgres.provisioning import Provision
 from cogni_billing.adapters.postgres.sandbox import temporary_database
+from contract.base import ALICE, BOB
+from contract.purchases import planned, post
+from stack.conftest import Clone, Database
 
 ATTRIBUTES = text("""
     SELECT rolname, rolsuper, rolbypassrls, rolcanlogin, rolcreaterole, rolcreatedb
-    FROM pg_roles WHERE rolname IN ('app_migrator', 'app_user', 'app_service', 'cogni_billing_keeper')
+    FROM pg_roles
+    WHERE rolname IN ('app_migrator', 'app_user', 'app_service', 'cogni_billing_keeper')
     ORDER BY 1
 """)
 

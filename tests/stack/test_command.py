@@ -8,12 +8,12 @@ import sys
 from uuid import UUID
 
 import pytest
-from contract.base import ALICE, BOB
 from sqlalchemy import create_engine
-from stack.conftest import Clone, Database
 
 from cogni_billing import SYSTEM_TENANT_ID, Amount, TenantId
 from cogni_billing.cli.demo import bundled_payments
+from contract.base import ALICE, BOB
+from stack.conftest import Clone, Database
 
 ACME = TenantId(UUID("0637e301-e05d-505b-8267-486f5677de9b"))
 

@@ -7,15 +7,15 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from contract.base import ALICE, BOB, NOON
-from contract.purchases import planned, post
 from sqlalchemy import text
-from stack.attacks import CHECK, PRIVILEGE, post_altered, refusal, refusal_of_altered
-from stack.conftest import Database
 
 from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
+from contract.base import ALICE, BOB, NOON
+from contract.purchases import planned, post
+from stack.attacks import CHECK, PRIVILEGE, post_altered, refusal, refusal_of_altered
+from stack.conftest import Database
 
 FULL = 100_000_000
 SHARE = 25_000_000

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import create_engine
+
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from contract.base import Totals
 from contract.concurrency import ConcurrencyContract
 from contract.purchases import PurchaseContract
 from contract.scopes import ScopeContract, TenantContract
 from contract.statements import StatementContract
-from sqlalchemy import create_engine
 from stack.conftest import Database
-
-from cogni_billing.adapters.postgres import PostgresUnitOfWork
 
 
 class Postgres:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
-from stack.conftest import Clone, Database
 
 from cogni_billing import LedgerCorruption, LedgerUnavailable, SystemTenantMissing
 from cogni_billing.adapters.postgres import (
@@ -18,6 +17,7 @@ from cogni_billing.adapters.postgres import (
     provision,
     unmigrate,
 )
+from stack.conftest import Clone, Database
 
 SABOTAGES = {
     "row security off": (
@@ -270,16 +270,12 @@ class TestRoles:
             keeper=f"k {token}",
         )
         server = create_engine(empty_database.of.administrator, isolation_level="AUTOCOMMIT")
-        names = f"'% {token}', 's-{token}'"
+        names = f"ARRAY['% {token}', 's-{token}']"
         with server.connect() as connection:
             connection.execute(text(f"DROP DATABASE {empty_database.name} WITH (FORCE)"))
             connection.execute(text(f"CREATE DATABASE {empty_database.name}"))
-            found = connection.scalars(
-                text(
-                    f"SELECT quote_ident(rolname) FROM pg_roles WHERE rolname LIKE ANY (ARRAY[{names}])"
-                )
-            ).all()
-            for name in found:
+            ours = f"SELECT quote_ident(rolname) FROM pg_roles WHERE rolname LIKE ANY ({names})"
+            for name in connection.scalars(text(ours)).all():
                 connection.execute(text(f"DROP ROLE {name}"))
         server.dispose()
 

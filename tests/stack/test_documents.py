@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from stack.conftest import Clone
 
 import cogni_billing
 from cogni_billing import BillingError
+from stack.conftest import Clone
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -114,7 +114,9 @@ def errors() -> dict[str, str]:
 
 
 def test_every_error_is_explained() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", (ROOT / "docs/errors.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(\w+)` \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE
+    )
 
     assert dict(rows) == errors()
 

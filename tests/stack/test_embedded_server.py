@@ -213,7 +213,7 @@ class TestKeptData:
         (folder / "data").mkdir()
         (folder / "data" / "thesis.txt").write_text("years of work")
 
-        with pytest.raises(LedgerUnavailable, match="not empty|could not access"):
+        with pytest.raises(LedgerUnavailable, match=r"not empty|could not access"):
             Server(folder / "data").start()
 
         assert [path.name for path in (folder / "data").iterdir()] == ["thesis.txt"]
@@ -223,7 +223,7 @@ class TestKeptData:
         first.start()
         second = Server(folder / "data")
 
-        with pytest.raises(LedgerUnavailable, match="postmaster.pid"):
+        with pytest.raises(LedgerUnavailable, match=r"postmaster\.pid"):
             second.start()
 
         with connected(first) as connection:
@@ -285,7 +285,7 @@ class TestBinaries:
     def test_a_machine_without_such_an_account_is_told(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server.pwd, "getpwall", list)
+        monkeypatch.setattr(pwd, "getpwall", list)
 
         with pytest.raises(LedgerUnavailable, match="no account"):
             unprivileged_account()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from contract.base import ALICE, BOB
-from contract.purchases import planned, post
 from sqlalchemy import text
-from stack.attacks import PRIVILEGE, TABLES, refusal
-from stack.conftest import Database
 
 from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, TenantId
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from contract.base import ALICE, BOB
+from contract.purchases import planned, post
+from stack.attacks import PRIVILEGE, TABLES, refusal
+from stack.conftest import Database
 
 NOBODY = TenantId(UUID("0dead000-0000-4000-8000-000000000009"))
 

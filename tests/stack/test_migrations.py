@@ -9,23 +9,23 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from contract.base import ALICE
-from contract.purchases import planned, post
 from sqlalchemy import Engine, create_engine, text
-from stack.conftest import Clone, Database
 
-import cogni_billing.adapters.postgres.migrations as migrations
 from cogni_billing import SYSTEM_TENANT_ID, LedgerUnavailable, PrivilegeRequired
 from cogni_billing.adapters.postgres import (
     PostgresUnitOfWork,
     doctor,
     ensure_ready,
     migrate,
+    migrations,
     provision,
     unmigrate,
 )
 from cogni_billing.adapters.postgres.schema import metadata
+from contract.base import ALICE
 from contract.concurrency import at_once
+from contract.purchases import planned, post
+from stack.conftest import Clone, Database
 
 OBJECTS = text("""
     SELECT 'relation ' || relname FROM pg_class

@@ -28,6 +28,7 @@ from cogni_billing.domain.errors import InvalidAmount, UnitMismatch, shown
 
 MAGNITUDE_MAX: Final = Decimal(10**27)
 """No amount that comes in may be larger; sums the ledger computes may."""
+_MAGNITUDE_MIN: Final = Decimal(-(10**27))  # not -MAGNITUDE_MAX: a minus sign rounds, too
 
 # 100 digits hold the largest amount (28) times the finest rate (14) a quintillion times over.
 _DIGITS = 100
@@ -124,7 +125,7 @@ class Amount:
             raise InvalidAmount(
                 "amount", shown(self.value), f"at most {self.unit.scale} decimals for {self.unit}"
             )
-        if not -MAGNITUDE_MAX <= self.value <= MAGNITUDE_MAX:
+        if not _MAGNITUDE_MIN <= self.value <= MAGNITUDE_MAX:
             raise InvalidAmount("amount", shown(self.value), "a magnitude of at most 10^27")
         object.__setattr__(self, "value", self.value.quantize(self.unit.quantum, context=_EXACT))
 

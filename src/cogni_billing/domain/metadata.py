@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, Union
 
 from cogni_billing.domain.errors import InvalidMetadata, shown
 
-Json: TypeAlias = Union[None, bool, int, float, str, "tuple[Json, ...]", "Mapping[str, Json]"]
+Json: TypeAlias = Union[bool, int, float, str, "tuple[Json, ...]", "Mapping[str, Json]", None]
 """A frozen JSON value: objects are read-only mappings, arrays are tuples."""
 
 ENCODED_MAX: Final = 16 * 1024

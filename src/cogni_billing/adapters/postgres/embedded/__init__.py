@@ -21,7 +21,8 @@ class EmbeddedPostgres(Sandbox):
 
     It comes with the extra `embedded`, listens on a private Unix socket only, and trusts whoever
     can open that, so it is for development and tests. It works as root (the server itself runs as
-    an unprivileged account) and as an ordinary user; nothing stays behind, however the process ends.
+    an unprivileged account) and as an ordinary user. Nothing stays behind, however the process
+    ends.
 
         with EmbeddedPostgres() as server:
             billing = Billing(PostgresUnitOfWork(create_engine(server.url("app_user"))))

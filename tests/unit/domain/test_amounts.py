@@ -1,0 +1,282 @@
+"""Amounts are exact, bounded where they come in, and deaf to the caller's decimal context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal, Inexact
+from enum import IntEnum
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cogni_billing import (
+    CREDIT,
+    USD,
+    USDC,
+    Amount,
+    InvalidAmount,
+    Unit,
+    UnitMismatch,
+    allocate,
+    credits,
+    credits_for,
+    usd,
+    usd_cents,
+)
+from cogni_billing.domain.amounts import (
+    from_quanta,
+    in_quanta,
+    positive,
+    product,
+    rounded_down,
+    rounded_up,
+    total,
+)
+from cogni_billing.domain.errors import shown
+
+HUGE = 10**27
+
+
+class Level(IntEnum):
+    ONE = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+BAD_NUMBERS: list[object] = [
+    None,
+    True,
+    False,
+    0.1,
+    1.0,
+    float("nan"),
+    1 + 0j,
+    b"1",
+    [],
+    Level.ONE,
+    Text("1"),
+    Decimal("NaN"),
+    Decimal("-NaN"),
+    Decimal("sNaN"),
+    Decimal("Infinity"),
+    Decimal("-Infinity"),
+    Decimal("-0"),
+    Decimal("-0.00"),
+    Decimal("0.001"),
+    Decimal("1.000"),
+    Decimal("1E-3"),
+    Decimal("1E+28"),
+    Decimal("1E+1000000"),
+    Decimal("1E-1000000"),
+    HUGE + 1,
+    -HUGE - 1,
+    10**100_000,
+    -(10**100_000),
+    "",
+    " ",
+    "1 ",
+    " 1",
+    "+1",
+    "-0",
+    "-0.00",
+    ".5",
+    "5.",
+    "1e5",
+    "1E5",
+    "1_000",
+    "1,000",
+    "0x10",
+    "nan",
+    "inf",
+    "Infinity",
+    "١٢",  # Arabic-Indic digits
+    "１",  # a full-width digit  # noqa: RUF001
+    "1.001",
+    "1\n",
+    "1\0",
+    "--1",
+    "1.2.3",
+    "9" * 28,
+    "9" * 1_000_000,
+    "0" * 65,
+]
+
+
+@pytest.mark.parametrize("given", BAD_NUMBERS, ids=shown)
+def test_what_is_not_an_exact_amount_of_dollars_is_refused(given: Decimal) -> None:
+    with pytest.raises(InvalidAmount) as caught:
+        usd(given)
+
+    assert caught.value.field == "amount"
+    assert len(caught.value.given) <= 64
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (0, "0.00"),
+        (-5, "-5.00"),
+        ("10", "10.00"),
+        ("10.5", "10.50"),
+        ("-0.01", "-0.01"),
+        ("007", "7.00"),
+        (Decimal("1E+2"), "100.00"),
+        (Decimal("0E+5"), "0.00"),
+        (HUGE, f"{HUGE}.00"),
+        (-HUGE, f"-{HUGE}.00"),
+    ],
+)
+def test_an_amount_is_written_at_the_scale_of_its_unit(given: Decimal, expected: str) -> None:
+    amount = Amount(given, USD)
+
+    assert str(amount.value) == expected
+    assert str(amount) == f"{expected} USD"
+    assert eval(repr(amount), {"Amount": Amount, "USD": USD}) == amount
+
+
+def test_units_have_their_scales() -> None:
+    assert [(unit.code, unit.scale) for unit in Unit] == [("CREDIT", 0), ("USD", 2), ("USDC", 6)]
+    assert Unit.of("USDC") is USDC
+    assert repr(USD) == "USD"
+
+
+@pytest.mark.parametrize("unit", ["USD", None, 2, Amount])
+def test_a_unit_is_a_unit(unit: Unit) -> None:
+    with pytest.raises(UnitMismatch):
+        Amount(1, unit)
+
+
+def test_equal_amounts_are_equal_however_they_were_written() -> None:
+    assert usd("10") == usd("10.00") == usd(Decimal("10.0")) == usd_cents(1000)
+    assert hash(usd("10")) == hash(usd("10.00"))
+    assert usd("10") != Amount("10", USDC)
+
+
+@pytest.mark.parametrize("cents", [True, 1.0, "1", Decimal(1), None, 10**100_000], ids=shown)
+def test_cents_are_whole_numbers(cents: int) -> None:
+    with pytest.raises(InvalidAmount):
+        usd_cents(cents)
+
+
+def test_cents_are_bounded_like_every_amount() -> None:
+    assert usd_cents(HUGE * 100).value == HUGE
+    with pytest.raises(InvalidAmount):
+        usd_cents(HUGE * 100 + 1)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda a, b: a + b,
+        lambda a, b: a - b,
+        lambda a, b: a < b,
+        lambda a, b: a <= b,
+        lambda a, b: a > b,
+        lambda a, b: a >= b,
+        lambda a, b: total([a, b], a.unit),
+    ],
+)
+def test_two_units_do_not_meet(operation: Callable[[Amount, Amount], object]) -> None:
+    with pytest.raises(UnitMismatch):
+        operation(usd(1), credits(1))
+
+
+@given(a=st.integers(-HUGE, HUGE), b=st.integers(-HUGE, HUGE))
+def test_arithmetic_is_that_of_integers(a: int, b: int) -> None:
+    left, right = credits(a), credits(b)
+
+    assert int((left + right).value) == a + b
+    assert int((left - right).value) == a - b
+    assert int((-left).value) == -a
+    assert (left < right, left <= right, left > right, left >= right) == (
+        a < b,
+        a <= b,
+        a > b,
+        a >= b,
+    )
+    assert (left.is_zero, left.is_positive, left.is_negative) == (a == 0, a > 0, a < 0)
+
+
+def test_there_is_no_negative_zero() -> None:
+    assert str(-credits(0)) == "0 CREDIT"
+    assert str(credits(5) - credits(5)) == "0 CREDIT"
+
+
+def test_a_sum_may_pass_the_bound_on_what_comes_in() -> None:
+    assert (credits(HUGE) + credits(HUGE)).value == 2 * HUGE
+    with pytest.raises(InvalidAmount):
+        credits(2 * HUGE)
+
+
+def test_a_total_of_nothing_is_zero() -> None:
+    assert total([], USD) == usd(0)
+
+
+@pytest.mark.parametrize("amount", [credits(0), credits(-1), 5, None, Decimal(1)])
+def test_what_must_be_positive_is_an_amount_above_zero(amount: Amount) -> None:
+    with pytest.raises(InvalidAmount, match="greater than zero"):
+        positive(amount, "amount")
+
+
+def test_a_product_is_exact_or_raises() -> None:
+    wide = Decimal("1." + "1" * 60)
+
+    assert product(Decimal("0.1"), Decimal("0.2")) == Decimal("0.02")
+    with pytest.raises(Inexact):
+        product(wide, wide)
+
+
+@pytest.mark.parametrize(
+    ("value", "down", "up"),
+    [
+        ("2.5", 2, 3),
+        ("2.000000000001", 2, 3),
+        ("2", 2, 2),
+        ("0.999", 0, 1),
+        ("-2.5", -3, -2),
+    ],
+)
+def test_rounding_goes_where_its_name_says(value: str, down: int, up: int) -> None:
+    assert rounded_down(Decimal(value), CREDIT) == credits(down)
+    assert rounded_up(Decimal(value), CREDIT) == credits(up)
+
+
+def test_quanta_are_the_smallest_pieces() -> None:
+    assert in_quanta(Decimal("1.25"), 2) == 125
+    assert from_quanta(125, USD) == usd("1.25")
+    with pytest.raises(Inexact):
+        in_quanta(Decimal("1.255"), 2)
+
+
+@pytest.mark.usefixtures("hostile_context")
+class TestHostileContexts:
+    def test_arithmetic_is_exact(self) -> None:
+        large = Amount("123456789012345678901234567.89", USD)
+
+        assert str((large + usd("0.01")).value) == "123456789012345678901234567.90"
+        assert str((-large).value) == "-123456789012345678901234567.89"
+        assert large > usd("123456")
+        assert str(total([large, -large, usd("0.07")], USD)) == "0.07 USD"
+
+    def test_prices_and_allocations_are_exact(self) -> None:
+        assert str(credits_for(usd("123456789.01"))) == "1234567890100000 CREDIT"
+        assert [str(part) for part in allocate(credits(1234567), [1, 2, Decimal("3.5")])] == [
+            "189933 CREDIT",
+            "379867 CREDIT",
+            "664767 CREDIT",
+        ]
+
+    def test_bad_numbers_are_refused_alike(self) -> None:
+        for number in BAD_NUMBERS:
+            with pytest.raises(InvalidAmount):
+                usd(number)  # type: ignore[arg-type]
+
+    def test_so_is_all_of_it_in_another_thread(self) -> None:
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(lambda: credits(HUGE) + credits(1)).result()
+
+        assert found.value == HUGE + 1

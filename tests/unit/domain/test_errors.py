@@ -1,0 +1,150 @@
+"""Errors are drawn as they are, carry facts, and never repeat what they were given at length."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import attrs
+import pytest
+
+from cogni_billing import (
+    BillingError,
+    Difference,
+    HoldClosed,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidAmount,
+    InvalidInput,
+    LedgerCorruption,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PaymentAlreadyClaimed,
+    PrivilegeRequired,
+    RefundExceedsPayment,
+    ScopeClosed,
+    SystemTenantMissing,
+    UnbalancedTransaction,
+    UnknownAccount,
+    UnknownHold,
+    UnknownPayment,
+    credits,
+    usd,
+)
+from cogni_billing.domain import errors
+from cogni_billing.domain.errors import shown
+
+NUMBER = UUID(int=7)
+SAMPLES: list[tuple[BillingError, str]] = [
+    (InvalidAmount("amount", "'x'", "a number"), "amount: expected a number, got 'x'"),
+    (
+        UnknownAccount(NUMBER),
+        f"tenant {NUMBER} has no account; open one, or confirm a purchase first",
+    ),
+    (InsufficientCredits(credits(5), credits(3)), "5 CREDIT required, 3 CREDIT available"),
+    (
+        IdempotencyConflict("run-1", (Difference("amount", "1", "2"),)),
+        "'run-1': amount was 1, now 2",
+    ),
+    (PaymentAlreadyClaimed("stripe:pi_1"), "payment 'stripe:pi_1' is already claimed"),
+    (UnknownPayment("stripe:pi_1"), "no payment 'stripe:pi_1' for this tenant"),
+    (
+        RefundExceedsPayment(usd(5), usd(3)),
+        "5.00 USD requested, 3.00 USD can still be refunded",
+    ),
+    (UnknownHold(NUMBER), f"no hold {NUMBER} for this tenant"),
+    (HoldClosed(NUMBER, "released"), f"hold {NUMBER} is released"),
+    (PrivilegeRequired("refund"), "not allowed: refund"),
+    (UnbalancedTransaction("off", (credits(1),)), "off, 1 CREDIT"),
+    (ScopeClosed("it has ended"), "the scope is closed: it has ended"),
+    (SystemTenantMissing("an account"), "an account is missing; run the migrations"),
+    (LedgerUnavailable("in the way", "40001"), "in the way [40001]"),
+    (OutcomeUnknown("the answer was lost"), "the answer was lost"),
+    (LedgerCorruption("off by one"), "off by one"),
+]
+
+
+def facts(error: Any) -> dict[str, Any]:
+    return attrs.asdict(error, recurse=False)
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn: dict[str, str] = {}
+    path: list[str] = ["BillingError"]
+    for line in (errors.__doc__ or "").splitlines():
+        if found := re.match(r"([\u2502 ]*)[\u251c\u2514]\u2500\u2500 (\w+)", line):
+            depth = len(found[1]) // 4 + 1
+            path[depth:] = [found[2]]
+            drawn[found[2]] = path[depth - 1]
+
+    defined = {
+        item.__name__: item.__bases__[0].__name__
+        for item in vars(errors).values()
+        if isinstance(item, type) and issubclass(item, BillingError) and item is not BillingError
+    }
+    assert drawn == defined
+
+
+def test_every_code_is_its_own_and_in_snake_case() -> None:
+    classes = [
+        item
+        for item in vars(errors).values()
+        if isinstance(item, type) and issubclass(item, BillingError)
+    ]
+    codes = [item.code for item in classes]
+
+    assert len(set(codes)) == len(codes)
+    for item in classes:
+        assert item.code == re.sub(r"(?<!^)(?=[A-Z])", "_", item.__name__).lower()
+
+
+@pytest.mark.parametrize(("error", "message"), SAMPLES, ids=lambda item: getattr(item, "code", ""))
+def test_a_message_is_made_from_the_facts_and_both_survive_pickling(
+    error: BillingError, message: str
+) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert str(error) == message
+    assert type(copy) is type(error)
+    assert str(copy) == message
+    assert copy.args == error.args
+    assert facts(copy) == facts(error)
+
+
+def test_every_error_that_is_raised_has_a_sample() -> None:
+    sampled = {type(error) for error, _ in SAMPLES}
+    inputs = set(InvalidInput.__subclasses__()) | {InvalidInput}
+    families = {BillingError} | inputs
+    defined = {
+        item
+        for item in vars(errors).values()
+        if isinstance(item, type) and issubclass(item, BillingError)
+    }
+
+    assert defined - families == sampled - inputs
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a\n\x1b[31m\u202e", "'a\\n\\x1b[31m\\u202e'"),
+        ("x" * 1_000_000, "'" + "x" * 60 + "..."),
+        ("\ud800", "'\\ud800'"),
+        (None, "None"),
+        (True, "True"),
+        (0.1, "0.1"),
+        (Decimal("1E+1000000"), "Decimal('1E+1000000')"),
+        (Decimal(1) / Decimal(3), "Decimal('0.3333333333333333333333333333')"),
+        (10**100_000, "an int of 332193 bits"),
+        (b"bytes", "a bytes"),
+        ({"secret": "value"}, "a dict"),
+        (NUMBER, "UUID('00000000-0000-0000-0000-000000000007')"),
+    ],
+    ids=shown,
+)
+def test_what_was_given_is_shown_escaped_and_short(given: object, expected: str) -> None:
+    assert shown(given) == expected
+    assert len(shown(given)) <= 64

@@ -1,0 +1,204 @@
+"""A transaction that does not balance, or is not of its kind, cannot exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from uuid import UUID
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    AccountId,
+    Difference,
+    IdempotencyConflict,
+    InvalidPolicy,
+    InvalidTime,
+    RevenueSharePolicy,
+    Share,
+    ShareMode,
+    ShareRule,
+    TenantId,
+    TransactionKind,
+    UnbalancedTransaction,
+    credits,
+    usd,
+    usd_cents,
+)
+from cogni_billing.domain.idempotency import same_or_conflict
+from cogni_billing.domain.identity import ISSUANCE, USAGE
+from cogni_billing.domain.purchases import plan_purchase
+from cogni_billing.domain.transactions import Posting, Transaction, balanced, imbalance
+from contract.base import ALICE, BOB, NOON
+from contract.purchases import planned
+
+ALICES = AccountId(ALICE)
+
+
+def transaction(*postings: Posting, shares: tuple[Share, ...] = ()) -> Transaction:
+    return Transaction(
+        id=UUID(int=1),
+        tenant=ALICE,
+        kind=TransactionKind.PURCHASE,
+        reference="stripe:pi_1",
+        at=NOON,
+        postings=postings,
+        shares=shares,
+    )
+
+
+def leg(account: AccountId, amount: int) -> Posting:
+    return Posting(account, credits(amount))
+
+
+SHARE = (Share(SYSTEM_ACCOUNT_ID, credits(1)),)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        transaction,
+        lambda: transaction(leg(ALICES, 0)),
+        lambda: transaction(leg(AccountId(BOB), 5), leg(ISSUANCE, -5)),
+        lambda: transaction(leg(ALICES, 5), leg(USAGE, -5)),
+        lambda: transaction(leg(ISSUANCE, -5), leg(ALICES, 5)),
+        lambda: transaction(leg(ALICES, 5), leg(SYSTEM_ACCOUNT_ID, 1), leg(ISSUANCE, -6)),
+        lambda: transaction(leg(ALICES, 5), leg(ISSUANCE, -5), shares=SHARE),
+        lambda: transaction(leg(ALICES, 5), leg(ISSUANCE, -4), leg(ISSUANCE, -1)),
+    ],
+)
+def test_postings_that_are_not_those_of_a_purchase_are_refused(
+    build: Callable[[], Transaction],
+) -> None:
+    with pytest.raises(UnbalancedTransaction, match="not those of a purchase"):
+        build()
+
+
+def test_postings_that_do_not_sum_to_zero_are_refused_with_the_excess() -> None:
+    with pytest.raises(UnbalancedTransaction) as caught:
+        transaction(leg(ALICES, 5), leg(ISSUANCE, -4))
+
+    assert caught.value.excess == (credits(1),)
+    assert str(caught.value) == "postings do not sum to zero, 1 CREDIT"
+
+
+def test_each_unit_must_sum_to_zero_by_itself() -> None:
+    mixed = (leg(ALICES, 5), Posting(ISSUANCE, usd(-5)))
+
+    assert imbalance(mixed) == (credits(5), usd(-5))
+    with pytest.raises(UnbalancedTransaction):
+        transaction(*mixed)
+
+
+def test_a_share_of_zero_makes_no_posting() -> None:
+    shares = (Share(SYSTEM_ACCOUNT_ID, credits(0)),)
+
+    assert balanced(TransactionKind.PURCHASE, ALICE, credits(3), shares) == (
+        leg(ALICES, 3),
+        leg(ISSUANCE, -3),
+    )
+
+
+def test_nothing_in_a_transaction_can_be_changed() -> None:
+    made = planned(metadata={"a": 1})
+
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        made.reference = "other"  # type: ignore[misc]
+    for mapping in (made.request, made.metadata):
+        with pytest.raises(TypeError):
+            mapping["a"] = 2  # type: ignore[index]
+
+
+def test_a_kind_is_found_by_its_code() -> None:
+    assert TransactionKind.of("purchase") is TransactionKind.PURCHASE
+    assert str(TransactionKind.PURCHASE) == "purchase"
+
+
+def test_a_posting_belongs_to_the_owner_of_its_account() -> None:
+    assert leg(ALICES, 1).tenant == ALICE
+    assert leg(ISSUANCE, 1).tenant == SYSTEM_TENANT_ID
+
+
+@given(
+    cents=st.integers(1, 10**29),
+    rate=st.decimals(0, 10, places=12),
+    tenant=st.sampled_from([ALICE, SYSTEM_TENANT_ID]),
+)
+def test_every_planned_purchase_conserves_credits(
+    cents: int, rate: Decimal, tenant: TenantId
+) -> None:
+    policy = RevenueSharePolicy(
+        version="v1",
+        effective_from=NOON,
+        mode=ShareMode.BONUS,
+        rules=(ShareRule(SYSTEM_ACCOUNT_ID, rate),),
+    )
+    purchase = plan_purchase(
+        tenant,
+        usd_cents(cents),
+        payment="stripe:pi_1",
+        metadata=None,
+        policy=policy,
+        at=NOON,
+        transaction_id=UUID(int=1),
+    )
+
+    amounts = [int(posting.amount.value) for posting in purchase.postings]
+    assert sum(amounts) == 0
+    assert amounts[0] == cents * 100_000
+    assert purchase.postings[-1].account == ISSUANCE
+    assert len(purchase.shares) == (tenant == ALICE)
+
+
+def test_a_plan_records_every_input_of_its_shares() -> None:
+    purchase = planned()
+
+    assert purchase.policy == RevenueSharePolicy.default().to_dict()
+    assert purchase.request == {"amount": "10.00 USD"}
+    assert planned(SYSTEM_TENANT_ID).policy["rules"] == ()
+
+
+def test_a_clock_that_is_naive_is_refused_before_a_policy_is_asked() -> None:
+    with pytest.raises(InvalidTime) as caught:
+        plan_purchase(
+            ALICE,
+            usd(1),
+            payment="p",
+            metadata=None,
+            policy=RevenueSharePolicy.default(),
+            at=NOON.replace(tzinfo=None),
+            transaction_id=UUID(int=1),
+        )
+
+    assert not isinstance(caught.value, InvalidPolicy)
+    assert caught.value.field == "clock"
+
+
+class TestIdempotency:
+    def test_the_same_request_is_answered(self) -> None:
+        later = attrs.evolve(planned(number=2), at=NOON.replace(year=2027))
+
+        same_or_conflict(planned(metadata={"a": 1}), later)
+
+    def test_each_difference_is_named_with_both_sides(self) -> None:
+        stored = attrs.evolve(planned(), request={"amount": "1 CREDIT", "overdraft": "no"})
+        asked = attrs.evolve(planned(), request={"amount": "2 CREDIT", "target": "x"})
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            same_or_conflict(stored, asked)
+
+        assert caught.value.reference == "stripe:pi_1"
+        assert caught.value.differences == (
+            Difference("amount", "1 CREDIT", "2 CREDIT"),
+            Difference("overdraft", "no", "absent"),
+            Difference("target", "absent", "x"),
+        )
+        assert str(caught.value) == (
+            "'stripe:pi_1': amount was 1 CREDIT, now 2 CREDIT; "
+            "overdraft was no, now absent; target was absent, now x"
+        )

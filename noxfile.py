@@ -15,6 +15,7 @@ nox.options.default_venv_backend = "none"
 LOWEST = (
     "alembic==1.16.1",
     "attrs==24.2.0",
+    "click==8.1.8",  # the newest that the lowest typer knows without a warning
     "psycopg[binary]==3.2.2",
     "rich==13.9.1",
     "sqlalchemy==2.0.36",

@@ -82,7 +82,17 @@ class TestProvision:
         with own_database.user.connect() as connection:
             assert Provision.read(connection) == Provision(Roles(), test_database=True)
 
-    @pytest.mark.parametrize("name", ["", "x" * 64, "a\0b", "é" * 32, None, 7])
+    def test_a_comment_that_somebody_changed_is_told(self, own_database: Database) -> None:
+        with own_database.admin.begin() as connection:
+            connection.execute(text("COMMENT ON SCHEMA cogni_billing IS 'our billing tables'"))
+
+        with pytest.raises(LedgerUnavailable, match="run provision again"):
+            doctor(own_database.user)
+
+        provision(own_database.admin)
+        assert doctor(own_database.user).ok
+
+    @pytest.mark.parametrize("name", ["", "x" * 64, "a\0b", "é" * 32, "a:b", "a%b", None, 7])
     def test_a_role_needs_a_name_that_postgresql_can_keep(self, name: str) -> None:
         with pytest.raises(InvalidInput):
             Roles(user=name)

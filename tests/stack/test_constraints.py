@@ -109,8 +109,33 @@ FORGERIES: dict[str, tuple[dict[str, Any], tuple[str | None, str | None]]] = {
         MATCH,
     ),
     "declare a beneficiary that is not the system's": (
-        {"beneficiaries": [BOB]} | others(system(BOB, SHARE), system(ISSUANCE, -FULL - SHARE)),
+        {"beneficiaries": [BOB]},
+        (CHECK, "transactions_beneficiary_is_the_system"),
+    ),
+    "declare two beneficiaries": (
+        {"beneficiaries": [SYSTEM_ACCOUNT_ID] * 2, "shares": [Decimal(1)] * 2},
+        (CHECK, "transactions_beneficiary_is_the_system"),
+    ),
+    "post to another account of the system": (
+        others(system(BOB, SHARE), system(ISSUANCE, -FULL - SHARE)),
         ADMISSION,
+    ),
+    "a share that is padded with zeros": (
+        others(system(SYSTEM_ACCOUNT_ID, f"{SHARE}.{'0' * 1000}"), system(ISSUANCE, -FULL - SHARE)),
+        (CHECK, "postings_amount_whole_and_bounded"),
+    ),
+    "a moment without end": ({"at": "infinity"}, (CHECK, "postings_occurred_at_in_range")),
+    "a moment that no client can read": (
+        {"at": "9999-12-31 23:59:59+00"},
+        (CHECK, "postings_occurred_at_in_range"),
+    ),
+    "a policy without end": (
+        {"policy": '{"a":"%s"}' % ("x" * 65536)},
+        (CHECK, "transactions_inputs_small_objects"),
+    ),
+    "a request that is no object": (
+        {"request": "[]"},
+        (CHECK, "transactions_inputs_small_objects"),
     ),
     "a share that is not a number": (
         {"shares": [Decimal("NaN")]}
@@ -213,6 +238,15 @@ class TestLaterStatements:
 
         assert error.diag.constraint_name == "postings_match_their_transaction"
 
+    @pytest.mark.parametrize("moment", ["infinity", "-infinity", "10000-01-01", "1969-12-31"])
+    def test_a_posting_at_a_moment_that_its_owner_cannot_read_is_refused(
+        self, database: Database, moment: str
+    ) -> None:
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, self.LEGS, **self.parameters() | {"at": moment})
+
+        assert error.diag.constraint_name == "postings_occurred_at_in_range"
+
     def test_one_of_the_same_database_transaction_cannot_be_extended(
         self, database: Database
     ) -> None:
@@ -287,16 +321,43 @@ class TestHalves:
             ("5", "0", "transactions_purchase_credits"),
             ("5", "-5", "transactions_purchase_credits"),
             ("'CREDIT'", "'USD'", "transactions_unit_known"),
+            ("now()", "'-infinity'", "transactions_occurred_at_in_range"),
         ],
     )
     def test_a_manifest_keeps_rules_of_its_own(
         self, database: Database, value: str, forged: str, rule: str
     ) -> None:
-        statement = self.MANIFEST.replace(f" {value},", f" {forged},")
+        statement = self.MANIFEST.replace(f" {value}", f" {forged}")
         with database.acting_for(ALICE) as connection:
             error = refusal(connection, statement, me=ALICE, id=UUID(int=5))
 
         assert error.diag.constraint_name == rule
+
+    @pytest.mark.parametrize("moment", ["infinity", "-infinity", "9999-06-01", "1969-12-31"])
+    def test_an_account_is_opened_at_a_moment_that_can_be_read(
+        self, database: Database, moment: str
+    ) -> None:
+        opening = (
+            "INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at) VALUES (:me, :me, :at)"
+        )
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, opening, me=ALICE, at=moment)
+
+        assert error.diag.constraint_name == "accounts_opened_at_in_range"
+
+    @pytest.mark.parametrize(
+        "tenant", ["00000000-0000-0000-0000-000000000000", SYSTEM_ACCOUNT_ID, ISSUANCE]
+    )
+    def test_no_account_is_opened_for_a_reserved_id(
+        self, database: Database, tenant: object
+    ) -> None:
+        opening = (
+            "INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at) VALUES (:me, :me, now())"
+        )
+        with database.acting_for(str(tenant)) as connection:
+            error = refusal(connection, opening, me=tenant)
+
+        assert error.diag.constraint_name == "accounts_tenant_not_reserved"
 
     def test_a_claim_without_its_purchase_is_refused(self, database: Database) -> None:
         claim = "INSERT INTO cogni_billing.payments (payment, tenant_id) VALUES ('stripe:x', :me)"

@@ -89,6 +89,13 @@ class TestRunning:
         assert not process.is_running()
         assert not server.socket_dir.exists()
 
+    def test_starting_it_twice_starts_one(self, running: Server) -> None:
+        first = running.socket_dir
+
+        running.start()
+
+        assert running.socket_dir == first
+
     def test_two_at_once_are_strangers(self, running: Server) -> None:
         other = Server()
         other.start()
@@ -276,7 +283,7 @@ class TestBinaries:
     def test_without_the_wheel_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(server, "find_spec", lambda _: None)
 
-        with pytest.raises(ModuleNotFoundError, match=r"cogni-billing\[embedded\]"):
+        with pytest.raises(LedgerUnavailable, match=r"cogni-billing\[embedded\]"):
             Server()
 
     def test_there_is_an_account_that_may_serve_for_root(self) -> None:

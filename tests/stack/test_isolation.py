@@ -7,11 +7,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, TenantId
+from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Billing, TenantId, credits
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from contract.base import ALICE, BOB
 from contract.purchases import planned, post
-from stack.attacks import PRIVILEGE, TABLES, refusal
+from stack.attacks import PRIVILEGE, TABLES, post_altered, refusal
 from stack.conftest import Database
 
 NOBODY = TenantId(UUID("0dead000-0000-4000-8000-000000000009"))
@@ -142,9 +142,20 @@ class TestChanging:
         with database.acting_for(ALICE) as connection:
             assert refusal(connection, statement, me=ALICE).sqlstate == PRIVILEGE
 
-    def test_the_keeper_lends_its_rights_to_nobody(self, database: Database) -> None:
+    @pytest.mark.parametrize("function", ["keep_wallet", "check_postings", "refuse_change"])
+    def test_the_keeper_lends_its_rights_to_nobody(self, database: Database, function: str) -> None:
+        """A trigger of one's own would hand it any row to keep."""
+        attach = (
+            "CREATE TEMP TABLE forged (LIKE cogni_billing.postings);"
+            "CREATE TRIGGER forged BEFORE INSERT ON forged"
+            f" FOR EACH ROW EXECUTE FUNCTION cogni_billing.{function}()"
+        )
         with database.acting_for(ALICE) as connection:
-            assert refusal(connection, "SELECT cogni_billing.keep_wallet()").sqlstate == PRIVILEGE
+            called = refusal(connection, f"SELECT cogni_billing.{function}()")
+        with database.acting_for(ALICE) as connection:
+            attached = refusal(connection, attach)
+
+        assert (called.sqlstate, attached.sqlstate) == (PRIVILEGE, PRIVILEGE)
 
     @pytest.mark.parametrize("table", ["accounts", "payments", "postings", "transactions"])
     @pytest.mark.parametrize("operation", ["UPDATE {} SET tenant_id = tenant_id", "DELETE FROM {}"])
@@ -155,6 +166,28 @@ class TestChanging:
             error = refusal(connection, operation.format(f"cogni_billing.{table}"))
 
         assert (error.sqlstate, error.diag.constraint_name) == ("23001", "history_is_append_only")
+
+    def test_operators_of_ones_own_change_no_meaning(self, own_database: Database) -> None:
+        """With them first on the path, `tenant = system` would be true of everybody."""
+        with own_database.admin.begin() as connection:
+            connection.execute(text("CREATE SCHEMA evil AUTHORIZATION app_user"))
+        with own_database.acting_for(ALICE) as connection:
+            connection.execute(
+                text("""
+                    CREATE FUNCTION evil.yes(uuid, uuid) RETURNS boolean LANGUAGE sql
+                        AS 'SELECT true';
+                    CREATE OPERATOR evil.= (FUNCTION = evil.yes, LEFTARG = uuid, RIGHTARG = uuid);
+                    CREATE FUNCTION evil.yes(text, text) RETURNS boolean LANGUAGE sql
+                        AS 'SELECT true';
+                    CREATE OPERATOR evil.~ (FUNCTION = evil.yes, LEFTARG = text, RIGHTARG = text);
+                    SET LOCAL search_path = evil, pg_catalog
+                """)
+            )
+            post_altered(connection)
+            connection.commit()
+
+        balance = Billing(PostgresUnitOfWork(own_database.user)).balance(ALICE)
+        assert balance.posted == credits(100_000_000)
 
     @pytest.mark.parametrize("role", ["app_user", "app_service", "app_migrator"])
     @pytest.mark.parametrize("other", ["app_user", "app_service", "app_migrator", "postgres"])

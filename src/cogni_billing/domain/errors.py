@@ -285,7 +285,7 @@ class SystemTenantMissing(BillingError):
     missing: str
 
     def __str__(self) -> str:
-        return f"{self.missing} is missing; run the migrations"
+        return f"the system tenant is incomplete: {self.missing}"
 
 
 @define

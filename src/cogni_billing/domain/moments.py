@@ -9,7 +9,7 @@ from cogni_billing.domain.errors import InvalidTime, shown
 
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
-"""A year short of Python's last, so that no session time zone pushes it over when read back."""
+"""A year short of Python's last, so that no session's time zone pushes it over when read back."""
 
 
 def utc(given: object, field: str) -> datetime:

@@ -60,7 +60,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
     (PrivilegeRequired("refund"), "not allowed: refund"),
     (UnbalancedTransaction("off", (credits(1),)), "off, 1 CREDIT"),
     (ScopeClosed("it has ended"), "the scope is closed: it has ended"),
-    (SystemTenantMissing("an account"), "an account is missing; run the migrations"),
+    (
+        SystemTenantMissing("no account"),
+        "the system tenant is incomplete: no account",
+    ),
     (LedgerUnavailable("in the way", "40001"), "in the way [40001]"),
     (OutcomeUnknown("the answer was lost"), "the answer was lost"),
     (LedgerCorruption("off by one"), "off by one"),

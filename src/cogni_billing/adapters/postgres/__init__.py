@@ -1,6 +1,7 @@
 """The ledger in PostgreSQL: units of work for requests, and what operates the database."""
 
-from cogni_billing.adapters.postgres.diagnosis import Check, Finding, Report, doctor, ensure_ready
+from cogni_billing.adapters.postgres.checks import Finding
+from cogni_billing.adapters.postgres.diagnosis import Check, Report, doctor, ensure_ready
 from cogni_billing.adapters.postgres.migrating import migrate, unmigrate
 from cogni_billing.adapters.postgres.provisioning import provision
 from cogni_billing.adapters.postgres.reports import TrialBalance, trial_balance

@@ -135,6 +135,7 @@ TRIGGERS: Final = frozenset(
 CONSTRAINTS: Final = frozenset(
     {
         ("accounts", "accounts_one_for_each_tenant"),
+        ("accounts", "accounts_opened_at_in_range"),
         ("accounts", "accounts_pkey"),
         ("accounts", "accounts_tenant_not_reserved"),
         ("accounts", "accounts_type_known"),
@@ -143,11 +144,15 @@ CONSTRAINTS: Final = frozenset(
         ("payments", "payments_pkey"),
         ("postings", "postings_amount_whole_and_bounded"),
         ("postings", "postings_made_once"),
+        ("postings", "postings_occurred_at_in_range"),
         ("postings", "postings_pkey"),
         ("postings", "postings_unit_known"),
+        ("transactions", "transactions_beneficiary_is_the_system"),
+        ("transactions", "transactions_inputs_small_objects"),
         ("transactions", "transactions_key_used_once"),
         ("transactions", "transactions_kind_known"),
         ("transactions", "transactions_metadata_small_object"),
+        ("transactions", "transactions_occurred_at_in_range"),
         ("transactions", "transactions_pkey"),
         ("transactions", "transactions_purchase_credits"),
         ("transactions", "transactions_reference_visible_ascii"),

@@ -40,8 +40,13 @@ class Provision:
         comment = connection.execute(_SCHEMA_COMMENT, {"schema": SCHEMA}).scalar_one()
         if comment is None:
             raise LedgerUnavailable(f"schema {SCHEMA} is not provisioned here; run provision first")
-        record = json.loads(comment)
-        return cls(Roles(**record["roles"]), record["test_database"])
+        try:
+            record = json.loads(comment)
+            return cls(Roles(**record["roles"]), record["test_database"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise LedgerUnavailable(
+                f"the comment of schema {SCHEMA} was changed; run provision again"
+            ) from error
 
     def to_comment(self) -> str:
         """The record as text."""
@@ -121,4 +126,4 @@ def _ensure_schemas(connection: Connection, record: Provision) -> None:
     ):
         connection.execute(text(statement))
     comment = record.to_comment().replace("'", "''")
-    connection.exec_driver_sql(f"COMMENT ON SCHEMA {SCHEMA} IS '{comment}'")
+    connection.execute(text(f"COMMENT ON SCHEMA {SCHEMA} IS '{comment}'"))

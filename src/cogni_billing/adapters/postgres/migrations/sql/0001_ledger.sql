@@ -5,7 +5,8 @@
 
 -- Who the open transaction acts for; NULL, so that no row matches, when nobody or nonsense is set.
 -- Every policy asks through a sub-select, which PostgreSQL evaluates once for each statement.
--- Names are qualified rather than pinned by SET, so that the planner can still inline it.
+-- Names and operators are qualified, so that nobody's search_path can lend them another meaning;
+-- pinning the path by SET would do, too, but the planner could not inline the function any more.
 CREATE FUNCTION cogni_billing.tenant() RETURNS uuid
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
@@ -25,8 +26,10 @@ AS $$ SELECT 'cogni_billing_0001'::pg_catalog.text $$;
 CREATE FUNCTION cogni_billing.account_of(tenant uuid) RETURNS uuid
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 AS $$
-    SELECT CASE tenant
-        WHEN '00000000-0000-4000-a000-000000000001' THEN '00000000-0000-4000-b000-000000000000'
+    SELECT CASE
+        WHEN tenant OPERATOR(pg_catalog.=)
+            '00000000-0000-4000-a000-000000000001'::pg_catalog.uuid
+        THEN '00000000-0000-4000-b000-000000000000'::pg_catalog.uuid
         ELSE tenant
     END
 $$;
@@ -50,7 +53,9 @@ CREATE TABLE cogni_billing.accounts (
                                  '00000000-0000-4000-b000-000000000001',
                                  '00000000-0000-4000-b000-000000000002',
                                  '00000000-0000-4000-b000-000000000003',
-                                 '00000000-0000-4000-b000-000000000004'))
+                                 '00000000-0000-4000-b000-000000000004')),
+    CONSTRAINT accounts_opened_at_in_range
+        CHECK (opened_at >= 'epoch' AND opened_at < '9999-01-01 00:00:00+00')
 );
 
 -- A running balance of what the owner's own transactions posted. Kept by a trigger alone.
@@ -96,8 +101,18 @@ CREATE TABLE cogni_billing.transactions (
                AND array_position(beneficiaries, NULL) IS NULL
                AND array_position(shares, NULL) IS NULL
                AND 0 <= ALL (shares)),
+    -- Nobody but the system tenant earns a share, and nobody of its own purchase.
+    CONSTRAINT transactions_beneficiary_is_the_system
+        CHECK (beneficiaries = '{}'
+               OR (beneficiaries = ARRAY['00000000-0000-4000-b000-000000000000'::uuid]
+                   AND tenant_id <> '00000000-0000-4000-a000-000000000001')),
     CONSTRAINT transactions_metadata_small_object
-        CHECK (json_typeof(metadata) = 'object' AND octet_length(metadata::text) <= 16384)
+        CHECK (json_typeof(metadata) = 'object' AND octet_length(metadata::text) <= 16384),
+    CONSTRAINT transactions_inputs_small_objects
+        CHECK (json_typeof(request) = 'object' AND octet_length(request::text) <= 65536
+               AND json_typeof(policy) = 'object' AND octet_length(policy::text) <= 65536),
+    CONSTRAINT transactions_occurred_at_in_range
+        CHECK (occurred_at >= 'epoch' AND occurred_at < '9999-01-01 00:00:00+00')
 );
 
 -- The one key that is unique in the whole system: a payment is credited once, to one tenant.
@@ -130,8 +145,12 @@ CREATE TABLE cogni_billing.postings (
     CONSTRAINT postings_pkey PRIMARY KEY (tenant_id, account_id, position),
     CONSTRAINT postings_made_once UNIQUE (origin_tenant_id, transaction_id, sequence),
     CONSTRAINT postings_unit_known CHECK (unit IN ('CREDIT')),
+    -- What one tenant adds to another's account the other must be able to read: so no fraction, no
+    -- endless zeros, no NaN, no infinity, and no moment that a client cannot hold.
     CONSTRAINT postings_amount_whole_and_bounded
-        CHECK (amount <> 0 AND amount = trunc(amount) AND abs(amount) < 1e40)
+        CHECK (amount <> 0 AND scale(amount) = 0 AND abs(amount) < 1e40),
+    CONSTRAINT postings_occurred_at_in_range
+        CHECK (occurred_at >= 'epoch' AND occurred_at < '9999-01-01 00:00:00+00')
 );
 
 -- Makes "the wallet plus what arrived" a probe for accounts that nobody else adds to.

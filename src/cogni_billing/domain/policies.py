@@ -118,7 +118,7 @@ def _rules(given: Iterable[ShareRule]) -> tuple[ShareRule, ...]:
     return rules
 
 
-@frozen(kw_only=True)
+@frozen
 class RevenueSharePolicy:
     """The rules in force from a moment on, under a version that purchases record.
 

@@ -90,8 +90,7 @@ class Server:
         if account is not None:
             os.chown(base, account.pw_uid, account.pw_gid)
             self._hand_over_data_dir(account)
-            if not _can_run(binaries / "postgres", account):
-                binaries = copied_binaries(binaries, base)
+            binaries = self._binaries_for(account, base)
         throw_away = [] if self._data_dir else ["--no-sync"]
         unsynced = [] if self._data_dir else ["-c", "fsync=off", "-c", "full_page_writes=off"]
         initdb = ["--auth=trust", "--encoding=UTF8", "--no-locale", "-U", _SUPERUSER, *throw_away]
@@ -109,6 +108,11 @@ class Server:
             # The socket's path must be short, whatever the data's is.
             "postgres": [str(binaries / "postgres"), "-D", str(data), "-k", str(base), *settings],
         }
+
+    def _binaries_for(self, account: pwd.struct_passwd, base: Path) -> Path:
+        if _can_run(self._bin_dir / "postgres", account):
+            return self._bin_dir
+        return copied_binaries(self._bin_dir, base)
 
     def _hand_over_data_dir(self, account: pwd.struct_passwd) -> None:
         if self._data_dir is None:

@@ -33,9 +33,11 @@ def post_altered(connection: Connection, tenant: TenantId = ALICE, **altered: An
     connection.execute(POST_PURCHASE, purchase_parameters(planned(tenant)) | altered)
 
 
-def refusal_of_altered(connection: Connection, **altered: Any) -> tuple[str | None, str | None]:
+def refusal_of_altered(
+    connection: Connection, tenant: TenantId = ALICE, **altered: Any
+) -> tuple[str | None, str | None]:
     """The code and the rule with which an altered purchase is refused."""
     with pytest.raises(DBAPIError) as caught:
-        post_altered(connection, **altered)
+        post_altered(connection, tenant, **altered)
     assert isinstance(caught.value.orig, psycopg.Error)
     return caught.value.orig.sqlstate, caught.value.orig.diag.constraint_name

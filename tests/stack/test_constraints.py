@@ -274,6 +274,31 @@ class TestLaterStatements:
 
         assert error.diag.constraint_name == "postings_match_their_transaction"
 
+    def test_a_whole_set_of_postings_without_a_transaction_is_refused(
+        self, database: Database
+    ) -> None:
+        whole = self.LEGS.replace(" 4, ", " 1, ").replace(" 5, 'pur", " 2, 'pur")
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, whole, **self.parameters())
+
+        assert error.diag.constraint_name == "postings_match_their_transaction"
+
+    def test_the_system_tenant_cannot_balance_against_another_of_its_accounts(
+        self, database: Database
+    ) -> None:
+        aside = others(system(BREAKAGE, -FULL))
+        with database.acting_for(SYSTEM_TENANT_ID) as connection:
+            refused_by = refusal_of_altered(connection, SYSTEM_TENANT_ID, **aside)
+
+        assert refused_by == MATCH
+
+    def test_a_posting_cannot_be_blamed_on_another_tenant(self, database: Database) -> None:
+        leg = POST_LEG.format("(:system, :wallet, :bob, :id, 1, 'purchase', 'CREDIT', 5, :at)")
+        with database.acting_for(ALICE) as connection:
+            error = refusal(connection, leg, **self.parameters(), bob=BOB, wallet=SYSTEM_ACCOUNT_ID)
+
+        assert error.sqlstate == PRIVILEGE
+
     def test_postings_of_somebody_elses_transaction_are_refused(self, database: Database) -> None:
         post(PostgresUnitOfWork(database.user), planned(BOB))
         with database.acting_for(ALICE) as connection:

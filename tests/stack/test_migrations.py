@@ -154,7 +154,6 @@ def test_the_seed_is_idempotent(own_database: Database) -> None:
         assert connection.scalar(count, {"t": SYSTEM_TENANT_ID}) == 5
 
 
-@pytest.mark.filterwarnings("ignore:Did not recognize type 'xid8'")
 def test_core_knows_the_tables_as_they_are(own_database: Database) -> None:
     with own_database.admin.connect() as connection:
         context = MigrationContext.configure(

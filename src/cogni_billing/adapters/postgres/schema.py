@@ -6,7 +6,7 @@ two equal.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
     ARRAY,
@@ -28,7 +28,6 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
-from sqlalchemy.types import UserDefinedType
 
 SCHEMA: Final = "cogni_billing"
 VERSION_SCHEMA: Final = "cogni_billing_migrations"
@@ -38,15 +37,6 @@ metadata = MetaData(schema=SCHEMA)
 
 _MOMENT = TIMESTAMP(timezone=True)
 _KEY = Text(collation="C")
-
-
-class _TransactionNumber(UserDefinedType[str]):
-    """PostgreSQL's xid8: which database transaction wrote a row."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        return "xid8"
 
 
 accounts = Table(
@@ -93,12 +83,6 @@ transactions = Table(
     Column("policy", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("occurred_at", _MOMENT, nullable=False),
-    Column(
-        "written_in",
-        _TransactionNumber,
-        nullable=False,
-        server_default=text("pg_current_xact_id()"),
-    ),
     PrimaryKeyConstraint("tenant_id", "id", name="transactions_pkey"),
     UniqueConstraint("tenant_id", "kind", "reference", name="transactions_key_used_once"),
 )

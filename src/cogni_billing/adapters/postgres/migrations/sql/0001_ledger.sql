@@ -88,8 +88,6 @@ CREATE TABLE cogni_billing.transactions (
     policy        json             NOT NULL,
     metadata      json             NOT NULL,
     occurred_at   timestamptz      NOT NULL,
-    -- The database transaction that wrote the row: postings can join it in no other.
-    written_in    xid8             NOT NULL DEFAULT pg_current_xact_id(),
     CONSTRAINT transactions_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT transactions_key_used_once UNIQUE (tenant_id, kind, reference),
     CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase')),
@@ -289,11 +287,9 @@ BEGIN
 
     SELECT made.transaction_id INTO wrong
     FROM added AS made
-    -- Seen by the writer, and written in this very transaction: an old one cannot be extended.
     LEFT JOIN cogni_billing.transactions AS declared
         ON declared.tenant_id = made.origin_tenant_id
         AND declared.id = made.transaction_id
-        AND declared.written_in = pg_current_xact_id()
     GROUP BY made.origin_tenant_id, made.transaction_id, declared.tenant_id, declared.id
     HAVING declared.id IS NULL
         OR NOT bool_and(
@@ -305,8 +301,8 @@ BEGIN
                 ELSE '00000000-0000-4000-a000-000000000001'
             END
         )
+        -- There is one first posting of a transaction, ever: so none can be extended later.
         OR min(made.sequence) <> 1
-        OR max(made.sequence) <> count(*)
         OR array_agg(made.account_id ORDER BY made.sequence)
             <> cogni_billing.account_of(declared.tenant_id)
             || ARRAY(

@@ -256,17 +256,35 @@ class TestLaterStatements:
 
         assert error.diag.constraint_name == "postings_match_their_transaction"
 
-    def test_its_postings_cannot_be_made_a_second_time(self, database: Database) -> None:
+    @pytest.mark.parametrize(
+        ("numbers", "rule"),
+        [((1, 2, 3), "postings_made_once"), ((4, 5, 6), "postings_match_their_transaction")],
+    )
+    def test_its_postings_cannot_be_made_a_second_time(
+        self, database: Database, numbers: tuple[int, int, int], rule: str
+    ) -> None:
+        first, second, third = numbers
         again = POST_LEG.format(
-            "(:me, :me, :me, :id, 1, 'purchase', 'CREDIT', 100000000, :at),"
-            " (:system, :wallet, :me, :id, 2, 'purchase', 'CREDIT', 25000000, :at),"
-            " (:system, :issuance, :me, :id, 3, 'purchase', 'CREDIT', -125000000, :at)"
+            f"(:me, :me, :me, :id, {first}, 'purchase', 'CREDIT', 100000000, :at),"
+            f" (:system, :wallet, :me, :id, {second}, 'purchase', 'CREDIT', 25000000, :at),"
+            f" (:system, :issuance, :me, :id, {third}, 'purchase', 'CREDIT', -125000000, :at)"
         )
         with database.acting_for(ALICE) as connection:
             post_altered(connection)
             error = refusal(connection, again, **self.parameters(), wallet=SYSTEM_ACCOUNT_ID)
 
-        assert error.diag.constraint_name == "postings_made_once"
+        assert error.diag.constraint_name == rule
+
+    def test_nor_can_those_of_the_system_tenants_own_purchase(self, database: Database) -> None:
+        again = POST_LEG.format(
+            "(:system, :wallet, :system, :id, 3, 'purchase', 'CREDIT', 100000000, :at),"
+            " (:system, :issuance, :system, :id, 4, 'purchase', 'CREDIT', -100000000, :at)"
+        )
+        with database.acting_for(SYSTEM_TENANT_ID) as connection:
+            post_altered(connection, SYSTEM_TENANT_ID)
+            error = refusal(connection, again, **self.parameters(), wallet=SYSTEM_ACCOUNT_ID)
+
+        assert error.diag.constraint_name == "postings_match_their_transaction"
 
     def test_postings_without_a_transaction_are_refused(self, database: Database) -> None:
         with database.acting_for(ALICE) as connection:

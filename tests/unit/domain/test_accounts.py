@@ -1,0 +1,81 @@
+"""One account for each tenant; the system tenant's is marked, and has contra accounts beside it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import attrs
+import pytest
+
+from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Account, AccountId
+from cogni_billing.domain.accounts import (
+    CONTRA_ACCOUNTS,
+    SYSTEM_TENANT_SLUG,
+    AccountType,
+    new_account,
+)
+from cogni_billing.domain.identity import (
+    BREAKAGE,
+    ISSUANCE,
+    SHORTFALL,
+    SYSTEM_ACCOUNTS,
+    USAGE,
+)
+from contract.base import ALICE, NOON
+
+
+def test_a_tenant_gets_an_account_with_its_own_uuid_and_no_slug() -> None:
+    account = new_account(ALICE, NOON)
+
+    assert account == Account(
+        id=AccountId(ALICE), tenant_id=ALICE, opened_at=NOON, slug=None, is_system_tenant=False
+    )
+
+
+def test_the_system_tenant_gets_the_account_that_the_protocol_fixes() -> None:
+    account = new_account(SYSTEM_TENANT_ID, NOON)
+
+    assert account == Account(
+        id=SYSTEM_ACCOUNT_ID,
+        tenant_id=SYSTEM_TENANT_ID,
+        opened_at=NOON,
+        slug="cogni_system",
+        is_system_tenant=True,
+    )
+
+
+def test_an_account_cannot_be_changed() -> None:
+    account = new_account(ALICE, NOON)
+
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        account.is_system_tenant = True  # type: ignore[misc]
+    assert account.is_system_tenant is False
+
+
+def test_the_ids_of_the_protocol_are_these() -> None:
+    assert SYSTEM_TENANT_ID == UUID("00000000-0000-4000-a000-000000000001")
+    assert SYSTEM_ACCOUNT_ID == UUID("00000000-0000-4000-b000-000000000000")
+    assert SYSTEM_TENANT_SLUG == "cogni_system"
+    assert [ISSUANCE, USAGE, BREAKAGE, SHORTFALL] == [
+        UUID(f"00000000-0000-4000-b000-00000000000{number}") for number in (1, 2, 3, 4)
+    ]
+
+
+def test_each_contra_account_has_its_type_and_billing_has_none() -> None:
+    assert {
+        AccountType.ISSUANCE: ISSUANCE,
+        AccountType.USAGE: USAGE,
+        AccountType.BREAKAGE: BREAKAGE,
+        AccountType.SHORTFALL: SHORTFALL,
+    } == CONTRA_ACCOUNTS
+    assert {*CONTRA_ACCOUNTS.values(), SYSTEM_ACCOUNT_ID} == SYSTEM_ACCOUNTS
+
+
+def test_types_have_the_codes_that_are_stored() -> None:
+    assert [kind.value for kind in AccountType] == [
+        "billing",
+        "issuance",
+        "usage",
+        "breakage",
+        "shortfall",
+    ]

@@ -1,0 +1,196 @@
+"""A confirmed purchase is planned as one balanced transaction, and its receipt tells what it did."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    USDC,
+    AccountId,
+    Amount,
+    InvalidAmount,
+    InvalidMetadata,
+    InvalidPolicy,
+    InvalidReference,
+    InvalidTenant,
+    InvalidTime,
+    Receipt,
+    RevenueSharePolicy,
+    Share,
+    TenantId,
+    UnitMismatch,
+    credits,
+    usd,
+)
+from cogni_billing.domain.identity import ISSUANCE
+from cogni_billing.domain.purchases import plan_purchase, receipt_of
+from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
+from contract.base import ALICE, BOB, NOON
+from contract.purchases import planned, policy
+
+TOKYO = timezone(timedelta(hours=9))
+
+
+def plan(**changed: Any) -> Transaction:
+    """A plan like any other, but for what is given."""
+    given: dict[str, Any] = {
+        "tenant": ALICE,
+        "amount": usd("10.00"),
+        "payment": "stripe:pi_1",
+        "metadata": None,
+        "policy": RevenueSharePolicy.default(),
+        "at": NOON,
+        "transaction_id": UUID(int=1),
+    }
+    given |= changed
+    return plan_purchase(given.pop("tenant"), given.pop("amount"), **given)
+
+
+def test_the_customer_is_credited_in_full_and_issuance_debited_for_all_of_it() -> None:
+    assert plan().postings == (
+        Posting(AccountId(ALICE), credits(100_000_000)),
+        Posting(SYSTEM_ACCOUNT_ID, credits(25_000_000)),
+        Posting(ISSUANCE, credits(-125_000_000)),
+    )
+
+
+def test_a_plan_carries_what_it_was_given() -> None:
+    planned = plan(metadata={"order": [1, 2]}, transaction_id=UUID(int=9))
+
+    assert (planned.id, planned.tenant, planned.kind, planned.reference, planned.metadata) == (
+        UUID(int=9),
+        ALICE,
+        TransactionKind.PURCHASE,
+        "stripe:pi_1",
+        {"order": (1, 2)},
+    )
+
+
+def test_the_moment_of_a_plan_is_in_utc() -> None:
+    planned = plan(at=datetime(2026, 11, 24, 1, 0, tzinfo=TOKYO))
+
+    assert planned.at.isoformat() == "2026-11-23T16:00:00+00:00"
+    assert planned.at.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("amount", "requested"),
+    [
+        (usd("10"), "10.00 USD"),
+        (usd("10.00"), "10.00 USD"),
+        (Amount("0.5", USDC), "0.500000 USDC"),
+    ],
+)
+def test_a_request_is_written_one_way_however_the_amount_was(
+    amount: Amount, requested: str
+) -> None:
+    assert plan(amount=amount).request == {"amount": requested}
+
+
+def test_the_request_is_not_changed_by_metadata_policy_or_moment() -> None:
+    other = plan(metadata={"a": 1}, policy=policy("0.5"), at=NOON + timedelta(days=1))
+
+    assert other.request == plan().request
+
+
+def test_a_share_that_floors_to_zero_is_recorded_without_a_posting() -> None:
+    planned = plan(amount=Amount("0.000001", USDC), policy=policy("0.099999999999"))
+
+    assert planned.shares == (Share(SYSTEM_ACCOUNT_ID, credits(0)),)
+    assert planned.postings == (
+        Posting(AccountId(ALICE), credits(10)),
+        Posting(ISSUANCE, credits(-10)),
+    )
+
+
+def test_a_share_of_one_credit_is_posted() -> None:
+    planned = plan(amount=Amount("0.000001", USDC), policy=policy("0.1"))
+
+    assert planned.postings[1] == Posting(SYSTEM_ACCOUNT_ID, credits(1))
+
+
+@pytest.mark.parametrize("changes", [{"policy": policy("0")}, {"tenant": SYSTEM_TENANT_ID}])
+def test_nothing_is_minted_for_the_system_at_rate_zero_or_when_it_buys_itself(
+    changes: dict[str, Any],
+) -> None:
+    planned = plan(**changes)
+
+    assert [posting.amount for posting in planned.postings] == [
+        credits(100_000_000),
+        credits(-100_000_000),
+    ]
+
+
+def test_the_system_tenants_own_purchase_records_a_policy_without_its_rule() -> None:
+    planned = plan(tenant=SYSTEM_TENANT_ID)
+
+    assert planned.shares == ()
+    assert planned.policy == RevenueSharePolicy.default().to_dict() | {"rules": ()}
+
+
+def test_a_policy_in_force_from_this_very_moment_is_applied() -> None:
+    assert plan(policy=policy("0.5", since=NOON)).shares[0].amount == credits(50_000_000)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "field"),
+    [
+        ({"tenant": str(ALICE)}, InvalidTenant, "tenant"),
+        ({"amount": usd(0)}, InvalidAmount, "amount"),
+        ({"amount": 10}, InvalidAmount, "amount"),
+        ({"payment": "a b"}, InvalidReference, "payment"),
+        ({"metadata": []}, InvalidMetadata, "metadata"),
+        ({"at": datetime(2026, 1, 1)}, InvalidTime, "clock"),
+        (
+            {"policy": policy("0.5", since=NOON + timedelta(microseconds=1))},
+            InvalidPolicy,
+            "policy",
+        ),
+    ],
+)
+def test_an_argument_that_breaks_its_rule_is_named(
+    wrong: dict[str, Any], error: type[InvalidAmount], field: str
+) -> None:
+    with pytest.raises(error) as caught:
+        plan(**wrong)
+
+    assert type(caught.value) is error
+    assert caught.value.field == field
+
+
+def test_credits_cannot_be_paid_with() -> None:
+    with pytest.raises(UnitMismatch) as caught:
+        plan(amount=credits(5))
+
+    assert (caught.value.given, caught.value.expected) == ("CREDIT", "USD or USDC")
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_a_receipt_tells_what_was_recorded_and_nothing_newer(replayed: bool) -> None:
+    recorded = Recorded(plan(), balance=credits(123), replayed=replayed)
+
+    assert receipt_of(recorded) == Receipt(
+        transaction_id=UUID(int=1),
+        credited=credits(100_000_000),
+        shares=(Share(SYSTEM_ACCOUNT_ID, credits(25_000_000)),),
+        balance=credits(123),
+        replayed=replayed,
+    )
+
+
+@pytest.mark.parametrize("tenant", [ALICE, BOB])
+def test_plans_of_two_tenants_differ_in_nothing_but_the_tenant(tenant: TenantId) -> None:
+    alices = planned(ALICE)
+
+    assert planned(tenant) == evolve(
+        alices,
+        tenant=tenant,
+        postings=(Posting(AccountId(tenant), alices.amount), *alices.postings[1:]),
+    )

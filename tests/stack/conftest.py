@@ -21,7 +21,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, text
 from cogni_billing import AccountId, TenantId
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
-from cogni_billing.adapters.postgres.sandbox import Sandbox, temporary_database
+from cogni_billing.adapters.postgres.operations.sandbox import Sandbox, temporary_database
 from contract.base import Totals
 
 

@@ -23,8 +23,8 @@ from cogni_billing.adapters.postgres import (
     reset,
     trial_balance,
 )
-from cogni_billing.adapters.postgres.provisioning import Provision
-from cogni_billing.adapters.postgres.sandbox import temporary_database
+from cogni_billing.adapters.postgres.operations.provisioning import Provision
+from cogni_billing.adapters.postgres.operations.sandbox import temporary_database
 from contract.base import ALICE, BOB
 from contract.purchases import planned, post
 from stack.conftest import Clone, Database

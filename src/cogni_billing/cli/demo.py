@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine
 
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, trial_balance
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
-from cogni_billing.adapters.postgres.sandbox import Sandbox, temporary_database
+from cogni_billing.adapters.postgres.operations.sandbox import Sandbox, temporary_database
 from cogni_billing.billing import Billing
 from cogni_billing.cli.tables import quantity, statement_table, table, trial_balance_table
 from cogni_billing.domain.accounts import SYSTEM_TENANT_SLUG

@@ -1,12 +1,12 @@
 """The ledger in PostgreSQL: units of work for requests, and what operates the database."""
 
-from cogni_billing.adapters.postgres.checks import Finding
-from cogni_billing.adapters.postgres.diagnosis import Check, Report, doctor, ensure_ready
-from cogni_billing.adapters.postgres.migrating import migrate, unmigrate
-from cogni_billing.adapters.postgres.provisioning import provision
-from cogni_billing.adapters.postgres.reports import TrialBalance, trial_balance
-from cogni_billing.adapters.postgres.resetting import reset
-from cogni_billing.adapters.postgres.roles import Roles
+from cogni_billing.adapters.postgres.operations.checks import Finding
+from cogni_billing.adapters.postgres.operations.diagnosis import Check, Report, doctor, ensure_ready
+from cogni_billing.adapters.postgres.operations.migrating import migrate, unmigrate
+from cogni_billing.adapters.postgres.operations.provisioning import provision
+from cogni_billing.adapters.postgres.operations.reports import TrialBalance, trial_balance
+from cogni_billing.adapters.postgres.operations.resetting import reset
+from cogni_billing.adapters.postgres.operations.roles import Roles
 from cogni_billing.adapters.postgres.unit_of_work import PostgresUnitOfWork
 
 __all__ = [

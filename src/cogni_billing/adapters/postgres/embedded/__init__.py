@@ -9,7 +9,7 @@ from typing import Final, Self
 from sqlalchemy import URL, create_engine, text
 
 from cogni_billing.adapters.postgres.embedded.server import Server
-from cogni_billing.adapters.postgres.sandbox import Sandbox
+from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 
 __all__ = ["EmbeddedPostgres"]
 

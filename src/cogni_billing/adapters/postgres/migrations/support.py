@@ -5,8 +5,8 @@ from importlib.resources import files
 from alembic import op
 from sqlalchemy import text
 
-from cogni_billing.adapters.postgres.provisioning import Provision, require_migrator
-from cogni_billing.adapters.postgres.roles import Roles
+from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
+from cogni_billing.adapters.postgres.operations.roles import Roles
 
 
 def recorded_roles() -> Roles:

@@ -11,10 +11,10 @@ from typing import Final
 from attrs import frozen
 from sqlalchemy import Connection, text
 
-from cogni_billing.adapters.postgres import blueprint
-from cogni_billing.adapters.postgres.blueprint import Grant, Policy, Trigger
-from cogni_billing.adapters.postgres.migrating import head_revision
-from cogni_billing.adapters.postgres.roles import Roles, quoted
+from cogni_billing.adapters.postgres.operations import blueprint
+from cogni_billing.adapters.postgres.operations.blueprint import Grant, Policy, Trigger
+from cogni_billing.adapters.postgres.operations.migrating import head_revision
+from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA
 from cogni_billing.adapters.postgres.statements import ACCOUNT, SET_CONTEXT
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS

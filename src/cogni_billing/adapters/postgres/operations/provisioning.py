@@ -8,8 +8,8 @@ from typing import Final
 from attrs import frozen
 from sqlalchemy import Connection, Engine, text
 
-from cogni_billing.adapters.postgres.administration import administrative_transaction
-from cogni_billing.adapters.postgres.roles import Roles, quoted
+from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, PrivilegeRequired
 

@@ -8,11 +8,14 @@ from typing import Any, Final
 from attrs import field, frozen
 from sqlalchemy import Connection, Engine
 
-from cogni_billing.adapters.postgres import checks
-from cogni_billing.adapters.postgres.checks import Finding, Findings
 from cogni_billing.adapters.postgres.failures import translated
-from cogni_billing.adapters.postgres.provisioning import Provision, require_server_version
-from cogni_billing.adapters.postgres.roles import Roles
+from cogni_billing.adapters.postgres.operations import checks
+from cogni_billing.adapters.postgres.operations.checks import Finding, Findings
+from cogni_billing.adapters.postgres.operations.provisioning import (
+    Provision,
+    require_server_version,
+)
+from cogni_billing.adapters.postgres.operations.roles import Roles
 from cogni_billing.domain.errors import (
     BillingError,
     LedgerCorruption,

@@ -11,9 +11,12 @@ from attrs import frozen
 from sqlalchemy import URL, create_engine, make_url, text
 
 from cogni_billing.adapters.postgres.failures import translated
-from cogni_billing.adapters.postgres.migrating import migrate
-from cogni_billing.adapters.postgres.provisioning import provision, require_server_version
-from cogni_billing.adapters.postgres.roles import Roles, quoted
+from cogni_billing.adapters.postgres.operations.migrating import migrate
+from cogni_billing.adapters.postgres.operations.provisioning import (
+    provision,
+    require_server_version,
+)
+from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 
 
 class Sandbox(ABC):

@@ -11,8 +11,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
-from cogni_billing.adapters.postgres.administration import administrative_transaction
-from cogni_billing.adapters.postgres.provisioning import Provision, require_migrator
+from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
 
 _SCRIPTS = "cogni_billing.adapters.postgres.migrations"
 # Any constant does; every process that migrates this database must use the same.

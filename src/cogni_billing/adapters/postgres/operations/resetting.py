@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Engine, text
 
-from cogni_billing.adapters.postgres.administration import administrative_transaction
-from cogni_billing.adapters.postgres.provisioning import Provision
+from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.provisioning import Provision
 from cogni_billing.adapters.postgres.schema import metadata
 from cogni_billing.domain.errors import PrivilegeRequired
 

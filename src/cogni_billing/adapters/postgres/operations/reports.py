@@ -8,7 +8,7 @@ from typing import Final
 from attrs import frozen
 from sqlalchemy import Engine, text
 
-from cogni_billing.adapters.postgres.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
 from cogni_billing.domain.amounts import Amount, Unit, total
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 

@@ -141,8 +141,17 @@ SABOTAGES = {
     ),
     "a dropped constraint": (
         "ALTER TABLE cogni_billing.postings DROP CONSTRAINT postings_made_once",
-        "constraint postings_made_once on postings is missing or not validated",
-        "restore postings_made_once as the library's migrations define it",
+        "constraint postings_made_once on postings is missing or was changed",
+        'ALTER TABLE cogni_billing.postings DROP CONSTRAINT IF EXISTS "postings_made_once",'
+        ' ADD CONSTRAINT "postings_made_once" UNIQUE (origin_tenant_id, transaction_id, sequence)',
+    ),
+    "a constraint that lets everything through": (
+        "ALTER TABLE cogni_billing.wallets DROP CONSTRAINT wallets_posted_in_bounds,"
+        " ADD CONSTRAINT wallets_posted_in_bounds CHECK (true)",
+        "constraint wallets_posted_in_bounds on wallets is missing or was changed",
+        'ALTER TABLE cogni_billing.wallets DROP CONSTRAINT IF EXISTS "wallets_posted_in_bounds",'
+        ' ADD CONSTRAINT "wallets_posted_in_bounds" CHECK (((posted >= (0)::numeric) AND'
+        " (posted < '100000000000000000000000000000000000000000000000000'::numeric)))",
     ),
     "a tenant set for the database": (
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET app.current_user_id = %L',"
@@ -171,6 +180,17 @@ def test_a_fresh_installation_is_sound(database: Database) -> None:
     assert report.ok
     assert len(report.checks) == 12
     ensure_ready(database.user)
+
+
+def test_the_sessions_own_spelling_changes_no_verdict(database: Database) -> None:
+    options = "-csearch_path=cogni_billing,public -ctimezone=Asia/Tokyo -cdatestyle=German"
+    url = database.sandbox.role("app_user")
+    given = str(url.query.get("options", ""))
+    engine = create_engine(url.update_query_dict({"options": f"{given} {options}".strip()}))
+
+    assert doctor(engine).findings == ()
+
+    engine.dispose()
 
 
 @pytest.mark.parametrize("name", SABOTAGES)
@@ -202,6 +222,8 @@ def test_a_sabotage_is_found_and_a_host_does_not_start_on_it(
         "everybody granted",
         "a privilege lost",
         "a table of another owner",
+        "a dropped constraint",
+        "a constraint that lets everything through",
     ],
 )
 def test_the_remedy_mends_it(own_database: Database, name: str) -> None:

@@ -132,36 +132,168 @@ TRIGGERS: Final = frozenset(
     )
 )
 
+
+@frozen(order=True)
+class Constraint:
+    """One constraint of a table; NOT NULL aside."""
+
+    table: str
+    name: str
+    definition: str
+
+
+def _in_range(table: str, column: str) -> Constraint:
+    return Constraint(
+        table,
+        f"{table}_{column}_in_range",
+        f"CHECK ((({column} >= '1970-01-01 00:00:00+00'::timestamp with time zone)"
+        f" AND ({column} < '9999-01-01 00:00:00+00'::timestamp with time zone)))",
+    )
+
+
 CONSTRAINTS: Final = frozenset(
-    {
-        ("accounts", "accounts_one_for_each_tenant"),
-        ("accounts", "accounts_opened_at_in_range"),
-        ("accounts", "accounts_pkey"),
-        ("accounts", "accounts_tenant_not_reserved"),
-        ("accounts", "accounts_type_known"),
-        ("payments", "payments_are_for_purchases"),
-        ("payments", "payments_have_their_purchase"),
-        ("payments", "payments_pkey"),
-        ("postings", "postings_amount_whole_and_bounded"),
-        ("postings", "postings_made_once"),
-        ("postings", "postings_occurred_at_in_range"),
-        ("postings", "postings_pkey"),
-        ("postings", "postings_unit_known"),
-        ("transactions", "transactions_beneficiary_is_the_system"),
-        ("transactions", "transactions_inputs_small_objects"),
-        ("transactions", "transactions_key_used_once"),
-        ("transactions", "transactions_kind_known"),
-        ("transactions", "transactions_metadata_small_object"),
-        ("transactions", "transactions_occurred_at_in_range"),
-        ("transactions", "transactions_pkey"),
-        ("transactions", "transactions_purchase_credits"),
-        ("transactions", "transactions_reference_visible_ascii"),
-        ("transactions", "transactions_shares_complete"),
-        ("transactions", "transactions_unit_known"),
-        ("wallets", "wallets_account_exists"),
-        ("wallets", "wallets_pkey"),
-        ("wallets", "wallets_posted_in_bounds"),
-    }
+    (
+        Constraint(
+            "accounts",
+            "accounts_one_for_each_tenant",
+            "CHECK (((id = cogni_billing.account_of(tenant_id)) OR ((type <> "
+            f"'billing'::text) AND (tenant_id = {_SYSTEM_TENANT}))))",
+        ),
+        _in_range("accounts", "opened_at"),
+        Constraint(
+            "accounts",
+            "accounts_pkey",
+            "PRIMARY KEY (tenant_id, id)",
+        ),
+        Constraint(
+            "accounts",
+            "accounts_tenant_not_reserved",
+            "CHECK ((tenant_id <> ALL "
+            f"(ARRAY['00000000-0000-0000-0000-000000000000'::uuid, {_SYSTEM_ACCOUNT}, "
+            f"{_ISSUANCE}, '00000000-0000-4000-b000-000000000002'::uuid, "
+            "'00000000-0000-4000-b000-000000000003'::uuid, "
+            "'00000000-0000-4000-b000-000000000004'::uuid])))",
+        ),
+        Constraint(
+            "accounts",
+            "accounts_type_known",
+            "CHECK ((type = ANY (ARRAY['billing'::text, 'issuance'::text, 'usage'::text, "
+            "'breakage'::text, 'shortfall'::text])))",
+        ),
+        Constraint(
+            "payments",
+            "payments_are_for_purchases",
+            "CHECK ((kind = 'purchase'::text))",
+        ),
+        Constraint(
+            "payments",
+            "payments_have_their_purchase",
+            "FOREIGN KEY (tenant_id, kind, payment) REFERENCES "
+            "cogni_billing.transactions(tenant_id, kind, reference)",
+        ),
+        Constraint(
+            "payments",
+            "payments_pkey",
+            "PRIMARY KEY (payment)",
+        ),
+        Constraint(
+            "postings",
+            "postings_amount_whole_and_bounded",
+            "CHECK (((amount <> (0)::numeric) AND (scale(amount) = 0) AND (abs(amount) < "
+            "'10000000000000000000000000000000000000000'::numeric)))",
+        ),
+        Constraint(
+            "postings",
+            "postings_made_once",
+            "UNIQUE (origin_tenant_id, transaction_id, sequence)",
+        ),
+        _in_range("postings", "occurred_at"),
+        Constraint(
+            "postings",
+            "postings_pkey",
+            'PRIMARY KEY (tenant_id, account_id, "position")',
+        ),
+        Constraint(
+            "postings",
+            "postings_unit_known",
+            "CHECK ((unit = 'CREDIT'::text))",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_beneficiary_is_the_system",
+            f"CHECK (((beneficiaries = '{{}}'::uuid[]) OR ((beneficiaries = "
+            f"ARRAY[{_SYSTEM_ACCOUNT}]) AND (tenant_id <> {_SYSTEM_TENANT}))))",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_inputs_small_objects",
+            "CHECK (((json_typeof(request) = 'object'::text) AND "
+            "(octet_length((request)::text) <= 65536) AND (json_typeof(policy) = "
+            "'object'::text) AND (octet_length((policy)::text) <= 65536)))",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_key_used_once",
+            "UNIQUE (tenant_id, kind, reference)",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_kind_known",
+            "CHECK ((kind = 'purchase'::text))",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_metadata_small_object",
+            "CHECK (((json_typeof(metadata) = 'object'::text) AND "
+            "(octet_length((metadata)::text) <= 16384)))",
+        ),
+        _in_range("transactions", "occurred_at"),
+        Constraint(
+            "transactions",
+            "transactions_pkey",
+            "PRIMARY KEY (tenant_id, id)",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_purchase_credits",
+            "CHECK (((kind <> 'purchase'::text) OR (amount > (0)::numeric)))",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_reference_visible_ascii",
+            "CHECK ((reference ~ '^[\\x21-\\x7e]{1,255}$'::text))",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_shares_complete",
+            "CHECK (((cardinality(shares) = cardinality(beneficiaries)) AND "
+            "(array_position(beneficiaries, NULL::uuid) IS NULL) AND "
+            "(array_position(shares, NULL::numeric) IS NULL) AND ((0)::numeric <= ALL "
+            "(shares))))",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_unit_known",
+            "CHECK ((unit = 'CREDIT'::text))",
+        ),
+        Constraint(
+            "wallets",
+            "wallets_account_exists",
+            "FOREIGN KEY (tenant_id, account_id) REFERENCES "
+            "cogni_billing.accounts(tenant_id, id) DEFERRABLE INITIALLY DEFERRED",
+        ),
+        Constraint(
+            "wallets",
+            "wallets_pkey",
+            "PRIMARY KEY (tenant_id, account_id, unit)",
+        ),
+        Constraint(
+            "wallets",
+            "wallets_posted_in_bounds",
+            "CHECK (((posted >= (0)::numeric) AND (posted < "
+            "'100000000000000000000000000000000000000000000000000'::numeric)))",
+        ),
+    )
 )
 
 

@@ -12,7 +12,7 @@ from attrs import frozen
 from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.postgres.operations import blueprint
-from cogni_billing.adapters.postgres.operations.blueprint import Grant, Policy, Trigger
+from cogni_billing.adapters.postgres.operations.blueprint import Constraint, Grant, Policy, Trigger
 from cogni_billing.adapters.postgres.operations.migrating import head_revision
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA
@@ -215,17 +215,22 @@ _FUNCTIONS: Final = text("""
 
 
 def constraints(connection: Connection, _: Roles) -> Findings:
-    rows = connection.execute(_CONSTRAINTS, {"schema": SCHEMA})
-    found = {(row.table, row.name) for row in rows}
-    for table, name in sorted(blueprint.CONSTRAINTS - found):
+    found = {
+        Constraint(row.table, row.name, row.definition)
+        for row in connection.execute(_CONSTRAINTS, {"schema": SCHEMA})
+    }
+    for constraint in sorted(blueprint.CONSTRAINTS - found):
+        name = quoted(constraint.name)
         yield Finding(
-            f"constraint {name} on {table} is missing or not validated",
-            f"restore {name} as the library's migrations define it",
+            f"constraint {constraint.name} on {constraint.table} is missing or was changed",
+            f"ALTER TABLE {SCHEMA}.{constraint.table} DROP CONSTRAINT IF EXISTS {name},"
+            f" ADD CONSTRAINT {name} {constraint.definition}",
         )
 
 
 _CONSTRAINTS: Final = text("""
-    SELECT relname AS table, conname AS name
+    SELECT relname AS table, conname AS name,
+           pg_get_constraintdef(pg_constraint.oid) AS definition
     FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
     WHERE connamespace = CAST(:schema AS regnamespace) AND convalidated
 """)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import field, frozen
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations import checks
@@ -96,10 +96,17 @@ def ensure_ready(engine: Engine) -> None:
 def _answered(question: _Question, connection: Connection, roles: Roles) -> tuple[Finding, ...]:
     try:
         with translated():
+            connection.execute(_SPELLING)
             return tuple(question(connection, roles))
     except PrivilegeRequired as error:
         return (Finding(f"this cannot be checked: {error}", "mend what else is found"),)
 
+
+# The catalogue spells names by the session's path and moments by its time zone.
+_SPELLING: Final = text(
+    "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL timezone = 'UTC';"
+    " SET LOCAL datestyle = 'ISO'"
+)
 
 _Error = Callable[[Any], BillingError]
 _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (

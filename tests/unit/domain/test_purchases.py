@@ -1,4 +1,4 @@
-"""A confirmed purchase is planned as one balanced transaction, and its receipt tells what it did."""
+"""A confirmed purchase is planned as one balanced transaction; its receipt tells what it did."""
 
 from __future__ import annotations
 

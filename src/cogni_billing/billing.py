@@ -1,4 +1,4 @@
-"""What a host calls. Each use case is plan (pure), post (port), receipt (pure): no branch here."""
+"""What a host calls. Each use case is plan (pure), post (port), receipt (pure)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from uuid import UUID
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import InvalidPolicy, shown
+from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.moments import utc
 from cogni_billing.domain.policies import RevenueSharePolicy
-from cogni_billing.domain.purchases import Receipt, plan_purchase, receipt_of
+from cogni_billing.domain.purchases import Receipt, plan_purchase, receipt_of, request_purchase
 from cogni_billing.domain.statements import Balance, Page, page_of, page_request
+from cogni_billing.domain.transactions import Recorded, TransactionKind
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import Scope, UnitOfWork
 
@@ -86,18 +88,22 @@ class Billing:
             IdempotencyConflict: the tenant confirmed this payment with another amount.
             PaymentAlreadyClaimed: another tenant confirmed this payment.
         """
-        purchase = plan_purchase(
-            tenant,
-            amount,
-            payment=payment,
-            metadata=metadata,
-            policy=self._policy,
-            at=self._clock.now(),
-            transaction_id=self._ids.new(),
-        )
-        return receipt_of(
-            self._unit_of_work.run(purchase.tenant, lambda scope: scope.ledger.post(purchase))
-        )
+        request = request_purchase(tenant, amount, payment=payment, metadata=metadata)
+        at, transaction_id = self._clock.now(), self._ids.new()
+
+        def record(scope: Scope) -> Recorded:
+            try:
+                purchase = plan_purchase(request, self._policy, at, transaction_id)
+            except InvalidPolicy:
+                # A replay needs no policy: its shares were computed the first time.
+                stored = scope.ledger.find(TransactionKind.PURCHASE, request.payment)
+                if stored is None:
+                    raise
+                same_or_conflict(stored.transaction, request.asked)
+                return stored
+            return scope.ledger.post(purchase)
+
+        return receipt_of(self._unit_of_work.run(request.buyer, record))
 
     def balance(self, tenant: TenantId | UUID) -> Balance:
         """The tenant's credits: posted, held and available.

@@ -22,6 +22,7 @@ from cogni_billing import (
     BillingError,
     Difference,
     IdempotencyConflict,
+    InvalidAmount,
     InvalidPolicy,
     InvalidReference,
     LedgerCorruption,
@@ -33,11 +34,12 @@ from cogni_billing import (
     ShareMode,
     ShareRule,
     TenantId,
+    UnitMismatch,
     credits,
     usd,
 )
 from cogni_billing.domain.identity import ISSUANCE
-from cogni_billing.domain.purchases import plan_purchase
+from cogni_billing.domain.purchases import plan_purchase, request_purchase
 from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.ports.scope import UnitOfWork
 from contract.base import (
@@ -69,15 +71,8 @@ def planned(
     metadata: Mapping[str, object] | None = None,
     number: int = 77,
 ) -> Transaction:
-    return plan_purchase(
-        tenant,
-        usd(amount),
-        payment=payment,
-        metadata=metadata,
-        policy=RevenueSharePolicy.default(),
-        at=NOON,
-        transaction_id=UUID(int=number),
-    )
+    request = request_purchase(tenant, usd(amount), payment=payment, metadata=metadata)
+    return plan_purchase(request, RevenueSharePolicy.default(), NOON, UUID(int=number))
 
 
 def post(unit_of_work: UnitOfWork, transaction: Transaction) -> Recorded:
@@ -133,6 +128,21 @@ class PurchaseContract(Contract):
         again = stricter.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
         assert again == evolve(first, replayed=True)
+        assert totals() == before
+
+    def test_a_replay_needs_no_policy_in_force(
+        self, billing: Billing, unit_of_work: UnitOfWork, totals: Totals
+    ) -> None:
+        first = billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
+        before = totals()
+        future = policy("0.5", since=datetime(2030, 1, 1, tzinfo=UTC))
+        early = Billing(unit_of_work, policy=future, clock=SteppingClock())
+
+        again = early.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
+
+        assert again == evolve(first, replayed=True)
+        with pytest.raises(IdempotencyConflict):
+            early.confirm_purchase(ALICE, usd("10.01"), payment="stripe:pi_1")
         assert totals() == before
 
     def test_what_was_recorded_comes_back_as_it_was(self, unit_of_work: UnitOfWork) -> None:
@@ -270,6 +280,24 @@ class PurchaseContract(Contract):
         assert receipt.shares[0].amount.value == 99_999_999_999_990_000_000_000_000_000_000_000
         assert billing.balance(ALICE).posted.value == 10**34 + 10
         assert sum(map(int, totals().values())) == 0
+
+    def test_a_sum_beyond_the_largest_amount_is_no_purchase(
+        self, billing: Billing, totals: Totals
+    ) -> None:
+        largest = Amount(10**27, USD)
+
+        with pytest.raises(InvalidAmount, match=r"10\^27"):
+            billing.confirm_purchase(ALICE, largest + largest, payment="stripe:pi_1")
+
+        assert totals() == {}
+
+    def test_an_amount_that_is_no_money_is_refused_by_the_name_of_its_argument(
+        self, billing: Billing
+    ) -> None:
+        with pytest.raises(UnitMismatch) as caught:
+            billing.confirm_purchase(ALICE, credits(5), payment="stripe:pi_1")
+
+        assert caught.value.field == "amount"
 
     def test_a_scope_posts_for_its_own_tenant_only(
         self, unit_of_work: UnitOfWork, totals: Totals

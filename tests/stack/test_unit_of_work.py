@@ -292,29 +292,22 @@ class TestRunningAgain:
         assert sorted(attempts.values()) == [1, 2]
         assert database.totals()[SYSTEM_ACCOUNT_ID] == 50_000_000
 
-    def test_it_gives_up_after_a_few_attempts(self, database: Database) -> None:
+    @pytest.mark.parametrize(
+        ("sqlstate", "times"), [("40001", ATTEMPTS_MAX), ("40P01", ATTEMPTS_MAX), ("55P03", 1)]
+    )
+    def test_what_may_help_is_repeated_a_few_times_and_nothing_else(
+        self, database: Database, sqlstate: str, times: int
+    ) -> None:
         attempts = []
 
         def work(_: PostgresScope) -> None:
             attempts.append(1)
-            raise LedgerUnavailable("in the way", "40001")
+            raise LedgerUnavailable("in the way", sqlstate)
 
         with pytest.raises(LedgerUnavailable):
             PostgresUnitOfWork(database.user).run(ALICE, work)
 
-        assert len(attempts) == ATTEMPTS_MAX
-
-    def test_what_would_not_help_is_not_repeated(self, database: Database) -> None:
-        attempts = []
-
-        def work(_: PostgresScope) -> None:
-            attempts.append(1)
-            raise LedgerUnavailable("a lock was not free in time", "55P03")
-
-        with pytest.raises(LedgerUnavailable):
-            PostgresUnitOfWork(database.user).run(ALICE, work)
-
-        assert len(attempts) == 1
+        assert len(attempts) == times
 
 
 def terminate(database: Database, scope: PostgresScope) -> None:

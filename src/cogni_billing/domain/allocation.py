@@ -35,6 +35,8 @@ def allocate(total: Amount, weights: Sequence[Decimal | int]) -> tuple[Amount, .
         raise InvalidAmount(
             "total", shown(getattr(total, "value", total)), "an Amount of at least 0"
         )
+    if not isinstance(weights, Sequence):
+        raise InvalidAmount("weights", shown(weights), "a sequence of exact numbers")
     shares = [_counted(weight, f"weights[{index}]") for index, weight in enumerate(weights)]
     whole = sum(shares)
     if whole == 0:

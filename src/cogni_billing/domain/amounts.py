@@ -95,7 +95,7 @@ def decimal_places(value: Decimal) -> int:
 
 def _number(given: Decimal | int | str) -> Decimal:
     value = exact_decimal(given)
-    if value is None or value.adjusted() > MAGNITUDE_MAX.adjusted():
+    if value is None or (value and value.adjusted() > MAGNITUDE_MAX.adjusted()):
         raise InvalidAmount(
             "amount", shown(given), "an exact Decimal, int or plain decimal text of at most 10^27"
         )
@@ -111,7 +111,8 @@ class Amount:
 
     Raises:
         InvalidAmount: a float, bool, NaN, infinity, negative zero, exponent or foreign digit in
-            text, more decimals than the unit has, or a magnitude over 10^27.
+            text, more decimals than the unit has, or a magnitude over 10^27; or a result of more
+            than 100 digits.
         UnitMismatch: the unit is not a `Unit`, or two units meet in one operation.
     """
 
@@ -133,7 +134,11 @@ class Amount:
     def computed(cls, value: Decimal, unit: Unit) -> Self:
         """An amount that the ledger computed: exact, but free of the bound on what comes in."""
         amount = cls.__new__(cls)
-        object.__setattr__(amount, "value", value.quantize(unit.quantum, context=_EXACT))
+        try:
+            exact = value.quantize(unit.quantum, context=_EXACT)
+        except (InvalidOperation, Inexact) as error:
+            raise _too_large(value) from error
+        object.__setattr__(amount, "value", exact)
         object.__setattr__(amount, "unit", unit)
         return amount
 
@@ -150,26 +155,32 @@ class Amount:
         return self.value < 0
 
     def __add__(self, other: Amount) -> Amount:
-        return Amount.computed(_EXACT.add(self.value, self._same_unit(other)), self.unit)
+        if not isinstance(other, Amount):
+            return NotImplemented
+        return Amount.computed(_sum(self.value, self._same_unit(other)), self.unit)
 
     def __sub__(self, other: Amount) -> Amount:
-        return Amount.computed(_EXACT.subtract(self.value, self._same_unit(other)), self.unit)
+        return self + -other if isinstance(other, Amount) else NotImplemented
 
     def __neg__(self) -> Amount:
         # 0 - x, because minus(0) is a negative zero nowhere else in the ledger.
         return Amount.computed(_EXACT.subtract(Decimal(0), self.value), self.unit)
 
     def __lt__(self, other: Amount) -> bool:
+        if not isinstance(other, Amount):
+            return NotImplemented
         return self.value < self._same_unit(other)
 
     def __le__(self, other: Amount) -> bool:
+        if not isinstance(other, Amount):
+            return NotImplemented
         return self.value <= self._same_unit(other)
 
     def __gt__(self, other: Amount) -> bool:
-        return self.value > self._same_unit(other)
+        return other < self if isinstance(other, Amount) else NotImplemented
 
     def __ge__(self, other: Amount) -> bool:
-        return self.value >= self._same_unit(other)
+        return other <= self if isinstance(other, Amount) else NotImplemented
 
     def __str__(self) -> str:
         return f"{self.value:f} {self.unit}"
@@ -205,11 +216,13 @@ def positive(amount: object, field: str) -> Amount:
     """*amount*, when it is an `Amount` greater than zero.
 
     Raises:
-        InvalidAmount: it is something else.
+        InvalidAmount: it is something else, or a sum of more than 10^27.
     """
     if not isinstance(amount, Amount) or not amount.is_positive:
-        given = str(amount) if isinstance(amount, Amount) else shown(amount)
+        given = str(amount)[:64] if isinstance(amount, Amount) else shown(amount)
         raise InvalidAmount(field, given, "an Amount greater than zero")
+    if amount.value > MAGNITUDE_MAX:
+        raise InvalidAmount(field, shown(amount.value), "a magnitude of at most 10^27")
     return amount
 
 
@@ -219,6 +232,17 @@ def total(amounts: Iterable[Amount], unit: Unit) -> Amount:
     for amount in amounts:
         result += amount
     return result
+
+
+def _sum(left: Decimal, right: Decimal) -> Decimal:
+    try:
+        return _EXACT.add(left, right)
+    except Inexact as error:
+        raise _too_large(left) from error
+
+
+def _too_large(value: Decimal) -> InvalidAmount:
+    return InvalidAmount("amount", shown(value), f"a result of at most {_DIGITS} digits")
 
 
 def product(value: Decimal, factor: Decimal) -> Decimal:

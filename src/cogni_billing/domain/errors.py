@@ -38,7 +38,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
-from attrs import define
+from attrs import define, frozen
 
 if TYPE_CHECKING:
     from cogni_billing.domain.amounts import Amount
@@ -46,17 +46,17 @@ if TYPE_CHECKING:
 _SHOWN_MAX = 64
 
 
-def shown(given: object) -> str:
-    """What was given, escaped, in at most 64 characters, whatever its size."""
+def shown(given: object, most: int = _SHOWN_MAX) -> str:
+    """What was given, escaped, in at most *most* characters, whatever its size."""
     if isinstance(given, int) and given.bit_length() > _SHOWN_MAX * 3:
-        return f"an int of {given.bit_length()} bits"
-    if isinstance(given, str):
-        text = ascii(given[: _SHOWN_MAX + 1])
+        text = f"an int of {given.bit_length()} bits"
+    elif isinstance(given, str):
+        text = ascii(given[: most + 1])
     elif isinstance(given, (bool, int, float, Decimal, UUID)) or given is None:
         text = ascii(given)
     else:
-        text = f"a {type(given).__name__}"
-    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 3] + "..."
+        text = f"a {ascii(type(given).__name__)[1:-1]}"
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 class BillingError(Exception):
@@ -152,7 +152,7 @@ class InsufficientCredits(BillingError):
         return f"{self.required} required, {self.available} available"
 
 
-@define
+@frozen
 class Difference:
     """One field in which a request differs from the stored one under the same key."""
 

@@ -10,16 +10,16 @@ from cogni_billing.domain.transactions import Transaction
 _ABSENT = "absent"
 
 
-def same_or_conflict(stored: Transaction, requested: Transaction) -> None:
-    """Return when *stored* is the answer to *requested*, found under the same key.
+def same_or_conflict(stored: Transaction, asked: Mapping[str, str]) -> None:
+    """Return when *stored* is the answer to a request for *asked* under the same key.
 
     Only what the caller asked for counts: not the metadata, not the policy in force today.
 
     Raises:
         IdempotencyConflict: they differ; each field that does is named.
     """
-    if differences := _differences(stored.request, requested.request):
-        raise IdempotencyConflict(requested.reference, differences)
+    if differences := _differences(stored.request, asked):
+        raise IdempotencyConflict(stored.reference, differences)
 
 
 def _differences(stored: Mapping[str, str], requested: Mapping[str, str]) -> tuple[Difference, ...]:

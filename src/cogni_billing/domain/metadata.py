@@ -15,7 +15,8 @@ Json: TypeAlias = Union[bool, int, float, str, "tuple[Json, ...]", "Mapping[str,
 
 ENCODED_MAX: Final = 16 * 1024
 DEPTH_MAX: Final = 8
-_INT_BITS_MAX: Final = 14_000  # 4 214 digits; Python itself refuses to read back over 4 300
+_INT_BITS_MAX: Final = 2_100  # 633 digits; 640 is the least that any Python is set to read back
+_SHOWN_MAX: Final = 32  # for where and what each, so that a message shows 64 of the input at most
 
 EMPTY: Final[Mapping[str, Json]] = MappingProxyType({})
 
@@ -50,58 +51,64 @@ def encoded(value: Mapping[str, Json]) -> str:
 
 
 def read_only(value: Mapping[str, Any]) -> Mapping[str, Json]:
-    """*value*, freshly decoded from JSON, in its frozen form."""
+    """*value*, plain JSON that is nobody else's, in its frozen form."""
     return MappingProxyType({key: _read_only(item) for key, item in value.items()})
 
 
 def _read_only(value: Any) -> Json:
     if isinstance(value, dict):
         return read_only(value)
-    return tuple(map(_read_only, value)) if isinstance(value, list) else value
+    return tuple(map(_read_only, value)) if isinstance(value, (list, tuple)) else value
 
 
 class _Copier:
-    """Walks once, and gives up early: each value costs at least two encoded bytes."""
+    """Walks once, and gives up as soon as what it has seen must be too large when encoded."""
 
     def __init__(self) -> None:
-        self._values_left = ENCODED_MAX // 2
+        self._bytes_left = ENCODED_MAX
 
     def freeze(self, value: object, path: str, depth: int) -> Json:
-        self._values_left -= 1
-        if self._values_left < 0:
-            raise InvalidMetadata("metadata", "too many values", f"at most {ENCODED_MAX} bytes")
+        self._spend(2)  # the shortest value is one byte, and a comma or bracket follows
         if isinstance(value, Mapping) or type(value) in (list, tuple):
             if depth > DEPTH_MAX:
-                raise InvalidMetadata(path[:64], "one more level", f"at most {DEPTH_MAX} levels")
+                raise InvalidMetadata(path, "one more level", f"at most {DEPTH_MAX} levels")
             if isinstance(value, Mapping):
                 return self._object(value, path, depth)
             assert isinstance(value, (list, tuple))
             return tuple(self.freeze(item, path, depth + 1) for item in value)
-        return _scalar(value, path)
+        return self._scalar(value, path)
 
     def _object(self, value: Mapping[object, object], path: str, depth: int) -> Json:
         copy: dict[str, Json] = {}
         for key, item in value.items():
-            name = _text(key, path)
-            copy[name] = self.freeze(item, f"{path}.{ascii(name)[1:-1]}"[:64], depth + 1)
+            name = self._text(key, path)
+            inner = f"{path}.{ascii(name[:_SHOWN_MAX])[1:-1]}"
+            copy[name] = self.freeze(item, inner[:_SHOWN_MAX], depth + 1)
         return MappingProxyType(copy)
 
-
-def _scalar(value: object, path: str) -> Json:
-    if value is None or type(value) is bool:
-        return value
-    if type(value) is int and value.bit_length() <= _INT_BITS_MAX:
-        return value
-    if type(value) is float and math.isfinite(value):
-        return value
-    return _text(value, path)
-
-
-def _text(value: object, path: str) -> str:
-    if type(value) is str and "\0" not in value and len(value) <= ENCODED_MAX:
-        if not any("\ud800" <= character <= "\udfff" for character in value):
+    def _scalar(self, value: object, path: str) -> Json:
+        if value is None or type(value) is bool:
             return value
-        raise InvalidMetadata(path, shown(value), "text without lone surrogates")
-    raise InvalidMetadata(
-        path, shown(value), "JSON: str without NUL, int, finite float, bool, None"
-    )
+        if type(value) is int and value.bit_length() <= _INT_BITS_MAX:
+            self._spend(value.bit_length() // 4)  # a digit is less than four bits
+            return value
+        if type(value) is float and math.isfinite(value):
+            return value
+        return self._text(value, path)
+
+    def _text(self, value: object, path: str) -> str:
+        if type(value) is not str or "\0" in value:
+            expected = "JSON: str without NUL, int, finite float, bool, None"
+            raise InvalidMetadata(path, shown(value, _SHOWN_MAX), expected)
+        self._spend(len(value))
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            expected = "text without lone surrogates"
+            raise InvalidMetadata(path, shown(value, _SHOWN_MAX), expected) from error
+        return value
+
+    def _spend(self, size: int) -> None:
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise InvalidMetadata("metadata", "more", f"at most {ENCODED_MAX} bytes encoded")

@@ -34,11 +34,16 @@ def credits_for(paid: Amount) -> Amount:
         InvalidAmount: *paid* is not an amount greater than zero.
         UnitMismatch: *paid* is not money.
     """
-    dollars = product(positive(paid, "paid").value, _worth(paid.unit))
+    return bought(paid, "paid")
+
+
+def bought(paid: Amount, field: str) -> Amount:
+    """`credits_for` an argument that its caller knows as *field*."""
+    dollars = product(positive(paid, field).value, _worth(paid.unit, field))
     return rounded_up(product(dollars, CREDITS_PER_USD), CREDIT)
 
 
-def _worth(unit: Unit) -> Decimal:
+def _worth(unit: Unit, field: str) -> Decimal:
     if unit not in _DOLLARS:
-        raise UnitMismatch("paid", str(unit), " or ".join(map(str, _DOLLARS)))
+        raise UnitMismatch(field, str(unit), " or ".join(map(str, _DOLLARS)))
     return _DOLLARS[unit]

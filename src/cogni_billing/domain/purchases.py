@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
 from attrs import frozen
 
-from cogni_billing.domain.amounts import Amount, positive
-from cogni_billing.domain.identity import account_of, reference, tenant_id
-from cogni_billing.domain.metadata import frozen_metadata
+from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.identity import TenantId, account_of, reference, tenant_id
+from cogni_billing.domain.metadata import Json, frozen_metadata, read_only
 from cogni_billing.domain.moments import utc
 from cogni_billing.domain.policies import RevenueSharePolicy, Share
-from cogni_billing.domain.pricing import credits_for
+from cogni_billing.domain.pricing import bought
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind, balanced
 
 
@@ -31,40 +32,57 @@ class Receipt:
     replayed: bool
 
 
-def plan_purchase(
-    tenant: object,
-    amount: Amount,
-    *,
-    payment: object,
-    metadata: object,
-    policy: RevenueSharePolicy,
-    at: datetime,
-    transaction_id: UUID,
-) -> Transaction:
-    """The transaction that a confirmed payment of *amount* makes.
+@frozen(kw_only=True)
+class PurchaseRequest:
+    """A confirmed payment as its caller reports it, every argument judged; no policy yet."""
 
-    The customer is credited in full (ceiling), each beneficiary gets its share of that on top
-    (floor), `issuance` is debited for all of it. A beneficiary that is itself the buyer earns
-    nothing: the system tenant's own purchase mints no share.
+    buyer: TenantId
+    purchased: Amount
+    payment: str
+    metadata: Mapping[str, Json]
+    asked: Mapping[str, str]
+    """What the caller asked for, field by field."""
+
+
+def request_purchase(
+    tenant: object, amount: Amount, *, payment: object, metadata: object
+) -> PurchaseRequest:
+    """The request to credit *tenant* what *amount* buys, in full (ceiling)."""
+    return PurchaseRequest(
+        buyer=tenant_id(tenant),
+        purchased=bought(amount, "amount"),
+        payment=reference(payment, "payment"),
+        metadata=frozen_metadata(metadata),
+        asked={"amount": str(amount)},
+    )
+
+
+def plan_purchase(
+    request: PurchaseRequest, policy: RevenueSharePolicy, at: datetime, transaction_id: UUID
+) -> Transaction:
+    """The transaction that a purchase makes while *policy* is in force.
+
+    Each beneficiary gets its share of what was purchased, on top (floor); `issuance` is debited
+    for all of it. A beneficiary that is itself the buyer earns nothing: the system tenant's own
+    purchase mints no share.
+
+    Raises:
+        InvalidPolicy: the policy is not yet in force.
     """
-    buyer = tenant_id(tenant)
-    purchased = credits_for(positive(amount, "amount"))
-    payment = reference(payment, "payment")
-    metadata = frozen_metadata(metadata)
     moment = utc(at, "clock")
-    policy = policy.for_buyer(account_of(buyer))
-    shares = policy.shares_of(purchased, moment)
+    policy = policy.for_buyer(account_of(request.buyer))
+    shares = policy.shares_of(request.purchased, moment)
     return Transaction(
         id=transaction_id,
-        tenant=buyer,
+        tenant=request.buyer,
         kind=TransactionKind.PURCHASE,
-        reference=payment,
+        reference=request.payment,
         at=moment,
-        postings=balanced(TransactionKind.PURCHASE, buyer, purchased, shares),
+        postings=balanced(TransactionKind.PURCHASE, request.buyer, request.purchased, shares),
         shares=shares,
-        request={"amount": str(amount)},
-        policy=policy.to_dict(),
-        metadata=metadata,
+        request=request.asked,
+        policy=read_only(policy.to_dict()),
+        metadata=request.metadata,
     )
 
 

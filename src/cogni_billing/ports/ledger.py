@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.transactions import Recorded, Transaction
+from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 
 
 class LedgerRepository(Protocol):
@@ -23,6 +23,10 @@ class LedgerRepository(Protocol):
             PrivilegeRequired: the transaction is not the scope's tenant's. Nothing is written.
             LedgerCorruption: the transaction's id is taken. Nothing is written.
         """
+        ...
+
+    def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
+        """What the tenant recorded under this key, as a replay; `None` if nothing."""
         ...
 
     def balance(self) -> Balance:

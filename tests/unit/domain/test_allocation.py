@@ -67,6 +67,7 @@ def test_the_parts_sum_to_the_total_and_none_is_a_piece_off_its_quota(
         [True],
         [0.5],
         ["1"],
+        "12",
         [None],
         [Decimal("NaN")],
         [Decimal("Infinity")],
@@ -75,11 +76,19 @@ def test_the_parts_sum_to_the_total_and_none_is_a_piece_off_its_quota(
         [10**28],
     ],
 )
-def test_weights_that_divide_nothing_are_refused(weights: list[Decimal]) -> None:
+def test_weights_that_divide_nothing_are_refused(weights: Sequence[Decimal]) -> None:
     with pytest.raises(InvalidAmount) as caught:
         allocate(credits(1), weights)
 
     assert caught.value.field.startswith("weights")
+
+
+@pytest.mark.parametrize("weights", [None, 3, {1, 2}, iter([1, 2])])
+def test_weights_are_a_sequence(weights: list[int]) -> None:
+    with pytest.raises(InvalidAmount) as caught:
+        allocate(credits(1), weights)
+
+    assert caught.value.field == "weights"
 
 
 @pytest.mark.parametrize("total", [credits(-1), 5, None])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator as op
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, Inexact
 from enum import IntEnum
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -280,3 +282,26 @@ class TestHostileContexts:
             found = thread.submit(lambda: credits(HUGE) + credits(1)).result()
 
         assert found.value == HUGE + 1
+
+
+def test_a_sum_of_more_than_a_hundred_digits_is_refused_as_an_amount() -> None:
+    largest = Amount.computed(Decimal("9" * 98), USD)
+
+    with pytest.raises(InvalidAmount, match="100 digits"):
+        largest + largest
+    with pytest.raises(InvalidAmount, match="100 digits"):
+        Amount.computed(Decimal(10**98), USD)
+
+
+@pytest.mark.parametrize("operation", [op.add, op.sub, op.lt, op.le, op.gt, op.ge])
+def test_an_amount_and_anything_else_do_not_mix(operation: Callable[[Any, Any], object]) -> None:
+    for stranger in (1, "1", None, Decimal(1)):
+        with pytest.raises(TypeError):
+            operation(credits(1), stranger)
+        with pytest.raises(TypeError):
+            operation(stranger, credits(1))
+
+
+@pytest.mark.parametrize("text", ["0E+27", "0E+28", "0E+1000000"])
+def test_zero_is_zero_whatever_its_exponent(text: str) -> None:
+    assert credits(Decimal(text)) == credits(0)

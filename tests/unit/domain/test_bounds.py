@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 import pytest
@@ -76,16 +79,33 @@ class TestMoments:
 
 
 class TestMetadata:
-    @pytest.mark.parametrize("number", [2**14_000 - 1, 1 - 2**14_000], ids=["above", "below"])
+    @pytest.mark.parametrize("number", [2**2_100 - 1, 1 - 2**2_100], ids=["above", "below"])
     def test_the_largest_integer_is_kept(self, number: int) -> None:
         assert frozen_metadata({"a": number}) == {"a": number}
 
-    @pytest.mark.parametrize("number", [2**14_000, -(2**14_000)], ids=["above", "below"])
+    @pytest.mark.parametrize("number", [2**2_100, -(2**2_100)], ids=["above", "below"])
     def test_one_more_is_refused(self, number: int) -> None:
         with pytest.raises(InvalidMetadata) as caught:
             frozen_metadata({"a": number})
 
-        assert caught.value.given == "an int of 14001 bits"
+        assert caught.value.given == "an int of 2101 bits"
+
+    def test_the_largest_integer_is_one_that_any_interpreter_writes_out(self) -> None:
+        assert 10**sys.int_info.str_digits_check_threshold > 2**2_100 - 1
+
+    def test_the_size_is_judged_before_all_of_it_is_copied(self) -> None:
+        class Endless(dict[str, object]):
+            def items(self) -> Any:
+                return ((str(number), ["x" * 1_000, 2**2_000]) for number in itertools.count())
+
+        with pytest.raises(InvalidMetadata, match="16384 bytes"):
+            frozen_metadata(Endless())
+
+    def test_a_message_shows_no_more_than_64_characters_of_it(self) -> None:
+        with pytest.raises(InvalidMetadata) as caught:
+            frozen_metadata({"k" * 100: "v" * 100 + "\0"})
+
+        assert len(caught.value.field + caught.value.given) <= 64
 
     def test_one_byte_more_than_16_kib_is_refused(self) -> None:
         over = {"a": "x" * (ENCODED_MAX - len('{"a":""}') + 1)}

@@ -144,6 +144,8 @@ def test_every_error_that_is_raised_has_a_sample() -> None:
         (10**100_000, "an int of 332193 bits"),
         (b"bytes", "a bytes"),
         ({"secret": "value"}, "a dict"),
+        (type("caf\u00e9\n", (), {})(), "a caf\\xe9\\n"),
+        (type("T" * 100, (), {})(), "a " + "T" * 59 + "..."),
         (NUMBER, "UUID('00000000-0000-0000-0000-000000000007')"),
     ],
     ids=shown,

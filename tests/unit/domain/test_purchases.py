@@ -30,7 +30,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import ISSUANCE
-from cogni_billing.domain.purchases import plan_purchase, receipt_of
+from cogni_billing.domain.purchases import plan_purchase, receipt_of, request_purchase
 from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
 from contract.base import ALICE, BOB, NOON
 from contract.purchases import planned, policy
@@ -50,7 +50,10 @@ def plan(**changed: Any) -> Transaction:
         "transaction_id": UUID(int=1),
     }
     given |= changed
-    return plan_purchase(given.pop("tenant"), given.pop("amount"), **given)
+    request = request_purchase(
+        given["tenant"], given["amount"], payment=given["payment"], metadata=given["metadata"]
+    )
+    return plan_purchase(request, given["policy"], given["at"], given["transaction_id"])
 
 
 def test_the_customer_is_credited_in_full_and_issuance_debited_for_all_of_it() -> None:

@@ -38,10 +38,10 @@ class HostError(Exception):
 
 
 def state(unit_of_work: InMemoryUnitOfWork) -> dict[str, Any]:
-    """Everything recorded, copied; an account without lines is as good as none."""
+    """Everything recorded, copied."""
     store = unit_of_work._store
     kept: dict[str, Any] = {name: copy(getattr(store, name)) for name in TABLES}
-    kept["lines"] = {account: tuple(lines) for account, lines in store.lines.items() if lines}
+    kept["lines"] = {account: tuple(lines) for account, lines in store.lines.items()}
     return kept
 
 

@@ -20,7 +20,7 @@ from cogni_billing.domain.errors import (
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.transactions import Posting, Recorded, Transaction
+from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
 
 
 @frozen
@@ -55,13 +55,20 @@ class MemoryLedger:
         with self._guard.call():
             if transaction.tenant != self._tenant:
                 raise PrivilegeRequired("posting a transaction of another tenant")
-            key = (self._tenant, transaction.kind, transaction.reference)
-            if stored := self._store.recorded.get(key):
-                same_or_conflict(stored.transaction, transaction)
-                return evolve(stored, replayed=True)
+            if stored := self._found(transaction.kind, transaction.reference):
+                same_or_conflict(stored.transaction, transaction.request)
+                return stored
             if transaction.reference in self._store.payments:
                 raise PaymentAlreadyClaimed(transaction.reference)
             return self._record(transaction)
+
+    def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
+        with self._guard.call():
+            return self._found(kind, reference)
+
+    def _found(self, kind: TransactionKind, reference: str) -> Recorded | None:
+        stored = self._store.recorded.get((self._tenant, kind, reference))
+        return stored and evolve(stored, replayed=True)
 
     def balance(self) -> Balance:
         with self._guard.call():

@@ -70,7 +70,9 @@ class Store:
         table[key] = value
 
     def append(self, account: AccountId, line: Line) -> None:
-        lines = self.lines.setdefault(account, [])
+        if account not in self.lines:
+            self.put(self.lines, account, [])
+        lines = self.lines[account]
         lines.append(line)
         self._undo.append(lines.pop)
 

@@ -16,7 +16,7 @@ from cogni_billing.adapters.postgres.rows import (
     account_parameters,
     line_of,
     purchase_parameters,
-    transaction_of,
+    recorded_from,
 )
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import CREDIT, Amount
@@ -24,7 +24,7 @@ from cogni_billing.domain.errors import PaymentAlreadyClaimed, UnknownAccount
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.transactions import Recorded, Transaction
+from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 
 _POSITION_MAX = 2**63 - 1
 
@@ -66,24 +66,22 @@ class PostgresLedger:
             balance_after = self._connection.execute(
                 statements.POST_PURCHASE, purchase_parameters(transaction)
             ).scalar_one_or_none()
-            if balance_after is None:
-                return self._found_instead_of(transaction)
-            return Recorded(transaction, _credits(balance_after), replayed=False)
+            if balance_after is not None:
+                return Recorded(transaction, _credits(balance_after), replayed=False)
+            stored = self._found(transaction.kind, transaction.reference)
+            if stored is None:  # claimed, and not by anybody this scope can see
+                raise PaymentAlreadyClaimed(transaction.reference)
+            same_or_conflict(stored.transaction, transaction.request)
+            return stored
 
-    def _found_instead_of(self, requested: Transaction) -> Recorded:
-        row = self._connection.execute(
-            statements.RECORDED,
-            {
-                "tenant": requested.tenant,
-                "kind": requested.kind.code,
-                "reference": requested.reference,
-            },
-        ).one_or_none()
-        if row is None:  # claimed, and not by anybody this scope can see
-            raise PaymentAlreadyClaimed(requested.reference)
-        stored = transaction_of(row, requested)
-        same_or_conflict(stored, requested)
-        return Recorded(stored, _credits(row.balance_after), replayed=True)
+    def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
+        with self._guard.call(), translated():
+            return self._found(kind, reference)
+
+    def _found(self, kind: TransactionKind, reference: str) -> Recorded | None:
+        key = {"tenant": self._tenant, "kind": kind.code, "reference": reference}
+        row = self._connection.execute(statements.RECORDED, key).one_or_none()
+        return row and recorded_from(row, self._tenant, kind, reference)
 
     def balance(self) -> Balance:
         with self._guard.call(), translated():

@@ -11,7 +11,7 @@ from cogni_billing.domain.identity import AccountId, TenantId, account_of
 from cogni_billing.domain.metadata import encoded, read_only
 from cogni_billing.domain.policies import Share
 from cogni_billing.domain.statements import Line
-from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
+from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind, balanced
 
 Parameters = dict[str, Any]
 
@@ -39,26 +39,27 @@ def purchase_parameters(transaction: Transaction) -> Parameters:
     }
 
 
-def transaction_of(row: Any, requested: Transaction) -> Transaction:
-    """The stored transaction that *row* holds, found under the key of *requested*."""
+def recorded_from(row: Any, tenant: TenantId, kind: TransactionKind, reference: str) -> Recorded:
+    """What *row* holds, found under this key."""
     unit = Unit.of(row.unit)
     amount = Amount.computed(row.amount, unit)
     shares = tuple(
         Share(AccountId(beneficiary), Amount.computed(share, unit))
         for beneficiary, share in zip(row.beneficiaries, row.shares, strict=True)
     )
-    return Transaction(
+    transaction = Transaction(
         id=row.id,
-        tenant=requested.tenant,
-        kind=requested.kind,
-        reference=requested.reference,
+        tenant=tenant,
+        kind=kind,
+        reference=reference,
         at=row.occurred_at.astimezone(UTC),
-        postings=balanced(requested.kind, requested.tenant, amount, shares),
+        postings=balanced(kind, tenant, amount, shares),
         shares=shares,
         request=row.request,
         policy=read_only(row.policy),
         metadata=read_only(row.metadata),
     )
+    return Recorded(transaction, Amount.computed(row.balance_after, unit), replayed=True)
 
 
 def account_from(row: Any) -> Account:

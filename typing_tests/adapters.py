@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from cogni_billing import Amount, Billing, Page, Receipt, TenantId, usd
+from cogni_billing import Amount, Billing, Page, PurchaseReceipt, TenantId, usd
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
@@ -19,7 +19,9 @@ def adapters_fit_their_ports(engine: Engine) -> tuple[UnitOfWork, UnitOfWork, Cl
 
 
 def the_public_api_infers(billing: Billing, tenant: TenantId, plain: UUID) -> None:
-    receipt: Receipt = billing.confirm_purchase(tenant, usd("1"), payment="p", metadata={"a": 1})
+    receipt: PurchaseReceipt = billing.confirm_purchase(
+        tenant, usd("1"), payment="p", metadata={"a": 1}
+    )
     amount: Amount = receipt.shares[0].amount
     page: Page = billing.statement(plain, limit=1, after=None)
     billing.confirm_purchase("nobody", amount, payment="p")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@
 The units of work are in `cogni_billing.adapters.memory` and `cogni_billing.adapters.postgres`.
 """
 
+from cogni_billing.aio import AsyncBilling
 from cogni_billing.billing import Billing
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.allocation import allocate
@@ -45,9 +46,9 @@ from cogni_billing.domain.identity import (
     TenantId,
 )
 from cogni_billing.domain.policies import RevenueSharePolicy, Share, ShareMode, ShareRule
-from cogni_billing.domain.pricing import credits_for
-from cogni_billing.domain.purchases import Receipt
-from cogni_billing.domain.statements import Balance, Line, Page
+from cogni_billing.domain.pricing import charge_for, credits_for, margin_preserved
+from cogni_billing.domain.receipts import ChargeReceipt, PurchaseReceipt, Receipt
+from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 
 __all__ = [
@@ -59,9 +60,11 @@ __all__ = [
     "Account",
     "AccountId",
     "Amount",
+    "AsyncBilling",
     "Balance",
     "Billing",
     "BillingError",
+    "ChargeReceipt",
     "Difference",
     "HoldClosed",
     "IdempotencyConflict",
@@ -81,6 +84,7 @@ __all__ = [
     "Page",
     "PaymentAlreadyClaimed",
     "PrivilegeRequired",
+    "PurchaseReceipt",
     "Receipt",
     "RefundExceedsPayment",
     "RevenueSharePolicy",
@@ -91,6 +95,7 @@ __all__ = [
     "SystemTenantMissing",
     "TenantId",
     "TransactionKind",
+    "TransactionView",
     "UnbalancedTransaction",
     "Unit",
     "UnitMismatch",
@@ -98,8 +103,10 @@ __all__ = [
     "UnknownHold",
     "UnknownPayment",
     "allocate",
+    "charge_for",
     "credits",
     "credits_for",
+    "margin_preserved",
     "usd",
     "usd_cents",
 ]

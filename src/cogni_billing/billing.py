@@ -1,22 +1,22 @@
-"""What a host calls. Each use case is plan (pure), post (port), receipt (pure)."""
+"""What a host calls. What each call means is in `usecases`; here it meets a unit of work."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from uuid import UUID
 
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.errors import InvalidPolicy, shown
-from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import TenantId, tenant_id
-from cogni_billing.domain.moments import utc
+from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.policies import RevenueSharePolicy
-from cogni_billing.domain.purchases import Receipt, plan_purchase, receipt_of, request_purchase
-from cogni_billing.domain.statements import Balance, Page, page_of, page_request
-from cogni_billing.domain.transactions import Recorded, TransactionKind
+from cogni_billing.domain.receipts import ChargeReceipt, PurchaseReceipt
+from cogni_billing.domain.statements import Balance, Page, TransactionView
+from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.ports.environment import Clock, IdSource
-from cogni_billing.ports.scope import Scope, UnitOfWork
+from cogni_billing.ports.scope import UnitOfWork
+from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
 
 
 class Billing:
@@ -30,8 +30,11 @@ class Billing:
         clock: Tells the time; by default the unit of work's own, the system's.
         ids: Makes transaction ids; by default the unit of work's own, UUIDv7.
 
-    Every method may raise `LedgerUnavailable` (nothing was written) and, when it writes,
-    `OutcomeUnknown` (call again with the same key).
+    Every method may raise `InvalidTenant` (the tenant is no `uuid.UUID`, or is nil or reserved),
+    `LedgerUnavailable` (nothing was written) and, when it writes, `OutcomeUnknown` (call again
+    with the same key). A call with the key of an earlier one and the same request returns that
+    one's outcome with `replayed`; with another request it raises `IdempotencyConflict`, which
+    names each difference. A refused call leaves nothing behind, its key included.
     """
 
     def __init__(
@@ -43,21 +46,21 @@ class Billing:
         ids: IdSource | None = None,
     ) -> None:
         self._unit_of_work = unit_of_work
-        self._policy = RevenueSharePolicy.default() if policy is None else policy
-        self._clock = unit_of_work.clock if clock is None else clock
-        self._ids = unit_of_work.ids if ids is None else ids
-        if not isinstance(self._policy, RevenueSharePolicy):
-            raise InvalidPolicy("policy", shown(policy), "a RevenueSharePolicy")
+        self._cases = UseCases(
+            RevenueSharePolicy.default() if policy is None else policy,
+            unit_of_work.clock if clock is None else clock,
+            unit_of_work.ids if ids is None else ids,
+        )
+
+    def _run(self, case: UseCase[Result]) -> Result:
+        return self._unit_of_work.run(case.tenant, case.work)
+
+    def _run_service(self, case: ServiceCase[Result]) -> Result:
+        return self._unit_of_work.run_service(case.tenant, case.work)
 
     def open_account(self, tenant: TenantId | UUID) -> Account:
-        """The tenant's account, opened now if there is none; concurrent calls agree.
-
-        Raises:
-            InvalidTenant: *tenant* is no `uuid.UUID`, or is nil or reserved.
-        """
-        owner = tenant_id(tenant)
-        opened_at = utc(self._clock.now(), "clock")
-        return self._unit_of_work.run(owner, lambda scope: scope.tenants.open_account(opened_at))
+        """The tenant's account, opened now if there is none; concurrent calls agree."""
+        return self._run(self._cases.open_account(tenant))
 
     def confirm_purchase(
         self,
@@ -66,12 +69,11 @@ class Billing:
         *,
         payment: str,
         metadata: Mapping[str, object] | None = None,
-    ) -> Receipt:
+    ) -> PurchaseReceipt:
         """Credit a confirmed payment: the customer in full, and each beneficiary its share.
 
-        One atomic, balanced transaction. The account is opened if there is none. Calling again
-        with the same payment and amount returns the first outcome with `replayed`, whatever the
-        policy is by then, and keeps the first metadata.
+        One atomic, balanced transaction. The account is opened if there is none. The key is the
+        payment; a replay has the shares of the policy that was in force the first time.
 
         Args:
             tenant: Who paid.
@@ -82,45 +84,76 @@ class Billing:
             metadata: A JSON object kept with the transaction.
 
         Raises:
-            InvalidTenant, InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an
-                argument breaks its rule.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument breaks its
+                rule.
             InvalidPolicy: the policy is not yet in force.
             IdempotencyConflict: the tenant confirmed this payment with another amount.
             PaymentAlreadyClaimed: another tenant confirmed this payment.
         """
-        request = request_purchase(tenant, amount, payment=payment, metadata=metadata)
-        at, transaction_id = self._clock.now(), self._ids.new()
+        return self._run(
+            self._cases.confirm_purchase(tenant, amount, payment=payment, metadata=metadata)
+        )
 
-        def record(scope: Scope) -> Recorded:
-            try:
-                purchase = plan_purchase(request, self._policy, at, transaction_id)
-            except InvalidPolicy:
-                # A replay needs no policy: its shares were computed the first time.
-                stored = scope.ledger.find(TransactionKind.PURCHASE, request.payment)
-                if stored is None:
-                    raise
-                same_or_conflict(stored.transaction, request.asked)
-                return stored
-            return scope.ledger.post(purchase)
+    def charge(
+        self,
+        tenant: TenantId | UUID,
+        amount: Amount,
+        *,
+        reference: str,
+        allow_overdraft: bool = False,
+        metadata: Mapping[str, object] | None = None,
+    ) -> ChargeReceipt:
+        """Take credits that the tenant's work consumed.
 
-        return receipt_of(self._unit_of_work.run(request.buyer, record))
-
-    def balance(self, tenant: TenantId | UUID) -> Balance:
-        """The tenant's credits: posted, held and available.
+        Args:
+            tenant: Who pays.
+            amount: In CREDIT, greater than zero; `charge_for` makes it from a cost.
+            reference: The key, unique among the tenant's charges: 1 to 255 visible ASCII
+                characters.
+            allow_overdraft: Record it even if it leaves the account below zero, because its cost
+                was incurred already.
+            metadata: A JSON object kept with the transaction.
 
         Raises:
-            InvalidTenant: *tenant* is no `uuid.UUID`, or is nil or reserved.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument breaks its
+                rule.
+            UnknownAccount: the tenant has no account.
+            InsufficientCredits: less is available. Under any concurrency, available credits never
+                go below zero unless the call allows it.
+            IdempotencyConflict: the tenant used this reference for another charge.
+        """
+        return self._run(
+            self._cases.charge(
+                tenant,
+                amount,
+                reference=reference,
+                allow_overdraft=allow_overdraft,
+                metadata=metadata,
+            )
+        )
+
+    def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
+        """The tenant's credits: posted, held and available; now, or as of a moment.
+
+        Args:
+            tenant: Whose.
+            at: The moment, timezone-aware; what was posted until then, then included, counts.
+
+        Raises:
+            InvalidTime: *at* is naive.
             UnknownAccount: the tenant has no account.
         """
-
-        def read(scope: Scope) -> Balance:
-            scope.tenants.account()
-            return scope.ledger.balance()
-
-        return self._unit_of_work.run(tenant_id(tenant), read)
+        return self._run(self._cases.balance(tenant, at=at))
 
     def statement(
-        self, tenant: TenantId | UUID, *, limit: int = 50, after: str | None = None
+        self,
+        tenant: TenantId | UUID,
+        *,
+        limit: int = 50,
+        after: str | None = None,
+        kind: TransactionKind | str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Page:
         """The tenant's postings, newest first, *limit* at a time (1 to 1000).
 
@@ -128,17 +161,58 @@ class Billing:
             tenant: Whose.
             limit: How many lines at most.
             after: The `next` of the page before, or `None` for the first.
+            kind: Only postings of this kind of transaction.
+            since: Only postings of this moment or later; timezone-aware.
+            until: Only postings before this moment; timezone-aware.
 
         Raises:
-            InvalidTenant: *tenant* is no `uuid.UUID`, or is nil or reserved.
+            InvalidTime: *since* or *until* is naive.
             InvalidPage: *limit* or *after* breaks its rule.
+            InvalidInput: *kind* is none.
             UnknownAccount: the tenant has no account.
         """
-        owner = tenant_id(tenant)
-        page = page_request(limit, after)
+        return self._run(
+            self._cases.statement(
+                tenant, limit=limit, after=after, kind=kind, since=since, until=until
+            )
+        )
 
-        def read(scope: Scope) -> Page:
-            scope.tenants.account()
-            return page_of(scope.ledger.lines(page), page.limit)
+    def find(
+        self, tenant: TenantId | UUID, *, reference: str, kind: TransactionKind | str
+    ) -> TransactionView | None:
+        """The tenant's transaction with this key, if there is one.
 
-        return self._unit_of_work.run(owner, read)
+        Args:
+            tenant: Whose.
+            reference: The key; of a purchase, its payment.
+            kind: Of which kind: a key is unique among a tenant's transactions of one kind.
+
+        Raises:
+            InvalidReference: *reference* breaks its rule.
+            InvalidInput: *kind* is none.
+            UnknownAccount: the tenant has no account.
+        """
+        return self._run(self._cases.find(tenant, reference=reference, kind=kind))
+
+    def transaction(self, tenant: TenantId | UUID, transaction_id: UUID) -> TransactionView | None:
+        """The tenant's own transaction with this id, if there is one, with its own postings.
+
+        Raises:
+            InvalidInput: *transaction_id* is no `uuid.UUID`.
+            UnknownAccount: the tenant has no account.
+        """
+        return self._run(self._cases.transaction(tenant, transaction_id))
+
+    def fold(self) -> Folding:
+        """Checkpoint the accounts that others add to, such as the system tenant's.
+
+        Their balances are the same before and after, and quicker to read after. Run it now and
+        then; it holds nobody up, and loses nothing that is being recorded meanwhile.
+
+        Raises:
+            PrivilegeRequired: the unit of work has no service role.
+            LedgerUnavailable: somebody has had a transaction open on the ledger for very long.
+        """
+        position = self._run_service(self._cases.settled_position())
+        # In a scope of its own, which sees everything under that position.
+        return self._run_service(self._cases.fold(position))

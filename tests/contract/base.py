@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -19,6 +20,7 @@ BOB = TenantId(UUID("0b0b0000-0000-4000-8000-000000000002"))
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 
 Totals = Callable[[], dict[AccountId, Decimal]]
+NewBilling = Callable[..., Billing]
 
 
 @define
@@ -44,7 +46,9 @@ class CountingIds:
 
 
 class Contract:
-    """Base of every contract. A subclass gives the two fixtures that raise here."""
+    """Base of every contract. A subclass gives the two fixtures that raise here, and may give
+    another kind of `Billing`.
+    """
 
     @pytest.fixture
     def unit_of_work(self) -> UnitOfWork:
@@ -57,8 +61,17 @@ class Contract:
         raise NotImplementedError
 
     @pytest.fixture
-    def billing(self, unit_of_work: UnitOfWork) -> Billing:
-        return Billing(unit_of_work, clock=SteppingClock(), ids=CountingIds())
+    def new_billing(self, unit_of_work: UnitOfWork) -> NewBilling:
+        """Makes a `Billing` over the ledger, with the options that a test gives."""
+        return partial(Billing, unit_of_work)
+
+    @pytest.fixture
+    def clock(self) -> SteppingClock:
+        return SteppingClock()
+
+    @pytest.fixture
+    def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
+        return new_billing(clock=clock, ids=CountingIds())
 
 
 def purchase_totals(customer: TenantId, credited: int, shared: int) -> dict[AccountId, Decimal]:

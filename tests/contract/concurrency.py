@@ -14,15 +14,14 @@ from uuid import UUID
 from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     Account,
-    Billing,
     PaymentAlreadyClaimed,
-    Receipt,
+    PurchaseReceipt,
     TenantId,
     credits,
     usd,
 )
 from cogni_billing.ports.scope import UnitOfWork
-from contract.base import ALICE, NOON, Contract, Totals, purchase_totals
+from contract.base import ALICE, NOON, Contract, NewBilling, Totals, purchase_totals
 
 Result = TypeVar("Result")
 CALLERS = 50
@@ -44,11 +43,11 @@ class ConcurrencyContract(Contract):
     """Racing calls add up."""
 
     def test_fifty_confirmations_of_one_payment_credit_once(
-        self, unit_of_work: UnitOfWork, totals: Totals
+        self, new_billing: NewBilling, totals: Totals
     ) -> None:
-        billing = Billing(unit_of_work)
+        billing = new_billing()
 
-        def confirm() -> Receipt:
+        def confirm() -> PurchaseReceipt:
             return billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
         receipts = at_once([confirm] * CALLERS)
@@ -59,9 +58,9 @@ class ConcurrencyContract(Contract):
         assert totals() == purchase_totals(ALICE, 100_000_000, 25_000_000)
 
     def test_of_twenty_tenants_racing_for_one_payment_one_gets_it(
-        self, unit_of_work: UnitOfWork, totals: Totals
+        self, new_billing: NewBilling, totals: Totals
     ) -> None:
-        billing = Billing(unit_of_work)
+        billing = new_billing()
         tenants = [TenantId(UUID(int=number)) for number in range(1, 21)]
 
         def claim(tenant: TenantId) -> TenantId | None:
@@ -79,9 +78,9 @@ class ConcurrencyContract(Contract):
         assert totals() == purchase_totals(winners[0], 100_000_000, 25_000_000)
 
     def test_purchases_of_one_tenant_at_once_leave_no_gap_between_balances(
-        self, unit_of_work: UnitOfWork
+        self, new_billing: NewBilling
     ) -> None:
-        billing = Billing(unit_of_work)
+        billing = new_billing()
 
         receipts = at_once(
             [
@@ -94,12 +93,12 @@ class ConcurrencyContract(Contract):
         assert balances == [10_000_000 * n for n in range(1, CALLERS + 1)]
         lines = billing.statement(ALICE, limit=CALLERS).lines
         after = [line.balance_after for line in reversed(lines)]
-        assert [int(balance.value) for balance in after if balance] == balances
+        assert [int(balance.value) for balance in after] == balances
 
     def test_purchases_of_many_tenants_at_once_add_up_on_the_system_account(
-        self, unit_of_work: UnitOfWork, totals: Totals
+        self, new_billing: NewBilling, totals: Totals
     ) -> None:
-        billing = Billing(unit_of_work)
+        billing = new_billing()
         tenants = [TenantId(UUID(int=number)) for number in range(1, CALLERS + 1)]
 
         at_once(

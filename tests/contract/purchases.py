@@ -28,7 +28,7 @@ from cogni_billing import (
     LedgerCorruption,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
-    Receipt,
+    PurchaseReceipt,
     RevenueSharePolicy,
     Share,
     ShareMode,
@@ -48,6 +48,7 @@ from contract.base import (
     NOON,
     Contract,
     CountingIds,
+    NewBilling,
     SteppingClock,
     Totals,
     purchase_totals,
@@ -87,7 +88,7 @@ class PurchaseContract(Contract):
     ) -> None:
         receipt = billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
-        assert receipt == Receipt(
+        assert receipt == PurchaseReceipt(
             transaction_id=UUID(int=1),
             credited=credits(100_000_000),
             shares=(Share(SYSTEM_ACCOUNT_ID, credits(25_000_000)),),
@@ -117,13 +118,11 @@ class PurchaseContract(Contract):
         assert totals() == before
 
     def test_a_replay_keeps_the_shares_of_the_policy_then_in_force(
-        self, billing: Billing, unit_of_work: UnitOfWork, totals: Totals
+        self, billing: Billing, new_billing: NewBilling, totals: Totals
     ) -> None:
         first = billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
         before = totals()
-        stricter = Billing(
-            unit_of_work, policy=policy("0.5"), clock=SteppingClock(), ids=CountingIds(9)
-        )
+        stricter = new_billing(policy=policy("0.5"), clock=SteppingClock(), ids=CountingIds(9))
 
         again = stricter.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
@@ -131,12 +130,12 @@ class PurchaseContract(Contract):
         assert totals() == before
 
     def test_a_replay_needs_no_policy_in_force(
-        self, billing: Billing, unit_of_work: UnitOfWork, totals: Totals
+        self, billing: Billing, new_billing: NewBilling, totals: Totals
     ) -> None:
         first = billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
         before = totals()
         future = policy("0.5", since=datetime(2030, 1, 1, tzinfo=UTC))
-        early = Billing(unit_of_work, policy=future, clock=SteppingClock())
+        early = new_billing(policy=future, clock=SteppingClock())
 
         again = early.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
@@ -214,10 +213,10 @@ class PurchaseContract(Contract):
         assert billing.statement(ALICE).lines[0].reference == payment
 
     def test_a_refused_call_does_not_burn_its_payment(
-        self, billing: Billing, unit_of_work: UnitOfWork
+        self, billing: Billing, new_billing: NewBilling
     ) -> None:
         future = policy("0.5", since=datetime(2030, 1, 1, tzinfo=UTC))
-        early = Billing(unit_of_work, policy=future, clock=SteppingClock())
+        early = new_billing(policy=future, clock=SteppingClock())
         with pytest.raises(InvalidPolicy):
             early.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
@@ -251,9 +250,9 @@ class PurchaseContract(Contract):
 
     @pytest.mark.parametrize("rate", ["0", "0.000000000001"])
     def test_a_share_of_zero_is_on_the_receipt_and_makes_no_posting(
-        self, unit_of_work: UnitOfWork, totals: Totals, rate: str
+        self, new_billing: NewBilling, totals: Totals, rate: str
     ) -> None:
-        billing = Billing(unit_of_work, policy=policy(rate), clock=SteppingClock())
+        billing = new_billing(policy=policy(rate), clock=SteppingClock())
         first = billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
 
         again = billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
@@ -262,16 +261,16 @@ class PurchaseContract(Contract):
         assert again == evolve(first, replayed=True)
         assert totals() == {AccountId(ALICE): Decimal(100_000), ISSUANCE: Decimal(-100_000)}
 
-    def test_a_policy_without_rules_shares_with_nobody(self, unit_of_work: UnitOfWork) -> None:
+    def test_a_policy_without_rules_shares_with_nobody(self, new_billing: NewBilling) -> None:
         nobody = evolve(RevenueSharePolicy.default(), version="nobody", rules=())
-        billing = Billing(unit_of_work, policy=nobody)
+        billing = new_billing(policy=nobody)
 
         assert billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1").shares == ()
 
     def test_the_largest_amount_is_exact_to_the_last_credit(
-        self, unit_of_work: UnitOfWork, totals: Totals
+        self, new_billing: NewBilling, totals: Totals
     ) -> None:
-        billing = Billing(unit_of_work, policy=policy("9.999999999999"), clock=SteppingClock())
+        billing = new_billing(policy=policy("9.999999999999"), clock=SteppingClock())
 
         receipt = billing.confirm_purchase(ALICE, Amount(10**27, USD), payment="stripe:pi_1")
         billing.confirm_purchase(ALICE, Amount("0.000001", USDC), payment="stripe:pi_2")

@@ -24,7 +24,7 @@ from cogni_billing.ports.scope import Scope, UnitOfWork
 from contract.base import ALICE, BOB, NOON, Contract, Totals, purchase_totals
 from contract.purchases import planned
 
-FIRST_PAGE = PageRequest(50, None)
+FIRST_PAGE = PageRequest(limit=50)
 
 
 class HostError(Exception):

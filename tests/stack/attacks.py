@@ -10,12 +10,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import TenantId
-from cogni_billing.adapters.postgres.rows import purchase_parameters
-from cogni_billing.adapters.postgres.statements import POST_PURCHASE
+from cogni_billing.adapters.postgres.rows import transaction_parameters
+from cogni_billing.adapters.postgres.statements import POST
 from contract.base import ALICE
 from contract.purchases import planned
 
-TABLES = ("accounts", "payments", "postings", "transactions", "wallets")
+TABLES = ("accounts", "checkpoints", "payments", "postings", "transactions", "wallets")
 PRIVILEGE = "42501"
 CHECK = "23514"
 
@@ -30,7 +30,7 @@ def refusal(connection: Connection, statement: str, **parameters: Any) -> psycop
 
 def post_altered(connection: Connection, tenant: TenantId = ALICE, **altered: Any) -> None:
     """The library's own statement, with some of its parameters altered."""
-    connection.execute(POST_PURCHASE, purchase_parameters(planned(tenant)) | altered)
+    connection.execute(POST, transaction_parameters(planned(tenant)) | altered)
 
 
 def refusal_of_altered(

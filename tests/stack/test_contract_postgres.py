@@ -1,39 +1,42 @@
-"""The Postgres adapter keeps every contract, also with statements that are never prepared."""
+"""The Postgres adapter keeps every contract, called and awaited, also with statements that are
+never prepared on a single connection that everything shares.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from contract.base import Totals
-from contract.concurrency import ConcurrencyContract
-from contract.purchases import PurchaseContract
-from contract.scopes import ScopeContract, TenantContract
-from contract.statements import StatementContract
+from cogni_billing import AsyncBilling
+from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
+from contract import charges, concurrency, purchases, reading, scopes, statements
+from contract.base import NewBilling, Totals
+from contract.blocking import blocking, running_loop
 from stack.conftest import Database
+
+SINGLE: dict[str, Any] = {
+    "pool_size": 1,
+    "max_overflow": 0,
+    "pool_timeout": 60,
+    "connect_args": {"prepare_threshold": None},
+}
 
 
 class Postgres:
-    """One pool of many connections, and one of a single connection that everything shares."""
-
     @pytest.fixture(params=["pool", "one unprepared connection"])
     def unit_of_work(
         self, request: pytest.FixtureRequest, database: Database
     ) -> Iterator[PostgresUnitOfWork]:
         if request.param == "pool":
-            yield PostgresUnitOfWork(database.user)
+            yield PostgresUnitOfWork(database.user, service=database.service)
         else:
-            engine = create_engine(
-                database.sandbox.url("app_user"),
-                pool_size=1,
-                max_overflow=0,
-                pool_timeout=60,
-                connect_args={"prepare_threshold": None},
-            )
-            yield PostgresUnitOfWork(engine)
+            engine = create_engine(database.sandbox.url("app_user"), **SINGLE)
+            yield PostgresUnitOfWork(engine, service=database.service)
             engine.dispose()
 
     @pytest.fixture
@@ -41,21 +44,99 @@ class Postgres:
         return database.totals
 
 
-class TestPurchases(Postgres, PurchaseContract):
+class AwaitedPostgres(Postgres):
+    """What is called directly on the unit of work is what `Postgres` has tried already."""
+
+    @pytest.fixture
+    def unit_of_work(self, database: Database) -> PostgresUnitOfWork:
+        return PostgresUnitOfWork(database.user, service=database.service)
+
+    @pytest.fixture
+    def new_billing(self, database: Database) -> Iterator[NewBilling]:
+        user = create_async_engine(database.sandbox.url("app_user"), pool_size=20)
+        service = create_async_engine(database.sandbox.url("app_service"))
+        unit_of_work = AsyncPostgresUnitOfWork(user, service=service)
+        with running_loop() as loop:
+            yield lambda **options: blocking(AsyncBilling(unit_of_work, **options), loop)
+            for engine in (user, service):
+                asyncio.run_coroutine_threadsafe(engine.dispose(), loop).result()
+
+
+class TestPurchases(Postgres, purchases.PurchaseContract):
     pass
 
 
-class TestScopes(Postgres, ScopeContract):
+class TestCharges(Postgres, charges.ChargeContract):
     pass
 
 
-class TestTenants(Postgres, TenantContract):
+class TestSystemTenantSpends(Postgres, charges.SystemTenantSpendsContract):
     pass
 
 
-class TestStatements(Postgres, StatementContract):
+class TestBalanceAt(Postgres, reading.BalanceAtContract):
     pass
 
 
-class TestConcurrency(Postgres, ConcurrencyContract):
+class TestFilters(Postgres, reading.FilterContract):
+    pass
+
+
+class TestFind(Postgres, reading.FindContract):
+    pass
+
+
+class TestFolding(Postgres, reading.FoldingContract):
+    pass
+
+
+class TestScopes(Postgres, scopes.ScopeContract):
+    pass
+
+
+class TestTenants(Postgres, scopes.TenantContract):
+    pass
+
+
+class TestStatements(Postgres, statements.StatementContract):
+    pass
+
+
+class TestConcurrency(Postgres, concurrency.ConcurrencyContract):
+    pass
+
+
+class TestAwaitedPurchases(AwaitedPostgres, purchases.PurchaseContract):
+    pass
+
+
+class TestAwaitedCharges(AwaitedPostgres, charges.ChargeContract):
+    pass
+
+
+class TestAwaitedSystemTenantSpends(AwaitedPostgres, charges.SystemTenantSpendsContract):
+    pass
+
+
+class TestAwaitedBalanceAt(AwaitedPostgres, reading.BalanceAtContract):
+    pass
+
+
+class TestAwaitedFilters(AwaitedPostgres, reading.FilterContract):
+    pass
+
+
+class TestAwaitedFind(AwaitedPostgres, reading.FindContract):
+    pass
+
+
+class TestAwaitedFolding(AwaitedPostgres, reading.FoldingContract):
+    pass
+
+
+class TestAwaitedStatements(AwaitedPostgres, statements.StatementContract):
+    pass
+
+
+class TestAwaitedConcurrency(AwaitedPostgres, concurrency.ConcurrencyContract):
     pass

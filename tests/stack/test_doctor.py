@@ -150,8 +150,9 @@ SABOTAGES = {
         " ADD CONSTRAINT wallets_posted_in_bounds CHECK (true)",
         "constraint wallets_posted_in_bounds on wallets is missing or was changed",
         'ALTER TABLE cogni_billing.wallets DROP CONSTRAINT IF EXISTS "wallets_posted_in_bounds",'
-        ' ADD CONSTRAINT "wallets_posted_in_bounds" CHECK (((posted >= (0)::numeric) AND'
-        " (posted < '100000000000000000000000000000000000000000000000000'::numeric)))",
+        ' ADD CONSTRAINT "wallets_posted_in_bounds" CHECK (((posted >'
+        " '-100000000000000000000000000000000000000000000000000'::numeric) AND (posted <"
+        " '100000000000000000000000000000000000000000000000000'::numeric)))",
     ),
     "a tenant set for the database": (
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET app.current_user_id = %L',"

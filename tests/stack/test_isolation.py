@@ -19,10 +19,20 @@ NOBODY = TenantId(UUID("0dead000-0000-4000-8000-000000000009"))
 
 @pytest.fixture
 def database(database: Database) -> Database:
-    """One purchase of Alice's, and one of Bob's."""
+    """One purchase of Alice's, and one of Bob's; and a checkpoint of each, for something to see."""
     unit_of_work = PostgresUnitOfWork(database.user)
     post(unit_of_work, planned(ALICE))
     post(unit_of_work, planned(BOB, payment="stripe:pi_bob"))
+    with database.service.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO cogni_billing.checkpoints (
+                    tenant_id, account_id, unit, position, after_position, arrived, balance, added
+                ) VALUES (:alice, :alice, 'CREDIT', 1, 0, 0, 0, 0),
+                         (:bob, :bob, 'CREDIT', 1, 0, 0, 0, 0)
+            """),
+            {"alice": ALICE, "bob": BOB},
+        )
     return database
 
 

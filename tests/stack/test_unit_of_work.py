@@ -26,7 +26,8 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from cogni_billing.adapters.postgres.unit_of_work import ATTEMPTS_MAX, PostgresScope
+from cogni_billing.adapters.postgres.scopes import PostgresScope
+from cogni_billing.adapters.postgres.unit_of_work import ATTEMPTS_MAX
 from cogni_billing.domain.transactions import Recorded
 from contract.base import ALICE, BOB
 from contract.concurrency import at_once
@@ -254,7 +255,7 @@ class TestCommit:
         def work(scope: PostgresScope) -> None:
             # A wallet without an account, as only an administrator can write it.
             scope.ledger._connection.execute(
-                text("INSERT INTO cogni_billing.wallets VALUES (:t, :t, 'CREDIT', 1)"),
+                text("INSERT INTO cogni_billing.wallets VALUES (:t, :t, 'CREDIT', 1, now())"),
                 {"t": ALICE},
             )
 

@@ -1,15 +1,17 @@
-"""The in-memory adapter keeps every contract."""
+"""The in-memory adapter keeps every contract, called and awaited."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import pytest
 
+from cogni_billing import AsyncBilling, Billing
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from contract.base import Totals
-from contract.concurrency import ConcurrencyContract
-from contract.purchases import PurchaseContract
-from contract.scopes import ScopeContract, TenantContract
-from contract.statements import StatementContract
+from contract import charges, concurrency, purchases, reading, scopes, statements
+from contract.base import NewBilling, Totals
+from contract.blocking import blocking, running_loop
 
 
 class Memory:
@@ -17,27 +19,61 @@ class Memory:
     def unit_of_work(self) -> InMemoryUnitOfWork:
         return InMemoryUnitOfWork()
 
+    @pytest.fixture(params=["called", "awaited"])
+    def new_billing(
+        self, request: pytest.FixtureRequest, unit_of_work: InMemoryUnitOfWork
+    ) -> Iterator[NewBilling]:
+        if request.param == "called":
+            yield partial(Billing, unit_of_work)
+        else:
+            with running_loop() as loop:
+                yield lambda **options: blocking(AsyncBilling(unit_of_work, **options), loop)
+
     @pytest.fixture
     def totals(self, unit_of_work: InMemoryUnitOfWork) -> Totals:
         balances = unit_of_work._store.balances
         return lambda: {account: balance.value for account, balance in balances.items()}
 
 
-class TestPurchases(Memory, PurchaseContract):
+class TestPurchases(Memory, purchases.PurchaseContract):
     pass
 
 
-class TestScopes(Memory, ScopeContract):
+class TestCharges(Memory, charges.ChargeContract):
     pass
 
 
-class TestTenants(Memory, TenantContract):
+class TestSystemTenantSpends(Memory, charges.SystemTenantSpendsContract):
     pass
 
 
-class TestStatements(Memory, StatementContract):
+class TestBalanceAt(Memory, reading.BalanceAtContract):
     pass
 
 
-class TestConcurrency(Memory, ConcurrencyContract):
+class TestFilters(Memory, reading.FilterContract):
+    pass
+
+
+class TestFind(Memory, reading.FindContract):
+    pass
+
+
+class TestFolding(Memory, reading.FoldingContract):
+    pass
+
+
+class TestScopes(Memory, scopes.ScopeContract):
+    pass
+
+
+class TestTenants(Memory, scopes.TenantContract):
+    pass
+
+
+class TestStatements(Memory, statements.StatementContract):
+    pass
+
+
+class TestConcurrency(Memory, concurrency.ConcurrencyContract):
     pass

@@ -157,7 +157,7 @@ class Amount:
     def __add__(self, other: Amount) -> Amount:
         if not isinstance(other, Amount):
             return NotImplemented
-        return Amount.computed(_sum(self.value, self._same_unit(other)), self.unit)
+        return Amount.computed(exact_sum(self.value, self._same_unit(other)), self.unit)
 
     def __sub__(self, other: Amount) -> Amount:
         return self + -other if isinstance(other, Amount) else NotImplemented
@@ -194,6 +194,10 @@ class Amount:
         return other.value
 
 
+ZERO: Final = Amount(0, CREDIT)
+"""No credits."""
+
+
 def credits(value: Decimal | int | str) -> Amount:  # noqa: A001 (the word hosts say)
     """*value* purchased credits, a whole number."""
     return Amount(value, CREDIT)
@@ -226,6 +230,19 @@ def positive(amount: object, field: str) -> Amount:
     return amount
 
 
+def positive_credits(amount: object, field: str) -> Amount:
+    """*amount*, when it is an `Amount` of credits greater than zero.
+
+    Raises:
+        InvalidAmount: it is not above zero, or no `Amount`.
+        UnitMismatch: it is in another unit.
+    """
+    checked = positive(amount, field)
+    if checked.unit is not CREDIT:
+        raise UnitMismatch(field, str(checked.unit), str(CREDIT))
+    return checked
+
+
 def total(amounts: Iterable[Amount], unit: Unit) -> Amount:
     """The exact sum of *amounts*, all in *unit*; zero of it when there are none."""
     result = Amount.computed(Decimal(0), unit)
@@ -234,7 +251,12 @@ def total(amounts: Iterable[Amount], unit: Unit) -> Amount:
     return result
 
 
-def _sum(left: Decimal, right: Decimal) -> Decimal:
+def exact_sum(left: Decimal, right: Decimal) -> Decimal:
+    """The exact sum.
+
+    Raises:
+        InvalidAmount: it has more than 100 digits.
+    """
     try:
         return _EXACT.add(left, right)
     except Inexact as error:

@@ -1,4 +1,4 @@
-"""A confirmed purchase: who is credited with what, and what the caller learns of it."""
+"""A confirmed purchase: who is credited with what."""
 
 from __future__ import annotations
 
@@ -12,24 +12,9 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.identity import TenantId, account_of, reference, tenant_id
 from cogni_billing.domain.metadata import Json, frozen_metadata, read_only
 from cogni_billing.domain.moments import utc
-from cogni_billing.domain.policies import RevenueSharePolicy, Share
+from cogni_billing.domain.policies import RevenueSharePolicy
 from cogni_billing.domain.pricing import bought
-from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind, balanced
-
-
-@frozen(kw_only=True)
-class Receipt:
-    """What a confirmed purchase did.
-
-    On a replay everything is as it was the first time: the shares of the policy then in force,
-    and the balance right after the purchase, not today's.
-    """
-
-    transaction_id: UUID
-    credited: Amount
-    shares: tuple[Share, ...]
-    balance: Amount
-    replayed: bool
+from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
 
 
 @frozen(kw_only=True)
@@ -83,15 +68,4 @@ def plan_purchase(
         request=request.asked,
         policy=read_only(policy.to_dict()),
         metadata=request.metadata,
-    )
-
-
-def receipt_of(recorded: Recorded) -> Receipt:
-    """What the caller learns of a recorded purchase."""
-    return Receipt(
-        transaction_id=recorded.transaction.id,
-        credited=recorded.transaction.amount,
-        shares=recorded.transaction.shares,
-        balance=recorded.balance,
-        replayed=recorded.replayed,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -11,8 +11,11 @@ from uuid import UUID
 from attrs import frozen
 
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.errors import InvalidPage, shown
-from cogni_billing.domain.transactions import TransactionKind
+from cogni_billing.domain.errors import InvalidInput, InvalidPage, shown
+from cogni_billing.domain.metadata import Json
+from cogni_billing.domain.moments import utc
+from cogni_billing.domain.policies import Share
+from cogni_billing.domain.transactions import Posting, Recorded, TransactionKind
 
 LIMIT_MAX: Final = 1000
 _CURSOR = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
@@ -22,7 +25,7 @@ _CURSOR = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 class Balance:
     """The credits of one account: all that were posted, those held aside, those left to spend.
 
-    Nothing can be held yet, so `held` is zero.
+    Nothing can be held yet, so `held` is zero. What an overdraft left is below zero.
     """
 
     posted: Amount
@@ -37,9 +40,9 @@ class Balance:
 class Line:
     """One posting on the account, as its owner sees it.
 
-    `reference` and `balance_after` are `None` on a line that another tenant's transaction added,
-    such as a share: the owner of the account may not see whose it is, and nobody waited in line
-    to compute a running balance for it.
+    `reference` is `None` on a line that another tenant's transaction added, such as a share: the
+    owner of the account may not see whose it is. `balance_after` is the sum of the line and all
+    older ones; every line's is the older neighbour's plus its own amount.
     """
 
     position: int
@@ -47,8 +50,38 @@ class Line:
     kind: TransactionKind
     reference: str | None
     amount: Amount
-    balance_after: Amount | None
+    balance_after: Amount
     at: datetime
+
+
+@frozen(kw_only=True)
+class TransactionView:
+    """One transaction as the tenant that made it sees it: with the postings on its own accounts."""
+
+    id: UUID
+    kind: TransactionKind
+    reference: str
+    at: datetime
+    postings: tuple[Posting, ...]
+    shares: tuple[Share, ...]
+    balance: Amount
+    """Everything posted to the tenant's account, right after this transaction."""
+    metadata: Mapping[str, Json]
+
+
+def view_of(recorded: Recorded) -> TransactionView:
+    """What a tenant sees of a transaction that it made."""
+    made = recorded.transaction
+    return TransactionView(
+        id=made.id,
+        kind=made.kind,
+        reference=made.reference,
+        at=made.at,
+        postings=tuple(posting for posting in made.postings if posting.tenant == made.tenant),
+        shares=made.shares,
+        balance=recorded.balance,
+        metadata=made.metadata,
+    )
 
 
 @frozen
@@ -59,29 +92,62 @@ class Page:
     next: str | None
 
 
-@frozen
+@frozen(kw_only=True)
 class PageRequest:
-    """How many lines, and before which position."""
+    """How many lines, older than which position, of which kind, from when and until when."""
 
     limit: int
-    before: int | None
+    before: int | None = None
+    kind: TransactionKind | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def admits(self, line: Line) -> bool:
+        """Whether *line* belongs on the page, or on one after it."""
+        return (
+            (self.before is None or line.position < self.before)
+            and (self.kind is None or line.kind == self.kind)
+            and (self.since is None or line.at >= self.since)
+            and (self.until is None or line.at < self.until)
+        )
 
 
-def page_request(limit: object, after: object) -> PageRequest:
+def page_request(
+    limit: object, after: object, *, kind: object = None, since: object = None, until: object = None
+) -> PageRequest:
     """The page that a caller asks for.
 
     A cursor says only where to go on; a forged one shows nothing of anybody else's.
 
     Raises:
+        InvalidTime: *since* or *until* is no aware moment.
         InvalidPage: *limit* is not from 1 to 1000, or *after* is no cursor of ours.
+        InvalidInput: *kind* is no kind of transaction.
     """
+    earliest = None if since is None else utc(since, "since")
+    latest = None if until is None else utc(until, "until")
     if type(limit) is not int or not 1 <= limit <= LIMIT_MAX:
         raise InvalidPage("limit", shown(limit), f"a whole number from 1 to {LIMIT_MAX}")
-    if after is None:
-        return PageRequest(limit, None)
-    if type(after) is not str or not _CURSOR.fullmatch(after):
+    if after is not None and (type(after) is not str or not _CURSOR.fullmatch(after)):
         raise InvalidPage("after", shown(after), "the `next` of an earlier page")
-    return PageRequest(limit, int(after))
+    return PageRequest(
+        limit=limit,
+        before=None if after is None else int(after),
+        kind=None if kind is None else kind_of(kind),
+        since=earliest,
+        until=latest,
+    )
+
+
+def kind_of(given: object) -> TransactionKind:
+    """*given*, a kind of transaction or its name, as a kind.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if isinstance(given, str) and given in list(TransactionKind):
+        return TransactionKind(given)
+    raise InvalidInput("kind", shown(given), " or ".join(TransactionKind))
 
 
 def page_of(lines: Sequence[Line], limit: int) -> Page:

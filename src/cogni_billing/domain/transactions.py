@@ -4,35 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 from uuid import UUID
 
 from attrs import field, frozen
 
 from cogni_billing.domain.amounts import Amount, total
 from cogni_billing.domain.errors import UnbalancedTransaction
-from cogni_billing.domain.identity import ISSUANCE, AccountId, TenantId, account_of, owner_of
+from cogni_billing.domain.identity import (
+    ISSUANCE,
+    USAGE,
+    AccountId,
+    TenantId,
+    account_of,
+    owner_of,
+)
 from cogni_billing.domain.metadata import EMPTY, Json
 from cogni_billing.domain.policies import Share
 
 
-class TransactionKind(Enum):
-    """What a transaction does, and the contra account its postings balance against."""
+class TransactionKind(StrEnum):
+    """What a transaction does; it is a text, too: `TransactionKind.CHARGE == "charge"`."""
 
-    PURCHASE = ("purchase", ISSUANCE)
+    PURCHASE = "purchase"
+    """A confirmed payment: credits minted for its tenant, and shares on top."""
+    CHARGE = "charge"
+    """Usage: credits consumed."""
 
-    def __init__(self, code: str, contra: AccountId) -> None:
-        self.code = code
-        self.contra = contra
+    @property
+    def contra(self) -> AccountId:
+        """The system tenant's account that takes the other side."""
+        return _CONTRA[self]
 
-    @classmethod
-    def of(cls, code: str) -> TransactionKind:
-        """The kind with this code."""
-        return cls[code.upper()]
+    @property
+    def raises(self) -> bool:
+        """Whether it adds to its tenant's account; otherwise it takes from it."""
+        return self.contra == ISSUANCE
 
-    def __str__(self) -> str:
-        return self.code
+
+_CONTRA: Final = {
+    TransactionKind.PURCHASE: ISSUANCE,
+    TransactionKind.CHARGE: USAGE,
+}
 
 
 @frozen
@@ -75,8 +90,8 @@ def _read_only(given: Mapping[str, str]) -> Mapping[str, str]:
 class Transaction:
     """An immutable, atomic set of postings that sums to zero: it cannot exist otherwise.
 
-    Its postings are those of its kind, in order: the tenant's own account, each beneficiary with
-    a share above zero, the contra account.
+    Its postings are those of its kind, in order: the tenant's own account, raised or lowered as
+    the kind says; each beneficiary with a share above zero; the contra account.
 
     Raises:
         UnbalancedTransaction: the postings sum to something else, or are not those.
@@ -94,6 +109,8 @@ class Transaction:
     policy: Mapping[str, Json] = EMPTY
     """Every input of the shares, so that they can be computed again from the record."""
     metadata: Mapping[str, Json] = EMPTY
+    overdraft: bool = False
+    """Whether it may take more than is available: its cost was incurred already."""
 
     def __attrs_post_init__(self) -> None:
         if excess := imbalance(self.postings):
@@ -102,6 +119,8 @@ class Transaction:
             self.kind, self.tenant, self.postings[0].amount, self.shares
         ):
             raise UnbalancedTransaction(f"postings are not those of a {self.kind}")
+        if self.kind.raises is not self.amount.is_positive:
+            raise UnbalancedTransaction(f"a {self.kind} of {self.amount}")
 
     @property
     def amount(self) -> Amount:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
@@ -14,14 +16,17 @@ class LedgerRepository(Protocol):
     def post(self, transaction: Transaction, /) -> Recorded:
         """Record *transaction*, or find what is recorded under its key.
 
-        The key is the payment of a purchase. A purchase opens its tenant's account if there is
-        none. A stored transaction that answers the same request comes back with `replayed`.
+        The key is the kind and the reference; a purchase's reference is its payment. A purchase
+        opens its tenant's account if there is none. A stored transaction that answers the same
+        request comes back with `replayed`. Where an error is raised, nothing is written.
 
         Raises:
-            IdempotencyConflict: the tenant used the key for another request. Nothing is written.
-            PaymentAlreadyClaimed: another tenant's purchase has the payment. Nothing is written.
-            PrivilegeRequired: the transaction is not the scope's tenant's. Nothing is written.
-            LedgerCorruption: the transaction's id is taken. Nothing is written.
+            IdempotencyConflict: the tenant used the key for another request.
+            PaymentAlreadyClaimed: another tenant's purchase has the payment.
+            UnknownAccount: the tenant has no account, and this is no purchase.
+            InsufficientCredits: it takes more than is available, and may not.
+            PrivilegeRequired: the transaction is not the scope's tenant's.
+            LedgerCorruption: the transaction's id is taken.
         """
         ...
 
@@ -29,12 +34,20 @@ class LedgerRepository(Protocol):
         """What the tenant recorded under this key, as a replay; `None` if nothing."""
         ...
 
+    def transaction(self, transaction_id: UUID, /) -> Recorded | None:
+        """What the tenant recorded under this id, as a replay; `None` if nothing."""
+        ...
+
     def balance(self) -> Balance:
         """The tenant's balance now; zero when nothing was ever posted."""
         ...
 
+    def balance_at(self, moment: datetime, /) -> Balance:
+        """The tenant's balance as of *moment*: what was posted until then, then included."""
+        ...
+
     def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
-        """Lines of the tenant's account, newest first, before the page's position.
+        """Lines of the tenant's account that the page admits, newest first.
 
         One more than the page's limit when there are that many: so the caller knows of a next.
         """

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.ports.books import BooksRepository
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.ledger import LedgerRepository
 from cogni_billing.ports.tenants import TenantRepository
@@ -28,10 +29,15 @@ class Scope(Protocol):
     def ledger(self) -> LedgerRepository: ...
 
 
-class UnitOfWork(Protocol):
-    """Opens scopes. A scope sees and writes its own tenant only, and all of its work or none of
-    it is kept.
-    """
+class ServiceScope(Scope, Protocol):
+    """A scope of the service role, which may also open the books of all tenants."""
+
+    @property
+    def books(self) -> BooksRepository: ...
+
+
+class Environment(Protocol):
+    """What a unit of work brings along."""
 
     @property
     def clock(self) -> Clock:
@@ -42,6 +48,12 @@ class UnitOfWork(Protocol):
     def ids(self) -> IdSource:
         """The id source to use where no other is given."""
         ...
+
+
+class UnitOfWork(Environment, Protocol):
+    """Opens scopes. A scope sees and writes its own tenant only, and all of its work or none of
+    it is kept.
+    """
 
     def scope(self, tenant: TenantId, /) -> AbstractContextManager[Scope]:
         """A scope that commits when its block ends, and rolls back when the block raises.
@@ -59,4 +71,33 @@ class UnitOfWork(Protocol):
         Where the store gives up on a transaction that another one disturbed, *work* is done
         again from the start in a new scope, a few times at most; so it must change nothing else.
         """
+        ...
+
+    def run_service(self, tenant: TenantId, work: Callable[[ServiceScope], Result], /) -> Result:
+        """Do *work* in a scope of the service role, acting for *tenant*.
+
+        Raises:
+            PrivilegeRequired: this unit of work was made without the service role.
+        """
+        ...
+
+
+class AsyncUnitOfWork(Environment, Protocol):
+    """A unit of work for asyncio.
+
+    The work itself is a plain function: what it calls on its scope awaits underneath, so one
+    description of the work serves both kinds.
+    """
+
+    async def run_async(self, tenant: TenantId, work: Callable[[Scope], Result], /) -> Result:
+        """Like `UnitOfWork.run`, without keeping the event loop waiting.
+
+        A task that is cancelled meanwhile leaves all of the work or nothing.
+        """
+        ...
+
+    async def run_service_async(
+        self, tenant: TenantId, work: Callable[[ServiceScope], Result], /
+    ) -> Result:
+        """Like `UnitOfWork.run_service`, without keeping the event loop waiting."""
         ...

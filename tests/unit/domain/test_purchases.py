@@ -21,7 +21,7 @@ from cogni_billing import (
     InvalidReference,
     InvalidTenant,
     InvalidTime,
-    Receipt,
+    PurchaseReceipt,
     RevenueSharePolicy,
     Share,
     TenantId,
@@ -30,7 +30,8 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import ISSUANCE
-from cogni_billing.domain.purchases import plan_purchase, receipt_of, request_purchase
+from cogni_billing.domain.purchases import plan_purchase, request_purchase
+from cogni_billing.domain.receipts import purchase_receipt
 from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
 from contract.base import ALICE, BOB, NOON
 from contract.purchases import planned, policy
@@ -179,7 +180,7 @@ def test_credits_cannot_be_paid_with() -> None:
 def test_a_receipt_tells_what_was_recorded_and_nothing_newer(replayed: bool) -> None:
     recorded = Recorded(plan(), balance=credits(123), replayed=replayed)
 
-    assert receipt_of(recorded) == Receipt(
+    assert purchase_receipt(recorded) == PurchaseReceipt(
         transaction_id=UUID(int=1),
         credited=credits(100_000_000),
         shares=(Share(SYSTEM_ACCOUNT_ID, credits(25_000_000)),),

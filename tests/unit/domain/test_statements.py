@@ -46,7 +46,7 @@ def test_what_is_available_is_what_is_posted_less_what_is_held() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 50, 999, 1000])
 def test_a_limit_from_one_to_a_thousand_is_taken(limit: int) -> None:
-    assert page_request(limit, None) == PageRequest(limit, None)
+    assert page_request(limit, None) == PageRequest(limit=limit)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_any_other_limit_is_refused_with_the_rule(limit: object) -> None:
     ("after", "before"), [("1", 1), ("10", 10), ("9" * 18, 999_999_999_999_999_999)]
 )
 def test_a_cursor_is_the_position_before_which_to_read_on(after: str, before: int) -> None:
-    assert page_request(7, after) == PageRequest(7, before)
+    assert page_request(7, after) == PageRequest(limit=7, before=before)
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,21 @@ def test_nothing_in_a_transaction_can_be_changed() -> None:
             mapping["a"] = 2  # type: ignore[index]
 
 
-def test_a_kind_is_found_by_its_code() -> None:
-    assert TransactionKind.of("purchase") is TransactionKind.PURCHASE
-    assert str(TransactionKind.PURCHASE) == "purchase"
+def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
+    contra = {kind: kind.contra for kind in TransactionKind}
+
+    assert contra == {"purchase": ISSUANCE, "charge": USAGE}
+    assert [kind for kind in TransactionKind if kind.raises] == [TransactionKind.PURCHASE]
+
+
+@pytest.mark.parametrize(("kind", "amount"), [("purchase", -5), ("charge", 5)])
+def test_a_kind_either_raises_or_lowers(kind: str, amount: int) -> None:
+    made = TransactionKind(kind)
+
+    with pytest.raises(UnbalancedTransaction, match=f"a {kind} of {amount} CREDIT"):
+        attrs.evolve(
+            planned(), kind=made, shares=(), postings=balanced(made, ALICE, credits(amount))
+        )
 
 
 def test_a_posting_belongs_to_the_owner_of_its_account() -> None:

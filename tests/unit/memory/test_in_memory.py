@@ -30,7 +30,7 @@ from cogni_billing.ports.scope import Scope
 from contract.base import ALICE, BOB, NOON
 from contract.purchases import planned
 
-TABLES = ("accounts", "payments", "ids", "recorded", "balances")
+TABLES = ("accounts", "payments", "ids", "recorded", "wallets", "balances", "folded")
 
 
 class HostError(Exception):
@@ -211,7 +211,7 @@ class TestScopes:
         with pytest.raises(HostError):
             unit_of_work.run(ALICE, work)
         with pytest.raises(ScopeClosed) as caught:
-            scopes[0].ledger.lines(PageRequest(1, None))
+            scopes[0].ledger.lines(PageRequest(limit=1))
 
         assert caught.value.reason == "it has ended"
 

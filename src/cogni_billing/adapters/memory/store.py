@@ -5,21 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 from attrs import define, field
 
 from cogni_billing.domain.accounts import Account, new_account
-from cogni_billing.domain.amounts import CREDIT, Amount, total
+from cogni_billing.domain.amounts import ZERO, Amount
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
 from cogni_billing.domain.moments import EARLIEST
 from cogni_billing.domain.statements import Line
 from cogni_billing.domain.transactions import Recorded, TransactionKind
+from cogni_billing.domain.wallets import Wallet
 
-Key = TypeVar("Key", bound=Hashable)
+Name = TypeVar("Name", bound=Hashable)
 Value = TypeVar("Value")
+Key: TypeAlias = tuple[TenantId, TransactionKind, str]
 
 
 def _system_tenant() -> dict[TenantId, Account]:
@@ -32,10 +34,12 @@ class Store:
 
     accounts: dict[TenantId, Account] = field(factory=_system_tenant)
     payments: dict[str, TenantId] = field(factory=dict)
-    ids: dict[tuple[TenantId, UUID], None] = field(factory=dict)
-    recorded: dict[tuple[TenantId, TransactionKind, str], Recorded] = field(factory=dict)
+    ids: dict[tuple[TenantId, UUID], Key] = field(factory=dict)
+    recorded: dict[Key, Recorded] = field(factory=dict)
+    wallets: dict[TenantId, Wallet] = field(factory=dict)
     balances: dict[AccountId, Amount] = field(factory=dict)
     lines: dict[AccountId, list[Line]] = field(factory=dict)
+    folded: dict[AccountId, int] = field(factory=dict)
     _undo: list[Callable[[], object]] = field(factory=list)
     _lock: threading.Lock = field(factory=threading.Lock)
     _holder: int | None = None
@@ -61,7 +65,7 @@ class Store:
                 self._undo.clear()
                 self._holder = None
 
-    def put(self, table: dict[Key, Value], key: Key, value: Value) -> None:
+    def put(self, table: dict[Name, Value], key: Name, value: Value) -> None:
         if key in table:
             previous = table[key]
             self._undo.append(lambda: table.__setitem__(key, previous))
@@ -77,4 +81,4 @@ class Store:
         self._undo.append(lines.pop)
 
     def balance(self, account: AccountId) -> Amount:
-        return self.balances.get(account) or total((), CREDIT)
+        return self.balances.get(account, ZERO)

@@ -9,9 +9,10 @@ from typing import TypeVar
 from attrs import frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
-from cogni_billing.adapters.memory.repositories import MemoryLedger, MemoryTenants
+from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger, MemoryTenants
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
+from cogni_billing.domain.errors import PrivilegeRequired
 from cogni_billing.domain.identity import TenantId, tenant_id
 
 Result = TypeVar("Result")
@@ -23,16 +24,23 @@ class MemoryScope:
 
     tenants: MemoryTenants
     ledger: MemoryLedger
+    books: MemoryBooks
 
 
 class InMemoryUnitOfWork:
-    """A ledger in this process's memory; safe to share between threads.
+    """A ledger in this process's memory, for `Billing` and `AsyncBilling` alike; safe to share
+    between threads and tasks.
 
     Scopes run one after another: a scope waits for the one before it to end, and a second one
     opened by the same thread raises `LedgerUnavailable` instead of waiting for itself.
+
+    Args:
+        service: Whether calls that span tenants are allowed, as where a `PostgresUnitOfWork` has a
+            service engine; without it they raise `PrivilegeRequired`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, service: bool = True) -> None:
+        self._has_service = service
         self.clock = SystemClock()
         self.ids = Uuid7Source()
         self._store = Store()
@@ -47,6 +55,7 @@ class InMemoryUnitOfWork:
                 yield MemoryScope(
                     MemoryTenants(self._store, owner, guard),
                     MemoryLedger(self._store, owner, guard),
+                    MemoryBooks(self._store, guard),
                 )
                 guard.require_open()
             finally:
@@ -56,3 +65,19 @@ class InMemoryUnitOfWork:
         """Do *work* in a scope and return its result."""
         with self.scope(tenant) as scope:
             return work(scope)
+
+    def run_service(self, tenant: TenantId, work: Callable[[MemoryScope], Result], /) -> Result:
+        """Do *work* in a scope that may also open the books of all tenants."""
+        if not self._has_service:
+            raise PrivilegeRequired("what spans tenants needs a unit of work with service=True")
+        return self.run(tenant, work)
+
+    async def run_service_async(
+        self, tenant: TenantId, work: Callable[[MemoryScope], Result], /
+    ) -> Result:
+        """Do *work* in a scope that may also open the books of all tenants."""
+        return self.run_service(tenant, work)
+
+    async def run_async(self, tenant: TenantId, work: Callable[[MemoryScope], Result], /) -> Result:
+        """Do *work* in a scope and return its result; nothing in it ever waits for I/O."""
+        return self.run(tenant, work)

@@ -7,9 +7,13 @@ from cogni_billing.adapters.postgres.operations.provisioning import provision
 from cogni_billing.adapters.postgres.operations.reports import TrialBalance, trial_balance
 from cogni_billing.adapters.postgres.operations.resetting import reset
 from cogni_billing.adapters.postgres.operations.roles import Roles
-from cogni_billing.adapters.postgres.unit_of_work import PostgresUnitOfWork
+from cogni_billing.adapters.postgres.unit_of_work import (
+    AsyncPostgresUnitOfWork,
+    PostgresUnitOfWork,
+)
 
 __all__ = [
+    "AsyncPostgresUnitOfWork",
     "Check",
     "Finding",
     "PostgresUnitOfWork",

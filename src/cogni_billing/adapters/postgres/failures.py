@@ -5,15 +5,19 @@ What a rule of the schema refuses is told by the rule's name, everything else by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Final
 
 import psycopg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from cogni_billing.domain.amounts import Amount, Unit
 from cogni_billing.domain.errors import (
     BillingError,
+    InsufficientCredits,
     LedgerCorruption,
     LedgerUnavailable,
     OutcomeUnknown,
@@ -26,15 +30,6 @@ SERIALIZATION_FAILURE: Final = "40001"
 DEADLOCK_DETECTED: Final = "40P01"
 DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 """Another transaction got in the way; doing the whole scope again helps."""
-
-BALANCE_RULES: Final = frozenset(
-    {
-        "postings_sum_to_zero",
-        "postings_match_their_transaction",
-        "transactions_have_postings",
-        "purchases_claim_their_payment",
-    }
-)
 
 # The exact code first, then its class (the first two characters).
 _UNAVAILABLE: Final = {
@@ -100,16 +95,42 @@ def _translated(error: psycopg.Error) -> BillingError:
         return LedgerUnavailable(f"the connection failed: {shown(str(error))}")
     rule = error.diag.constraint_name
     message = error.diag.message_primary or type(error).__name__
-    if rule in BALANCE_RULES:
-        return UnbalancedTransaction(message)
+    if rule in _RULES:
+        return _RULES[rule](message, error.diag.message_detail or "")
     if sqlstate is None:
         return LedgerUnavailable(f"an unclassified failure: {shown(str(error))}")
-    if _found(_PRIVILEGE, sqlstate) or rule == "history_is_append_only":
+    if _found(_PRIVILEGE, sqlstate):
         return PrivilegeRequired(message)
     if reason := _found(_CORRUPTION, sqlstate):
         return LedgerCorruption(f"{reason}: {message}" + (f" ({rule})" if rule else ""))
     reason = _found(_UNAVAILABLE, sqlstate) or f"an unclassified failure: {message}"
     return LedgerUnavailable(reason, sqlstate)
+
+
+def _unbalanced(message: str, _detail: str) -> UnbalancedTransaction:
+    return UnbalancedTransaction(message)
+
+
+def _append_only(message: str, _detail: str) -> PrivilegeRequired:
+    return PrivilegeRequired(message)
+
+
+def _insufficient(_message: str, detail: str) -> InsufficientCredits:
+    facts = json.loads(detail)
+    unit = Unit.of(facts["unit"])
+    required, available = Decimal(facts["required"]), Decimal(facts["available"])
+    return InsufficientCredits(Amount.computed(required, unit), Amount.computed(available, unit))
+
+
+_RULES: Final[Mapping[str | None, Callable[[str, str], BillingError]]] = {
+    "postings_sum_to_zero": _unbalanced,
+    "postings_match_their_transaction": _unbalanced,
+    "transactions_have_postings": _unbalanced,
+    "purchases_claim_their_payment": _unbalanced,
+    "history_is_append_only": _append_only,
+    "wallets_cover_what_is_taken": _insufficient,
+}
+"""What refusing by a rule of the schema means, by the rule's name; from message and detail."""
 
 
 def _found(table: dict[str, str], sqlstate: str) -> str | None:

@@ -16,14 +16,14 @@ from cogni_billing.domain.transactions import Recorded, Transaction, Transaction
 Parameters = dict[str, Any]
 
 
-def purchase_parameters(transaction: Transaction) -> Parameters:
-    """What the statement that posts a purchase takes."""
+def transaction_parameters(transaction: Transaction) -> Parameters:
+    """What the statement that posts a transaction takes."""
     own, *others = transaction.postings
     return {
         "tenant": transaction.tenant,
         "account": own.account,
         "id": transaction.id,
-        "kind": transaction.kind.code,
+        "kind": transaction.kind.value,
         "reference": transaction.reference,
         "unit": own.amount.unit.code,
         "amount": own.amount.value,
@@ -32,6 +32,7 @@ def purchase_parameters(transaction: Transaction) -> Parameters:
         "request": encoded(transaction.request),
         "policy": encoded(transaction.policy),
         "metadata": encoded(transaction.metadata),
+        "overdraft": transaction.overdraft,
         "at": transaction.at,
         "other_tenants": [posting.tenant for posting in others],
         "other_accounts": [posting.account for posting in others],
@@ -39,8 +40,9 @@ def purchase_parameters(transaction: Transaction) -> Parameters:
     }
 
 
-def recorded_from(row: Any, tenant: TenantId, kind: TransactionKind, reference: str) -> Recorded:
-    """What *row* holds, found under this key."""
+def recorded_from(row: Any, tenant: TenantId) -> Recorded:
+    """What *row* holds of a transaction that *tenant* made before."""
+    kind = TransactionKind(row.kind)
     unit = Unit.of(row.unit)
     amount = Amount.computed(row.amount, unit)
     shares = tuple(
@@ -51,13 +53,14 @@ def recorded_from(row: Any, tenant: TenantId, kind: TransactionKind, reference: 
         id=row.id,
         tenant=tenant,
         kind=kind,
-        reference=reference,
+        reference=row.reference,
         at=row.occurred_at.astimezone(UTC),
         postings=balanced(kind, tenant, amount, shares),
         shares=shares,
         request=row.request,
         policy=read_only(row.policy),
         metadata=read_only(row.metadata),
+        overdraft=row.overdraft,
     )
     return Recorded(transaction, Amount.computed(row.balance_after, unit), replayed=True)
 
@@ -79,12 +82,10 @@ def line_of(row: Any) -> Line:
     return Line(
         position=row.position,
         transaction_id=row.transaction_id,
-        kind=TransactionKind.of(row.kind),
+        kind=TransactionKind(row.kind),
         reference=row.reference,
         amount=Amount.computed(row.amount, unit),
-        balance_after=(
-            None if row.balance_after is None else Amount.computed(row.balance_after, unit)
-        ),
+        balance_after=Amount.computed(row.balance_after, unit),
         at=row.occurred_at.astimezone(UTC),
     )
 

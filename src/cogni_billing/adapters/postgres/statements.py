@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ARRAY, Numeric, Uuid, bindparam, func, select, text
+from sqlalchemy import ARRAY, Numeric, Select, Uuid, bindparam, select, text
 
-from cogni_billing.adapters.postgres.schema import accounts, postings, transactions, wallets
+from cogni_billing.adapters.postgres.schema import accounts, postings, transactions
 
 # The third argument ends the setting with the transaction, so a pooled connection forgets it.
 SET_CONTEXT: Final = text("SELECT set_config('app.current_user_id', :tenant, true)")
+
+CONTEXT: Final = text("SELECT coalesce(current_setting('app.current_user_id', true), '')")
 
 OPEN_ACCOUNT: Final = text("""
     INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
@@ -29,44 +31,52 @@ ACCOUNT: Final = select(
 )
 
 # One statement, so that claim, account, manifest and postings stand or fall together, and the
-# zero-sum trigger sees all postings at once. Where the payment is claimed already nothing follows
-# from it, and no row comes back. Only the first posting is the tenant's own to read back:
-# RETURNING on the others would need the right to select them.
-POST_PURCHASE: Final = text("""
+# zero-sum trigger sees all postings at once. A purchase goes on when its payment is claimed now,
+# anything else when the account is there; and both when the key is new. Otherwise nothing follows,
+# and no row comes back. Only the first posting is the tenant's own to read back: RETURNING on the
+# others would need the right to select them.
+POST: Final = text("""
     WITH claim AS (
         INSERT INTO cogni_billing.payments (payment, tenant_id)
-        VALUES (:reference, :tenant)
+        SELECT :reference, :tenant WHERE :kind = 'purchase'
         ON CONFLICT DO NOTHING
         RETURNING payment
     ), opened AS (
         INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
         SELECT :tenant, :account, :at FROM claim
         ON CONFLICT DO NOTHING
+    ), ready AS (
+        SELECT FROM claim
+        UNION ALL
+        SELECT FROM cogni_billing.accounts
+        WHERE :kind <> 'purchase' AND tenant_id = :tenant AND id = :account
     ), manifest AS (
         INSERT INTO cogni_billing.transactions (
             tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,
             request, policy, metadata, occurred_at
         )
         SELECT
-            :tenant, :id, :kind, payment, :unit, :amount, :beneficiaries, :shares,
+            :tenant, :id, :kind, :reference, :unit, :amount, :beneficiaries, :shares,
             CAST(:request AS json), CAST(:policy AS json), CAST(:metadata AS json), :at
-        FROM claim
+        FROM ready
+        ON CONFLICT DO NOTHING
+        RETURNING id
     ), others AS (
         INSERT INTO cogni_billing.postings (
             tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
             kind, unit, amount, occurred_at
         )
         SELECT
-            leg.tenant_id, leg.account_id, :tenant, :id, leg.sequence + 1,
+            leg.tenant_id, leg.account_id, :tenant, manifest.id, leg.sequence + 1,
             :kind, :unit, leg.amount, :at
-        FROM claim, unnest(:other_tenants, :other_accounts, :other_amounts)
+        FROM manifest, unnest(:other_tenants, :other_accounts, :other_amounts)
             WITH ORDINALITY AS leg (tenant_id, account_id, amount, sequence)
     )
     INSERT INTO cogni_billing.postings (
         tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
-        kind, unit, amount, occurred_at
+        kind, unit, amount, overdraft, occurred_at
     )
-    SELECT :tenant, :account, :tenant, :id, 1, :kind, :unit, :amount, :at FROM claim
+    SELECT :tenant, :account, :tenant, id, 1, :kind, :unit, :amount, :overdraft, :at FROM manifest
     RETURNING balance_after
 """).bindparams(
     bindparam("beneficiaries", type_=ARRAY(Uuid)),
@@ -76,9 +86,11 @@ POST_PURCHASE: Final = text("""
     bindparam("other_amounts", type_=ARRAY(Numeric)),
 )
 
-RECORDED: Final = (
+_RECORDED = (
     select(
         transactions.c.id,
+        transactions.c.kind,
+        transactions.c.reference,
         transactions.c.amount,
         transactions.c.unit,
         transactions.c.beneficiaries,
@@ -87,6 +99,7 @@ RECORDED: Final = (
         transactions.c.policy,
         transactions.c.metadata,
         transactions.c.occurred_at,
+        postings.c.overdraft,
         postings.c.balance_after,
     )
     .join(
@@ -95,36 +108,44 @@ RECORDED: Final = (
         & (postings.c.transaction_id == transactions.c.id)
         & (postings.c.sequence == 1),
     )
-    .where(
-        transactions.c.tenant_id == bindparam("tenant"),
-        transactions.c.kind == bindparam("kind"),
-        transactions.c.reference == bindparam("reference"),
-    )
+    .where(transactions.c.tenant_id == bindparam("tenant"))
 )
+RECORDED_BY_KEY: Final = _RECORDED.where(
+    transactions.c.kind == bindparam("kind"),
+    transactions.c.reference == bindparam("reference"),
+)
+RECORDED_BY_ID: Final = _RECORDED.where(transactions.c.id == bindparam("id"))
 
-_WALLET = (
-    select(wallets.c.posted)
-    .where(
-        wallets.c.tenant_id == bindparam("tenant"),
-        wallets.c.account_id == bindparam("account"),
-        wallets.c.unit == bindparam("unit"),
-    )
-    .scalar_subquery()
-)
-_ARRIVALS = (
-    select(func.sum(postings.c.amount))
-    .where(
-        postings.c.tenant_id == bindparam("tenant"),
-        postings.c.account_id == bindparam("account"),
-        postings.c.unit == bindparam("unit"),
-        postings.c.origin_tenant_id != postings.c.tenant_id,
-    )
-    .scalar_subquery()
-)
-# One statement, so that both parts are of one snapshot.
-POSTED: Final = select(func.coalesce(_WALLET, 0) + func.coalesce(_ARRIVALS, 0))
+# One statement each, so that both parts are of one snapshot.
+POSTED: Final = text("""
+    SELECT coalesce((
+        SELECT posted
+        FROM cogni_billing.wallets
+        WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+    ), 0) + cogni_billing.arrived(:tenant, :account, :unit, 9223372036854775807)
+""")
+POSTED_BY: Final = text("""
+    SELECT coalesce((
+        SELECT posted_after
+        FROM cogni_billing.postings
+        WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+          AND posted_after IS NOT NULL
+          AND occurred_at <= :moment
+        ORDER BY occurred_at DESC, position DESC
+        LIMIT 1
+    ), 0) + cogni_billing.arrived_by(:tenant, :account, :unit, :moment)
+""")
 
-LINES: Final = (
+# The running balance of a row in the order of positions: an owner's row carries its own part.
+_BALANCE_AFTER = text("""
+    CASE
+        WHEN posted_after IS NULL THEN cogni_billing.balance_up_to(
+            postings.tenant_id, postings.account_id, postings.unit, postings.position)
+        ELSE posted_after + cogni_billing.arrived(
+            postings.tenant_id, postings.account_id, postings.unit, postings.position)
+    END AS balance_after
+""")
+_LINES = (
     select(
         postings.c.position,
         postings.c.transaction_id,
@@ -132,8 +153,8 @@ LINES: Final = (
         transactions.c.reference,
         postings.c.amount,
         postings.c.unit,
-        postings.c.balance_after,
         postings.c.occurred_at,
+        _BALANCE_AFTER,
     )
     .join(
         transactions,
@@ -149,3 +170,15 @@ LINES: Final = (
     .order_by(postings.c.position.desc())
     .limit(bindparam("limit"))
 )
+
+
+def lines(*, kind: bool, since: bool, until: bool) -> Select[tuple[object, ...]]:
+    """The statement's lines, under the filters that are asked for, so that each is planned well."""
+    statement = _LINES
+    if kind:
+        statement = statement.where(postings.c.kind == bindparam("kind"))
+    if since:
+        statement = statement.where(postings.c.occurred_at >= bindparam("since"))
+    if until:
+        statement = statement.where(postings.c.occurred_at < bindparam("until"))
+    return statement

@@ -1,44 +1,37 @@
-"""Engine to scope: one database transaction for each, bound to one tenant."""
+"""Engine to scope: who waits for whom, and what is done again."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Final, TypeVar
 
-from attrs import frozen
-from psycopg import Connection as DriverConnection
-from psycopg.pq import TransactionStatus
+from attrs import define
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from cogni_billing.adapters.guard import ScopeGuard
-from cogni_billing.adapters.postgres import statements
-from cogni_billing.adapters.postgres.failures import DISTURBED, commit_translation, translated
-from cogni_billing.adapters.postgres.repositories import PostgresLedger, PostgresTenants
-from cogni_billing.adapters.system import SystemClock, Uuid7Source
-from cogni_billing.domain.errors import (
-    InvalidInput,
-    LedgerUnavailable,
-    ScopeClosed,
-    shown,
+from cogni_billing.adapters.postgres.failures import DISTURBED, translated
+from cogni_billing.adapters.postgres.scopes import (
+    DRIVERS,
+    PostgresScope,
+    require_open_transaction,
+    savepoint,
+    transaction,
 )
+from cogni_billing.adapters.system import SystemClock, Uuid7Source
+from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, PrivilegeRequired, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 
 ATTEMPTS_MAX: Final = 5
 _PAUSE_MAX_S: Final = 0.01
+# Work across tenants waits for locks, and must see what their holders did before.
+_SERVICE_ISOLATION: Final = "READ COMMITTED"
 
 Result = TypeVar("Result")
-
-
-@frozen
-class PostgresScope:
-    """One open unit of work on a connection of its own."""
-
-    tenants: PostgresTenants
-    ledger: PostgresLedger
+Work = Callable[[PostgresScope], Result]
 
 
 class PostgresUnitOfWork:
@@ -48,91 +41,207 @@ class PostgresUnitOfWork:
         engine: A SQLAlchemy engine on psycopg 3 that connects as `app_user`, with a pool of the
             host's choosing. Behind a transaction-mode pooler create it with
             `connect_args={"prepare_threshold": None}`.
+        service: One that connects as `app_service`, for what spans tenants; without it such a
+            call raises `PrivilegeRequired`. Webhooks and back offices have one, request handlers
+            do not.
 
     Raises:
-        InvalidInput: *engine* is something else.
+        InvalidInput: *engine* or *service* is something else.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        if not isinstance(engine, Engine) or engine.dialect.driver != "psycopg":
-            raise InvalidInput("engine", shown(engine), "an Engine on postgresql+psycopg")
+    def __init__(self, engine: Engine, *, service: Engine | None = None) -> None:
+        _require_engine("engine", engine, Engine)
+        if service is not None:
+            _require_engine("service", service, Engine)
         self.clock = SystemClock()
         self.ids = Uuid7Source()
         self._engine = engine
+        self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
+
+    @staticmethod
+    def joining(connection: Connection) -> JoinedUnitOfWork:
+        """A unit of work inside the transaction that its host has open on *connection*.
+
+        Each scope is a savepoint: it sets its tenant, restores what was set before, and never
+        commits the host's work. Nothing is done again here when another transaction disturbs it,
+        because the host's whole transaction would have to be.
+
+        Raises:
+            InvalidInput: *connection* has no transaction open, or autocommits.
+        """
+        return JoinedUnitOfWork(connection)
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[PostgresScope]:
         """One transaction: the context is set first, and dies with it."""
         owner = tenant_id(tenant)
-        with self._connected() as connection:
-            guard = ScopeGuard()
-            try:
-                with translated():
-                    connection.execute(statements.SET_CONTEXT, {"tenant": str(owner)})
-                    _require_transaction(connection)
-                yield PostgresScope(
-                    PostgresTenants(connection, owner, guard),
-                    PostgresLedger(connection, owner, guard),
-                )
-                guard.require_open()
-                _commit(connection)
-            finally:
-                guard.close()
+        with _connected(self._engine) as connection, transaction(connection, owner) as scope:
+            yield scope
 
-    def run(self, tenant: TenantId, work: Callable[[PostgresScope], Result], /) -> Result:
+    def run(self, tenant: TenantId, work: Work[Result], /) -> Result:
         """Do *work* in a scope; up to five times where other transactions disturb it."""
-        attempt = 1
+        return self._run(self._engine, tenant_id(tenant), work)
+
+    def run_service(self, tenant: TenantId, work: Work[Result], /) -> Result:
+        """Do *work* in a scope of the service role."""
+        return self._run(_privileged(self._service), tenant_id(tenant), work)
+
+    def _run(self, engine: Engine, tenant: TenantId, work: Work[Result]) -> Result:
+        attempts = _Attempts()
         while True:
             try:
-                with self.scope(tenant) as scope:
+                with _connected(engine) as connection, transaction(connection, tenant) as scope:
                     return work(scope)
             except LedgerUnavailable as error:
-                if error.sqlstate not in DISTURBED or attempt == ATTEMPTS_MAX:
-                    raise
-            # Jitter, so that those who met do not meet again.
-            time.sleep(random.uniform(0, _PAUSE_MAX_S * 2**attempt))  # noqa: S311
-            attempt += 1
+                pause = attempts.pause_after(error)
+            time.sleep(pause)
+
+
+class AsyncPostgresUnitOfWork:
+    """`PostgresUnitOfWork` for asyncio, on psycopg's async mode. Safe to share between tasks.
+
+    Its scopes are those of `PostgresUnitOfWork`: SQLAlchemy lets them await inside, in the same
+    task and without a thread. A task that is cancelled there loses its connection, which is
+    closed and never used again, so nothing is left half done and no tenant is left behind.
+
+    Args:
+        engine: A SQLAlchemy async engine on psycopg 3 that connects as `app_user`.
+        service: One that connects as `app_service`, for what spans tenants.
+
+    Raises:
+        InvalidInput: *engine* or *service* is something else.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, service: AsyncEngine | None = None) -> None:
+        _require_engine("engine", engine, AsyncEngine)
+        if service is not None:
+            _require_engine("service", service, AsyncEngine)
+        self.clock = SystemClock()
+        self.ids = Uuid7Source()
+        self._engine = engine
+        self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
+
+    @staticmethod
+    def joining(connection: AsyncConnection) -> AsyncJoinedUnitOfWork:
+        """A unit of work inside the transaction that its host has open on *connection*.
+
+        See `PostgresUnitOfWork.joining`.
+        """
+        return AsyncJoinedUnitOfWork(connection)
+
+    async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
+        """Do *work* in a scope; up to five times where other transactions disturb it."""
+        return await self._run(self._engine, tenant_id(tenant), work)
+
+    async def run_service_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
+        """Do *work* in a scope of the service role."""
+        return await self._run(_privileged(self._service), tenant_id(tenant), work)
+
+    async def _run(self, engine: AsyncEngine, tenant: TenantId, work: Work[Result]) -> Result:
+        def scoped(connection: Connection) -> Result:
+            with transaction(connection, tenant) as scope:
+                return work(scope)
+
+        attempts = _Attempts()
+        while True:
+            try:
+                async with AsyncExitStack() as stack:
+                    with translated():
+                        connection = await stack.enter_async_context(engine.connect())
+                    return await connection.run_sync(scoped)
+            except LedgerUnavailable as error:
+                pause = attempts.pause_after(error)
+            await asyncio.sleep(pause)
+
+
+class JoinedUnitOfWork:
+    """Scopes inside a host's transaction; made by `PostgresUnitOfWork.joining`."""
+
+    def __init__(self, connection: Connection) -> None:
+        require_open_transaction(connection)
+        self.clock = SystemClock()
+        self.ids = Uuid7Source()
+        self._connection = connection
 
     @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        """A connection whose work is rolled back unless it was committed."""
-        with translated():
-            connection = self._engine.connect()
-        try:
-            yield connection
-        finally:
-            _give_back(connection)
+    def scope(self, tenant: TenantId, /) -> Iterator[PostgresScope]:
+        """One savepoint, released when the block ends well."""
+        with savepoint(self._connection, tenant_id(tenant)) as scope:
+            yield scope
+
+    def run(self, tenant: TenantId, work: Work[Result], /) -> Result:
+        """Do *work* in a scope."""
+        with self.scope(tenant) as scope:
+            return work(scope)
+
+    def run_service(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
+        """Refuse: what spans tenants has transactions of its own."""
+        raise PrivilegeRequired(_ACROSS_TENANTS)
 
 
-def _give_back(connection: Connection) -> None:
+class AsyncJoinedUnitOfWork:
+    """Scopes inside a host's transaction; made by `AsyncPostgresUnitOfWork.joining`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        if not isinstance(connection, AsyncConnection):
+            raise InvalidInput("connection", shown(connection), "an AsyncConnection")
+        require_open_transaction(connection.sync_connection)
+        self.clock = SystemClock()
+        self.ids = Uuid7Source()
+        self._connection = connection
+
+    async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
+        """Do *work* in a scope."""
+        owner = tenant_id(tenant)
+
+        def scoped(connection: Connection) -> Result:
+            with savepoint(connection, owner) as scope:
+                return work(scope)
+
+        return await self._connection.run_sync(scoped)
+
+    async def run_service_async(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
+        """Refuse: what spans tenants has transactions of its own."""
+        raise PrivilegeRequired(_ACROSS_TENANTS)
+
+
+_ACROSS_TENANTS: Final = "what spans tenants needs a unit of work with a service engine"
+
+
+def _privileged(service: _Engine | None) -> _Engine:
+    if service is None:
+        raise PrivilegeRequired(_ACROSS_TENANTS)
+    return service
+
+
+_Engine = TypeVar("_Engine")
+
+
+def _require_engine(field: str, given: object, kind: type[Engine | AsyncEngine]) -> None:
+    if not isinstance(given, kind) or given.dialect.driver not in DRIVERS:
+        raise InvalidInput(field, shown(given), f"an {kind.__name__} on postgresql+psycopg")
+
+
+@contextmanager
+def _connected(engine: Engine) -> Iterator[Connection]:
+    with translated():
+        connection = engine.connect()
     try:
-        connection.rollback()
-    except SQLAlchemyError:
-        # The line is gone, so the server rolls back by itself. The failure that led here is what
-        # the caller must see, not this one; and nobody must get this connection again.
-        connection.invalidate()
-    connection.close()
+        yield connection
+    finally:
+        connection.close()
 
 
-def _require_transaction(connection: Connection) -> None:
-    if _status(connection) is not TransactionStatus.INTRANS:
-        raise LedgerUnavailable("the engine autocommits; a scope needs a transaction")
+@define
+class _Attempts:
+    """How often work is done again, and after what pause."""
 
+    _made: int = 1
 
-def _commit(connection: Connection) -> None:
-    # COMMIT of an aborted transaction rolls back and reports success, in every driver layer here.
-    status = _status(connection)
-    if status is TransactionStatus.UNKNOWN:
-        raise LedgerUnavailable("the connection was lost before COMMIT")
-    if status is not TransactionStatus.INTRANS:
-        raise ScopeClosed("a statement in it failed, so nothing of it is kept")
-    try:
-        connection.commit()
-    except SQLAlchemyError as error:
-        raise commit_translation(error) from error
-
-
-def _status(connection: Connection) -> TransactionStatus:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, DriverConnection)  # the constructor saw to it
-    return driver.info.transaction_status
+    def pause_after(self, error: LedgerUnavailable) -> float:
+        """Seconds to wait before the next attempt; raises *error* where there is none."""
+        if error.sqlstate not in DISTURBED or self._made == ATTEMPTS_MAX:
+            raise error
+        self._made += 1
+        # Jitter, so that those who met do not meet again.
+        return random.uniform(0, _PAUSE_MAX_S * 2**self._made)  # noqa: S311

@@ -15,11 +15,12 @@ from attrs import frozen
 
 from cogni_billing.adapters.postgres.schema import SCHEMA
 
-TABLES: Final = ("accounts", "payments", "postings", "transactions", "wallets")
+TABLES: Final = ("accounts", "checkpoints", "payments", "postings", "transactions", "wallets")
 
 _SYSTEM_TENANT: Final = "'00000000-0000-4000-a000-000000000001'::uuid"
 _SYSTEM_ACCOUNT: Final = "'00000000-0000-4000-b000-000000000000'::uuid"
 _ISSUANCE: Final = "'00000000-0000-4000-b000-000000000001'::uuid"
+_USAGE: Final = "'00000000-0000-4000-b000-000000000002'::uuid"
 
 _OWN: Final = "(tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
 _BY_US: Final = "(origin_tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
@@ -62,6 +63,8 @@ POLICIES: Final = frozenset(
         *_own_rows("transactions"),
         *_own_rows("wallets"),
         Policy("wallets", "wallets_update", "UPDATE", using=_OWN, check=_OWN),
+        Policy("checkpoints", "checkpoints_floor", "ALL", restrictive=True, using=_OWN, check=_OWN),
+        Policy("checkpoints", "checkpoints_select", "SELECT", using=_OWN),
         Policy("postings", "postings_read_floor", "SELECT", restrictive=True, using=_OWN),
         Policy("postings", "postings_write_floor", "INSERT", restrictive=True, check=_BY_US),
         Policy("postings", "postings_select", "SELECT", using=_OWN),
@@ -79,6 +82,13 @@ POLICIES: Final = frozenset(
             "INSERT",
             check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_ISSUANCE})"
             " AND (amount < (0)::numeric))",
+        ),
+        Policy(
+            "postings",
+            "postings_insert_usage",
+            "INSERT",
+            check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_USAGE})"
+            " AND (amount > (0)::numeric))",
         ),
     )
 )
@@ -115,6 +125,7 @@ def _checked(table: str) -> Trigger:
 TRIGGERS: Final = frozenset(
     (
         _append_only("accounts"),
+        _append_only("checkpoints"),
         _append_only("payments"),
         _append_only("postings"),
         _append_only("transactions"),
@@ -170,7 +181,7 @@ CONSTRAINTS: Final = frozenset(
             "accounts_tenant_not_reserved",
             "CHECK ((tenant_id <> ALL "
             f"(ARRAY['00000000-0000-0000-0000-000000000000'::uuid, {_SYSTEM_ACCOUNT}, "
-            f"{_ISSUANCE}, '00000000-0000-4000-b000-000000000002'::uuid, "
+            f"{_ISSUANCE}, {_USAGE}, "
             "'00000000-0000-4000-b000-000000000003'::uuid, "
             "'00000000-0000-4000-b000-000000000004'::uuid])))",
         ),
@@ -179,6 +190,21 @@ CONSTRAINTS: Final = frozenset(
             "accounts_type_known",
             "CHECK ((type = ANY (ARRAY['billing'::text, 'issuance'::text, 'usage'::text, "
             "'breakage'::text, 'shortfall'::text])))",
+        ),
+        Constraint(
+            "checkpoints",
+            "checkpoints_follow_one_another",
+            "UNIQUE (tenant_id, account_id, unit, after_position)",
+        ),
+        Constraint(
+            "checkpoints",
+            "checkpoints_go_on",
+            'CHECK (((0 <= after_position) AND (after_position < "position")))',
+        ),
+        Constraint(
+            "checkpoints",
+            "checkpoints_pkey",
+            'PRIMARY KEY (tenant_id, account_id, unit, "position")',
         ),
         Constraint(
             "payments",
@@ -215,6 +241,11 @@ CONSTRAINTS: Final = frozenset(
         ),
         Constraint(
             "postings",
+            "postings_running_balances_together",
+            "CHECK (((posted_after IS NULL) = (balance_after IS NULL)))",
+        ),
+        Constraint(
+            "postings",
             "postings_unit_known",
             "CHECK ((unit = 'CREDIT'::text))",
         ),
@@ -239,7 +270,7 @@ CONSTRAINTS: Final = frozenset(
         Constraint(
             "transactions",
             "transactions_kind_known",
-            "CHECK ((kind = 'purchase'::text))",
+            "CHECK ((kind = ANY (ARRAY['purchase'::text, 'charge'::text])))",
         ),
         Constraint(
             "transactions",
@@ -255,8 +286,13 @@ CONSTRAINTS: Final = frozenset(
         ),
         Constraint(
             "transactions",
-            "transactions_purchase_credits",
-            "CHECK (((kind <> 'purchase'::text) OR (amount > (0)::numeric)))",
+            "transactions_only_purchases_share",
+            "CHECK (((kind = 'purchase'::text) OR (beneficiaries = '{}'::uuid[])))",
+        ),
+        Constraint(
+            "transactions",
+            "transactions_raise_or_lower",
+            "CHECK (((kind = 'purchase'::text) = (amount > (0)::numeric)))",
         ),
         Constraint(
             "transactions",
@@ -290,7 +326,8 @@ CONSTRAINTS: Final = frozenset(
         Constraint(
             "wallets",
             "wallets_posted_in_bounds",
-            "CHECK (((posted >= (0)::numeric) AND (posted < "
+            "CHECK (((posted > '-100000000000000000000000000000000000000000000000000'::numeric) "
+            "AND (posted < "
             "'100000000000000000000000000000000000000000000000000'::numeric)))",
         ),
     )
@@ -332,11 +369,24 @@ GRANTS: Final = frozenset().union(
         "INSERT",
         "postings",
         "tenant_id account_id origin_tenant_id transaction_id sequence kind unit amount"
-        " occurred_at",
+        " overdraft occurred_at",
+    ),
+    _columns(
+        "service",
+        "INSERT",
+        "checkpoints",
+        "tenant_id account_id unit position after_position arrived balance added earliest_at"
+        " latest_at",
     ),
     {Grant("keeper", "SELECT", "wallets"), Grant("keeper", "INSERT", "wallets")},
-    _columns("keeper", "UPDATE", "wallets", "posted"),
-    _columns("keeper", "SELECT", "postings", "tenant_id account_id origin_tenant_id unit amount"),
+    _columns("keeper", "UPDATE", "wallets", "posted as_of"),
+    _columns(
+        "keeper",
+        "SELECT",
+        "postings",
+        "tenant_id account_id unit position amount posted_after",
+    ),
+    _columns("keeper", "SELECT", "checkpoints", "tenant_id account_id unit position arrived"),
 )
 
 
@@ -352,7 +402,8 @@ class Function:
 
 
 _PINNED: Final = "search_path=pg_catalog, pg_temp"
-_UNPINNED: Final = frozenset({"account_of", "revision", "tenant"})  # plain SQL, names qualified
+# Plain SQL with qualified names, which the planner can inline.
+_UNPINNED: Final = frozenset({"account_of", "contra_of", "revision", "tenant"})
 _DEFINITION = re.compile(
     rf"CREATE (?:OR REPLACE )?FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL
 )
@@ -381,6 +432,14 @@ def functions() -> frozenset[Function]:
 EXECUTABLE: Final = frozenset(
     (role, name)
     for role in ("user", "service", "keeper")
-    for name in ("account_of", "revision", "tenant")
-)
+    for name in (
+        "account_of",
+        "arrived",
+        "arrived_by",
+        "balance_up_to",
+        "contra_of",
+        "revision",
+        "tenant",
+    )
+) | {("service", "settled_position")}
 """Who may call which function, the owners aside."""

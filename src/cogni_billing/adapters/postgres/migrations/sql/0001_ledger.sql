@@ -34,6 +34,18 @@ AS $$
     END
 $$;
 
+-- Which of the system tenant's accounts takes the other side of a kind of transaction.
+CREATE FUNCTION cogni_billing.contra_of(kind text) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT CASE kind
+        WHEN 'purchase'::pg_catalog.text
+        THEN '00000000-0000-4000-b000-000000000001'::pg_catalog.uuid
+        WHEN 'charge'::pg_catalog.text
+        THEN '00000000-0000-4000-b000-000000000002'::pg_catalog.uuid
+    END
+$$;
+
 CREATE TABLE cogni_billing.accounts (
     tenant_id        uuid        NOT NULL,
     id               uuid        NOT NULL,
@@ -58,19 +70,21 @@ CREATE TABLE cogni_billing.accounts (
         CHECK (opened_at >= 'epoch' AND opened_at < '9999-01-01 00:00:00+00')
 );
 
--- A running balance of what the owner's own transactions posted. Kept by a trigger alone.
+-- A running balance of what the owner's own transactions posted, and the moment of the newest.
+-- Kept by a trigger alone.
 CREATE TABLE cogni_billing.wallets (
-    tenant_id  uuid    NOT NULL,
-    account_id uuid    NOT NULL,
-    unit       text    NOT NULL,
-    posted     numeric NOT NULL,
+    tenant_id  uuid        NOT NULL,
+    account_id uuid        NOT NULL,
+    unit       text        NOT NULL,
+    posted     numeric     NOT NULL,
+    as_of      timestamptz NOT NULL,
     CONSTRAINT wallets_pkey PRIMARY KEY (tenant_id, account_id, unit),
     -- Deferred, because the statement that opens an account may post to it first.
     CONSTRAINT wallets_account_exists
         FOREIGN KEY (tenant_id, account_id) REFERENCES cogni_billing.accounts (tenant_id, id)
         DEFERRABLE INITIALLY DEFERRED,
     -- NaN and infinity sort above every number, so the bounds refuse them too.
-    CONSTRAINT wallets_posted_in_bounds CHECK (posted >= 0 AND posted < 1e50)
+    CONSTRAINT wallets_posted_in_bounds CHECK (posted > -1e50 AND posted < 1e50)
 );
 
 -- A transaction row is a manifest: its postings must be exactly what it declares.
@@ -90,10 +104,11 @@ CREATE TABLE cogni_billing.transactions (
     occurred_at   timestamptz      NOT NULL,
     CONSTRAINT transactions_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT transactions_key_used_once UNIQUE (tenant_id, kind, reference),
-    CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase')),
+    CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase', 'charge')),
     CONSTRAINT transactions_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
     CONSTRAINT transactions_unit_known CHECK (unit IN ('CREDIT')),
-    CONSTRAINT transactions_purchase_credits CHECK (kind <> 'purchase' OR amount > 0),
+    CONSTRAINT transactions_raise_or_lower CHECK ((kind = 'purchase') = (amount > 0)),
+    CONSTRAINT transactions_only_purchases_share CHECK (kind = 'purchase' OR beneficiaries = '{}'),
     CONSTRAINT transactions_shares_complete
         CHECK (cardinality(shares) = cardinality(beneficiaries)
                AND array_position(beneficiaries, NULL) IS NULL
@@ -127,7 +142,9 @@ CREATE TABLE cogni_billing.payments (
 
 -- tenant_id owns the account and may read the row; origin_tenant_id wrote it. Where they differ
 -- the row is an arrival: somebody else's transaction added to the account, without touching its
--- wallet. No foreign key leads to the transaction: the trigger below proves more, for less.
+-- wallet; so is every row of a contra account, which has no wallet. An arrival has neither of the
+-- two running balances: nobody waited in line to compute one.
+-- No foreign key leads to the transaction: the trigger below proves more, for less.
 CREATE TABLE cogni_billing.postings (
     tenant_id        uuid        NOT NULL,
     account_id       uuid        NOT NULL,
@@ -138,6 +155,10 @@ CREATE TABLE cogni_billing.postings (
     kind             text        NOT NULL,
     unit             text        NOT NULL,
     amount           numeric     NOT NULL,
+    overdraft        boolean     NOT NULL DEFAULT false,
+    -- The wallet after this row: exact in the order of positions.
+    posted_after     numeric,
+    -- The same and what had arrived by then: what the owner was told, and is told again.
     balance_after    numeric,
     occurred_at      timestamptz NOT NULL,
     CONSTRAINT postings_pkey PRIMARY KEY (tenant_id, account_id, position),
@@ -147,14 +168,43 @@ CREATE TABLE cogni_billing.postings (
     -- endless zeros, no NaN, no infinity, and no moment that a client cannot hold.
     CONSTRAINT postings_amount_whole_and_bounded
         CHECK (amount <> 0 AND scale(amount) = 0 AND abs(amount) < 1e40),
+    CONSTRAINT postings_running_balances_together
+        CHECK ((posted_after IS NULL) = (balance_after IS NULL)),
     CONSTRAINT postings_occurred_at_in_range
         CHECK (occurred_at >= 'epoch' AND occurred_at < '9999-01-01 00:00:00+00')
 );
 
 -- Makes "the wallet plus what arrived" a probe for accounts that nobody else adds to.
 CREATE INDEX postings_arrivals
-    ON cogni_billing.postings (tenant_id, account_id, unit) INCLUDE (amount)
-    WHERE origin_tenant_id <> tenant_id;
+    ON cogni_billing.postings (tenant_id, account_id, unit, position) INCLUDE (amount, occurred_at)
+    WHERE posted_after IS NULL;
+
+-- The wallet as of a moment: the last row until then, for a wallet's time never runs backwards.
+CREATE INDEX postings_moments
+    ON cogni_billing.postings (tenant_id, account_id, unit, occurred_at, position)
+    INCLUDE (posted_after)
+    WHERE posted_after IS NOT NULL;
+
+-- What an account that others add to came to, up to a position that nothing can still slip under.
+-- Each covers the rows from the one before it; sums are of everything since the beginning.
+CREATE TABLE cogni_billing.checkpoints (
+    tenant_id      uuid        NOT NULL,
+    account_id     uuid        NOT NULL,
+    unit           text        NOT NULL,
+    position       bigint      NOT NULL,
+    after_position bigint      NOT NULL,
+    -- Of the arrivals alone, and of all rows.
+    arrived        numeric     NOT NULL,
+    balance        numeric     NOT NULL,
+    -- Of the arrivals that this one covers: their sum, and between which moments they lie.
+    added          numeric     NOT NULL,
+    earliest_at    timestamptz,
+    latest_at      timestamptz,
+    CONSTRAINT checkpoints_pkey PRIMARY KEY (tenant_id, account_id, unit, position),
+    CONSTRAINT checkpoints_follow_one_another
+        UNIQUE (tenant_id, account_id, unit, after_position),
+    CONSTRAINT checkpoints_go_on CHECK (0 <= after_position AND after_position < position)
+);
 
 -- Row-level security ---------------------------------------------------------------------------
 -- One permissive policy for each command and exception, never an OR, which would defeat the
@@ -204,6 +254,14 @@ CREATE POLICY payments_select ON cogni_billing.payments FOR SELECT
 CREATE POLICY payments_insert ON cogni_billing.payments FOR INSERT
     WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
 
+ALTER TABLE cogni_billing.checkpoints ENABLE ROW LEVEL SECURITY;
+ALTER TABLE cogni_billing.checkpoints FORCE ROW LEVEL SECURITY;
+CREATE POLICY checkpoints_floor ON cogni_billing.checkpoints AS RESTRICTIVE
+    USING (tenant_id = (SELECT cogni_billing.tenant()))
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY checkpoints_select ON cogni_billing.checkpoints FOR SELECT
+    USING (tenant_id = (SELECT cogni_billing.tenant()));
+
 ALTER TABLE cogni_billing.postings ENABLE ROW LEVEL SECURITY;
 ALTER TABLE cogni_billing.postings FORCE ROW LEVEL SECURITY;
 CREATE POLICY postings_read_floor ON cogni_billing.postings AS RESTRICTIVE FOR SELECT
@@ -214,8 +272,8 @@ CREATE POLICY postings_select ON cogni_billing.postings FOR SELECT
     USING (tenant_id = (SELECT cogni_billing.tenant()));
 CREATE POLICY postings_insert_own ON cogni_billing.postings FOR INSERT
     WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
--- The one way to write on another tenant's account: raise the system tenant's wallet, or debit
--- issuance. Neither can be read back, lowered or edited from the scope that did it.
+-- The one way to write on another tenant's account: raise the system tenant's own, debit issuance,
+-- credit usage. None can be read back, lowered or edited from the scope that did it.
 CREATE POLICY postings_insert_share ON cogni_billing.postings FOR INSERT
     WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
                 AND account_id = '00000000-0000-4000-b000-000000000000'
@@ -224,6 +282,131 @@ CREATE POLICY postings_insert_issuance ON cogni_billing.postings FOR INSERT
     WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
                 AND account_id = '00000000-0000-4000-b000-000000000001'
                 AND amount < 0);
+CREATE POLICY postings_insert_usage ON cogni_billing.postings FOR INSERT
+    WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
+                AND account_id = '00000000-0000-4000-b000-000000000002'
+                AND amount > 0);
+
+-- Balances -------------------------------------------------------------------------------------
+
+-- What others have added to an account up to a position: the last checkpoint, and what is newer.
+CREATE FUNCTION cogni_billing.arrived(tenant uuid, account uuid, of_unit text, up_to bigint)
+RETURNS numeric
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    folded_to bigint;
+    folded    numeric;
+BEGIN
+    SELECT position, arrived INTO folded_to, folded
+    FROM cogni_billing.checkpoints
+    WHERE tenant_id = tenant AND account_id = account AND unit = of_unit AND position <= up_to
+    ORDER BY position DESC
+    LIMIT 1;
+    RETURN coalesce(folded, 0) + (
+        SELECT coalesce(sum(amount), 0)
+        FROM cogni_billing.postings
+        WHERE tenant_id = tenant
+          AND account_id = account
+          AND unit = of_unit
+          AND posted_after IS NULL
+          AND position > coalesce(folded_to, 0)
+          AND position <= up_to
+    );
+END
+$$;
+
+-- What others had added to an account by a moment. Checkpoints wholly before it count as they
+-- are; of those that straddle it, and of what is newer than all, the rows are read.
+CREATE FUNCTION cogni_billing.arrived_by(tenant uuid, account uuid, of_unit text, moment timestamptz)
+RETURNS numeric
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce((
+        SELECT sum(added)
+        FROM cogni_billing.checkpoints
+        WHERE tenant_id = tenant AND account_id = account AND unit = of_unit
+          AND latest_at <= moment
+    ), 0) + coalesce((
+        SELECT sum(amount)
+        FROM cogni_billing.checkpoints AS part
+        JOIN cogni_billing.postings AS line USING (tenant_id, account_id, unit)
+        WHERE tenant_id = tenant AND account_id = account AND unit = of_unit
+          AND earliest_at <= moment AND latest_at > moment
+          AND line.posted_after IS NULL
+          AND line.position > part.after_position AND line.position <= part.position
+          AND line.occurred_at <= moment
+    ), 0) + coalesce((
+        SELECT sum(amount)
+        FROM cogni_billing.postings
+        WHERE tenant_id = tenant AND account_id = account AND unit = of_unit
+          AND posted_after IS NULL
+          AND position > coalesce((
+              SELECT max(position)
+              FROM cogni_billing.checkpoints
+              WHERE tenant_id = tenant AND account_id = account AND unit = of_unit
+          ), 0)
+          AND occurred_at <= moment
+    ), 0)
+$$;
+
+-- What all rows of an account up to a position sum to.
+CREATE FUNCTION cogni_billing.balance_up_to(tenant uuid, account uuid, of_unit text, up_to bigint)
+RETURNS numeric
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    folded_to bigint;
+    folded    numeric;
+BEGIN
+    SELECT position, balance INTO folded_to, folded
+    FROM cogni_billing.checkpoints
+    WHERE tenant_id = tenant AND account_id = account AND unit = of_unit AND position <= up_to
+    ORDER BY position DESC
+    LIMIT 1;
+    RETURN coalesce(folded, 0) + (
+        SELECT coalesce(sum(amount), 0)
+        FROM cogni_billing.postings
+        WHERE tenant_id = tenant
+          AND account_id = account
+          AND unit = of_unit
+          AND position > coalesce(folded_to, 0)
+          AND position <= up_to
+    );
+END
+$$;
+
+-- The highest position under which nothing can still slip: every transaction that may have taken
+-- one at or under it has ended. Whoever inserts holds a lock on the table from before it takes a
+-- position until its transaction ends, so the holders seen after the highest position was read
+-- are all there is to wait for. NULL when one of them outlasts the patience.
+CREATE FUNCTION cogni_billing.settled_position(patience interval) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    highest  bigint;
+    writers  text[];
+    deadline timestamptz := clock_timestamp() + patience;
+BEGIN
+    SELECT last_value INTO highest FROM cogni_billing.postings_position_seq;
+    LOOP
+        SELECT array_agg(virtualtransaction) INTO writers
+        FROM pg_locks
+        WHERE locktype = 'relation'
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND relation = 'cogni_billing.postings'::regclass
+          AND mode = 'RowExclusiveLock'
+          AND pid IS DISTINCT FROM pg_backend_pid()
+          AND (writers IS NULL OR virtualtransaction = ANY (writers));
+        IF writers IS NULL THEN
+            RETURN highest;
+        ELSIF clock_timestamp() > deadline THEN
+            RETURN NULL;
+        END IF;
+        PERFORM pg_sleep(0.005);
+    END LOOP;
+END
+$$;
 
 -- Triggers -------------------------------------------------------------------------------------
 
@@ -233,26 +416,36 @@ CREATE POLICY postings_insert_issuance ON cogni_billing.postings FOR INSERT
 CREATE FUNCTION cogni_billing.keep_wallet() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    kept    record;
+    arrived numeric;
 BEGIN
     IF NEW.tenant_id IS DISTINCT FROM cogni_billing.tenant() THEN
         RAISE insufficient_privilege
             USING MESSAGE = 'new row violates row-level security policy for table "postings"';
     END IF;
-    INSERT INTO cogni_billing.wallets AS wallet (tenant_id, account_id, unit, posted)
-    VALUES (NEW.tenant_id, NEW.account_id, NEW.unit, NEW.amount)
-    ON CONFLICT (tenant_id, account_id, unit)
-        DO UPDATE SET posted = wallet.posted + excluded.posted
-    RETURNING posted INTO NEW.balance_after;
+    INSERT INTO cogni_billing.wallets AS wallet (tenant_id, account_id, unit, posted, as_of)
+    VALUES (NEW.tenant_id, NEW.account_id, NEW.unit, NEW.amount, NEW.occurred_at)
+    ON CONFLICT (tenant_id, account_id, unit) DO UPDATE SET
+        posted = wallet.posted + excluded.posted,
+        as_of = greatest(wallet.as_of, excluded.as_of)
+    RETURNING posted, as_of INTO kept;
+    arrived := cogni_billing.arrived(NEW.tenant_id, NEW.account_id, NEW.unit, 9223372036854775807);
+    NEW.posted_after := kept.posted;
+    NEW.balance_after := kept.posted + arrived;
+    NEW.occurred_at := kept.as_of;
+    IF NEW.amount < 0 AND NOT NEW.overdraft AND NEW.balance_after < 0 THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'wallets_cover_what_is_taken',
+            MESSAGE = 'more would be taken than is available',
+            DETAIL = json_build_object(
+                'unit', NEW.unit,
+                'required', (-NEW.amount)::text,
+                'available', (NEW.balance_after - NEW.amount)::text
+            );
+    END IF;
     -- Taken while the wallet's row is locked, so positions of one account are in commit order.
     NEW.position := nextval('cogni_billing.postings_position_seq');
-    NEW.balance_after := NEW.balance_after + (
-        SELECT coalesce(sum(amount), 0)
-        FROM cogni_billing.postings
-        WHERE tenant_id = NEW.tenant_id
-          AND account_id = NEW.account_id
-          AND unit = NEW.unit
-          AND origin_tenant_id <> tenant_id
-    );
     RETURN NEW;
 END
 $$;
@@ -295,7 +488,9 @@ BEGIN
         OR NOT bool_and(
             made.kind = declared.kind
             AND made.unit = declared.unit
-            AND made.occurred_at = declared.occurred_at
+            -- A wallet's time never runs backwards, whatever the writer's clock says.
+            AND (made.occurred_at = declared.occurred_at
+                 OR made.sequence = 1 AND made.occurred_at > declared.occurred_at)
             AND made.tenant_id = CASE made.sequence
                 WHEN 1 THEN declared.tenant_id
                 ELSE '00000000-0000-4000-a000-000000000001'
@@ -312,7 +507,7 @@ BEGIN
                 WHERE share.amount <> 0
                 ORDER BY share.n
             )
-            || '00000000-0000-4000-b000-000000000001'::uuid
+            || cogni_billing.contra_of(declared.kind)
         -- The last one, the contra account's, is right when the others are: they sum to zero.
         OR (array_agg(made.amount ORDER BY made.sequence))[1:count(*) - 1]
             <> declared.amount || array_remove(declared.shares, 0)
@@ -391,6 +586,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON cogni_billing.payments
 FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON cogni_billing.postings
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON cogni_billing.checkpoints
 FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
 CREATE TRIGGER append_only BEFORE DELETE OR TRUNCATE ON cogni_billing.wallets
 FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();

@@ -9,13 +9,18 @@ down_revision = None
 branch_labels = ("cogni_billing",)
 depends_on = None
 
-_TABLES = ("postings", "payments", "transactions", "wallets", "accounts")
+_TABLES = ("checkpoints", "postings", "payments", "transactions", "wallets", "accounts")
 _FUNCTIONS = (
     "keep_wallet()",
     "check_postings()",
     "check_transactions()",
     "refuse_change()",
     "seed_system_tenant()",
+    "settled_position(interval)",
+    "arrived(uuid, uuid, text, bigint)",
+    "arrived_by(uuid, uuid, text, timestamptz)",
+    "balance_up_to(uuid, uuid, text, bigint)",
+    "contra_of(text)",
     "account_of(uuid)",
     "revision()",
     "tenant()",
@@ -30,7 +35,11 @@ def upgrade() -> None:
     op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {user}, {service}, {keeper}")
     op.execute(
         "GRANT EXECUTE ON FUNCTION cogni_billing.tenant(), cogni_billing.account_of(uuid),"
-        f" cogni_billing.revision() TO {user}, {service}, {keeper}"
+        " cogni_billing.contra_of(text), cogni_billing.revision(),"
+        " cogni_billing.arrived(uuid, uuid, text, bigint),"
+        " cogni_billing.arrived_by(uuid, uuid, text, timestamptz),"
+        " cogni_billing.balance_up_to(uuid, uuid, text, bigint)"
+        f" TO {user}, {service}, {keeper}"
     )
     tables = ", ".join(f"cogni_billing.{table}" for table in _TABLES)
     op.execute(f"GRANT SELECT ON {tables} TO {user}, {service}")
@@ -43,17 +52,27 @@ def upgrade() -> None:
     )
     op.execute(
         "GRANT INSERT (tenant_id, account_id, origin_tenant_id, transaction_id, sequence, kind,"
-        f" unit, amount, occurred_at) ON cogni_billing.postings TO {user}"
+        f" unit, amount, overdraft, occurred_at) ON cogni_billing.postings TO {user}"
     )
+    op.execute(
+        "GRANT INSERT (tenant_id, account_id, unit, position, after_position, arrived, balance,"
+        f" added, earliest_at, latest_at) ON cogni_billing.checkpoints TO {service}"
+    )
+    op.execute(f"GRANT SELECT ON SEQUENCE cogni_billing.postings_position_seq TO {service}")
+    op.execute(f"GRANT EXECUTE ON FUNCTION cogni_billing.settled_position(interval) TO {service}")
     _hand_wallets_to(keeper)
     op.execute("SELECT cogni_billing.seed_system_tenant()")
 
 
 def _hand_wallets_to(keeper: str) -> None:
-    op.execute(f"GRANT SELECT, INSERT, UPDATE (posted) ON cogni_billing.wallets TO {keeper}")
+    op.execute(f"GRANT SELECT, INSERT, UPDATE (posted, as_of) ON cogni_billing.wallets TO {keeper}")
     op.execute(
-        "GRANT SELECT (tenant_id, account_id, origin_tenant_id, unit, amount)"
+        "GRANT SELECT (tenant_id, account_id, unit, position, amount, posted_after)"
         f" ON cogni_billing.postings TO {keeper}"
+    )
+    op.execute(
+        "GRANT SELECT (tenant_id, account_id, unit, position, arrived)"
+        f" ON cogni_billing.checkpoints TO {keeper}"
     )
     op.execute(f"GRANT USAGE ON SEQUENCE cogni_billing.postings_position_seq TO {keeper}")
     # A function's new owner must be able to create in its schema, for this one moment.

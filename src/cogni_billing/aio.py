@@ -1,0 +1,123 @@
+"""`Billing`, awaited. What each call means is in `usecases`; the words are in `billing`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from cogni_billing.domain.accounts import Account
+from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.policies import RevenueSharePolicy
+from cogni_billing.domain.receipts import ChargeReceipt, PurchaseReceipt
+from cogni_billing.domain.statements import Balance, Page, TransactionView
+from cogni_billing.domain.transactions import TransactionKind
+from cogni_billing.ports.environment import Clock, IdSource
+from cogni_billing.ports.scope import AsyncUnitOfWork
+from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
+
+
+class AsyncBilling:
+    """`Billing` for asyncio: the same names, parameters, outcomes and errors, each call awaited.
+
+    Safe to share between tasks. A task that is cancelled at any await leaves all of its call or
+    nothing; calling again with the same key tells which.
+    """
+
+    def __init__(
+        self,
+        unit_of_work: AsyncUnitOfWork,
+        *,
+        policy: RevenueSharePolicy | None = None,
+        clock: Clock | None = None,
+        ids: IdSource | None = None,
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._cases = UseCases(
+            RevenueSharePolicy.default() if policy is None else policy,
+            unit_of_work.clock if clock is None else clock,
+            unit_of_work.ids if ids is None else ids,
+        )
+
+    async def _run(self, case: UseCase[Result]) -> Result:
+        return await self._unit_of_work.run_async(case.tenant, case.work)
+
+    async def _run_service(self, case: ServiceCase[Result]) -> Result:
+        return await self._unit_of_work.run_service_async(case.tenant, case.work)
+
+    async def open_account(self, tenant: TenantId | UUID) -> Account:
+        """See `Billing.open_account`."""
+        return await self._run(self._cases.open_account(tenant))
+
+    async def confirm_purchase(
+        self,
+        tenant: TenantId | UUID,
+        amount: Amount,
+        *,
+        payment: str,
+        metadata: Mapping[str, object] | None = None,
+    ) -> PurchaseReceipt:
+        """See `Billing.confirm_purchase`."""
+        return await self._run(
+            self._cases.confirm_purchase(tenant, amount, payment=payment, metadata=metadata)
+        )
+
+    async def charge(
+        self,
+        tenant: TenantId | UUID,
+        amount: Amount,
+        *,
+        reference: str,
+        allow_overdraft: bool = False,
+        metadata: Mapping[str, object] | None = None,
+    ) -> ChargeReceipt:
+        """See `Billing.charge`."""
+        return await self._run(
+            self._cases.charge(
+                tenant,
+                amount,
+                reference=reference,
+                allow_overdraft=allow_overdraft,
+                metadata=metadata,
+            )
+        )
+
+    async def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
+        """See `Billing.balance`."""
+        return await self._run(self._cases.balance(tenant, at=at))
+
+    async def statement(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        limit: int = 50,
+        after: str | None = None,
+        kind: TransactionKind | str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Page:
+        """See `Billing.statement`."""
+        return await self._run(
+            self._cases.statement(
+                tenant, limit=limit, after=after, kind=kind, since=since, until=until
+            )
+        )
+
+    async def find(
+        self, tenant: TenantId | UUID, *, reference: str, kind: TransactionKind | str
+    ) -> TransactionView | None:
+        """See `Billing.find`."""
+        return await self._run(self._cases.find(tenant, reference=reference, kind=kind))
+
+    async def transaction(
+        self, tenant: TenantId | UUID, transaction_id: UUID
+    ) -> TransactionView | None:
+        """See `Billing.transaction`."""
+        return await self._run(self._cases.transaction(tenant, transaction_id))
+
+    async def fold(self) -> Folding:
+        """See `Billing.fold`."""
+        position = await self._run_service(self._cases.settled_position())
+        return await self._run_service(self._cases.fold(position))

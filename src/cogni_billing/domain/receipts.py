@@ -1,0 +1,66 @@
+"""What the caller of a mutating call learns. A replay tells what the first call did."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from attrs import frozen
+
+from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.policies import Share
+from cogni_billing.domain.transactions import Recorded
+
+
+@frozen(kw_only=True)
+class Receipt:
+    """What every recorded transaction tells.
+
+    On a replay everything is as it was the first time: the balance is the one right after the
+    transaction, not today's.
+    """
+
+    transaction_id: UUID
+    balance: Amount
+    """Everything posted to the tenant's account, right after this transaction."""
+    replayed: bool
+
+
+@frozen(kw_only=True)
+class PurchaseReceipt(Receipt):
+    """What a confirmed purchase did, by the policy in force at its time."""
+
+    credited: Amount
+    shares: tuple[Share, ...]
+
+
+@frozen(kw_only=True)
+class ChargeReceipt(Receipt):
+    """What a charge took."""
+
+    charged: Amount
+
+    @property
+    def overdrawn(self) -> bool:
+        """Whether it left the account below zero, which only `allow_overdraft` can."""
+        return self.balance.is_negative
+
+
+def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
+    """The receipt of a recorded purchase."""
+    return PurchaseReceipt(
+        transaction_id=recorded.transaction.id,
+        credited=recorded.transaction.amount,
+        shares=recorded.transaction.shares,
+        balance=recorded.balance,
+        replayed=recorded.replayed,
+    )
+
+
+def charge_receipt(recorded: Recorded) -> ChargeReceipt:
+    """The receipt of a recorded charge."""
+    return ChargeReceipt(
+        transaction_id=recorded.transaction.id,
+        charged=-recorded.transaction.amount,
+        balance=recorded.balance,
+        replayed=recorded.replayed,
+    )

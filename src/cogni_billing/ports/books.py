@@ -1,0 +1,26 @@
+"""The books of all tenants, for the service role alone."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cogni_billing.domain.folding import Folding
+
+
+class BooksRepository(Protocol):
+    """What is done across tenants, in scopes that `UnitOfWork.run_service` opens."""
+
+    def settled_position(self) -> int:
+        """The highest position of a line under which no line can still be recorded.
+
+        Raises:
+            LedgerUnavailable: somebody who may record one has not ended for a long time.
+        """
+        ...
+
+    def fold(self, position: int, /) -> Folding:
+        """Checkpoint the accounts that others add to, up to a settled position.
+
+        The position must come from a scope that has ended, so that this one sees all under it.
+        """
+        ...

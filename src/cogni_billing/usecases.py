@@ -1,0 +1,183 @@
+"""What each call means, once for `Billing` and `AsyncBilling`: arguments are judged, what will be
+done is planned (pure), and what to do in a scope is returned for a unit of work to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from attrs import frozen
+
+from cogni_billing.domain.accounts import Account
+from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.errors import InvalidInput, InvalidPolicy, shown
+from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.idempotency import same_or_conflict
+from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
+from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.moments import utc
+from cogni_billing.domain.policies import RevenueSharePolicy
+from cogni_billing.domain.purchases import plan_purchase, request_purchase
+from cogni_billing.domain.receipts import (
+    ChargeReceipt,
+    PurchaseReceipt,
+    charge_receipt,
+    purchase_receipt,
+)
+from cogni_billing.domain.statements import (
+    Balance,
+    Page,
+    TransactionView,
+    kind_of,
+    page_of,
+    page_request,
+    view_of,
+)
+from cogni_billing.domain.transactions import TransactionKind
+from cogni_billing.ports.environment import Clock, IdSource
+from cogni_billing.ports.scope import Scope, ServiceScope
+
+Result = TypeVar("Result")
+
+
+@frozen
+class UseCase(Generic[Result]):
+    """What to do, and in whose scope."""
+
+    tenant: TenantId
+    work: Callable[[Scope], Result]
+
+
+@frozen
+class ServiceCase(Generic[Result]):
+    """What to do as the service role, and for whom."""
+
+    tenant: TenantId
+    work: Callable[[ServiceScope], Result]
+
+
+@frozen
+class UseCases:
+    """The calls of `Billing`, up to the point where the ledger is needed."""
+
+    policy: RevenueSharePolicy
+    clock: Clock
+    ids: IdSource
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.policy, RevenueSharePolicy):
+            raise InvalidPolicy("policy", shown(self.policy), "a RevenueSharePolicy")
+
+    def open_account(self, tenant: object) -> UseCase[Account]:
+        owner = tenant_id(tenant)
+        opened_at = utc(self.clock.now(), "clock")
+        return UseCase(owner, lambda scope: scope.tenants.open_account(opened_at))
+
+    def confirm_purchase(
+        self,
+        tenant: object,
+        amount: Amount,
+        *,
+        payment: object,
+        metadata: Mapping[str, object] | None,
+    ) -> UseCase[PurchaseReceipt]:
+        request = request_purchase(tenant, amount, payment=payment, metadata=metadata)
+        at, transaction_id = utc(self.clock.now(), "clock"), self.ids.new()
+
+        def record(scope: Scope) -> PurchaseReceipt:
+            try:
+                purchase = plan_purchase(request, self.policy, at, transaction_id)
+            except InvalidPolicy:
+                # A replay needs no policy: its shares were computed the first time.
+                stored = scope.ledger.find(TransactionKind.PURCHASE, request.payment)
+                if stored is None:
+                    raise
+                same_or_conflict(stored.transaction, request.asked)
+                return purchase_receipt(stored)
+            return purchase_receipt(scope.ledger.post(purchase))
+
+        return UseCase(request.buyer, record)
+
+    def charge(
+        self,
+        tenant: object,
+        amount: Amount,
+        *,
+        reference: object,
+        allow_overdraft: object,
+        metadata: Mapping[str, object] | None,
+    ) -> UseCase[ChargeReceipt]:
+        charge = plan_charge(
+            tenant,
+            amount,
+            reference=reference,
+            allow_overdraft=allow_overdraft,
+            metadata=metadata,
+            at=self.clock.now(),
+            transaction_id=self.ids.new(),
+        )
+        return UseCase(charge.tenant, lambda scope: charge_receipt(scope.ledger.post(charge)))
+
+    def balance(self, tenant: object, *, at: object) -> UseCase[Balance]:
+        owner = tenant_id(tenant)
+        moment = None if at is None else utc(at, "at")
+
+        def read(scope: Scope) -> Balance:
+            scope.tenants.account()
+            return scope.ledger.balance() if moment is None else scope.ledger.balance_at(moment)
+
+        return UseCase(owner, read)
+
+    def statement(
+        self,
+        tenant: object,
+        *,
+        limit: object,
+        after: object,
+        kind: object,
+        since: object,
+        until: object,
+    ) -> UseCase[Page]:
+        owner = tenant_id(tenant)
+        page = page_request(limit, after, kind=kind, since=since, until=until)
+
+        def read(scope: Scope) -> Page:
+            scope.tenants.account()
+            return page_of(scope.ledger.lines(page), page.limit)
+
+        return UseCase(owner, read)
+
+    def find(
+        self, tenant: object, *, reference: object, kind: object
+    ) -> UseCase[TransactionView | None]:
+        owner, key, sought = tenant_id(tenant), checked_reference(reference), kind_of(kind)
+
+        def read(scope: Scope) -> TransactionView | None:
+            scope.tenants.account()
+            found = scope.ledger.find(sought, key)
+            return None if found is None else view_of(found)
+
+        return UseCase(owner, read)
+
+    def transaction(
+        self, tenant: object, transaction_id: object
+    ) -> UseCase[TransactionView | None]:
+        owner = tenant_id(tenant)
+        if not isinstance(transaction_id, UUID):
+            raise InvalidInput("transaction_id", shown(transaction_id), "a uuid.UUID")
+
+        def read(scope: Scope) -> TransactionView | None:
+            scope.tenants.account()
+            found = scope.ledger.transaction(transaction_id)
+            return None if found is None else view_of(found)
+
+        return UseCase(owner, read)
+
+    def settled_position(self) -> ServiceCase[int]:
+        return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.settled_position())
+
+    def fold(self, position: int) -> ServiceCase[Folding]:
+        return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.fold(position))

@@ -1,0 +1,50 @@
+"""`AsyncBilling` for tests that are written for `Billing`: each call waits for its coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from attrs import frozen
+
+from cogni_billing import AsyncBilling, Billing
+
+
+@contextmanager
+def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@frozen
+class _Blocking:
+    _billing: AsyncBilling
+    _loop: asyncio.AbstractEventLoop
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        method = getattr(self._billing, name)
+
+        def call(*args: Any, **kwargs: Any) -> object:
+            async def awaited() -> object:
+                called: Awaitable[object] = method(*args, **kwargs)
+                return await called
+
+            return asyncio.run_coroutine_threadsafe(awaited(), self._loop).result()
+
+        return call
+
+
+def blocking(billing: AsyncBilling, loop: asyncio.AbstractEventLoop) -> Billing:
+    """*billing*, called like a `Billing` from any thread but the loop's."""
+    return cast("Billing", _Blocking(billing, loop))

@@ -1,0 +1,296 @@
+"""What a usage charge promises on every adapter."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import partial
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    AccountId,
+    Amount,
+    Billing,
+    BillingError,
+    ChargeReceipt,
+    Difference,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidAmount,
+    InvalidInput,
+    InvalidReference,
+    UnitMismatch,
+    UnknownAccount,
+    credits,
+    usd,
+)
+from cogni_billing.domain.identity import ISSUANCE, USAGE
+from contract.base import ALICE, BOB, Contract, NewBilling, Totals
+from contract.concurrency import at_once
+
+
+class ChargeContract(Contract):
+    """Credits go once, and only those that are there."""
+
+    @pytest.fixture
+    def rich(self, billing: Billing) -> Billing:
+        """Alice has 1 000 000 credits, the system tenant 250 000."""
+        billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+        return billing
+
+    def test_a_charge_takes_credits_and_books_them_as_usage(
+        self, rich: Billing, totals: Totals
+    ) -> None:
+        receipt = rich.charge(ALICE, credits(1200), reference="run-7/0/call-3")
+
+        assert receipt == ChargeReceipt(
+            transaction_id=UUID(int=2),
+            charged=credits(1200),
+            balance=credits(998_800),
+            replayed=False,
+        )
+        assert not receipt.overdrawn
+        assert rich.balance(ALICE).available == credits(998_800)
+        assert totals() == {
+            ALICE: 998_800,
+            SYSTEM_ACCOUNT_ID: 250_000,
+            ISSUANCE: -1_250_000,
+            USAGE: 1200,
+        }
+
+    def test_everything_may_be_taken_and_not_one_credit_more(
+        self, rich: Billing, totals: Totals
+    ) -> None:
+        before = totals()
+        with pytest.raises(InsufficientCredits) as caught:
+            rich.charge(ALICE, credits(1_000_001), reference="run-1")
+
+        assert caught.value.required == credits(1_000_001)
+        assert caught.value.available == credits(1_000_000)
+        assert totals() == before
+        assert rich.charge(ALICE, credits(1_000_000), reference="run-1").balance == credits(0)
+
+    def test_a_refused_charge_does_not_burn_its_reference(self, rich: Billing) -> None:
+        with pytest.raises(InsufficientCredits):
+            rich.charge(ALICE, credits(2_000_000), reference="run-1")
+
+        assert not rich.charge(ALICE, credits(5), reference="run-1").replayed
+
+    def test_what_was_incurred_already_is_recorded_below_zero(
+        self, rich: Billing, totals: Totals
+    ) -> None:
+        receipt = rich.charge(ALICE, credits(1_500_000), reference="run-1", allow_overdraft=True)
+
+        assert receipt.overdrawn
+        assert receipt.balance == credits(-500_000)
+        assert rich.balance(ALICE).available == credits(-500_000)
+        assert sum(totals().values(), Decimal(0)) == 0
+
+    def test_an_overdraft_is_repaid_by_the_next_purchase(self, rich: Billing) -> None:
+        rich.charge(ALICE, credits(1_500_000), reference="run-1", allow_overdraft=True)
+        with pytest.raises(InsufficientCredits) as caught:
+            rich.charge(ALICE, credits(1), reference="run-2")
+
+        repaid = rich.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_2")
+
+        assert caught.value.available == credits(-500_000)
+        assert repaid.balance == credits(500_000)
+
+    def test_an_overdraft_that_is_allowed_but_not_needed_changes_nothing(
+        self, rich: Billing
+    ) -> None:
+        receipt = rich.charge(ALICE, credits(5), reference="run-1", allow_overdraft=True)
+
+        assert receipt.balance == credits(999_995)
+        assert not receipt.overdrawn
+
+    def test_a_replay_tells_the_first_outcome_even_when_no_credits_are_left(
+        self, rich: Billing, totals: Totals
+    ) -> None:
+        first = rich.charge(ALICE, credits(600_000), reference="run-1")
+        rich.charge(ALICE, credits(400_000), reference="run-2")
+        before = totals()
+
+        again = rich.charge(ALICE, credits(600_000), reference="run-1", metadata={"late": True})
+
+        assert again == evolve(first, replayed=True)
+        assert totals() == before
+
+    @pytest.mark.parametrize(
+        ("amount", "overdraft", "difference"),
+        [
+            (6, False, Difference("amount", "5 CREDIT", "6 CREDIT")),
+            (5, True, Difference("allow_overdraft", "False", "True")),
+        ],
+    )
+    def test_another_request_under_the_same_reference_conflicts(
+        self, rich: Billing, totals: Totals, amount: int, overdraft: bool, difference: Difference
+    ) -> None:
+        rich.charge(ALICE, credits(5), reference="run-1")
+        before = totals()
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            rich.charge(ALICE, credits(amount), reference="run-1", allow_overdraft=overdraft)
+
+        assert caught.value.differences == (difference,)
+        assert totals() == before
+
+    def test_a_conflict_comes_before_the_state_of_the_ledger(self, rich: Billing) -> None:
+        rich.charge(ALICE, credits(5), reference="run-1")
+
+        with pytest.raises(IdempotencyConflict):
+            rich.charge(ALICE, credits(10**9), reference="run-1")
+
+    def test_tenants_and_kinds_have_references_of_their_own(self, rich: Billing) -> None:
+        rich.confirm_purchase(BOB, usd("0.10"), payment="stripe:pi_2")
+        rich.charge(ALICE, credits(5), reference="run-1")
+
+        assert not rich.charge(BOB, credits(7), reference="run-1").replayed
+        assert not rich.charge(ALICE, credits(7), reference="stripe:pi_1").replayed
+
+    def test_a_tenant_without_an_account_cannot_be_charged(
+        self, billing: Billing, totals: Totals
+    ) -> None:
+        for overdraft in (False, True):
+            with pytest.raises(UnknownAccount):
+                billing.charge(ALICE, credits(1), reference="run-1", allow_overdraft=overdraft)
+
+        assert totals() == {}
+
+    def test_an_account_that_was_only_opened_has_nothing_to_take(self, billing: Billing) -> None:
+        billing.open_account(ALICE)
+
+        with pytest.raises(InsufficientCredits) as caught:
+            billing.charge(ALICE, credits(1), reference="run-1")
+        incurred = billing.charge(ALICE, credits(1), reference="run-1", allow_overdraft=True)
+
+        assert caught.value.available == credits(0)
+        assert incurred.balance == credits(-1)
+
+    @pytest.mark.parametrize(
+        ("given", "error"),
+        [
+            ({"amount": credits(0)}, InvalidAmount),
+            ({"amount": credits(-1)}, InvalidAmount),
+            ({"amount": 5}, InvalidAmount),
+            ({"amount": Amount.computed(Decimal(10**28), credits(1).unit)}, InvalidAmount),
+            ({"amount": usd("1.00")}, UnitMismatch),
+            ({"reference": "run 1"}, InvalidReference),
+            ({"allow_overdraft": 1}, InvalidInput),
+            ({"allow_overdraft": None}, InvalidInput),
+        ],
+    )
+    def test_bad_arguments_are_refused_and_leave_nothing(
+        self,
+        rich: Billing,
+        totals: Totals,
+        given: dict[str, object],
+        error: type[BillingError],
+    ) -> None:
+        before = totals()
+        arguments = {"amount": credits(5), "reference": "run-1"} | given
+
+        with pytest.raises(error):
+            rich.charge(ALICE, **arguments)  # type: ignore[arg-type]
+
+        assert totals() == before
+
+    def test_spenders_at_once_never_take_more_than_there_is(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        def spend(number: int) -> ChargeReceipt | None:
+            try:
+                return billing.charge(ALICE, credits(7_000), reference=f"run-{number}")
+            except InsufficientCredits:
+                return None
+
+        outcomes = at_once([partial(spend, number) for number in range(25)])
+
+        assert sum(outcome is not None for outcome in outcomes) == 14
+        assert totals()[AccountId(ALICE)] == 2_000
+        assert {outcome.balance for outcome in outcomes if outcome} == {
+            credits(100_000 - 7_000 * count) for count in range(1, 15)
+        }
+
+    def test_one_reference_at_once_is_charged_once(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        receipts = at_once([partial(billing.charge, ALICE, credits(9), reference="run-1")] * 20)
+
+        assert sum(not receipt.replayed for receipt in receipts) == 1
+        assert totals()[AccountId(ALICE)] == 99_991
+
+
+class SystemTenantSpendsContract(Contract):
+    """The system tenant pays for its own runs with what the shares brought it."""
+
+    @pytest.fixture
+    def earned(self, billing: Billing) -> Billing:
+        """Two purchases have brought the system tenant 500 000 credits."""
+        for tenant in (ALICE, BOB):
+            billing.confirm_purchase(tenant, usd("0.10"), payment=f"stripe:{tenant}")
+        return billing
+
+    def test_it_is_charged_like_anyone(self, earned: Billing, totals: Totals) -> None:
+        receipt = earned.charge(SYSTEM_TENANT_ID, credits(200_000), reference="run-1")
+
+        assert receipt.balance == credits(300_000)
+        assert earned.balance(SYSTEM_TENANT_ID).available == credits(300_000)
+        assert totals()[SYSTEM_ACCOUNT_ID] == 300_000
+        assert totals()[USAGE] == 200_000
+
+    @pytest.mark.parametrize("folded", [False, True])
+    def test_it_never_goes_below_zero(self, earned: Billing, folded: bool) -> None:
+        if folded:
+            earned.fold()
+        earned.charge(SYSTEM_TENANT_ID, credits(500_000), reference="run-1")
+
+        with pytest.raises(InsufficientCredits) as caught:
+            earned.charge(SYSTEM_TENANT_ID, credits(1), reference="run-2")
+
+        assert caught.value.available == credits(0)
+
+    def test_what_arrives_later_may_be_spent_later(self, earned: Billing) -> None:
+        earned.charge(SYSTEM_TENANT_ID, credits(500_000), reference="run-1")
+        earned.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_9")
+
+        receipt = earned.charge(SYSTEM_TENANT_ID, credits(250_000), reference="run-2")
+
+        assert receipt.balance == credits(0)
+
+    def test_its_spenders_and_the_purchases_that_pay_it_add_up(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:first")
+
+        def spend(number: int) -> int:
+            try:
+                billing.charge(SYSTEM_TENANT_ID, credits(60_000), reference=f"run-{number}")
+            except InsufficientCredits:
+                return 0
+            return 60_000
+
+        def buy(number: int) -> int:
+            billing.confirm_purchase(ALICE, usd("0.01"), payment=f"stripe:{number}")
+            return 0
+
+        calls = [partial(call, number) for number in range(12) for call in (spend, buy)]
+        spent = sum(at_once(calls))
+
+        left = 250_000 + 12 * 25_000 - spent
+        assert left >= 0
+        assert totals()[SYSTEM_ACCOUNT_ID] == left
+        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(left)
+        lines = billing.statement(SYSTEM_TENANT_ID).lines
+        assert lines[0].balance_after == credits(left)

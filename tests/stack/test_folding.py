@@ -1,0 +1,171 @@
+"""A fold loses nothing that commits late, and holds nobody up."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from uuid import UUID
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    InsufficientCredits,
+    LedgerUnavailable,
+    PrivilegeRequired,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, books
+from cogni_billing.domain.identity import ISSUANCE, USAGE
+from contract.base import ALICE, BOB
+from stack.conftest import Database
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture
+def billing(database: Database) -> Billing:
+    return Billing(PostgresUnitOfWork(database.user, service=database.service))
+
+
+def drift(database: Database) -> list[object]:
+    """The accounts whose last checkpoint and newer rows are not what all rows sum to."""
+    with database.admin.connect() as connection:
+        return list(
+            connection.execute(
+                text("""
+                    SELECT tenant_id, account_id
+                    FROM cogni_billing.postings
+                    GROUP BY tenant_id, account_id, unit
+                    HAVING sum(amount)
+                        <> cogni_billing.balance_up_to(tenant_id, account_id, unit, 1000000000)
+                        OR coalesce(sum(amount) FILTER (WHERE posted_after IS NULL), 0)
+                        <> cogni_billing.arrived(tenant_id, account_id, unit, 1000000000)
+                        OR coalesce(sum(amount) FILTER (WHERE posted_after IS NULL), 0)
+                        <> cogni_billing.arrived_by(tenant_id, account_id, unit, '9000-01-01')
+                """)
+            )
+        )
+
+
+def test_a_fold_waits_for_whoever_may_still_slip_a_line_under_it(
+    database: Database, billing: Billing
+) -> None:
+    unit_of_work = PostgresUnitOfWork(database.user)
+    with ThreadPoolExecutor(1) as threads:
+        with database.user.begin() as late:
+            Billing(PostgresUnitOfWork.joining(late)).confirm_purchase(
+                ALICE, usd("1.00"), payment="stripe:late"
+            )
+            Billing(unit_of_work).confirm_purchase(BOB, usd("1.00"), payment="stripe:early")
+            folding = threads.submit(billing.fold)
+            with database.admin.connect() as observer:
+                while not observer.scalar(
+                    text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+                ):
+                    observer.rollback()
+        # The late one has committed only now, with the lower positions.
+        assert folding.result().lines == 4
+
+    assert drift(database) == []
+    assert billing.balance(SYSTEM_TENANT_ID).posted == credits(5_000_000)
+
+
+def test_a_fold_does_not_wait_for_ever(
+    database: Database, billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "PATIENCE_S", 0)
+    with database.user.begin() as idle:
+        Billing(PostgresUnitOfWork.joining(idle)).open_account(ALICE)
+        Billing(PostgresUnitOfWork.joining(idle)).confirm_purchase(
+            ALICE, usd("1.00"), payment="stripe:idle"
+        )
+        with pytest.raises(LedgerUnavailable, match="has been open"):
+            billing.fold()
+
+    assert billing.fold().lines == 2
+
+
+def test_an_account_is_folded_in_pieces(
+    database: Database, billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "ROWS_FOR_EACH_CHECKPOINT", 3)
+    for number in range(8):
+        billing.confirm_purchase(ALICE, usd("0.01"), payment=f"stripe:{number}")
+        if number == 4:
+            billing.fold()
+
+    assert billing.fold().lines == 6
+    with database.admin.connect() as connection:
+        counts = connection.execute(
+            text("SELECT account_id, count(*) FROM cogni_billing.checkpoints GROUP BY 1")
+        ).all()
+    assert sorted(count for _, count in counts) == [3, 3]
+    assert drift(database) == []
+
+
+def test_folding_needs_the_service_role(database: Database) -> None:
+    with pytest.raises(PrivilegeRequired):
+        Billing(PostgresUnitOfWork(database.user)).fold()
+    # A role that lacks BYPASSRLS would fold what little it sees.
+    with pytest.raises(PrivilegeRequired):
+        Billing(PostgresUnitOfWork(database.user, service=database.user)).fold()
+
+
+def _billing(user_url: str, service_url: str) -> Billing:
+    return Billing(PostgresUnitOfWork(create_engine(user_url), service=create_engine(service_url)))
+
+
+def buy(urls: tuple[str, str], buyer: int) -> int:
+    """One process that confirms purchases of a tenant of its own."""
+    billing = _billing(*urls)
+    for number in range(60):
+        billing.confirm_purchase(UUID(int=buyer), usd("0.01"), payment=f"stripe:{buyer}-{number}")
+    return 0
+
+
+def spend(urls: tuple[str, str], spender: int) -> int:
+    """One process that spends the system tenant's credits; what it spent."""
+    billing = _billing(*urls)
+    spent = 0
+    for number in range(60):
+        try:
+            billing.charge(SYSTEM_TENANT_ID, credits(9_000), reference=f"run-{spender}-{number}")
+        except InsufficientCredits:
+            continue
+        spent += 9_000
+    return spent
+
+
+def fold(urls: tuple[str, str], _folder: int) -> int:
+    """One process that folds, again and again."""
+    billing = _billing(*urls)
+    for _ in range(25):
+        billing.fold()
+    return 0
+
+
+def test_writers_spenders_and_folders_at_once_drift_by_nothing(
+    database: Database, billing: Billing
+) -> None:
+    urls = (database.sandbox.url("app_user"), database.sandbox.url("app_service"))
+    jobs = [
+        *(partial(buy, urls, number) for number in range(1, 9)),
+        *(partial(spend, urls, number) for number in range(4)),
+        *(partial(fold, urls, number) for number in range(2)),
+    ]
+    with ProcessPoolExecutor(len(jobs), mp_context=SPAWN) as processes:
+        spent = sum(job.result() for job in [processes.submit(job) for job in jobs])
+
+    totals = database.totals()
+    left = 8 * 60 * 25_000 - spent
+    assert drift(database) == []
+    assert sum(totals.values()) == 0
+    assert totals[ISSUANCE] == -8 * 60 * 125_000
+    assert totals[USAGE] == spent
+    assert billing.balance(SYSTEM_TENANT_ID).posted == credits(left)
+    assert left >= 0

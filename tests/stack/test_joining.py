@@ -1,0 +1,224 @@
+"""A scope in the host's own transaction: a savepoint that leaves everything else as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from cogni_billing import (
+    AccountId,
+    AsyncBilling,
+    Billing,
+    BillingError,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidInput,
+    LedgerUnavailable,
+    PrivilegeRequired,
+    ScopeClosed,
+    UnknownAccount,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
+from cogni_billing.adapters.postgres.scopes import PostgresScope
+from contract.base import ALICE, BOB
+from stack.conftest import Database
+
+CONTEXT = text("SELECT current_setting('app.current_user_id', true)")
+SET_CONTEXT = text("SELECT set_config('app.current_user_id', :tenant, true)")
+NOTES = text("SELECT note FROM host_notes")
+
+
+@pytest.fixture
+def host(database: Database) -> Iterator[Connection]:
+    """A host's connection, in an open transaction that has written a row of its own."""
+    with database.user.connect() as connection:
+        connection.execute(text("CREATE TEMP TABLE host_notes (note text) ON COMMIT PRESERVE ROWS"))
+        connection.execute(text("INSERT INTO host_notes VALUES ('order 7')"))
+        yield connection
+        connection.rollback()
+        connection.invalidate()
+
+
+def joined(host: Connection) -> Billing:
+    return Billing(PostgresUnitOfWork.joining(host))
+
+
+class TestTheHostsWork:
+    def test_one_commit_keeps_both(self, database: Database, host: Connection) -> None:
+        joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        assert database.totals() == {}
+
+        host.commit()
+
+        assert database.totals()[AccountId(ALICE)] == 10_000_000
+        assert host.scalars(NOTES).all() == ["order 7"]
+
+    def test_one_rollback_undoes_both(self, database: Database, host: Connection) -> None:
+        joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+
+        host.rollback()
+
+        assert database.totals() == {}
+
+    def test_a_refused_call_undoes_itself_alone(self, database: Database, host: Connection) -> None:
+        billing = joined(host)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        with pytest.raises(IdempotencyConflict):
+            billing.confirm_purchase(ALICE, usd("2.00"), payment="stripe:pi_1")
+        with pytest.raises(InsufficientCredits):
+            billing.charge(ALICE, credits(10**9), reference="run-1")
+        billing.charge(ALICE, credits(1), reference="run-2")
+
+        host.commit()
+
+        assert database.totals()[AccountId(ALICE)] == 9_999_999
+        assert host.scalars(NOTES).all() == ["order 7"]
+
+    def test_scopes_of_several_tenants_follow_one_another(
+        self, database: Database, host: Connection
+    ) -> None:
+        billing = joined(host)
+        for tenant in (ALICE, BOB):
+            billing.confirm_purchase(tenant, usd("1.00"), payment=f"stripe:{tenant}")
+
+        assert billing.balance(ALICE).posted == credits(10_000_000)
+        with pytest.raises(UnknownAccount):
+            billing.balance(UUID(int=5))
+        host.commit()
+        assert len(database.totals()) == 4
+
+    def test_a_swallowed_failure_does_not_pass_for_success(
+        self, database: Database, host: Connection
+    ) -> None:
+        unit_of_work = PostgresUnitOfWork.joining(host)
+        Billing(unit_of_work).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+
+        def swallowing() -> None:
+            with unit_of_work.scope(BOB) as scope:
+                scope.tenants.open_account(unit_of_work.clock.now())
+                with pytest.raises(BillingError):
+                    scope.ledger.transaction("no id")  # type: ignore[arg-type]
+
+        with pytest.raises(ScopeClosed):
+            swallowing()
+        host.commit()
+
+        with pytest.raises(UnknownAccount):
+            Billing(PostgresUnitOfWork(database.user)).balance(BOB)
+
+    def test_what_disturbs_it_is_the_hosts_to_do_again(self, host: Connection) -> None:
+        attempts = []
+
+        def work(_: PostgresScope) -> None:
+            attempts.append(1)
+            raise LedgerUnavailable("in the way", "40001")
+
+        with pytest.raises(LedgerUnavailable):
+            PostgresUnitOfWork.joining(host).run(ALICE, work)
+
+        assert len(attempts) == 1
+
+
+class TestTheContext:
+    @pytest.mark.parametrize("before", ["", str(BOB), "the host's own"])
+    def test_it_is_what_it_was_after_every_call(self, host: Connection, before: str) -> None:
+        host.execute(SET_CONTEXT, {"tenant": before})
+        billing = joined(host)
+
+        billing.open_account(ALICE)
+        after_success = host.scalar(CONTEXT)
+        with pytest.raises(InsufficientCredits):
+            billing.charge(ALICE, credits(1), reference="run-1")
+        after_failure = host.scalar(CONTEXT)
+
+        assert (after_success, after_failure) == (before, before)
+
+    def test_one_that_the_session_has_comes_back_with_its_end(self, host: Connection) -> None:
+        host.execute(text("SELECT set_config('app.current_user_id', 'session', false)"))
+        host.commit()
+        host.execute(text("SELECT 1"))
+
+        joined(host).open_account(ALICE)
+
+        assert host.scalar(CONTEXT) == "session"
+        host.commit()
+        assert host.scalar(CONTEXT) == "session"
+
+
+class TestRefusals:
+    def test_a_connection_without_a_transaction(self, database: Database) -> None:
+        with (
+            database.user.connect() as connection,
+            pytest.raises(InvalidInput, match="no open transaction"),
+        ):
+            PostgresUnitOfWork.joining(connection)
+
+    def test_a_transaction_that_ended_meanwhile(self, host: Connection) -> None:
+        billing = joined(host)
+        host.rollback()
+
+        with pytest.raises(InvalidInput, match="no open transaction"):
+            billing.open_account(ALICE)
+
+    def test_a_connection_that_autocommits(self, database: Database) -> None:
+        engine = create_engine(database.sandbox.url("app_user"), isolation_level="AUTOCOMMIT")
+        with (
+            engine.connect() as connection,
+            connection.begin(),
+            pytest.raises(InvalidInput, match="autocommits"),
+        ):
+            PostgresUnitOfWork.joining(connection)
+        engine.dispose()
+
+    @pytest.mark.parametrize("stranger", [None, "connection", object()])
+    def test_what_is_no_connection(self, stranger: Connection) -> None:
+        with pytest.raises(InvalidInput):
+            PostgresUnitOfWork.joining(stranger)
+
+    def test_a_transaction_that_has_failed(self, host: Connection) -> None:
+        billing = joined(host)
+        with pytest.raises(Exception, match="division by zero"):
+            host.execute(text("SELECT 1/0"))
+
+        with pytest.raises(LedgerUnavailable) as caught:
+            billing.open_account(ALICE)
+
+        assert caught.value.sqlstate == "25P02"
+
+    def test_what_spans_tenants(self, host: Connection) -> None:
+        with pytest.raises(PrivilegeRequired):
+            joined(host).fold()
+
+
+class TestAwaited:
+    def test_a_scope_joins_an_awaited_transaction(self, database: Database) -> None:
+        async def host() -> list[object]:
+            engine = create_async_engine(database.sandbox.url("app_user"))
+            async with engine.connect() as connection:
+                with pytest.raises(InvalidInput):
+                    AsyncPostgresUnitOfWork.joining(connection)
+                await connection.execute(SET_CONTEXT, {"tenant": "the host's own"})
+                billing = AsyncBilling(AsyncPostgresUnitOfWork.joining(connection))
+                await billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+                with pytest.raises(InsufficientCredits):
+                    await billing.charge(ALICE, credits(10**9), reference="run-1")
+                with pytest.raises(PrivilegeRequired):
+                    await billing.fold()
+                seen = [await connection.scalar(CONTEXT), database.totals()]
+                await connection.commit()
+            await engine.dispose()
+            return seen
+
+        assert asyncio.run(host()) == ["the host's own", {}]
+        assert database.totals()[AccountId(ALICE)] == 10_000_000
+
+    def test_what_is_no_awaited_connection_is_refused(self, host: Connection) -> None:
+        with pytest.raises(InvalidInput):
+            AsyncPostgresUnitOfWork.joining(host)  # type: ignore[arg-type]

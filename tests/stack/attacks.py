@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from cogni_billing import TenantId
 from cogni_billing.adapters.postgres.rows import transaction_parameters
 from cogni_billing.adapters.postgres.statements import POST
+from cogni_billing.domain.transactions import Transaction
 from contract.base import ALICE
 from contract.purchases import planned
 
@@ -34,10 +35,10 @@ def post_altered(connection: Connection, tenant: TenantId = ALICE, **altered: An
 
 
 def refusal_of_altered(
-    connection: Connection, tenant: TenantId = ALICE, **altered: Any
+    connection: Connection, transaction: Transaction, **altered: Any
 ) -> tuple[str | None, str | None]:
-    """The code and the rule with which an altered purchase is refused."""
+    """The code and the rule with which an altered transaction is refused."""
     with pytest.raises(DBAPIError) as caught:
-        post_altered(connection, tenant, **altered)
+        connection.execute(POST, transaction_parameters(transaction) | altered)
     assert isinstance(caught.value.orig, psycopg.Error)
     return caught.value.orig.sqlstate, caught.value.orig.diag.constraint_name

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import attrs
 import pytest
-from sqlalchemy import text
+from sqlalchemy import ARRAY, Numeric, Uuid, bindparam, text
+from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres.rows import transaction_parameters
+from cogni_billing.adapters.postgres.statements import POST
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
 from contract.base import ALICE, BOB, NOON
+from contract.charges import planned_charge
 from contract.purchases import planned, post
 from stack.attacks import CHECK, PRIVILEGE, post_altered, refusal, refusal_of_altered
 from stack.conftest import Database
@@ -199,10 +205,89 @@ FORGERIES: dict[str, tuple[dict[str, Any], tuple[str | None, str | None]]] = {
 def test_a_forged_purchase_is_refused_and_leaves_nothing(database: Database, forgery: str) -> None:
     altered, refused_by = FORGERIES[forgery]
     with database.acting_for(ALICE) as connection:
-        assert refusal_of_altered(connection, **altered) == refused_by
+        assert refusal_of_altered(connection, planned(), **altered) == refused_by
         connection.rollback()
 
     assert database.totals() == {}
+
+
+FORGED_CHARGES: dict[str, tuple[dict[str, Any], tuple[str, str | None]]] = {
+    "one that gives": (
+        {"amount": Decimal(100)} | others(system(USAGE, -100)),
+        (CHECK, "transactions_raise_or_lower"),
+    ),
+    "one that mints": (
+        {"amount": Decimal(100)} | others(system(ISSUANCE, -100)),
+        (CHECK, "transactions_raise_or_lower"),
+    ),
+    "one booked as issuance taken back": (others(system(ISSUANCE, 100)), ADMISSION),
+    "one booked as breakage": (others(system(BREAKAGE, 100)), ADMISSION),
+    "one that takes from usage": (
+        others(system(USAGE, -100), system(USAGE, 200)),
+        ADMISSION,
+    ),
+    "one that pays the system tenant": (others(system(SYSTEM_ACCOUNT_ID, 100)), MATCH),
+    "one that pays another tenant": (others((BOB, BOB, 100)), ADMISSION),
+    "one that shares": (
+        {"beneficiaries": [SYSTEM_ACCOUNT_ID], "shares": [Decimal(50)]}
+        | others(system(SYSTEM_ACCOUNT_ID, 50), system(USAGE, 50)),
+        (CHECK, "transactions_only_purchases_share"),
+    ),
+    "one of more than there is": (
+        {"amount": Decimal(-FULL - 1)} | others(system(USAGE, FULL + 1)),
+        (CHECK, "wallets_cover_what_is_taken"),
+    ),
+    "one of nothing": (
+        {"amount": Decimal(0)} | others(system(USAGE, 0)),
+        (CHECK, "postings_amount_whole_and_bounded"),
+    ),
+    "one of no number": (
+        {"amount": Decimal("NaN")} | others(system(USAGE, "NaN")),
+        (CHECK, "transactions_raise_or_lower"),
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED_CHARGES)
+def test_a_forged_charge_is_refused_and_leaves_nothing(database: Database, forgery: str) -> None:
+    altered, refused_by = FORGED_CHARGES[forgery]
+    unit_of_work = PostgresUnitOfWork(database.user)
+    for tenant in (ALICE, BOB):
+        post(unit_of_work, planned(tenant, payment=f"stripe:{tenant}"))
+    before = database.totals()
+    with database.acting_for(ALICE) as connection:
+        assert refusal_of_altered(connection, planned_charge(), **altered) == refused_by
+        connection.rollback()
+
+    assert database.totals() == before
+
+
+def test_a_moment_is_that_of_the_transaction_or_the_wallets_later_one(database: Database) -> None:
+    unit_of_work = PostgresUnitOfWork(database.user)
+    post(unit_of_work, planned())
+    earlier = NOON - timedelta(days=1)
+
+    post(unit_of_work, attrs.evolve(planned_charge(), at=earlier))
+
+    with database.acting_for(ALICE) as connection:
+        moments = connection.scalars(
+            text("SELECT occurred_at FROM cogni_billing.postings ORDER BY position")
+        ).all()
+        connection.rollback()
+    assert moments == [NOON, NOON]
+
+
+@pytest.mark.parametrize("moment", ["'epoch'", "'9000-01-01'"])
+def test_what_is_added_to_others_is_of_the_declared_moment(database: Database, moment: str) -> None:
+    arrays = {"beneficiaries": Uuid, "shares": Numeric, "other_amounts": Numeric}
+    arrays |= {"other_tenants": Uuid, "other_accounts": Uuid}
+    statement = text(POST.text.replace("leg.amount, :at", f"leg.amount, {moment}")).bindparams(
+        *(bindparam(name, type_=ARRAY(kind)) for name, kind in arrays.items())
+    )
+    with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
+        connection.execute(statement, transaction_parameters(planned()))
+
+    assert "are not what it declares" in str(caught.value)
 
 
 def test_the_statement_that_the_forgeries_alter_is_admitted_as_it_is(database: Database) -> None:
@@ -305,7 +390,7 @@ class TestLaterStatements:
     ) -> None:
         aside = others(system(BREAKAGE, -FULL))
         with database.acting_for(SYSTEM_TENANT_ID) as connection:
-            refused_by = refusal_of_altered(connection, SYSTEM_TENANT_ID, **aside)
+            refused_by = refusal_of_altered(connection, planned(SYSTEM_TENANT_ID), **aside)
 
         assert refused_by == MATCH
 
@@ -505,4 +590,4 @@ class TestWhatRowSecurityDoesNotAllowOnOthersRows:
     @pytest.mark.parametrize("context", ["", "nobody"])
     def test_nothing_is_written_without_a_tenant(self, database: Database, context: str) -> None:
         with database.acting_for(context) as connection:
-            assert refusal_of_altered(connection) == ADMISSION
+            assert refusal_of_altered(connection, planned()) == ADMISSION

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import attrs
 import pytest
-from sqlalchemy import ARRAY, Numeric, Uuid, bindparam, text
+from sqlalchemy import ARRAY, Numeric, TextClause, Uuid, bindparam, text
 from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID
@@ -277,13 +277,18 @@ def test_a_moment_is_that_of_the_transaction_or_the_wallets_later_one(database: 
     assert moments == [NOON, NOON]
 
 
+def with_arrays(statement: str) -> TextClause:
+    """An altered statement, with the types that the library gives to its arrays."""
+    kinds = {"beneficiaries": Uuid, "shares": Numeric, "other_amounts": Numeric}
+    kinds |= {"other_tenants": Uuid, "other_accounts": Uuid}
+    return text(statement).bindparams(
+        *(bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items())
+    )
+
+
 @pytest.mark.parametrize("moment", ["'epoch'", "'9000-01-01'"])
 def test_what_is_added_to_others_is_of_the_declared_moment(database: Database, moment: str) -> None:
-    arrays = {"beneficiaries": Uuid, "shares": Numeric, "other_amounts": Numeric}
-    arrays |= {"other_tenants": Uuid, "other_accounts": Uuid}
-    statement = text(POST.text.replace("leg.amount, :at", f"leg.amount, {moment}")).bindparams(
-        *(bindparam(name, type_=ARRAY(kind)) for name, kind in arrays.items())
-    )
+    statement = with_arrays(POST.text.replace("leg.amount, :at", f"leg.amount, {moment}"))
     with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
         connection.execute(statement, transaction_parameters(planned()))
 
@@ -327,7 +332,11 @@ class TestLaterStatements:
         self, database: Database, moment: str
     ) -> None:
         with database.acting_for(ALICE) as connection:
-            error = refusal(connection, self.LEGS, **self.parameters() | {"at": moment})
+            error = refusal(
+                connection,
+                POST_LEG.format("(:system, :wallet, :me, :id, 2, 'purchase', 'CREDIT', 5, :at)"),
+                **self.parameters() | {"wallet": SYSTEM_ACCOUNT_ID, "at": moment},
+            )
 
         assert error.diag.constraint_name == "postings_occurred_at_in_range"
 
@@ -543,6 +552,42 @@ class TestHalves:
             )
 
         assert error.diag.constraint_name == "wallets_posted_in_bounds"
+
+
+class TestRowsThatAreSkipped:
+    """ON CONFLICT DO NOTHING leaves a row out after its trigger has run; the wallet stays put."""
+
+    def test_a_posting_that_is_there_already(self, database: Database) -> None:
+        post(PostgresUnitOfWork(database.user), planned())
+        statement = POST_LEG.format("(:me, :me, :me, :id, 1, 'purchase', 'CREDIT', 5, now())")
+        with database.acting_for(ALICE) as connection:
+            error = refusal(
+                connection, statement + " ON CONFLICT DO NOTHING", me=ALICE, id=planned().id
+            )
+
+        assert error.diag.constraint_name == "postings_made_once"
+
+    def test_a_posting_with_the_number_of_a_share(self, database: Database) -> None:
+        post(PostgresUnitOfWork(database.user), planned())
+        statement = POST_LEG.format("(:me, :me, :me, :id, 2, 'purchase', 'CREDIT', 5, now())")
+        with database.acting_for(ALICE) as connection:
+            error = refusal(
+                connection, statement + " ON CONFLICT DO NOTHING", me=ALICE, id=planned().id
+            )
+
+        assert error.diag.constraint_name == "postings_match_their_transaction"
+
+    def test_a_posting_twice_in_one_statement(self, database: Database) -> None:
+        twice = POST.text.replace(
+            "FROM manifest\n    RETURNING balance_after",
+            "FROM manifest, generate_series(1, 2) ON CONFLICT DO NOTHING",
+        )
+        assert twice != POST.text
+        with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
+            connection.execute(with_arrays(twice), transaction_parameters(planned()))
+
+        assert "were made before" in str(caught.value)
+        assert database.totals() == {}
 
 
 class TestWhatRowSecurityDoesNotAllowOnOthersRows:

@@ -384,7 +384,8 @@ GRANTS: Final = frozenset().union(
         "keeper",
         "SELECT",
         "postings",
-        "tenant_id account_id unit position amount posted_after",
+        "tenant_id account_id origin_tenant_id transaction_id sequence unit position amount"
+        " posted_after",
     ),
     _columns("keeper", "SELECT", "checkpoints", "tenant_id account_id unit position arrived"),
 )

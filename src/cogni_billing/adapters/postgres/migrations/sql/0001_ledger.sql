@@ -430,6 +430,23 @@ BEGIN
         posted = wallet.posted + excluded.posted,
         as_of = greatest(wallet.as_of, excluded.as_of)
     RETURNING posted, as_of INTO kept;
+    IF NEW.sequence <> 1 THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'postings_match_their_transaction',
+            MESSAGE = format('postings of transaction %s are not what it declares', NEW.transaction_id);
+    END IF;
+    -- A row that ON CONFLICT DO NOTHING would skip must not leave its mark on the wallet. All rows of
+    -- a wallet took its lock, so this sees every one that there is.
+    IF EXISTS (
+        SELECT FROM cogni_billing.postings
+        WHERE origin_tenant_id = NEW.origin_tenant_id
+          AND transaction_id = NEW.transaction_id
+          AND sequence = 1
+    ) THEN
+        RAISE unique_violation USING
+            CONSTRAINT = 'postings_made_once',
+            MESSAGE = format('postings of transaction %s were made before', NEW.transaction_id);
+    END IF;
     arrived := cogni_billing.arrived(NEW.tenant_id, NEW.account_id, NEW.unit, 9223372036854775807);
     NEW.posted_after := kept.posted;
     NEW.balance_after := kept.posted + arrived;

@@ -67,7 +67,8 @@ def upgrade() -> None:
 def _hand_wallets_to(keeper: str) -> None:
     op.execute(f"GRANT SELECT, INSERT, UPDATE (posted, as_of) ON cogni_billing.wallets TO {keeper}")
     op.execute(
-        "GRANT SELECT (tenant_id, account_id, unit, position, amount, posted_after)"
+        "GRANT SELECT (tenant_id, account_id, origin_tenant_id, transaction_id, sequence, unit,"
+        " position, amount, posted_after)"
         f" ON cogni_billing.postings TO {keeper}"
     )
     op.execute(

@@ -55,7 +55,7 @@ def test_a_task_cancelled_while_it_waits_for_a_lock_leaves_nothing(database: Dat
             )
             task = asyncio.create_task(billing.charge(ALICE, credits(5), reference="run-1"))
             with database.admin.connect() as observer:
-                while not observer.scalar(WAITING):
+                while not task.done() and not observer.scalar(WAITING):
                     observer.rollback()
                     await asyncio.sleep(0)
             task.cancel()

@@ -24,6 +24,7 @@ from cogni_billing.domain.identity import ISSUANCE, USAGE
 from contract.base import ALICE, BOB
 from stack.conftest import Database
 
+SLEEPING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -64,9 +65,7 @@ def test_a_fold_waits_for_whoever_may_still_slip_a_line_under_it(
             Billing(unit_of_work).confirm_purchase(BOB, usd("1.00"), payment="stripe:early")
             folding = threads.submit(billing.fold)
             with database.admin.connect() as observer:
-                while not observer.scalar(
-                    text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-                ):
+                while not folding.done() and not observer.scalar(SLEEPING):
                     observer.rollback()
         # The late one has committed only now, with the lower positions.
         assert folding.result().lines == 4

@@ -39,6 +39,7 @@ from cogni_billing.domain.errors import (
     UnknownHold,
     UnknownPayment,
 )
+from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import (
     SYSTEM_ACCOUNT_ID,
     SYSTEM_TENANT_ID,
@@ -47,7 +48,7 @@ from cogni_billing.domain.identity import (
 )
 from cogni_billing.domain.policies import RevenueSharePolicy, Share, ShareMode, ShareRule
 from cogni_billing.domain.pricing import charge_for, credits_for, margin_preserved
-from cogni_billing.domain.receipts import ChargeReceipt, PurchaseReceipt, Receipt
+from cogni_billing.domain.receipts import CaptureReceipt, ChargeReceipt, PurchaseReceipt, Receipt
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 
@@ -64,9 +65,12 @@ __all__ = [
     "Balance",
     "Billing",
     "BillingError",
+    "CaptureReceipt",
     "ChargeReceipt",
     "Difference",
+    "Hold",
     "HoldClosed",
+    "HoldState",
     "IdempotencyConflict",
     "InsufficientCredits",
     "InvalidAmount",

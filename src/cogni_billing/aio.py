@@ -9,9 +9,10 @@ from uuid import UUID
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.policies import RevenueSharePolicy
-from cogni_billing.domain.receipts import ChargeReceipt, PurchaseReceipt
+from cogni_billing.domain.receipts import CaptureReceipt, ChargeReceipt, PurchaseReceipt
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.ports.environment import Clock, IdSource
@@ -83,6 +84,40 @@ class AsyncBilling:
                 metadata=metadata,
             )
         )
+
+    async def hold(
+        self,
+        tenant: TenantId | UUID,
+        amount: Amount,
+        *,
+        reference: str,
+        expires_at: datetime | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Hold:
+        """See `Billing.hold`."""
+        return await self._run(
+            self._cases.hold(
+                tenant, amount, reference=reference, expires_at=expires_at, metadata=metadata
+            )
+        )
+
+    async def capture(
+        self,
+        tenant: TenantId | UUID,
+        hold_id: UUID,
+        amount: Amount,
+        *,
+        reference: str,
+        metadata: Mapping[str, object] | None = None,
+    ) -> CaptureReceipt:
+        """See `Billing.capture`."""
+        return await self._run(
+            self._cases.capture(tenant, hold_id, amount, reference=reference, metadata=metadata)
+        )
+
+    async def release(self, tenant: TenantId | UUID, hold_id: UUID) -> Hold:
+        """See `Billing.release`."""
+        return await self._run(self._cases.release(tenant, hold_id))
 
     async def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """See `Billing.balance`."""

@@ -9,9 +9,10 @@ from uuid import UUID
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.policies import RevenueSharePolicy
-from cogni_billing.domain.receipts import ChargeReceipt, PurchaseReceipt
+from cogni_billing.domain.receipts import CaptureReceipt, ChargeReceipt, PurchaseReceipt
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.ports.environment import Clock, IdSource
@@ -131,6 +132,87 @@ class Billing:
                 metadata=metadata,
             )
         )
+
+    def hold(
+        self,
+        tenant: TenantId | UUID,
+        amount: Amount,
+        *,
+        reference: str,
+        expires_at: datetime | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Hold:
+        """Set credits aside before their cost is known; `capture` takes what it came to.
+
+        Args:
+            tenant: Whose credits.
+            amount: In CREDIT, greater than zero.
+            reference: The key, unique among the tenant's holds: 1 to 255 visible ASCII characters.
+            expires_at: When the credits are available again by themselves; timezone-aware, in the
+                future. `None` keeps them aside until the hold is captured or released.
+            metadata: A JSON object kept with the hold.
+
+        Returns:
+            The hold. On a replay it is in its present state.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument breaks its
+                rule.
+            InvalidTime: *expires_at* is naive, or has passed.
+            UnknownAccount: the tenant has no account.
+            InsufficientCredits: less is available.
+            IdempotencyConflict: the tenant used this reference for another hold.
+        """
+        return self._run(
+            self._cases.hold(
+                tenant, amount, reference=reference, expires_at=expires_at, metadata=metadata
+            )
+        )
+
+    def capture(
+        self,
+        tenant: TenantId | UUID,
+        hold_id: UUID,
+        amount: Amount,
+        *,
+        reference: str,
+        metadata: Mapping[str, object] | None = None,
+    ) -> CaptureReceipt:
+        """Take what the held work came to; the rest of the hold is available again.
+
+        A hold is captured once. What it set aside can be taken even when an overdraft has used up
+        everything else.
+
+        Args:
+            tenant: Who pays.
+            hold_id: The `id` of the hold.
+            amount: In CREDIT, greater than zero, at most what is held.
+            reference: The key, unique among the tenant's captures.
+            metadata: A JSON object kept with the transaction.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
+                argument breaks its rule.
+            UnknownAccount: the tenant has no account.
+            InsufficientCredits: less is held.
+            IdempotencyConflict: the tenant used this reference for another capture.
+            UnknownHold: the tenant has no such hold.
+            HoldClosed: it was captured or released before, or has expired.
+        """
+        return self._run(
+            self._cases.capture(tenant, hold_id, amount, reference=reference, metadata=metadata)
+        )
+
+    def release(self, tenant: TenantId | UUID, hold_id: UUID) -> Hold:
+        """Give back what a hold set aside. Releasing it again changes nothing.
+
+        Raises:
+            InvalidInput: *hold_id* is no `uuid.UUID`.
+            UnknownAccount: the tenant has no account.
+            UnknownHold: the tenant has no such hold.
+            HoldClosed: it was captured, or has expired.
+        """
+        return self._run(self._cases.release(tenant, hold_id))
 
     def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """The tenant's credits: posted, held and available; now, or as of a moment.

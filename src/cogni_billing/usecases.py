@@ -15,6 +15,7 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.charges import plan_charge
 from cogni_billing.domain.errors import InvalidInput, InvalidPolicy, shown
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.holds import Hold, checked_hold_id, plan_capture, plan_hold
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
@@ -22,8 +23,10 @@ from cogni_billing.domain.moments import utc
 from cogni_billing.domain.policies import RevenueSharePolicy
 from cogni_billing.domain.purchases import plan_purchase, request_purchase
 from cogni_billing.domain.receipts import (
+    CaptureReceipt,
     ChargeReceipt,
     PurchaseReceipt,
+    capture_receipt,
     charge_receipt,
     purchase_receipt,
 )
@@ -121,13 +124,64 @@ class UseCases:
         )
         return UseCase(charge.tenant, lambda scope: charge_receipt(scope.ledger.post(charge)))
 
+    def hold(
+        self,
+        tenant: object,
+        amount: Amount,
+        *,
+        reference: object,
+        expires_at: object,
+        metadata: Mapping[str, object] | None,
+    ) -> UseCase[Hold]:
+        hold = plan_hold(
+            tenant,
+            amount,
+            reference=reference,
+            expires_at=expires_at,
+            metadata=metadata,
+            at=self.clock.now(),
+            hold_id=self.ids.new(),
+        )
+        return UseCase(hold.tenant, lambda scope: scope.ledger.hold(hold))
+
+    def capture(
+        self,
+        tenant: object,
+        hold_id: object,
+        amount: Amount,
+        *,
+        reference: object,
+        metadata: Mapping[str, object] | None,
+    ) -> UseCase[CaptureReceipt]:
+        capture = plan_capture(
+            tenant,
+            hold_id,
+            amount,
+            reference=reference,
+            metadata=metadata,
+            at=self.clock.now(),
+            transaction_id=self.ids.new(),
+        )
+        return UseCase(capture.tenant, lambda scope: capture_receipt(scope.ledger.post(capture)))
+
+    def release(self, tenant: object, hold_id: object) -> UseCase[Hold]:
+        owner, hold = tenant_id(tenant), checked_hold_id(hold_id)
+        moment = utc(self.clock.now(), "clock")
+
+        def give_back(scope: Scope) -> Hold:
+            scope.tenants.account()
+            return scope.ledger.release(hold, moment)
+
+        return UseCase(owner, give_back)
+
     def balance(self, tenant: object, *, at: object) -> UseCase[Balance]:
         owner = tenant_id(tenant)
         moment = None if at is None else utc(at, "at")
+        now = utc(self.clock.now(), "clock")
 
         def read(scope: Scope) -> Balance:
             scope.tenants.account()
-            return scope.ledger.balance() if moment is None else scope.ledger.balance_at(moment)
+            return scope.ledger.balance(now) if moment is None else scope.ledger.balance_at(moment)
 
         return UseCase(owner, read)
 

@@ -69,13 +69,15 @@ class ScopeContract(Contract):
         assert totals() == {}
 
     def test_run_gives_back_what_the_work_returned(self, unit_of_work: UnitOfWork) -> None:
-        assert unit_of_work.run(ALICE, lambda scope: scope.ledger.balance()).posted == credits(0)
+        assert unit_of_work.run(ALICE, lambda scope: scope.ledger.balance(NOON)).posted == credits(
+            0
+        )
 
     def test_a_scope_sees_its_own_work_before_it_ends(self, unit_of_work: UnitOfWork) -> None:
         with unit_of_work.scope(ALICE) as scope:
             scope.ledger.post(planned())
 
-            assert scope.ledger.balance().posted == credits(100_000_000)
+            assert scope.ledger.balance(NOON).posted == credits(100_000_000)
             assert scope.ledger.post(planned()).replayed
 
     def test_a_swallowed_failure_does_not_pass_for_success(
@@ -102,7 +104,7 @@ class ScopeContract(Contract):
             with unit_of_work.scope(BOB) as scope:
                 with pytest.raises(PaymentAlreadyClaimed):
                     scope.ledger.post(planned(BOB))
-                scope.ledger.balance()
+                scope.ledger.balance(NOON)
 
         with pytest.raises(ScopeClosed):
             going_on()
@@ -115,7 +117,7 @@ class ScopeContract(Contract):
             lambda: scope.tenants.open_account(NOON),
             scope.tenants.account,
             lambda: scope.ledger.post(planned()),
-            scope.ledger.balance,
+            lambda: scope.ledger.balance(NOON),
             lambda: scope.ledger.lines(FIRST_PAGE),
         ):
             with pytest.raises(ScopeClosed):
@@ -161,5 +163,5 @@ class TenantContract(Contract):
         unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned()))
 
         with unit_of_work.scope(BOB) as scope:
-            assert scope.ledger.balance().posted == credits(0)
+            assert scope.ledger.balance(NOON).posted == credits(0)
             assert scope.ledger.lines(FIRST_PAGE) == ()

@@ -16,7 +16,15 @@ from cogni_billing.domain.transactions import Transaction
 from contract.base import ALICE
 from contract.purchases import planned
 
-TABLES = ("accounts", "checkpoints", "payments", "postings", "transactions", "wallets")
+TABLES = (
+    "accounts",
+    "checkpoints",
+    "holds",
+    "payments",
+    "postings",
+    "transactions",
+    "wallets",
+)
 PRIVILEGE = "42501"
 CHECK = "23514"
 

@@ -534,7 +534,10 @@ class TestHalves:
     ) -> None:
         with own_database.admin.begin() as connection:
             connection.execute(
-                text("INSERT INTO cogni_billing.wallets VALUES (:me, :me, 'CREDIT', 1, now())"),
+                text(
+                    "INSERT INTO cogni_billing.wallets"
+                    " VALUES (:me, :me, 'CREDIT', 1, 0, now(), 'infinity')"
+                ),
                 {"me": ALICE},
             )
             error = refusal(connection, "SET CONSTRAINTS ALL IMMEDIATE")
@@ -547,7 +550,8 @@ class TestHalves:
         with own_database.admin.connect() as connection:
             error = refusal(
                 connection,
-                f"INSERT INTO cogni_billing.wallets VALUES (:me, :me, 'CREDIT', {posted}, now())",
+                "INSERT INTO cogni_billing.wallets"
+                f" VALUES (:me, :me, 'CREDIT', {posted}, 0, now(), 'infinity')",
                 me=ALICE,
             )
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import AsyncBilling
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
-from contract import charges, concurrency, purchases, reading, scopes, statements
+from contract import charges, concurrency, holds, purchases, reading, scopes, statements
 from contract.base import NewBilling, Totals
 from contract.blocking import blocking, running_loop
 from stack.conftest import Database
@@ -70,6 +70,10 @@ class TestCharges(Postgres, charges.ChargeContract):
     pass
 
 
+class TestHolds(Postgres, holds.HoldContract):
+    pass
+
+
 class TestSystemTenantSpends(Postgres, charges.SystemTenantSpendsContract):
     pass
 
@@ -111,6 +115,10 @@ class TestAwaitedPurchases(AwaitedPostgres, purchases.PurchaseContract):
 
 
 class TestAwaitedCharges(AwaitedPostgres, charges.ChargeContract):
+    pass
+
+
+class TestAwaitedHolds(AwaitedPostgres, holds.HoldContract):
     pass
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import secrets
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from uuid import UUID
@@ -110,9 +111,23 @@ def test_an_account_is_folded_in_pieces(
 def test_folding_needs_the_service_role(database: Database) -> None:
     with pytest.raises(PrivilegeRequired):
         Billing(PostgresUnitOfWork(database.user)).fold()
-    # A role that lacks BYPASSRLS would fold what little it sees.
     with pytest.raises(PrivilegeRequired):
         Billing(PostgresUnitOfWork(database.user, service=database.user)).fold()
+
+
+def test_a_service_role_that_row_security_binds_folds_nothing(
+    database: Database, billing: Billing
+) -> None:
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+    role = f"weak_{secrets.token_hex(4)}"
+    with database.admin.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role} IN ROLE app_service"))
+    weak = create_engine(database.sandbox.admin_url, connect_args={"options": f"-crole={role}"})
+    with pytest.raises(PrivilegeRequired, match="row-level security"):
+        Billing(PostgresUnitOfWork(database.user, service=weak)).fold()
+    weak.dispose()
+    with database.admin.begin() as connection:
+        connection.execute(text(f"DROP ROLE {role}"))
 
 
 def _billing(user_url: str, service_url: str) -> Billing:

@@ -255,7 +255,10 @@ class TestCommit:
         def work(scope: PostgresScope) -> None:
             # A wallet without an account, as only an administrator can write it.
             scope.ledger._connection.execute(
-                text("INSERT INTO cogni_billing.wallets VALUES (:t, :t, 'CREDIT', 1, now())"),
+                text(
+                    "INSERT INTO cogni_billing.wallets"
+                    " VALUES (:t, :t, 'CREDIT', 1, 0, now(), 'infinity')"
+                ),
                 {"t": ALICE},
             )
 

@@ -9,7 +9,7 @@ import pytest
 
 from cogni_billing import AsyncBilling, Billing
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from contract import charges, concurrency, purchases, reading, scopes, statements
+from contract import charges, concurrency, holds, purchases, reading, scopes, statements
 from contract.base import NewBilling, Totals
 from contract.blocking import blocking, running_loop
 
@@ -40,6 +40,10 @@ class TestPurchases(Memory, purchases.PurchaseContract):
 
 
 class TestCharges(Memory, charges.ChargeContract):
+    pass
+
+
+class TestHolds(Memory, holds.HoldContract):
     pass
 
 

@@ -1,16 +1,26 @@
-"""One key, one effect: whether a stored transaction answers a request, or contradicts it."""
+"""One key, one effect: whether what is stored answers a request, or contradicts it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from cogni_billing.domain.errors import Difference, IdempotencyConflict
-from cogni_billing.domain.transactions import Transaction
 
 _ABSENT = "absent"
 
 
-def same_or_conflict(stored: Transaction, asked: Mapping[str, str]) -> None:
+class Keyed(Protocol):
+    """What is recorded under a key: a transaction, or a hold."""
+
+    @property
+    def reference(self) -> str: ...
+
+    @property
+    def request(self) -> Mapping[str, str]: ...
+
+
+def same_or_conflict(stored: Keyed, asked: Mapping[str, str]) -> None:
     """Return when *stored* is the answer to a request for *asked* under the same key.
 
     Only what the caller asked for counts: not the metadata, not the policy in force today.

@@ -45,6 +45,14 @@ class ChargeReceipt(Receipt):
         return self.balance.is_negative
 
 
+@frozen(kw_only=True)
+class CaptureReceipt(Receipt):
+    """What a capture took of what its hold had set aside; the rest is available again."""
+
+    hold_id: UUID
+    captured: Amount
+
+
 def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
     """The receipt of a recorded purchase."""
     return PurchaseReceipt(
@@ -61,6 +69,18 @@ def charge_receipt(recorded: Recorded) -> ChargeReceipt:
     return ChargeReceipt(
         transaction_id=recorded.transaction.id,
         charged=-recorded.transaction.amount,
+        balance=recorded.balance,
+        replayed=recorded.replayed,
+    )
+
+
+def capture_receipt(recorded: Recorded) -> CaptureReceipt:
+    """The receipt of a recorded capture."""
+    assert recorded.transaction.subject is not None  # its plan names the hold
+    return CaptureReceipt(
+        transaction_id=recorded.transaction.id,
+        hold_id=recorded.transaction.subject,
+        captured=-recorded.transaction.amount,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )

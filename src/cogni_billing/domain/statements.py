@@ -25,7 +25,7 @@ _CURSOR = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 class Balance:
     """The credits of one account: all that were posted, those held aside, those left to spend.
 
-    Nothing can be held yet, so `held` is zero. What an overdraft left is below zero.
+    What an overdraft left is below zero.
     """
 
     posted: Amount

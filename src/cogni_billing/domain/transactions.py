@@ -32,6 +32,8 @@ class TransactionKind(StrEnum):
     """A confirmed payment: credits minted for its tenant, and shares on top."""
     CHARGE = "charge"
     """Usage: credits consumed."""
+    CAPTURE = "capture"
+    """Usage that a hold had set credits aside for."""
 
     @property
     def contra(self) -> AccountId:
@@ -47,6 +49,7 @@ class TransactionKind(StrEnum):
 _CONTRA: Final = {
     TransactionKind.PURCHASE: ISSUANCE,
     TransactionKind.CHARGE: USAGE,
+    TransactionKind.CAPTURE: USAGE,
 }
 
 
@@ -111,6 +114,8 @@ class Transaction:
     metadata: Mapping[str, Json] = EMPTY
     overdraft: bool = False
     """Whether it may take more than is available: its cost was incurred already."""
+    subject: UUID | None = None
+    """What it settles: the hold of a capture."""
 
     def __attrs_post_init__(self) -> None:
         if excess := imbalance(self.postings):

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 
@@ -24,7 +25,9 @@ class LedgerRepository(Protocol):
             IdempotencyConflict: the tenant used the key for another request.
             PaymentAlreadyClaimed: another tenant's purchase has the payment.
             UnknownAccount: the tenant has no account, and this is no purchase.
-            InsufficientCredits: it takes more than is available, and may not.
+            InsufficientCredits: it takes more than is available, and may not; or captures more
+                than its hold is of.
+            UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
             PrivilegeRequired: the transaction is not the scope's tenant's.
             LedgerCorruption: the transaction's id is taken.
         """
@@ -38,7 +41,28 @@ class LedgerRepository(Protocol):
         """What the tenant recorded under this id, as a replay; `None` if nothing."""
         ...
 
-    def balance(self) -> Balance:
+    def hold(self, hold: Hold, /) -> Hold:
+        """Record *hold*, or find what is recorded under its reference, in its present state.
+
+        Raises:
+            IdempotencyConflict: the tenant used the reference for another request.
+            UnknownAccount: the tenant has no account.
+            InvalidTime: the hold would have expired already.
+            InsufficientCredits: less is available.
+            LedgerCorruption: the hold's id is taken.
+        """
+        ...
+
+    def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
+        """Give back what the hold set aside; one that was released before comes back `replayed`.
+
+        Raises:
+            UnknownHold: the tenant has no such hold.
+            HoldClosed: it was captured, or had expired.
+        """
+        ...
+
+    def balance(self, now: datetime, /) -> Balance:
         """The tenant's balance now; zero when nothing was ever posted."""
         ...
 

@@ -117,11 +117,11 @@ def test_nothing_in_a_transaction_can_be_changed() -> None:
 def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
     contra = {kind: kind.contra for kind in TransactionKind}
 
-    assert contra == {"purchase": ISSUANCE, "charge": USAGE}
+    assert contra == {"purchase": ISSUANCE, "charge": USAGE, "capture": USAGE}
     assert [kind for kind in TransactionKind if kind.raises] == [TransactionKind.PURCHASE]
 
 
-@pytest.mark.parametrize(("kind", "amount"), [("purchase", -5), ("charge", 5)])
+@pytest.mark.parametrize(("kind", "amount"), [("purchase", -5), ("charge", 5), ("capture", 5)])
 def test_a_kind_either_raises_or_lowers(kind: str, amount: int) -> None:
     made = TransactionKind(kind)
 

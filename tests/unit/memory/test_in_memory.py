@@ -186,7 +186,7 @@ class TestScopes:
         thread = threading.Thread(target=other)
         with unit_of_work.scope(ALICE) as scope:
             thread.start()
-            scope.ledger.balance()
+            scope.ledger.balance(NOON)
             seen.append("first")
         thread.join()
 
@@ -197,7 +197,7 @@ class TestScopes:
             pass
 
         with pytest.raises(ScopeClosed) as caught:
-            scope.ledger.balance()
+            scope.ledger.balance(NOON)
 
         assert caught.value.reason == "it has ended"
 

@@ -12,14 +12,16 @@ from attrs import evolve, frozen
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
-from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
+from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.errors import (
+    HoldClosed,
     LedgerCorruption,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
     UnknownAccount,
 )
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.statements import Balance, Line, PageRequest
@@ -81,19 +83,53 @@ class MemoryLedger:
             key = self._store.ids.get((self._tenant, transaction_id))
             return key and evolve(self._store.recorded[key], replayed=True)
 
-    def balance(self) -> Balance:
+    def hold(self, hold: Hold, /) -> Hold:
         with self._guard.call():
-            return _balance(self._store.balance(account_of(self._tenant)))
+            wallet = self._wallet()
+            if stored := self._store.holds.get((self._tenant, hold.reference)):
+                found = wallet.settled(hold.opened_at).hold(stored)
+                same_or_conflict(found, hold.request)
+                return evolve(found, replayed=True)
+            if self._tenant not in self._store.accounts:
+                raise UnknownAccount(self._tenant)
+            if hold.id in wallet.holds:
+                raise LedgerCorruption(f"the id source gave {hold.id} twice")
+            self._keep(wallet.with_hold(hold, self._arrived()))
+            self._store.put(self._store.holds, (self._tenant, hold.reference), hold.id)
+            return hold
+
+    def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
+        with self._guard.call():
+            before = self._wallet().settled(moment).hold(hold_id)
+            if before.state not in {HoldState.OPEN, HoldState.RELEASED}:
+                raise HoldClosed(hold_id, before.state)
+            self._keep(self._wallet().released(hold_id, moment))
+            return evolve(self._wallet().hold(hold_id), replayed=not before.is_open)
+
+    def balance(self, now: datetime, /) -> Balance:
+        with self._guard.call():
+            wallet = self._wallet()
+            posted = self._store.balance(account_of(self._tenant))
+            return Balance(posted, held=wallet.held(wallet.present(now)))
 
     def balance_at(self, moment: datetime, /) -> Balance:
         with self._guard.call():
             until = (line.amount for line in self._lines() if line.at <= moment)
-            return _balance(total(until, CREDIT))
+            return Balance(total(until, CREDIT), held=self._wallet().held(moment))
 
     def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
         with self._guard.call():
             admitted = filter(page.admits, reversed(self._lines()))
             return tuple(islice(admitted, page.limit + 1))
+
+    def _wallet(self) -> Wallet:
+        return self._store.wallets.get(self._tenant, Wallet())
+
+    def _keep(self, wallet: Wallet) -> None:
+        self._store.put(self._store.wallets, self._tenant, wallet)
+
+    def _arrived(self) -> Amount:
+        return self._store.balance(account_of(self._tenant)) - self._wallet().posted
 
     def _lines(self) -> Sequence[Line]:
         return self._store.lines.get(account_of(self._tenant), [])
@@ -107,10 +143,8 @@ class MemoryLedger:
     def _record(self, transaction: Transaction) -> Recorded:
         if (self._tenant, transaction.id) in self._store.ids:
             raise LedgerCorruption(f"the id source gave {transaction.id} twice")
-        wallet = self._store.wallets.get(self._tenant, Wallet())
-        arrived = self._store.balance(account_of(self._tenant)) - wallet.posted
-        wallet = wallet.after(transaction, arrived)
-        self._store.put(self._store.wallets, self._tenant, wallet)
+        wallet = self._wallet().after(transaction, self._arrived())
+        self._keep(wallet)
         for posting in transaction.postings:
             own = posting.account == account_of(self._tenant)
             self._add(transaction, posting, wallet.as_of if own else transaction.at)
@@ -134,10 +168,6 @@ class MemoryLedger:
             at=at,
         )
         self._store.append(posting.account, line)
-
-
-def _balance(posted: Amount) -> Balance:
-    return Balance(posted, held=ZERO)
 
 
 def open_account(store: Store, tenant: TenantId, opened_at: datetime) -> None:

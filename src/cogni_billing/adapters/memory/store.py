@@ -39,6 +39,7 @@ class Store:
     wallets: dict[TenantId, Wallet] = field(factory=dict)
     balances: dict[AccountId, Amount] = field(factory=dict)
     lines: dict[AccountId, list[Line]] = field(factory=dict)
+    holds: dict[tuple[TenantId, str], UUID] = field(factory=dict)
     folded: dict[AccountId, int] = field(factory=dict)
     _undo: list[Callable[[], object]] = field(factory=list)
     _lock: threading.Lock = field(factory=threading.Lock)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 from sqlalchemy import Connection, TextClause
 
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres import statements
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.rows import (
+    Parameters,
     account_from,
     account_parameters,
+    hold_from,
+    hold_parameters,
     line_of,
     recorded_from,
     transaction_parameters,
@@ -23,10 +26,13 @@ from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import CREDIT, Amount
 from cogni_billing.domain.errors import (
     BillingError,
+    HoldClosed,
     LedgerCorruption,
     PaymentAlreadyClaimed,
     UnknownAccount,
+    UnknownHold,
 )
+from cogni_billing.domain.holds import Hold, HoldState, require_future
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.statements import Balance, Line, PageRequest
@@ -69,25 +75,91 @@ class PostgresLedger:
 
     def post(self, transaction: Transaction, /) -> Recorded:
         with self._guard.call(), translated():
-            balance_after = self._connection.execute(
-                statements.POST, transaction_parameters(transaction)
-            ).scalar_one_or_none()
-            if balance_after is not None:
-                return Recorded(transaction, _credits(balance_after), replayed=False)
-            stored = self._found(transaction.kind, transaction.reference)
-            if stored is None:
+            balance_after = self._posted(transaction)
+            if balance_after is None:
+                stored = self._found(transaction.kind, transaction.reference)
+                if stored is not None:
+                    same_or_conflict(stored.transaction, transaction.request)
+                    return stored
+                if self._settle(transaction.at):
+                    balance_after = self._posted(transaction)
+            if balance_after is None:
                 raise self._refusal(transaction)
-            same_or_conflict(stored.transaction, transaction.request)
-            return stored
+            return Recorded(transaction, _credits(balance_after), replayed=False)
+
+    def _posted(self, transaction: Transaction) -> Decimal | None:
+        """The balance after *transaction*; `None` when nothing was posted."""
+        parameters = transaction_parameters(transaction)
+        return self._connection.execute(statements.POST, parameters).scalar_one_or_none()
+
+    def _settle(self, moment: datetime) -> bool:
+        """Let what is due on the wallet happen; whether there was anything."""
+        parameters = self._account | {"at": moment}
+        return self._connection.execute(statements.SETTLE, parameters).one_or_none() is not None
 
     def _refusal(self, transaction: Transaction) -> BillingError:
         """Why nothing was posted, though nothing that this scope can see has the key."""
         if transaction.kind is TransactionKind.PURCHASE:
             return PaymentAlreadyClaimed(transaction.reference)
-        parameters = account_parameters(self._tenant)
-        if self._connection.execute(statements.ACCOUNT, parameters).one_or_none() is None:
-            return UnknownAccount(self._tenant)
-        return LedgerCorruption(f"the id source gave {transaction.id} twice")
+        if transaction.subject is not None and self._has_account():
+            hold = self._hold(transaction.subject, transaction.at)
+            hold.require_capturable(-transaction.amount)
+        return self._no_account_or_twice(transaction.id)
+
+    def _no_account_or_twice(self, given_id: UUID) -> BillingError:
+        if self._has_account():
+            return LedgerCorruption(f"the id source gave {given_id} twice")
+        return UnknownAccount(self._tenant)
+
+    def _has_account(self) -> bool:
+        found = self._connection.execute(statements.ACCOUNT, account_parameters(self._tenant))
+        return found.one_or_none() is not None
+
+    def hold(self, hold: Hold, /) -> Hold:
+        with self._guard.call(), translated():
+            if self._opened(hold):
+                return hold
+            key = {"tenant": self._tenant, "reference": hold.reference}
+            row = self._connection.execute(statements.HOLD_BY_KEY, key).one_or_none()
+            if row is not None:
+                found = hold_from(row, self._present(hold.opened_at))
+                same_or_conflict(found, hold.request)
+                return evolve(found, replayed=True)
+            if self._settle(hold.opened_at) and self._opened(hold):
+                return hold
+            if self._has_account():
+                require_future(hold, self._present(hold.opened_at))
+            raise self._no_account_or_twice(hold.id)
+
+    def _opened(self, hold: Hold) -> bool:
+        row = self._connection.execute(statements.OPEN_HOLD, hold_parameters(hold))
+        return row.one_or_none() is not None
+
+    def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
+        with self._guard.call(), translated():
+            self._settle(moment)
+            parameters = {"id": hold_id, "unit": CREDIT.code, "at": moment}
+            released = self._connection.execute(statements.RELEASE_HOLD, parameters).scalar_one()
+            hold = self._hold(hold_id, moment)
+            if hold.state is not HoldState.RELEASED:
+                raise HoldClosed(hold_id, hold.state)
+            return evolve(hold, replayed=not released)
+
+    def _hold(self, hold_id: UUID, moment: datetime) -> Hold:
+        key = {"tenant": self._tenant, "id": hold_id}
+        row = self._connection.execute(statements.HOLD_BY_ID, key).one_or_none()
+        if row is None:
+            raise UnknownHold(hold_id)
+        return hold_from(row, self._present(moment))
+
+    def _present(self, moment: datetime) -> datetime:
+        """*moment*, or the wallet's own where that is later."""
+        as_of = self._connection.execute(statements.PRESENT, self._account).scalar_one()
+        return moment if as_of is None else max(moment, as_of.astimezone(UTC))
+
+    @property
+    def _account(self) -> Parameters:
+        return account_parameters(self._tenant) | {"unit": CREDIT.code}
 
     def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
         with self._guard.call(), translated():
@@ -104,18 +176,17 @@ class PostgresLedger:
             row = self._connection.execute(statements.RECORDED_BY_ID, parameters).one_or_none()
             return row and recorded_from(row, self._tenant)
 
-    def balance(self) -> Balance:
+    def balance(self, now: datetime, /) -> Balance:
         with self._guard.call(), translated():
-            return self._balance(statements.POSTED)
+            return self._balance(statements.BALANCE, now=now)
 
     def balance_at(self, moment: datetime, /) -> Balance:
         with self._guard.call(), translated():
-            return self._balance(statements.POSTED_BY, moment=moment)
+            return self._balance(statements.BALANCE_AT, moment=moment)
 
     def _balance(self, statement: TextClause, **more: object) -> Balance:
-        parameters = account_parameters(self._tenant) | {"unit": CREDIT.code, **more}
-        posted = self._connection.execute(statement, parameters).scalar_one()
-        return Balance(_credits(posted), held=_credits(Decimal(0)))
+        row = self._connection.execute(statement, self._account | more).one()
+        return Balance(_credits(row.posted), held=_credits(row.held))
 
     def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
         with self._guard.call(), translated():

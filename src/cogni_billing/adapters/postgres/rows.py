@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount, Unit
+from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
 from cogni_billing.domain.metadata import encoded, read_only
 from cogni_billing.domain.policies import Share
@@ -33,6 +34,7 @@ def transaction_parameters(transaction: Transaction) -> Parameters:
         "policy": encoded(transaction.policy),
         "metadata": encoded(transaction.metadata),
         "overdraft": transaction.overdraft,
+        "subject": transaction.subject,
         "at": transaction.at,
         "other_tenants": [posting.tenant for posting in others],
         "other_accounts": [posting.account for posting in others],
@@ -61,8 +63,44 @@ def recorded_from(row: Any, tenant: TenantId) -> Recorded:
         policy=read_only(row.policy),
         metadata=read_only(row.metadata),
         overdraft=row.overdraft,
+        subject=row.subject_id,
     )
     return Recorded(transaction, Amount.computed(row.balance_after, unit), replayed=True)
+
+
+def hold_parameters(hold: Hold) -> Parameters:
+    """What the statement that records a hold takes."""
+    return account_parameters(hold.tenant) | {
+        "id": hold.id,
+        "reference": hold.reference,
+        "unit": hold.amount.unit.code,
+        "amount": hold.amount.value,
+        "at": hold.opened_at,
+        "expires_at": hold.expires_at,
+        "ends_at": hold.ends_at,
+        "request": encoded(hold.request),
+        "metadata": encoded(hold.metadata),
+    }
+
+
+def hold_from(row: Any, now: datetime) -> Hold:
+    """The hold that *row* holds, in its present state."""
+    unit = Unit.of(row.unit)
+    state = HoldState(row.state)
+    hold = Hold(
+        id=row.id,
+        tenant=TenantId(row.tenant_id),
+        reference=row.reference,
+        amount=Amount.computed(row.amount, unit),
+        opened_at=row.opened_at.astimezone(UTC),
+        expires_at=row.expires_at and row.expires_at.astimezone(UTC),
+        state=state,
+        captured=Amount.computed(row.captured, unit),
+        ended_at=None if state is HoldState.OPEN else row.ends_at.astimezone(UTC),
+        metadata=read_only(row.metadata),
+        request=row.request,
+    )
+    return hold.at(now)
 
 
 def account_from(row: Any) -> Account:

@@ -58,7 +58,9 @@ wallets = Table(
     Column("account_id", Uuid, nullable=False),
     Column("unit", Text, nullable=False),
     Column("posted", Numeric, nullable=False),
+    Column("held", Numeric, nullable=False),
     Column("as_of", _MOMENT, nullable=False),
+    Column("due_at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("tenant_id", "account_id", "unit", name="wallets_pkey"),
     ForeignKeyConstraint(
         ["tenant_id", "account_id"],
@@ -80,6 +82,7 @@ transactions = Table(
     Column("amount", Numeric, nullable=False),
     Column("beneficiaries", ARRAY(Uuid), nullable=False),
     Column("shares", ARRAY(Numeric), nullable=False),
+    Column("subject_id", Uuid),
     Column("request", JSON, nullable=False),
     Column("policy", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),
@@ -115,6 +118,7 @@ postings = Table(
     Column("unit", Text, nullable=False),
     Column("amount", Numeric, nullable=False),
     Column("overdraft", Boolean, nullable=False, server_default=text("false")),
+    Column("subject_id", Uuid),
     Column("posted_after", Numeric),
     Column("balance_after", Numeric),
     Column("occurred_at", _MOMENT, nullable=False),
@@ -162,4 +166,41 @@ checkpoints = Table(
         "after_position",
         name="checkpoints_follow_one_another",
     ),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("reference", _KEY, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("amount", Numeric, nullable=False),
+    Column("captured", Numeric, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False, server_default="open"),
+    Column("opened_at", _MOMENT, nullable=False),
+    Column("expires_at", _MOMENT),
+    Column("ends_at", _MOMENT, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "id", name="holds_pkey"),
+    UniqueConstraint("tenant_id", "reference", name="holds_key_used_once"),
+)
+Index(
+    "holds_ends",
+    holds.c.tenant_id,
+    holds.c.account_id,
+    holds.c.unit,
+    holds.c.ends_at,
+    postgresql_include=["amount", "opened_at"],
+)
+Index(
+    "holds_open",
+    holds.c.tenant_id,
+    holds.c.account_id,
+    holds.c.unit,
+    holds.c.ends_at,
+    postgresql_include=["amount"],
+    postgresql_where=holds.c.state == "open",
 )

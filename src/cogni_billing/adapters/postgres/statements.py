@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import ARRAY, Numeric, Select, Uuid, bindparam, select, text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from cogni_billing.adapters.postgres.schema import accounts, postings, transactions
+from cogni_billing.adapters.postgres.schema import accounts, holds, postings, transactions
 
 # The third argument ends the setting with the transaction, so a pooled connection forgets it.
 SET_CONTEXT: Final = text("SELECT set_config('app.current_user_id', :tenant, true)")
@@ -31,14 +32,21 @@ ACCOUNT: Final = select(
 )
 
 # One statement, so that claim, account, manifest and postings stand or fall together, and the
-# zero-sum trigger sees all postings at once. A purchase goes on when its payment is claimed now,
-# anything else when the account is there; and both when the key is new. Otherwise nothing follows,
-# and no row comes back. Only the first posting is the tenant's own to read back: RETURNING on the
+# zero-sum trigger sees all postings at once. A purchase goes on when its payment is claimed now, a
+# capture when its hold is open and of enough, anything else when the account is there; and all when
+# the key is new, and nothing is due on the wallet that comes first. Otherwise nothing follows, and
+# no row comes back. Only the first posting is the tenant's own to read back: RETURNING on the
 # others would need the right to select them.
 POST: Final = text("""
-    WITH claim AS (
+    WITH settled AS (
+        SELECT WHERE NOT EXISTS (
+            SELECT FROM cogni_billing.wallets
+            WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+              AND due_at <= greatest(:at, as_of)
+        )
+    ), claim AS (
         INSERT INTO cogni_billing.payments (payment, tenant_id)
-        SELECT :reference, :tenant WHERE :kind = 'purchase'
+        SELECT :reference, :tenant FROM settled WHERE :kind = 'purchase'
         ON CONFLICT DO NOTHING
         RETURNING payment
     ), opened AS (
@@ -48,15 +56,19 @@ POST: Final = text("""
     ), ready AS (
         SELECT FROM claim
         UNION ALL
-        SELECT FROM cogni_billing.accounts
-        WHERE :kind <> 'purchase' AND tenant_id = :tenant AND id = :account
+        SELECT FROM settled, cogni_billing.holds
+        WHERE :kind = 'capture' AND tenant_id = :tenant AND id = :subject
+          AND state = 'open' AND amount >= - CAST(:amount AS numeric)
+        UNION ALL
+        SELECT FROM settled, cogni_billing.accounts
+        WHERE :kind NOT IN ('purchase', 'capture') AND tenant_id = :tenant AND id = :account
     ), manifest AS (
         INSERT INTO cogni_billing.transactions (
-            tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,
+            tenant_id, id, kind, reference, unit, amount, beneficiaries, shares, subject_id,
             request, policy, metadata, occurred_at
         )
         SELECT
-            :tenant, :id, :kind, :reference, :unit, :amount, :beneficiaries, :shares,
+            :tenant, :id, :kind, :reference, :unit, :amount, :beneficiaries, :shares, :subject,
             CAST(:request AS json), CAST(:policy AS json), CAST(:metadata AS json), :at
         FROM ready
         ON CONFLICT DO NOTHING
@@ -74,11 +86,15 @@ POST: Final = text("""
     )
     INSERT INTO cogni_billing.postings (
         tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
-        kind, unit, amount, overdraft, occurred_at
+        kind, unit, amount, overdraft, subject_id, occurred_at
     )
-    SELECT :tenant, :account, :tenant, id, 1, :kind, :unit, :amount, :overdraft, :at FROM manifest
+    SELECT
+        :tenant, :account, :tenant, id, 1,
+        :kind, :unit, :amount, :overdraft, :subject, :at
+    FROM manifest
     RETURNING balance_after
 """).bindparams(
+    bindparam("subject", type_=Uuid),
     bindparam("beneficiaries", type_=ARRAY(Uuid)),
     bindparam("shares", type_=ARRAY(Numeric)),
     bindparam("other_tenants", type_=ARRAY(Uuid)),
@@ -95,6 +111,7 @@ _RECORDED = (
         transactions.c.unit,
         transactions.c.beneficiaries,
         transactions.c.shares,
+        transactions.c.subject_id,
         transactions.c.request,
         transactions.c.policy,
         transactions.c.metadata,
@@ -116,15 +133,69 @@ RECORDED_BY_KEY: Final = _RECORDED.where(
 )
 RECORDED_BY_ID: Final = _RECORDED.where(transactions.c.id == bindparam("id"))
 
-# One statement each, so that both parts are of one snapshot.
-POSTED: Final = text("""
-    SELECT coalesce((
-        SELECT posted
-        FROM cogni_billing.wallets
-        WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
-    ), 0) + cogni_billing.arrived(:tenant, :account, :unit, 9223372036854775807)
+# What time brought about on the wallet, seen to before anything else; a row when anything was due.
+SETTLE: Final = text("""
+    SELECT cogni_billing.settle_wallet(:unit, :at)
+    FROM cogni_billing.wallets
+    WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+      AND due_at <= greatest(:at, as_of)
 """)
-POSTED_BY: Final = text("""
+
+OPEN_HOLD: Final = text("""
+    INSERT INTO cogni_billing.holds (
+        tenant_id, id, account_id, reference, unit, amount,
+        opened_at, expires_at, ends_at, request, metadata
+    )
+    SELECT
+        :tenant, :id, :account, :reference, :unit, :amount,
+        :at, :expires_at, :ends_at, CAST(:request AS json), CAST(:metadata AS json)
+    FROM cogni_billing.accounts
+    WHERE tenant_id = :tenant AND id = :account
+      AND :ends_at > :at
+      AND NOT EXISTS (
+        SELECT FROM cogni_billing.wallets
+        WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+          AND (due_at <= greatest(:at, as_of) OR as_of >= :ends_at)
+    )
+    ON CONFLICT DO NOTHING
+    RETURNING id
+""").bindparams(
+    bindparam("at", type_=TIMESTAMP(timezone=True)),
+    bindparam("expires_at", type_=TIMESTAMP(timezone=True)),
+    bindparam("ends_at", type_=TIMESTAMP(timezone=True)),
+)
+
+_HOLD = select(holds).where(holds.c.tenant_id == bindparam("tenant"))
+HOLD_BY_KEY: Final = _HOLD.where(holds.c.reference == bindparam("reference"))
+HOLD_BY_ID: Final = _HOLD.where(holds.c.id == bindparam("id"))
+
+RELEASE_HOLD: Final = text("SELECT cogni_billing.release_hold(:id, :unit, :at)")
+
+# The wallet's own moment, where that is later than a host's clock says.
+PRESENT: Final = text("""
+    SELECT max(as_of)
+    FROM cogni_billing.wallets
+    WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+""")
+
+# One statement each, so that all parts are of one snapshot.
+BALANCE: Final = text("""
+    SELECT
+        coalesce(posted, 0)
+        + cogni_billing.arrived(:tenant, :account, :unit, 9223372036854775807) AS posted,
+        coalesce(held, 0) - CASE
+            WHEN due_at <= greatest(:now, as_of) THEN (
+                SELECT coalesce(sum(amount), 0)
+                FROM cogni_billing.holds
+                WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+                  AND state = 'open' AND ends_at <= greatest(:now, as_of)
+            )
+            ELSE 0
+        END AS held
+    FROM (SELECT) AS always LEFT JOIN cogni_billing.wallets
+        ON tenant_id = :tenant AND account_id = :account AND unit = :unit
+""")
+BALANCE_AT: Final = text("""
     SELECT coalesce((
         SELECT posted_after
         FROM cogni_billing.postings
@@ -133,7 +204,13 @@ POSTED_BY: Final = text("""
           AND occurred_at <= :moment
         ORDER BY occurred_at DESC, position DESC
         LIMIT 1
-    ), 0) + cogni_billing.arrived_by(:tenant, :account, :unit, :moment)
+    ), 0) + cogni_billing.arrived_by(:tenant, :account, :unit, :moment) AS posted,
+    coalesce((
+        SELECT sum(amount)
+        FROM cogni_billing.holds
+        WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+          AND ends_at > :moment AND opened_at <= :moment
+    ), 0) AS held
 """)
 
 # The running balance of a row in the order of positions: an owner's row carries its own part.

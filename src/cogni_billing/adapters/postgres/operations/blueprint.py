@@ -15,7 +15,15 @@ from attrs import frozen
 
 from cogni_billing.adapters.postgres.schema import SCHEMA
 
-TABLES: Final = ("accounts", "checkpoints", "payments", "postings", "transactions", "wallets")
+TABLES: Final = (
+    "accounts",
+    "checkpoints",
+    "holds",
+    "payments",
+    "postings",
+    "transactions",
+    "wallets",
+)
 
 _SYSTEM_TENANT: Final = "'00000000-0000-4000-a000-000000000001'::uuid"
 _SYSTEM_ACCOUNT: Final = "'00000000-0000-4000-b000-000000000000'::uuid"
@@ -59,9 +67,11 @@ def _own_rows(table: str) -> tuple[Policy, ...]:
 POLICIES: Final = frozenset(
     (
         *_own_rows("accounts"),
+        *_own_rows("holds"),
         *_own_rows("payments"),
         *_own_rows("transactions"),
         *_own_rows("wallets"),
+        Policy("holds", "holds_update", "UPDATE", using=_OWN, check=_OWN),
         Policy("wallets", "wallets_update", "UPDATE", using=_OWN, check=_OWN),
         Policy("checkpoints", "checkpoints_floor", "ALL", restrictive=True, using=_OWN, check=_OWN),
         Policy("checkpoints", "checkpoints_select", "SELECT", using=_OWN),
@@ -129,9 +139,16 @@ TRIGGERS: Final = frozenset(
         _append_only("payments"),
         _append_only("postings"),
         _append_only("transactions"),
+        _append_only("holds", "DELETE OR TRUNCATE"),
         _append_only("wallets", "DELETE OR TRUNCATE"),
         _checked("postings"),
         _checked("transactions"),
+        Trigger(
+            "holds",
+            "keep_hold",
+            f"CREATE TRIGGER keep_hold AFTER INSERT ON {SCHEMA}.holds FOR EACH ROW"
+            f" EXECUTE FUNCTION {SCHEMA}.keep_hold()",
+        ),
         Trigger(
             "postings",
             "keep_wallet",
@@ -153,185 +170,11 @@ class Constraint:
     definition: str
 
 
-def _in_range(table: str, column: str) -> Constraint:
-    return Constraint(
-        table,
-        f"{table}_{column}_in_range",
-        f"CHECK ((({column} >= '1970-01-01 00:00:00+00'::timestamp with time zone)"
-        f" AND ({column} < '9999-01-01 00:00:00+00'::timestamp with time zone)))",
-    )
-
-
-CONSTRAINTS: Final = frozenset(
-    (
-        Constraint(
-            "accounts",
-            "accounts_one_for_each_tenant",
-            "CHECK (((id = cogni_billing.account_of(tenant_id)) OR ((type <> "
-            f"'billing'::text) AND (tenant_id = {_SYSTEM_TENANT}))))",
-        ),
-        _in_range("accounts", "opened_at"),
-        Constraint(
-            "accounts",
-            "accounts_pkey",
-            "PRIMARY KEY (tenant_id, id)",
-        ),
-        Constraint(
-            "accounts",
-            "accounts_tenant_not_reserved",
-            "CHECK ((tenant_id <> ALL "
-            f"(ARRAY['00000000-0000-0000-0000-000000000000'::uuid, {_SYSTEM_ACCOUNT}, "
-            f"{_ISSUANCE}, {_USAGE}, "
-            "'00000000-0000-4000-b000-000000000003'::uuid, "
-            "'00000000-0000-4000-b000-000000000004'::uuid])))",
-        ),
-        Constraint(
-            "accounts",
-            "accounts_type_known",
-            "CHECK ((type = ANY (ARRAY['billing'::text, 'issuance'::text, 'usage'::text, "
-            "'breakage'::text, 'shortfall'::text])))",
-        ),
-        Constraint(
-            "checkpoints",
-            "checkpoints_follow_one_another",
-            "UNIQUE (tenant_id, account_id, unit, after_position)",
-        ),
-        Constraint(
-            "checkpoints",
-            "checkpoints_go_on",
-            'CHECK (((0 <= after_position) AND (after_position < "position")))',
-        ),
-        Constraint(
-            "checkpoints",
-            "checkpoints_pkey",
-            'PRIMARY KEY (tenant_id, account_id, unit, "position")',
-        ),
-        Constraint(
-            "payments",
-            "payments_are_for_purchases",
-            "CHECK ((kind = 'purchase'::text))",
-        ),
-        Constraint(
-            "payments",
-            "payments_have_their_purchase",
-            "FOREIGN KEY (tenant_id, kind, payment) REFERENCES "
-            "cogni_billing.transactions(tenant_id, kind, reference)",
-        ),
-        Constraint(
-            "payments",
-            "payments_pkey",
-            "PRIMARY KEY (payment)",
-        ),
-        Constraint(
-            "postings",
-            "postings_amount_whole_and_bounded",
-            "CHECK (((amount <> (0)::numeric) AND (scale(amount) = 0) AND (abs(amount) < "
-            "'10000000000000000000000000000000000000000'::numeric)))",
-        ),
-        Constraint(
-            "postings",
-            "postings_made_once",
-            "UNIQUE (origin_tenant_id, transaction_id, sequence)",
-        ),
-        _in_range("postings", "occurred_at"),
-        Constraint(
-            "postings",
-            "postings_pkey",
-            'PRIMARY KEY (tenant_id, account_id, "position")',
-        ),
-        Constraint(
-            "postings",
-            "postings_running_balances_together",
-            "CHECK (((posted_after IS NULL) = (balance_after IS NULL)))",
-        ),
-        Constraint(
-            "postings",
-            "postings_unit_known",
-            "CHECK ((unit = 'CREDIT'::text))",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_beneficiary_is_the_system",
-            f"CHECK (((beneficiaries = '{{}}'::uuid[]) OR ((beneficiaries = "
-            f"ARRAY[{_SYSTEM_ACCOUNT}]) AND (tenant_id <> {_SYSTEM_TENANT}))))",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_inputs_small_objects",
-            "CHECK (((json_typeof(request) = 'object'::text) AND "
-            "(octet_length((request)::text) <= 65536) AND (json_typeof(policy) = "
-            "'object'::text) AND (octet_length((policy)::text) <= 65536)))",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_key_used_once",
-            "UNIQUE (tenant_id, kind, reference)",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_kind_known",
-            "CHECK ((kind = ANY (ARRAY['purchase'::text, 'charge'::text])))",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_metadata_small_object",
-            "CHECK (((json_typeof(metadata) = 'object'::text) AND "
-            "(octet_length((metadata)::text) <= 16384)))",
-        ),
-        _in_range("transactions", "occurred_at"),
-        Constraint(
-            "transactions",
-            "transactions_pkey",
-            "PRIMARY KEY (tenant_id, id)",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_only_purchases_share",
-            "CHECK (((kind = 'purchase'::text) OR (beneficiaries = '{}'::uuid[])))",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_raise_or_lower",
-            "CHECK (((kind = 'purchase'::text) = (amount > (0)::numeric)))",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_reference_visible_ascii",
-            "CHECK ((reference ~ '^[\\x21-\\x7e]{1,255}$'::text))",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_shares_complete",
-            "CHECK (((cardinality(shares) = cardinality(beneficiaries)) AND "
-            "(array_position(beneficiaries, NULL::uuid) IS NULL) AND "
-            "(array_position(shares, NULL::numeric) IS NULL) AND ((0)::numeric <= ALL "
-            "(shares))))",
-        ),
-        Constraint(
-            "transactions",
-            "transactions_unit_known",
-            "CHECK ((unit = 'CREDIT'::text))",
-        ),
-        Constraint(
-            "wallets",
-            "wallets_account_exists",
-            "FOREIGN KEY (tenant_id, account_id) REFERENCES "
-            "cogni_billing.accounts(tenant_id, id) DEFERRABLE INITIALLY DEFERRED",
-        ),
-        Constraint(
-            "wallets",
-            "wallets_pkey",
-            "PRIMARY KEY (tenant_id, account_id, unit)",
-        ),
-        Constraint(
-            "wallets",
-            "wallets_posted_in_bounds",
-            "CHECK (((posted > '-100000000000000000000000000000000000000000000000000'::numeric) "
-            "AND (posted < "
-            "'100000000000000000000000000000000000000000000000000'::numeric)))",
-        ),
-    )
-)
+@cache
+def constraints() -> frozenset[Constraint]:
+    """The constraints, from the list beside this file: table, name, definition on a line each."""
+    lines = files(__package__).joinpath("constraints.txt").read_text("utf-8").splitlines()
+    return frozenset(Constraint(*line.split(" ", 2)) for line in lines)
 
 
 @frozen
@@ -361,15 +204,22 @@ GRANTS: Final = frozenset().union(
         "user",
         "INSERT",
         "transactions",
-        "tenant_id id kind reference unit amount beneficiaries shares request policy metadata"
-        " occurred_at",
+        "tenant_id id kind reference unit amount beneficiaries shares subject_id request policy"
+        " metadata occurred_at",
     ),
     _columns(
         "user",
         "INSERT",
         "postings",
         "tenant_id account_id origin_tenant_id transaction_id sequence kind unit amount"
-        " overdraft occurred_at",
+        " overdraft subject_id occurred_at",
+    ),
+    _columns(
+        "user",
+        "INSERT",
+        "holds",
+        "tenant_id id account_id reference unit amount opened_at expires_at ends_at request"
+        " metadata",
     ),
     _columns(
         "service",
@@ -379,7 +229,11 @@ GRANTS: Final = frozenset().union(
         " latest_at",
     ),
     {Grant("keeper", "SELECT", "wallets"), Grant("keeper", "INSERT", "wallets")},
-    _columns("keeper", "UPDATE", "wallets", "posted as_of"),
+    _columns("keeper", "UPDATE", "wallets", "posted held as_of due_at"),
+    _columns(
+        "keeper", "SELECT", "holds", "tenant_id id account_id unit amount state opened_at ends_at"
+    ),
+    _columns("keeper", "UPDATE", "holds", "state captured ends_at"),
     _columns(
         "keeper",
         "SELECT",
@@ -405,6 +259,8 @@ class Function:
 _PINNED: Final = "search_path=pg_catalog, pg_temp"
 # Plain SQL with qualified names, which the planner can inline.
 _UNPINNED: Final = frozenset({"account_of", "contra_of", "revision", "tenant"})
+# The keeper's, who alone writes wallets.
+_DEFINERS: Final = frozenset({"keep_hold", "keep_wallet", "release_hold", "settle_wallet"})
 _DEFINITION = re.compile(
     rf"CREATE (?:OR REPLACE )?FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL
 )
@@ -421,8 +277,8 @@ def functions() -> frozenset[Function]:
     return frozenset(
         Function(
             name=name,
-            owner="keeper" if name == "keep_wallet" else "migrator",
-            definer=name == "keep_wallet",
+            owner="keeper" if name in _DEFINERS else "migrator",
+            definer=name in _DEFINERS,
             path=None if name in _UNPINNED else _PINNED,
             source=source,
         )
@@ -432,15 +288,16 @@ def functions() -> frozenset[Function]:
 
 EXECUTABLE: Final = frozenset(
     (role, name)
-    for role in ("user", "service", "keeper")
-    for name in (
-        "account_of",
-        "arrived",
-        "arrived_by",
-        "balance_up_to",
-        "contra_of",
-        "revision",
-        "tenant",
+    for roles, names in (
+        (
+            "user service keeper",
+            "account_of arrived arrived_by balance_up_to contra_of revision tenant",
+        ),
+        ("user", "release_hold settle_wallet"),
+        ("service", "settled_position"),
+        ("keeper", "end_hold lock_wallet refuse_overdraft refuse_unsettled"),
     )
-) | {("service", "settled_position")}
+    for role in roles.split()
+    for name in names.split()
+)
 """Who may call which function, the owners aside."""

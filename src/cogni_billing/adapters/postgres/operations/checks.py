@@ -219,7 +219,7 @@ def constraints(connection: Connection, _: Roles) -> Findings:
         Constraint(row.table, row.name, row.definition)
         for row in connection.execute(_CONSTRAINTS, {"schema": SCHEMA})
     }
-    for constraint in sorted(blueprint.CONSTRAINTS - found):
+    for constraint in sorted(blueprint.constraints() - found):
         name = quoted(constraint.name)
         yield Finding(
             f"constraint {constraint.name} on {constraint.table} is missing or was changed",

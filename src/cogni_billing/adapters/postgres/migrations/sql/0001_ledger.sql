@@ -43,6 +43,8 @@ AS $$
         THEN '00000000-0000-4000-b000-000000000001'::pg_catalog.uuid
         WHEN 'charge'::pg_catalog.text
         THEN '00000000-0000-4000-b000-000000000002'::pg_catalog.uuid
+        WHEN 'capture'::pg_catalog.text
+        THEN '00000000-0000-4000-b000-000000000002'::pg_catalog.uuid
     END
 $$;
 
@@ -70,21 +72,25 @@ CREATE TABLE cogni_billing.accounts (
         CHECK (opened_at >= 'epoch' AND opened_at < '9999-01-01 00:00:00+00')
 );
 
--- A running balance of what the owner's own transactions posted, and the moment of the newest.
--- Kept by a trigger alone.
+-- A running balance of what the owner's own transactions posted, and what of it is held aside; the
+-- moment of the newest change; and when something is due at the earliest that time alone brings
+-- about, such as the expiry of a hold. Kept by functions of the keeper alone.
 CREATE TABLE cogni_billing.wallets (
     tenant_id  uuid        NOT NULL,
     account_id uuid        NOT NULL,
     unit       text        NOT NULL,
     posted     numeric     NOT NULL,
+    held       numeric     NOT NULL,
     as_of      timestamptz NOT NULL,
+    due_at     timestamptz NOT NULL,
     CONSTRAINT wallets_pkey PRIMARY KEY (tenant_id, account_id, unit),
     -- Deferred, because the statement that opens an account may post to it first.
     CONSTRAINT wallets_account_exists
         FOREIGN KEY (tenant_id, account_id) REFERENCES cogni_billing.accounts (tenant_id, id)
         DEFERRABLE INITIALLY DEFERRED,
     -- NaN and infinity sort above every number, so the bounds refuse them too.
-    CONSTRAINT wallets_posted_in_bounds CHECK (posted > -1e50 AND posted < 1e50)
+    CONSTRAINT wallets_posted_in_bounds CHECK (posted > -1e50 AND posted < 1e50),
+    CONSTRAINT wallets_held_in_bounds CHECK (held >= 0 AND held < 1e50)
 );
 
 -- A transaction row is a manifest: its postings must be exactly what it declares.
@@ -97,6 +103,8 @@ CREATE TABLE cogni_billing.transactions (
     amount        numeric          NOT NULL,
     beneficiaries uuid[]           NOT NULL,
     shares        numeric[]        NOT NULL,
+    -- What it settles: the hold of a capture.
+    subject_id    uuid,
     -- json, not jsonb: what was given comes back as given, number for number.
     request       json             NOT NULL,
     policy        json             NOT NULL,
@@ -104,11 +112,12 @@ CREATE TABLE cogni_billing.transactions (
     occurred_at   timestamptz      NOT NULL,
     CONSTRAINT transactions_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT transactions_key_used_once UNIQUE (tenant_id, kind, reference),
-    CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase', 'charge')),
+    CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase', 'charge', 'capture')),
     CONSTRAINT transactions_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
     CONSTRAINT transactions_unit_known CHECK (unit IN ('CREDIT')),
     CONSTRAINT transactions_raise_or_lower CHECK ((kind = 'purchase') = (amount > 0)),
     CONSTRAINT transactions_only_purchases_share CHECK (kind = 'purchase' OR beneficiaries = '{}'),
+    CONSTRAINT transactions_settle_something CHECK ((kind = 'capture') = (subject_id IS NOT NULL)),
     CONSTRAINT transactions_shares_complete
         CHECK (cardinality(shares) = cardinality(beneficiaries)
                AND array_position(beneficiaries, NULL) IS NULL
@@ -156,6 +165,7 @@ CREATE TABLE cogni_billing.postings (
     unit             text        NOT NULL,
     amount           numeric     NOT NULL,
     overdraft        boolean     NOT NULL DEFAULT false,
+    subject_id       uuid,
     -- The wallet after this row: exact in the order of positions.
     posted_after     numeric,
     -- The same and what had arrived by then: what the owner was told, and is told again.
@@ -410,6 +420,30 @@ $$;
 
 -- Triggers -------------------------------------------------------------------------------------
 
+-- Something is due that time alone brought about, and comes first; the library sees to it.
+CREATE FUNCTION cogni_billing.refuse_unsettled() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE serialization_failure USING
+        CONSTRAINT = 'wallets_are_settled_first',
+        MESSAGE = 'something that is due on the wallet comes first';
+END
+$$;
+
+CREATE FUNCTION cogni_billing.refuse_overdraft(unit text, required numeric, available numeric)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE check_violation USING
+        CONSTRAINT = 'wallets_cover_what_is_taken',
+        MESSAGE = 'more would be taken than is available',
+        DETAIL = json_build_object(
+            'unit', unit, 'required', required::text, 'available', available::text);
+END
+$$;
+
 -- Keeps the wallet and says what the balance is after the posting. It runs as a role that may do
 -- nothing but that, so no client can set a balance; and before the policies judge the row, so it
 -- looks at the tenant first and answers alike whatever another tenant's balance is.
@@ -424,12 +458,17 @@ BEGIN
         RAISE insufficient_privilege
             USING MESSAGE = 'new row violates row-level security policy for table "postings"';
     END IF;
-    INSERT INTO cogni_billing.wallets AS wallet (tenant_id, account_id, unit, posted, as_of)
-    VALUES (NEW.tenant_id, NEW.account_id, NEW.unit, NEW.amount, NEW.occurred_at)
+    INSERT INTO cogni_billing.wallets AS wallet
+        (tenant_id, account_id, unit, posted, held, as_of, due_at)
+    VALUES
+        (NEW.tenant_id, NEW.account_id, NEW.unit, NEW.amount, 0, NEW.occurred_at, 'infinity')
     ON CONFLICT (tenant_id, account_id, unit) DO UPDATE SET
         posted = wallet.posted + excluded.posted,
         as_of = greatest(wallet.as_of, excluded.as_of)
-    RETURNING posted, as_of INTO kept;
+    RETURNING posted, held, as_of, due_at INTO kept;
+    IF kept.due_at <= kept.as_of THEN
+        PERFORM cogni_billing.refuse_unsettled();
+    END IF;
     IF NEW.sequence <> 1 THEN
         RAISE check_violation USING
             CONSTRAINT = 'postings_match_their_transaction',
@@ -451,15 +490,15 @@ BEGIN
     NEW.posted_after := kept.posted;
     NEW.balance_after := kept.posted + arrived;
     NEW.occurred_at := kept.as_of;
-    IF NEW.amount < 0 AND NOT NEW.overdraft AND NEW.balance_after < 0 THEN
-        RAISE check_violation USING
-            CONSTRAINT = 'wallets_cover_what_is_taken',
-            MESSAGE = 'more would be taken than is available',
-            DETAIL = json_build_object(
-                'unit', NEW.unit,
-                'required', (-NEW.amount)::text,
-                'available', (NEW.balance_after - NEW.amount)::text
-            );
+    IF NEW.kind = 'capture' THEN
+        IF NOT cogni_billing.end_hold(NEW.subject_id, 'captured', -NEW.amount, kept.as_of) THEN
+            RAISE serialization_failure USING
+                CONSTRAINT = 'holds_end_once',
+                MESSAGE = 'the hold has just ended';
+        END IF;
+    ELSIF NEW.amount < 0 AND NOT NEW.overdraft AND NEW.balance_after < kept.held THEN
+        PERFORM cogni_billing.refuse_overdraft(
+            NEW.unit, -NEW.amount, NEW.balance_after - NEW.amount - kept.held);
     END IF;
     -- Taken while the wallet's row is locked, so positions of one account are in commit order.
     NEW.position := nextval('cogni_billing.postings_position_seq');
@@ -505,9 +544,10 @@ BEGIN
         OR NOT bool_and(
             made.kind = declared.kind
             AND made.unit = declared.unit
-            -- A wallet's time never runs backwards, whatever the writer's clock says.
-            AND (made.occurred_at = declared.occurred_at
-                 OR made.sequence = 1 AND made.occurred_at > declared.occurred_at)
+            AND made.subject_id IS NOT DISTINCT FROM
+                CASE made.sequence WHEN 1 THEN declared.subject_id END
+            -- The first one's moment is the wallet's, which is not earlier.
+            AND (made.sequence = 1 OR made.occurred_at = declared.occurred_at)
             AND made.tenant_id = CASE made.sequence
                 WHEN 1 THEN declared.tenant_id
                 ELSE '00000000-0000-4000-a000-000000000001'

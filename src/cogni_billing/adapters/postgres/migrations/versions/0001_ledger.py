@@ -9,9 +9,16 @@ down_revision = None
 branch_labels = ("cogni_billing",)
 depends_on = None
 
-_TABLES = ("checkpoints", "postings", "payments", "transactions", "wallets", "accounts")
+_TABLES = ("holds", "checkpoints", "postings", "payments", "transactions", "wallets", "accounts")
 _FUNCTIONS = (
+    "keep_hold()",
+    "settle_wallet(text, timestamptz)",
+    "release_hold(uuid, text, timestamptz)",
+    "lock_wallet(text, timestamptz)",
+    "end_hold(uuid, text, numeric, timestamptz)",
     "keep_wallet()",
+    "refuse_unsettled()",
+    "refuse_overdraft(text, numeric, numeric)",
     "check_postings()",
     "check_transactions()",
     "refuse_change()",
@@ -25,12 +32,20 @@ _FUNCTIONS = (
     "revision()",
     "tenant()",
 )
+# They run as the keeper, whoever calls them.
+_KEEPERS = (
+    "keep_wallet()",
+    "keep_hold()",
+    "release_hold(uuid, text, timestamptz)",
+    "settle_wallet(text, timestamptz)",
+)
 
 
 def upgrade() -> None:
     """Create everything, give each role exactly what it needs, seed the system tenant."""
     user, service, keeper = recorded_roles().quoted("user", "service", "keeper")
     run_file("0001_ledger.sql")
+    run_file("0001_holds.sql")
     op.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA cogni_billing FROM PUBLIC")
     op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {user}, {service}, {keeper}")
     op.execute(
@@ -48,11 +63,20 @@ def upgrade() -> None:
     op.execute(f"GRANT INSERT (payment, tenant_id) ON cogni_billing.payments TO {user}")
     op.execute(
         "GRANT INSERT (tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,"
-        f" request, policy, metadata, occurred_at) ON cogni_billing.transactions TO {user}"
+        " subject_id, request, policy, metadata, occurred_at)"
+        f" ON cogni_billing.transactions TO {user}"
     )
     op.execute(
         "GRANT INSERT (tenant_id, account_id, origin_tenant_id, transaction_id, sequence, kind,"
-        f" unit, amount, overdraft, occurred_at) ON cogni_billing.postings TO {user}"
+        f" unit, amount, overdraft, subject_id, occurred_at) ON cogni_billing.postings TO {user}"
+    )
+    op.execute(
+        "GRANT INSERT (tenant_id, id, account_id, reference, unit, amount, opened_at, expires_at,"
+        f" ends_at, request, metadata) ON cogni_billing.holds TO {user}"
+    )
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION cogni_billing.release_hold(uuid, text, timestamptz),"
+        f" cogni_billing.settle_wallet(text, timestamptz) TO {user}"
     )
     op.execute(
         "GRANT INSERT (tenant_id, account_id, unit, position, after_position, arrived, balance,"
@@ -65,7 +89,20 @@ def upgrade() -> None:
 
 
 def _hand_wallets_to(keeper: str) -> None:
-    op.execute(f"GRANT SELECT, INSERT, UPDATE (posted, as_of) ON cogni_billing.wallets TO {keeper}")
+    op.execute(
+        "GRANT SELECT, INSERT, UPDATE (posted, held, as_of, due_at)"
+        f" ON cogni_billing.wallets TO {keeper}"
+    )
+    op.execute(
+        "GRANT SELECT (tenant_id, id, account_id, unit, amount, state, opened_at, ends_at),"
+        f" UPDATE (state, captured, ends_at) ON cogni_billing.holds TO {keeper}"
+    )
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION cogni_billing.lock_wallet(text, timestamptz),"
+        " cogni_billing.end_hold(uuid, text, numeric, timestamptz),"
+        " cogni_billing.refuse_unsettled(),"
+        f" cogni_billing.refuse_overdraft(text, numeric, numeric) TO {keeper}"
+    )
     op.execute(
         "GRANT SELECT (tenant_id, account_id, origin_tenant_id, transaction_id, sequence, unit,"
         " position, amount, posted_after)"
@@ -78,7 +115,8 @@ def _hand_wallets_to(keeper: str) -> None:
     op.execute(f"GRANT USAGE ON SEQUENCE cogni_billing.postings_position_seq TO {keeper}")
     # A function's new owner must be able to create in its schema, for this one moment.
     op.execute(f"GRANT CREATE ON SCHEMA cogni_billing TO {keeper}")
-    op.execute(f"ALTER FUNCTION cogni_billing.keep_wallet() OWNER TO {keeper}")
+    for function in _KEEPERS:
+        op.execute(f"ALTER FUNCTION cogni_billing.{function} OWNER TO {keeper}")
     op.execute(f"REVOKE CREATE ON SCHEMA cogni_billing FROM {keeper}")
 
 

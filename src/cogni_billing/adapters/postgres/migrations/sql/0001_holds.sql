@@ -1,0 +1,179 @@
+-- Holds: credits set aside before their cost is known.
+--
+-- A client opens a hold by inserting it. Everything else about it is written by functions of the
+-- keeper, under the lock of the wallet that the hold is on: so its capture, its release and its
+-- expiry come one after another, and the first of them is the only one.
+
+CREATE TABLE cogni_billing.holds (
+    tenant_id  uuid             NOT NULL,
+    id         uuid             NOT NULL,
+    account_id uuid             NOT NULL,
+    reference  text COLLATE "C" NOT NULL,
+    unit       text             NOT NULL,
+    amount     numeric          NOT NULL,
+    captured   numeric          NOT NULL DEFAULT 0,
+    state      text             NOT NULL DEFAULT 'open',
+    opened_at  timestamptz      NOT NULL,
+    expires_at timestamptz,
+    -- When it ended; of an open one, when it will if nobody ends it before.
+    ends_at    timestamptz      NOT NULL,
+    request    json             NOT NULL,
+    metadata   json             NOT NULL,
+    CONSTRAINT holds_pkey PRIMARY KEY (tenant_id, id),
+    CONSTRAINT holds_key_used_once UNIQUE (tenant_id, reference),
+    CONSTRAINT holds_are_on_the_own_account CHECK (account_id = cogni_billing.account_of(tenant_id)),
+    CONSTRAINT holds_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
+    CONSTRAINT holds_unit_known CHECK (unit IN ('CREDIT')),
+    CONSTRAINT holds_amount_whole_and_bounded
+        CHECK (amount > 0 AND scale(amount) = 0 AND amount < 1e40),
+    CONSTRAINT holds_capture_no_more_than_they_are
+        CHECK (captured >= 0 AND captured <= amount AND scale(captured) = 0
+               AND (captured > 0) = (state = 'captured')),
+    CONSTRAINT holds_state_known CHECK (state IN ('open', 'captured', 'released', 'expired')),
+    CONSTRAINT holds_opened_at_in_range
+        CHECK (opened_at >= 'epoch' AND opened_at < '9999-01-01 00:00:00+00'),
+    CONSTRAINT holds_expires_at_in_range
+        CHECK (expires_at > opened_at AND expires_at < '9999-01-01 00:00:00+00'),
+    CONSTRAINT holds_ends_at_in_range
+        CHECK (ends_at >= opened_at AND ends_at < '9999-01-01 00:00:00+00'
+               AND ends_at <= coalesce(expires_at, ends_at)),
+    CONSTRAINT holds_metadata_small_object
+        CHECK (json_typeof(metadata) = 'object' AND octet_length(metadata::text) <= 16384),
+    CONSTRAINT holds_request_small_object
+        CHECK (json_typeof(request) = 'object' AND octet_length(request::text) <= 65536)
+);
+
+-- What was held at a moment: the holds that ended later and were open by then.
+CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, account_id, unit, ends_at)
+    INCLUDE (amount, opened_at);
+CREATE INDEX holds_open ON cogni_billing.holds (tenant_id, account_id, unit, ends_at)
+    INCLUDE (amount)
+    WHERE state = 'open';
+
+ALTER TABLE cogni_billing.holds ENABLE ROW LEVEL SECURITY;
+ALTER TABLE cogni_billing.holds FORCE ROW LEVEL SECURITY;
+CREATE POLICY holds_floor ON cogni_billing.holds AS RESTRICTIVE
+    USING (tenant_id = (SELECT cogni_billing.tenant()))
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY holds_select ON cogni_billing.holds FOR SELECT
+    USING (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY holds_insert ON cogni_billing.holds FOR INSERT
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+CREATE POLICY holds_update ON cogni_billing.holds FOR UPDATE
+    USING (tenant_id = (SELECT cogni_billing.tenant()))
+    WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
+
+-- Sets the credits of a new hold aside. After the row, so that one that is skipped sets nothing.
+CREATE FUNCTION cogni_billing.keep_hold() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    kept      record;
+    available numeric;
+BEGIN
+    IF NEW.tenant_id IS DISTINCT FROM cogni_billing.tenant() THEN
+        RAISE insufficient_privilege
+            USING MESSAGE = 'new row violates row-level security policy for table "holds"';
+    END IF;
+    INSERT INTO cogni_billing.wallets AS wallet
+        (tenant_id, account_id, unit, posted, held, as_of, due_at)
+    VALUES (NEW.tenant_id, NEW.account_id, NEW.unit, 0, NEW.amount, NEW.opened_at, NEW.ends_at)
+    ON CONFLICT (tenant_id, account_id, unit) DO UPDATE SET
+        held = wallet.held + excluded.held,
+        as_of = greatest(wallet.as_of, excluded.as_of),
+        due_at = least(wallet.due_at, excluded.due_at)
+    RETURNING posted, held, as_of, due_at INTO kept;
+    IF kept.due_at <= kept.as_of THEN
+        PERFORM cogni_billing.refuse_unsettled();
+    END IF;
+    available := kept.posted - kept.held + NEW.amount + cogni_billing.arrived(
+        NEW.tenant_id, NEW.account_id, NEW.unit, 9223372036854775807);
+    IF NEW.amount > available THEN
+        PERFORM cogni_billing.refuse_overdraft(NEW.unit, NEW.amount, available);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER keep_hold AFTER INSERT ON cogni_billing.holds
+FOR EACH ROW EXECUTE FUNCTION cogni_billing.keep_hold();
+
+-- Ends one hold, under its wallet's lock; whether it was open. For the keeper's own functions.
+CREATE FUNCTION cogni_billing.end_hold(hold uuid, ending text, taken numeric, moment timestamptz)
+RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ended record;
+BEGIN
+    UPDATE cogni_billing.holds
+    SET state = ending, captured = taken, ends_at = greatest(opened_at, moment)
+    WHERE tenant_id = (SELECT cogni_billing.tenant())
+      AND id = hold
+      AND state = 'open'
+      AND ends_at > moment
+    RETURNING account_id, unit, amount INTO ended;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE cogni_billing.wallets
+    SET held = held - ended.amount
+    WHERE tenant_id = (SELECT cogni_billing.tenant())
+      AND account_id = ended.account_id
+      AND unit = ended.unit;
+    RETURN true;
+END
+$$;
+
+-- Locks the wallet of the scope's tenant, and lets its time go on. For the keeper's own functions.
+CREATE FUNCTION cogni_billing.lock_wallet(of_unit text, moment timestamptz) RETURNS timestamptz
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE cogni_billing.wallets
+    SET as_of = greatest(as_of, moment)
+    WHERE tenant_id = (SELECT cogni_billing.tenant())
+      AND account_id = cogni_billing.account_of((SELECT cogni_billing.tenant()))
+      AND unit = of_unit
+    RETURNING as_of
+$$;
+
+-- Gives an open hold's credits back to its tenant; whether it was open.
+CREATE FUNCTION cogni_billing.release_hold(hold uuid, of_unit text, moment timestamptz)
+RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT cogni_billing.end_hold(
+        hold, 'released', 0, cogni_billing.lock_wallet(of_unit, moment)
+    )
+$$;
+
+-- Ends every hold of the scope's tenant that has expired.
+CREATE FUNCTION cogni_billing.settle_wallet(of_unit text, moment timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    me      CONSTANT uuid := cogni_billing.tenant();
+    account CONSTANT uuid := cogni_billing.account_of(me);
+    present timestamptz := cogni_billing.lock_wallet(of_unit, moment);
+BEGIN
+    WITH expired AS (
+        UPDATE cogni_billing.holds
+        SET state = 'expired'
+        WHERE tenant_id = me AND account_id = account AND unit = of_unit
+          AND state = 'open' AND ends_at <= present
+        RETURNING amount
+    )
+    UPDATE cogni_billing.wallets
+    SET held = held - (SELECT coalesce(sum(amount), 0) FROM expired),
+        due_at = coalesce((
+            SELECT min(ends_at)
+            FROM cogni_billing.holds
+            WHERE tenant_id = me AND account_id = account AND unit = of_unit
+              AND state = 'open' AND ends_at > present
+        ), 'infinity')
+    WHERE tenant_id = me AND account_id = account AND unit = of_unit;
+END
+$$;
+
+CREATE TRIGGER append_only BEFORE DELETE OR TRUNCATE ON cogni_billing.holds
+FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();

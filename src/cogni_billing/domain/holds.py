@@ -1,0 +1,174 @@
+"""Holds: credits set aside before their cost is known; captured, released or expired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from attrs import evolve, field, frozen
+
+from cogni_billing.domain.amounts import ZERO, Amount, positive_credits
+from cogni_billing.domain.errors import (
+    HoldClosed,
+    InsufficientCredits,
+    InvalidInput,
+    InvalidTime,
+    shown,
+)
+from cogni_billing.domain.identity import TenantId, tenant_id
+from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
+from cogni_billing.domain.moments import LATEST, utc
+from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
+
+
+class HoldState(StrEnum):
+    """Whether a hold still sets its credits aside, and if not, how it ended."""
+
+    OPEN = "open"
+    CAPTURED = "captured"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+@frozen(kw_only=True)
+class Hold:
+    """Credits that are set aside, or were.
+
+    `captured` is what of them was taken in the end; the rest is available again. A hold without
+    `expires_at` stays open until it is captured or released.
+    """
+
+    id: UUID
+    tenant: TenantId
+    reference: str
+    amount: Amount
+    opened_at: datetime
+    expires_at: datetime | None = None
+    state: HoldState = HoldState.OPEN
+    captured: Amount = ZERO
+    ended_at: datetime | None = None
+    metadata: Mapping[str, Json] = EMPTY
+    request: Mapping[str, str] = field(factory=dict, repr=False)
+    """What the caller asked for, field by field: what makes two requests the same."""
+    replayed: bool = False
+    """Whether this call only found it; its state is then the present one."""
+
+    @property
+    def ends_at(self) -> datetime:
+        """When it ended, or will at the latest."""
+        return self.ended_at or self.expires_at or LATEST
+
+    @property
+    def is_open(self) -> bool:
+        return self.state is HoldState.OPEN
+
+    def at(self, moment: datetime) -> Hold:
+        """This hold as of *moment*: an open one expires by itself."""
+        if self.is_open and self.ends_at <= moment:
+            return evolve(self, state=HoldState.EXPIRED, ended_at=self.expires_at)
+        return self
+
+    def held_at(self, moment: datetime) -> bool:
+        """Whether its credits were set aside at *moment*."""
+        return self.opened_at <= moment < self.ends_at
+
+    def ended(self, state: HoldState, moment: datetime, captured: Amount = ZERO) -> Hold:
+        """This open hold, ended."""
+        ended_at = max(self.opened_at, moment)
+        return evolve(self, state=state, ended_at=ended_at, captured=captured)
+
+    def require_capturable(self, amount: Amount) -> None:
+        """Return while *amount* can be captured from it.
+
+        Raises:
+            InsufficientCredits: it is of less.
+            HoldClosed: it has ended.
+        """
+        if amount > self.amount:
+            raise InsufficientCredits(amount, self.amount)
+        if not self.is_open:
+            raise HoldClosed(self.id, self.state)
+
+
+def plan_hold(
+    tenant: object,
+    amount: Amount,
+    *,
+    reference: object,
+    expires_at: object,
+    metadata: object,
+    at: datetime,
+    hold_id: UUID,
+) -> Hold:
+    """The hold that sets *amount* aside."""
+    owner = tenant_id(tenant)
+    held = positive_credits(amount, "amount")
+    key = checked_reference(reference)
+    copied = frozen_metadata(metadata)
+    expiry = None if expires_at is None else utc(expires_at, "expires_at")
+    return Hold(
+        id=hold_id,
+        tenant=owner,
+        reference=key,
+        amount=held,
+        opened_at=utc(at, "clock"),
+        expires_at=expiry,
+        metadata=copied,
+        request={
+            "amount": str(held),
+            "expires_at": "never" if expiry is None else expiry.isoformat(),
+        },
+    )
+
+
+def require_future(hold: Hold, moment: datetime) -> None:
+    """Return when *hold* would set anything aside at *moment*.
+
+    Raises:
+        InvalidTime: it would have expired.
+    """
+    if hold.ends_at <= moment:
+        raise InvalidTime("expires_at", str(hold.expires_at), f"a moment after {moment}")
+
+
+def plan_capture(
+    tenant: object,
+    hold: object,
+    amount: Amount,
+    *,
+    reference: object,
+    metadata: object,
+    at: datetime,
+    transaction_id: UUID,
+) -> Transaction:
+    """The transaction that takes *amount* of what a hold set aside, and books it as usage."""
+    payer = tenant_id(tenant)
+    taken = positive_credits(amount, "amount")
+    key = checked_reference(reference)
+    copied = frozen_metadata(metadata)
+    hold_id = checked_hold_id(hold)
+    return Transaction(
+        id=transaction_id,
+        tenant=payer,
+        kind=TransactionKind.CAPTURE,
+        reference=key,
+        at=utc(at, "clock"),
+        postings=balanced(TransactionKind.CAPTURE, payer, -taken),
+        request={"hold": str(hold_id), "amount": str(taken)},
+        metadata=copied,
+        subject=hold_id,
+    )
+
+
+def checked_hold_id(given: object) -> UUID:
+    """*given* as the id of a hold.
+
+    Raises:
+        InvalidInput: it is no `uuid.UUID`.
+    """
+    if not isinstance(given, UUID):
+        raise InvalidInput("hold_id", shown(given), "the id of a hold, a uuid.UUID")
+    return UUID(int=given.int)

@@ -1,0 +1,373 @@
+"""What a hold promises on every adapter."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    AccountId,
+    Amount,
+    Billing,
+    BillingError,
+    CaptureReceipt,
+    Difference,
+    Hold,
+    HoldClosed,
+    HoldState,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidAmount,
+    InvalidInput,
+    InvalidMetadata,
+    InvalidReference,
+    InvalidTime,
+    UnitMismatch,
+    UnknownAccount,
+    UnknownHold,
+    credits,
+    usd,
+)
+from cogni_billing.domain.identity import USAGE
+from contract.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
+from contract.concurrency import at_once
+
+HOUR = timedelta(hours=1)
+MILLION = credits(1_000_000)
+
+
+class HoldContract(Contract):
+    """Credits that are held are there when they are captured, and nowhere else meanwhile."""
+
+    @pytest.fixture
+    def rich(self, billing: Billing) -> Billing:
+        """Alice has 1 000 000 credits."""
+        billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+        return billing
+
+    @pytest.fixture
+    def hold(self, rich: Billing) -> Hold:
+        """600 000 of them are held for an hour."""
+        return rich.hold(ALICE, credits(600_000), reference="run-1", expires_at=NOON + HOUR)
+
+    def available(self, billing: Billing) -> Amount:
+        return billing.balance(ALICE).available
+
+    def test_a_hold_sets_credits_aside_and_posts_nothing(
+        self, rich: Billing, totals: Totals
+    ) -> None:
+        before = totals()
+
+        hold = rich.hold(
+            ALICE, credits(5000), reference="run-1", expires_at=NOON + HOUR, metadata={"a": [1]}
+        )
+
+        assert hold == Hold(
+            id=UUID(int=2),
+            tenant=ALICE,
+            reference="run-1",
+            amount=credits(5000),
+            opened_at=NOON + timedelta(seconds=2),
+            expires_at=NOON + HOUR,
+            metadata={"a": (1,)},
+            request={"amount": "5000 CREDIT", "expires_at": "2026-11-23T13:00:00.123456+00:00"},
+        )
+        balance = rich.balance(ALICE)
+        assert (balance.posted, balance.held) == (MILLION, credits(5000))
+        assert balance.available == credits(995_000)
+        assert totals() == before
+
+    def test_what_is_held_is_there_for_nothing_else(self, rich: Billing, hold: Hold) -> None:
+        with pytest.raises(InsufficientCredits) as charged:
+            rich.charge(ALICE, credits(400_001), reference="run-2")
+        with pytest.raises(InsufficientCredits) as held:
+            rich.hold(ALICE, credits(400_001), reference="run-2")
+
+        assert charged.value.available == held.value.available == credits(400_000)
+        rich.hold(ALICE, credits(400_000), reference="run-2")
+        assert self.available(rich) == credits(0)
+
+    def test_capturing_takes_what_it_came_to_and_frees_the_rest(
+        self, rich: Billing, hold: Hold, totals: Totals
+    ) -> None:
+        receipt = rich.capture(ALICE, hold.id, credits(31_000), reference="run-1")
+
+        assert receipt == CaptureReceipt(
+            transaction_id=UUID(int=3),
+            hold_id=hold.id,
+            captured=credits(31_000),
+            balance=credits(969_000),
+            replayed=False,
+        )
+        balance = rich.balance(ALICE)
+        assert (balance.posted, balance.held) == (credits(969_000), credits(0))
+        assert totals()[USAGE] == 31_000
+
+    def test_all_of_it_may_be_captured_and_not_one_credit_more(
+        self, rich: Billing, hold: Hold
+    ) -> None:
+        with pytest.raises(InsufficientCredits) as caught:
+            rich.capture(ALICE, hold.id, credits(600_001), reference="run-1")
+
+        assert (caught.value.required, caught.value.available) == (
+            credits(600_001),
+            credits(600_000),
+        )
+        assert rich.balance(ALICE).held == credits(600_000)
+        rich.capture(ALICE, hold.id, credits(600_000), reference="run-1")
+        assert rich.balance(ALICE).posted == credits(400_000)
+
+    def test_releasing_gives_it_all_back(self, rich: Billing, hold: Hold) -> None:
+        released = rich.release(ALICE, hold.id)
+
+        assert released.state is HoldState.RELEASED
+        assert released.ended_at is not None
+        assert self.available(rich) == MILLION
+
+    def test_releasing_again_changes_nothing(self, rich: Billing, hold: Hold) -> None:
+        first = rich.release(ALICE, hold.id)
+
+        assert rich.release(ALICE, hold.id) == evolve(first, replayed=True)
+
+    def test_a_hold_ends_once(self, rich: Billing, hold: Hold) -> None:
+        other = rich.hold(ALICE, credits(5), reference="run-2")
+        rich.capture(ALICE, hold.id, credits(1), reference="run-1")
+        rich.release(ALICE, other.id)
+
+        for call, state in (
+            (partial(rich.capture, ALICE, hold.id, credits(1), reference="run-9"), "captured"),
+            (partial(rich.release, ALICE, hold.id), "captured"),
+            (partial(rich.capture, ALICE, other.id, credits(1), reference="run-9"), "released"),
+        ):
+            with pytest.raises(HoldClosed) as caught:
+                call()
+            assert caught.value.state == state
+        assert self.available(rich) == credits(999_999)
+
+    def test_an_expired_hold_frees_its_credits_by_itself(
+        self, rich: Billing, hold: Hold, clock: SteppingClock
+    ) -> None:
+        clock.moment = NOON + HOUR - timedelta(seconds=2)
+        assert self.available(rich) == credits(400_000)
+
+        assert self.available(rich) == MILLION
+        assert rich.charge(ALICE, MILLION, reference="run-2").balance == credits(0)
+
+    @pytest.mark.parametrize("used", [False, True])
+    def test_an_expired_hold_is_closed(
+        self, rich: Billing, hold: Hold, clock: SteppingClock, used: bool
+    ) -> None:
+        clock.moment = NOON + 2 * HOUR
+        if used:
+            rich.charge(ALICE, credits(5), reference="run-2")
+
+        with pytest.raises(HoldClosed) as captured:
+            rich.capture(ALICE, hold.id, credits(1), reference="run-1")
+        with pytest.raises(HoldClosed) as released:
+            rich.release(ALICE, hold.id)
+
+        assert captured.value.state == released.value.state == "expired"
+
+    def test_a_hold_that_expired_stays_expired_when_a_clock_goes_back(
+        self, rich: Billing, hold: Hold, clock: SteppingClock
+    ) -> None:
+        clock.moment = NOON + 2 * HOUR
+        rich.charge(ALICE, credits(900_000), reference="run-2")
+        clock.moment = NOON
+
+        with pytest.raises(HoldClosed):
+            rich.capture(ALICE, hold.id, credits(600_000), reference="run-1")
+
+        assert self.available(rich) == credits(100_000)
+
+    def test_a_hold_without_an_expiry_stays(self, rich: Billing, clock: SteppingClock) -> None:
+        hold = rich.hold(ALICE, credits(5), reference="run-1")
+        clock.moment = NOON.replace(year=9000)
+
+        assert rich.balance(ALICE).held == credits(5)
+        assert rich.release(ALICE, hold.id).expires_at is None
+
+    def test_a_replay_finds_the_hold_in_its_present_state(
+        self, rich: Billing, hold: Hold, clock: SteppingClock
+    ) -> None:
+        asked = partial(
+            rich.hold, ALICE, credits(600_000), reference="run-1", expires_at=NOON + HOUR
+        )
+
+        assert asked() == evolve(hold, replayed=True)
+        clock.moment = NOON + 2 * HOUR
+        assert asked() == evolve(hold, replayed=True, state=HoldState.EXPIRED, ended_at=NOON + HOUR)
+        assert self.available(rich) == MILLION
+
+    def test_a_captured_hold_says_how_much_it_came_to(self, rich: Billing, hold: Hold) -> None:
+        rich.capture(ALICE, hold.id, credits(31_000), reference="run-1")
+
+        found = rich.hold(ALICE, credits(600_000), reference="run-1", expires_at=NOON + HOUR)
+
+        assert (found.state, found.captured) == (HoldState.CAPTURED, credits(31_000))
+
+    @pytest.mark.parametrize(
+        ("changed", "difference"),
+        [
+            ({"amount": credits(5)}, Difference("amount", "600000 CREDIT", "5 CREDIT")),
+            (
+                {"expires_at": None},
+                Difference("expires_at", "2026-11-23T13:00:00.123456+00:00", "never"),
+            ),
+        ],
+    )
+    def test_another_hold_under_the_same_reference_conflicts(
+        self, rich: Billing, hold: Hold, changed: dict[str, object], difference: Difference
+    ) -> None:
+        asked = {"amount": credits(600_000), "expires_at": NOON + HOUR} | changed
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            rich.hold(ALICE, reference="run-1", **asked)  # type: ignore[arg-type]
+
+        assert caught.value.differences == (difference,)
+
+    def test_a_capture_is_replayed_by_its_reference(self, rich: Billing, hold: Hold) -> None:
+        first = rich.capture(ALICE, hold.id, credits(31_000), reference="run-1")
+        rich.charge(ALICE, credits(5), reference="run-2")
+
+        again = rich.capture(ALICE, hold.id, credits(31_000), reference="run-1")
+
+        assert again == evolve(first, replayed=True)
+        with pytest.raises(IdempotencyConflict):
+            rich.capture(ALICE, hold.id, credits(31_001), reference="run-1")
+        with pytest.raises(IdempotencyConflict):
+            rich.capture(ALICE, UUID(int=99), credits(31_000), reference="run-1")
+
+    def test_a_hold_of_another_tenant_or_of_nobody_is_unknown(
+        self, rich: Billing, hold: Hold
+    ) -> None:
+        rich.confirm_purchase(BOB, usd("1.00"), payment="stripe:pi_2")
+
+        for tenant, hold_id in ((BOB, hold.id), (ALICE, UUID(int=99))):
+            with pytest.raises(UnknownHold):
+                rich.capture(tenant, hold_id, credits(1), reference="run-9")
+            with pytest.raises(UnknownHold):
+                rich.release(tenant, hold_id)
+
+        assert rich.balance(ALICE).held == credits(600_000)
+
+    def test_a_tenant_without_an_account_holds_nothing(self, billing: Billing) -> None:
+        with pytest.raises(UnknownAccount):
+            billing.hold(ALICE, credits(1), reference="run-1")
+        with pytest.raises(UnknownAccount):
+            billing.capture(ALICE, UUID(int=9), credits(1), reference="run-1")
+        with pytest.raises(UnknownAccount):
+            billing.release(ALICE, UUID(int=9))
+
+    @pytest.mark.parametrize(
+        ("given", "error"),
+        [
+            ({"amount": credits(0)}, InvalidAmount),
+            ({"amount": 5}, InvalidAmount),
+            ({"amount": usd("1.00")}, UnitMismatch),
+            ({"reference": ""}, InvalidReference),
+            ({"expires_at": datetime(2027, 1, 1)}, InvalidTime),
+            ({"expires_at": NOON}, InvalidTime),
+            ({"expires_at": "2027"}, InvalidTime),
+            ({"metadata": {"a": float("nan")}}, InvalidMetadata),
+        ],
+    )
+    def test_bad_arguments_are_refused_and_hold_nothing(
+        self, rich: Billing, given: dict[str, object], error: type[BillingError]
+    ) -> None:
+        arguments = {"amount": credits(5), "reference": "run-1"} | given
+
+        with pytest.raises(error):
+            rich.hold(ALICE, **arguments)  # type: ignore[arg-type]
+
+        assert self.available(rich) == MILLION
+        assert not rich.hold(ALICE, credits(7), reference="run-1").replayed
+
+    @pytest.mark.parametrize("hold_id", [None, str(UUID(int=2)), 2])
+    def test_a_hold_is_named_by_its_id(self, rich: Billing, hold: Hold, hold_id: UUID) -> None:
+        with pytest.raises(InvalidInput):
+            rich.capture(ALICE, hold_id, credits(1), reference="run-1")
+        with pytest.raises(InvalidInput):
+            rich.release(ALICE, hold_id)
+
+    def test_an_overdraft_does_not_touch_what_is_held(self, rich: Billing, hold: Hold) -> None:
+        rich.charge(ALICE, MILLION, reference="run-2", allow_overdraft=True)
+        assert self.available(rich) == credits(-600_000)
+
+        receipt = rich.capture(ALICE, hold.id, credits(600_000), reference="run-1")
+
+        assert receipt.balance == credits(-600_000)
+        assert self.available(rich) == credits(-600_000)
+
+    def test_the_system_tenant_holds_like_anyone(self, rich: Billing) -> None:
+        hold = rich.hold(SYSTEM_TENANT_ID, credits(250_000), reference="run-1")
+        with pytest.raises(InsufficientCredits):
+            rich.charge(SYSTEM_TENANT_ID, credits(1), reference="run-2")
+        rich.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_2")
+        rich.charge(SYSTEM_TENANT_ID, credits(250_000), reference="run-3")
+
+        receipt = rich.capture(SYSTEM_TENANT_ID, hold.id, credits(250_000), reference="run-1")
+
+        assert receipt.balance == credits(0)
+
+    def test_the_past_knows_what_was_held(self, rich: Billing, hold: Hold) -> None:
+        rich.capture(ALICE, hold.id, credits(100_000), reference="run-1")
+        other = rich.hold(ALICE, credits(50), reference="run-2", expires_at=NOON + HOUR)
+        rich.release(ALICE, other.id)
+        rich.hold(ALICE, credits(7), reference="run-3", expires_at=NOON + HOUR)
+
+        held = [
+            int(rich.balance(ALICE, at=NOON + timedelta(seconds=seconds)).held.value)
+            for seconds in (0, 1, 2, 3, 4, 5, 6, 3599, 3600)
+        ]
+
+        assert held == [0, 0, 600_000, 0, 50, 0, 7, 7, 0]
+
+    def test_holders_at_once_never_hold_more_than_there_is(self, new_billing: NewBilling) -> None:
+        billing = new_billing()
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        def hold(number: int) -> bool:
+            try:
+                billing.hold(ALICE, credits(7_000), reference=f"run-{number}")
+            except InsufficientCredits:
+                return False
+            return True
+
+        outcomes = at_once([partial(hold, number) for number in range(25)])
+
+        assert sum(outcomes) == 14
+        assert self.available(billing) == credits(2_000)
+
+    def test_of_captures_and_releases_at_once_one_wins(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+        hold = billing.hold(ALICE, credits(100), reference="run-1")
+
+        def capture(number: int) -> str | None:
+            try:
+                billing.capture(ALICE, hold.id, credits(60), reference=f"run-{number}")
+            except HoldClosed:
+                return None
+            return "captured"
+
+        def release(_: int) -> str | None:
+            try:
+                return None if billing.release(ALICE, hold.id).replayed else "released"
+            except HoldClosed:
+                return None
+
+        calls = [partial(call, number) for number in range(8) for call in (capture, release)]
+        winners = [outcome for outcome in at_once(calls) if outcome]
+
+        assert len(winners) == 1
+        assert billing.balance(ALICE).held == credits(0)
+        taken = 60 if winners == ["captured"] else 0
+        assert totals()[AccountId(ALICE)] == 100_000 - taken

@@ -39,6 +39,7 @@ from cogni_billing.domain.errors import (
     UnknownHold,
     UnknownPayment,
 )
+from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import (
     SYSTEM_ACCOUNT_ID,
@@ -48,7 +49,13 @@ from cogni_billing.domain.identity import (
 )
 from cogni_billing.domain.policies import RevenueSharePolicy, Share, ShareMode, ShareRule
 from cogni_billing.domain.pricing import charge_for, credits_for, margin_preserved
-from cogni_billing.domain.receipts import CaptureReceipt, ChargeReceipt, PurchaseReceipt, Receipt
+from cogni_billing.domain.receipts import (
+    CaptureReceipt,
+    ChargeReceipt,
+    GrantReceipt,
+    PurchaseReceipt,
+    Receipt,
+)
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 
@@ -68,6 +75,8 @@ __all__ = [
     "CaptureReceipt",
     "ChargeReceipt",
     "Difference",
+    "Grant",
+    "GrantReceipt",
     "Hold",
     "HoldClosed",
     "HoldState",

@@ -9,10 +9,16 @@ from uuid import UUID
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.policies import RevenueSharePolicy
-from cogni_billing.domain.receipts import CaptureReceipt, ChargeReceipt, PurchaseReceipt
+from cogni_billing.domain.receipts import (
+    CaptureReceipt,
+    ChargeReceipt,
+    GrantReceipt,
+    PurchaseReceipt,
+)
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.ports.environment import Clock, IdSource
@@ -119,6 +125,34 @@ class AsyncBilling:
         """See `Billing.release`."""
         return await self._run(self._cases.release(tenant, hold_id))
 
+    async def grant(
+        self,
+        tenant: TenantId | UUID,
+        amount: Amount,
+        *,
+        source: str,
+        reference: str,
+        expires_at: datetime | None = None,
+        priority: int = PRIORITY_DEFAULT,
+        metadata: Mapping[str, object] | None = None,
+    ) -> GrantReceipt:
+        """See `Billing.grant`."""
+        return await self._run(
+            self._cases.grant(
+                tenant,
+                amount,
+                source=source,
+                reference=reference,
+                expires_at=expires_at,
+                priority=priority,
+                metadata=metadata,
+            )
+        )
+
+    async def grants(self, tenant: TenantId | UUID) -> tuple[Grant, ...]:
+        """See `Billing.grants`."""
+        return await self._run(self._cases.grants(tenant))
+
     async def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """See `Billing.balance`."""
         return await self._run(self._cases.balance(tenant, at=at))
@@ -156,3 +190,12 @@ class AsyncBilling:
         """See `Billing.fold`."""
         position = await self._run_service(self._cases.settled_position())
         return await self._run_service(self._cases.fold(position))
+
+    async def sweep(self) -> int:
+        """See `Billing.sweep`."""
+        now, settled = self._cases.now(), 0
+        while due := await self._run_service(self._cases.due(now)):
+            for tenant in due:
+                await self._run(self._cases.settle(tenant, now))
+            settled += len(due)
+        return settled

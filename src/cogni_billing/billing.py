@@ -9,10 +9,16 @@ from uuid import UUID
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.policies import RevenueSharePolicy
-from cogni_billing.domain.receipts import CaptureReceipt, ChargeReceipt, PurchaseReceipt
+from cogni_billing.domain.receipts import (
+    CaptureReceipt,
+    ChargeReceipt,
+    GrantReceipt,
+    PurchaseReceipt,
+)
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.ports.environment import Clock, IdSource
@@ -214,6 +220,61 @@ class Billing:
         """
         return self._run(self._cases.release(tenant, hold_id))
 
+    def grant(
+        self,
+        tenant: TenantId | UUID,
+        amount: Amount,
+        *,
+        source: str,
+        reference: str,
+        expires_at: datetime | None = None,
+        priority: int = PRIORITY_DEFAULT,
+        metadata: Mapping[str, object] | None = None,
+    ) -> GrantReceipt:
+        """Give the tenant credits that it did not pay for, such as a promotion.
+
+        They are spent before purchased credits. What is left of them when they expire is taken, in
+        a balanced transaction of its own, as of that very moment.
+
+        Args:
+            tenant: Who gets them. The account is opened if there is none.
+            amount: In CREDIT, greater than zero.
+            source: Where they come from, such as `promo:launch`; 1 to 255 visible ASCII
+                characters.
+            reference: The key, unique among the tenant's grants.
+            expires_at: When what is left of them expires; timezone-aware, in the future. What a
+                hold has set aside by then expires when the hold ends without using it. `None`
+                for never.
+            priority: From 0 to 1 000 000. The lowest is spent first; of equals, what expires
+                first; then what is oldest.
+            metadata: A JSON object kept with the transaction.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
+                argument breaks its rule.
+            InvalidTime: *expires_at* is naive, or has passed.
+            IdempotencyConflict: the tenant used this reference for another grant.
+        """
+        return self._run(
+            self._cases.grant(
+                tenant,
+                amount,
+                source=source,
+                reference=reference,
+                expires_at=expires_at,
+                priority=priority,
+                metadata=metadata,
+            )
+        )
+
+    def grants(self, tenant: TenantId | UUID) -> tuple[Grant, ...]:
+        """The tenant's grants with something left, in the order in which they are spent.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
+        return self._run(self._cases.grants(tenant))
+
     def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """The tenant's credits: posted, held and available; now, or as of a moment.
 
@@ -298,3 +359,19 @@ class Billing:
         position = self._run_service(self._cases.settled_position())
         # In a scope of its own, which sees everything under that position.
         return self._run_service(self._cases.fold(position))
+
+    def sweep(self) -> int:
+        """Record what time brought about and nobody has touched since; how many wallets it was.
+
+        Expired holds end and expired grants lapse without it, as far as balances and calls are
+        concerned; it brings them into the statements of tenants who are idle. Run it now and then.
+
+        Raises:
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        now, settled = self._cases.now(), 0
+        while due := self._run_service(self._cases.due(now)):
+            for tenant in due:
+                self._run(self._cases.settle(tenant, now))
+            settled += len(due)
+        return settled

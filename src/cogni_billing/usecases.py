@@ -5,6 +5,7 @@ done is planned (pure), and what to do in a scope is returned for a unit of work
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.charges import plan_charge
 from cogni_billing.domain.errors import InvalidInput, InvalidPolicy, shown
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.grants import Grant, plan_grant
 from cogni_billing.domain.holds import Hold, checked_hold_id, plan_capture, plan_hold
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
@@ -25,9 +27,11 @@ from cogni_billing.domain.purchases import plan_purchase, request_purchase
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
     ChargeReceipt,
+    GrantReceipt,
     PurchaseReceipt,
     capture_receipt,
     charge_receipt,
+    grant_receipt,
     purchase_receipt,
 )
 from cogni_billing.domain.statements import (
@@ -76,7 +80,7 @@ class UseCases:
 
     def open_account(self, tenant: object) -> UseCase[Account]:
         owner = tenant_id(tenant)
-        opened_at = utc(self.clock.now(), "clock")
+        opened_at = self.now()
         return UseCase(owner, lambda scope: scope.tenants.open_account(opened_at))
 
     def confirm_purchase(
@@ -88,7 +92,7 @@ class UseCases:
         metadata: Mapping[str, object] | None,
     ) -> UseCase[PurchaseReceipt]:
         request = request_purchase(tenant, amount, payment=payment, metadata=metadata)
-        at, transaction_id = utc(self.clock.now(), "clock"), self.ids.new()
+        at, transaction_id = self.now(), self.ids.new()
 
         def record(scope: Scope) -> PurchaseReceipt:
             try:
@@ -119,7 +123,7 @@ class UseCases:
             reference=reference,
             allow_overdraft=allow_overdraft,
             metadata=metadata,
-            at=self.clock.now(),
+            at=self.now(),
             transaction_id=self.ids.new(),
         )
         return UseCase(charge.tenant, lambda scope: charge_receipt(scope.ledger.post(charge)))
@@ -139,7 +143,7 @@ class UseCases:
             reference=reference,
             expires_at=expires_at,
             metadata=metadata,
-            at=self.clock.now(),
+            at=self.now(),
             hold_id=self.ids.new(),
         )
         return UseCase(hold.tenant, lambda scope: scope.ledger.hold(hold))
@@ -159,14 +163,14 @@ class UseCases:
             amount,
             reference=reference,
             metadata=metadata,
-            at=self.clock.now(),
+            at=self.now(),
             transaction_id=self.ids.new(),
         )
         return UseCase(capture.tenant, lambda scope: capture_receipt(scope.ledger.post(capture)))
 
     def release(self, tenant: object, hold_id: object) -> UseCase[Hold]:
         owner, hold = tenant_id(tenant), checked_hold_id(hold_id)
-        moment = utc(self.clock.now(), "clock")
+        moment = self.now()
 
         def give_back(scope: Scope) -> Hold:
             scope.tenants.account()
@@ -174,10 +178,52 @@ class UseCases:
 
         return UseCase(owner, give_back)
 
+    def grant(
+        self,
+        tenant: object,
+        amount: Amount,
+        *,
+        source: object,
+        reference: object,
+        expires_at: object,
+        priority: object,
+        metadata: Mapping[str, object] | None,
+    ) -> UseCase[GrantReceipt]:
+        grant = plan_grant(
+            tenant,
+            amount,
+            source=source,
+            reference=reference,
+            expires_at=expires_at,
+            priority=priority,
+            metadata=metadata,
+            at=self.now(),
+            transaction_id=self.ids.new(),
+        )
+        return UseCase(grant.tenant, lambda scope: grant_receipt(scope.ledger.post(grant)))
+
+    def grants(self, tenant: object) -> UseCase[tuple[Grant, ...]]:
+        owner, now = tenant_id(tenant), self.now()
+
+        def read(scope: Scope) -> tuple[Grant, ...]:
+            scope.tenants.account()
+            return scope.ledger.grants(now)
+
+        return UseCase(owner, read)
+
+    def now(self) -> datetime:
+        return utc(self.clock.now(), "clock")
+
+    def due(self, now: datetime) -> ServiceCase[tuple[TenantId, ...]]:
+        return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.due(now))
+
+    def settle(self, tenant: TenantId, now: datetime) -> UseCase[None]:
+        return UseCase(tenant, lambda scope: scope.ledger.settle(now))
+
     def balance(self, tenant: object, *, at: object) -> UseCase[Balance]:
         owner = tenant_id(tenant)
         moment = None if at is None else utc(at, "at")
-        now = utc(self.clock.now(), "clock")
+        now = self.now()
 
         def read(scope: Scope) -> Balance:
             scope.tenants.account()

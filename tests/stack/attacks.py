@@ -19,6 +19,7 @@ from contract.purchases import planned
 TABLES = (
     "accounts",
     "checkpoints",
+    "grants",
     "holds",
     "payments",
     "postings",

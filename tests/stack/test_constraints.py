@@ -221,7 +221,7 @@ FORGED_CHARGES: dict[str, tuple[dict[str, Any], tuple[str, str | None]]] = {
         (CHECK, "transactions_raise_or_lower"),
     ),
     "one booked as issuance taken back": (others(system(ISSUANCE, 100)), ADMISSION),
-    "one booked as breakage": (others(system(BREAKAGE, 100)), ADMISSION),
+    "one booked as breakage": (others(system(BREAKAGE, 100)), MATCH),
     "one that takes from usage": (
         others(system(USAGE, -100), system(USAGE, 200)),
         ADMISSION,
@@ -536,7 +536,7 @@ class TestHalves:
             connection.execute(
                 text(
                     "INSERT INTO cogni_billing.wallets"
-                    " VALUES (:me, :me, 'CREDIT', 1, 0, now(), 'infinity')"
+                    " VALUES (:me, :me, 'CREDIT', 1, 0, 0, now(), 'infinity')"
                 ),
                 {"me": ALICE},
             )
@@ -551,7 +551,7 @@ class TestHalves:
             error = refusal(
                 connection,
                 "INSERT INTO cogni_billing.wallets"
-                f" VALUES (:me, :me, 'CREDIT', {posted}, 0, now(), 'infinity')",
+                f" VALUES (:me, :me, 'CREDIT', {posted}, 0, 0, now(), 'infinity')",
                 me=ALICE,
             )
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import AsyncBilling
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
-from contract import charges, concurrency, holds, purchases, reading, scopes, statements
+from contract import charges, concurrency, grants, holds, purchases, reading, scopes, statements
 from contract.base import NewBilling, Totals
 from contract.blocking import blocking, running_loop
 from stack.conftest import Database
@@ -74,6 +74,10 @@ class TestHolds(Postgres, holds.HoldContract):
     pass
 
 
+class TestGrants(Postgres, grants.GrantContract):
+    pass
+
+
 class TestSystemTenantSpends(Postgres, charges.SystemTenantSpendsContract):
     pass
 
@@ -119,6 +123,10 @@ class TestAwaitedCharges(AwaitedPostgres, charges.ChargeContract):
 
 
 class TestAwaitedHolds(AwaitedPostgres, holds.HoldContract):
+    pass
+
+
+class TestAwaitedGrants(AwaitedPostgres, grants.GrantContract):
     pass
 
 

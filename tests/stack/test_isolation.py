@@ -19,13 +19,14 @@ NOBODY = TenantId(UUID("0dead000-0000-4000-8000-000000000009"))
 
 @pytest.fixture
 def database(database: Database) -> Database:
-    """A purchase, a hold and a checkpoint of Alice's and of Bob's."""
+    """A purchase, a hold, a grant and a checkpoint of Alice's and of Bob's."""
     unit_of_work = PostgresUnitOfWork(database.user)
     post(unit_of_work, planned(ALICE))
     post(unit_of_work, planned(BOB, payment="stripe:pi_bob"))
     billing = Billing(unit_of_work)
     for tenant in (ALICE, BOB):
         billing.hold(tenant, credits(5), reference="run-1")
+        billing.grant(tenant, credits(5), source="promo:a", reference="a")
     with database.service.begin() as connection:
         connection.execute(
             text("""

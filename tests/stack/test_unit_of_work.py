@@ -257,7 +257,7 @@ class TestCommit:
             scope.ledger._connection.execute(
                 text(
                     "INSERT INTO cogni_billing.wallets"
-                    " VALUES (:t, :t, 'CREDIT', 1, 0, now(), 'infinity')"
+                    " VALUES (:t, :t, 'CREDIT', 1, 0, 0, now(), 'infinity')"
                 ),
                 {"t": ALICE},
             )

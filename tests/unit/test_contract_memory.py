@@ -9,7 +9,7 @@ import pytest
 
 from cogni_billing import AsyncBilling, Billing
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from contract import charges, concurrency, holds, purchases, reading, scopes, statements
+from contract import charges, concurrency, grants, holds, purchases, reading, scopes, statements
 from contract.base import NewBilling, Totals
 from contract.blocking import blocking, running_loop
 
@@ -44,6 +44,10 @@ class TestCharges(Memory, charges.ChargeContract):
 
 
 class TestHolds(Memory, holds.HoldContract):
+    pass
+
+
+class TestGrants(Memory, grants.GrantContract):
     pass
 
 

@@ -14,13 +14,12 @@ from cogni_billing.domain.errors import (
     HoldClosed,
     InsufficientCredits,
     InvalidInput,
-    InvalidTime,
     shown,
 )
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
-from cogni_billing.domain.moments import LATEST, utc
+from cogni_billing.domain.moments import LATEST, expiry, expiry_text, utc
 from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
 
 
@@ -108,30 +107,17 @@ def plan_hold(
     held = positive_credits(amount, "amount")
     key = checked_reference(reference)
     copied = frozen_metadata(metadata)
-    expiry = None if expires_at is None else utc(expires_at, "expires_at")
+    ends = expiry(expires_at)
     return Hold(
         id=hold_id,
         tenant=owner,
         reference=key,
         amount=held,
         opened_at=utc(at, "clock"),
-        expires_at=expiry,
+        expires_at=ends,
         metadata=copied,
-        request={
-            "amount": str(held),
-            "expires_at": "never" if expiry is None else expiry.isoformat(),
-        },
+        request={"amount": str(held), "expires_at": expiry_text(ends)},
     )
-
-
-def require_future(hold: Hold, moment: datetime) -> None:
-    """Return when *hold* would set anything aside at *moment*.
-
-    Raises:
-        InvalidTime: it would have expired.
-    """
-    if hold.ends_at <= moment:
-        raise InvalidTime("expires_at", str(hold.expires_at), f"a moment after {moment}")
 
 
 def plan_capture(

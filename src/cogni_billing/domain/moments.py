@@ -24,3 +24,27 @@ def utc(given: object, field: str) -> datetime:
         return given.astimezone(UTC)
     given_text = shown(str(given)) if isinstance(given, datetime) else shown(given)
     raise InvalidTime(field, given_text, "a timezone-aware datetime")
+
+
+def expiry(given: object) -> datetime | None:
+    """*given* as a moment to expire at, in UTC; `None` for never.
+
+    Raises:
+        InvalidTime: it is no aware moment.
+    """
+    return None if given is None else utc(given, "expires_at")
+
+
+def expiry_text(expires_at: datetime | None) -> str:
+    """A moment to expire at, as a request records it."""
+    return "never" if expires_at is None else expires_at.isoformat()
+
+
+def require_unexpired(expires_at: datetime | None, moment: datetime) -> None:
+    """Return when what expires then is still there at *moment*.
+
+    Raises:
+        InvalidTime: it would have expired.
+    """
+    if expires_at is not None and expires_at <= moment:
+        raise InvalidTime("expires_at", str(expires_at), f"a moment after {moment}")

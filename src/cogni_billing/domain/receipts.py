@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from attrs import frozen
@@ -53,6 +54,16 @@ class CaptureReceipt(Receipt):
     captured: Amount
 
 
+@frozen(kw_only=True)
+class GrantReceipt(Receipt):
+    """What was granted, and how it is to be spent."""
+
+    granted: Amount
+    source: str
+    priority: int
+    expires_at: datetime | None
+
+
 def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
     """The receipt of a recorded purchase."""
     return PurchaseReceipt(
@@ -81,6 +92,21 @@ def capture_receipt(recorded: Recorded) -> CaptureReceipt:
         transaction_id=recorded.transaction.id,
         hold_id=recorded.transaction.subject,
         captured=-recorded.transaction.amount,
+        balance=recorded.balance,
+        replayed=recorded.replayed,
+    )
+
+
+def grant_receipt(recorded: Recorded) -> GrantReceipt:
+    """The receipt of a recorded grant."""
+    terms = recorded.transaction.terms
+    assert terms is not None  # a grant has them
+    return GrantReceipt(
+        transaction_id=recorded.transaction.id,
+        granted=recorded.transaction.amount,
+        source=terms.source,
+        priority=terms.priority,
+        expires_at=terms.expires_at,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )

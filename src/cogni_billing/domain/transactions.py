@@ -14,6 +14,7 @@ from attrs import field, frozen
 from cogni_billing.domain.amounts import Amount, total
 from cogni_billing.domain.errors import UnbalancedTransaction
 from cogni_billing.domain.identity import (
+    BREAKAGE,
     ISSUANCE,
     USAGE,
     AccountId,
@@ -34,6 +35,10 @@ class TransactionKind(StrEnum):
     """Usage: credits consumed."""
     CAPTURE = "capture"
     """Usage that a hold had set credits aside for."""
+    GRANT = "grant"
+    """Credits minted without a payment, with a source and perhaps an expiry."""
+    EXPIRY = "expiry"
+    """What was left of a grant when it expired."""
 
     @property
     def contra(self) -> AccountId:
@@ -45,11 +50,18 @@ class TransactionKind(StrEnum):
         """Whether it adds to its tenant's account; otherwise it takes from it."""
         return self.contra == ISSUANCE
 
+    @property
+    def opens(self) -> bool:
+        """Whether it opens its tenant's account where there is none."""
+        return self in {TransactionKind.PURCHASE, TransactionKind.GRANT}
+
 
 _CONTRA: Final = {
     TransactionKind.PURCHASE: ISSUANCE,
     TransactionKind.CHARGE: USAGE,
     TransactionKind.CAPTURE: USAGE,
+    TransactionKind.GRANT: ISSUANCE,
+    TransactionKind.EXPIRY: BREAKAGE,
 }
 
 
@@ -90,6 +102,15 @@ def _read_only(given: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @frozen(kw_only=True)
+class GrantTerms:
+    """Where granted credits come from, when it is their turn to be spent, and until when."""
+
+    source: str
+    priority: int
+    expires_at: datetime | None = None
+
+
+@frozen(kw_only=True)
 class Transaction:
     """An immutable, atomic set of postings that sums to zero: it cannot exist otherwise.
 
@@ -115,7 +136,9 @@ class Transaction:
     overdraft: bool = False
     """Whether it may take more than is available: its cost was incurred already."""
     subject: UUID | None = None
-    """What it settles: the hold of a capture."""
+    """What it settles: the hold of a capture, the grant of an expiry."""
+    terms: GrantTerms | None = None
+    """How the credits of a grant are to be spent."""
 
     def __attrs_post_init__(self) -> None:
         if excess := imbalance(self.postings):
@@ -126,6 +149,8 @@ class Transaction:
             raise UnbalancedTransaction(f"postings are not those of a {self.kind}")
         if self.kind.raises is not self.amount.is_positive:
             raise UnbalancedTransaction(f"a {self.kind} of {self.amount}")
+        if (self.kind is TransactionKind.GRANT) is (self.terms is None):
+            raise UnbalancedTransaction(f"a {self.kind} with terms {self.terms}")
 
     @property
     def amount(self) -> Amount:

@@ -1,5 +1,5 @@
-"""A wallet: what a tenant's own transactions left on its account, what of it is set aside, and
-whether the rest covers more.
+"""A wallet: what a tenant's own transactions left on its account, what of it is set aside, which
+of it was granted, and whether the rest covers more.
 
 The Postgres adapter keeps the same rules in the database, under the wallet's lock; what is here
 says what they are, and is what the in-memory adapter runs.
@@ -7,18 +7,22 @@ says what they are, and is what the in-memory adapter runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
+from typing import TypeVar
 from uuid import UUID
 
 from attrs import evolve, frozen
 
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.errors import InsufficientCredits, UnknownHold
-from cogni_billing.domain.holds import Hold, HoldState, require_future
-from cogni_billing.domain.moments import EARLIEST
+from cogni_billing.domain.grants import Draw, Grant, Lapse
+from cogni_billing.domain.holds import Hold, HoldState
+from cogni_billing.domain.moments import EARLIEST, require_unexpired
 from cogni_billing.domain.transactions import Transaction, TransactionKind
+
+Value = TypeVar("Value")
 
 
 @frozen(kw_only=True)
@@ -27,11 +31,17 @@ class Wallet:
 
     `as_of` is the moment of its newest change; its time never runs backwards, so the balance as
     of a moment is that of the last posting until then, whatever the clocks of the hosts say.
+
+    What only time brings about, the expiry of holds and grants, is due until a wallet is
+    `settled`; every other change is made to a settled one.
     """
 
     posted: Amount = ZERO
     as_of: datetime = EARLIEST
     holds: Mapping[UUID, Hold] = MappingProxyType({})
+    grants: Mapping[UUID, Grant] = MappingProxyType({})
+    pins: Mapping[UUID, tuple[Draw, ...]] = MappingProxyType({})
+    """What each open hold has set aside of which grants; the rest of it is purchased credits."""
 
     def present(self, moment: datetime) -> datetime:
         """*moment*, or the wallet's own where that is later."""
@@ -40,47 +50,6 @@ class Wallet:
     def held(self, moment: datetime) -> Amount:
         """What is set aside at *moment*."""
         return total((h.amount for h in self.holds.values() if h.held_at(moment)), CREDIT)
-
-    def settled(self, moment: datetime) -> Wallet:
-        """This wallet at *moment* or its own later one: what time brought about has happened."""
-        present = self.present(moment)
-        holds = {id_: hold.at(present) for id_, hold in self.holds.items()}
-        return evolve(self, as_of=present, holds=MappingProxyType(holds))
-
-    def after(self, transaction: Transaction, arrived: Amount) -> Wallet:
-        """This wallet after its owner's *transaction*, when others have added *arrived* so far.
-
-        Raises:
-            InsufficientCredits: the transaction takes more than is available, and may not; or
-                captures more than its hold is of.
-            UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
-        """
-        wallet = self.settled(transaction.at)
-        if transaction.kind is TransactionKind.CAPTURE:
-            wallet = wallet.capturing(transaction)
-        elif not transaction.overdraft:
-            wallet.require_available(-transaction.amount, arrived)
-        return evolve(wallet, posted=wallet.posted + transaction.amount)
-
-    def with_hold(self, hold: Hold, arrived: Amount) -> Wallet:
-        """This wallet with *hold* set aside.
-
-        Raises:
-            InvalidTime: the hold would have expired.
-            InsufficientCredits: less is available.
-        """
-        wallet = self.settled(hold.opened_at)
-        require_future(hold, wallet.as_of)
-        wallet.require_available(hold.amount, arrived)
-        return wallet.with_changed(hold)
-
-    def released(self, hold_id: UUID, moment: datetime) -> Wallet:
-        """This wallet after the hold was given back, if it was open."""
-        wallet = self.settled(moment)
-        hold = wallet.hold(hold_id)
-        if not hold.is_open:
-            return wallet
-        return wallet.with_changed(hold.ended(HoldState.RELEASED, wallet.as_of))
 
     def hold(self, hold_id: UUID) -> Hold:
         """The hold with this id.
@@ -92,16 +61,140 @@ class Wallet:
             raise UnknownHold(hold_id)
         return self.holds[hold_id]
 
+    def spendable(self) -> list[Grant]:
+        """The grants with something left, in the order in which they are spent."""
+        left = (grant for grant in self.grants.values() if grant.remaining.is_positive)
+        return sorted(left, key=lambda grant: grant.turn)
+
+    # Time ---------------------------------------------------------------------------------------
+
+    def settled(self, moment: datetime) -> tuple[Wallet, tuple[Lapse, ...]]:
+        """This wallet at *moment* or its own later one, when what was due by then has happened,
+        one after another; and what lapsed of grants meanwhile.
+        """
+        present, wallet, lapses = self.present(moment), self, list[Lapse]()
+        while due := [instant for instant in wallet.instants() if instant <= present]:
+            wallet = wallet.at(min(due))
+            for grant in wallet.spendable():
+                if grant.expires_at is not None and grant.expires_at <= wallet.as_of:
+                    lapses.append(Lapse(grant.id, grant.remaining, wallet.as_of))
+                    wallet = wallet.lapsed(grant)
+        return wallet.at(present), tuple(lapses)
+
+    def is_due(self, moment: datetime) -> bool:
+        """Whether anything is due by *moment*."""
+        return any(instant <= moment for instant in self.instants())
+
+    def instants(self) -> Iterable[datetime]:
+        """When something is due that time alone brings about."""
+        yield from (hold.ends_at for hold in self.holds.values() if hold.is_open)
+        yield from (grant.expires_at for grant in self.spendable() if grant.expires_at)
+
+    def at(self, instant: datetime) -> Wallet:
+        wallet = evolve(self, as_of=self.present(instant))
+        for hold in self.holds.values():
+            if hold.is_open and not hold.at(wallet.as_of).is_open:
+                wallet = wallet.ended(hold.at(wallet.as_of))
+        return wallet
+
+    def lapsed(self, grant: Grant) -> Wallet:
+        posted = self.posted - grant.remaining
+        return evolve(self.with_grant(evolve(grant, remaining=ZERO)), posted=posted)
+
+    # Changes ------------------------------------------------------------------------------------
+
+    def after(self, transaction: Transaction, arrived: Amount) -> Wallet:
+        """This wallet after its owner's *transaction*, when others have added *arrived* so far.
+
+        Raises:
+            InsufficientCredits: the transaction takes more than is available, and may not; or
+                captures more than its hold is of.
+            UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
+            InvalidTime: it grants what would have expired.
+        """
+        wallet = self
+        if transaction.kind is TransactionKind.CAPTURE:
+            wallet = self.capturing(transaction)
+        elif transaction.kind is TransactionKind.CHARGE:
+            if not transaction.overdraft:
+                self.require_available(-transaction.amount, arrived)
+            wallet, _ = self.drawing(-transaction.amount)
+        elif transaction.terms is not None:
+            require_unexpired(transaction.terms.expires_at, self.as_of)
+            wallet = self.with_grant(_granted(transaction))
+        return evolve(wallet, posted=self.posted + transaction.amount)
+
+    def with_hold(self, hold: Hold, arrived: Amount) -> Wallet:
+        """This wallet with *hold* set aside: of grants first, as if it were spent.
+
+        Raises:
+            InvalidTime: the hold would have expired.
+            InsufficientCredits: less is available.
+        """
+        require_unexpired(hold.expires_at, self.as_of)
+        self.require_available(hold.amount, arrived)
+        wallet, pins = self.drawing(hold.amount)
+        return evolve(
+            wallet,
+            holds=_with(self.holds, hold.id, hold),
+            pins=_with(self.pins, hold.id, pins),
+        )
+
+    def released(self, hold_id: UUID) -> Wallet:
+        """This wallet after the hold was given back, if it was open."""
+        hold = self.hold(hold_id)
+        return self.ended(hold.ended(HoldState.RELEASED, self.as_of)) if hold.is_open else self
+
     def capturing(self, capture: Transaction) -> Wallet:
         assert capture.subject is not None  # its plan names the hold
         hold, taken = self.hold(capture.subject), -capture.amount
         hold.require_capturable(taken)
-        return self.with_changed(hold.ended(HoldState.CAPTURED, self.as_of, taken))
+        return self.ended(hold.ended(HoldState.CAPTURED, self.as_of, taken))
 
-    def with_changed(self, hold: Hold) -> Wallet:
-        return evolve(self, holds=MappingProxyType({**self.holds, hold.id: hold}))
+    def ended(self, hold: Hold) -> Wallet:
+        """This wallet with *hold* as it ended; what it did not use of grants is theirs again."""
+        wallet, used = evolve(self, holds=_with(self.holds, hold.id, hold)), hold.captured
+        for pin in self.pins[hold.id]:
+            part = min(pin.amount, used)
+            used -= part
+            grant = wallet.grants[pin.grant_id]
+            returned = grant.remaining + pin.amount - part
+            wallet = wallet.with_grant(evolve(grant, remaining=returned))
+        return evolve(wallet, pins=_with(self.pins, hold.id, ()))
+
+    def drawing(self, wanted: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
+        """This wallet without *wanted* of its grants, as far as they go; and what went of which."""
+        wallet, draws = self, list[Draw]()
+        for grant in self.spendable():
+            part = min(grant.remaining, wanted)
+            if part.is_positive:
+                wanted -= part
+                draws.append(Draw(grant.id, part))
+                wallet = wallet.with_grant(evolve(grant, remaining=grant.remaining - part))
+        return wallet, tuple(draws)
+
+    def with_grant(self, grant: Grant) -> Wallet:
+        return evolve(self, grants=_with(self.grants, grant.id, grant))
 
     def require_available(self, required: Amount, arrived: Amount) -> None:
         available = self.posted + arrived - self.held(self.as_of)
-        if required.is_positive and required > available:
+        if required > available:
             raise InsufficientCredits(required, available)
+
+
+def _granted(transaction: Transaction) -> Grant:
+    terms = transaction.terms
+    assert terms is not None  # a grant has them
+    return Grant(
+        id=transaction.id,
+        amount=transaction.amount,
+        source=terms.source,
+        priority=terms.priority,
+        expires_at=terms.expires_at,
+        granted_at=transaction.at,
+        remaining=transaction.amount,
+    )
+
+
+def _with(table: Mapping[UUID, Value], key: UUID, value: Value) -> Mapping[UUID, Value]:
+    return MappingProxyType({**table, key: value})

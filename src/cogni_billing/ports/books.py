@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
 
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.identity import TenantId
 
 
 class BooksRepository(Protocol):
@@ -15,6 +17,13 @@ class BooksRepository(Protocol):
 
         Raises:
             LedgerUnavailable: somebody who may record one has not ended for a long time.
+        """
+        ...
+
+    def due(self, now: datetime, /) -> tuple[TenantId, ...]:
+        """Some tenants on whose wallets something is due that time brought about, if any are.
+
+        They are the longest due, and no more than a thousand.
         """
         ...
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
@@ -17,14 +18,15 @@ class LedgerRepository(Protocol):
     def post(self, transaction: Transaction, /) -> Recorded:
         """Record *transaction*, or find what is recorded under its key.
 
-        The key is the kind and the reference; a purchase's reference is its payment. A purchase
-        opens its tenant's account if there is none. A stored transaction that answers the same
-        request comes back with `replayed`. Where an error is raised, nothing is written.
+        The key is the kind and the reference; a purchase's reference is its payment. A purchase or
+        a grant opens its tenant's account if there is none. A stored transaction that answers the
+        same request comes back with `replayed`. Where an error is raised, nothing is written.
 
         Raises:
             IdempotencyConflict: the tenant used the key for another request.
             PaymentAlreadyClaimed: another tenant's purchase has the payment.
-            UnknownAccount: the tenant has no account, and this is no purchase.
+            UnknownAccount: the tenant has no account, and this opens none.
+            InvalidTime: it grants what would have expired already.
             InsufficientCredits: it takes more than is available, and may not; or captures more
                 than its hold is of.
             UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
@@ -60,6 +62,18 @@ class LedgerRepository(Protocol):
             UnknownHold: the tenant has no such hold.
             HoldClosed: it was captured, or had expired.
         """
+        ...
+
+    def settle(self, moment: datetime, /) -> None:
+        """Let what is due by *moment* happen: holds that expired end, and what was left of grants
+        that expired is taken, each at its own moment.
+
+        Every call that writes does so first; reading takes it into account.
+        """
+        ...
+
+    def grants(self, now: datetime, /) -> tuple[Grant, ...]:
+        """The tenant's grants with something left, in the order in which they are spent."""
         ...
 
     def balance(self, now: datetime, /) -> Balance:

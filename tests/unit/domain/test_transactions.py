@@ -31,7 +31,7 @@ from cogni_billing import (
     usd_cents,
 )
 from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import ISSUANCE, USAGE
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
 from cogni_billing.domain.purchases import plan_purchase, request_purchase
 from cogni_billing.domain.transactions import Posting, Transaction, balanced, imbalance
 from contract.base import ALICE, BOB, NOON
@@ -117,8 +117,14 @@ def test_nothing_in_a_transaction_can_be_changed() -> None:
 def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
     contra = {kind: kind.contra for kind in TransactionKind}
 
-    assert contra == {"purchase": ISSUANCE, "charge": USAGE, "capture": USAGE}
-    assert [kind for kind in TransactionKind if kind.raises] == [TransactionKind.PURCHASE]
+    assert contra == {
+        "purchase": ISSUANCE,
+        "charge": USAGE,
+        "capture": USAGE,
+        "grant": ISSUANCE,
+        "expiry": BREAKAGE,
+    }
+    assert [kind for kind in TransactionKind if kind.raises] == ["purchase", "grant"]
 
 
 @pytest.mark.parametrize(("kind", "amount"), [("purchase", -5), ("charge", 5), ("capture", 5)])

@@ -21,6 +21,7 @@ from cogni_billing.domain.errors import (
     UnknownAccount,
 )
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.grants import Grant, plan_expiry
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
@@ -66,8 +67,11 @@ class MemoryLedger:
                 return stored
             if transaction.kind is TransactionKind.PURCHASE:
                 self._claim(transaction)
+            if transaction.kind.opens:
+                open_account(self._store, self._tenant, transaction.at)
             elif self._tenant not in self._store.accounts:
                 raise UnknownAccount(self._tenant)
+            self._settle(transaction.at)
             return self._record(transaction)
 
     def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
@@ -85,13 +89,13 @@ class MemoryLedger:
 
     def hold(self, hold: Hold, /) -> Hold:
         with self._guard.call():
-            wallet = self._wallet()
             if stored := self._store.holds.get((self._tenant, hold.reference)):
-                found = wallet.settled(hold.opened_at).hold(stored)
-                same_or_conflict(found, hold.request)
-                return evolve(found, replayed=True)
+                wallet, _ = self._wallet().settled(hold.opened_at)
+                same_or_conflict(wallet.hold(stored), hold.request)
+                return evolve(wallet.hold(stored), replayed=True)
             if self._tenant not in self._store.accounts:
                 raise UnknownAccount(self._tenant)
+            wallet = self._settle(hold.opened_at)
             if hold.id in wallet.holds:
                 raise LedgerCorruption(f"the id source gave {hold.id} twice")
             self._keep(wallet.with_hold(hold, self._arrived()))
@@ -100,22 +104,33 @@ class MemoryLedger:
 
     def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
         with self._guard.call():
-            before = self._wallet().settled(moment).hold(hold_id)
+            wallet = self._settle(moment)
+            before = wallet.hold(hold_id)
             if before.state not in {HoldState.OPEN, HoldState.RELEASED}:
                 raise HoldClosed(hold_id, before.state)
-            self._keep(self._wallet().released(hold_id, moment))
+            self._keep(wallet.released(hold_id))
             return evolve(self._wallet().hold(hold_id), replayed=not before.is_open)
+
+    def settle(self, moment: datetime, /) -> None:
+        with self._guard.call():
+            self._settle(moment)
 
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call():
-            wallet = self._wallet()
-            posted = self._store.balance(account_of(self._tenant))
-            return Balance(posted, held=wallet.held(wallet.present(now)))
+            wallet, _ = self._wallet().settled(now)
+            return Balance(wallet.posted + self._arrived(), held=wallet.held(wallet.as_of))
 
     def balance_at(self, moment: datetime, /) -> Balance:
         with self._guard.call():
-            until = (line.amount for line in self._lines() if line.at <= moment)
-            return Balance(total(until, CREDIT), held=self._wallet().held(moment))
+            posted = [line.amount for line in self._lines() if line.at <= moment]
+            _, lapses = self._wallet().settled(moment)
+            lapsed = [-lapse.amount for lapse in lapses if lapse.at <= moment]
+            return Balance(total(posted + lapsed, CREDIT), held=self._wallet().held(moment))
+
+    def grants(self, now: datetime, /) -> tuple[Grant, ...]:
+        with self._guard.call():
+            wallet, _ = self._wallet().settled(now)
+            return tuple(wallet.spendable())
 
     def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
         with self._guard.call():
@@ -128,6 +143,14 @@ class MemoryLedger:
     def _keep(self, wallet: Wallet) -> None:
         self._store.put(self._store.wallets, self._tenant, wallet)
 
+    def _settle(self, moment: datetime) -> Wallet:
+        """Let what is due on the wallet happen."""
+        wallet, lapses = self._wallet().settled(moment)
+        for lapse in lapses:
+            self._enter(plan_expiry(self._tenant, lapse), lapse.at)
+        self._keep(wallet)
+        return wallet
+
     def _arrived(self) -> Amount:
         return self._store.balance(account_of(self._tenant)) - self._wallet().posted
 
@@ -138,16 +161,18 @@ class MemoryLedger:
         if purchase.reference in self._store.payments:
             raise PaymentAlreadyClaimed(purchase.reference)
         self._store.put(self._store.payments, purchase.reference, self._tenant)
-        open_account(self._store, self._tenant, purchase.at)
 
     def _record(self, transaction: Transaction) -> Recorded:
         if (self._tenant, transaction.id) in self._store.ids:
             raise LedgerCorruption(f"the id source gave {transaction.id} twice")
         wallet = self._wallet().after(transaction, self._arrived())
         self._keep(wallet)
+        return self._enter(transaction, wallet.as_of)
+
+    def _enter(self, transaction: Transaction, at: datetime) -> Recorded:
         for posting in transaction.postings:
             own = posting.account == account_of(self._tenant)
-            self._add(transaction, posting, wallet.as_of if own else transaction.at)
+            self._add(transaction, posting, at if own else transaction.at)
         balance = self._store.balance(account_of(self._tenant))
         recorded = Recorded(transaction, balance, replayed=False)
         key = (self._tenant, transaction.kind, transaction.reference)
@@ -188,6 +213,10 @@ class MemoryBooks:
     def settled_position(self) -> int:
         with self._guard.call():
             return max(map(len, self._store.lines.values()), default=0)
+
+    def due(self, now: datetime, /) -> tuple[TenantId, ...]:
+        with self._guard.call():
+            return tuple(t for t, wallet in self._store.wallets.items() if wallet.is_due(now))
 
     def fold(self, _position: int, /) -> Folding:
         with self._guard.call():

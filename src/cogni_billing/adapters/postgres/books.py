@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 from attrs import frozen
@@ -11,6 +12,7 @@ from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.identity import TenantId
 
 ROWS_FOR_EACH_CHECKPOINT: Final = 1000
 PATIENCE_S: Final = 10
@@ -32,16 +34,28 @@ class PostgresBooks:
                 raise LedgerUnavailable(f"a writer has been open for over {PATIENCE_S} s")
             return int(position)
 
+    def due(self, now: datetime, /) -> tuple[TenantId, ...]:
+        with self._guard.call(), translated():
+            self._connection.execute(_EVERY_ROW)
+            found = self._connection.execute(_DUE, {"now": now}).scalars()
+            return tuple(map(TenantId, found))
+
     def fold(self, position: int, /) -> Folding:
         with self._guard.call(), translated():
-            # Row security would hide other tenants' rows silently from a role without BYPASSRLS.
-            self._connection.execute(text("SET LOCAL row_security = off"))
+            self._connection.execute(_EVERY_ROW)
             self._connection.execute(_ONE_FOLDER)
             row = self._connection.execute(
                 _FOLD, {"settled": position, "rows": ROWS_FOR_EACH_CHECKPOINT}
             ).one()
             return Folding(accounts=row.accounts, lines=row.lines)
 
+
+# Row security would hide other tenants' rows silently from a role without BYPASSRLS.
+_EVERY_ROW: Final = text("SET LOCAL row_security = off")
+
+_DUE: Final = text("""
+    SELECT tenant_id FROM cogni_billing.wallets WHERE due_at <= :now ORDER BY due_at LIMIT 1000
+""")
 
 _SETTLED_POSITION: Final = text(
     "SELECT cogni_billing.settled_position(CAST(:patience AS interval))"

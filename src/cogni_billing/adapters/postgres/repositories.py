@@ -16,6 +16,7 @@ from cogni_billing.adapters.postgres.rows import (
     Parameters,
     account_from,
     account_parameters,
+    grant_from,
     hold_from,
     hold_parameters,
     line_of,
@@ -32,9 +33,11 @@ from cogni_billing.domain.errors import (
     UnknownAccount,
     UnknownHold,
 )
-from cogni_billing.domain.holds import Hold, HoldState, require_future
+from cogni_billing.domain.grants import Grant, Lapse, plan_expiry
+from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.moments import require_unexpired
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 
@@ -81,8 +84,9 @@ class PostgresLedger:
                 if stored is not None:
                     same_or_conflict(stored.transaction, transaction.request)
                     return stored
-                if self._settle(transaction.at):
-                    balance_after = self._posted(transaction)
+                # What stood in the way may have been due, and seen to by now by whomever.
+                self._settle(transaction.at)
+                balance_after = self._posted(transaction)
             if balance_after is None:
                 raise self._refusal(transaction)
             return Recorded(transaction, _credits(balance_after), replayed=False)
@@ -92,15 +96,30 @@ class PostgresLedger:
         parameters = transaction_parameters(transaction)
         return self._connection.execute(statements.POST, parameters).scalar_one_or_none()
 
-    def _settle(self, moment: datetime) -> bool:
-        """Let what is due on the wallet happen; whether there was anything."""
+    def settle(self, moment: datetime, /) -> None:
+        with self._guard.call(), translated():
+            self._settle(moment)
+
+    def _settle(self, moment: datetime) -> None:
+        """Let what is due on the wallet happen, one after another."""
+        while instant := self._due_instant(moment):
+            parameters = self._account | {"moment": instant}
+            for row in self._connection.execute(statements.LAPSED, parameters).all():
+                lapse = Lapse(row.id, _credits(row.remaining), instant)
+                self._posted(plan_expiry(self._tenant, lapse))
+
+    def _due_instant(self, moment: datetime) -> datetime | None:
+        """When the first thing was due by *moment*, once holds that expired then have ended."""
         parameters = self._account | {"at": moment}
-        return self._connection.execute(statements.SETTLE, parameters).one_or_none() is not None
+        instant = self._connection.execute(statements.SETTLE, parameters).scalar_one_or_none()
+        return instant and instant.astimezone(UTC)
 
     def _refusal(self, transaction: Transaction) -> BillingError:
         """Why nothing was posted, though nothing that this scope can see has the key."""
         if transaction.kind is TransactionKind.PURCHASE:
             return PaymentAlreadyClaimed(transaction.reference)
+        if transaction.terms is not None:
+            require_unexpired(transaction.terms.expires_at, self._present(transaction.at))
         if transaction.subject is not None and self._has_account():
             hold = self._hold(transaction.subject, transaction.at)
             hold.require_capturable(-transaction.amount)
@@ -125,10 +144,11 @@ class PostgresLedger:
                 found = hold_from(row, self._present(hold.opened_at))
                 same_or_conflict(found, hold.request)
                 return evolve(found, replayed=True)
-            if self._settle(hold.opened_at) and self._opened(hold):
+            self._settle(hold.opened_at)
+            if self._opened(hold):
                 return hold
             if self._has_account():
-                require_future(hold, self._present(hold.opened_at))
+                require_unexpired(hold.expires_at, self._present(hold.opened_at))
             raise self._no_account_or_twice(hold.id)
 
     def _opened(self, hold: Hold) -> bool:
@@ -175,6 +195,12 @@ class PostgresLedger:
             parameters = {"tenant": self._tenant, "id": transaction_id}
             row = self._connection.execute(statements.RECORDED_BY_ID, parameters).one_or_none()
             return row and recorded_from(row, self._tenant)
+
+    def grants(self, now: datetime, /) -> tuple[Grant, ...]:
+        with self._guard.call(), translated():
+            parameters = self._account | {"moment": self._present(now)}
+            rows = self._connection.execute(statements.GRANTS, parameters)
+            return tuple(grant_from(row) for row in rows if row.remaining)
 
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call(), translated():

@@ -7,12 +7,19 @@ from typing import Any
 
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount, Unit
+from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
 from cogni_billing.domain.metadata import encoded, read_only
 from cogni_billing.domain.policies import Share
 from cogni_billing.domain.statements import Line
-from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind, balanced
+from cogni_billing.domain.transactions import (
+    GrantTerms,
+    Recorded,
+    Transaction,
+    TransactionKind,
+    balanced,
+)
 
 Parameters = dict[str, Any]
 
@@ -20,6 +27,7 @@ Parameters = dict[str, Any]
 def transaction_parameters(transaction: Transaction) -> Parameters:
     """What the statement that posts a transaction takes."""
     own, *others = transaction.postings
+    terms = transaction.terms
     return {
         "tenant": transaction.tenant,
         "account": own.account,
@@ -35,6 +43,9 @@ def transaction_parameters(transaction: Transaction) -> Parameters:
         "metadata": encoded(transaction.metadata),
         "overdraft": transaction.overdraft,
         "subject": transaction.subject,
+        "source": terms and terms.source,
+        "priority": terms and terms.priority,
+        "expires_at": terms and terms.expires_at,
         "at": transaction.at,
         "other_tenants": [posting.tenant for posting in others],
         "other_accounts": [posting.account for posting in others],
@@ -64,8 +75,32 @@ def recorded_from(row: Any, tenant: TenantId) -> Recorded:
         metadata=read_only(row.metadata),
         overdraft=row.overdraft,
         subject=row.subject_id,
+        terms=terms_from(row) if kind is TransactionKind.GRANT else None,
     )
     return Recorded(transaction, Amount.computed(row.balance_after, unit), replayed=True)
+
+
+def terms_from(row: Any) -> GrantTerms:
+    """The terms of a grant that *row* holds."""
+    return GrantTerms(
+        source=row.source,
+        priority=row.priority,
+        expires_at=row.expires_at and row.expires_at.astimezone(UTC),
+    )
+
+
+def grant_from(row: Any) -> Grant:
+    """The grant that *row* holds."""
+    unit, terms = Unit.of(row.unit), terms_from(row)
+    return Grant(
+        id=row.id,
+        amount=Amount.computed(row.amount, unit),
+        source=terms.source,
+        priority=terms.priority,
+        expires_at=terms.expires_at,
+        granted_at=row.granted_at.astimezone(UTC),
+        remaining=Amount.computed(row.remaining, unit),
+    )
 
 
 def hold_parameters(hold: Hold) -> Parameters:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
+    Integer,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
@@ -59,6 +60,7 @@ wallets = Table(
     Column("unit", Text, nullable=False),
     Column("posted", Numeric, nullable=False),
     Column("held", Numeric, nullable=False),
+    Column("granted", Numeric, nullable=False, server_default="0"),
     Column("as_of", _MOMENT, nullable=False),
     Column("due_at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("tenant_id", "account_id", "unit", name="wallets_pkey"),
@@ -69,6 +71,12 @@ wallets = Table(
         deferrable=True,
         initially="DEFERRED",
     ),
+)
+
+Index(
+    "wallets_due",
+    wallets.c.due_at,
+    postgresql_where=wallets.c.due_at < text("'infinity'"),
 )
 
 transactions = Table(
@@ -121,6 +129,8 @@ postings = Table(
     Column("subject_id", Uuid),
     Column("posted_after", Numeric),
     Column("balance_after", Numeric),
+    Column("drawn_grants", ARRAY(Uuid)),
+    Column("drawn_amounts", ARRAY(Numeric)),
     Column("occurred_at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("tenant_id", "account_id", "position", name="postings_pkey"),
     UniqueConstraint("origin_tenant_id", "transaction_id", "sequence", name="postings_made_once"),
@@ -184,6 +194,8 @@ holds = Table(
     Column("ends_at", _MOMENT, nullable=False),
     Column("request", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),
+    Column("pinned_grants", ARRAY(Uuid)),
+    Column("pinned_amounts", ARRAY(Numeric)),
     PrimaryKeyConstraint("tenant_id", "id", name="holds_pkey"),
     UniqueConstraint("tenant_id", "reference", name="holds_key_used_once"),
 )
@@ -203,4 +215,31 @@ Index(
     holds.c.ends_at,
     postgresql_include=["amount"],
     postgresql_where=holds.c.state == "open",
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("account_id", Uuid, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("amount", Numeric, nullable=False),
+    Column("taken", Numeric, nullable=False, server_default="0"),
+    Column("source", _KEY, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("granted_at", _MOMENT, nullable=False),
+    Column("expires_at", _MOMENT),
+    PrimaryKeyConstraint("tenant_id", "id", name="grants_pkey"),
+)
+Index(
+    "grants_spendable",
+    grants.c.tenant_id,
+    grants.c.account_id,
+    grants.c.unit,
+    grants.c.priority,
+    grants.c.expires_at,
+    grants.c.granted_at,
+    grants.c.id,
+    postgresql_where=grants.c.taken < grants.c.amount,
 )

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ARRAY, Numeric, Select, Uuid, bindparam, select, text
+from sqlalchemy import ARRAY, Integer, Numeric, Select, Text, Uuid, bindparam, select, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from cogni_billing.adapters.postgres.schema import accounts, holds, postings, transactions
+from cogni_billing.adapters.postgres.schema import (
+    accounts,
+    grants,
+    holds,
+    postings,
+    transactions,
+)
 
 # The third argument ends the setting with the transaction, so a pooled connection forgets it.
 SET_CONTEXT: Final = text("SELECT set_config('app.current_user_id', :tenant, true)")
@@ -33,16 +39,16 @@ ACCOUNT: Final = select(
 
 # One statement, so that claim, account, manifest and postings stand or fall together, and the
 # zero-sum trigger sees all postings at once. A purchase goes on when its payment is claimed now, a
-# capture when its hold is open and of enough, anything else when the account is there; and all when
-# the key is new, and nothing is due on the wallet that comes first. Otherwise nothing follows, and
-# no row comes back. Only the first posting is the tenant's own to read back: RETURNING on the
-# others would need the right to select them.
+# grant when it has not expired, a capture when its hold is open and of enough, anything else when
+# the account is there; and all when the key is new, and nothing is due on the wallet that comes
+# first. Otherwise nothing follows, and no row comes back. Only the first posting is the tenant's
+# own to read back: RETURNING on the others would need the right to select them.
 POST: Final = text("""
     WITH settled AS (
-        SELECT WHERE NOT EXISTS (
+        SELECT WHERE :kind = 'expiry' OR coalesce(:expires_at > :at, true) AND NOT EXISTS (
             SELECT FROM cogni_billing.wallets
             WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
-              AND due_at <= greatest(:at, as_of)
+              AND (due_at <= greatest(:at, as_of) OR :expires_at <= as_of)
         )
     ), claim AS (
         INSERT INTO cogni_billing.payments (payment, tenant_id)
@@ -52,16 +58,20 @@ POST: Final = text("""
     ), opened AS (
         INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
         SELECT :tenant, :account, :at FROM claim
+        UNION ALL
+        SELECT :tenant, :account, :at FROM settled WHERE :kind = 'grant'
         ON CONFLICT DO NOTHING
     ), ready AS (
         SELECT FROM claim
+        UNION ALL
+        SELECT FROM settled WHERE :kind = 'grant'
         UNION ALL
         SELECT FROM settled, cogni_billing.holds
         WHERE :kind = 'capture' AND tenant_id = :tenant AND id = :subject
           AND state = 'open' AND amount >= - CAST(:amount AS numeric)
         UNION ALL
         SELECT FROM settled, cogni_billing.accounts
-        WHERE :kind NOT IN ('purchase', 'capture') AND tenant_id = :tenant AND id = :account
+        WHERE :kind IN ('charge', 'expiry') AND tenant_id = :tenant AND id = :account
     ), manifest AS (
         INSERT INTO cogni_billing.transactions (
             tenant_id, id, kind, reference, unit, amount, beneficiaries, shares, subject_id,
@@ -73,6 +83,14 @@ POST: Final = text("""
         FROM ready
         ON CONFLICT DO NOTHING
         RETURNING id
+    ), terms AS (
+        INSERT INTO cogni_billing.grants (
+            tenant_id, id, account_id, unit, amount, source, priority, granted_at, expires_at
+        )
+        SELECT
+            :tenant, id, :account, :unit, :amount, :source, :priority, :at, :expires_at
+        FROM manifest
+        WHERE :kind = 'grant'
     ), others AS (
         INSERT INTO cogni_billing.postings (
             tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
@@ -94,6 +112,10 @@ POST: Final = text("""
     FROM manifest
     RETURNING balance_after
 """).bindparams(
+    bindparam("at", type_=TIMESTAMP(timezone=True)),
+    bindparam("expires_at", type_=TIMESTAMP(timezone=True)),
+    bindparam("source", type_=Text),
+    bindparam("priority", type_=Integer),
     bindparam("subject", type_=Uuid),
     bindparam("beneficiaries", type_=ARRAY(Uuid)),
     bindparam("shares", type_=ARRAY(Numeric)),
@@ -118,12 +140,20 @@ _RECORDED = (
         transactions.c.occurred_at,
         postings.c.overdraft,
         postings.c.balance_after,
+        grants.c.source,
+        grants.c.priority,
+        grants.c.expires_at,
     )
     .join(
         postings,
         (postings.c.origin_tenant_id == transactions.c.tenant_id)
         & (postings.c.transaction_id == transactions.c.id)
         & (postings.c.sequence == 1),
+    )
+    .join(
+        grants,
+        (grants.c.tenant_id == transactions.c.tenant_id) & (grants.c.id == transactions.c.id),
+        isouter=True,
     )
     .where(transactions.c.tenant_id == bindparam("tenant"))
 )
@@ -133,12 +163,39 @@ RECORDED_BY_KEY: Final = _RECORDED.where(
 )
 RECORDED_BY_ID: Final = _RECORDED.where(transactions.c.id == bindparam("id"))
 
-# What time brought about on the wallet, seen to before anything else; a row when anything was due.
+# The first thing that time brought about on the wallet; no row when nothing is due.
 SETTLE: Final = text("""
-    SELECT cogni_billing.settle_wallet(:unit, :at)
+    SELECT cogni_billing.settle_wallet(:unit, due_at)
     FROM cogni_billing.wallets
     WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
       AND due_at <= greatest(:at, as_of)
+""")
+
+# What is left of grants that have expired.
+LAPSED: Final = text("""
+    SELECT id, amount - taken AS remaining
+    FROM cogni_billing.grants
+    WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+      AND taken < amount AND expires_at <= :moment
+    ORDER BY priority, expires_at, granted_at, id
+""")
+
+# As they will be once everything is settled.
+GRANTS: Final = text("""
+    SELECT
+        id, source, priority, expires_at, granted_at, unit, amount,
+        amount - taken + coalesce((
+            SELECT sum(pin.amount)
+            FROM cogni_billing.holds
+            CROSS JOIN unnest(pinned_grants, pinned_amounts) AS pin (grant_id, amount)
+            WHERE holds.tenant_id = :tenant AND holds.account_id = :account
+              AND holds.unit = :unit AND state = 'open' AND ends_at <= :moment
+              AND pin.grant_id = grants.id
+        ), 0) AS remaining
+    FROM cogni_billing.grants
+    WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+      AND (expires_at IS NULL OR expires_at > :moment)
+    ORDER BY priority, expires_at, granted_at, id
 """)
 
 OPEN_HOLD: Final = text("""
@@ -182,7 +239,11 @@ PRESENT: Final = text("""
 BALANCE: Final = text("""
     SELECT
         coalesce(posted, 0)
-        + cogni_billing.arrived(:tenant, :account, :unit, 9223372036854775807) AS posted,
+        + cogni_billing.arrived(:tenant, :account, :unit, 9223372036854775807) - CASE
+            WHEN due_at <= greatest(:now, as_of)
+            THEN cogni_billing.lapsing(:tenant, :account, :unit, greatest(:now, as_of))
+            ELSE 0
+        END AS posted,
         coalesce(held, 0) - CASE
             WHEN due_at <= greatest(:now, as_of) THEN (
                 SELECT coalesce(sum(amount), 0)
@@ -204,7 +265,12 @@ BALANCE_AT: Final = text("""
           AND occurred_at <= :moment
         ORDER BY occurred_at DESC, position DESC
         LIMIT 1
-    ), 0) + cogni_billing.arrived_by(:tenant, :account, :unit, :moment) AS posted,
+    ), 0) + cogni_billing.arrived_by(:tenant, :account, :unit, :moment) - coalesce((
+        SELECT cogni_billing.lapsing(:tenant, :account, :unit, :moment)
+        FROM cogni_billing.wallets
+        WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+          AND as_of <= :moment AND due_at <= :moment
+    ), 0) AS posted,
     coalesce((
         SELECT sum(amount)
         FROM cogni_billing.holds

@@ -18,6 +18,7 @@ from cogni_billing.adapters.postgres.schema import SCHEMA
 TABLES: Final = (
     "accounts",
     "checkpoints",
+    "grants",
     "holds",
     "payments",
     "postings",
@@ -29,6 +30,7 @@ _SYSTEM_TENANT: Final = "'00000000-0000-4000-a000-000000000001'::uuid"
 _SYSTEM_ACCOUNT: Final = "'00000000-0000-4000-b000-000000000000'::uuid"
 _ISSUANCE: Final = "'00000000-0000-4000-b000-000000000001'::uuid"
 _USAGE: Final = "'00000000-0000-4000-b000-000000000002'::uuid"
+_BREAKAGE: Final = "'00000000-0000-4000-b000-000000000003'::uuid"
 
 _OWN: Final = "(tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
 _BY_US: Final = "(origin_tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
@@ -67,10 +69,12 @@ def _own_rows(table: str) -> tuple[Policy, ...]:
 POLICIES: Final = frozenset(
     (
         *_own_rows("accounts"),
+        *_own_rows("grants"),
         *_own_rows("holds"),
         *_own_rows("payments"),
         *_own_rows("transactions"),
         *_own_rows("wallets"),
+        Policy("grants", "grants_update", "UPDATE", using=_OWN, check=_OWN),
         Policy("holds", "holds_update", "UPDATE", using=_OWN, check=_OWN),
         Policy("wallets", "wallets_update", "UPDATE", using=_OWN, check=_OWN),
         Policy("checkpoints", "checkpoints_floor", "ALL", restrictive=True, using=_OWN, check=_OWN),
@@ -98,6 +102,13 @@ POLICIES: Final = frozenset(
             "postings_insert_usage",
             "INSERT",
             check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_USAGE})"
+            " AND (amount > (0)::numeric))",
+        ),
+        Policy(
+            "postings",
+            "postings_insert_breakage",
+            "INSERT",
+            check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_BREAKAGE})"
             " AND (amount > (0)::numeric))",
         ),
     )
@@ -139,10 +150,17 @@ TRIGGERS: Final = frozenset(
         _append_only("payments"),
         _append_only("postings"),
         _append_only("transactions"),
+        _append_only("grants", "DELETE OR TRUNCATE"),
         _append_only("holds", "DELETE OR TRUNCATE"),
         _append_only("wallets", "DELETE OR TRUNCATE"),
         _checked("postings"),
         _checked("transactions"),
+        Trigger(
+            "grants",
+            "keep_grant",
+            f"CREATE TRIGGER keep_grant AFTER INSERT ON {SCHEMA}.grants FOR EACH ROW"
+            f" EXECUTE FUNCTION {SCHEMA}.keep_grant()",
+        ),
         Trigger(
             "holds",
             "keep_hold",
@@ -222,6 +240,12 @@ GRANTS: Final = frozenset().union(
         " metadata",
     ),
     _columns(
+        "user",
+        "INSERT",
+        "grants",
+        "tenant_id id account_id unit amount source priority granted_at expires_at",
+    ),
+    _columns(
         "service",
         "INSERT",
         "checkpoints",
@@ -229,11 +253,22 @@ GRANTS: Final = frozenset().union(
         " latest_at",
     ),
     {Grant("keeper", "SELECT", "wallets"), Grant("keeper", "INSERT", "wallets")},
-    _columns("keeper", "UPDATE", "wallets", "posted held as_of due_at"),
+    _columns("keeper", "UPDATE", "wallets", "posted held granted as_of due_at"),
     _columns(
-        "keeper", "SELECT", "holds", "tenant_id id account_id unit amount state opened_at ends_at"
+        "keeper",
+        "SELECT",
+        "holds",
+        "tenant_id id account_id unit amount state opened_at ends_at pinned_grants pinned_amounts",
     ),
-    _columns("keeper", "UPDATE", "holds", "state captured ends_at"),
+    _columns("keeper", "UPDATE", "holds", "state captured ends_at pinned_grants pinned_amounts"),
+    _columns(
+        "keeper",
+        "SELECT",
+        "grants",
+        "tenant_id id account_id unit amount taken priority granted_at expires_at",
+    ),
+    _columns("keeper", "UPDATE", "grants", "taken"),
+    _columns("keeper", "SELECT", "transactions", "tenant_id id kind unit amount occurred_at"),
     _columns(
         "keeper",
         "SELECT",
@@ -260,7 +295,9 @@ _PINNED: Final = "search_path=pg_catalog, pg_temp"
 # Plain SQL with qualified names, which the planner can inline.
 _UNPINNED: Final = frozenset({"account_of", "contra_of", "revision", "tenant"})
 # The keeper's, who alone writes wallets.
-_DEFINERS: Final = frozenset({"keep_hold", "keep_wallet", "release_hold", "settle_wallet"})
+_DEFINERS: Final = frozenset(
+    {"keep_grant", "keep_hold", "keep_wallet", "release_hold", "settle_wallet"}
+)
 _DEFINITION = re.compile(
     rf"CREATE (?:OR REPLACE )?FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL
 )
@@ -291,11 +328,12 @@ EXECUTABLE: Final = frozenset(
     for roles, names in (
         (
             "user service keeper",
-            "account_of arrived arrived_by balance_up_to contra_of revision tenant",
+            "account_of arrived arrived_by balance_up_to contra_of lapsing revision tenant",
         ),
         ("user", "release_hold settle_wallet"),
         ("service", "settled_position"),
-        ("keeper", "end_hold lock_wallet refuse_overdraft refuse_unsettled"),
+        ("keeper", "draw_grants end_hold lapse_grant lock_wallet next_due"),
+        ("keeper", "refuse_overdraft refuse_unsettled"),
     )
     for role in roles.split()
     for name in names.split()

@@ -19,6 +19,9 @@ CREATE TABLE cogni_billing.holds (
     ends_at    timestamptz      NOT NULL,
     request    json             NOT NULL,
     metadata   json             NOT NULL,
+    -- What it has set aside of which grants, while it is open; the rest is of purchased credits.
+    pinned_grants  uuid[],
+    pinned_amounts numeric[],
     CONSTRAINT holds_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT holds_key_used_once UNIQUE (tenant_id, reference),
     CONSTRAINT holds_are_on_the_own_account CHECK (account_id = cogni_billing.account_of(tenant_id)),
@@ -69,6 +72,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     kept      record;
+    pinned    record;
     available numeric;
 BEGIN
     IF NEW.tenant_id IS DISTINCT FROM cogni_billing.tenant() THEN
@@ -82,7 +86,7 @@ BEGIN
         held = wallet.held + excluded.held,
         as_of = greatest(wallet.as_of, excluded.as_of),
         due_at = least(wallet.due_at, excluded.due_at)
-    RETURNING posted, held, as_of, due_at INTO kept;
+    RETURNING posted, held, granted, as_of, due_at INTO kept;
     IF kept.due_at <= kept.as_of THEN
         PERFORM cogni_billing.refuse_unsettled();
     END IF;
@@ -91,6 +95,12 @@ BEGIN
     IF NEW.amount > available THEN
         PERFORM cogni_billing.refuse_overdraft(NEW.unit, NEW.amount, available);
     END IF;
+    IF kept.granted > 0 THEN
+        SELECT * INTO pinned FROM cogni_billing.draw_grants(NEW.unit, NEW.amount);
+        UPDATE cogni_billing.holds
+        SET pinned_grants = pinned.grants, pinned_amounts = pinned.amounts
+        WHERE tenant_id = NEW.tenant_id AND id = NEW.id;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -98,30 +108,61 @@ $$;
 CREATE TRIGGER keep_hold AFTER INSERT ON cogni_billing.holds
 FOR EACH ROW EXECUTE FUNCTION cogni_billing.keep_hold();
 
--- Ends one hold, under its wallet's lock; whether it was open. For the keeper's own functions.
-CREATE FUNCTION cogni_billing.end_hold(hold uuid, ending text, taken numeric, moment timestamptz)
-RETURNS boolean
+-- Ends one hold, under its wallet's lock. What it used of grants comes back as two lists; what it
+-- did not use is theirs again. Both lists are NULL when it was not open. For the keeper's own
+-- functions.
+CREATE FUNCTION cogni_billing.end_hold(
+    hold uuid, ending text, used numeric, moment timestamptz,
+    OUT grants uuid[], OUT amounts numeric[]
+)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    me    CONSTANT uuid := cogni_billing.tenant();
     ended record;
+    pin   record;
+    part  numeric;
+    freed numeric := 0;
+    due   timestamptz := 'infinity';
 BEGIN
     UPDATE cogni_billing.holds
-    SET state = ending, captured = taken, ends_at = greatest(opened_at, moment)
-    WHERE tenant_id = (SELECT cogni_billing.tenant())
+    SET state = ending,
+        captured = used,
+        ends_at = CASE ending WHEN 'expired' THEN ends_at ELSE greatest(opened_at, moment) END
+    WHERE tenant_id = me
       AND id = hold
       AND state = 'open'
-      AND ends_at > moment
-    RETURNING account_id, unit, amount INTO ended;
+      AND (ends_at <= moment) = (ending = 'expired')
+    RETURNING account_id, unit, amount, pinned_grants, pinned_amounts INTO ended;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN;
     END IF;
+    grants := '{}';
+    amounts := '{}';
+    FOR pin IN
+        SELECT grant_id, amount FROM unnest(ended.pinned_grants, ended.pinned_amounts)
+            WITH ORDINALITY AS pinned (grant_id, amount, n)
+        ORDER BY n
+    LOOP
+        part := least(pin.amount, used);
+        IF part > 0 THEN
+            used := used - part;
+            grants := grants || pin.grant_id;
+            amounts := amounts || part;
+        END IF;
+        IF part < pin.amount THEN
+            UPDATE cogni_billing.grants
+            SET taken = taken - (pin.amount - part)
+            WHERE tenant_id = me AND id = pin.grant_id
+            RETURNING least(due, expires_at) INTO due;
+            freed := freed + pin.amount - part;
+        END IF;
+    END LOOP;
     UPDATE cogni_billing.wallets
-    SET held = held - ended.amount
-    WHERE tenant_id = (SELECT cogni_billing.tenant())
-      AND account_id = ended.account_id
-      AND unit = ended.unit;
-    RETURN true;
+    SET held = held - ended.amount,
+        granted = granted + freed,
+        due_at = least(due_at, due)
+    WHERE tenant_id = me AND account_id = ended.account_id AND unit = ended.unit;
 END
 $$;
 
@@ -142,36 +183,34 @@ CREATE FUNCTION cogni_billing.release_hold(hold uuid, of_unit text, moment times
 RETURNS boolean
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT cogni_billing.end_hold(
-        hold, 'released', 0, cogni_billing.lock_wallet(of_unit, moment)
-    )
+    SELECT amounts IS NOT NULL
+    FROM cogni_billing.end_hold(hold, 'released', 0, cogni_billing.lock_wallet(of_unit, moment))
 $$;
 
--- Ends every hold of the scope's tenant that has expired.
-CREATE FUNCTION cogni_billing.settle_wallet(of_unit text, moment timestamptz) RETURNS void
+-- Lets the time of the scope's tenant's wallet go on to a moment, and ends the holds that have
+-- expired by then; the wallet's time. What is left of grants that have is for the caller to post.
+CREATE FUNCTION cogni_billing.settle_wallet(of_unit text, moment timestamptz)
+RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     me      CONSTANT uuid := cogni_billing.tenant();
     account CONSTANT uuid := cogni_billing.account_of(me);
-    present timestamptz := cogni_billing.lock_wallet(of_unit, moment);
+    present CONSTANT timestamptz := cogni_billing.lock_wallet(of_unit, moment);
+    expired record;
 BEGIN
-    WITH expired AS (
-        UPDATE cogni_billing.holds
-        SET state = 'expired'
+    FOR expired IN
+        SELECT id
+        FROM cogni_billing.holds
         WHERE tenant_id = me AND account_id = account AND unit = of_unit
           AND state = 'open' AND ends_at <= present
-        RETURNING amount
-    )
+    LOOP
+        PERFORM cogni_billing.end_hold(expired.id, 'expired', 0, present);
+    END LOOP;
     UPDATE cogni_billing.wallets
-    SET held = held - (SELECT coalesce(sum(amount), 0) FROM expired),
-        due_at = coalesce((
-            SELECT min(ends_at)
-            FROM cogni_billing.holds
-            WHERE tenant_id = me AND account_id = account AND unit = of_unit
-              AND state = 'open' AND ends_at > present
-        ), 'infinity')
+    SET due_at = cogni_billing.next_due(of_unit)
     WHERE tenant_id = me AND account_id = account AND unit = of_unit;
+    RETURN present;
 END
 $$;
 

@@ -45,6 +45,10 @@ AS $$
         THEN '00000000-0000-4000-b000-000000000002'::pg_catalog.uuid
         WHEN 'capture'::pg_catalog.text
         THEN '00000000-0000-4000-b000-000000000002'::pg_catalog.uuid
+        WHEN 'grant'::pg_catalog.text
+        THEN '00000000-0000-4000-b000-000000000001'::pg_catalog.uuid
+        WHEN 'expiry'::pg_catalog.text
+        THEN '00000000-0000-4000-b000-000000000003'::pg_catalog.uuid
     END
 $$;
 
@@ -72,15 +76,17 @@ CREATE TABLE cogni_billing.accounts (
         CHECK (opened_at >= 'epoch' AND opened_at < '9999-01-01 00:00:00+00')
 );
 
--- A running balance of what the owner's own transactions posted, and what of it is held aside; the
--- moment of the newest change; and when something is due at the earliest that time alone brings
--- about, such as the expiry of a hold. Kept by functions of the keeper alone.
+-- A running balance of what the owner's own transactions posted; what of it is held aside, and what
+-- of it was granted and is free to spend; the moment of the newest change; and when something is due
+-- at the earliest that time alone brings about: the expiry of a hold or a grant. Kept by functions
+-- of the keeper alone.
 CREATE TABLE cogni_billing.wallets (
     tenant_id  uuid        NOT NULL,
     account_id uuid        NOT NULL,
     unit       text        NOT NULL,
     posted     numeric     NOT NULL,
     held       numeric     NOT NULL,
+    granted    numeric     NOT NULL DEFAULT 0,
     as_of      timestamptz NOT NULL,
     due_at     timestamptz NOT NULL,
     CONSTRAINT wallets_pkey PRIMARY KEY (tenant_id, account_id, unit),
@@ -90,8 +96,12 @@ CREATE TABLE cogni_billing.wallets (
         DEFERRABLE INITIALLY DEFERRED,
     -- NaN and infinity sort above every number, so the bounds refuse them too.
     CONSTRAINT wallets_posted_in_bounds CHECK (posted > -1e50 AND posted < 1e50),
-    CONSTRAINT wallets_held_in_bounds CHECK (held >= 0 AND held < 1e50)
+    CONSTRAINT wallets_held_in_bounds CHECK (held >= 0 AND held < 1e50),
+    CONSTRAINT wallets_granted_in_bounds CHECK (granted >= 0 AND granted < 1e50)
 );
+
+-- Whose wallets are due. Most never are: their rows do not come in.
+CREATE INDEX wallets_due ON cogni_billing.wallets (due_at) WHERE due_at < 'infinity';
 
 -- A transaction row is a manifest: its postings must be exactly what it declares.
 CREATE TABLE cogni_billing.transactions (
@@ -103,7 +113,7 @@ CREATE TABLE cogni_billing.transactions (
     amount        numeric          NOT NULL,
     beneficiaries uuid[]           NOT NULL,
     shares        numeric[]        NOT NULL,
-    -- What it settles: the hold of a capture.
+    -- What it settles: the hold of a capture, the grant of an expiry.
     subject_id    uuid,
     -- json, not jsonb: what was given comes back as given, number for number.
     request       json             NOT NULL,
@@ -112,12 +122,13 @@ CREATE TABLE cogni_billing.transactions (
     occurred_at   timestamptz      NOT NULL,
     CONSTRAINT transactions_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT transactions_key_used_once UNIQUE (tenant_id, kind, reference),
-    CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase', 'charge', 'capture')),
+    CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase', 'charge', 'capture', 'grant', 'expiry')),
     CONSTRAINT transactions_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
     CONSTRAINT transactions_unit_known CHECK (unit IN ('CREDIT')),
-    CONSTRAINT transactions_raise_or_lower CHECK ((kind = 'purchase') = (amount > 0)),
+    CONSTRAINT transactions_raise_or_lower CHECK ((kind IN ('purchase', 'grant')) = (amount > 0)),
     CONSTRAINT transactions_only_purchases_share CHECK (kind = 'purchase' OR beneficiaries = '{}'),
-    CONSTRAINT transactions_settle_something CHECK ((kind = 'capture') = (subject_id IS NOT NULL)),
+    CONSTRAINT transactions_settle_something
+        CHECK ((kind IN ('capture', 'expiry')) = (subject_id IS NOT NULL)),
     CONSTRAINT transactions_shares_complete
         CHECK (cardinality(shares) = cardinality(beneficiaries)
                AND array_position(beneficiaries, NULL) IS NULL
@@ -170,6 +181,9 @@ CREATE TABLE cogni_billing.postings (
     posted_after     numeric,
     -- The same and what had arrived by then: what the owner was told, and is told again.
     balance_after    numeric,
+    -- What it took of which grants; the rest was of purchased credits.
+    drawn_grants     uuid[],
+    drawn_amounts    numeric[],
     occurred_at      timestamptz NOT NULL,
     CONSTRAINT postings_pkey PRIMARY KEY (tenant_id, account_id, position),
     CONSTRAINT postings_made_once UNIQUE (origin_tenant_id, transaction_id, sequence),
@@ -283,7 +297,7 @@ CREATE POLICY postings_select ON cogni_billing.postings FOR SELECT
 CREATE POLICY postings_insert_own ON cogni_billing.postings FOR INSERT
     WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
 -- The one way to write on another tenant's account: raise the system tenant's own, debit issuance,
--- credit usage. None can be read back, lowered or edited from the scope that did it.
+-- credit usage or breakage. None can be read back, lowered or edited from the scope that did it.
 CREATE POLICY postings_insert_share ON cogni_billing.postings FOR INSERT
     WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
                 AND account_id = '00000000-0000-4000-b000-000000000000'
@@ -295,6 +309,10 @@ CREATE POLICY postings_insert_issuance ON cogni_billing.postings FOR INSERT
 CREATE POLICY postings_insert_usage ON cogni_billing.postings FOR INSERT
     WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
                 AND account_id = '00000000-0000-4000-b000-000000000002'
+                AND amount > 0);
+CREATE POLICY postings_insert_breakage ON cogni_billing.postings FOR INSERT
+    WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
+                AND account_id = '00000000-0000-4000-b000-000000000003'
                 AND amount > 0);
 
 -- Balances -------------------------------------------------------------------------------------
@@ -452,6 +470,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     kept    record;
+    drawn   record;
     arrived numeric;
 BEGIN
     IF NEW.tenant_id IS DISTINCT FROM cogni_billing.tenant() THEN
@@ -465,8 +484,8 @@ BEGIN
     ON CONFLICT (tenant_id, account_id, unit) DO UPDATE SET
         posted = wallet.posted + excluded.posted,
         as_of = greatest(wallet.as_of, excluded.as_of)
-    RETURNING posted, held, as_of, due_at INTO kept;
-    IF kept.due_at <= kept.as_of THEN
+    RETURNING posted, held, granted, as_of, due_at INTO kept;
+    IF kept.due_at <= kept.as_of AND NEW.kind <> 'expiry' THEN
         PERFORM cogni_billing.refuse_unsettled();
     END IF;
     IF NEW.sequence <> 1 THEN
@@ -491,14 +510,27 @@ BEGIN
     NEW.balance_after := kept.posted + arrived;
     NEW.occurred_at := kept.as_of;
     IF NEW.kind = 'capture' THEN
-        IF NOT cogni_billing.end_hold(NEW.subject_id, 'captured', -NEW.amount, kept.as_of) THEN
+        SELECT * INTO drawn
+        FROM cogni_billing.end_hold(NEW.subject_id, 'captured', -NEW.amount, kept.as_of);
+        IF drawn.amounts IS NULL THEN
             RAISE serialization_failure USING
                 CONSTRAINT = 'holds_end_once',
                 MESSAGE = 'the hold has just ended';
         END IF;
-    ELSIF NEW.amount < 0 AND NOT NEW.overdraft AND NEW.balance_after < kept.held THEN
-        PERFORM cogni_billing.refuse_overdraft(
-            NEW.unit, -NEW.amount, NEW.balance_after - NEW.amount - kept.held);
+        NEW.drawn_grants := drawn.grants;
+        NEW.drawn_amounts := drawn.amounts;
+    ELSIF NEW.kind = 'expiry' THEN
+        PERFORM cogni_billing.lapse_grant(NEW.subject_id, NEW.unit, -NEW.amount, kept.as_of);
+    ELSIF NEW.amount < 0 THEN
+        IF NOT NEW.overdraft AND NEW.balance_after < kept.held THEN
+            PERFORM cogni_billing.refuse_overdraft(
+                NEW.unit, -NEW.amount, NEW.balance_after - NEW.amount - kept.held);
+        END IF;
+        IF kept.granted > 0 THEN
+            SELECT * INTO drawn FROM cogni_billing.draw_grants(NEW.unit, -NEW.amount);
+            NEW.drawn_grants := drawn.grants;
+            NEW.drawn_amounts := drawn.amounts;
+        END IF;
     END IF;
     -- Taken while the wallet's row is locked, so positions of one account are in commit order.
     NEW.position := nextval('cogni_billing.postings_position_seq');
@@ -582,7 +614,7 @@ CREATE TRIGGER check_postings AFTER INSERT ON cogni_billing.postings
 REFERENCING NEW TABLE AS added
 FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.check_postings();
 
--- A transaction arrives with its postings and, when it is a purchase, with its claim.
+-- A transaction arrives with its postings; a purchase with its claim, a grant with its terms.
 CREATE FUNCTION cogni_billing.check_transactions() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -616,6 +648,20 @@ BEGIN
         RAISE check_violation USING
             CONSTRAINT = 'purchases_claim_their_payment',
             MESSAGE = format('purchase %s does not claim its payment', wrong.id);
+    END IF;
+
+    SELECT declared.id INTO wrong
+    FROM added AS declared
+    WHERE declared.kind = 'grant'
+      AND NOT EXISTS (
+        SELECT FROM cogni_billing.grants
+        WHERE tenant_id = declared.tenant_id AND id = declared.id
+    )
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'grants_have_their_terms',
+            MESSAGE = format('grant %s has no terms', wrong.id);
     END IF;
     RETURN NULL;
 END

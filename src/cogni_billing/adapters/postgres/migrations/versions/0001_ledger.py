@@ -1,4 +1,4 @@
-"""The ledger: accounts, wallets, transactions, payments and postings, and the system tenant."""
+"""The ledger, holds and grants, and the system tenant."""
 
 from alembic import op
 
@@ -9,8 +9,22 @@ down_revision = None
 branch_labels = ("cogni_billing",)
 depends_on = None
 
-_TABLES = ("holds", "checkpoints", "postings", "payments", "transactions", "wallets", "accounts")
+_TABLES = (
+    "grants",
+    "holds",
+    "checkpoints",
+    "postings",
+    "payments",
+    "transactions",
+    "wallets",
+    "accounts",
+)
 _FUNCTIONS = (
+    "keep_grant()",
+    "draw_grants(text, numeric)",
+    "lapse_grant(uuid, text, numeric, timestamptz)",
+    "lapsing(uuid, uuid, text, timestamptz)",
+    "next_due(text)",
     "keep_hold()",
     "settle_wallet(text, timestamptz)",
     "release_hold(uuid, text, timestamptz)",
@@ -36,6 +50,7 @@ _FUNCTIONS = (
 _KEEPERS = (
     "keep_wallet()",
     "keep_hold()",
+    "keep_grant()",
     "release_hold(uuid, text, timestamptz)",
     "settle_wallet(text, timestamptz)",
 )
@@ -46,6 +61,7 @@ def upgrade() -> None:
     user, service, keeper = recorded_roles().quoted("user", "service", "keeper")
     run_file("0001_ledger.sql")
     run_file("0001_holds.sql")
+    run_file("0001_grants.sql")
     op.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA cogni_billing FROM PUBLIC")
     op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {user}, {service}, {keeper}")
     op.execute(
@@ -53,7 +69,8 @@ def upgrade() -> None:
         " cogni_billing.contra_of(text), cogni_billing.revision(),"
         " cogni_billing.arrived(uuid, uuid, text, bigint),"
         " cogni_billing.arrived_by(uuid, uuid, text, timestamptz),"
-        " cogni_billing.balance_up_to(uuid, uuid, text, bigint)"
+        " cogni_billing.balance_up_to(uuid, uuid, text, bigint),"
+        " cogni_billing.lapsing(uuid, uuid, text, timestamptz)"
         f" TO {user}, {service}, {keeper}"
     )
     tables = ", ".join(f"cogni_billing.{table}" for table in _TABLES)
@@ -75,6 +92,10 @@ def upgrade() -> None:
         f" ends_at, request, metadata) ON cogni_billing.holds TO {user}"
     )
     op.execute(
+        "GRANT INSERT (tenant_id, id, account_id, unit, amount, source, priority, granted_at,"
+        f" expires_at) ON cogni_billing.grants TO {user}"
+    )
+    op.execute(
         "GRANT EXECUTE ON FUNCTION cogni_billing.release_hold(uuid, text, timestamptz),"
         f" cogni_billing.settle_wallet(text, timestamptz) TO {user}"
     )
@@ -90,16 +111,28 @@ def upgrade() -> None:
 
 def _hand_wallets_to(keeper: str) -> None:
     op.execute(
-        "GRANT SELECT, INSERT, UPDATE (posted, held, as_of, due_at)"
+        "GRANT SELECT, INSERT, UPDATE (posted, held, granted, as_of, due_at)"
         f" ON cogni_billing.wallets TO {keeper}"
     )
     op.execute(
-        "GRANT SELECT (tenant_id, id, account_id, unit, amount, state, opened_at, ends_at),"
-        f" UPDATE (state, captured, ends_at) ON cogni_billing.holds TO {keeper}"
+        "GRANT SELECT (tenant_id, id, account_id, unit, amount, state, opened_at, ends_at,"
+        " pinned_grants, pinned_amounts),"
+        " UPDATE (state, captured, ends_at, pinned_grants, pinned_amounts)"
+        f" ON cogni_billing.holds TO {keeper}"
+    )
+    op.execute(
+        "GRANT SELECT (tenant_id, id, account_id, unit, amount, taken, priority, granted_at,"
+        f" expires_at), UPDATE (taken) ON cogni_billing.grants TO {keeper}"
+    )
+    op.execute(
+        "GRANT SELECT (tenant_id, id, kind, unit, amount, occurred_at)"
+        f" ON cogni_billing.transactions TO {keeper}"
     )
     op.execute(
         "GRANT EXECUTE ON FUNCTION cogni_billing.lock_wallet(text, timestamptz),"
         " cogni_billing.end_hold(uuid, text, numeric, timestamptz),"
+        " cogni_billing.next_due(text), cogni_billing.draw_grants(text, numeric),"
+        " cogni_billing.lapse_grant(uuid, text, numeric, timestamptz),"
         " cogni_billing.refuse_unsettled(),"
         f" cogni_billing.refuse_overdraft(text, numeric, numeric) TO {keeper}"
     )

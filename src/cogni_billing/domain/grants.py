@@ -1,0 +1,121 @@
+"""Grants: credits given with a source, spent in an order of their own, that may expire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID, uuid5
+
+from attrs import frozen
+
+from cogni_billing.domain.amounts import Amount, positive_credits
+from cogni_billing.domain.errors import InvalidInput, shown
+from cogni_billing.domain.identity import TenantId, tenant_id
+from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.metadata import frozen_metadata
+from cogni_billing.domain.moments import LATEST, expiry, expiry_text, utc
+from cogni_billing.domain.transactions import GrantTerms, Transaction, TransactionKind, balanced
+
+PRIORITY_DEFAULT: Final = 100
+PRIORITY_MAX: Final = 1_000_000
+
+
+@frozen(kw_only=True)
+class Grant(GrantTerms):
+    """Granted credits, and how much of them is left.
+
+    Of several, the one with the lowest `priority` is spent first; then the one that expires
+    first; then the oldest. Purchased credits are spent last.
+    """
+
+    id: UUID
+    """The id of the transaction that granted them."""
+    amount: Amount
+    granted_at: datetime
+    remaining: Amount
+    """What is neither spent, set aside by a hold, nor expired."""
+
+    @property
+    def turn(self) -> tuple[int, datetime, datetime, UUID]:
+        """Grants are spent in the order of this."""
+        return self.priority, self.expires_at or LATEST, self.granted_at, self.id
+
+
+@frozen
+class Draw:
+    """So much of one grant: spent, or set aside by a hold."""
+
+    grant_id: UUID
+    amount: Amount
+
+
+@frozen
+class Lapse:
+    """What was left of a grant, when it expired."""
+
+    grant_id: UUID
+    amount: Amount
+    at: datetime
+
+
+def plan_grant(
+    tenant: object,
+    amount: Amount,
+    *,
+    source: object,
+    reference: object,
+    expires_at: object,
+    priority: object,
+    metadata: object,
+    at: datetime,
+    transaction_id: UUID,
+) -> Transaction:
+    """The transaction that mints *amount* for the tenant, to be spent by its terms."""
+    owner = tenant_id(tenant)
+    granted = positive_credits(amount, "amount")
+    terms = GrantTerms(
+        source=checked_reference(source, "source"),
+        priority=_checked_priority(priority),
+        expires_at=expiry(expires_at),
+    )
+    key = checked_reference(reference)
+    return Transaction(
+        id=transaction_id,
+        tenant=owner,
+        kind=TransactionKind.GRANT,
+        reference=key,
+        at=utc(at, "clock"),
+        postings=balanced(TransactionKind.GRANT, owner, granted),
+        request={
+            "amount": str(granted),
+            "source": terms.source,
+            "priority": str(terms.priority),
+            "expires_at": expiry_text(terms.expires_at),
+        },
+        metadata=frozen_metadata(metadata),
+        terms=terms,
+    )
+
+
+def _checked_priority(given: object) -> int:
+    if type(given) is not int or not 0 <= given <= PRIORITY_MAX:
+        raise InvalidInput("priority", shown(given), f"a whole number from 0 to {PRIORITY_MAX}")
+    return given
+
+
+def plan_expiry(tenant: TenantId, lapse: Lapse) -> Transaction:
+    """The transaction that takes what was left of an expired grant, as breakage.
+
+    Its id and its key follow from the grant and the moment: whoever comes to record it, it is
+    the same one.
+    """
+    reference = f"{lapse.grant_id}@{lapse.at.isoformat()}"
+    return Transaction(
+        id=uuid5(lapse.grant_id, reference),
+        tenant=tenant,
+        kind=TransactionKind.EXPIRY,
+        reference=reference,
+        at=lapse.at,
+        postings=balanced(TransactionKind.EXPIRY, tenant, -lapse.amount),
+        subject=lapse.grant_id,
+    )

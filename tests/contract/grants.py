@@ -1,0 +1,441 @@
+"""What a grant promises on every adapter."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from uuid import UUID
+
+import pytest
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    AccountId,
+    Amount,
+    Billing,
+    BillingError,
+    Difference,
+    Grant,
+    GrantReceipt,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidAmount,
+    InvalidInput,
+    InvalidMetadata,
+    InvalidReference,
+    InvalidTime,
+    UnitMismatch,
+    UnknownAccount,
+    credits,
+    usd,
+)
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE
+from contract.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
+from contract.concurrency import at_once
+
+HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
+
+
+def left(billing: Billing) -> dict[str, int]:
+    """What is left of Alice's grants, by source, in the order in which they are spent."""
+    return {grant.source: int(grant.remaining.value) for grant in billing.grants(ALICE)}
+
+
+class GrantContract(Contract):
+    """Granted credits are spent in their order, and what is left when they expire is taken."""
+
+    @pytest.fixture
+    def rich(self, billing: Billing) -> Billing:
+        """Alice has bought 1 000 000 credits, and was granted 500 until an hour past noon."""
+        billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+        billing.grant(ALICE, credits(500), source="promo:a", reference="a", expires_at=NOON + HOUR)
+        return billing
+
+    def posted(self, billing: Billing, at: datetime | None = None) -> Amount:
+        return billing.balance(ALICE, at=at).posted
+
+    def test_a_grant_opens_the_account_and_mints_its_credits(
+        self, billing: Billing, totals: Totals
+    ) -> None:
+        receipt = billing.grant(
+            ALICE,
+            credits(50_000),
+            source="promo:launch",
+            reference="launch-7",
+            expires_at=NOON + HOUR,
+            priority=7,
+            metadata={"a": [1]},
+        )
+
+        assert receipt == GrantReceipt(
+            transaction_id=UUID(int=1),
+            granted=credits(50_000),
+            source="promo:launch",
+            priority=7,
+            expires_at=NOON + HOUR,
+            balance=credits(50_000),
+            replayed=False,
+        )
+        assert totals() == {AccountId(ALICE): Decimal(50_000), ISSUANCE: Decimal(-50_000)}
+        assert billing.grants(ALICE) == (
+            Grant(
+                id=UUID(int=1),
+                amount=credits(50_000),
+                source="promo:launch",
+                priority=7,
+                expires_at=NOON + HOUR,
+                granted_at=NOON + SECOND,
+                remaining=credits(50_000),
+            ),
+        )
+        (line,) = billing.statement(ALICE).lines
+        assert (line.kind, line.reference) == ("grant", "launch-7")
+
+    def test_a_grant_is_replayed_by_its_reference_also_when_it_has_expired(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        asked = partial(
+            rich.grant,
+            ALICE,
+            credits(500),
+            source="promo:a",
+            reference="a",
+            expires_at=NOON + HOUR,
+        )
+        first = asked()
+        clock.moment = NOON + 2 * HOUR
+
+        again = asked()
+
+        assert again == first
+        assert again.replayed
+        assert (again.granted, again.balance) == (credits(500), credits(1_000_500))
+
+    @pytest.mark.parametrize(
+        ("changed", "difference"),
+        [
+            ({"amount": credits(5)}, Difference("amount", "500 CREDIT", "5 CREDIT")),
+            ({"source": "promo:b"}, Difference("source", "promo:a", "promo:b")),
+            ({"priority": 3}, Difference("priority", "100", "3")),
+            (
+                {"expires_at": None},
+                Difference("expires_at", "2026-11-23T13:00:00.123456+00:00", "never"),
+            ),
+        ],
+    )
+    def test_another_grant_under_the_same_reference_conflicts(
+        self, rich: Billing, changed: dict[str, object], difference: Difference
+    ) -> None:
+        asked = {
+            "amount": credits(500),
+            "source": "promo:a",
+            "expires_at": NOON + HOUR,
+        } | changed
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            rich.grant(ALICE, reference="a", **asked)  # type: ignore[arg-type]
+
+        assert caught.value.differences == (difference,)
+
+    def test_grants_are_spent_by_priority_then_expiry_then_age_and_before_what_was_bought(
+        self, billing: Billing
+    ) -> None:
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+        for source, priority, expires_at in (
+            ("older", 100, None),
+            ("newer", 100, None),
+            ("soon", 100, NOON + HOUR),
+            ("first", 0, None),
+            ("later", 100, NOON + 2 * HOUR),
+            ("last", 101, NOON + HOUR),
+        ):
+            billing.grant(
+                ALICE,
+                credits(10),
+                source=source,
+                reference=source,
+                priority=priority,
+                expires_at=expires_at,
+            )
+        order = ["first", "soon", "later", "older", "newer", "last"]
+        assert left(billing) == dict.fromkeys(order, 10)
+
+        for number, source in enumerate(order):
+            billing.charge(ALICE, credits(4), reference=f"run-{number}-a")
+            assert left(billing)[source] == 6
+            billing.charge(ALICE, credits(6), reference=f"run-{number}-b")
+            assert list(left(billing)) == order[number + 1 :]
+
+        billing.charge(ALICE, credits(7), reference="run-9")
+        assert self.posted(billing) == credits(99_993)
+
+    def test_one_charge_may_go_through_several_grants_into_what_was_bought(
+        self, rich: Billing
+    ) -> None:
+        rich.grant(ALICE, credits(30), source="promo:b", reference="b")
+
+        rich.charge(ALICE, credits(510), reference="run-1")
+        assert left(rich) == {"promo:b": 20}
+
+        rich.charge(ALICE, credits(21), reference="run-2")
+        assert left(rich) == {}
+        assert self.posted(rich) == credits(999_999)
+
+    def test_what_is_left_lapses_at_that_moment_whoever_looks_and_when(
+        self, rich: Billing, clock: SteppingClock, totals: Totals
+    ) -> None:
+        rich.charge(ALICE, credits(200), reference="run-1")
+        clock.moment = NOON + HOUR - 2 * SECOND
+        assert self.posted(rich) == credits(1_000_300)
+
+        assert self.posted(rich) == credits(1_000_000)
+        assert left(rich) == {}
+        assert BREAKAGE not in totals()
+
+        rich.charge(ALICE, credits(1), reference="run-2")
+        assert totals()[BREAKAGE] == 300
+        before, after = (NOON + HOUR - timedelta(microseconds=1), NOON + HOUR)
+        assert self.posted(rich, before) == credits(1_000_300)
+        assert self.posted(rich, after) == credits(1_000_000)
+        charge, expiry, *_ = rich.statement(ALICE).lines
+        assert (expiry.kind, expiry.at, expiry.amount) == ("expiry", NOON + HOUR, credits(-300))
+        assert (expiry.balance_after, charge.balance_after) == (
+            credits(1_000_000),
+            credits(999_999),
+        )
+
+    def test_the_past_and_the_future_know_what_has_lapsed_before_anyone_records_it(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        rich.grant(ALICE, credits(30), source="b", reference="b", expires_at=NOON + 2 * HOUR)
+        moments = [NOON + HOUR - SECOND, NOON + HOUR, NOON + 2 * HOUR]
+        expected = [credits(1_000_530), credits(1_000_030), credits(1_000_000)]
+
+        assert [self.posted(rich, moment) for moment in moments] == expected
+        clock.moment = NOON + 3 * HOUR
+        assert [self.posted(rich, moment) for moment in moments] == expected
+        assert rich.sweep() == 1
+        assert [self.posted(rich, moment) for moment in moments] == expected
+
+    def test_a_grant_that_was_spent_leaves_nothing_to_lapse(
+        self, rich: Billing, clock: SteppingClock, totals: Totals
+    ) -> None:
+        rich.charge(ALICE, credits(500), reference="run-1")
+        clock.moment = NOON + 2 * HOUR
+
+        assert self.posted(rich) == credits(1_000_000)
+        rich.sweep()
+        assert BREAKAGE not in totals()
+
+    def test_lapsed_credits_are_not_there_to_spend(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        billing.grant(ALICE, credits(500), source="a", reference="a", expires_at=NOON + HOUR)
+        clock.moment = NOON + HOUR
+
+        with pytest.raises(InsufficientCredits) as charged:
+            billing.charge(ALICE, credits(1), reference="run-1")
+        with pytest.raises(InsufficientCredits) as held:
+            billing.hold(ALICE, credits(1), reference="run-1")
+
+        assert charged.value.available == held.value.available == credits(0)
+
+    def test_a_hold_keeps_what_it_set_aside_of_a_grant_past_its_expiry(
+        self, rich: Billing, clock: SteppingClock, totals: Totals
+    ) -> None:
+        hold = rich.hold(ALICE, credits(300), reference="run-1")
+        assert left(rich) == {"promo:a": 200}
+        clock.moment = NOON + 2 * HOUR
+        assert self.posted(rich) == credits(1_000_300)
+
+        rich.capture(ALICE, hold.id, credits(250), reference="run-1")
+
+        assert self.posted(rich) == credits(1_000_000)
+        rich.sweep()
+        assert totals()[BREAKAGE] == 200 + 50
+        assert self.posted(rich) == rich.balance(ALICE).available == credits(1_000_000)
+
+    def test_what_a_hold_gives_back_after_the_expiry_lapses_when_the_hold_ends(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        rich.hold(ALICE, credits(300), reference="run-1", expires_at=NOON + 2 * HOUR)
+        other = rich.hold(ALICE, credits(100), reference="run-2")
+        clock.moment = NOON + 3 * HOUR - SECOND
+        rich.release(ALICE, other.id)
+
+        expected = {
+            NOON + HOUR - SECOND: credits(1_000_500),
+            NOON + HOUR: credits(1_000_400),
+            NOON + 2 * HOUR: credits(1_000_100),
+            NOON + 3 * HOUR - SECOND: credits(1_000_100),
+            NOON + 3 * HOUR: credits(1_000_000),
+        }
+        assert {moment: self.posted(rich, moment) for moment in expected} == expected
+        rich.charge(ALICE, credits(1), reference="run-3")
+        assert {moment: self.posted(rich, moment) for moment in expected} == expected
+        expiries = rich.statement(ALICE, kind="expiry").lines
+        assert [int(line.amount.value) for line in expiries] == [-100, -300, -100]
+
+    def test_what_a_hold_gives_back_before_the_expiry_is_there_to_spend(
+        self, rich: Billing
+    ) -> None:
+        hold = rich.hold(ALICE, credits(300), reference="run-1")
+        rich.capture(ALICE, hold.id, credits(100), reference="run-1")
+        assert left(rich) == {"promo:a": 400}
+        other = rich.hold(ALICE, credits(600), reference="run-2")
+        assert left(rich) == {}
+
+        rich.release(ALICE, other.id)
+
+        assert left(rich) == {"promo:a": 400}
+        assert rich.balance(ALICE).available == credits(1_000_400)
+
+    def test_a_hold_takes_grants_in_their_order_and_a_capture_uses_them_so(
+        self, rich: Billing
+    ) -> None:
+        rich.grant(ALICE, credits(30), source="promo:b", reference="b", priority=1)
+        hold = rich.hold(ALICE, credits(100), reference="run-1")
+        assert left(rich) == {"promo:a": 430}
+
+        rich.capture(ALICE, hold.id, credits(50), reference="run-1")
+
+        assert left(rich) == {"promo:a": 480}
+
+    def test_a_grant_does_not_pay_a_debt(self, billing: Billing, clock: SteppingClock) -> None:
+        billing.open_account(ALICE)
+        billing.charge(ALICE, credits(70), reference="run-1", allow_overdraft=True)
+        billing.grant(ALICE, credits(100), source="a", reference="a", expires_at=NOON + HOUR)
+        assert billing.balance(ALICE).available == credits(30)
+        with pytest.raises(InsufficientCredits):
+            billing.charge(ALICE, credits(31), reference="run-2")
+        billing.charge(ALICE, credits(30), reference="run-2")
+        clock.moment = NOON + HOUR
+
+        assert self.posted(billing) == credits(-70)
+
+    def test_an_overdraft_uses_up_grants_first(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        billing.grant(ALICE, credits(100), source="a", reference="a", expires_at=NOON + HOUR)
+        billing.charge(ALICE, credits(170), reference="run-1", allow_overdraft=True)
+        clock.moment = NOON + HOUR
+
+        assert left(billing) == {}
+        assert self.posted(billing) == credits(-70)
+
+    def test_the_system_tenant_is_granted_credits_like_anyone(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        rich.grant(SYSTEM_TENANT_ID, credits(9), source="a", reference="a", expires_at=NOON + HOUR)
+        rich.charge(SYSTEM_TENANT_ID, credits(4), reference="run-1")
+        clock.moment = NOON + HOUR
+
+        assert rich.balance(SYSTEM_TENANT_ID).posted == credits(250_000)
+
+    def test_a_sweep_settles_everyone_once(
+        self, rich: Billing, clock: SteppingClock, totals: Totals
+    ) -> None:
+        rich.grant(BOB, credits(30), source="b", reference="b", expires_at=NOON + 2 * HOUR)
+        rich.hold(BOB, credits(10), reference="run-1", expires_at=NOON + 3 * HOUR)
+        assert rich.sweep() == 0
+        clock.moment = NOON + HOUR
+        assert rich.sweep() == 1
+        clock.moment = NOON + 4 * HOUR
+
+        assert rich.sweep() == 1
+        assert rich.sweep() == 0
+
+        assert totals()[BREAKAGE] == 530
+        expiries = rich.statement(BOB, kind="expiry").lines
+        assert [(line.at - NOON, int(line.amount.value)) for line in expiries] == [
+            (3 * HOUR, -10),
+            (2 * HOUR, -20),
+        ]
+
+    def test_a_tenant_without_an_account_has_no_grants_to_look_at(self, billing: Billing) -> None:
+        with pytest.raises(UnknownAccount):
+            billing.grants(ALICE)
+
+    @pytest.mark.parametrize(
+        ("given", "error"),
+        [
+            ({"amount": credits(0)}, InvalidAmount),
+            ({"amount": 5}, InvalidAmount),
+            ({"amount": usd("1.00")}, UnitMismatch),
+            ({"source": ""}, InvalidReference),
+            ({"source": "two words"}, InvalidReference),
+            ({"reference": "\n"}, InvalidReference),
+            ({"priority": -1}, InvalidInput),
+            ({"priority": 1_000_001}, InvalidInput),
+            ({"priority": True}, InvalidInput),
+            ({"priority": "1"}, InvalidInput),
+            ({"expires_at": datetime(2027, 1, 1)}, InvalidTime),
+            ({"expires_at": NOON}, InvalidTime),
+            ({"expires_at": "2027"}, InvalidTime),
+            ({"metadata": {"a": float("nan")}}, InvalidMetadata),
+        ],
+    )
+    def test_bad_arguments_are_refused_and_grant_nothing(
+        self, billing: Billing, given: dict[str, object], error: type[BillingError]
+    ) -> None:
+        arguments = {"amount": credits(5), "source": "promo:a", "reference": "a"} | given
+
+        with pytest.raises(error):
+            billing.grant(ALICE, **arguments)  # type: ignore[arg-type]
+
+        with pytest.raises(UnknownAccount):
+            billing.balance(ALICE)
+
+    def test_a_grant_may_not_have_expired_by_the_wallets_time(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        clock.moment = NOON + 2 * HOUR
+        rich.charge(ALICE, credits(1), reference="run-1")
+        clock.moment = NOON
+
+        with pytest.raises(InvalidTime):
+            rich.grant(ALICE, credits(5), source="b", reference="b", expires_at=NOON + HOUR)
+
+        assert left(rich) == {}
+
+    def test_spenders_at_once_take_each_granted_credit_once(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        for number in range(5):
+            billing.grant(ALICE, credits(30), source=f"promo:{number}", reference=str(number))
+
+        def spend(number: int) -> bool:
+            try:
+                billing.charge(ALICE, credits(7), reference=f"run-{number}")
+            except InsufficientCredits:
+                return False
+            return True
+
+        outcomes = at_once([partial(spend, number) for number in range(25)])
+
+        assert sum(outcomes) == 21
+        assert left(billing) == {"promo:4": 3}
+        assert totals()[AccountId(ALICE)] == 3
+
+    def test_whoever_comes_at_once_when_a_grant_has_expired_it_lapses_once(
+        self, new_billing: NewBilling, clock: SteppingClock, totals: Totals
+    ) -> None:
+        clock.moment = NOON
+        billing = new_billing(clock=clock)
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+        billing.grant(ALICE, credits(30), source="a", reference="a", expires_at=NOON + HOUR)
+        clock.moment = NOON + 2 * HOUR
+
+        receipts = at_once(
+            [
+                partial(billing.charge, ALICE, credits(1), reference=f"run-{number}")
+                for number in range(20)
+            ]
+        )
+
+        assert len({receipt.balance for receipt in receipts}) == 20
+        assert totals()[BREAKAGE] == 30
+        assert self.posted(billing) == credits(100_000 - 20)

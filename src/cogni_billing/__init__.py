@@ -11,6 +11,7 @@ from cogni_billing.billing import Billing
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.allocation import allocate
 from cogni_billing.domain.amounts import CREDIT, USD, USDC, Amount, Unit, credits, usd, usd_cents
+from cogni_billing.domain.batches import Charge, Outcome, OutcomeState, Purchase
 from cogni_billing.domain.errors import (
     BillingError,
     Difference,
@@ -27,6 +28,7 @@ from cogni_billing.domain.errors import (
     InvalidTime,
     LedgerCorruption,
     LedgerUnavailable,
+    OthersRefused,
     OutcomeUnknown,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
@@ -73,6 +75,7 @@ __all__ = [
     "Billing",
     "BillingError",
     "CaptureReceipt",
+    "Charge",
     "ChargeReceipt",
     "Difference",
     "Grant",
@@ -93,10 +96,14 @@ __all__ = [
     "LedgerCorruption",
     "LedgerUnavailable",
     "Line",
+    "OthersRefused",
+    "Outcome",
+    "OutcomeState",
     "OutcomeUnknown",
     "Page",
     "PaymentAlreadyClaimed",
     "PrivilegeRequired",
+    "Purchase",
     "PurchaseReceipt",
     "Receipt",
     "RefundExceedsPayment",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from cogni_billing.batches import Batch
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.batches import Charge, Made, Outcome, Purchase
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
@@ -54,6 +57,12 @@ class AsyncBilling:
     async def _run_service(self, case: ServiceCase[Result]) -> Result:
         return await self._unit_of_work.run_service_async(case.tenant, case.work)
 
+    async def _run_batch(self, batch: Batch[Made]) -> tuple[Outcome[Made], ...]:
+        for group in batch.groups:
+            with group.answering():
+                group.answers = await self._run(UseCase(group.tenant, group.work))
+        return batch.outcomes()
+
     async def open_account(self, tenant: TenantId | UUID) -> Account:
         """See `Billing.open_account`."""
         return await self._run(self._cases.open_account(tenant))
@@ -69,6 +78,17 @@ class AsyncBilling:
         """See `Billing.confirm_purchase`."""
         return await self._run(
             self._cases.confirm_purchase(tenant, amount, payment=payment, metadata=metadata)
+        )
+
+    async def confirm_purchases(
+        self,
+        purchases: Iterable[Purchase | Mapping[str, Any]],
+        *,
+        all_or_nothing: bool = False,
+    ) -> tuple[Outcome[PurchaseReceipt], ...]:
+        """See `Billing.confirm_purchases`."""
+        return await self._run_batch(
+            self._cases.confirm_purchases(purchases, all_or_nothing=all_or_nothing)
         )
 
     async def charge(
@@ -89,6 +109,17 @@ class AsyncBilling:
                 allow_overdraft=allow_overdraft,
                 metadata=metadata,
             )
+        )
+
+    async def charge_many(
+        self,
+        charges: Iterable[Charge | Mapping[str, Any]],
+        *,
+        all_or_nothing: bool = False,
+    ) -> tuple[Outcome[ChargeReceipt], ...]:
+        """See `Billing.charge_many`."""
+        return await self._run_batch(
+            self._cases.charge_many(charges, all_or_nothing=all_or_nothing)
         )
 
     async def hold(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from cogni_billing.batches import Batch
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.batches import Charge, Made, Outcome, Purchase
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
@@ -65,6 +68,12 @@ class Billing:
     def _run_service(self, case: ServiceCase[Result]) -> Result:
         return self._unit_of_work.run_service(case.tenant, case.work)
 
+    def _run_batch(self, batch: Batch[Made]) -> tuple[Outcome[Made], ...]:
+        for group in batch.groups:
+            with group.answering():
+                group.answers = self._run(UseCase(group.tenant, group.work))
+        return batch.outcomes()
+
     def open_account(self, tenant: TenantId | UUID) -> Account:
         """The tenant's account, opened now if there is none; concurrent calls agree."""
         return self._run(self._cases.open_account(tenant))
@@ -99,6 +108,35 @@ class Billing:
         """
         return self._run(
             self._cases.confirm_purchase(tenant, amount, payment=payment, metadata=metadata)
+        )
+
+    def confirm_purchases(
+        self,
+        purchases: Iterable[Purchase | Mapping[str, Any]],
+        *,
+        all_or_nothing: bool = False,
+    ) -> tuple[Outcome[PurchaseReceipt], ...]:
+        """Credit many confirmed payments, in one transaction for each tenant.
+
+        Each is as if it were confirmed alone, in the order given. What is refused stops no other,
+        and one payment twice is once, and replayed.
+
+        Args:
+            purchases: Of each the arguments of `confirm_purchase`: a `Purchase`, or a mapping of
+                what makes one.
+            all_or_nothing: Whether a tenant's purchases are all recorded or none of them. Other
+                tenants' are not concerned.
+
+        Returns:
+            For each, in their order, an `Outcome`: done or replayed, with its receipt, or refused,
+            with its error. Where a scope failed as a whole, all of its tenant's are refused with
+            that error; calling again with the same payments is safe.
+
+        Raises:
+            InvalidInput: *purchases* is no iterable, or *all_or_nothing* is no bool.
+        """
+        return self._run_batch(
+            self._cases.confirm_purchases(purchases, all_or_nothing=all_or_nothing)
         )
 
     def charge(
@@ -138,6 +176,25 @@ class Billing:
                 metadata=metadata,
             )
         )
+
+    def charge_many(
+        self,
+        charges: Iterable[Charge | Mapping[str, Any]],
+        *,
+        all_or_nothing: bool = False,
+    ) -> tuple[Outcome[ChargeReceipt], ...]:
+        """Take the credits of many charges, in one transaction for each tenant.
+
+        Like `confirm_purchases`, for `charge`.
+
+        Args:
+            charges: Of each the arguments of `charge`: a `Charge`, or a mapping of what makes one.
+            all_or_nothing: Whether a tenant's charges are all recorded or none of them.
+
+        Raises:
+            InvalidInput: *charges* is no iterable, or *all_or_nothing* is no bool.
+        """
+        return self._run_batch(self._cases.charge_many(charges, all_or_nothing=all_or_nothing))
 
     def hold(
         self,

@@ -4,17 +4,19 @@ done is planned (pure), and what to do in a scope is returned for a unit of work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Generic, TypeVar
 from uuid import UUID
 
 from attrs import frozen
 
+from cogni_billing.batches import Batch, Planned, Prepare
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.batches import Charge, Purchase, Request, batch_of, checked_request
 from cogni_billing.domain.charges import plan_charge
-from cogni_billing.domain.errors import InvalidInput, InvalidPolicy, shown
+from cogni_billing.domain.errors import BillingError, InvalidInput, InvalidPolicy, shown
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import Grant, plan_grant
 from cogni_billing.domain.holds import Hold, checked_hold_id, plan_capture, plan_hold
@@ -23,7 +25,7 @@ from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.moments import utc
 from cogni_billing.domain.policies import RevenueSharePolicy
-from cogni_billing.domain.purchases import plan_purchase, request_purchase
+from cogni_billing.domain.purchases import PurchaseRequest, plan_purchase, request_purchase
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
     ChargeReceipt,
@@ -43,7 +45,7 @@ from cogni_billing.domain.statements import (
     page_request,
     view_of,
 )
-from cogni_billing.domain.transactions import TransactionKind
+from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import Scope, ServiceScope
 
@@ -92,21 +94,87 @@ class UseCases:
         metadata: Mapping[str, object] | None,
     ) -> UseCase[PurchaseReceipt]:
         request = request_purchase(tenant, amount, payment=payment, metadata=metadata)
-        at, transaction_id = self.now(), self.ids.new()
+        prepare = self._preparing(request, self.now())
 
         def record(scope: Scope) -> PurchaseReceipt:
+            prepared = prepare(scope)
+            if isinstance(prepared, Transaction):
+                prepared = scope.ledger.post(prepared)
+            return purchase_receipt(prepared)
+
+        return UseCase(request.buyer, record)
+
+    def _preparing(self, request: PurchaseRequest, at: datetime) -> Prepare:
+        transaction_id = self.ids.new()
+
+        def prepare(scope: Scope) -> Transaction | Recorded:
             try:
-                purchase = plan_purchase(request, self.policy, at, transaction_id)
+                return plan_purchase(request, self.policy, at, transaction_id)
             except InvalidPolicy:
                 # A replay needs no policy: its shares were computed the first time.
                 stored = scope.ledger.find(TransactionKind.PURCHASE, request.payment)
                 if stored is None:
                     raise
                 same_or_conflict(stored.transaction, request.asked)
-                return purchase_receipt(stored)
-            return purchase_receipt(scope.ledger.post(purchase))
+                return stored
 
-        return UseCase(request.buyer, record)
+        return prepare
+
+    def confirm_purchases(
+        self, purchases: object, *, all_or_nothing: object
+    ) -> Batch[PurchaseReceipt]:
+        at = self.now()
+
+        def plan(purchase: Purchase) -> Prepare:
+            request = request_purchase(
+                purchase.tenant,
+                purchase.amount,
+                payment=purchase.payment,
+                metadata=purchase.metadata,
+            )
+            return self._preparing(request, at)
+
+        planned = self._planned(batch_of(purchases, Purchase, "purchases"), Purchase, plan)
+        return Batch(planned, purchase_receipt, all_or_nothing=_flag(all_or_nothing))
+
+    def charge_many(self, charges: object, *, all_or_nothing: object) -> Batch[ChargeReceipt]:
+        at = self.now()
+
+        def plan(charge: Charge) -> Prepare:
+            transaction = plan_charge(
+                charge.tenant,
+                charge.amount,
+                reference=charge.reference,
+                allow_overdraft=charge.allow_overdraft,
+                metadata=charge.metadata,
+                at=at,
+                transaction_id=self.ids.new(),
+            )
+            return lambda _: transaction
+
+        planned = self._planned(batch_of(charges, Charge, "charges"), Charge, plan)
+        return Batch(planned, charge_receipt, all_or_nothing=_flag(all_or_nothing))
+
+    def _planned(
+        self,
+        requests: Iterable[object],
+        kind: type[Request],
+        plan: Callable[[Request], Prepare],
+    ) -> list[Planned | BillingError]:
+        return [self._planned_one(request, kind, plan) for request in requests]
+
+    def _planned_one(
+        self, given: object, kind: type[Request], plan: Callable[[Request], Prepare]
+    ) -> Planned | BillingError:
+        try:
+            request = checked_request(given, kind)
+            owner = tenant_id(request.tenant)
+        except InvalidInput as error:
+            return error
+        try:
+            return Planned(owner, plan(request))
+        except BillingError as error:
+            return Planned(owner, error)
 
     def charge(
         self,
@@ -281,3 +349,9 @@ class UseCases:
 
     def fold(self, position: int) -> ServiceCase[Folding]:
         return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.fold(position))
+
+
+def _flag(given: object) -> bool:
+    if not isinstance(given, bool):
+        raise InvalidInput("all_or_nothing", shown(given), "True or False")
+    return given

@@ -14,7 +14,17 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import AsyncBilling
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
-from contract import charges, concurrency, grants, holds, purchases, reading, scopes, statements
+from contract import (
+    batches,
+    charges,
+    concurrency,
+    grants,
+    holds,
+    purchases,
+    reading,
+    scopes,
+    statements,
+)
 from contract.base import NewBilling, Totals
 from contract.blocking import blocking, running_loop
 from stack.conftest import Database
@@ -78,6 +88,14 @@ class TestGrants(Postgres, grants.GrantContract):
     pass
 
 
+class TestPurchaseBatches(Postgres, batches.PurchaseBatchContract):
+    pass
+
+
+class TestChargeBatches(Postgres, batches.ChargeBatchContract):
+    pass
+
+
 class TestSystemTenantSpends(Postgres, charges.SystemTenantSpendsContract):
     pass
 
@@ -127,6 +145,14 @@ class TestAwaitedHolds(AwaitedPostgres, holds.HoldContract):
 
 
 class TestAwaitedGrants(AwaitedPostgres, grants.GrantContract):
+    pass
+
+
+class TestAwaitedPurchaseBatches(AwaitedPostgres, batches.PurchaseBatchContract):
+    pass
+
+
+class TestAwaitedChargeBatches(AwaitedPostgres, batches.ChargeBatchContract):
     pass
 
 

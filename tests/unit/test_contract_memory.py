@@ -9,7 +9,17 @@ import pytest
 
 from cogni_billing import AsyncBilling, Billing
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from contract import charges, concurrency, grants, holds, purchases, reading, scopes, statements
+from contract import (
+    batches,
+    charges,
+    concurrency,
+    grants,
+    holds,
+    purchases,
+    reading,
+    scopes,
+    statements,
+)
 from contract.base import NewBilling, Totals
 from contract.blocking import blocking, running_loop
 
@@ -48,6 +58,14 @@ class TestHolds(Memory, holds.HoldContract):
 
 
 class TestGrants(Memory, grants.GrantContract):
+    pass
+
+
+class TestPurchaseBatches(Memory, batches.PurchaseBatchContract):
+    pass
+
+
+class TestChargeBatches(Memory, batches.ChargeBatchContract):
     pass
 
 

@@ -18,6 +18,7 @@ BillingError
 ├── RefundExceedsPayment
 ├── UnknownHold
 ├── HoldClosed
+├── OthersRefused
 ├── PrivilegeRequired           this caller may not do that
 ├── UnbalancedTransaction       a programming error; nothing was written
 ├── ScopeClosed
@@ -237,6 +238,16 @@ class HoldClosed(BillingError):
 
     def __str__(self) -> str:
         return f"hold {self.hold_id} is {self.state}"
+
+
+@define
+class OthersRefused(BillingError):
+    """Of a tenant's requests all or none were to be done, and another one was refused."""
+
+    code: ClassVar[str] = "others_refused"
+
+    def __str__(self) -> str:
+        return "nothing was done, because another request of this tenant's was refused"
 
 
 @define

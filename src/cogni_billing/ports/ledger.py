@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.statements import Balance, Line, PageRequest
@@ -32,6 +34,17 @@ class LedgerRepository(Protocol):
             UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
             PrivilegeRequired: the transaction is not the scope's tenant's.
             LedgerCorruption: the transaction's id is taken.
+        """
+        ...
+
+    def post_many(
+        self, transactions: Sequence[Transaction], /, *, all_or_nothing: bool
+    ) -> Sequence[Recorded | BillingError]:
+        """Post *transactions* of one kind, as if one after another; the answer to each.
+
+        One that is refused leaves nothing and keeps no other from being posted; unless it is to be
+        all or nothing: then nothing is posted when any is refused, and `OthersRefused` is the
+        answer to each of the others.
         """
         ...
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from uuid import UUID
 
 from attrs import evolve, frozen
 
+from cogni_billing.adapters.batches import all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
 from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.errors import (
+    BillingError,
     HoldClosed,
     LedgerCorruption,
     PaymentAlreadyClaimed,
@@ -60,19 +63,29 @@ class MemoryLedger:
 
     def post(self, transaction: Transaction, /) -> Recorded:
         with self._guard.call():
-            if transaction.tenant != self._tenant:
-                raise PrivilegeRequired("posting a transaction of another tenant")
-            if stored := self._found(transaction.kind, transaction.reference):
-                same_or_conflict(stored.transaction, transaction.request)
-                return stored
-            if transaction.kind is TransactionKind.PURCHASE:
-                self._claim(transaction)
-            if transaction.kind.opens:
-                open_account(self._store, self._tenant, transaction.at)
-            elif self._tenant not in self._store.accounts:
-                raise UnknownAccount(self._tenant)
-            self._settle(transaction.at)
-            return self._record(transaction)
+            return self._post(transaction)
+
+    def _post(self, transaction: Transaction) -> Recorded:
+        if transaction.tenant != self._tenant:
+            raise PrivilegeRequired("posting a transaction of another tenant")
+        if stored := self._found(transaction.kind, transaction.reference):
+            same_or_conflict(stored.transaction, transaction.request)
+            return stored
+        if transaction.kind is TransactionKind.PURCHASE:
+            self._claim(transaction)
+        if transaction.kind.opens:
+            open_account(self._store, self._tenant, transaction.at)
+        elif self._tenant not in self._store.accounts:
+            raise UnknownAccount(self._tenant)
+        self._settle(transaction.at)
+        return self._record(transaction)
+
+    def post_many(
+        self, transactions: Sequence[Transaction], /, *, all_or_nothing: bool
+    ) -> Sequence[Recorded | BillingError]:
+        post = partial(one_by_one, transactions, self._post, self._store.savepoint)
+        with self._guard.call():
+            return all_or_none(post, self._store.savepoint) if all_or_nothing else post()
 
     def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
         with self._guard.call():

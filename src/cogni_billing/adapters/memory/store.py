@@ -66,6 +66,17 @@ class Store:
                 self._undo.clear()
                 self._holder = None
 
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """All changes made in the block, or none when it raises; inside `transaction`."""
+        start = len(self._undo)
+        try:
+            yield
+        except BaseException:
+            while len(self._undo) > start:
+                self._undo.pop()()
+            raise
+
     def put(self, table: dict[Name, Value], key: Name, value: Value) -> None:
         if key in table:
             previous = table[key]

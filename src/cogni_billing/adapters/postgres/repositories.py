@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 from attrs import evolve, frozen
 from sqlalchemy import Connection, TextClause
 
+from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres import statements
-from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.failures import SERIALIZATION_FAILURE, translated
 from cogni_billing.adapters.postgres.rows import (
     Parameters,
     account_from,
     account_parameters,
+    batch_parameters,
     grant_from,
     hold_from,
     hold_parameters,
@@ -25,10 +30,13 @@ from cogni_billing.adapters.postgres.rows import (
 )
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import CREDIT, Amount
+from cogni_billing.domain.batches import Answer, Key, plan_batch, to_post
 from cogni_billing.domain.errors import (
     BillingError,
     HoldClosed,
+    InsufficientCredits,
     LedgerCorruption,
+    LedgerUnavailable,
     PaymentAlreadyClaimed,
     UnknownAccount,
     UnknownHold,
@@ -42,6 +50,11 @@ from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 
 _POSITION_MAX = 2**63 - 1
+_PLANS_MAX = 10
+
+
+class _PlanOvertaken(Exception):
+    """A batch was planned from what is no longer so."""
 
 
 @frozen
@@ -77,7 +90,11 @@ class PostgresLedger:
     _guard: ScopeGuard
 
     def post(self, transaction: Transaction, /) -> Recorded:
-        with self._guard.call(), translated():
+        with self._guard.call():
+            return self._post(transaction)
+
+    def _post(self, transaction: Transaction) -> Recorded:
+        with translated():
             balance_after = self._posted(transaction)
             if balance_after is None:
                 stored = self._found(transaction.kind, transaction.reference)
@@ -90,6 +107,74 @@ class PostgresLedger:
             if balance_after is None:
                 raise self._refusal(transaction)
             return Recorded(transaction, _credits(balance_after), replayed=False)
+
+    def post_many(
+        self, transactions: Sequence[Transaction], /, *, all_or_nothing: bool
+    ) -> Sequence[Recorded | BillingError]:
+        post = partial(self._post_many, transactions)
+        with self._guard.call(), translated():
+            return all_or_none(post, self._savepoint) if all_or_nothing else post()
+
+    def _post_many(self, transactions: Sequence[Transaction]) -> Answers:
+        """Plan, and post in one statement; where others came first meanwhile, plan again."""
+        if len(transactions) <= 1:
+            return one_by_one(transactions, self._post, self._savepoint)
+        kind, at = transactions[0].kind, transactions[0].at
+        if not kind.opens and not self._has_account():
+            return [UnknownAccount(self._tenant) for _ in transactions]
+        for _ in range(_PLANS_MAX):
+            self._settle(at)
+            available = self._balance(statements.BALANCE, now=at).available
+            planned = plan_batch(transactions, self._stored(transactions), available)
+            try:
+                with self._savepoint(), translated():
+                    return self._answers(transactions, planned)
+            except (InsufficientCredits, _PlanOvertaken):
+                continue
+        raise LedgerUnavailable("other transactions got in the way", SERIALIZATION_FAILURE)
+
+    def _answers(self, transactions: Sequence[Transaction], planned: Sequence[Answer]) -> Answers:
+        posting = to_post(planned)
+        after = self._posted_many(posting) if posting else {}
+        missing = [transaction for transaction in posting if transaction.id not in after]
+        # Somebody came first: this tenant, or with a payment, another.
+        stored = self._stored(missing) if missing else {}
+        answers: Answers = []
+        for transaction, answer in zip(transactions, planned, strict=True):
+            if not isinstance(answer, Transaction):
+                answers.append(answer)
+            elif answer.id in after:
+                replayed = answer is not transaction
+                answers.append(Recorded(answer, after[answer.id], replayed))
+            elif (answer.kind, answer.reference) in stored:
+                raise _PlanOvertaken
+            elif answer.kind is TransactionKind.PURCHASE:
+                answers.append(PaymentAlreadyClaimed(answer.reference))
+            else:
+                raise _PlanOvertaken
+        return answers
+
+    def _posted_many(self, transactions: Sequence[Transaction]) -> dict[UUID, Amount]:
+        """The balance after each of *transactions* that was posted."""
+        parameters = batch_parameters(self._tenant, transactions)
+        rows = self._connection.execute(statements.POST_MANY, parameters)
+        return {row.transaction_id: _credits(row.balance_after) for row in rows}
+
+    def _stored(self, transactions: Sequence[Transaction]) -> dict[Key, Recorded]:
+        """What is recorded under the keys of *transactions*, which are of one kind."""
+        keys = {
+            "tenant": self._tenant,
+            "kind": transactions[0].kind.value,
+            "references": [transaction.reference for transaction in transactions],
+        }
+        rows = self._connection.execute(statements.RECORDED_BY_KEYS, keys)
+        found = (recorded_from(row, self._tenant) for row in rows)
+        return {(each.transaction.kind, each.transaction.reference): each for each in found}
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        with self._connection.begin_nested():
+            yield
 
     def _posted(self, transaction: Transaction) -> Decimal | None:
         """The balance after *transaction*; `None` when nothing was posted."""

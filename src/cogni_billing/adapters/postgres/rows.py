@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount, Unit
@@ -51,6 +54,40 @@ def transaction_parameters(transaction: Transaction) -> Parameters:
         "other_accounts": [posting.account for posting in others],
         "other_amounts": [posting.amount.value for posting in others],
     }
+
+
+def batch_parameters(tenant: TenantId, transactions: Sequence[Transaction]) -> Parameters:
+    """What the statement that posts many transactions of one kind and moment takes."""
+    first = transactions[0]
+    legs = [
+        (transaction.id, sequence, posting)
+        for transaction in transactions
+        for sequence, posting in enumerate(transaction.postings[1:], start=2)
+    ]
+    return account_parameters(tenant) | {
+        "kind": first.kind.value,
+        "unit": first.amount.unit.code,
+        "at": first.at,
+        "ids": [each.id for each in transactions],
+        "references": [each.reference for each in transactions],
+        "amounts": [each.amount.value for each in transactions],
+        "overdrafts": [each.overdraft for each in transactions],
+        "beneficiaries": [_array(s.beneficiary for s in each.shares) for each in transactions],
+        "shares": [_array(s.amount.value for s in each.shares) for each in transactions],
+        "requests": [encoded(each.request) for each in transactions],
+        "policies": [encoded(each.policy) for each in transactions],
+        "metadata": [encoded(each.metadata) for each in transactions],
+        "leg_ids": [id_ for id_, _, _ in legs],
+        "leg_sequences": [sequence for _, sequence, _ in legs],
+        "leg_tenants": [posting.tenant for _, _, posting in legs],
+        "leg_accounts": [posting.account for _, _, posting in legs],
+        "leg_amounts": [posting.amount.value for _, _, posting in legs],
+    }
+
+
+def _array(values: Iterable[UUID | Decimal]) -> str:
+    """An array as PostgreSQL reads it: arrays of arrays would have to be of one length."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 def recorded_from(row: Any, tenant: TenantId) -> Recorded:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ARRAY, Integer, Numeric, Select, Text, Uuid, bindparam, select, text
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Integer,
+    Numeric,
+    Select,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from cogni_billing.adapters.postgres.schema import (
@@ -124,6 +136,87 @@ POST: Final = text("""
     bindparam("other_amounts", type_=ARRAY(Numeric)),
 )
 
+# As above for many purchases, or many charges, of one tenant. Each ORDER BY is a barrier, too: all
+# claims are taken before the first key, and all keys before the wallet. In one order, and the
+# wallet last, as every other writer: so that those who meet wait in one direction.
+POST_MANY: Final = text("""
+    WITH item AS MATERIALIZED (
+        SELECT *
+        FROM unnest(
+            :ids, :references, :amounts, :overdrafts, :beneficiaries, :shares,
+            :requests, :policies, :metadata
+        ) WITH ORDINALITY AS item (
+            id, reference, amount, overdraft, beneficiaries, shares, request, policy, metadata, n
+        )
+    ), settled AS (
+        SELECT WHERE NOT EXISTS (
+            SELECT FROM cogni_billing.wallets
+            WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
+              AND due_at <= greatest(:at, as_of)
+        )
+    ), claim AS (
+        INSERT INTO cogni_billing.payments (payment, tenant_id)
+        SELECT reference, :tenant FROM item, settled WHERE :kind = 'purchase' ORDER BY reference
+        ON CONFLICT DO NOTHING
+        RETURNING payment
+    ), opened AS (
+        INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
+        SELECT :tenant, :account, :at FROM claim LIMIT 1
+        ON CONFLICT DO NOTHING
+    ), ready AS (
+        SELECT item.* FROM item JOIN claim ON payment = reference
+        UNION ALL
+        SELECT item.* FROM item, settled WHERE :kind = 'charge'
+    ), manifest AS (
+        INSERT INTO cogni_billing.transactions (
+            tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,
+            request, policy, metadata, occurred_at
+        )
+        SELECT
+            :tenant, id, :kind, reference, :unit, amount,
+            CAST(beneficiaries AS uuid[]), CAST(shares AS numeric[]),
+            CAST(request AS json), CAST(policy AS json), CAST(metadata AS json), :at
+        FROM ready
+        ORDER BY reference
+        ON CONFLICT DO NOTHING
+        RETURNING id
+    ), others AS (
+        INSERT INTO cogni_billing.postings (
+            tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
+            kind, unit, amount, occurred_at
+        )
+        SELECT
+            leg.tenant_id, leg.account_id, :tenant, leg.id, leg.sequence,
+            :kind, :unit, leg.amount, :at
+        FROM unnest(:leg_ids, :leg_sequences, :leg_tenants, :leg_accounts, :leg_amounts)
+            AS leg (id, sequence, tenant_id, account_id, amount)
+        JOIN manifest USING (id)
+    )
+    INSERT INTO cogni_billing.postings (
+        tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
+        kind, unit, amount, overdraft, occurred_at
+    )
+    SELECT
+        :tenant, :account, :tenant, id, 1,
+        :kind, :unit, item.amount, item.overdraft, :at
+    FROM manifest JOIN item USING (id)
+    ORDER BY n
+    RETURNING transaction_id, balance_after
+""").bindparams(
+    bindparam("at", type_=TIMESTAMP(timezone=True)),
+    *(
+        bindparam(name, type_=ARRAY(kind))
+        for kind, names in (
+            (Uuid, "ids leg_ids leg_tenants leg_accounts"),
+            (Numeric, "amounts leg_amounts"),
+            (Boolean, "overdrafts"),
+            (Integer, "leg_sequences"),
+            (Text, "references beneficiaries shares requests policies metadata"),
+        )
+        for name in names.split()
+    ),
+)
+
 _RECORDED = (
     select(
         transactions.c.id,
@@ -160,6 +253,10 @@ _RECORDED = (
 RECORDED_BY_KEY: Final = _RECORDED.where(
     transactions.c.kind == bindparam("kind"),
     transactions.c.reference == bindparam("reference"),
+)
+RECORDED_BY_KEYS: Final = _RECORDED.where(
+    transactions.c.kind == bindparam("kind"),
+    transactions.c.reference == any_(bindparam("references", type_=ARRAY(Text))),
 )
 RECORDED_BY_ID: Final = _RECORDED.where(transactions.c.id == bindparam("id"))
 

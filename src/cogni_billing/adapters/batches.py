@@ -1,0 +1,54 @@
+"""What posting many at once means, on every adapter, whatever it does to be faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
+from cogni_billing.domain.errors import (
+    BillingError,
+    LedgerCorruption,
+    LedgerUnavailable,
+    OthersRefused,
+)
+from cogni_billing.domain.transactions import Recorded, Transaction
+
+Answers: TypeAlias = list[Recorded | BillingError]
+Savepoint: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""Opens a block of which all changes are kept, or none when it raises."""
+
+
+def one_by_one(
+    transactions: Sequence[Transaction],
+    post: Callable[[Transaction], Recorded],
+    savepoint: Savepoint,
+) -> Answers:
+    """The answer of *post* to each of *transactions*; one that is refused leaves nothing.
+
+    Raises:
+        LedgerUnavailable, LedgerCorruption: that is no answer to one, but the end of all.
+    """
+    answers: Answers = []
+    for transaction in transactions:
+        try:
+            with savepoint():
+                answers.append(post(transaction))
+        except (LedgerUnavailable, LedgerCorruption):
+            raise
+        except BillingError as error:
+            answers.append(error)
+    return answers
+
+
+def all_or_none(post: Callable[[], Answers], savepoint: Savepoint) -> Answers:
+    """The answers of *post*, when it refuses nothing; otherwise nothing it did is kept."""
+    answers: Answers = []
+    try:
+        with savepoint():
+            answers = post()
+            if any(isinstance(answer, BillingError) for answer in answers):
+                raise OthersRefused
+    except OthersRefused as others:
+        return [answer if isinstance(answer, BillingError) else others for answer in answers]
+    return answers

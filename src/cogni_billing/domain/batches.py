@@ -1,0 +1,136 @@
+"""Many requests at once: what each asks for, what became of it, and which of them can be posted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Generic, TypeAlias, TypeVar
+from uuid import UUID
+
+from attrs import frozen
+
+from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.errors import BillingError, InsufficientCredits, InvalidInput, shown
+from cogni_billing.domain.idempotency import same_or_conflict
+from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.receipts import Receipt
+from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
+
+Made = TypeVar("Made", bound=Receipt)
+Request = TypeVar("Request", "Purchase", "Charge")
+Key: TypeAlias = tuple[TransactionKind, str]
+
+
+@frozen(kw_only=True)
+class Purchase:
+    """One confirmed payment of a batch: the arguments of `Billing.confirm_purchase`."""
+
+    tenant: TenantId | UUID
+    amount: Amount
+    payment: str
+    metadata: Mapping[str, object] | None = None
+
+
+@frozen(kw_only=True)
+class Charge:
+    """One charge of a batch: the arguments of `Billing.charge`."""
+
+    tenant: TenantId | UUID
+    amount: Amount
+    reference: str
+    allow_overdraft: bool = False
+    metadata: Mapping[str, object] | None = None
+
+
+class OutcomeState(StrEnum):
+    """What became of one request of a batch."""
+
+    DONE = "done"
+    REPLAYED = "replayed"
+    REFUSED = "refused"
+
+
+@frozen
+class Outcome(Generic[Made]):
+    """What became of one request of a batch: its receipt, or the error that it was refused with."""
+
+    receipt: Made | None = None
+    error: BillingError | None = None
+
+    @property
+    def state(self) -> OutcomeState:
+        if self.receipt is None:
+            return OutcomeState.REFUSED
+        return OutcomeState.REPLAYED if self.receipt.replayed else OutcomeState.DONE
+
+
+def batch_of(requests: object, kind: type[Request], field: str) -> tuple[object, ...]:
+    """*requests* as they come, those given as mappings made into a *kind*.
+
+    Raises:
+        InvalidInput: they are no iterable.
+    """
+    if not isinstance(requests, Iterable) or isinstance(requests, (str, bytes, Mapping)):
+        raise InvalidInput(field, shown(requests), f"an iterable of {kind.__name__}")
+    return tuple(
+        _made(kind, request) if isinstance(request, Mapping) else request for request in requests
+    )
+
+
+def _made(kind: type[Request], given: Mapping[str, Any]) -> Request | Mapping[str, object]:
+    try:
+        return kind(**given)
+    except TypeError:
+        return given
+
+
+def checked_request(request: object, kind: type[Request]) -> Request:
+    """*request*, when it is a *kind*.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    if not isinstance(request, kind):
+        name = kind.__name__
+        raise InvalidInput(
+            name.lower(), shown(request), f"a {name}, or a mapping of what makes one"
+        )
+    return request
+
+
+Answer: TypeAlias = Recorded | Transaction | BillingError
+"""What is recorded already, what is to be posted, or why neither."""
+
+
+def plan_batch(
+    transactions: Sequence[Transaction], stored: Mapping[Key, Recorded], available: Amount
+) -> list[Answer]:
+    """The answer to each of *transactions*, as if they were posted one after another.
+
+    Of several with one key the first is to be posted, and answers the others, too.
+    """
+    answers, accepted = list[Answer](), dict[Key, Transaction]()
+    for transaction in transactions:
+        key = (transaction.kind, transaction.reference)
+        try:
+            if key in stored:
+                same_or_conflict(stored[key].transaction, transaction.request)
+                answers.append(stored[key])
+            elif key in accepted:
+                same_or_conflict(accepted[key], transaction.request)
+                answers.append(accepted[key])
+            else:
+                required = -transaction.amount
+                if required.is_positive and not transaction.overdraft and required > available:
+                    raise InsufficientCredits(required, available)
+                available += transaction.amount
+                accepted[key] = transaction
+                answers.append(transaction)
+        except BillingError as error:
+            answers.append(error)
+    return answers
+
+
+def to_post(answers: Sequence[Answer]) -> tuple[Transaction, ...]:
+    """What is to be posted by *answers*, each once, in their order."""
+    return tuple({a.id: a for a in answers if isinstance(a, Transaction)}.values())

@@ -60,6 +60,7 @@ from cogni_billing.domain.receipts import (
 )
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
+from cogni_billing.domain.verification import Rule, Verification, Violation
 
 __all__ = [
     "CREDIT",
@@ -108,6 +109,7 @@ __all__ = [
     "Receipt",
     "RefundExceedsPayment",
     "RevenueSharePolicy",
+    "Rule",
     "ScopeClosed",
     "Share",
     "ShareMode",
@@ -122,6 +124,8 @@ __all__ = [
     "UnknownAccount",
     "UnknownHold",
     "UnknownPayment",
+    "Verification",
+    "Violation",
     "allocate",
     "charge_for",
     "credits",

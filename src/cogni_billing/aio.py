@@ -24,6 +24,7 @@ from cogni_billing.domain.receipts import (
 )
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
+from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import AsyncUnitOfWork
 from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
@@ -230,3 +231,7 @@ class AsyncBilling:
                 await self._run(self._cases.settle(tenant, now))
             settled += len(due)
         return settled
+
+    async def verify(self, *, most: int = 1000) -> Verification:
+        """See `Billing.verify`."""
+        return await self._run_service(self._cases.verify(most))

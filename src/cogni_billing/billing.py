@@ -24,6 +24,7 @@ from cogni_billing.domain.receipts import (
 )
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
+from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
@@ -432,3 +433,22 @@ class Billing:
                 self._run(self._cases.settle(tenant, now))
             settled += len(due)
         return settled
+
+    def verify(self, *, most: int = 1000) -> Verification:
+        """Check every invariant that data can show, over the whole ledger.
+
+        It reads everything, set by set, in bounded memory; nobody waits for it. It judges records
+        by themselves: shares by the policy that their purchase recorded, never by today's.
+
+        Args:
+            most: How many violations of each rule to report at most.
+
+        Returns:
+            A `Verification`: `ok`, or the violations with the ids that locate them. It repairs
+            nothing.
+
+        Raises:
+            InvalidInput: *most* is no whole number from 1 to 100 000.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return self._run_service(self._cases.verify(most))

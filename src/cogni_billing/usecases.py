@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from attrs import frozen
@@ -46,10 +46,12 @@ from cogni_billing.domain.statements import (
     view_of,
 )
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
+from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import Scope, ServiceScope
 
 Result = TypeVar("Result")
+VIOLATIONS_MAX: Final = 100_000
 
 
 @frozen
@@ -281,6 +283,12 @@ class UseCases:
 
     def now(self) -> datetime:
         return utc(self.clock.now(), "clock")
+
+    def verify(self, most: object) -> ServiceCase[Verification]:
+        if type(most) is not int or not 1 <= most <= VIOLATIONS_MAX:
+            expected = f"a whole number from 1 to {VIOLATIONS_MAX}"
+            raise InvalidInput("most", shown(most), expected)
+        return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.verify(most))
 
     def due(self, now: datetime) -> ServiceCase[tuple[TenantId, ...]]:
         return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.due(now))

@@ -24,6 +24,7 @@ from contract import (
     reading,
     scopes,
     statements,
+    verifying,
 )
 from contract.base import NewBilling, Totals
 from contract.blocking import blocking, running_loop
@@ -116,6 +117,10 @@ class TestFolding(Postgres, reading.FoldingContract):
     pass
 
 
+class TestVerifying(Postgres, verifying.VerifyingContract):
+    pass
+
+
 class TestScopes(Postgres, scopes.ScopeContract):
     pass
 
@@ -181,4 +186,8 @@ class TestAwaitedStatements(AwaitedPostgres, statements.StatementContract):
 
 
 class TestAwaitedConcurrency(AwaitedPostgres, concurrency.ConcurrencyContract):
+    pass
+
+
+class TestAwaitedVerifying(AwaitedPostgres, verifying.VerifyingContract):
     pass

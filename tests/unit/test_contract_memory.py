@@ -19,6 +19,7 @@ from contract import (
     reading,
     scopes,
     statements,
+    verifying,
 )
 from contract.base import NewBilling, Totals
 from contract.blocking import blocking, running_loop
@@ -86,6 +87,10 @@ class TestFind(Memory, reading.FindContract):
 
 
 class TestFolding(Memory, reading.FoldingContract):
+    pass
+
+
+class TestVerifying(Memory, verifying.VerifyingContract):
     pass
 
 

@@ -184,3 +184,60 @@ class RevenueSharePolicy:
             "mode": self.mode.value,
             "rules": rules,
         }
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Json]) -> Self:
+        """The policy that `to_dict` wrote down.
+
+        Raises:
+            InvalidPolicy: it is none: a field is missing, unknown, or breaks its rule.
+        """
+        fields = _fields(given, "policy", ("version", "effective_from", "mode", "rules"))
+        rules = fields["rules"]
+        if not isinstance(rules, (tuple, list)):
+            raise InvalidPolicy("rules", shown(rules), "a list of rules")
+        return cls(
+            version=_text(fields, "version"),
+            effective_from=_moment(_text(fields, "effective_from")),
+            mode=_mode_named(_text(fields, "mode")),
+            rules=tuple(map(_rule_from, rules)),
+        )
+
+
+def _fields(given: object, name: str, expected: tuple[str, ...]) -> Mapping[str, object]:
+    if not isinstance(given, Mapping) or set(given) != set(expected):
+        found = sorted(map(str, given)) if isinstance(given, Mapping) else given
+        raise InvalidPolicy(name, shown(str(found)), f"the fields {', '.join(expected)}")
+    return given
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    value = fields[name]
+    if not isinstance(value, str):
+        raise InvalidPolicy(name, shown(value), "text")
+    return value
+
+
+def _moment(given: str) -> datetime:
+    try:
+        return datetime.fromisoformat(given)
+    except ValueError as error:
+        raise InvalidPolicy("effective_from", shown(given), "a moment in ISO 8601") from error
+
+
+def _mode_named(given: str) -> ShareMode:
+    try:
+        return ShareMode(given)
+    except ValueError as error:
+        modes = " or ".join(mode.value for mode in ShareMode)
+        raise InvalidPolicy("mode", shown(given), modes) from error
+
+
+def _rule_from(given: object) -> ShareRule:
+    fields = _fields(given, "rules", ("beneficiary", "rate"))
+    beneficiary = _text(fields, "beneficiary")
+    try:
+        account = AccountId(UUID(beneficiary))
+    except ValueError as error:
+        raise InvalidPolicy("beneficiary", shown(beneficiary), "a UUID") from error
+    return ShareRule(account, _text(fields, "rate"))

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.verification import Verification
 
 
 class BooksRepository(Protocol):
@@ -25,6 +26,10 @@ class BooksRepository(Protocol):
 
         They are the longest due, and no more than a thousand.
         """
+        ...
+
+    def verify(self, most: int, /) -> Verification:
+        """Check every rule over all that is recorded; at most so many violations of each."""
         ...
 
     def fold(self, position: int, /) -> Folding:

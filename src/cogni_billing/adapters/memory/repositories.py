@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 
 from cogni_billing.adapters.batches import all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.memory.audit import violations
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
 from cogni_billing.domain.amounts import CREDIT, Amount, total
@@ -30,6 +31,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
+from cogni_billing.domain.verification import Rule, Verification
 from cogni_billing.domain.wallets import Wallet
 
 
@@ -230,6 +232,19 @@ class MemoryBooks:
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
         with self._guard.call():
             return tuple(t for t, wallet in self._store.wallets.items() if wallet.is_due(now))
+
+    def verify(self, most: int, /) -> Verification:
+        with self._guard.call():
+            found = list(violations(self._store))
+            return Verification(
+                violations=tuple(
+                    violation
+                    for rule in Rule
+                    for violation in islice((v for v in found if v.rule is rule), most)
+                ),
+                transactions=len(self._store.recorded),
+                postings=sum(map(len, self._store.lines.values())),
+            )
 
     def fold(self, _position: int, /) -> Folding:
         with self._guard.call():

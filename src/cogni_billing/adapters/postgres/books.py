@@ -9,10 +9,12 @@ from attrs import frozen
 from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.postgres.audit import verification
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.verification import Verification
 
 ROWS_FOR_EACH_CHECKPOINT: Final = 1000
 PATIENCE_S: Final = 10
@@ -39,6 +41,11 @@ class PostgresBooks:
             self._connection.execute(_EVERY_ROW)
             found = self._connection.execute(_DUE, {"now": now}).scalars()
             return tuple(map(TenantId, found))
+
+    def verify(self, most: int, /) -> Verification:
+        with self._guard.call(), translated():
+            self._connection.execute(_EVERY_ROW)
+            return verification(self._connection, most)
 
     def fold(self, position: int, /) -> Folding:
         with self._guard.call(), translated():

@@ -1,0 +1,75 @@
+"""What is wrong with the in-memory tables, by the rules that they can break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cogni_billing.adapters.memory.store import Store
+from cogni_billing.domain.amounts import CREDIT, total
+from cogni_billing.domain.identity import account_of
+from cogni_billing.domain.transactions import TransactionKind, imbalance
+from cogni_billing.domain.verification import Rule, Violation, purchase_problems
+
+
+def violations(store: Store) -> Iterator[Violation]:
+    """Every violation, rule by rule."""
+    yield from _transactions(store)
+    yield from _lines(store)
+    yield from _wallets(store)
+    yield from _payments(store)
+
+
+def _transactions(store: Store) -> Iterator[Violation]:
+    lines = {
+        (line.transaction_id, account): line.amount
+        for account, recorded in store.lines.items()
+        for line in recorded
+    }
+    for recorded in store.recorded.values():
+        made = recorded.transaction
+        where = {"tenant": str(made.tenant), "transaction": str(made.id)}
+        if excess := imbalance(made.postings):
+            yield Violation(Rule.TRANSACTIONS_SUM_TO_ZERO, where, f"{excess} too much")
+        entered = [lines.get((made.id, posting.account)) for posting in made.postings]
+        if entered != [posting.amount for posting in made.postings]:
+            yield Violation(Rule.POSTINGS_MATCH, where, f"{entered} instead of {made.postings}")
+        if made.kind is TransactionKind.PURCHASE:
+            for rule, detail in purchase_problems(
+                paid=made.request.get("amount", ""),
+                credited=made.amount,
+                shares=made.shares,
+                policy=made.policy,
+                at=made.at,
+            ):
+                yield Violation(rule, where, detail)
+            if store.payments.get(made.reference) != made.tenant:
+                yield Violation(Rule.PURCHASES_CLAIM_THEIR_PAYMENT, where, made.reference)
+
+
+def _lines(store: Store) -> Iterator[Violation]:
+    for account, lines in store.lines.items():
+        balance = total((), CREDIT)
+        for line in lines:
+            balance += line.amount
+            if line.balance_after != balance:
+                where = {"account": str(account), "transaction": str(line.transaction_id)}
+                detail = f"{line.balance_after} instead of {balance}"
+                yield Violation(Rule.LINES_RUN_ON, where, detail)
+
+
+def _wallets(store: Store) -> Iterator[Violation]:
+    for tenant, wallet in store.wallets.items():
+        lines = store.lines.get(account_of(tenant), [])
+        own = (line.amount for line in lines if line.reference is not None)
+        if wallet.posted != (posted := total(own, CREDIT)):
+            detail = f"{wallet.posted} instead of {posted}"
+            yield Violation(Rule.WALLETS_MATCH, {"tenant": str(tenant)}, detail)
+        if tenant not in store.accounts:
+            yield Violation(Rule.WALLETS_HAVE_ACCOUNTS, {"tenant": str(tenant)}, "no account")
+
+
+def _payments(store: Store) -> Iterator[Violation]:
+    for payment, tenant in store.payments.items():
+        if (tenant, TransactionKind.PURCHASE, payment) not in store.recorded:
+            where = {"tenant": str(tenant), "payment": payment}
+            yield Violation(Rule.PAYMENTS_HAVE_THEIR_PURCHASE, where, "no purchase")

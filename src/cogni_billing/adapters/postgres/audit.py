@@ -1,0 +1,365 @@
+"""Every rule of `verify` as one statement over all rows: a row for each violation.
+
+Set by set: what does not fit the server's working memory goes to its disk, and nothing but
+violations comes here; but for the terms of purchases, which stream by, for no share is computed in
+SQL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC
+from itertools import islice
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from cogni_billing.domain.amounts import CREDIT, Amount
+from cogni_billing.domain.identity import AccountId
+from cogni_billing.domain.policies import Share
+from cogni_billing.domain.verification import Rule, Verification, Violation, purchase_problems
+
+
+def verification(connection: Connection, most: int) -> Verification:
+    """Check every rule; the violations of each, *most* of them at most."""
+    found = list[Violation]()
+    for rule, statement in _VIOLATIONS.items():
+        rows = connection.execute(text(f"{statement} LIMIT :most"), {"most": most})
+        found += [Violation(rule, _ids(row.located), row.detail) for row in rows]
+    terms = list(_of_terms(connection))
+    for rule in (Rule.SHARES_FOLLOW_THE_POLICY, Rule.PURCHASES_CREDIT_WHAT_WAS_PAID):
+        found += islice((violation for violation in terms if violation.rule is rule), most)
+    counted = connection.execute(text(_COUNTED)).one()
+    return Verification(
+        violations=tuple(sorted(found, key=lambda violation: _ORDER[violation.rule])),
+        transactions=counted.transactions,
+        postings=counted.postings,
+    )
+
+
+def _ids(located: dict[str, object]) -> dict[str, str]:
+    return {name: str(id_) for name, id_ in located.items()}
+
+
+def _of_terms(connection: Connection) -> Iterator[Violation]:
+    """What is wrong with the terms of purchases; those that are alike are judged once."""
+    rows = connection.execution_options(yield_per=1000).execute(text(_TERMS))
+    for row in rows:
+        shares = [
+            Share(AccountId(beneficiary), Amount.computed(share, CREDIT))
+            for beneficiary, share in zip(row.beneficiaries, row.shares, strict=False)
+        ]
+        for rule, detail in purchase_problems(
+            paid=str(json.loads(row.request).get("amount")),
+            credited=Amount.computed(row.amount, CREDIT),
+            shares=shares,
+            policy=json.loads(row.policy),
+            at=row.occurred_at.astimezone(UTC),
+        ):
+            alike = f" (and of {row.alike - 1} like it)" if row.alike > 1 else ""
+            yield Violation(rule, _ids(row.located), detail + alike)
+
+
+_ORDER: Final = {rule: place for place, rule in enumerate(Rule)}
+
+_COUNTED: Final = """
+    SELECT
+        (SELECT count(*) FROM cogni_billing.transactions) AS transactions,
+        (SELECT count(*) FROM cogni_billing.postings) AS postings
+"""
+
+_TERMS: Final = """
+    SELECT
+        json_build_object(
+            'tenant', (min(ARRAY[tenant_id::text, id::text]))[1],
+            'transaction', (min(ARRAY[tenant_id::text, id::text]))[2]
+        ) AS located,
+        count(*) AS alike,
+        min(occurred_at) AS occurred_at,
+        amount, beneficiaries, shares, request::text AS request, policy::text AS policy
+    FROM cogni_billing.transactions
+    WHERE kind = 'purchase'
+    GROUP BY amount, beneficiaries, shares, request::text, policy::text
+"""
+
+_VIOLATIONS: Final = {
+    Rule.TRANSACTIONS_SUM_TO_ZERO: """
+        SELECT
+            json_build_object(
+                'tenant', origin_tenant_id, 'transaction', transaction_id
+            ) AS located,
+            format('%s %s too much', sum(amount), unit) AS detail
+        FROM cogni_billing.postings
+        GROUP BY origin_tenant_id, transaction_id, unit
+        HAVING sum(amount) <> 0
+    """,
+    Rule.POSTINGS_MATCH: """
+        SELECT
+            json_build_object(
+                'tenant', coalesce(declared.tenant_id, made.tenant_id),
+                'transaction', coalesce(declared.id, made.id)
+            ) AS located,
+            CASE
+                WHEN declared.id IS NULL THEN 'postings without their transaction'
+                WHEN made.id IS NULL THEN 'a transaction without postings'
+                ELSE format('%s on %s', made.amounts, made.accounts)
+            END AS detail
+        FROM cogni_billing.transactions AS declared
+        FULL JOIN (
+            SELECT
+                origin_tenant_id AS tenant_id,
+                transaction_id AS id,
+                array_agg(account_id ORDER BY sequence) AS accounts,
+                array_agg(amount ORDER BY sequence) AS amounts,
+                array_agg(sequence::integer ORDER BY sequence) AS sequences,
+                array_agg(DISTINCT kind || unit) AS kinds,
+                array_agg(tenant_id ORDER BY sequence) AS owners,
+                (array_agg(subject_id ORDER BY sequence))[1] AS subject_id
+            FROM cogni_billing.postings
+            GROUP BY origin_tenant_id, transaction_id
+        ) AS made ON made.tenant_id = declared.tenant_id AND made.id = declared.id
+        WHERE declared.id IS NULL
+           OR made.id IS NULL
+           OR made.kinds <> ARRAY[declared.kind || declared.unit]
+           OR made.subject_id IS DISTINCT FROM declared.subject_id
+           OR made.owners[1] <> declared.tenant_id
+           OR made.sequences <> ARRAY(SELECT generate_series(1, cardinality(made.sequences)))
+           OR made.accounts <> cogni_billing.account_of(declared.tenant_id) || ARRAY(
+                SELECT share.account_id
+                FROM unnest(declared.beneficiaries, declared.shares)
+                    WITH ORDINALITY AS share (account_id, amount, n)
+                WHERE share.amount <> 0
+                ORDER BY share.n
+              ) || cogni_billing.contra_of(declared.kind)
+           OR made.amounts[1:cardinality(made.amounts) - 1]
+                <> declared.amount || array_remove(declared.shares, 0)
+    """,
+    Rule.WALLETS_MATCH: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
+            format('%s instead of %s %s', posted, coalesce(made, 0), unit) AS detail
+        FROM cogni_billing.wallets
+        FULL JOIN (
+            SELECT
+                tenant_id, account_id, unit,
+                sum(amount) AS made,
+                max(occurred_at) AS newest
+            FROM cogni_billing.postings
+            WHERE posted_after IS NOT NULL
+            GROUP BY tenant_id, account_id, unit
+        ) AS owned USING (tenant_id, account_id, unit)
+        WHERE posted IS DISTINCT FROM coalesce(made, 0)
+           OR as_of < owned.newest
+    """,
+    Rule.WALLETS_HAVE_ACCOUNTS: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
+            'no account' AS detail
+        FROM cogni_billing.wallets
+        WHERE NOT EXISTS (
+            SELECT FROM cogni_billing.accounts
+            WHERE accounts.tenant_id = wallets.tenant_id AND accounts.id = wallets.account_id
+        )
+    """,
+    Rule.WALLETS_KNOW_WHAT_IS_DUE: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
+            format('%s instead of %s', wallets.due_at, next.due_at) AS detail
+        FROM cogni_billing.wallets
+        JOIN (
+            SELECT tenant_id, account_id, unit, min(moment) AS due_at
+            FROM (
+                SELECT tenant_id, account_id, unit, ends_at AS moment
+                FROM cogni_billing.holds
+                WHERE state = 'open'
+                UNION ALL
+                SELECT tenant_id, account_id, unit, expires_at
+                FROM cogni_billing.grants
+                WHERE taken < amount
+            ) AS ending
+            GROUP BY tenant_id, account_id, unit
+        ) AS next USING (tenant_id, account_id, unit)
+        WHERE wallets.due_at > next.due_at
+    """,
+    Rule.LINES_RUN_ON: """
+        SELECT
+            json_build_object(
+                'tenant', tenant_id, 'account', account_id, 'transaction', transaction_id
+            ) AS located,
+            format('%s at %s after %s at %s', posted_after, occurred_at, before, earlier) AS detail
+        FROM (
+            SELECT
+                tenant_id, account_id, transaction_id, amount, posted_after, occurred_at,
+                lag(posted_after, 1, 0::numeric) OVER line AS before,
+                lag(occurred_at) OVER line AS earlier
+            FROM cogni_billing.postings
+            WHERE posted_after IS NOT NULL
+            WINDOW line AS (PARTITION BY tenant_id, account_id, unit ORDER BY position)
+        ) AS running
+        WHERE posted_after <> before + amount OR occurred_at < earlier
+    """,
+    Rule.LINES_KNOW_THEIR_OWNER: """
+        SELECT
+            json_build_object(
+                'tenant', tenant_id, 'account', account_id, 'transaction', transaction_id
+            ) AS located,
+            format('running balances %s and %s', posted_after, balance_after) AS detail
+        FROM cogni_billing.postings AS line
+        WHERE (tenant_id = origin_tenant_id AND account_id = cogni_billing.account_of(tenant_id))
+                <> (posted_after IS NOT NULL)
+           OR (posted_after IS NULL) <> (balance_after IS NULL)
+           OR balance_after <> posted_after AND NOT EXISTS (
+                SELECT FROM cogni_billing.postings AS arrival
+                WHERE arrival.tenant_id = line.tenant_id
+                  AND arrival.account_id = line.account_id
+                  AND arrival.posted_after IS NULL
+              )
+    """,
+    Rule.HOLDS_ARE_COUNTED: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
+            format('%s %s held instead of %s', held, unit, coalesce(open.amount, 0)) AS detail
+        FROM cogni_billing.wallets
+        FULL JOIN (
+            SELECT tenant_id, account_id, unit, sum(amount) AS amount
+            FROM cogni_billing.holds
+            WHERE state = 'open'
+            GROUP BY tenant_id, account_id, unit
+        ) AS open USING (tenant_id, account_id, unit)
+        WHERE held IS DISTINCT FROM coalesce(open.amount, 0)
+    """,
+    Rule.GRANTS_ARE_COUNTED: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
+            format('%s %s granted instead of %s', granted, unit, coalesce(lots.amount, 0)) AS detail
+        FROM cogni_billing.wallets
+        FULL JOIN (
+            SELECT tenant_id, account_id, unit, sum(amount - taken) AS amount
+            FROM cogni_billing.grants
+            GROUP BY tenant_id, account_id, unit
+        ) AS lots USING (tenant_id, account_id, unit)
+        WHERE granted IS DISTINCT FROM coalesce(lots.amount, 0)
+    """,
+    Rule.CHECKPOINTS_MATCH: """
+        SELECT
+            json_build_object(
+                'tenant', tenant_id, 'account', account_id, 'position', position
+            ) AS located,
+            format('%s and %s of it arrived', balance, arrived) AS detail
+        FROM (
+            SELECT
+                made.*,
+                covered.*,
+                lag(position, 1, 0::bigint) OVER sequence AS previous,
+                lag(arrived, 1, 0::numeric) OVER sequence AS arrived_before,
+                lag(balance, 1, 0::numeric) OVER sequence AS balance_before
+            FROM cogni_billing.checkpoints AS made
+            CROSS JOIN LATERAL (
+                SELECT
+                    coalesce(sum(amount), 0) AS covered_total,
+                    coalesce(sum(amount) FILTER (WHERE posted_after IS NULL), 0) AS covered_added,
+                    min(occurred_at) FILTER (WHERE posted_after IS NULL) AS covered_earliest,
+                    max(occurred_at) FILTER (WHERE posted_after IS NULL) AS covered_latest
+                FROM cogni_billing.postings AS line
+                WHERE line.tenant_id = made.tenant_id
+                  AND line.account_id = made.account_id
+                  AND line.unit = made.unit
+                  AND line.position > made.after_position
+                  AND line.position <= made.position
+            ) AS covered
+            WINDOW sequence AS (PARTITION BY tenant_id, account_id, unit ORDER BY position)
+        ) AS checkpoint
+        WHERE after_position <> previous
+           OR added <> covered_added
+           OR arrived <> arrived_before + covered_added
+           OR balance <> balance_before + covered_total
+           OR earliest_at IS DISTINCT FROM covered_earliest
+           OR latest_at IS DISTINCT FROM covered_latest
+    """,
+    Rule.PURCHASES_CLAIM_THEIR_PAYMENT: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'transaction', id) AS located,
+            format('no claim of %s', reference) AS detail
+        FROM cogni_billing.transactions
+        WHERE kind = 'purchase' AND NOT EXISTS (
+            SELECT FROM cogni_billing.payments
+            WHERE payment = reference AND payments.tenant_id = transactions.tenant_id
+        )
+    """,
+    Rule.PAYMENTS_HAVE_THEIR_PURCHASE: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'payment', payment) AS located,
+            'no purchase' AS detail
+        FROM cogni_billing.payments
+        WHERE NOT EXISTS (
+            SELECT FROM cogni_billing.transactions
+            WHERE transactions.tenant_id = payments.tenant_id
+              AND transactions.kind = 'purchase'
+              AND transactions.reference = payment
+        )
+    """,
+    Rule.CAPTURES_MATCH_THEIR_HOLD: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'hold', id) AS located,
+            format('%s of it captured, by %s captures of %s in all',
+                captured, coalesce(number, 0), coalesce(taken, 0)) AS detail
+        FROM cogni_billing.holds
+        FULL JOIN (
+            SELECT tenant_id, subject_id AS id, count(*) AS number, - sum(amount) AS taken
+            FROM cogni_billing.transactions
+            WHERE kind = 'capture'
+            GROUP BY tenant_id, subject_id
+        ) AS capture USING (tenant_id, id)
+        WHERE captured IS DISTINCT FROM coalesce(taken, 0)
+           OR coalesce(number, 0) <> CASE state WHEN 'captured' THEN 1 ELSE 0 END
+    """,
+    Rule.GRANTS_MATCH_THEIR_TRANSACTION: """
+        SELECT
+            json_build_object(
+                'tenant', coalesce(lot.tenant_id, declared.tenant_id),
+                'grant', coalesce(lot.id, declared.id)
+            ) AS located,
+            format('%s by a transaction of %s', lot.amount, declared.amount) AS detail
+        FROM cogni_billing.grants AS lot
+        FULL JOIN (
+            SELECT * FROM cogni_billing.transactions WHERE kind = 'grant'
+        ) AS declared ON declared.tenant_id = lot.tenant_id AND declared.id = lot.id
+        WHERE (lot.amount, lot.unit, lot.granted_at)
+            IS DISTINCT FROM (declared.amount, declared.unit, declared.occurred_at)
+    """,
+    Rule.GRANTS_ADD_UP: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'grant', id) AS located,
+            format('%s taken instead of %s', taken, coalesce(used.amount, 0)) AS detail
+        FROM cogni_billing.grants
+        FULL JOIN (
+            SELECT tenant_id, id, sum(part) AS amount
+            FROM (
+                SELECT tenant_id, drawn.id, drawn.amount AS part
+                FROM cogni_billing.postings
+                CROSS JOIN unnest(drawn_grants, drawn_amounts) AS drawn (id, amount)
+                UNION ALL
+                SELECT tenant_id, pinned.id, pinned.amount
+                FROM cogni_billing.holds
+                CROSS JOIN unnest(pinned_grants, pinned_amounts) AS pinned (id, amount)
+                WHERE state = 'open'
+                UNION ALL
+                SELECT tenant_id, subject_id, - amount
+                FROM cogni_billing.transactions
+                WHERE kind = 'expiry'
+            ) AS parts
+            GROUP BY tenant_id, id
+        ) AS used USING (tenant_id, id)
+        WHERE taken IS DISTINCT FROM coalesce(used.amount, 0)
+    """,
+    Rule.GRANTS_LAPSE_ON_TIME: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'transaction', expiry.id) AS located,
+            format('at %s, and it expires at %s', occurred_at, expires_at) AS detail
+        FROM cogni_billing.transactions AS expiry
+        JOIN cogni_billing.grants AS lot USING (tenant_id)
+        WHERE kind = 'expiry' AND lot.id = subject_id
+          AND (expires_at IS NULL OR occurred_at < expires_at)
+    """,
+}

@@ -1,0 +1,112 @@
+"""What `verify` looks for, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+
+from attrs import frozen
+
+from cogni_billing.domain.amounts import Amount, Unit
+from cogni_billing.domain.errors import BillingError, InvalidAmount
+from cogni_billing.domain.metadata import Json
+from cogni_billing.domain.policies import RevenueSharePolicy, Share
+from cogni_billing.domain.pricing import credits_for
+
+
+class Rule(Enum):
+    """What must hold of the recorded data; its invariant, and what it says."""
+
+    TRANSACTIONS_SUM_TO_ZERO = ("I1", "a transaction's postings sum to zero in each unit")
+    POSTINGS_MATCH = ("I1", "a transaction has exactly the postings that it declares")
+    WALLETS_MATCH = ("I2", "a wallet is what its owner's transactions posted")
+    WALLETS_HAVE_ACCOUNTS = ("I2", "a wallet is an opened account's")
+    WALLETS_KNOW_WHAT_IS_DUE = ("I2", "a wallet knows when its next hold or grant expires")
+    LINES_RUN_ON = ("I2", "each line's running balance is the one before it and its own amount")
+    LINES_KNOW_THEIR_OWNER = ("I2", "lines have a running balance if their owner wrote them")
+    HOLDS_ARE_COUNTED = ("I2", "a wallet holds aside what its open holds are of")
+    GRANTS_ARE_COUNTED = ("I2", "a wallet counts what is left of its grants")
+    CHECKPOINTS_MATCH = ("I2", "a checkpoint is what the lines up to it sum to")
+    SHARES_FOLLOW_THE_POLICY = ("I3", "a purchase has the shares of the policy it records")
+    PURCHASES_CREDIT_WHAT_WAS_PAID = ("I3", "a purchase credits what its payment buys, in full")
+    PURCHASES_CLAIM_THEIR_PAYMENT = ("I5", "a purchase has claimed its payment")
+    PAYMENTS_HAVE_THEIR_PURCHASE = ("I5", "a claimed payment has its purchase")
+    CAPTURES_MATCH_THEIR_HOLD = ("I10", "a captured hold has one capture, of what it says")
+    GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant is of what its transaction minted")
+    GRANTS_ADD_UP = ("I10", "what is taken of a grant was spent, is held, or has lapsed")
+    GRANTS_LAPSE_ON_TIME = ("I10", "a grant lapses when it expires, not before")
+
+    def __init__(self, invariant: str, says: str) -> None:
+        self.invariant = invariant
+        self.says = says
+
+    @property
+    def code(self) -> str:
+        """Its stable name."""
+        return self.name.lower()
+
+
+@frozen
+class Violation:
+    """One place where a rule is broken: the ids that locate it, and what is wrong there."""
+
+    rule: Rule
+    where: Mapping[str, str]
+    detail: str
+
+    def __str__(self) -> str:
+        ids = ", ".join(f"{name} {id_}" for name, id_ in self.where.items())
+        return f"{self.rule.invariant} {self.rule.code}: {ids}: {self.detail}"
+
+
+@frozen(kw_only=True)
+class Verification:
+    """What a whole ledger was found to be."""
+
+    violations: tuple[Violation, ...]
+    """At most so many of each rule as the call asked for."""
+    transactions: int
+    """How many transactions were looked at, and how many postings."""
+    postings: int
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+
+def purchase_problems(
+    *,
+    paid: str,
+    credited: Amount,
+    shares: Sequence[Share],
+    policy: Mapping[str, Json],
+    at: datetime,
+) -> Iterator[tuple[Rule, str]]:
+    """What is wrong with a recorded purchase, judged by nothing but its record."""
+    try:
+        bought = credits_for(_amount(paid))
+    except BillingError as error:
+        yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, str(error)
+    else:
+        if credited != bought:
+            problem = f"{paid} buys {bought}, and {credited} were credited"
+            yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, problem
+    try:
+        expected = RevenueSharePolicy.from_dict(policy).shares_of(credited, at)
+    except BillingError as error:
+        yield Rule.SHARES_FOLLOW_THE_POLICY, str(error)
+    else:
+        if tuple(shares) != expected:
+            yield Rule.SHARES_FOLLOW_THE_POLICY, f"{_listed(shares)} instead of {_listed(expected)}"
+
+
+def _amount(text: str) -> Amount:
+    value, _, unit = text.partition(" ")
+    if unit not in Unit.__members__:
+        raise InvalidAmount("amount", text, "an amount and its unit")
+    return Amount(value, Unit.of(unit))
+
+
+def _listed(shares: Sequence[Share]) -> str:
+    return ", ".join(f"{share.amount} for {share.beneficiary}" for share in shares) or "nothing"

@@ -1,0 +1,54 @@
+"""What verifying promises on every adapter."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cogni_billing import SYSTEM_TENANT_ID, Billing, InvalidInput, Verification, credits, usd
+from contract.base import ALICE, BOB, NOON, Contract, SteppingClock
+
+HOUR = timedelta(hours=1)
+
+
+def live(billing: Billing, clock: SteppingClock) -> None:
+    """A bit of everything."""
+    billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+    billing.confirm_purchase(BOB, usd("0.03"), payment="stripe:pi_2")
+    billing.confirm_purchase(SYSTEM_TENANT_ID, usd("0.01"), payment="stripe:pi_3")
+    billing.grant(ALICE, credits(500), source="promo:a", reference="a", expires_at=NOON + HOUR)
+    billing.grant(ALICE, credits(300), source="promo:b", reference="b", priority=1)
+    billing.charge(ALICE, credits(350), reference="run-1")
+    captured = billing.hold(ALICE, credits(100), reference="run-2")
+    billing.capture(ALICE, captured.id, credits(60), reference="run-2")
+    billing.release(ALICE, billing.hold(ALICE, credits(10), reference="run-3").id)
+    billing.hold(ALICE, credits(50), reference="run-4")
+    billing.hold(ALICE, credits(20), reference="run-5", expires_at=NOON + HOUR)
+    billing.charge(BOB, credits(400_000), reference="run-1", allow_overdraft=True)
+    billing.charge(SYSTEM_TENANT_ID, credits(7), reference="run-1")
+    billing.fold()
+    clock.moment = NOON + 2 * HOUR
+    billing.charge(ALICE, credits(3), reference="run-6")
+    billing.confirm_purchase(BOB, usd("0.03"), payment="stripe:pi_4")
+
+
+class VerifyingContract(Contract):
+    def test_an_empty_ledger_is_sound(self, billing: Billing) -> None:
+        assert billing.verify() == Verification(violations=(), transactions=0, postings=0)
+
+    def test_a_lively_ledger_is_sound(self, billing: Billing, clock: SteppingClock) -> None:
+        live(billing, clock)
+
+        found = billing.verify()
+
+        assert found.violations == ()
+        assert found.ok
+        # 4 purchases, of which 3 share; 2 grants; 4 charges; a capture; an expiry
+        assert (found.transactions, found.postings) == (12, 12 * 2 + 3)
+
+    @pytest.mark.parametrize("most", [0, -1, 100_001, True, "5", None])
+    def test_how_many_violations_to_report_is_a_number(self, billing: Billing, most: Any) -> None:
+        with pytest.raises(InvalidInput):
+            billing.verify(most=most)

@@ -228,8 +228,7 @@ class AsyncBilling:
         now, settled = self._cases.now(), 0
         while due := await self._run_service(self._cases.due(now)):
             for tenant in due:
-                await self._run(self._cases.settle(tenant, now))
-            settled += len(due)
+                settled += await self._run(self._cases.settle(tenant, now))
         return settled
 
     async def verify(self, *, most: int = 1000) -> Verification:

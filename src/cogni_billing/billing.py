@@ -430,8 +430,7 @@ class Billing:
         now, settled = self._cases.now(), 0
         while due := self._run_service(self._cases.due(now)):
             for tenant in due:
-                self._run(self._cases.settle(tenant, now))
-            settled += len(due)
+                settled += self._run(self._cases.settle(tenant, now))
         return settled
 
     def verify(self, *, most: int = 1000) -> Verification:

@@ -293,7 +293,7 @@ class UseCases:
     def due(self, now: datetime) -> ServiceCase[tuple[TenantId, ...]]:
         return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.due(now))
 
-    def settle(self, tenant: TenantId, now: datetime) -> UseCase[None]:
+    def settle(self, tenant: TenantId, now: datetime) -> UseCase[bool]:
         return UseCase(tenant, lambda scope: scope.ledger.settle(now))
 
     def balance(self, tenant: object, *, at: object) -> UseCase[Balance]:

@@ -334,6 +334,18 @@ class GrantContract(Contract):
 
         assert rich.balance(SYSTEM_TENANT_ID).posted == credits(250_000)
 
+    def test_a_sweep_counts_no_wallet_on_which_nothing_was_left_to_expire(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        rich.confirm_purchase(BOB, usd("0.01"), payment="stripe:pi_2")
+        rich.release(BOB, rich.hold(BOB, credits(1), reference="h", expires_at=NOON + HOUR).id)
+        rich.grant(BOB, credits(5), source="b", reference="b", expires_at=NOON + HOUR)
+        rich.charge(BOB, credits(5), reference="run-1")
+        clock.moment = NOON + 4 * HOUR
+
+        assert rich.sweep() == 1  # the grants that everyone here begins with
+        assert rich.sweep() == 0
+
     def test_a_sweep_settles_everyone_once(
         self, rich: Billing, clock: SteppingClock, totals: Totals
     ) -> None:

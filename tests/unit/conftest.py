@@ -1,8 +1,7 @@
-"""How long Hypothesis searches, and the decimal contexts that callers may have."""
+"""The decimal contexts that callers may have."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from decimal import (
     ROUND_UP,
@@ -17,11 +16,6 @@ from decimal import (
 )
 
 import pytest
-from hypothesis import settings
-
-settings.register_profile("ci", max_examples=200, derandomize=True, database=None, deadline=None)
-settings.register_profile("nightly", max_examples=20_000, deadline=None, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 HOSTILE = {
     "coarse": Context(prec=5, rounding=ROUND_UP),

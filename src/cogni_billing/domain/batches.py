@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
@@ -10,7 +10,13 @@ from uuid import UUID
 from attrs import frozen
 
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.errors import BillingError, InsufficientCredits, InvalidInput, shown
+from cogni_billing.domain.errors import (
+    BillingError,
+    InsufficientCredits,
+    InvalidInput,
+    PaymentAlreadyClaimed,
+    shown,
+)
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.receipts import Receipt
@@ -103,11 +109,16 @@ Answer: TypeAlias = Recorded | Transaction | BillingError
 
 
 def plan_batch(
-    transactions: Sequence[Transaction], stored: Mapping[Key, Recorded], available: Amount
+    transactions: Sequence[Transaction],
+    *,
+    stored: Mapping[Key, Recorded],
+    claimed: Container[str],
+    available: Amount,
 ) -> list[Answer]:
     """The answer to each of *transactions*, as if they were posted one after another.
 
-    Of several with one key the first is to be posted, and answers the others, too.
+    Of several with one key the first is to be posted, and answers the others, too. A purchase
+    whose payment is *claimed* by another tenant is refused.
     """
     answers, accepted = list[Answer](), dict[Key, Transaction]()
     for transaction in transactions:
@@ -119,6 +130,8 @@ def plan_batch(
             elif key in accepted:
                 same_or_conflict(accepted[key], transaction.request)
                 answers.append(accepted[key])
+            elif transaction.kind is TransactionKind.PURCHASE and transaction.reference in claimed:
+                raise PaymentAlreadyClaimed(transaction.reference)
             else:
                 required = -transaction.amount
                 if required.is_positive and not transaction.overdraft and required > available:

@@ -22,9 +22,9 @@ class BooksRepository(Protocol):
         ...
 
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
-        """Some tenants on whose wallets something is due that time brought about, if any are.
+        """Some tenants on whose wallets something may be due that time brought about, if any are.
 
-        They are the longest due, and no more than a thousand.
+        They are the longest due, and no more than a thousand. Settling a wallet strikes it off.
         """
         ...
 

@@ -77,9 +77,9 @@ class LedgerRepository(Protocol):
         """
         ...
 
-    def settle(self, moment: datetime, /) -> None:
+    def settle(self, moment: datetime, /) -> bool:
         """Let what is due by *moment* happen: holds that expired end, and what was left of grants
-        that expired is taken, each at its own moment.
+        that expired is taken, each at its own moment. Whether anything was due.
 
         Every call that writes does so first; reading takes it into account.
         """

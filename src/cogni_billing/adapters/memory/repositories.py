@@ -126,9 +126,11 @@ class MemoryLedger:
             self._keep(wallet.released(hold_id))
             return evolve(self._wallet().hold(hold_id), replayed=not before.is_open)
 
-    def settle(self, moment: datetime, /) -> None:
+    def settle(self, moment: datetime, /) -> bool:
         with self._guard.call():
+            was_due = self._wallet().is_due(moment)
             self._settle(moment)
+            return was_due
 
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call():

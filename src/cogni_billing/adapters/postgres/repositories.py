@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import partial
 from uuid import UUID
 
-from attrs import evolve, frozen
+from attrs import define, evolve, frozen
 from sqlalchemy import Connection, TextClause
 
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
@@ -30,7 +30,7 @@ from cogni_billing.adapters.postgres.rows import (
 )
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import CREDIT, Amount
-from cogni_billing.domain.batches import Answer, Key, plan_batch, to_post
+from cogni_billing.domain.batches import Key, plan_batch, to_post
 from cogni_billing.domain.errors import (
     BillingError,
     HoldClosed,
@@ -53,8 +53,11 @@ _POSITION_MAX = 2**63 - 1
 _PLANS_MAX = 10
 
 
-class _PlanOvertaken(Exception):
-    """A batch was planned from what is no longer so."""
+@define
+class _Overtaken(Exception):
+    """Somebody came first with the keys of some transactions of a batch."""
+
+    transactions: Sequence[Transaction]
 
 
 @frozen
@@ -122,43 +125,50 @@ class PostgresLedger:
         kind, at = transactions[0].kind, transactions[0].at
         if not kind.opens and not self._has_account():
             return [UnknownAccount(self._tenant) for _ in transactions]
+        claimed = set[str]()
         for _ in range(_PLANS_MAX):
             self._settle(at)
-            available = self._balance(statements.BALANCE, now=at).available
-            planned = plan_batch(transactions, self._stored(transactions), available)
+            answers = plan_batch(
+                transactions,
+                stored=self._stored(transactions),
+                claimed=claimed,
+                available=self._balance(statements.BALANCE, now=at).available,
+            )
             try:
                 with self._savepoint(), translated():
-                    return self._answers(transactions, planned)
-            except (InsufficientCredits, _PlanOvertaken):
+                    after = self._posted_many(to_post(answers))
+            except InsufficientCredits:
                 continue
+            except _Overtaken as overtaken:
+                claimed |= self._claimed_by_others(overtaken.transactions)
+                continue
+            return [
+                Recorded(answer, after[answer.id], replayed=answer is not transaction)
+                if isinstance(answer, Transaction)
+                else answer
+                for transaction, answer in zip(transactions, answers, strict=True)
+            ]
         raise LedgerUnavailable("other transactions got in the way", SERIALIZATION_FAILURE)
 
-    def _answers(self, transactions: Sequence[Transaction], planned: Sequence[Answer]) -> Answers:
-        posting = to_post(planned)
-        after = self._posted_many(posting) if posting else {}
-        missing = [transaction for transaction in posting if transaction.id not in after]
-        # Somebody came first: this tenant, or with a payment, another.
-        stored = self._stored(missing) if missing else {}
-        answers: Answers = []
-        for transaction, answer in zip(transactions, planned, strict=True):
-            if not isinstance(answer, Transaction):
-                answers.append(answer)
-            elif answer.id in after:
-                replayed = answer is not transaction
-                answers.append(Recorded(answer, after[answer.id], replayed))
-            elif (answer.kind, answer.reference) in stored:
-                raise _PlanOvertaken
-            elif answer.kind is TransactionKind.PURCHASE:
-                answers.append(PaymentAlreadyClaimed(answer.reference))
-            else:
-                raise _PlanOvertaken
-        return answers
-
     def _posted_many(self, transactions: Sequence[Transaction]) -> dict[UUID, Amount]:
-        """The balance after each of *transactions* that was posted."""
+        """The balance after each of *transactions*, all of which were posted."""
+        if not transactions:
+            return {}
         parameters = batch_parameters(self._tenant, transactions)
         rows = self._connection.execute(statements.POST_MANY, parameters)
-        return {row.transaction_id: _credits(row.balance_after) for row in rows}
+        after = {row.transaction_id: _credits(row.balance_after) for row in rows}
+        if missing := [each for each in transactions if each.id not in after]:
+            raise _Overtaken(missing)
+        return after
+
+    def _claimed_by_others(self, missing: Sequence[Transaction]) -> set[str]:
+        """Which payments of purchases that could not be posted are another tenant's."""
+        stored = self._stored(missing)
+        return {
+            each.reference
+            for each in missing
+            if each.kind is TransactionKind.PURCHASE and (each.kind, each.reference) not in stored
+        }
 
     def _stored(self, transactions: Sequence[Transaction]) -> dict[Key, Recorded]:
         """What is recorded under the keys of *transactions*, which are of one kind."""
@@ -181,23 +191,23 @@ class PostgresLedger:
         parameters = transaction_parameters(transaction)
         return self._connection.execute(statements.POST, parameters).scalar_one_or_none()
 
-    def settle(self, moment: datetime, /) -> None:
+    def settle(self, moment: datetime, /) -> bool:
         with self._guard.call(), translated():
-            self._settle(moment)
+            return self._settle(moment)
 
-    def _settle(self, moment: datetime) -> None:
-        """Let what is due on the wallet happen, one after another."""
-        while instant := self._due_instant(moment):
-            parameters = self._account | {"moment": instant}
-            for row in self._connection.execute(statements.LAPSED, parameters).all():
+    def _settle(self, moment: datetime) -> bool:
+        """Let what is due on the wallet happen, one after another; whether anything was."""
+        happened = False
+        due = self._account | {"at": moment}
+        while settled := self._connection.execute(statements.SETTLE, due).one_or_none():
+            instant = settled.present.astimezone(UTC)
+            expired = self._account | {"moment": instant}
+            lapsed = self._connection.execute(statements.LAPSED, expired).all()
+            for row in lapsed:
                 lapse = Lapse(row.id, _credits(row.remaining), instant)
                 self._posted(plan_expiry(self._tenant, lapse))
-
-    def _due_instant(self, moment: datetime) -> datetime | None:
-        """When the first thing was due by *moment*, once holds that expired then have ended."""
-        parameters = self._account | {"at": moment}
-        instant = self._connection.execute(statements.SETTLE, parameters).scalar_one_or_none()
-        return instant and instant.astimezone(UTC)
+            happened = happened or settled.ended > 0 or bool(lapsed)
+        return happened
 
     def _refusal(self, transaction: Transaction) -> BillingError:
         """Why nothing was posted, though nothing that this scope can see has the key."""

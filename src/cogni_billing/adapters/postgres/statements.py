@@ -260,10 +260,10 @@ RECORDED_BY_KEYS: Final = _RECORDED.where(
 )
 RECORDED_BY_ID: Final = _RECORDED.where(transactions.c.id == bindparam("id"))
 
-# The first thing that time brought about on the wallet; no row when nothing is due.
+# The first thing that time brought about on the wallet; no row when nothing can be due.
 SETTLE: Final = text("""
-    SELECT cogni_billing.settle_wallet(:unit, due_at)
-    FROM cogni_billing.wallets
+    SELECT present, ended
+    FROM cogni_billing.wallets, cogni_billing.settle_wallet(:unit, due_at)
     WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
       AND due_at <= greatest(:at, as_of)
 """)

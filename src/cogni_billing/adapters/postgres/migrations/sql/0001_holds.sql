@@ -188,17 +188,20 @@ AS $$
 $$;
 
 -- Lets the time of the scope's tenant's wallet go on to a moment, and ends the holds that have
--- expired by then; the wallet's time. What is left of grants that have is for the caller to post.
-CREATE FUNCTION cogni_billing.settle_wallet(of_unit text, moment timestamptz)
-RETURNS timestamptz
+-- expired by then; the wallet's time, and how many they were. What is left of grants that have is
+-- for the caller to post.
+CREATE FUNCTION cogni_billing.settle_wallet(
+    of_unit text, moment timestamptz, OUT present timestamptz, OUT ended bigint
+)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     me      CONSTANT uuid := cogni_billing.tenant();
     account CONSTANT uuid := cogni_billing.account_of(me);
-    present CONSTANT timestamptz := cogni_billing.lock_wallet(of_unit, moment);
     expired record;
 BEGIN
+    present := cogni_billing.lock_wallet(of_unit, moment);
+    ended := 0;
     FOR expired IN
         SELECT id
         FROM cogni_billing.holds
@@ -206,11 +209,11 @@ BEGIN
           AND state = 'open' AND ends_at <= present
     LOOP
         PERFORM cogni_billing.end_hold(expired.id, 'expired', 0, present);
+        ended := ended + 1;
     END LOOP;
     UPDATE cogni_billing.wallets
     SET due_at = cogni_billing.next_due(of_unit)
     WHERE tenant_id = me AND account_id = account AND unit = of_unit;
-    RETURN present;
 END
 $$;
 

@@ -1,0 +1,375 @@
+"""A state machine: random sequences of all calls, on every adapter at once and on the model.
+
+After each call all agree on its outcome, and on every tenant's balance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, ClassVar, cast
+from uuid import UUID
+
+from attrs import define, evolve
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    BillingError,
+    Charge,
+    Hold,
+    Line,
+    Outcome,
+    Purchase,
+    Receipt,
+    TenantId,
+    credits,
+    usd_cents,
+)
+from contract.base import ALICE, BOB, NOON, CountingIds
+from contract.model import Model, RefusedError
+
+STEPS = 50
+TENANTS = {"alice": ALICE, "bob": BOB, "system": SYSTEM_TENANT_ID}
+
+tenants = st.sampled_from(["alice", "alice", "system", "bob"])
+# Few keys and few sizes, so that they meet.
+keys = st.sampled_from(["a", "b", "c", "d"])
+held_keys = st.sampled_from(["a", "b"])
+amounts = st.integers(1, 5) | st.sampled_from([40_000, 60_000, 100_000, 125_000])
+cents = st.integers(1, 3)
+leaps = st.sampled_from([0, 1, 10, 60]) | st.integers(-5, 100)
+expiries = st.none() | st.sampled_from([-1, 0, 1, 10, 60])
+charges = st.tuples(tenants, amounts, keys, st.booleans())
+purchases = st.tuples(tenants, cents, keys)
+
+
+@define
+class Clock:
+    """Stands still until it is set."""
+
+    moment: datetime = NOON
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+Observed = tuple[str, Any]
+
+
+def observed(call: Callable[[], object]) -> Observed:
+    """The value of *call*, or its error."""
+    try:
+        return "ok", call()
+    except BillingError as error:
+        return error.code, str(error)
+
+
+def unplaced(line: Line) -> Line:
+    """*line* without its position, which is each adapter's own."""
+    return evolve(line, position=0)
+
+
+class Ledgers(RuleBasedStateMachine):
+    """Subclasses say which ledgers, and count the steps."""
+
+    steps: ClassVar[int]
+    seen: ClassVar[set[str]]
+
+    def ledgers(self) -> Sequence[Callable[..., Billing]]:
+        """Makes a `Billing` over an empty ledger of each adapter."""
+        raise NotImplementedError
+
+    @initialize()
+    def begin(self) -> None:
+        self.clock = Clock()
+        self.billings = [new(clock=self.clock, ids=CountingIds()) for new in self.ledgers()]
+        self.model = Model(list(TENANTS), "system")
+        self.holds: dict[tuple[str, str], UUID] = {}
+        self.purchase("alice", 1, "z")  # something to spend, for her and for the system tenant
+
+    def at(self, seconds: int | None) -> datetime | None:
+        """That many seconds from now."""
+        return None if seconds is None else self.clock.moment + timedelta(seconds=seconds)
+
+    def compare(
+        self, call: Callable[[Billing], object], expected: Callable[[], object]
+    ) -> tuple[Any, Any]:
+        """What all ledgers return and the model says, when no ledger differs from another and all
+        refuse what the model refuses.
+        """
+        type(self).steps += 1
+        outcomes = [observed(lambda b=billing: call(b)) for billing in self.billings]  # type: ignore[misc]
+        for other in outcomes[1:]:
+            assert other == outcomes[0]
+        code, value = outcomes[0]
+        self.seen.add(code)
+        said = said_by(expected)
+        assert code == said[0], value
+        return (value, said[1]) if code == "ok" else (None, None)
+
+    def compare_receipts(
+        self, call: Callable[[Billing], Receipt], expected: Callable[[], tuple[int, bool]]
+    ) -> None:
+        receipt, said = self.compare(call, expected)
+        if receipt is not None:
+            assert (int(receipt.balance.value), receipt.replayed) == said
+            if said[1]:
+                self.seen.add("replayed")
+
+    @rule(seconds=leaps)
+    def leap(self, seconds: int) -> None:
+        self.clock.moment += timedelta(seconds=seconds)
+
+    @rule(who=tenants, cents=cents, payment=keys)
+    def purchase(self, who: str, cents: int, payment: str) -> None:
+        self.clock.moment += timedelta(seconds=1)
+        self.compare_receipts(
+            lambda b: b.confirm_purchase(TENANTS[who], usd_cents(cents), payment=payment),
+            lambda: self.model.purchase((who, cents, payment), self.clock.moment),
+        )
+
+    @rule(charge=charges)
+    def charge(self, charge: tuple[str, int, str, bool]) -> None:
+        who, amount, key, overdraft = charge
+        self.compare_receipts(
+            lambda b: b.charge(
+                TENANTS[who], credits(amount), reference=key, allow_overdraft=overdraft
+            ),
+            lambda: self.model.charge(charge, self.clock.moment),
+        )
+
+    @rule(
+        who=tenants,
+        amount=amounts,
+        key=keys,
+        priority=st.sampled_from([0, 100]),
+        expires=expiries,
+    )
+    def grant(self, who: str, amount: int, key: str, priority: int, expires: int | None) -> None:
+        expires_at = self.at(expires)
+        self.compare_receipts(
+            lambda b: b.grant(
+                TENANTS[who],
+                credits(amount),
+                source="promo",
+                reference=key,
+                priority=priority,
+                expires_at=expires_at,
+            ),
+            lambda: self.model.grant(who, (amount, priority, expires_at), key, self.clock.moment),
+        )
+
+    @rule(who=tenants, amount=amounts, key=held_keys, expires=expiries)
+    def hold(self, who: str, amount: int, key: str, expires: int | None) -> None:
+        expires_at = self.at(expires)
+        hold, said = self.compare(
+            lambda b: b.hold(TENANTS[who], credits(amount), reference=key, expires_at=expires_at),
+            lambda: self.model.hold(who, amount, key, expires_at, self.clock.moment),
+        )
+        if hold is not None:
+            held = cast("Hold", hold)
+            assert (held.state, held.replayed) == said
+            self.holds[who, key] = held.id
+
+    @rule(who=tenants, other=st.none() | tenants, hold=held_keys, amount=amounts, key=keys)
+    def capture(self, who: str, other: str | None, hold: str, amount: int, key: str) -> None:
+        whose = other or who
+        hold_id = self.holds.get((whose, hold), UUID(int=2**64))
+        named = hold if who == whose and (whose, hold) in self.holds else str(hold_id)
+        self.compare_receipts(
+            lambda b: b.capture(TENANTS[who], hold_id, credits(amount), reference=key),
+            lambda: self.model.capture(who, named, amount, key, self.clock.moment),
+        )
+
+    @rule(who=tenants, hold=held_keys)
+    def release(self, who: str, hold: str) -> None:
+        hold_id = self.holds.get((who, hold), UUID(int=2**64))
+        released, before = self.compare(
+            lambda b: b.release(TENANTS[who], hold_id),
+            lambda: self.model.release(who, hold, self.clock.moment),
+        )
+        if released is not None:
+            assert released.replayed is before
+
+    @rule(batch=st.lists(charges, max_size=6), together=st.booleans())
+    def charge_many(self, batch: list[tuple[str, int, str, bool]], together: bool) -> None:
+        requests = [
+            Charge(
+                tenant=TENANTS[who],
+                amount=credits(amount),
+                reference=key,
+                allow_overdraft=overdraft,
+            )
+            for who, amount, key, overdraft in batch
+        ]
+        self.compare_batches(
+            lambda b: b.charge_many(requests, all_or_nothing=together),
+            [(charge[0], charge) for charge in batch],
+            lambda charge: self.model.charge(charge, self.clock.moment),
+            together,
+        )
+
+    @rule(batch=st.lists(purchases, max_size=6), together=st.booleans())
+    def confirm_purchases(self, batch: list[tuple[str, int, str]], together: bool) -> None:
+        requests = [
+            Purchase(tenant=TENANTS[who], amount=usd_cents(cents), payment=payment)
+            for who, cents, payment in batch
+        ]
+        self.compare_batches(
+            lambda b: b.confirm_purchases(requests, all_or_nothing=together),
+            [(purchase[0], purchase) for purchase in batch],
+            lambda purchase: self.model.purchase(purchase, self.clock.moment),
+            together,
+        )
+
+    def compare_batches(
+        self,
+        call: Callable[[Billing], tuple[Outcome[Any], ...]],
+        requests: list[tuple[str, Any]],
+        one: Callable[[Any], tuple[int, bool]],
+        together: bool,
+    ) -> None:
+        outcomes, said = self.compare(
+            lambda b: [observed_outcome(outcome) for outcome in call(b)],
+            lambda: self.expected(requests, one, together),
+        )
+        assert [outcome[:2] for outcome in outcomes] == said
+
+    def expected(
+        self,
+        requests: list[tuple[str, Any]],
+        one: Callable[[Any], tuple[int, bool]],
+        together: bool,
+    ) -> list[tuple[str, Any]]:
+        """What becomes of each request, when each tenant's come one after another."""
+        said: dict[int, tuple[str, Any]] = {}
+        for who in sorted({who for who, _ in requests}, key=lambda who: TENANTS[who]):
+            before = deepcopy(self.model.state)
+            for place, (whose, request) in enumerate(requests):
+                if whose == who:
+                    said[place] = said_by(partial(one, request))
+            places = [place for place, (whose, _) in enumerate(requests) if whose == who]
+            if together and any(said[place][0] != "ok" for place in places):
+                self.model.state = before
+                for place in places:
+                    if said[place][0] == "ok":
+                        said[place] = ("others_refused", None)
+        return [said[place] for place in range(len(requests))]
+
+    @rule(who=tenants, back=st.integers(-100, 300))
+    def look_back(self, who: str, back: int) -> None:
+        moment = self.clock.moment - timedelta(seconds=back)
+        balance, said = self.compare(
+            lambda b: b.balance(TENANTS[who], at=moment),
+            lambda: self.model.balance_at(who, moment),
+        )
+        if balance is not None:
+            assert (int(balance.posted.value), int(balance.held.value)) == said
+
+    @rule(who=tenants)
+    def look_at_grants(self, who: str) -> None:
+        grants, said = self.compare(
+            lambda b: b.grants(TENANTS[who]),
+            lambda: self.model.grants(who, self.clock.moment),
+        )
+        if grants is not None:
+            assert [int(grant.remaining.value) for grant in grants] == said
+
+    @rule(who=tenants, limit=st.integers(1, 4), kind=st.none() | st.just("charge"))
+    def read_statement(self, who: str, limit: int, kind: str | None) -> None:
+        lines, _ = self.compare(
+            lambda b: all_lines(b, TENANTS[who], limit, kind),
+            lambda: self.model.balance(who, self.clock.moment),
+        )
+        if lines and kind is None:
+            older = [*(line.balance_after for line in lines[1:]), credits(0)]
+            assert [line.balance_after - line.amount for line in lines] == older
+
+    @rule()
+    def sweep(self) -> None:
+        swept, said = self.compare(lambda b: b.sweep(), lambda: self.model.due(self.clock.moment))
+        assert swept == said
+        self.model.sweep(self.clock.moment)
+
+    @rule()
+    def fold(self) -> None:
+        self.compare(folded, lambda: None)
+
+    @rule()
+    def verify(self) -> None:
+        found, _ = self.compare(lambda b: b.verify(), lambda: None)
+        assert found.ok
+
+    @invariant()
+    def balances_agree(self) -> None:
+        for who, tenant in TENANTS.items():
+            for billing in self.billings:
+                code, found = observed(partial(billing.balance, tenant))
+                if code == "ok":
+                    found = int(found.posted.value), int(found.held.value)
+                assert (code, found if code == "ok" else None) == said_by(
+                    partial(self.model.balance, who, self.clock.moment)
+                )
+
+
+def said_by(model: Callable[[], Any]) -> Observed:
+    """What the model says of a call."""
+    try:
+        return "ok", model()
+    except RefusedError as refused:
+        return str(refused), None
+
+
+def folded(billing: Billing) -> None:
+    """Fold; how much of it there was is each adapter's own."""
+    billing.fold()
+
+
+def observed_outcome(outcome: Outcome[Any]) -> tuple[str, Any, Any]:
+    """The code, what the model knows of it, and all of it."""
+    if outcome.receipt is None:
+        assert outcome.error is not None
+        return outcome.error.code, None, str(outcome.error)
+    receipt = outcome.receipt
+    return "ok", (int(receipt.balance.value), receipt.replayed), receipt
+
+
+def all_lines(billing: Billing, tenant: TenantId, limit: int, kind: str | None) -> list[Line]:
+    """Every line, page by page."""
+    page = billing.statement(tenant, limit=limit, kind=kind)
+    lines = list(page.lines)
+    while page.next is not None:
+        page = billing.statement(tenant, limit=limit, kind=kind, after=page.next)
+        lines += page.lines
+    return [unplaced(line) for line in lines]
+
+
+def run(machine: type[Ledgers], sequences: int) -> None:
+    """Run so many sequences of calls; each kind of outcome must have come up."""
+    machine.steps, machine.seen = 0, set()
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=sequences, stateful_step_count=STEPS)
+    )
+    assert machine.seen >= {
+        "ok",
+        "replayed",
+        "unknown_account",
+        "insufficient_credits",
+        "idempotency_conflict",
+        "payment_already_claimed",
+        "unknown_hold",
+        "hold_closed",
+        "invalid_time",
+    }

@@ -1,0 +1,296 @@
+"""What the ledger is, told as plainly as can be: whole numbers in dictionaries and lists.
+
+It shares no code with the library. What it says of each call is held against what every adapter
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import UTC, datetime
+from typing import Any
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+NEVER = datetime.max.replace(tzinfo=UTC)
+CREDITS_FOR_A_CENT = 100_000
+Dict = dict[str, Any]
+
+
+class RefusedError(Exception):
+    """A call is refused; its text is the code of the library's error."""
+
+
+def _new_tenant() -> Dict:
+    return {
+        "open": False,
+        "as_of": BEGINNING,
+        "lines": [],  # (moment, amount) of what the tenant did itself
+        "arrivals": [],  # (moment, amount) of what others added
+        "holds": {},
+        "grants": {},
+        "keys": {},
+    }
+
+
+class Model:
+    """All tenants, and who has claimed which payment."""
+
+    def __init__(self, tenants: list[str], system: str) -> None:
+        self.system = system
+        self.state: Dict = {
+            "tenants": {tenant: _new_tenant() for tenant in tenants},
+            "payments": {},
+        }
+        self.state["tenants"][system]["open"] = True
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """All that happens in the block, or nothing when it is refused."""
+        before = deepcopy(self.state)
+        try:
+            yield
+        except RefusedError:
+            self.state = before
+            raise
+
+    # What is posted ---------------------------------------------------------------------------
+
+    def purchase(self, asked: tuple[str, int, str], now: datetime) -> tuple[int, bool]:
+        who, cents, payment = asked
+
+        def record(tenant: Dict) -> None:
+            if payment in self.state["payments"]:
+                raise RefusedError("payment_already_claimed")
+            self.state["payments"][payment] = who
+            tenant["open"] = True
+            settle(tenant, now)
+            bought = cents * CREDITS_FOR_A_CENT
+            add(tenant, bought)
+            if who != self.system:
+                self.state["tenants"][self.system]["arrivals"].append((now, bought // 4))
+
+        return self._once(who, ("purchase", payment), (cents,), record)
+
+    def charge(self, asked: tuple[str, int, str, bool], now: datetime) -> tuple[int, bool]:
+        who, amount, reference, overdraft = asked
+
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            settle(tenant, now)
+            if not overdraft and amount > available(tenant):
+                raise RefusedError("insufficient_credits")
+            draw(tenant, amount)
+            add(tenant, -amount)
+
+        return self._once(who, ("charge", reference), (amount, overdraft), record)
+
+    def grant(
+        self, who: str, asked: tuple[int, int, datetime | None], reference: str, now: datetime
+    ) -> tuple[int, bool]:
+        amount, priority, expires = asked
+
+        def record(tenant: Dict) -> None:
+            tenant["open"] = True
+            settle(tenant, now)
+            if expires is not None and expires <= tenant["as_of"]:
+                raise RefusedError("invalid_time")
+            tenant["grants"][reference] = {
+                "left": amount,
+                "priority": priority,
+                "expires": expires,
+                "granted": (now, len(tenant["grants"])),
+            }
+            add(tenant, amount)
+
+        return self._once(who, ("grant", reference), asked, record)
+
+    def hold(
+        self, who: str, amount: int, reference: str, expires: datetime | None, now: datetime
+    ) -> tuple[str, bool]:
+        """The hold's state, and whether it was there."""
+
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            settle(tenant, now)
+            if expires is not None and expires <= tenant["as_of"]:
+                raise RefusedError("invalid_time")
+            if amount > available(tenant):
+                raise RefusedError("insufficient_credits")
+            tenant["holds"][reference] = {
+                "amount": amount,
+                "opened": now,
+                "expires": expires,
+                "ended": None,
+                "state": "open",
+                "pins": draw(tenant, amount),
+            }
+
+        _, replayed = self._once(who, ("hold", reference), (amount, expires), record)
+        present = deepcopy(self.state["tenants"][who])
+        settle(present, now)
+        return present["holds"][reference]["state"], replayed
+
+    def capture(
+        self, who: str, hold: str, amount: int, reference: str, now: datetime
+    ) -> tuple[int, bool]:
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            settle(tenant, now)
+            held = tenant["holds"].get(hold)
+            if held is None:
+                raise RefusedError("unknown_hold")
+            if amount > held["amount"]:
+                raise RefusedError("insufficient_credits")
+            if held["state"] != "open":
+                raise RefusedError("hold_closed")
+            end(tenant, held, "captured", amount)
+            add(tenant, -amount)
+
+        return self._once(who, ("capture", reference), (hold, amount), record)
+
+    def release(self, who: str, hold: str, now: datetime) -> bool:
+        """Whether it was released before."""
+        with self.attempt():
+            tenant = self.state["tenants"][who]
+            require_open(tenant)
+            settle(tenant, now)
+            held = tenant["holds"].get(hold)
+            if held is None:
+                raise RefusedError("unknown_hold")
+            if held["state"] not in {"open", "released"}:
+                raise RefusedError("hold_closed")
+            before = bool(held["state"] == "released")
+            if not before:
+                end(tenant, held, "released", 0)
+            return before
+
+    def _once(
+        self,
+        who: str,
+        key: tuple[str, str],
+        request: tuple[Any, ...],
+        record: Callable[[Dict], None],
+    ) -> tuple[int, bool]:
+        """The balance right after, and whether it was recorded before."""
+        with self.attempt():
+            tenant = self.state["tenants"][who]
+            if key in tenant["keys"]:
+                asked, balance = tenant["keys"][key]
+                if asked != request:
+                    raise RefusedError("idempotency_conflict")
+                return balance, True
+            record(tenant)
+            balance = posted(tenant)
+            tenant["keys"][key] = (request, balance)
+            return balance, False
+
+    # What is read -----------------------------------------------------------------------------
+
+    def balance(self, who: str, now: datetime) -> tuple[int, int]:
+        """Posted, and held."""
+        tenant = deepcopy(self.state["tenants"][who])
+        require_open(tenant)
+        settle(tenant, now)
+        return posted(tenant), held(tenant)
+
+    def balance_at(self, who: str, moment: datetime) -> tuple[int, int]:
+        tenant = deepcopy(self.state["tenants"][who])
+        require_open(tenant)
+        aside = sum(
+            hold["amount"]
+            for hold in tenant["holds"].values()
+            if hold["opened"]
+            <= moment
+            < (hold["ended"] or hold["expires"] or datetime.max.replace(tzinfo=UTC))
+        )
+        settle(tenant, moment)
+        lines = tenant["lines"] + tenant["arrivals"]
+        return sum(amount for at, amount in lines if at <= moment), aside
+
+    def grants(self, who: str, now: datetime) -> list[int]:
+        """What is left of each, in the order in which they are spent."""
+        tenant = deepcopy(self.state["tenants"][who])
+        require_open(tenant)
+        settle(tenant, now)
+        return [grant["left"] for grant in spendable(tenant)]
+
+    def due(self, now: datetime) -> int:
+        """How many tenants have something that is due."""
+        return sum(
+            bool(due(tenant, now)) for tenant in self.state["tenants"].values() if tenant["open"]
+        )
+
+    def sweep(self, now: datetime) -> None:
+        for tenant in self.state["tenants"].values():
+            if due(tenant, now):
+                settle(tenant, now)
+
+
+def require_open(tenant: Dict) -> None:
+    if not tenant["open"]:
+        raise RefusedError("unknown_account")
+
+
+def posted(tenant: Dict) -> int:
+    return sum(amount for _, amount in tenant["lines"] + tenant["arrivals"])
+
+
+def held(tenant: Dict) -> int:
+    return sum(hold["amount"] for hold in tenant["holds"].values() if hold["state"] == "open")
+
+
+def available(tenant: Dict) -> int:
+    return posted(tenant) - held(tenant)
+
+
+def add(tenant: Dict, amount: int) -> None:
+    tenant["lines"].append((tenant["as_of"], amount))
+
+
+def spendable(tenant: Dict) -> list[Dict]:
+    left = [grant for grant in tenant["grants"].values() if grant["left"]]
+    return sorted(left, key=lambda g: (g["priority"], g["expires"] or NEVER, g["granted"]))
+
+
+def draw(tenant: Dict, amount: int) -> list[tuple[Dict, int]]:
+    """Take *amount* of grants as far as they go; what went of which."""
+    taken = []
+    for grant in spendable(tenant):
+        part = min(grant["left"], amount)
+        if part:
+            grant["left"] -= part
+            amount -= part
+            taken.append((grant, part))
+    return taken
+
+
+def end(tenant: Dict, hold: Dict, state: str, used: int) -> None:
+    hold["state"], hold["ended"] = state, max(hold["opened"], tenant["as_of"])
+    for grant, pinned in hold["pins"]:
+        part = min(pinned, used)
+        used -= part
+        grant["left"] += pinned - part
+
+
+def due(tenant: Dict, moment: datetime) -> list[datetime]:
+    ends = [hold["expires"] for hold in tenant["holds"].values() if hold["state"] == "open"]
+    lapses = [grant["expires"] for grant in spendable(tenant)]
+    return [instant for instant in ends + lapses if instant is not None and instant <= moment]
+
+
+def settle(tenant: Dict, now: datetime) -> None:
+    """Let happen, one after another, what time has brought about."""
+    present = max(tenant["as_of"], now)
+    while instants := due(tenant, present):
+        tenant["as_of"] = max(tenant["as_of"], min(instants))
+        for hold in tenant["holds"].values():
+            if hold["state"] == "open" and hold["expires"] and hold["expires"] <= tenant["as_of"]:
+                end(tenant, hold, "expired", 0)
+                hold["ended"] = hold["expires"]
+        for grant in spendable(tenant):
+            if grant["expires"] and grant["expires"] <= tenant["as_of"]:
+                add(tenant, -grant["left"])
+                grant["left"] = 0
+    tenant["as_of"] = present

@@ -21,6 +21,7 @@ from cogni_billing import (
     InvalidInput,
     LedgerCorruption,
     LedgerUnavailable,
+    OthersRefused,
     OutcomeUnknown,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
@@ -57,6 +58,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
     ),
     (UnknownHold(NUMBER), f"no hold {NUMBER} for this tenant"),
     (HoldClosed(NUMBER, "released"), f"hold {NUMBER} is released"),
+    (
+        OthersRefused(),
+        "nothing was done, because another request of this tenant's was refused",
+    ),
     (PrivilegeRequired("refund"), "not allowed: refund"),
     (UnbalancedTransaction("off", (credits(1),)), "off, 1 CREDIT"),
     (ScopeClosed("it has ended"), "the scope is closed: it has ended"),

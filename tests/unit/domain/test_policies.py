@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -218,3 +220,48 @@ def test_a_share_never_exceeds_its_fraction_nor_falls_a_credit_short(
     exact = Fraction(rate) * purchased
 
     assert share(purchased, rate) == floor(exact)
+
+
+def test_a_policy_is_read_from_what_it_wrote() -> None:
+    rules = (ShareRule(SYSTEM_ACCOUNT_ID, "0.1250"),)
+    policy = RevenueSharePolicy("v1", NOON, ShareMode.BONUS, rules)
+    local = NOON.astimezone(timezone(timedelta(hours=2)))
+    nobody = RevenueSharePolicy("v2", local, ShareMode.BONUS, ())
+
+    for each in (policy, nobody, RevenueSharePolicy.default()):
+        written = json.loads(json.dumps(each.to_dict()))
+        assert RevenueSharePolicy.from_dict(written) == each
+        assert RevenueSharePolicy.from_dict(written).to_dict() == each.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"version": None}, "version: expected text, got None"),
+        (
+            {"version": ""},
+            "version: expected 1 to 255 visible ASCII characters (0x21-0x7E), got ''",
+        ),
+        ({"extra": 1}, "policy: expected the fields version, effective_from, mode, rules"),
+        ({"effective_from": "noon"}, "effective_from: expected a moment in ISO 8601, got 'noon'"),
+        ({"effective_from": "2026-01-01"}, "effective_from: expected"),
+        ({"effective_from": 5}, "effective_from: expected text, got 5"),
+        ({"mode": "gift"}, "mode: expected bonus"),
+        ({"rules": "all"}, "rules: expected a list of rules, got 'all'"),
+        ({"rules": [5]}, "rules: expected the fields beneficiary, rate"),
+        ({"rules": [{"beneficiary": "me", "rate": "1"}]}, "beneficiary: expected a UUID, got 'me'"),
+        (
+            {"rules": [{"beneficiary": str(SYSTEM_ACCOUNT_ID), "rate": 0.5}]},
+            "rate: expected text, got 0.5",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_policy_is_refused_with_its_field(changed: Any, message: str) -> None:
+    with pytest.raises(InvalidPolicy, match=re.escape(message)):
+        RevenueSharePolicy.from_dict(RevenueSharePolicy.default().to_dict() | changed)
+
+
+def test_no_mapping_is_no_policy() -> None:
+    with pytest.raises(InvalidPolicy, match="policy: expected the fields"):
+        RevenueSharePolicy.from_dict([])  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ from cogni_billing import (
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
 from cogni_billing.domain.purchases import plan_purchase, request_purchase
-from cogni_billing.domain.transactions import Posting, Transaction, balanced, imbalance
+from cogni_billing.domain.transactions import GrantTerms, Posting, Transaction, balanced, imbalance
 from contract.base import ALICE, BOB, NOON
 from contract.purchases import planned
 
@@ -135,6 +135,16 @@ def test_a_kind_either_raises_or_lowers(kind: str, amount: int) -> None:
         attrs.evolve(
             planned(), kind=made, shares=(), postings=balanced(made, ALICE, credits(amount))
         )
+
+
+def test_a_grant_has_terms_and_nothing_else_has() -> None:
+    grant = TransactionKind.GRANT
+    minted = balanced(grant, ALICE, credits(5))
+
+    with pytest.raises(UnbalancedTransaction, match="a grant with terms None"):
+        attrs.evolve(planned(), kind=grant, shares=(), postings=minted)
+    with pytest.raises(UnbalancedTransaction, match="a purchase with terms GrantTerms"):
+        attrs.evolve(planned(), terms=GrantTerms(source="promo:a", priority=0))
 
 
 def test_a_posting_belongs_to_the_owner_of_its_account() -> None:

@@ -1,0 +1,116 @@
+"""A recorded purchase is judged by nothing but its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    Amount,
+    RevenueSharePolicy,
+    Rule,
+    Share,
+    Verification,
+    Violation,
+    credits,
+)
+from cogni_billing.domain.verification import purchase_problems
+from contract.base import NOON
+from contract.purchases import planned
+
+POLICY = RevenueSharePolicy.default().to_dict()
+
+
+def problems(
+    paid: str = "0.01 USD",
+    credited: Amount = credits(100_000),  # noqa: B008 (a constant)
+    shares: Sequence[int] = (25_000,),
+    policy: Mapping[str, Any] = MappingProxyType(POLICY),
+) -> list[tuple[Rule, str]]:
+    made = [Share(SYSTEM_ACCOUNT_ID, credits(amount)) for amount in shares]
+    return list(
+        purchase_problems(paid=paid, credited=credited, shares=made, policy=policy, at=NOON)
+    )
+
+
+@given(paid=st.decimals("0.01", 10**12, places=2))
+def test_nothing_is_wrong_with_a_planned_purchase(paid: Decimal) -> None:
+    purchase = planned(amount=str(paid))
+
+    assert not list(
+        purchase_problems(
+            paid=purchase.request["amount"],
+            credited=purchase.amount,
+            shares=purchase.shares,
+            policy=purchase.policy,
+            at=purchase.at,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "rule", "message"),
+    [
+        (
+            {"paid": "0.02 USD"},
+            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            "0.02 USD buys 200000 CREDIT, and 100000 CREDIT were credited",
+        ),
+        (
+            {"paid": "0.01 EUR"},
+            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            "amount: expected an amount and its unit, got 0.01 EUR",
+        ),
+        (
+            {"paid": "much USD"},
+            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            "amount: expected an exact Decimal, int or plain decimal text",
+        ),
+        (
+            {"shares": ()},
+            Rule.SHARES_FOLLOW_THE_POLICY,
+            f"nothing instead of 25000 CREDIT for {SYSTEM_ACCOUNT_ID}",
+        ),
+        (
+            {"shares": (25_001,)},
+            Rule.SHARES_FOLLOW_THE_POLICY,
+            f"25001 CREDIT for {SYSTEM_ACCOUNT_ID} instead of 25000 CREDIT for {SYSTEM_ACCOUNT_ID}",
+        ),
+        (
+            {"policy": {}},
+            Rule.SHARES_FOLLOW_THE_POLICY,
+            "policy: expected the fields version, effective_from, mode, rules, got '[]'",
+        ),
+        (
+            {"policy": POLICY | {"effective_from": "2030-01-01T00:00:00+00:00"}},
+            Rule.SHARES_FOLLOW_THE_POLICY,
+            "policy: expected in force from 2030-01-01 00:00:00+00:00",
+        ),
+    ],
+    ids=str,
+)
+def test_each_problem_is_named(changed: dict[str, Any], rule: Rule, message: str) -> None:
+    [(broken, said)] = problems(**changed)
+
+    assert broken is rule
+    assert said.startswith(message)
+
+
+def test_a_violation_says_where_and_what() -> None:
+    violation = Violation(Rule.WALLETS_MATCH, {"tenant_id": "7", "unit": "CREDIT"}, "1 and not 2")
+
+    assert str(violation) == "I2 wallets_match: tenant_id 7, unit CREDIT: 1 and not 2"
+
+
+def test_a_ledger_is_well_when_nothing_was_found() -> None:
+    found = Violation(Rule.WALLETS_MATCH, {}, "off")
+
+    assert Verification(violations=(), transactions=1, postings=2).ok
+    assert not Verification(violations=(found,), transactions=1, postings=2).ok

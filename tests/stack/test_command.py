@@ -8,9 +8,10 @@ import sys
 from uuid import UUID
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
-from cogni_billing import SYSTEM_TENANT_ID, Amount, TenantId
+from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, usd
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.cli.demo import bundled_payments
 from contract.base import ALICE, BOB
 from stack.conftest import Clone, Database
@@ -52,6 +53,9 @@ def test_the_demo_tells_the_product_on_one_screen(database: Database, *, given: 
         f"acme ({ACME})",
         f"cogni_system ({SYSTEM_TENANT_ID})",
         "│ cogni_system │    262 500 002 │",
+        "│ charge  │ run-7     │             1 200 │ done ",
+        "│ charge  │ run-9     │ 1 000 000 000 000 │ insufficient_credits: ",
+        "postings: 0 violations",
         "│ sum          │              0 │",
     ):
         assert expected in shown.stdout
@@ -148,6 +152,28 @@ def test_an_operator_installs_and_examines_a_database(empty_database: Clone) -> 
     assert migrated.stdout == "migrated to head\n"
     assert after.returncode == 0
     assert after.stdout.count("│ ok ") == 12
+
+
+def test_an_operator_keeps_a_ledger(database: Database) -> None:
+    urls = [
+        *("--database-url", database.sandbox.url("app_user")),
+        *("--service-url", database.sandbox.url("app_service")),
+    ]
+    billing = Billing(PostgresUnitOfWork(database.user))
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+
+    swept, folded = run("sweep", *urls), run("fold", *urls)
+    sound = run("verify", *urls)
+    with database.admin.begin() as connection:
+        connection.execute(text("UPDATE cogni_billing.wallets SET posted = posted + 1"))
+    broken = run("verify", *urls)
+
+    assert swept.stdout == "wallets settled: 0\n"
+    assert folded.stdout == "accounts folded: 2 lines: 2\n"
+    assert sound.returncode == 0
+    assert "1 transactions, 3 postings" in sound.stdout
+    assert broken.returncode == 1
+    assert "wallets_match: " in broken.stdout
 
 
 def test_a_url_without_a_driver_will_do(empty_database: Clone) -> None:

@@ -17,7 +17,7 @@ from cogni_billing.adapters import postgres
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, Roles
 from cogni_billing.billing import Billing
 from cogni_billing.cli.demo import run_demo
-from cogni_billing.cli.tables import quantity, report_table, statement_table
+from cogni_billing.cli.tables import quantity, report_table, statement_table, verification_table
 from cogni_billing.domain.amounts import USD, Amount, Unit
 from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.identity import TenantId
@@ -31,9 +31,14 @@ app = typer.Typer(
 console = Console()
 
 _URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
+_SERVICE_URL_VARIABLE = "COGNI_BILLING_SERVICE_URL"
 DatabaseUrl = Annotated[
     str,
     typer.Option("--database-url", envvar=_URL_VARIABLE, help="postgresql+psycopg://role@host/db"),
+]
+ServiceUrl = Annotated[
+    str,
+    typer.Option("--service-url", envvar=_SERVICE_URL_VARIABLE, help="app_service's URL."),
 ]
 Tenant = Annotated[UUID, typer.Argument(help="The tenant's UUID.")]
 
@@ -133,6 +138,31 @@ def statement(
         console.print(f"more with --after {page.next}")
 
 
+@app.command()
+def sweep(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
+    """Record what expired on the wallets of tenants who have been idle since."""
+    with _back_office(database_url, service_url) as billing:
+        console.print("wallets settled:", billing.sweep())
+
+
+@app.command()
+def fold(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
+    """Checkpoint the accounts that others add to."""
+    with _back_office(database_url, service_url) as billing:
+        folding = billing.fold()
+    console.print("accounts folded:", folding.accounts, "lines:", folding.lines)
+
+
+@app.command()
+def verify(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
+    """Check every invariant over the whole ledger; exit with 1 when one is broken."""
+    with _back_office(database_url, service_url) as billing:
+        verification = billing.verify()
+    console.print(verification_table(verification))
+    if not verification.ok:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command; a typed error is one line on standard error, and exit code 1."""
     try:
@@ -146,6 +176,12 @@ def main() -> None:
 def _billing(database_url: str) -> Iterator[Billing]:
     with _engine(database_url) as engine:
         yield Billing(PostgresUnitOfWork(engine))
+
+
+@contextmanager
+def _back_office(database_url: str, service_url: str) -> Iterator[Billing]:
+    with _engine(database_url) as engine, _engine(service_url) as service:
+        yield Billing(PostgresUnitOfWork(engine, service=service))
 
 
 @contextmanager

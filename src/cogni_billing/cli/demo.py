@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from uuid import NAMESPACE_DNS, UUID, uuid5
@@ -20,7 +20,7 @@ from cogni_billing.adapters.postgres.operations.sandbox import Sandbox, temporar
 from cogni_billing.billing import Billing
 from cogni_billing.cli.tables import quantity, statement_table, table, trial_balance_table
 from cogni_billing.domain.accounts import SYSTEM_TENANT_SLUG
-from cogni_billing.domain.amounts import CREDIT, Amount, Unit, total
+from cogni_billing.domain.amounts import CREDIT, Amount, Unit, credits, total
 from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 
@@ -62,7 +62,7 @@ def _database(admin_url: str | None) -> Iterator[Sandbox]:
 
 
 def _show(console: Console, engine: Engine, service_engine: Engine) -> None:
-    billing = Billing(PostgresUnitOfWork(engine))
+    billing = Billing(PostgresUnitOfWork(engine, service=service_engine))
     payments = bundled_payments()
     tenants = {payment.tenant: payment.tenant_id for payment in payments}
     for tenant in tenants.values():
@@ -70,6 +70,10 @@ def _show(console: Console, engine: Engine, service_engine: Engine) -> None:
 
     console.print("\nEight confirmed payments arrive at the webhook, not all of them honest:\n")
     console.print(_confirmed(billing, payments))
+    console.print(
+        "\nThen credits are spent, the promotion's first, and never more than there are:\n"
+    )
+    console.print(_spent(billing, tenants["acme"]))
     console.print("\nEach tenant sees its own postings, and nobody else's:\n")
     for name, tenant in tenants.items():
         lines = billing.statement(tenant).lines
@@ -77,6 +81,11 @@ def _show(console: Console, engine: Engine, service_engine: Engine) -> None:
     console.print("\nRead across tenants, by the one role that may, everything sums to zero:\n")
     for report in trial_balance(service_engine):
         console.print(trial_balance_table(report))
+    verification = billing.verify()
+    console.print(
+        f"\nEvery invariant, checked over {verification.transactions} transactions and"
+        f" {verification.postings} postings: {len(verification.violations)} violations.\n"
+    )
 
 
 def _confirmed(billing: Billing, payments: list[Payment]) -> Table:
@@ -95,6 +104,42 @@ def _confirmed(billing: Billing, payments: list[Payment]) -> Table:
             outcome = "[yellow]replayed" if receipt.replayed else "[green]confirmed"
             amounts = (receipt.credited, share, receipt.balance)
             result.add_row(*paid, outcome, *map(quantity, amounts))
+    return result
+
+
+def _spent(billing: Billing, tenant: UUID) -> Table:
+    columns = ("call", "reference", "asked for", "outcome", "balance", "of it held")
+    result = table("acme spends", columns, numeric=(columns[2], *columns[4:]))
+
+    def row(call: str, reference: str, amount: int, attempt: Callable[[Amount], object]) -> None:
+        try:
+            attempt(credits(amount))
+            outcome = "[green]done"
+        except BillingError as error:
+            outcome = f"[red]{error.code}[/red]: {escape(str(error))}"
+        balance = billing.balance(tenant)
+        figures = (quantity(balance.posted), quantity(balance.held))
+        result.add_row(call, reference, quantity(credits(amount)), outcome, *figures)
+
+    def held(amount: Amount) -> None:
+        holds.append(billing.hold(tenant, amount, reference="run-8").id)
+
+    holds: list[UUID] = []
+    row(
+        "grant",
+        "launch",
+        5_000_000,
+        lambda amount: billing.grant(tenant, amount, source="promo:launch", reference="launch"),
+    )
+    row("charge", "run-7", 1_200, lambda amount: billing.charge(tenant, amount, reference="run-7"))
+    row("hold", "run-8", 50_000, held)
+    row(
+        "capture",
+        "run-8",
+        31_000,
+        lambda amount: billing.capture(tenant, holds[0], amount, reference="run-8"),
+    )
+    row("charge", "run-9", 10**12, lambda amount: billing.charge(tenant, amount, reference="run-9"))
     return result
 
 

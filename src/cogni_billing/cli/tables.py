@@ -10,6 +10,7 @@ from rich.table import Table
 from cogni_billing.adapters.postgres import Report, TrialBalance
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.statements import Balance, Line
+from cogni_billing.domain.verification import Rule, Verification
 
 
 def quantity(amount: Amount | None) -> str:
@@ -50,6 +51,21 @@ def trial_balance_table(report: TrialBalance) -> Table:
         result.add_row(name, quantity(balance))
     result.columns[0].footer = "sum"
     result.columns[1].footer = quantity(report.total)
+    return result
+
+
+def verification_table(verification: Verification) -> Table:
+    """Each rule, and where it is broken."""
+    result = table(
+        f"{verification.transactions} transactions, {verification.postings} postings",
+        ("invariant", "rule", "finding"),
+    )
+    for rule in Rule:
+        broken = [found for found in verification.violations if found.rule is rule]
+        for violation in broken:
+            result.add_row(rule.invariant, rule.says, f"[red]{escape(str(violation))}")
+        if not broken:
+            result.add_row(rule.invariant, rule.says, "[green]ok")
     return result
 
 

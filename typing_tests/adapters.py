@@ -4,18 +4,43 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from cogni_billing import Amount, Billing, Page, PurchaseReceipt, TenantId, usd
+from cogni_billing import (
+    Amount,
+    AsyncBilling,
+    Billing,
+    ChargeReceipt,
+    Hold,
+    Outcome,
+    Page,
+    PurchaseReceipt,
+    TenantId,
+    Verification,
+    credits,
+    usd,
+)
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
 from cogni_billing.ports.environment import Clock, IdSource
-from cogni_billing.ports.scope import UnitOfWork
+from cogni_billing.ports.scope import AsyncUnitOfWork, UnitOfWork
 
 
-def adapters_fit_their_ports(engine: Engine) -> tuple[UnitOfWork, UnitOfWork, Clock, IdSource]:
-    return InMemoryUnitOfWork(), PostgresUnitOfWork(engine), SystemClock(), Uuid7Source()
+def adapters_fit_their_ports(
+    engine: Engine, connection: Connection
+) -> tuple[UnitOfWork, UnitOfWork, UnitOfWork, Clock, IdSource]:
+    postgres = PostgresUnitOfWork(engine, service=engine)
+    joined = PostgresUnitOfWork.joining(connection)
+    return InMemoryUnitOfWork(), postgres, joined, SystemClock(), Uuid7Source()
+
+
+def async_adapters_fit_their_port(
+    engine: AsyncEngine, connection: AsyncConnection
+) -> tuple[AsyncUnitOfWork, AsyncUnitOfWork, AsyncUnitOfWork]:
+    postgres = AsyncPostgresUnitOfWork(engine, service=engine)
+    return InMemoryUnitOfWork(), postgres, AsyncPostgresUnitOfWork.joining(connection)
 
 
 def the_public_api_infers(billing: Billing, tenant: TenantId, plain: UUID) -> None:
@@ -28,3 +53,15 @@ def the_public_api_infers(billing: Billing, tenant: TenantId, plain: UUID) -> No
     billing.confirm_purchase(tenant, 10.0, payment="p")  # type: ignore[arg-type]
     billing.confirm_purchase(tenant, amount, "p")  # type: ignore[call-arg]
     billing.statement(tenant, after=page)  # type: ignore[arg-type]
+    outcomes: tuple[Outcome[ChargeReceipt], ...] = billing.charge_many([{"tenant": tenant}])
+    charge: ChargeReceipt | None = outcomes[0].receipt
+    hold: Hold = billing.hold(tenant, credits(1), reference="r")
+    billing.capture(tenant, hold, amount, reference="r")  # type: ignore[arg-type]
+    billing.charge(tenant, charge, reference="r")  # type: ignore[arg-type]
+
+
+async def what_is_awaited_infers(billing: AsyncBilling, tenant: TenantId) -> None:
+    receipt: ChargeReceipt = await billing.charge(tenant, credits(1), reference="r")
+    found: Verification = await billing.verify()
+    page: Page = billing.statement(tenant)  # type: ignore[assignment]
+    assert receipt.overdrawn is not found.ok, page

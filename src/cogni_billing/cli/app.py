@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+# A pipe has no width of its own, and the tables need more than the 80 columns it would get.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
+console = Console(width=_WIDTH)
 
 _URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
 _SERVICE_URL_VARIABLE = "COGNI_BILLING_SERVICE_URL"

@@ -165,6 +165,38 @@ class TestHolds:
         assert released is False
         assert billing.balance(BOB).held == credits(5)
 
+    def test_a_hold_that_has_expired_is_not_released(
+        self, database: Database, billing: Billing
+    ) -> None:
+        hold = billing.hold(ALICE, credits(5), reference="run-1", expires_at=NOON + HOUR)
+        with database.acting_for(ALICE) as connection:
+            released = connection.execute(
+                text("SELECT cogni_billing.release_hold(:id, 'CREDIT', :at)"),
+                {"id": hold.id, "at": NOON + HOUR},
+            ).scalar_one()
+
+        assert released is False
+
+    def test_nothing_is_held_of_what_has_lapsed(
+        self, database: Database, billing: Billing
+    ) -> None:
+        billing.grant(ALICE, credits(9), source="a", reference="a", expires_at=NOON + HOUR)
+        with database.acting_for(ALICE) as connection:
+            error = refusal(
+                connection,
+                """
+                INSERT INTO cogni_billing.holds (
+                    tenant_id, id, account_id, reference, unit, amount, opened_at, ends_at, request,
+                    metadata
+                ) VALUES (:me, :id, :me, 'x', 'CREDIT', 1000009, :at, '9000-01-01', '{}', '{}')
+                """,
+                me=ALICE,
+                id=UUID(int=5),
+                at=NOON + HOUR,
+            )
+
+        assert (error.sqlstate, error.diag.constraint_name) == (RETRY, "wallets_are_settled_first")
+
     def test_nobody_calls_what_only_the_keeper_may(self, database: Database) -> None:
         for call in (
             "end_hold(NULL, 'released', 0, now())",

@@ -52,10 +52,6 @@ AS $$
 DECLARE
     kept record;
 BEGIN
-    IF NEW.tenant_id IS DISTINCT FROM cogni_billing.tenant() THEN
-        RAISE insufficient_privilege
-            USING MESSAGE = 'new row violates row-level security policy for table "grants"';
-    END IF;
     IF NOT EXISTS (
         SELECT FROM cogni_billing.transactions
         WHERE tenant_id = NEW.tenant_id AND id = NEW.id

@@ -75,10 +75,6 @@ DECLARE
     pinned    record;
     available numeric;
 BEGIN
-    IF NEW.tenant_id IS DISTINCT FROM cogni_billing.tenant() THEN
-        RAISE insufficient_privilege
-            USING MESSAGE = 'new row violates row-level security policy for table "holds"';
-    END IF;
     INSERT INTO cogni_billing.wallets AS wallet
         (tenant_id, account_id, unit, posted, held, as_of, due_at)
     VALUES (NEW.tenant_id, NEW.account_id, NEW.unit, 0, NEW.amount, NEW.opened_at, NEW.ends_at)

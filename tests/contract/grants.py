@@ -278,6 +278,22 @@ class GrantContract(Contract):
         expiries = rich.statement(ALICE, kind="expiry").lines
         assert [int(line.amount.value) for line in expiries] == [-100, -300, -100]
 
+    def test_what_a_hold_gave_back_when_it_expired_is_known_before_anyone_records_it(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        rich.grant(ALICE, credits(70), source="b", reference="b", priority=900)  # for good
+        rich.hold(ALICE, credits(520), reference="run-1", expires_at=NOON + 2 * HOUR)
+        moments = [NOON + 2 * HOUR - SECOND, NOON + 2 * HOUR]
+        expected = [credits(1_000_570), credits(1_000_070)]
+
+        assert [self.posted(rich, moment) for moment in moments] == expected
+        clock.moment = NOON + 3 * HOUR
+        assert [self.posted(rich, moment) for moment in moments] == expected
+        assert self.posted(rich) == credits(1_000_070)
+        assert left(rich) == {"b": 70}
+        rich.sweep()
+        assert [self.posted(rich, moment) for moment in moments] == expected
+
     def test_what_a_hold_gives_back_before_the_expiry_is_there_to_spend(
         self, rich: Billing
     ) -> None:

@@ -177,9 +177,7 @@ class TestHolds:
 
         assert released is False
 
-    def test_nothing_is_held_of_what_has_lapsed(
-        self, database: Database, billing: Billing
-    ) -> None:
+    def test_nothing_is_held_of_what_has_lapsed(self, database: Database, billing: Billing) -> None:
         billing.grant(ALICE, credits(9), source="a", reference="a", expires_at=NOON + HOUR)
         with database.acting_for(ALICE) as connection:
             error = refusal(
@@ -346,6 +344,19 @@ class TestGrants:
 
         billing.charge(ALICE, MILLION, reference="run-1")
         assert billing.grants(ALICE) == ()
+
+    def test_a_grant_does_not_expire_before_the_wallets_moment(
+        self, database: Database, billing: Billing, clock: SteppingClock
+    ) -> None:
+        clock.moment = NOON + HOUR
+        billing.charge(ALICE, credits(1), reference="run-1")
+        unasked = POST.text.replace(" OR :expires_at <= as_of", "")
+        assert unasked != POST.text
+        with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
+            connection.execute(retyped(unasked), transaction_parameters(planned_grant()))
+
+        error: Any = caught.value.orig
+        assert (error.sqlstate, error.diag.constraint_name) == (RETRY, "wallets_are_settled_first")
 
     def test_no_terms_are_written_in_another_tenants_name(
         self, database: Database, billing: Billing

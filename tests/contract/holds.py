@@ -288,6 +288,18 @@ class HoldContract(Contract):
         assert self.available(rich) == MILLION
         assert not rich.hold(ALICE, credits(7), reference="run-1").replayed
 
+    def test_a_hold_may_not_have_expired_by_the_wallets_time(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        clock.moment = NOON + 2 * HOUR
+        rich.charge(ALICE, credits(1), reference="run-1")
+        clock.moment = NOON
+
+        with pytest.raises(InvalidTime):
+            rich.hold(ALICE, credits(5), reference="run-1", expires_at=NOON + HOUR)
+
+        assert rich.balance(ALICE).held == credits(0)
+
     @pytest.mark.parametrize("hold_id", [None, str(UUID(int=2)), 2])
     def test_a_hold_is_named_by_its_id(self, rich: Billing, hold: Hold, hold_id: UUID) -> None:
         with pytest.raises(InvalidInput):

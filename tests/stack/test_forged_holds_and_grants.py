@@ -230,6 +230,21 @@ class TestHolds:
 
         assert refused_by == (CHECK, "holds_capture_no_more_than_they_are")
 
+    def test_a_capture_settles_the_hold_that_it_declares(
+        self, database: Database, billing: Billing
+    ) -> None:
+        hold, other = (billing.hold(ALICE, credits(5), reference=each) for each in ("a", "b"))
+        written = ":kind, :unit, :amount, :overdraft, :subject, :at"
+        assert written in POST.text
+        statement = POST.text.replace(written, written.replace(":subject", f"'{other.id}'::uuid"))
+        capture = planned_capture(hold, credits(5))
+        with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
+            connection.execute(retyped(statement), transaction_parameters(capture))
+
+        error: Any = caught.value.orig
+        rule = "postings_match_their_transaction"
+        assert (error.sqlstate, error.diag.constraint_name) == (CHECK, rule)
+
     def test_nor_is_a_hold_of_another_tenant_or_one_that_has_ended(
         self, database: Database, billing: Billing
     ) -> None:

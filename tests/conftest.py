@@ -1,12 +1,15 @@
 """For all tests; how long Hypothesis searches."""
 
 import os
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("contract")
 
-settings.register_profile("ci", max_examples=200, derandomize=True, database=None, deadline=None)
-settings.register_profile("nightly", max_examples=20_000, deadline=None, print_blob=True)
+# How quick a shared machine makes examples says nothing of the code.
+patient: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", max_examples=200, derandomize=True, database=None, **patient)
+settings.register_profile("nightly", max_examples=20_000, print_blob=True, **patient)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

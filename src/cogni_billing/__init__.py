@@ -12,9 +12,11 @@ from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.allocation import allocate
 from cogni_billing.domain.amounts import CREDIT, USD, USDC, Amount, Unit, credits, usd, usd_cents
 from cogni_billing.domain.batches import Charge, Outcome, OutcomeState, Purchase
+from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
     BillingError,
     Difference,
+    DisputeClosed,
     HoldClosed,
     IdempotencyConflict,
     InsufficientCredits,
@@ -38,6 +40,7 @@ from cogni_billing.domain.errors import (
     UnbalancedTransaction,
     UnitMismatch,
     UnknownAccount,
+    UnknownDispute,
     UnknownHold,
     UnknownPayment,
 )
@@ -49,15 +52,23 @@ from cogni_billing.domain.identity import (
     AccountId,
     TenantId,
 )
-from cogni_billing.domain.policies import RevenueSharePolicy, Share, ShareMode, ShareRule
+from cogni_billing.domain.policies import (
+    RevenueSharePolicies,
+    RevenueSharePolicy,
+    ShareMode,
+    Shortfall,
+)
 from cogni_billing.domain.pricing import charge_for, credits_for, margin_preserved
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
+    ChargebackReceipt,
     ChargeReceipt,
     GrantReceipt,
     PurchaseReceipt,
     Receipt,
+    RefundReceipt,
 )
+from cogni_billing.domain.shares import Share, ShareRule, ShareTier
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.domain.verification import Rule, Verification, Violation
@@ -78,7 +89,11 @@ __all__ = [
     "CaptureReceipt",
     "Charge",
     "ChargeReceipt",
+    "ChargebackReceipt",
     "Difference",
+    "Dispute",
+    "DisputeClosed",
+    "DisputeState",
     "Grant",
     "GrantReceipt",
     "Hold",
@@ -108,12 +123,16 @@ __all__ = [
     "PurchaseReceipt",
     "Receipt",
     "RefundExceedsPayment",
+    "RefundReceipt",
+    "RevenueSharePolicies",
     "RevenueSharePolicy",
     "Rule",
     "ScopeClosed",
     "Share",
     "ShareMode",
     "ShareRule",
+    "ShareTier",
+    "Shortfall",
     "SystemTenantMissing",
     "TenantId",
     "TransactionKind",
@@ -122,6 +141,7 @@ __all__ = [
     "Unit",
     "UnitMismatch",
     "UnknownAccount",
+    "UnknownDispute",
     "UnknownHold",
     "UnknownPayment",
     "Verification",

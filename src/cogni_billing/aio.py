@@ -11,22 +11,26 @@ from cogni_billing.batches import Batch
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.batches import Charge, Made, Outcome, Purchase
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
-from cogni_billing.domain.policies import RevenueSharePolicy
+from cogni_billing.domain.policies import Policies, RevenueSharePolicy, Shortfall
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
+    ChargebackReceipt,
     ChargeReceipt,
     GrantReceipt,
     PurchaseReceipt,
+    RefundReceipt,
 )
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import AsyncUnitOfWork
+from cogni_billing.sweeping import Sweep
 from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
 
 
@@ -41,7 +45,7 @@ class AsyncBilling:
         self,
         unit_of_work: AsyncUnitOfWork,
         *,
-        policy: RevenueSharePolicy | None = None,
+        policy: Policies | None = None,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
@@ -185,6 +189,72 @@ class AsyncBilling:
         """See `Billing.grants`."""
         return await self._run(self._cases.grants(tenant))
 
+    async def refund(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        amount: Amount | None = None,
+        reference: str,
+        shortfall: Shortfall = Shortfall.DEBT,
+        metadata: Mapping[str, object] | None = None,
+    ) -> RefundReceipt:
+        """See `Billing.refund`."""
+        return await self._run_service(
+            self._cases.refund(
+                tenant,
+                payment=payment,
+                amount=amount,
+                reference=reference,
+                shortfall=shortfall,
+                metadata=metadata,
+            )
+        )
+
+    async def open_dispute(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        reference: str,
+        amount: Amount | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Dispute:
+        """See `Billing.open_dispute`."""
+        return await self._run_service(
+            self._cases.open_dispute(
+                tenant, payment=payment, reference=reference, amount=amount, metadata=metadata
+            )
+        )
+
+    async def win_dispute(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        reference: str,
+    ) -> Dispute:
+        """See `Billing.win_dispute`."""
+        return await self._run_service(
+            self._cases.win_dispute(tenant, payment=payment, reference=reference)
+        )
+
+    async def lose_dispute(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        reference: str,
+        shortfall: Shortfall = Shortfall.DEBT,
+        metadata: Mapping[str, object] | None = None,
+    ) -> ChargebackReceipt:
+        """See `Billing.lose_dispute`."""
+        return await self._run_service(
+            self._cases.lose_dispute(
+                tenant, payment=payment, reference=reference, shortfall=shortfall, metadata=metadata
+            )
+        )
+
     async def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """See `Billing.balance`."""
         return await self._run(self._cases.balance(tenant, at=at))
@@ -225,11 +295,12 @@ class AsyncBilling:
 
     async def sweep(self) -> int:
         """See `Billing.sweep`."""
-        now, settled = self._cases.now(), 0
-        while due := await self._run_service(self._cases.due(now)):
+        now, sweep = self._cases.now(), Sweep()
+        while due := sweep.still(await self._run_service(self._cases.due(now))):
             for tenant in due:
-                settled += await self._run(self._cases.settle(tenant, now))
-        return settled
+                with sweep.settling(tenant):
+                    sweep.settled += await self._run(self._cases.settle(tenant, now))
+        return sweep.outcome()
 
     async def verify(self, *, most: int = 1000) -> Verification:
         """See `Billing.verify`."""

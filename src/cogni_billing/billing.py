@@ -11,22 +11,26 @@ from cogni_billing.batches import Batch
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.batches import Charge, Made, Outcome, Purchase
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
-from cogni_billing.domain.policies import RevenueSharePolicy
+from cogni_billing.domain.policies import Policies, RevenueSharePolicy, Shortfall
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
+    ChargebackReceipt,
     ChargeReceipt,
     GrantReceipt,
     PurchaseReceipt,
+    RefundReceipt,
 )
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import UnitOfWork
+from cogni_billing.sweeping import Sweep
 from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
 
 
@@ -37,7 +41,8 @@ class Billing:
 
     Args:
         unit_of_work: Where the ledger lives.
-        policy: Who gets what of a purchase; by default 25 % on top for the system tenant.
+        policy: Who gets what of a purchase: a `RevenueSharePolicy`, or `RevenueSharePolicies` that
+            follow one another; by default 25 % on top for the system tenant.
         clock: Tells the time; by default the unit of work's own, the system's.
         ids: Makes transaction ids; by default the unit of work's own, UUIDv7.
 
@@ -52,7 +57,7 @@ class Billing:
         self,
         unit_of_work: UnitOfWork,
         *,
-        policy: RevenueSharePolicy | None = None,
+        policy: Policies | None = None,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
@@ -333,6 +338,126 @@ class Billing:
         """
         return self._run(self._cases.grants(tenant))
 
+    def refund(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        amount: Amount | None = None,
+        reference: str,
+        shortfall: Shortfall = Shortfall.DEBT,
+        metadata: Mapping[str, object] | None = None,
+    ) -> RefundReceipt:
+        """Take back what a payment gave, in full or in part: its credits, and every share.
+
+        Each leg goes back to floor(leg x returned so far / paid), so parts add up, and at 100 %
+        every leg is at exactly zero.
+
+        Args:
+            tenant: Who paid.
+            payment: The payment of the purchase.
+            amount: How much of it was returned, in the unit that was paid; `None` for all that
+                remains.
+            reference: The key, unique among the tenant's refunds.
+            shortfall: What to do where the customer has spent the credits: `Shortfall.DEBT` lets
+                the account go below zero; `Shortfall.CLAMP` takes what is there, purchased credits
+                before granted ones, and the platform's `shortfall` account absorbs the rest. Of
+                the beneficiaries the purchase's policy says it, in `clawback`.
+            metadata: A JSON object kept with the transaction.
+
+        Raises:
+            InvalidAmount, InvalidReference, InvalidMetadata, InvalidInput: an argument breaks its
+                rule.
+            UnitMismatch: *amount* is in another unit than what was paid.
+            PrivilegeRequired: the unit of work has no service role.
+            UnknownAccount: the tenant has no account.
+            IdempotencyConflict: the tenant used this reference for another refund.
+            UnknownPayment: the tenant has confirmed no such payment.
+            RefundExceedsPayment: less remains of it, or nothing.
+        """
+        return self._run_service(
+            self._cases.refund(
+                tenant,
+                payment=payment,
+                amount=amount,
+                reference=reference,
+                shortfall=shortfall,
+                metadata=metadata,
+            )
+        )
+
+    def open_dispute(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        reference: str,
+        amount: Amount | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Dispute:
+        """Set aside what a disputed payment gave, until the dispute is won or lost.
+
+        The customer's credits and every share, also where more is set aside than is available. A
+        payment can have several disputes, of a part each.
+
+        Args:
+            tenant: Who paid.
+            payment: The payment of the purchase.
+            reference: The key, unique among the tenant's disputes; the provider's id of it.
+            amount: How much of the payment is disputed, in the unit that was paid; `None` for all
+                that remains.
+            metadata: A JSON object kept with the dispute.
+
+        Raises:
+            What `refund` raises; RefundExceedsPayment also where more is disputed than remains.
+        """
+        return self._run_service(
+            self._cases.open_dispute(
+                tenant, payment=payment, reference=reference, amount=amount, metadata=metadata
+            )
+        )
+
+    def win_dispute(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        reference: str,
+    ) -> Dispute:
+        """Give back exactly what the dispute had set aside. Winning it again changes nothing.
+
+        Raises:
+            InvalidReference: *payment* or *reference* breaks its rule.
+            PrivilegeRequired: the unit of work has no service role.
+            UnknownAccount: the tenant has no account.
+            UnknownDispute: it was not opened, or is of another payment. Where events come out of
+                order, let the provider send this one again.
+            DisputeClosed: it was lost.
+        """
+        return self._run_service(
+            self._cases.win_dispute(tenant, payment=payment, reference=reference)
+        )
+
+    def lose_dispute(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        reference: str,
+        shortfall: Shortfall = Shortfall.DEBT,
+        metadata: Mapping[str, object] | None = None,
+    ) -> ChargebackReceipt:
+        """Take back what was disputed, for good, as `refund` does.
+
+        Raises:
+            What `refund` and `win_dispute` raise; DisputeClosed: it was won.
+        """
+        return self._run_service(
+            self._cases.lose_dispute(
+                tenant, payment=payment, reference=reference, shortfall=shortfall, metadata=metadata
+            )
+        )
+
     def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """The tenant's credits: posted, held and available; now, or as of a moment.
 
@@ -423,15 +548,19 @@ class Billing:
 
         Expired holds end and expired grants lapse without it, as far as balances and calls are
         concerned; it brings them into the statements of tenants who are idle. Run it now and then.
+        A wallet that cannot be settled keeps no other from it; its error is raised in the end.
 
         Raises:
             PrivilegeRequired: the unit of work has no service role.
+            LedgerUnavailable: some wallet could not be settled now.
+            LedgerCorruption: some wallet cannot be settled; look at its tenant.
         """
-        now, settled = self._cases.now(), 0
-        while due := self._run_service(self._cases.due(now)):
+        now, sweep = self._cases.now(), Sweep()
+        while due := sweep.still(self._run_service(self._cases.due(now))):
             for tenant in due:
-                settled += self._run(self._cases.settle(tenant, now))
-        return settled
+                with sweep.settling(tenant):
+                    sweep.settled += self._run(self._cases.settle(tenant, now))
+        return sweep.outcome()
 
     def verify(self, *, most: int = 1000) -> Verification:
         """Check every invariant that data can show, over the whole ledger.

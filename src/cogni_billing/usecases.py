@@ -9,13 +9,14 @@ from datetime import datetime
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
-from attrs import frozen
+from attrs import field, frozen
 
 from cogni_billing.batches import Batch, Planned, Prepare
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.batches import Charge, Purchase, Request, batch_of, checked_request
 from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.disputes import Dispute, request_dispute
 from cogni_billing.domain.errors import BillingError, InvalidInput, InvalidPolicy, shown
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import Grant, plan_grant
@@ -24,18 +25,23 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.moments import utc
-from cogni_billing.domain.policies import RevenueSharePolicy
+from cogni_billing.domain.policies import Policies, checked_policies
 from cogni_billing.domain.purchases import PurchaseRequest, plan_purchase, request_purchase
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
+    ChargebackReceipt,
     ChargeReceipt,
     GrantReceipt,
     PurchaseReceipt,
+    RefundReceipt,
     capture_receipt,
     charge_receipt,
+    chargeback_receipt,
     grant_receipt,
     purchase_receipt,
+    refund_receipt,
 )
+from cogni_billing.domain.refunds import request_refund
 from cogni_billing.domain.statements import (
     Balance,
     Page,
@@ -49,6 +55,7 @@ from cogni_billing.domain.transactions import Recorded, Transaction, Transaction
 from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import Scope, ServiceScope
+from cogni_billing.returns import Returns
 
 Result = TypeVar("Result")
 VIOLATIONS_MAX: Final = 100_000
@@ -74,13 +81,9 @@ class ServiceCase(Generic[Result]):
 class UseCases:
     """The calls of `Billing`, up to the point where the ledger is needed."""
 
-    policy: RevenueSharePolicy
+    policy: Policies = field(converter=checked_policies)
     clock: Clock
     ids: IdSource
-
-    def __attrs_post_init__(self) -> None:
-        if not isinstance(self.policy, RevenueSharePolicy):
-            raise InvalidPolicy("policy", shown(self.policy), "a RevenueSharePolicy")
 
     def open_account(self, tenant: object) -> UseCase[Account]:
         owner = tenant_id(tenant)
@@ -271,6 +274,78 @@ class UseCases:
             transaction_id=self.ids.new(),
         )
         return UseCase(grant.tenant, lambda scope: grant_receipt(scope.ledger.post(grant)))
+
+    def refund(
+        self,
+        tenant: object,
+        *,
+        payment: object,
+        amount: object,
+        reference: object,
+        shortfall: object,
+        metadata: object,
+    ) -> ServiceCase[RefundReceipt]:
+        request = request_refund(
+            tenant,
+            payment=payment,
+            amount=amount,
+            reference=reference,
+            shortfall=shortfall,
+            metadata=metadata,
+        )
+        returning = self._returning(request.tenant)
+        return ServiceCase(
+            request.tenant, lambda scope: refund_receipt(returning(scope).refund(request))
+        )
+
+    def open_dispute(
+        self,
+        tenant: object,
+        *,
+        payment: object,
+        reference: object,
+        amount: object,
+        metadata: object,
+    ) -> ServiceCase[Dispute]:
+        request = request_dispute(
+            tenant, payment=payment, amount=amount, reference=reference, metadata=metadata
+        )
+        returning = self._returning(request.tenant)
+        return ServiceCase(request.tenant, lambda scope: returning(scope).open_dispute(request))
+
+    def win_dispute(
+        self, tenant: object, *, payment: object, reference: object
+    ) -> ServiceCase[Dispute]:
+        owner = tenant_id(tenant)
+        paid_by, key = checked_reference(payment, "payment"), checked_reference(reference)
+        returning = self._returning(owner)
+        return ServiceCase(owner, lambda scope: returning(scope).win_dispute(paid_by, key))
+
+    def lose_dispute(
+        self,
+        tenant: object,
+        *,
+        payment: object,
+        reference: object,
+        shortfall: object,
+        metadata: object,
+    ) -> ServiceCase[ChargebackReceipt]:
+        request = request_refund(
+            tenant,
+            payment=payment,
+            amount=None,
+            reference=reference,
+            shortfall=shortfall,
+            metadata=metadata,
+        )
+        returning = self._returning(request.tenant)
+        return ServiceCase(
+            request.tenant, lambda scope: chargeback_receipt(returning(scope).lose_dispute(request))
+        )
+
+    def _returning(self, tenant: TenantId) -> Callable[[ServiceScope], Returns]:
+        now, new_id = self.now(), self.ids.new()
+        return lambda scope: Returns(scope, tenant, now, new_id)
 
     def grants(self, tenant: object) -> UseCase[tuple[Grant, ...]]:
         owner, now = tenant_id(tenant), self.now()

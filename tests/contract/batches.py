@@ -358,6 +358,17 @@ class ChargeBatchContract(Contract):
         assert errors(outcomes) == [InsufficientCredits, None, None]
         assert totals()[BREAKAGE] == 50
 
+    def test_what_is_due_is_recorded_even_if_every_request_is_refused(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        rich.grant(ALICE, credits(5), source="a", reference="a", expires_at=NOON + HOUR)
+        clock.moment = NOON + HOUR
+
+        outcomes = rich.charge_many([charge("a", 10**9), charge("b", 10**9)])
+
+        assert states(outcomes) == ["refused", "refused"]
+        assert rich.statement(ALICE).lines[0].kind == "expiry"
+
     def test_batches_and_single_charges_at_once_never_overdraw(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from uuid import UUID
@@ -349,6 +349,45 @@ class GrantContract(Contract):
         clock.moment = NOON + HOUR
 
         assert rich.balance(SYSTEM_TENANT_ID).posted == credits(250_000)
+
+    def test_a_grant_lapses_as_often_as_holds_give_some_of_it_back(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        """Also at one and the same moment of the wallet, as when a host's clock is behind."""
+        holds = [rich.hold(ALICE, credits(100), reference=f"run-{n}") for n in range(3)]
+        clock.moment = NOON + 2 * HOUR
+        rich.charge(ALICE, credits(1), reference="run-9")
+        clock.moment = NOON + HOUR
+        for hold in holds:
+            rich.release(ALICE, hold.id)
+            rich.charge(ALICE, credits(1), reference=f"run-{hold.id}")
+
+        lapses = rich.statement(ALICE, kind="expiry").lines
+        assert [int(line.amount.value) for line in lapses] == [-100, -100, -100, -200]
+        assert len({line.transaction_id for line in lapses}) == 4
+        for line in lapses:
+            found = rich.transaction(ALICE, line.transaction_id)
+            assert found is not None
+            assert found.postings[0].amount == line.amount
+        assert self.posted(rich) == credits(1_000_000 - 4)
+        assert rich.verify().ok
+
+    def test_what_never_expires_is_spent_after_what_does(self, billing: Billing) -> None:
+        late = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+        billing.grant(ALICE, credits(1), source="never", reference="a")
+        billing.grant(ALICE, credits(1), source="late", reference="b", expires_at=late)
+
+        assert list(left(billing)) == ["late", "never"]
+
+    def test_a_sweep_leaves_the_wallet_at_what_was_due(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        clock.moment = NOON + 5 * HOUR
+        assert rich.sweep() == 1
+        clock.moment = NOON + 2 * HOUR
+        rich.charge(ALICE, credits(1), reference="run-1")
+
+        assert rich.statement(ALICE).lines[0].at == clock.moment
 
     def test_a_sweep_counts_no_wallet_on_which_nothing_was_left_to_expire(
         self, rich: Billing, clock: SteppingClock

@@ -24,7 +24,9 @@ from hypothesis.stateful import (
 )
 
 from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
     SYSTEM_TENANT_ID,
+    AccountId,
     Billing,
     BillingError,
     Charge,
@@ -33,22 +35,38 @@ from cogni_billing import (
     Outcome,
     Purchase,
     Receipt,
+    RevenueSharePolicy,
+    ShareMode,
+    ShareRule,
+    Shortfall,
     TenantId,
     credits,
     usd_cents,
 )
+from cogni_billing.domain.moments import EARLIEST
 from contract.base import ALICE, BOB, NOON, CountingIds
 from contract.model import Model, RefusedError
 
 STEPS = 50
+POLICY = RevenueSharePolicy(
+    "v1",
+    EARLIEST,
+    ShareMode.BONUS,
+    (ShareRule(SYSTEM_ACCOUNT_ID, "0.25"), ShareRule(AccountId(BOB), "0.1")),
+)
 TENANTS = {"alice": ALICE, "bob": BOB, "system": SYSTEM_TENANT_ID}
 
 tenants = st.sampled_from(["alice", "alice", "system", "bob"])
 # Few keys and few sizes, so that they meet.
 keys = st.sampled_from(["a", "b", "c", "d"])
+buyers = st.sampled_from(["alice", "alice", "alice", "bob"])
+disputed = st.sampled_from(["z", "z", "z", "z", "a"])
+disputed_keys = st.sampled_from(["a", "a", "a", "b"])
 held_keys = st.sampled_from(["a", "b"])
 amounts = st.integers(1, 5) | st.sampled_from([40_000, 60_000, 100_000, 125_000])
 cents = st.integers(1, 3)
+payments = st.sampled_from(["z", "z", "z", "a"])
+parts = st.none() | st.just(1) | st.integers(1, 3)
 leaps = st.sampled_from([0, 1, 10, 60]) | st.integers(-5, 100)
 expiries = st.none() | st.sampled_from([-1, 0, 1, 10, 60])
 charges = st.tuples(tenants, amounts, keys, st.booleans())
@@ -94,10 +112,12 @@ class Ledgers(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.clock = Clock()
-        self.billings = [new(clock=self.clock, ids=CountingIds()) for new in self.ledgers()]
+        self.billings = [
+            new(clock=self.clock, ids=CountingIds(), policy=POLICY) for new in self.ledgers()
+        ]
         self.model = Model(list(TENANTS), "system")
         self.holds: dict[tuple[str, str], UUID] = {}
-        self.purchase("alice", 1, "z")  # something to spend, for her and for the system tenant
+        self.purchase("alice", 3, "z")  # something to spend, for her and for those who share
 
     def at(self, seconds: int | None) -> datetime | None:
         """That many seconds from now."""
@@ -203,6 +223,54 @@ class Ledgers(RuleBasedStateMachine):
         if released is not None:
             assert released.replayed is before
 
+    @rule(who=tenants, payment=payments, cents=parts, key=held_keys, clamp=st.booleans())
+    def refund(self, who: str, payment: str, cents: int | None, key: str, clamp: bool) -> None:
+        self.compare_receipts(
+            lambda b: b.refund(
+                TENANTS[who],
+                payment=payment,
+                amount=None if cents is None else usd_cents(cents),
+                reference=key,
+                shortfall=Shortfall.CLAMP if clamp else Shortfall.DEBT,
+            ),
+            lambda: self.model.refund(who, (payment, cents, clamp), key, self.clock.moment),
+        )
+
+    @rule(who=buyers, payment=disputed, cents=parts, key=disputed_keys)
+    def open_dispute(self, who: str, payment: str, cents: int | None, key: str) -> None:
+        dispute, said = self.compare(
+            lambda b: b.open_dispute(
+                TENANTS[who],
+                payment=payment,
+                amount=None if cents is None else usd_cents(cents),
+                reference=key,
+            ),
+            lambda: self.model.open_dispute(who, payment, cents, key, self.clock.moment),
+        )
+        if dispute is not None:
+            assert (dispute.state, dispute.replayed) == said
+
+    @rule(who=buyers, payment=disputed, key=disputed_keys)
+    def win_dispute(self, who: str, payment: str, key: str) -> None:
+        dispute, before = self.compare(
+            lambda b: b.win_dispute(TENANTS[who], payment=payment, reference=key),
+            lambda: self.model.win_dispute(who, payment, key, self.clock.moment),
+        )
+        if dispute is not None:
+            assert dispute.replayed is before
+
+    @rule(who=buyers, payment=disputed, key=disputed_keys, clamp=st.booleans())
+    def lose_dispute(self, who: str, payment: str, key: str, clamp: bool) -> None:
+        self.compare_receipts(
+            lambda b: b.lose_dispute(
+                TENANTS[who],
+                payment=payment,
+                reference=key,
+                shortfall=Shortfall.CLAMP if clamp else Shortfall.DEBT,
+            ),
+            lambda: self.model.lose_dispute(who, payment, key, clamp, self.clock.moment),
+        )
+
     @rule(batch=st.lists(charges, max_size=6), together=st.booleans())
     def charge_many(self, batch: list[tuple[str, int, str, bool]], together: bool) -> None:
         requests = [
@@ -257,6 +325,8 @@ class Ledgers(RuleBasedStateMachine):
         said: dict[int, tuple[str, Any]] = {}
         for who in sorted({who for who, _ in requests}, key=lambda who: TENANTS[who]):
             before = deepcopy(self.model.state)
+            if sum(whose == who for whose, _ in requests) > 1:
+                self.model.catch_up(who, self.clock.moment)
             for place, (whose, request) in enumerate(requests):
                 if whose == who:
                     said[place] = said_by(partial(one, request))
@@ -372,4 +442,8 @@ def run(machine: type[Ledgers], sequences: int) -> None:
         "unknown_hold",
         "hold_closed",
         "invalid_time",
+        "unknown_payment",
+        "refund_exceeds_payment",
+        "unknown_dispute",
+        "dispute_closed",
     }

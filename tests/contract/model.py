@@ -15,6 +15,7 @@ from typing import Any
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)
 CREDITS_FOR_A_CENT = 100_000
+SHARES = {"system": (1, 4), "bob": (1, 10)}
 Dict = dict[str, Any]
 
 
@@ -29,6 +30,7 @@ def _new_tenant() -> Dict:
         "lines": [],  # (moment, amount) of what the tenant did itself
         "arrivals": [],  # (moment, amount) of what others added
         "holds": {},
+        "disputed": {},  # what disputes have set aside, of whoever's payments
         "grants": {},
         "keys": {},
     }
@@ -42,6 +44,7 @@ class Model:
         self.state: Dict = {
             "tenants": {tenant: _new_tenant() for tenant in tenants},
             "payments": {},
+            "disputes": {},
         }
         self.state["tenants"][system]["open"] = True
 
@@ -63,13 +66,20 @@ class Model:
         def record(tenant: Dict) -> None:
             if payment in self.state["payments"]:
                 raise RefusedError("payment_already_claimed")
-            self.state["payments"][payment] = who
+            bought = cents * CREDITS_FOR_A_CENT
+            shares = {to: bought * n // d for to, (n, d) in SHARES.items() if to != who}
+            self.state["payments"][payment] = {
+                "who": who,
+                "cents": cents,
+                "bought": bought,
+                "shares": shares,
+                "returned": 0,
+            }
             tenant["open"] = True
             settle(tenant, now)
-            bought = cents * CREDITS_FOR_A_CENT
             add(tenant, bought)
-            if who != self.system:
-                self.state["tenants"][self.system]["arrivals"].append((now, bought // 4))
+            for to, share in shares.items():
+                self.state["tenants"][to]["arrivals"].append((now, share))
 
         return self._once(who, ("purchase", payment), (cents,), record)
 
@@ -166,6 +176,112 @@ class Model:
                 end(tenant, held, "released", 0)
             return before
 
+    def refund(
+        self, who: str, asked: tuple[str, int | None, bool], reference: str, now: datetime
+    ) -> tuple[int, bool]:
+        payment, cents, clamp = asked
+
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            settle(tenant, now)
+            self._return(who, payment, cents, clamp, now)
+
+        return self._once(who, ("refund", reference), asked, record)
+
+    def open_dispute(
+        self, who: str, payment: str, cents: int | None, reference: str, now: datetime
+    ) -> tuple[str, bool]:
+        """The dispute's state, and whether it was there."""
+
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            amount = self._part(who, payment, cents)
+            paid = self.state["payments"][payment]
+            parts = {who: step(paid, paid["bought"], amount)}
+            parts |= {to: step(paid, share, amount) for to, share in paid["shares"].items()}
+            for to, aside in parts.items():
+                self.state["tenants"][to]["open"] = True
+                self.state["tenants"][to]["disputed"][who, reference] = {
+                    "amount": aside,
+                    "opened": now,
+                    "ended": None,
+                }
+            self.state["disputes"][who, reference] = {
+                "payment": payment,
+                "cents": amount,
+                "state": "open",
+            }
+
+        _, replayed = self._once(who, ("dispute", reference), (payment, cents), record)
+        return self.state["disputes"][who, reference]["state"], replayed
+
+    def win_dispute(self, who: str, payment: str, reference: str, now: datetime) -> bool:
+        """Whether it was won before."""
+        with self.attempt():
+            require_open(self.state["tenants"][who])
+            dispute = self._dispute(who, payment, reference)
+            before = bool(dispute["state"] == "won")
+            if not before:
+                self._end(who, reference, "won", now)
+            return before
+
+    def lose_dispute(
+        self, who: str, payment: str, reference: str, clamp: bool, now: datetime
+    ) -> tuple[int, bool]:
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            dispute = self._dispute(who, payment, reference)
+            self._end(who, reference, "lost", now)
+            settle(tenant, now)
+            self._return(who, payment, dispute["cents"], clamp, now)
+
+        return self._once(who, ("chargeback", reference), (payment, clamp), record)
+
+    def _dispute(self, who: str, payment: str, reference: str) -> Dict:
+        dispute: Dict | None = self.state["disputes"].get((who, reference))
+        if dispute is None or dispute["payment"] != payment:
+            raise RefusedError("unknown_dispute")
+        return dispute
+
+    def _end(self, who: str, reference: str, state: str, now: datetime) -> None:
+        dispute = self.state["disputes"][who, reference]
+        if dispute["state"] != "open":
+            raise RefusedError("dispute_closed")
+        dispute["state"] = state
+        for tenant in self.state["tenants"].values():
+            if part := tenant["disputed"].get((who, reference)):
+                part["ended"] = max(part["opened"], now)
+
+    def _part(self, who: str, payment: str, cents: int | None) -> int:
+        paid = self.state["payments"].get(payment)
+        if paid is None or paid["who"] != who:
+            raise RefusedError("unknown_payment")
+        remaining = paid["cents"] - paid["returned"]
+        for dispute in self.state["disputes"].values():
+            if dispute["payment"] == payment and dispute["state"] == "open":
+                remaining -= dispute["cents"]
+        amount = remaining if cents is None else cents
+        if amount > remaining or amount == 0:
+            raise RefusedError("refund_exceeds_payment")
+        return int(amount)
+
+    def _return(
+        self, who: str, payment: str, cents: int | None, clamp: bool, now: datetime
+    ) -> None:
+        amount = self._part(who, payment, cents)
+        paid, tenant = self.state["payments"][payment], self.state["tenants"][who]
+        taken = step(paid, paid["bought"], amount)
+        if clamp:
+            taken = min(taken, max(available(tenant), 0))
+        granted = sum(grant["left"] for grant in tenant["grants"].values())
+        draw(tenant, max(taken - max(available(tenant) - granted, 0), 0))
+        add(tenant, -taken)
+        for to, share in paid["shares"].items():
+            part = step(paid, share, amount)
+            if part:
+                self.state["tenants"][to]["arrivals"].append((now, -part))
+        paid["returned"] += amount
+
     def _once(
         self,
         who: str,
@@ -204,6 +320,10 @@ class Model:
             if hold["opened"]
             <= moment
             < (hold["ended"] or hold["expires"] or datetime.max.replace(tzinfo=UTC))
+        ) + sum(
+            part["amount"]
+            for part in tenant["disputed"].values()
+            if part["opened"] <= moment < (part["ended"] or datetime.max.replace(tzinfo=UTC))
         )
         settle(tenant, moment)
         lines = tenant["lines"] + tenant["arrivals"]
@@ -223,9 +343,15 @@ class Model:
         )
 
     def sweep(self, now: datetime) -> None:
-        for tenant in self.state["tenants"].values():
-            if due(tenant, now):
-                settle(tenant, now)
+        for who in self.state["tenants"]:
+            self.catch_up(who, now)
+
+    def catch_up(self, who: str, now: datetime) -> None:
+        """Let happen what is due; the tenant's time goes on to that, no further."""
+        tenant = self.state["tenants"][who]
+        if instants := due(tenant, max(tenant["as_of"], now)):
+            settle(tenant, max(instants))
+            self.catch_up(who, now)
 
 
 def require_open(tenant: Dict) -> None:
@@ -238,7 +364,15 @@ def posted(tenant: Dict) -> int:
 
 
 def held(tenant: Dict) -> int:
-    return sum(hold["amount"] for hold in tenant["holds"].values() if hold["state"] == "open")
+    aside = [hold["amount"] for hold in tenant["holds"].values() if hold["state"] == "open"]
+    aside += [part["amount"] for part in tenant["disputed"].values() if part["ended"] is None]
+    return sum(aside)
+
+
+def step(paid: Dict, leg: int, cents: int) -> int:
+    """What of *leg* goes when so many more cents are returned."""
+    before = leg * paid["returned"] // paid["cents"]
+    return int(leg * (paid["returned"] + cents) // paid["cents"] - before)
 
 
 def available(tenant: Dict) -> int:

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from cogni_billing import SYSTEM_TENANT_ID, Billing, InvalidInput, Verification, credits, usd
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    InvalidInput,
+    Shortfall,
+    Verification,
+    credits,
+    usd,
+)
 from contract.base import ALICE, BOB, NOON, Contract, SteppingClock
 
 HOUR = timedelta(hours=1)
@@ -32,6 +40,20 @@ def live(billing: Billing, clock: SteppingClock) -> None:
     clock.moment = NOON + 2 * HOUR
     billing.charge(ALICE, credits(3), reference="run-6")
     billing.confirm_purchase(BOB, usd("0.03"), payment="stripe:pi_4")
+    returned(billing)
+
+
+def returned(billing: Billing) -> None:
+    """A payment of Bob's that is given back bit by bit."""
+    paid_by = "stripe:pi_5"
+    billing.confirm_purchase(BOB, usd("1.00"), payment=paid_by)
+    billing.refund(BOB, payment=paid_by, amount=usd("0.25"), reference="re_1")
+    for number in (1, 2, 3):
+        billing.open_dispute(BOB, payment=paid_by, amount=usd("0.20"), reference=f"dp_{number}")
+    billing.lose_dispute(BOB, payment=paid_by, reference="dp_1")
+    billing.win_dispute(BOB, payment=paid_by, reference="dp_3")
+    billing.charge(BOB, credits(3_000_000), reference="run-2")
+    billing.refund(BOB, payment=paid_by, reference="re_2", shortfall=Shortfall.CLAMP)
 
 
 class VerifyingContract(Contract):
@@ -45,8 +67,9 @@ class VerifyingContract(Contract):
 
         assert found.violations == ()
         assert found.ok
-        # 4 purchases, of which 3 share; 2 grants; 4 charges; a capture; an expiry
-        assert (found.transactions, found.postings) == (12, 12 * 2 + 3)
+        # 5 purchases, of which 4 share; 2 grants; 5 charges; a capture; an expiry; and 2 refunds
+        # and a chargeback, all of a share, one of what is absorbed
+        assert (found.transactions, found.postings) == (17, 17 * 2 + 8)
 
     @pytest.mark.parametrize("most", [0, -1, 100_001, True, "5", None])
     def test_how_many_violations_to_report_is_a_number(self, billing: Billing, most: Any) -> None:

@@ -6,19 +6,20 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import TenantId
 from cogni_billing.adapters.postgres.rows import transaction_parameters
-from cogni_billing.adapters.postgres.statements import POST
-from cogni_billing.domain.transactions import Transaction
+from cogni_billing.adapters.postgres.statements import POST, POST_LAPSE
+from cogni_billing.domain.transactions import Transaction, TransactionKind
 from contract.base import ALICE
 from contract.purchases import planned
 
 TABLES = (
     "accounts",
     "checkpoints",
+    "disputes",
     "grants",
     "holds",
     "payments",
@@ -48,6 +49,10 @@ def refusal_of_altered(
 ) -> tuple[str | None, str | None]:
     """The code and the rule with which an altered transaction is refused."""
     with pytest.raises(DBAPIError) as caught:
-        connection.execute(POST, transaction_parameters(transaction) | altered)
+        connection.execute(_statement(transaction), transaction_parameters(transaction) | altered)
     assert isinstance(caught.value.orig, psycopg.Error)
     return caught.value.orig.sqlstate, caught.value.orig.diag.constraint_name
+
+
+def _statement(transaction: Transaction) -> TextClause:
+    return POST_LAPSE if transaction.kind is TransactionKind.EXPIRY else POST

@@ -52,11 +52,13 @@ def test_the_demo_tells_the_product_on_one_screen(database: Database, *, given: 
         "│ initech      │ stripe:pi_3Mq1 │      10.00 USD │ payment_already_claimed: ",
         f"acme ({ACME})",
         f"cogni_system ({SYSTEM_TENANT_ID})",
-        "│ cogni_system │    262 500 002 │",
-        "│ charge  │ run-7     │             1 200 │ done ",
-        "│ charge  │ run-9     │ 1 000 000 000 000 │ insufficient_credits: ",
+        "│ cogni_system │  212 500 002 │",
+        "│ charge  │ run-7     │     1 200 │ done ",
+        "│ charge  │ run-9     │     10^12 │ insufficient_credits: ",
+        "│ refund       │ re_2      │ 40.00 USD │ refund_exceeds_payment: ",
+        "│ open_dispute │ dp_1      │  the rest │ done ",
         "postings: 0 violations",
-        "│ sum          │              0 │",
+        "│ sum          │            0 │",
     ):
         assert expected in shown.stdout
 

@@ -18,11 +18,15 @@ from contract import (
     batches,
     charges,
     concurrency,
+    disputes,
     grants,
     holds,
+    known_faults,
     purchases,
     reading,
+    refunds,
     scopes,
+    sharing,
     statements,
     verifying,
 )
@@ -98,6 +102,22 @@ class TestChargeBatches(Postgres, batches.ChargeBatchContract):
 
 
 class TestSystemTenantSpends(Postgres, charges.SystemTenantSpendsContract):
+    pass
+
+
+class TestSharing(Postgres, sharing.SharingContract):
+    pass
+
+
+class TestRefunds(Postgres, refunds.RefundContract):
+    pass
+
+
+class TestDisputes(Postgres, disputes.DisputeContract):
+    pass
+
+
+class TestKnownFaults(Postgres, known_faults.KnownFaultContract):
     pass
 
 
@@ -190,4 +210,16 @@ class TestAwaitedConcurrency(AwaitedPostgres, concurrency.ConcurrencyContract):
 
 
 class TestAwaitedVerifying(AwaitedPostgres, verifying.VerifyingContract):
+    pass
+
+
+class TestAwaitedSharing(AwaitedPostgres, sharing.SharingContract):
+    pass
+
+
+class TestAwaitedRefunds(AwaitedPostgres, refunds.RefundContract):
+    pass
+
+
+class TestAwaitedDisputes(AwaitedPostgres, disputes.DisputeContract):
     pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import sqlalchemy
 from sqlalchemy import Engine
 
 import cogni_billing
-from cogni_billing import BillingError
+from cogni_billing import BillingError, RevenueSharePolicies
 from stack.conftest import Clone
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
-BLOCK = re.compile(r"^```(?P<language>python|console)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^```(?P<language>python|console|toml)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE
+)
 SHOWN_URL = re.compile(r"postgresql(?:\+psycopg)?://(?P<role>\w+)@db\.internal/shop")
 SETUP = "python3 -m venv .venv && .venv/bin/pip install"
 
@@ -62,6 +65,15 @@ def test_python_in_the_docs_does_what_it_says(empty_database: Clone, engines: li
             exec(compile(served(code, empty_database), name, "exec"), names)
 
     assert len(engines) >= 5
+
+
+def test_the_policies_in_the_docs_are_policies() -> None:
+    [shown] = blocks("docs/guide.md", "toml")
+
+    policies = RevenueSharePolicies.from_dict(tomllib.loads(shown))
+
+    assert [policy.version for policy in policies.policies] == ["2026-01", "2026-07"]
+    assert RevenueSharePolicies.from_dict(policies.to_dict()) == policies
 
 
 def test_commands_in_the_docs_work_one_after_another(empty_database: Clone) -> None:

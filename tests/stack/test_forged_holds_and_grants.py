@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from cogni_billing import Amount, Billing, Hold, TenantId, credits, usd
+from cogni_billing import Amount, Billing, Hold, LedgerCorruption, TenantId, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.rows import hold_parameters, transaction_parameters
 from cogni_billing.adapters.postgres.statements import OPEN_HOLD, POST
@@ -19,6 +20,7 @@ from cogni_billing.domain.grants import Lapse, plan_expiry, plan_grant
 from cogni_billing.domain.holds import plan_capture, plan_hold
 from cogni_billing.domain.transactions import Transaction
 from contract.base import ALICE, BOB, NOON, CountingIds, SteppingClock
+from contract.charges import planned_charge
 from stack.attacks import CHECK, PRIVILEGE, refusal, refusal_of_altered
 from stack.conftest import Database
 
@@ -165,6 +167,20 @@ class TestHolds:
         assert released is False
         assert billing.balance(BOB).held == credits(5)
 
+    @pytest.mark.parametrize(
+        "metadata", ['{"a":' + "9" * 5000 + "}", '{"a":' + "[" * 3000 + "]" * 3000 + "}"]
+    )
+    def test_metadata_that_python_cannot_read_is_a_typed_error(
+        self, database: Database, billing: Billing, metadata: str
+    ) -> None:
+        with database.acting_for(ALICE) as connection:
+            connection.execute(OPEN_HOLD, hold_parameters(planned_hold()) | {"metadata": metadata})
+            connection.commit()
+
+        with pytest.raises(LedgerCorruption, match="a record cannot be read"):
+            billing.release(ALICE, planned_hold().id)
+        assert billing.balance(ALICE).held == credits(100)
+
     def test_a_hold_that_has_expired_is_not_released(
         self, database: Database, billing: Billing
     ) -> None:
@@ -176,6 +192,67 @@ class TestHolds:
             ).scalar_one()
 
         assert released is False
+
+    def test_a_hold_does_not_end_in_the_statement_that_opens_it(
+        self, database: Database, billing: Billing
+    ) -> None:
+        billing.hold(ALICE, credits(5), reference="run-1")
+        billing.grant(ALICE, credits(5), source="a", reference="a", expires_at=NOON + HOUR)
+        with database.acting_for(ALICE) as connection:
+            error = refusal(
+                connection,
+                """
+                WITH opened AS (
+                    INSERT INTO cogni_billing.holds (
+                        tenant_id, id, account_id, reference, unit, amount, opened_at, ends_at,
+                        request, metadata
+                    ) VALUES (:me, :id, :me, 'x', 'CREDIT', 5, :at, '9000-01-01', '{}', '{}')
+                    RETURNING id
+                )
+                SELECT cogni_billing.release_hold(id, 'CREDIT', :at) FROM opened
+                """,
+                me=ALICE,
+                id=UUID(int=5),
+                at=NOON,
+            )
+
+        rule = "holds_are_counted_before_they_end"
+        assert (error.sqlstate, error.diag.constraint_name) == (CHECK, rule)
+
+    @pytest.mark.parametrize("moment", ["infinity", "9999-01-01", "-infinity", "1969-12-31"])
+    def test_a_wallets_time_stays_in_range(
+        self, database: Database, billing: Billing, moment: str
+    ) -> None:
+        billing.hold(ALICE, credits(5), reference="run-1", expires_at=NOON + HOUR)
+        for call in ("settle_wallet('CREDIT', :moment)", "release_hold(:id, 'CREDIT', :moment)"):
+            with database.acting_for(ALICE) as connection, suppress(DBAPIError):
+                connection.execute(
+                    text(f"SELECT cogni_billing.{call}"), {"moment": moment, "id": UUID(int=5)}
+                )
+                connection.commit()
+
+        assert billing.charge(ALICE, credits(1), reference="run-2").balance == credits(999_999)
+
+    def test_an_id_that_an_expiry_would_have_stops_nobody_else(
+        self, database: Database, billing: Billing, clock: SteppingClock
+    ) -> None:
+        """One who takes it by forgery has a wallet that cannot be settled, and hurts no other."""
+        grants = [
+            billing.grant(who, credits(5), source="a", reference="a", expires_at=NOON + HOUR)
+            for who in (ALICE, BOB)
+        ]
+        taken = plan_expiry(ALICE, Lapse(grants[0].transaction_id, credits(5), NOON), 1).id
+        charge = planned_charge(amount=1, number=taken.int)
+        PostgresUnitOfWork(database.user).run(ALICE, lambda scope: scope.ledger.post(charge))
+        clock.moment = NOON + 2 * HOUR
+        back_office = Billing(
+            PostgresUnitOfWork(database.user, service=database.service), clock=clock
+        )
+
+        with pytest.raises(LedgerCorruption, match="the id of expiry"):
+            back_office.sweep()
+
+        assert billing.statement(BOB).lines[0].kind == "expiry"
 
     def test_nothing_is_held_of_what_has_lapsed(self, database: Database, billing: Billing) -> None:
         billing.grant(ALICE, credits(9), source="a", reference="a", expires_at=NOON + HOUR)
@@ -209,7 +286,8 @@ class TestHolds:
 
     # The library's own statement, but for the look at the hold before it.
     UNCHECKED = POST.text.replace(
-        "AND state = 'open' AND amount >= - CAST(:amount AS numeric)", "OR :kind = 'capture'"
+        "AND holds.kind = 'work' AND state = 'open' AND amount >= - CAST(:amount AS numeric)",
+        "OR :kind = 'capture'",
     ).replace("FROM settled, cogni_billing.holds", "FROM cogni_billing.holds")
 
     def refusal_of_capture(
@@ -409,7 +487,7 @@ class TestGrants:
         receipt = billing.grant(
             whose, credits(500), source="a", reference="a", expires_at=NOON + HOUR
         )
-        expiry = plan_expiry(ALICE, Lapse(receipt.transaction_id, credits(amount), at))
+        expiry = plan_expiry(ALICE, Lapse(receipt.transaction_id, credits(amount), at), 1)
         with database.acting_for(ALICE) as connection:
             refused_by = refusal_of_altered(connection, expiry)
 

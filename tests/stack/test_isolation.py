@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Billing, TenantId, credits
+from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Billing, TenantId, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from contract.base import ALICE, BOB
 from contract.purchases import planned, post
@@ -19,11 +19,13 @@ NOBODY = TenantId(UUID("0dead000-0000-4000-8000-000000000009"))
 
 @pytest.fixture
 def database(database: Database) -> Database:
-    """A purchase, a hold, a grant and a checkpoint of Alice's and of Bob's."""
+    """A purchase, a dispute, a hold, a grant and a checkpoint of Alice's and of Bob's."""
     unit_of_work = PostgresUnitOfWork(database.user)
     post(unit_of_work, planned(ALICE))
     post(unit_of_work, planned(BOB, payment="stripe:pi_bob"))
-    billing = Billing(unit_of_work)
+    billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
+    billing.open_dispute(ALICE, payment="stripe:pi_1", amount=usd("1.00"), reference="dp_1")
+    billing.open_dispute(BOB, payment="stripe:pi_bob", amount=usd("1.00"), reference="dp_1")
     for tenant in (ALICE, BOB):
         billing.hold(tenant, credits(5), reference="run-1")
         billing.grant(tenant, credits(5), source="promo:a", reference="a")

@@ -25,6 +25,9 @@ TRANSACTION = f"UPDATE cogni_billing.transactions SET {{}} WHERE id = {PURCHASE}
 WALLET = f"UPDATE cogni_billing.wallets SET {{}} WHERE tenant_id = '{ALICE}'"
 HOLD = "UPDATE cogni_billing.holds SET {} WHERE reference = '{}'"
 GRANT = "UPDATE cogni_billing.grants SET {} WHERE source = 'promo:b'"
+RETURN = "UPDATE cogni_billing.transactions SET {} WHERE reference = '{}'"
+DISPUTED = "UPDATE cogni_billing.holds SET {} WHERE kind = 'dispute' AND state = 'open'"
+RELEASED = "state = 'released'"
 POLICY = "policy = replace(policy::text, '0.25', '0.26')::json"
 
 CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
@@ -50,6 +53,19 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
         TRANSACTION.format("shares = '{5}'"),
         {Rule.POSTINGS_MATCH, Rule.SHARES_FOLLOW_THE_POLICY},
     ),
+    "what was asked for is rewritten": (
+        "UPDATE cogni_billing.transactions"
+        f""" SET request = '{{"amount": "1 CREDIT"}}' WHERE id = {CHARGE}""",
+        {Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED},
+    ),
+    "a policy is no JSON to Python": (
+        TRANSACTION.format("""policy = ('{"version": ' || repeat('9', 5000) || '}')::json"""),
+        {Rule.SHARES_FOLLOW_THE_POLICY},
+    ),
+    "a policy is too deep": (
+        TRANSACTION.format("policy = (repeat('[', 3000) || repeat(']', 3000))::json"),
+        {Rule.SHARES_FOLLOW_THE_POLICY},
+    ),
     "a policy is rewritten": (TRANSACTION.format(POLICY), {Rule.SHARES_FOLLOW_THE_POLICY}),
     "a policy is unreadable": (
         TRANSACTION.format("""policy = '{"version": "1"}'"""),
@@ -61,7 +77,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
     ),
     "what was paid is rewritten": (
         TRANSACTION.format("""request = '{"amount": "9.99 USD"}'"""),
-        {Rule.PURCHASES_CREDIT_WHAT_WAS_PAID},
+        {Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, Rule.SHARES_FOLLOW_THE_POLICY},
     ),
     "what was paid is unreadable": (
         TRANSACTION.format("""request = '{"amount": "ten"}'"""),
@@ -163,6 +179,65 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
     "a grant should have lasted": (
         "UPDATE cogni_billing.grants SET expires_at = '9000-01-01' WHERE source = 'promo:a'",
         {Rule.GRANTS_LAPSE_ON_TIME},
+    ),
+    "a refund is of more": (
+        RETURN.format("returned = returned + 1", "re_1"),
+        {Rule.RETURNS_FOLLOW_ONE_ANOTHER, Rule.RETURNS_TAKE_BACK_THEIR_PART},
+    ),
+    "a refund absorbs more": (
+        RETURN.format("absorbed = absorbed + 1", "re_2"),
+        {Rule.POSTINGS_MATCH, Rule.RETURNS_TAKE_BACK_THEIR_PART},
+    ),
+    "a refund is of no purchase": (
+        RETURN.format(f"reverses = '{BOB}'", "re_2"),
+        {Rule.RETURNS_FOLLOW_ONE_ANOTHER},
+    ),
+    "a refund vanishes": (
+        "DELETE FROM cogni_billing.transactions WHERE reference = 're_1'",
+        {Rule.RETURNS_FOLLOW_ONE_ANOTHER, Rule.POSTINGS_MATCH},
+    ),
+    "what was paid is less than was returned": (
+        """
+        UPDATE cogni_billing.transactions SET request = '{"amount": "0.50 USD"}'
+        WHERE reference = 'stripe:pi_5'
+        """,
+        {
+            Rule.RETURNS_FOLLOW_ONE_ANOTHER,
+            Rule.RETURNS_TAKE_BACK_THEIR_PART,
+            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            Rule.SHARES_FOLLOW_THE_POLICY,
+        },
+    ),
+    "what was paid of a returned payment is unreadable": (
+        """
+        UPDATE cogni_billing.transactions SET request = '{"amount": "a lot"}'
+        WHERE reference = 'stripe:pi_5'
+        """,
+        {
+            Rule.RETURNS_FOLLOW_ONE_ANOTHER,
+            Rule.RETURNS_TAKE_BACK_THEIR_PART,
+            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+        },
+    ),
+    "a dispute vanishes": (
+        "DELETE FROM cogni_billing.disputes WHERE reference = 'dp_2'",
+        {Rule.DISPUTES_ARE_SET_ASIDE},
+    ),
+    "less is set aside than is disputed": (
+        f"{DISPUTED.format('amount = amount - 1')} AND tenant_id = '{BOB}'",
+        {Rule.DISPUTES_ARE_SET_ASIDE, Rule.HOLDS_ARE_COUNTED},
+    ),
+    "a part of a dispute is given back": (
+        f"{DISPUTED.format(RELEASED)} AND tenant_id = '{SYSTEM_TENANT_ID}'",
+        {Rule.DISPUTES_ARE_SET_ASIDE, Rule.HOLDS_ARE_COUNTED},
+    ),
+    "a chargeback is of no dispute": (
+        f"UPDATE cogni_billing.transactions SET subject_id = '{BOB}' WHERE kind = 'chargeback'",
+        {Rule.CHARGEBACKS_END_A_DISPUTE, Rule.POSTINGS_MATCH},
+    ),
+    "a lost dispute was of more": (
+        "UPDATE cogni_billing.disputes SET disputed = disputed + 1 WHERE reference = 'dp_1'",
+        {Rule.CHARGEBACKS_END_A_DISPUTE},
     ),
     "a checkpoint is rewritten": (
         f"UPDATE cogni_billing.checkpoints SET balance = balance + 1"

@@ -13,11 +13,15 @@ from contract import (
     batches,
     charges,
     concurrency,
+    disputes,
     grants,
     holds,
+    known_faults,
     purchases,
     reading,
+    refunds,
     scopes,
+    sharing,
     statements,
     verifying,
 )
@@ -71,6 +75,22 @@ class TestChargeBatches(Memory, batches.ChargeBatchContract):
 
 
 class TestSystemTenantSpends(Memory, charges.SystemTenantSpendsContract):
+    pass
+
+
+class TestSharing(Memory, sharing.SharingContract):
+    pass
+
+
+class TestRefunds(Memory, refunds.RefundContract):
+    pass
+
+
+class TestDisputes(Memory, disputes.DisputeContract):
+    pass
+
+
+class TestKnownFaults(Memory, known_faults.KnownFaultContract):
     pass
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.resources import files
+from typing import Any
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from attrs import frozen
@@ -20,7 +22,7 @@ from cogni_billing.adapters.postgres.operations.sandbox import Sandbox, temporar
 from cogni_billing.billing import Billing
 from cogni_billing.cli.tables import quantity, statement_table, table, trial_balance_table
 from cogni_billing.domain.accounts import SYSTEM_TENANT_SLUG
-from cogni_billing.domain.amounts import CREDIT, Amount, Unit, credits, total
+from cogni_billing.domain.amounts import CREDIT, Amount, credits, parsed, total, usd
 from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 
@@ -39,6 +41,16 @@ class Payment:
         if self.tenant == SYSTEM_TENANT_SLUG:
             return SYSTEM_TENANT_ID
         return uuid5(NAMESPACE_DNS, f"{self.tenant}.example")
+
+
+@frozen
+class Call:
+    """One call that the demonstration makes."""
+
+    name: str
+    reference: str
+    asked: str
+    attempt: Callable[[], object]
 
 
 def run_demo(console: Console, admin_url: str | None) -> None:
@@ -73,7 +85,10 @@ def _show(console: Console, engine: Engine, service_engine: Engine) -> None:
     console.print(
         "\nThen credits are spent, the promotion's first, and never more than there are:\n"
     )
-    console.print(_spent(billing, tenants["acme"]))
+    acme, globex = tenants["acme"], tenants["globex"]
+    console.print(_called(billing, "acme spends", acme, _spending(billing, acme)))
+    console.print("\nA payment is given back in part, its share too; and no more than was paid:\n")
+    console.print(_called(billing, "globex returns", globex, _returning(billing, globex)))
     console.print("\nEach tenant sees its own postings, and nobody else's:\n")
     for name, tenant in tenants.items():
         lines = billing.statement(tenant).lines
@@ -107,39 +122,49 @@ def _confirmed(billing: Billing, payments: list[Payment]) -> Table:
     return result
 
 
-def _spent(billing: Billing, tenant: UUID) -> Table:
-    columns = ("call", "reference", "asked for", "outcome", "balance", "of it held")
-    result = table("acme spends", columns, numeric=(columns[2], *columns[4:]))
+def _spending(billing: Billing, tenant: UUID) -> Iterator[Call]:
+    def hold() -> None:
+        held.append(billing.hold(tenant, credits(50_000), reference="run-8").id)
 
-    def row(call: str, reference: str, amount: int, attempt: Callable[[Amount], object]) -> None:
+    def grant() -> None:
+        billing.grant(tenant, credits(5_000_000), source="promo:launch", reference="launch")
+
+    held: list[UUID] = []
+    charge, capture = partial(billing.charge, tenant), partial(billing.capture, tenant)
+    yield Call("grant", "launch", "5 000 000", grant)
+    yield Call("charge", "run-7", "1 200", lambda: charge(credits(1_200), reference="run-7"))
+    yield Call("hold", "run-8", "50 000", hold)
+    yield Call(
+        "capture", "run-8", "31 000", lambda: capture(held[0], credits(31_000), reference="run-8")
+    )
+    yield Call("charge", "run-9", "10^12", lambda: charge(credits(10**12), reference="run-9"))
+
+
+def _returning(billing: Billing, tenant: UUID) -> Iterator[Call]:
+    on: Any = {"payment": "stripe:pi_3Mq2"}
+    refund = partial(billing.refund, tenant, **on)
+    dispute, win = (
+        partial(billing.open_dispute, tenant, **on),
+        partial(billing.win_dispute, tenant, **on),
+    )
+    yield Call("refund", "re_1", "20.00 USD", lambda: refund(amount=usd("20.00"), reference="re_1"))
+    yield Call("refund", "re_2", "40.00 USD", lambda: refund(amount=usd("40.00"), reference="re_2"))
+    yield Call("open_dispute", "dp_1", "the rest", lambda: dispute(reference="dp_1"))
+    yield Call("win_dispute", "dp_1", "", lambda: win(reference="dp_1"))
+
+
+def _called(billing: Billing, title: str, tenant: UUID, calls: Iterable[Call]) -> Table:
+    columns = ("call", "reference", "asked for", "outcome", "balance", "held", "cogni_system's")
+    result = table(title, columns, numeric=(columns[2], *columns[4:]))
+    for call in calls:
         try:
-            attempt(credits(amount))
+            call.attempt()
             outcome = "[green]done"
         except BillingError as error:
             outcome = f"[red]{error.code}[/red]: {escape(str(error))}"
-        balance = billing.balance(tenant)
-        figures = (quantity(balance.posted), quantity(balance.held))
-        result.add_row(call, reference, quantity(credits(amount)), outcome, *figures)
-
-    def held(amount: Amount) -> None:
-        holds.append(billing.hold(tenant, amount, reference="run-8").id)
-
-    holds: list[UUID] = []
-    row(
-        "grant",
-        "launch",
-        5_000_000,
-        lambda amount: billing.grant(tenant, amount, source="promo:launch", reference="launch"),
-    )
-    row("charge", "run-7", 1_200, lambda amount: billing.charge(tenant, amount, reference="run-7"))
-    row("hold", "run-8", 50_000, held)
-    row(
-        "capture",
-        "run-8",
-        31_000,
-        lambda amount: billing.capture(tenant, holds[0], amount, reference="run-8"),
-    )
-    row("charge", "run-9", 10**12, lambda amount: billing.charge(tenant, amount, reference="run-9"))
+        own, system = billing.balance(tenant), billing.balance(SYSTEM_TENANT_ID)
+        figures = map(quantity, (own.posted, own.held, system.available))
+        result.add_row(call.name, call.reference, call.asked, outcome, *figures)
     return result
 
 
@@ -147,11 +172,6 @@ def bundled_payments() -> list[Payment]:
     """The payments that come with the package, in the order in which they arrive."""
     with files("cogni_billing.cli").joinpath("payments.csv").open(encoding="utf-8") as lines:
         return [
-            Payment(line["tenant"], line["payment"], _amount(line["amount"]))
+            Payment(line["tenant"], line["payment"], parsed(line["amount"]))
             for line in csv.DictReader(lines)
         ]
-
-
-def _amount(text: str) -> Amount:
-    value, _, unit = text.partition(" ")
-    return Amount(value, Unit.of(unit))

@@ -216,6 +216,18 @@ def usd_cents(value: int) -> Amount:
     return Amount(number.scaleb(-USD.scale, context=_EXACT), USD)
 
 
+def parsed(text: str) -> Amount:
+    """The amount that *text* is the `str` of: `10.00 USD`.
+
+    Raises:
+        InvalidAmount: it is of none.
+    """
+    value, _, unit = text.partition(" ")
+    if unit not in Unit.__members__:
+        raise InvalidAmount("amount", shown(text), "an amount and its unit")
+    return Amount(value, Unit.of(unit))
+
+
 def positive(amount: object, field: str) -> Amount:
     """*amount*, when it is an `Amount` greater than zero.
 
@@ -282,6 +294,12 @@ def rounded_up(value: Decimal, unit: Unit) -> Amount:
     """The smallest amount in *unit* that is not below *value* (ceiling)."""
     ceiling = value.quantize(unit.quantum, rounding=ROUND_CEILING, context=_ROUNDING)
     return Amount.computed(ceiling, unit)
+
+
+def proportion(whole: Amount, part: Amount, of: Amount) -> Amount:
+    """floor(*whole* x *part* / *of*), in the unit of *whole*; the other two are in one unit."""
+    numerator = in_quanta(whole.value, whole.unit.scale) * in_quanta(part.value, part.unit.scale)
+    return from_quanta(numerator // in_quanta(of.value, of.unit.scale), whole.unit)
 
 
 def in_quanta(value: Decimal, scale: int) -> int:

@@ -18,6 +18,8 @@ BillingError
 ├── RefundExceedsPayment
 ├── UnknownHold
 ├── HoldClosed
+├── UnknownDispute
+├── DisputeClosed
 ├── OthersRefused
 ├── PrivilegeRequired           this caller may not do that
 ├── UnbalancedTransaction       a programming error; nothing was written
@@ -238,6 +240,32 @@ class HoldClosed(BillingError):
 
     def __str__(self) -> str:
         return f"hold {self.hold_id} is {self.state}"
+
+
+@define
+class UnknownDispute(BillingError):
+    """This tenant has no dispute of this payment under this reference."""
+
+    code: ClassVar[str] = "unknown_dispute"
+
+    reference: str
+    payment: str
+
+    def __str__(self) -> str:
+        return f"no dispute {shown(self.reference)} of {shown(self.payment)}; open it first"
+
+
+@define
+class DisputeClosed(BillingError):
+    """The dispute was already won or lost."""
+
+    code: ClassVar[str] = "dispute_closed"
+
+    reference: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"dispute {shown(self.reference)} is {self.state}"
 
 
 @define

@@ -36,9 +36,10 @@ class Grant(GrantTerms):
     """What is neither spent, set aside by a hold, nor expired."""
 
     @property
-    def turn(self) -> tuple[int, datetime, datetime, UUID]:
-        """Grants are spent in the order of this."""
-        return self.priority, self.expires_at or LATEST, self.granted_at, self.id
+    def turn(self) -> tuple[int, bool, datetime, datetime, UUID]:
+        """Grants are spent in the order of this; one that never expires after those that do."""
+        never = self.expires_at is None
+        return self.priority, never, self.expires_at or LATEST, self.granted_at, self.id
 
 
 @frozen
@@ -103,13 +104,13 @@ def _checked_priority(given: object) -> int:
     return given
 
 
-def plan_expiry(tenant: TenantId, lapse: Lapse) -> Transaction:
+def plan_expiry(tenant: TenantId, lapse: Lapse, number: int) -> Transaction:
     """The transaction that takes what was left of an expired grant, as breakage.
 
-    Its id and its key follow from the grant and the moment: whoever comes to record it, it is
-    the same one.
+    A grant lapses again when a hold gives back what it had pinned of it; its key says the how
+    manieth time it is, since a wallet's moment may be the same.
     """
-    reference = f"{lapse.grant_id}@{lapse.at.isoformat()}"
+    reference = f"{lapse.grant_id}@{number}"
     return Transaction(
         id=uuid5(lapse.grant_id, reference),
         tenant=tenant,

@@ -1,23 +1,26 @@
-"""Who gets what of a purchase: revenue-share rules, and the policy that holds them."""
+"""Who gets what of a purchase: the rules of revenue share, and which are in force when."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Final, Self
-from uuid import UUID
+from itertools import pairwise
+from typing import Final, Self, TypeAlias, TypeVar
 
 from attrs import evolve, field, frozen
 
+from cogni_billing.domain.allocation import allocate
 from cogni_billing.domain.amounts import (
     CREDIT,
+    ZERO,
     Amount,
-    decimal_places,
-    exact_decimal,
+    exact_sum,
     product,
     rounded_down,
+    total,
 )
 from cogni_billing.domain.errors import (
     InvalidAmount,
@@ -30,10 +33,18 @@ from cogni_billing.domain.errors import (
 from cogni_billing.domain.identity import SYSTEM_ACCOUNT_ID, AccountId, reference
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.moments import EARLIEST, utc
+from cogni_billing.domain.shares import (
+    Share,
+    ShareRule,
+    fields_of,
+    list_in,
+    text_in,
+)
 
 DEFAULT_RATE: Final = Decimal("0.25")
-RATE_MAX: Final = 10
-RATE_DECIMALS_MAX: Final = 12
+# So that a policy's record stays well within what a transaction may carry.
+RULES_MAX: Final = 32
+_ONE: Final = Decimal(1)
 
 
 class ShareMode(Enum):
@@ -41,52 +52,17 @@ class ShareMode(Enum):
 
     BONUS = "bonus"
     """Minted on top: the customer gets everything they paid for."""
+    SPLIT = "split"
+    """Taken out of the purchase: the customer gets what the beneficiaries leave."""
 
 
-@frozen
-class Share:
-    """What one beneficiary got of one purchase, in CREDIT; zero when the floor left nothing."""
+class Shortfall(Enum):
+    """What happens where credits that are to be taken back have been spent."""
 
-    beneficiary: AccountId
-    amount: Amount
-
-
-def _rate(given: Decimal | int | str) -> Decimal:
-    rate = exact_decimal(given)
-    if rate is None or not 0 <= rate <= RATE_MAX or decimal_places(rate) > RATE_DECIMALS_MAX:
-        raise InvalidPolicy(
-            "rate",
-            shown(given),
-            f"an exact Decimal from 0 to {RATE_MAX} with at most {RATE_DECIMALS_MAX} decimals",
-        )
-    return rate
-
-
-def _beneficiary(given: AccountId) -> AccountId:
-    if not isinstance(given, UUID) or given != SYSTEM_ACCOUNT_ID:
-        raise InvalidPolicy("beneficiary", shown(given), f"the system account {SYSTEM_ACCOUNT_ID}")
-    return SYSTEM_ACCOUNT_ID
-
-
-@frozen
-class ShareRule:
-    """One beneficiary and its rate: it gets floor(*rate* x purchased credits).
-
-    Args:
-        beneficiary: The account that earns the share: `SYSTEM_ACCOUNT_ID`.
-        rate: A fraction, `Decimal("0.25")` being 25 %; from 0 to 10, at most 12 decimals. A
-            finer rate is refused, never rounded.
-
-    Raises:
-        InvalidPolicy: an argument breaks its rule.
-    """
-
-    beneficiary: AccountId = field(converter=_beneficiary)
-    rate: Decimal = field(converter=_rate)
-
-    def share_of(self, purchased: Amount) -> Share:
-        """floor(rate x purchased), in whole credits."""
-        return Share(self.beneficiary, rounded_down(product(purchased.value, self.rate), CREDIT))
+    DEBT = "debt"
+    """The account goes below zero; what it gets later repays it."""
+    CLAMP = "clamp"
+    """What is there is taken; the platform's `shortfall` account absorbs the rest."""
 
 
 def _version(given: str) -> str:
@@ -109,10 +85,18 @@ def _mode(given: ShareMode) -> ShareMode:
     return given
 
 
+def _clawback(given: Shortfall) -> Shortfall:
+    if not isinstance(given, Shortfall):
+        raise InvalidPolicy("clawback", shown(given), "a Shortfall")
+    return given
+
+
 def _rules(given: Iterable[ShareRule]) -> tuple[ShareRule, ...]:
     rules = tuple(given) if isinstance(given, (tuple, list)) else None
     if rules is None or not all(isinstance(rule, ShareRule) for rule in rules):
         raise InvalidPolicy("rules", shown(given), "a tuple of ShareRule")
+    if len(rules) > RULES_MAX:
+        raise InvalidPolicy("rules", f"{len(rules)} rules", f"at most {RULES_MAX}")
     if len({rule.beneficiary for rule in rules}) < len(rules):
         raise InvalidPolicy("rules", "a beneficiary twice", "one rule for each beneficiary")
     return rules
@@ -122,11 +106,18 @@ def _rules(given: Iterable[ShareRule]) -> tuple[ShareRule, ...]:
 class RevenueSharePolicy:
     """The rules in force from a moment on, under a version that purchases record.
 
+    In `ShareMode.BONUS` each beneficiary gets floor(rate x purchased), on top of what the
+    customer gets. In `ShareMode.SPLIT` the purchase is divided between the customer and the
+    beneficiaries by largest remainder, ties to the customer and then in the order of the rules;
+    so their rates sum to at most 1. Then the bounds of each rule apply; in a split, what a cap
+    leaves is the customer's, and a minimum gets no more than what earlier rules have left.
+
     Args:
         version: 1 to 255 visible ASCII characters, recorded with each purchase.
         effective_from: Timezone-aware; purchases before it have no policy.
         mode: Where shares come from.
-        rules: One for each beneficiary; none at all means that nobody shares.
+        rules: One for each beneficiary, at most 32; none at all means that nobody shares.
+        clawback: What happens when a refund takes back a share that was spent.
 
     Raises:
         InvalidPolicy: an argument breaks its rule; the message names it.
@@ -136,6 +127,15 @@ class RevenueSharePolicy:
     effective_from: datetime = field(converter=_effective_from)
     mode: ShareMode = field(converter=_mode)
     rules: tuple[ShareRule, ...] = field(converter=_rules)
+    clawback: Shortfall = field(default=Shortfall.DEBT, converter=_clawback)
+
+    def __attrs_post_init__(self) -> None:
+        if self.mode is ShareMode.SPLIT:
+            sizes = {ZERO} | {tier.at_least for rule in self.rules for tier in rule.tiers}
+            for size in sorted(sizes):
+                if (rates := self._rates(size)) > _ONE:
+                    given = f"rates that sum to {rates} from {size}"
+                    raise InvalidPolicy("rules", given[:64], "at most 1 in a split")
 
     @classmethod
     def default(cls) -> Self:
@@ -147,8 +147,20 @@ class RevenueSharePolicy:
             rules=(ShareRule(SYSTEM_ACCOUNT_ID, DEFAULT_RATE),),
         )
 
+    def at(self, moment: datetime) -> Self:
+        """This policy, if it is in force at *moment*.
+
+        Raises:
+            InvalidPolicy: it is not yet.
+        """
+        if moment < self.effective_from:
+            raise InvalidPolicy(
+                "policy", f"none at {moment}", f"in force from {self.effective_from}"
+            )
+        return self
+
     def shares_of(self, purchased: Amount, at: datetime) -> tuple[Share, ...]:
-        """One share for each rule, in order; each floor(rate x *purchased*), in CREDIT.
+        """One share for each rule, in order, in whole credits.
 
         Raises:
             InvalidAmount: *purchased* is negative, or no `Amount`.
@@ -160,11 +172,36 @@ class RevenueSharePolicy:
             raise InvalidAmount("purchased", shown(purchased), "an Amount of at least zero")
         if purchased.unit is not CREDIT:
             raise UnitMismatch("purchased", str(purchased.unit), str(CREDIT))
-        if (moment := utc(at, "at")) < self.effective_from:
-            raise InvalidPolicy(
-                "policy", f"none at {moment}", f"in force from {self.effective_from}"
-            )
-        return tuple(rule.share_of(purchased) for rule in self.rules)
+        self.at(utc(at, "at"))
+        earn = self._split if self.mode is ShareMode.SPLIT else self._bonus
+        earned = zip(self.rules, earn(purchased), strict=True)
+        return tuple(Share(rule.beneficiary, amount) for rule, amount in earned)
+
+    def credited_of(self, purchased: Amount, shares: Iterable[Share]) -> Amount:
+        """What the customer gets of *purchased* when the beneficiaries get *shares*."""
+        if self.mode is ShareMode.BONUS:
+            return purchased
+        return purchased - total((share.amount for share in shares), CREDIT)
+
+    def _bonus(self, purchased: Amount) -> Iterator[Amount]:
+        for rule in self.rules:
+            exact = product(purchased.value, rule.rate_of(purchased))
+            yield rule.bounded(rounded_down(exact, CREDIT))
+
+    def _split(self, purchased: Amount) -> Iterator[Amount]:
+        rates = [rule.rate_of(purchased) for rule in self.rules]
+        customer = exact_sum(_ONE, product(self._rates(purchased), Decimal(-1)))
+        left = purchased
+        for rule, part in zip(self.rules, allocate(purchased, [customer, *rates])[1:], strict=True):
+            earned = min(rule.bounded(part), left)
+            left -= earned
+            yield earned
+
+    def _rates(self, purchased: Amount) -> Decimal:
+        rates = Decimal(0)
+        for rule in self.rules:
+            rates = exact_sum(rates, rule.rate_of(purchased))
+        return rates
 
     def for_buyer(self, account: AccountId) -> Self:
         """These rules without any whose beneficiary is the buyer itself: nobody earns a share of
@@ -173,71 +210,120 @@ class RevenueSharePolicy:
         return evolve(self, rules=tuple(r for r in self.rules if r.beneficiary != account))
 
     def to_dict(self) -> dict[str, Json]:
-        """All inputs, as a purchase records them: exact decimals and moments as text."""
-        rules: tuple[Mapping[str, Json], ...] = tuple(
-            {"beneficiary": str(rule.beneficiary), "rate": format(rule.rate, "f")}
-            for rule in self.rules
-        )
-        return {
+        """All inputs, as a purchase records them: exact numbers and moments as text."""
+        written: dict[str, Json] = {
             "version": self.version,
             "effective_from": self.effective_from.isoformat(),
             "mode": self.mode.value,
-            "rules": rules,
+            "rules": tuple(rule.to_dict() for rule in self.rules),
         }
+        if self.clawback is not Shortfall.DEBT:
+            written["clawback"] = self.clawback.value
+        return written
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Json]) -> Self:
-        """The policy that `to_dict` wrote down.
+    def from_dict(cls, given: object) -> Self:
+        """The policy that `to_dict` wrote down, or a configuration file that says the same.
 
         Raises:
             InvalidPolicy: it is none: a field is missing, unknown, or breaks its rule.
         """
-        fields = _fields(given, "policy", ("version", "effective_from", "mode", "rules"))
-        rules = fields["rules"]
-        if not isinstance(rules, (tuple, list)):
-            raise InvalidPolicy("rules", shown(rules), "a list of rules")
+        required = ("version", "effective_from", "mode", "rules")
+        fields = fields_of(given, "policy", required, ("clawback",))
         return cls(
-            version=_text(fields, "version"),
-            effective_from=_moment(_text(fields, "effective_from")),
-            mode=_mode_named(_text(fields, "mode")),
-            rules=tuple(map(_rule_from, rules)),
+            version=text_in(fields, "version"),
+            effective_from=_moment(fields["effective_from"]),
+            mode=_named(ShareMode, fields, "mode"),
+            rules=tuple(map(ShareRule.from_dict, list_in(fields, "rules"))),
+            clawback=_named(Shortfall, fields, "clawback")
+            if "clawback" in fields
+            else Shortfall.DEBT,
         )
 
 
-def _fields(given: object, name: str, expected: tuple[str, ...]) -> Mapping[str, object]:
-    if not isinstance(given, Mapping) or set(given) != set(expected):
-        found = sorted(map(str, given)) if isinstance(given, Mapping) else given
-        raise InvalidPolicy(name, shown(str(found)), f"the fields {', '.join(expected)}")
+Option = TypeVar("Option", ShareMode, Shortfall)
+
+
+def _named(options: type[Option], fields: Mapping[str, object], name: str) -> Option:
+    given = text_in(fields, name)
+    try:
+        return options(given)
+    except ValueError as error:
+        expected = " or ".join(option.value for option in options)
+        raise InvalidPolicy(name, shown(given), expected) from error
+
+
+def _moment(given: object) -> datetime:
+    """A moment as text, or as TOML has them."""
+    if isinstance(given, datetime):
+        return given
+    try:
+        return datetime.fromisoformat(given if isinstance(given, str) else "")
+    except ValueError as error:
+        expected = "a moment in ISO 8601"
+        raise InvalidPolicy("effective_from", shown(given), expected) from error
+
+
+def _in_order(given: Iterable[RevenueSharePolicy]) -> tuple[RevenueSharePolicy, ...]:
+    policies = tuple(given) if isinstance(given, (tuple, list)) else ()
+    if not policies or not all(isinstance(policy, RevenueSharePolicy) for policy in policies):
+        raise InvalidPolicy("policies", shown(given), "RevenueSharePolicy, one or more")
+    starts = [policy.effective_from for policy in policies]
+    for start, later in pairwise(starts):
+        if later <= start:
+            raise InvalidPolicy("effective_from", str(later), f"after the one before, {start}")
+    if len({policy.version for policy in policies}) < len(policies):
+        raise InvalidPolicy("version", "one twice", "a version of its own for each policy")
+    return policies
+
+
+@frozen
+class RevenueSharePolicies:
+    """Policies that follow one another: each is in force until the next one is.
+
+    Args:
+        policies: One or more, each from a later moment and with another version than the others.
+
+    Raises:
+        InvalidPolicy: they are unordered, overlap, or share a version.
+    """
+
+    policies: tuple[RevenueSharePolicy, ...] = field(converter=_in_order)
+
+    def at(self, moment: datetime) -> RevenueSharePolicy:
+        """The policy in force at *moment*.
+
+        Raises:
+            InvalidPolicy: the first is not yet.
+        """
+        started: Sequence[datetime] = [policy.effective_from for policy in self.policies]
+        return self.policies[max(0, bisect_right(started, moment) - 1)].at(moment)
+
+    def to_dict(self) -> dict[str, Json]:
+        """All of them, as they could stand in a configuration file."""
+        return {"policies": tuple(policy.to_dict() for policy in self.policies)}
+
+    @classmethod
+    def from_dict(cls, given: object) -> Self:
+        """The policies that `to_dict` wrote down, or a configuration file that says the same.
+
+        Raises:
+            InvalidPolicy: they are none.
+        """
+        listed = list_in(fields_of(given, "policies", ("policies",)), "policies")
+        return cls(tuple(map(RevenueSharePolicy.from_dict, listed)))
+
+
+Policies: TypeAlias = RevenueSharePolicy | RevenueSharePolicies
+
+
+def checked_policies(given: object) -> Policies:
+    """*given* as what says who gets what of a purchase.
+
+    Raises:
+        InvalidPolicy: it is something else.
+    """
+    if not isinstance(given, (RevenueSharePolicy, RevenueSharePolicies)):
+        expected = "a RevenueSharePolicy, or RevenueSharePolicies"
+        raise InvalidPolicy("policy", shown(given), expected)
     return given
-
-
-def _text(fields: Mapping[str, object], name: str) -> str:
-    value = fields[name]
-    if not isinstance(value, str):
-        raise InvalidPolicy(name, shown(value), "text")
-    return value
-
-
-def _moment(given: str) -> datetime:
-    try:
-        return datetime.fromisoformat(given)
-    except ValueError as error:
-        raise InvalidPolicy("effective_from", shown(given), "a moment in ISO 8601") from error
-
-
-def _mode_named(given: str) -> ShareMode:
-    try:
-        return ShareMode(given)
-    except ValueError as error:
-        modes = " or ".join(mode.value for mode in ShareMode)
-        raise InvalidPolicy("mode", shown(given), modes) from error
-
-
-def _rule_from(given: object) -> ShareRule:
-    fields = _fields(given, "rules", ("beneficiary", "rate"))
-    beneficiary = _text(fields, "beneficiary")
-    try:
-        account = AccountId(UUID(beneficiary))
-    except ValueError as error:
-        raise InvalidPolicy("beneficiary", shown(beneficiary), "a UUID") from error
-    return ShareRule(account, _text(fields, "rate"))

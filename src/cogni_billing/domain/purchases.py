@@ -12,7 +12,7 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.identity import TenantId, account_of, reference, tenant_id
 from cogni_billing.domain.metadata import Json, frozen_metadata, read_only
 from cogni_billing.domain.moments import utc
-from cogni_billing.domain.policies import RevenueSharePolicy
+from cogni_billing.domain.policies import Policies
 from cogni_billing.domain.pricing import bought
 from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
 
@@ -43,27 +43,28 @@ def request_purchase(
 
 
 def plan_purchase(
-    request: PurchaseRequest, policy: RevenueSharePolicy, at: datetime, transaction_id: UUID
+    request: PurchaseRequest, policies: Policies, at: datetime, transaction_id: UUID
 ) -> Transaction:
-    """The transaction that a purchase makes while *policy* is in force.
+    """The transaction that a purchase makes by the policy in force.
 
-    Each beneficiary gets its share of what was purchased, on top (floor); `issuance` is debited
-    for all of it. A beneficiary that is itself the buyer earns nothing: the system tenant's own
-    purchase mints no share.
+    Each beneficiary gets its share of what was purchased, on top or out of it; `issuance` is
+    debited for all of it. A beneficiary that is itself the buyer earns nothing: the system
+    tenant's own purchase mints no share.
 
     Raises:
-        InvalidPolicy: the policy is not yet in force.
+        InvalidPolicy: no policy is in force yet.
     """
     moment = utc(at, "clock")
-    policy = policy.for_buyer(account_of(request.buyer))
+    policy = policies.at(moment).for_buyer(account_of(request.buyer))
     shares = policy.shares_of(request.purchased, moment)
+    credited = policy.credited_of(request.purchased, shares)
     return Transaction(
         id=transaction_id,
         tenant=request.buyer,
         kind=TransactionKind.PURCHASE,
         reference=request.payment,
         at=moment,
-        postings=balanced(TransactionKind.PURCHASE, request.buyer, request.purchased, shares),
+        postings=balanced(TransactionKind.PURCHASE, request.buyer, credited, shares),
         shares=shares,
         request=request.asked,
         policy=read_only(policy.to_dict()),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from attrs import frozen
 
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.policies import Share
+from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Recorded
 
 
@@ -64,6 +65,29 @@ class GrantReceipt(Receipt):
     expires_at: datetime | None
 
 
+@frozen(kw_only=True)
+class RefundReceipt(Receipt):
+    """What was taken back because so much of a payment was returned.
+
+    `refunded` is in the payment's unit, `total_refunded` all that was returned of it so far, this
+    included. The customer lost `taken`, each beneficiary its share; `shortfall` is what could not
+    be taken back of them, in credits.
+    """
+
+    refunded: Amount
+    total_refunded: Amount
+    taken: Amount
+    shares: tuple[Share, ...]
+    shortfall: Amount
+
+
+@frozen(kw_only=True)
+class ChargebackReceipt(RefundReceipt):
+    """The same, because a dispute was lost."""
+
+    dispute_id: UUID
+
+
 def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
     """The receipt of a recorded purchase."""
     return PurchaseReceipt(
@@ -110,3 +134,29 @@ def grant_receipt(recorded: Recorded) -> GrantReceipt:
         balance=recorded.balance,
         replayed=recorded.replayed,
     )
+
+
+def refund_receipt(recorded: Recorded) -> RefundReceipt:
+    """The receipt of a recorded refund."""
+    return RefundReceipt(**_returned(recorded))
+
+
+def chargeback_receipt(recorded: Recorded) -> ChargebackReceipt:
+    """The receipt of a recorded chargeback."""
+    assert recorded.transaction.subject is not None  # its plan names the dispute
+    return ChargebackReceipt(**_returned(recorded), dispute_id=recorded.transaction.subject)
+
+
+def _returned(recorded: Recorded) -> dict[str, Any]:
+    made = recorded.transaction
+    assert made.reversal is not None  # its kind has one
+    return {
+        "transaction_id": made.id,
+        "refunded": made.reversal.amount,
+        "total_refunded": made.reversal.total,
+        "taken": -made.amount,
+        "shares": tuple(Share(share.beneficiary, -share.amount) for share in made.shares),
+        "shortfall": made.absorbed,
+        "balance": recorded.balance,
+        "replayed": recorded.replayed,
+    }

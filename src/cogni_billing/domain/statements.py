@@ -14,7 +14,7 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import InvalidInput, InvalidPage, shown
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.moments import utc
-from cogni_billing.domain.policies import Share
+from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Posting, Recorded, TransactionKind
 
 LIMIT_MAX: Final = 1000

@@ -11,11 +11,12 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-from cogni_billing.domain.amounts import Amount, total
+from cogni_billing.domain.amounts import ZERO, Amount, total
 from cogni_billing.domain.errors import UnbalancedTransaction
 from cogni_billing.domain.identity import (
     BREAKAGE,
     ISSUANCE,
+    SHORTFALL,
     USAGE,
     AccountId,
     TenantId,
@@ -23,7 +24,7 @@ from cogni_billing.domain.identity import (
     owner_of,
 )
 from cogni_billing.domain.metadata import EMPTY, Json
-from cogni_billing.domain.policies import Share
+from cogni_billing.domain.shares import Share
 
 
 class TransactionKind(StrEnum):
@@ -39,6 +40,10 @@ class TransactionKind(StrEnum):
     """Credits minted without a payment, with a source and perhaps an expiry."""
     EXPIRY = "expiry"
     """What was left of a grant when it expired."""
+    REFUND = "refund"
+    """A payment given back, in full or in part: its credits and shares are taken back."""
+    CHARGEBACK = "chargeback"
+    """A lost dispute: the same, for what of the payment was disputed."""
 
     @property
     def contra(self) -> AccountId:
@@ -48,7 +53,12 @@ class TransactionKind(StrEnum):
     @property
     def raises(self) -> bool:
         """Whether it adds to its tenant's account; otherwise it takes from it."""
-        return self.contra == ISSUANCE
+        return self.opens
+
+    @property
+    def reverses(self) -> bool:
+        """Whether it takes back what a purchase gave."""
+        return self in {TransactionKind.REFUND, TransactionKind.CHARGEBACK}
 
     @property
     def opens(self) -> bool:
@@ -62,6 +72,8 @@ _CONTRA: Final = {
     TransactionKind.CAPTURE: USAGE,
     TransactionKind.GRANT: ISSUANCE,
     TransactionKind.EXPIRY: BREAKAGE,
+    TransactionKind.REFUND: ISSUANCE,
+    TransactionKind.CHARGEBACK: ISSUANCE,
 }
 
 
@@ -87,13 +99,20 @@ def imbalance(postings: Iterable[Posting]) -> tuple[Amount, ...]:
 
 
 def balanced(
-    kind: TransactionKind, tenant: TenantId, amount: Amount, shares: Iterable[Share] = ()
+    kind: TransactionKind,
+    tenant: TenantId,
+    amount: Amount,
+    shares: Iterable[Share] = (),
+    absorbed: Amount = ZERO,
 ) -> tuple[Posting, ...]:
-    """The postings of *kind*: *tenant*'s account changes by *amount*, each beneficiary gets its
-    share (zero makes no posting), and the kind's contra account takes the other side.
+    """The postings of *kind*: *tenant*'s account changes by *amount*, each beneficiary's by its
+    share, the `shortfall` account gives what was *absorbed*, and the kind's contra account takes
+    the other side. Zero makes no posting, but for the tenant's own.
     """
     legs = [Posting(account_of(tenant), amount)]
     legs += [Posting(share.beneficiary, share.amount) for share in shares if share.amount.value]
+    if absorbed.value:
+        legs.append(Posting(SHORTFALL, -absorbed))
     return *legs, Posting(kind.contra, -total((leg.amount for leg in legs), amount.unit))
 
 
@@ -111,11 +130,22 @@ class GrantTerms:
 
 
 @frozen(kw_only=True)
+class Reversal:
+    """Of which purchase how much is taken back: in the unit of the payment."""
+
+    purchase: UUID
+    amount: Amount
+    total: Amount
+    """All that was taken back of the payment so far, this included."""
+
+
+@frozen(kw_only=True)
 class Transaction:
     """An immutable, atomic set of postings that sums to zero: it cannot exist otherwise.
 
     Its postings are those of its kind, in order: the tenant's own account, raised or lowered as
-    the kind says; each beneficiary with a share above zero; the contra account.
+    the kind says; each beneficiary whose share is not zero; the `shortfall` account, if it absorbs
+    anything; the contra account.
 
     Raises:
         UnbalancedTransaction: the postings sum to something else, or are not those.
@@ -136,21 +166,33 @@ class Transaction:
     overdraft: bool = False
     """Whether it may take more than is available: its cost was incurred already."""
     subject: UUID | None = None
-    """What it settles: the hold of a capture, the grant of an expiry."""
+    """What it settles: the hold of a capture, the grant of an expiry, the dispute that a chargeback
+    ends."""
     terms: GrantTerms | None = None
     """How the credits of a grant are to be spent."""
+    absorbed: Amount = ZERO
+    """What a refund could not take back of those who had spent it."""
+    reversal: Reversal | None = None
+    """What a refund or a chargeback takes back."""
 
     def __attrs_post_init__(self) -> None:
         if excess := imbalance(self.postings):
             raise UnbalancedTransaction("postings do not sum to zero", excess)
         if not self.postings or self.postings != balanced(
-            self.kind, self.tenant, self.postings[0].amount, self.shares
+            self.kind, self.tenant, self.postings[0].amount, self.shares, self.absorbed
         ):
             raise UnbalancedTransaction(f"postings are not those of a {self.kind}")
-        if self.kind.raises is not self.amount.is_positive:
+        if self.amount.is_zero:
+            # What a split leaves the customer, and what is there to be taken back, may be nothing.
+            lawful = self.kind is TransactionKind.PURCHASE or self.kind.reverses
+        else:
+            lawful = self.kind.raises is self.amount.is_positive
+        if not lawful:
             raise UnbalancedTransaction(f"a {self.kind} of {self.amount}")
         if (self.kind is TransactionKind.GRANT) is (self.terms is None):
             raise UnbalancedTransaction(f"a {self.kind} with terms {self.terms}")
+        if self.kind.reverses is (self.reversal is None):
+            raise UnbalancedTransaction(f"a {self.kind} with reversal {self.reversal}")
 
     @property
     def amount(self) -> Amount:

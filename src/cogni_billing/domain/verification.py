@@ -8,11 +8,14 @@ from enum import Enum
 
 from attrs import frozen
 
-from cogni_billing.domain.amounts import Amount, Unit
-from cogni_billing.domain.errors import BillingError, InvalidAmount
+from cogni_billing.domain.amounts import Amount, parsed, total
+from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.metadata import Json
-from cogni_billing.domain.policies import RevenueSharePolicy, Share
+from cogni_billing.domain.policies import RevenueSharePolicy
 from cogni_billing.domain.pricing import credits_for
+from cogni_billing.domain.refunds import step
+from cogni_billing.domain.shares import Share
+from cogni_billing.domain.transactions import Reversal
 
 
 class Rule(Enum):
@@ -20,6 +23,7 @@ class Rule(Enum):
 
     TRANSACTIONS_SUM_TO_ZERO = ("I1", "a transaction's postings sum to zero in each unit")
     POSTINGS_MATCH = ("I1", "a transaction has exactly the postings that it declares")
+    TRANSACTIONS_DO_WHAT_WAS_ASKED = ("I4", "a transaction is of what its request asked for")
     WALLETS_MATCH = ("I2", "a wallet is what its owner's transactions posted")
     WALLETS_HAVE_ACCOUNTS = ("I2", "a wallet is an opened account's")
     WALLETS_KNOW_WHAT_IS_DUE = ("I2", "a wallet knows when its next hold or grant expires")
@@ -36,6 +40,10 @@ class Rule(Enum):
     GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant is of what its transaction minted")
     GRANTS_ADD_UP = ("I10", "what is taken of a grant was spent, is held, or has lapsed")
     GRANTS_LAPSE_ON_TIME = ("I10", "a grant lapses when it expires, not before")
+    RETURNS_FOLLOW_ONE_ANOTHER = ("I11", "returns of a payment add up, and stay within it")
+    RETURNS_TAKE_BACK_THEIR_PART = ("I11", "a return takes back its part of every leg")
+    DISPUTES_ARE_SET_ASIDE = ("I11", "what an open dispute is of is set aside, on every wallet")
+    CHARGEBACKS_END_A_DISPUTE = ("I11", "a chargeback ends a dispute, and is of as much")
 
     def __init__(self, invariant: str, says: str) -> None:
         self.invariant = invariant
@@ -85,27 +93,46 @@ def purchase_problems(
 ) -> Iterator[tuple[Rule, str]]:
     """What is wrong with a recorded purchase, judged by nothing but its record."""
     try:
-        bought = credits_for(_amount(paid))
+        bought = credits_for(parsed(paid))
     except BillingError as error:
         yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, str(error)
-    else:
-        if credited != bought:
-            problem = f"{paid} buys {bought}, and {credited} were credited"
-            yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, problem
+        return
     try:
-        expected = RevenueSharePolicy.from_dict(policy).shares_of(credited, at)
+        terms = RevenueSharePolicy.from_dict(policy)
+        expected = terms.shares_of(bought, at)
     except BillingError as error:
         yield Rule.SHARES_FOLLOW_THE_POLICY, str(error)
-    else:
-        if tuple(shares) != expected:
-            yield Rule.SHARES_FOLLOW_THE_POLICY, f"{_listed(shares)} instead of {_listed(expected)}"
+        return
+    if credited != (left := terms.credited_of(bought, expected)):
+        problem = f"{paid} buys {left}, and {credited} were credited"
+        yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, problem
+    if tuple(shares) != expected:
+        yield Rule.SHARES_FOLLOW_THE_POLICY, f"{_listed(shares)} instead of {_listed(expected)}"
 
 
-def _amount(text: str) -> Amount:
-    value, _, unit = text.partition(" ")
-    if unit not in Unit.__members__:
-        raise InvalidAmount("amount", text, "an amount and its unit")
-    return Amount(value, Unit.of(unit))
+def return_problems(
+    *,
+    legs: Sequence[Amount],
+    taken: Sequence[Amount],
+    absorbed: Amount,
+    paid: str,
+    so_far: Reversal,
+) -> Iterator[tuple[Rule, str]]:
+    """What is wrong with a recorded refund or chargeback, judged by the records of it and of its
+    purchase; the legs are the customer's and the shares, in their order.
+    """
+    try:
+        whole = parsed(paid)
+    except BillingError as error:
+        yield Rule.RETURNS_TAKE_BACK_THEIR_PART, str(error)
+        return
+    before = so_far.total - so_far.amount
+    steps = [step(leg, before, so_far.total, whole) for leg in legs]
+    short = [due - gone for due, gone in zip(steps, taken, strict=True)]
+    if any(each.is_negative for each in short) or total(short, absorbed.unit) != absorbed:
+        wanted, found = (", ".join(map(str, amounts)) for amounts in (steps, taken))
+        problem = f"{found} taken and {absorbed} absorbed instead of {wanted}"
+        yield Rule.RETURNS_TAKE_BACK_THEIR_PART, problem
 
 
 def _listed(shares: Sequence[Share]) -> str:

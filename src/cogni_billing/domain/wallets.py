@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import chain
 from types import MappingProxyType
 from typing import TypeVar
 from uuid import UUID
@@ -42,6 +43,8 @@ class Wallet:
     grants: Mapping[UUID, Grant] = MappingProxyType({})
     pins: Mapping[UUID, tuple[Draw, ...]] = MappingProxyType({})
     """What each open hold has set aside of which grants; the rest of it is purchased credits."""
+    disputed: Mapping[UUID, Hold] = MappingProxyType({})
+    """What disputes have set aside, of whoever's payments; no matter what is available."""
 
     def present(self, moment: datetime) -> datetime:
         """*moment*, or the wallet's own where that is later."""
@@ -49,7 +52,19 @@ class Wallet:
 
     def held(self, moment: datetime) -> Amount:
         """What is set aside at *moment*."""
-        return total((h.amount for h in self.holds.values() if h.held_at(moment)), CREDIT)
+        aside = chain(self.holds.values(), self.disputed.values())
+        return total((hold.amount for hold in aside if hold.held_at(moment)), CREDIT)
+
+    @property
+    def aside(self) -> Amount:
+        """What is set aside now, when this wallet is settled."""
+        open_ones = (h for h in chain(self.holds.values(), self.disputed.values()) if h.is_open)
+        return total((hold.amount for hold in open_ones), CREDIT)
+
+    def earned(self, arrived: Amount) -> Amount:
+        """What is available and was not granted, when others have added *arrived* so far."""
+        granted = total((grant.remaining for grant in self.spendable()), CREDIT)
+        return self.posted + arrived - self.aside - granted
 
     def hold(self, hold_id: UUID) -> Hold:
         """The hold with this id.
@@ -72,6 +87,11 @@ class Wallet:
         """This wallet at *moment* or its own later one, when what was due by then has happened,
         one after another; and what lapsed of grants meanwhile.
         """
+        wallet, lapses = self.caught_up(moment)
+        return wallet.at(self.present(moment)), lapses
+
+    def caught_up(self, moment: datetime) -> tuple[Wallet, tuple[Lapse, ...]]:
+        """The same, but that the wallet's time goes on to the last of what was due, no further."""
         present, wallet, lapses = self.present(moment), self, list[Lapse]()
         while due := [instant for instant in wallet.instants() if instant <= present]:
             wallet = wallet.at(min(due))
@@ -79,7 +99,7 @@ class Wallet:
                 if grant.expires_at is not None and grant.expires_at <= wallet.as_of:
                     lapses.append(Lapse(grant.id, grant.remaining, wallet.as_of))
                     wallet = wallet.lapsed(grant)
-        return wallet.at(present), tuple(lapses)
+        return wallet, tuple(lapses)
 
     def is_due(self, moment: datetime) -> bool:
         """Whether anything is due by *moment*."""
@@ -119,6 +139,10 @@ class Wallet:
             if not transaction.overdraft:
                 self.require_available(-transaction.amount, arrived)
             wallet, _ = self.drawing(-transaction.amount)
+        elif transaction.kind.reverses:
+            # Purchased credits go before granted ones; below zero, there are neither.
+            purchased = max(self.earned(arrived), ZERO)
+            wallet, _ = self.drawing(max(-transaction.amount - purchased, ZERO))
         elif transaction.terms is not None:
             require_unexpired(transaction.terms.expires_at, self.as_of)
             wallet = self.with_grant(_granted(transaction))
@@ -139,6 +163,10 @@ class Wallet:
             holds=_with(self.holds, hold.id, hold),
             pins=_with(self.pins, hold.id, pins),
         )
+
+    def with_disputed(self, part: Hold) -> Wallet:
+        """This wallet with *part* set aside for a dispute, as it is now: open or ended."""
+        return evolve(self, disputed=_with(self.disputed, part.id, part))
 
     def released(self, hold_id: UUID) -> Wallet:
         """This wallet after the hold was given back, if it was open."""
@@ -177,7 +205,7 @@ class Wallet:
         return evolve(self, grants=_with(self.grants, grant.id, grant))
 
     def require_available(self, required: Amount, arrived: Amount) -> None:
-        available = self.posted + arrived - self.held(self.as_of)
+        available = self.posted + arrived - self.aside
         if required > available:
             raise InsufficientCredits(required, available)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.refunds import There
 from cogni_billing.domain.verification import Verification
 
 
@@ -26,6 +29,22 @@ class BooksRepository(Protocol):
 
         They are the longest due, and no more than a thousand. Settling a wallet strikes it off.
         """
+        ...
+
+    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
+        """Keep everybody else from posting to these tenants' accounts until the scope ends, but
+        for what is only added to them; and what each has at *moment* that it was not granted.
+
+        An account that is not there is opened, since it could not be locked.
+        """
+        ...
+
+    def open_dispute(self, dispute: Dispute, /) -> None:
+        """Record *dispute*, and set its parts aside, on whoever's wallets they are."""
+        ...
+
+    def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
+        """Give back what an open *dispute* has set aside."""
         ...
 
     def verify(self, most: int, /) -> Verification:

@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold
+from cogni_billing.domain.refunds import Payment
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 
@@ -54,6 +56,14 @@ class LedgerRepository(Protocol):
 
     def transaction(self, transaction_id: UUID, /) -> Recorded | None:
         """What the tenant recorded under this id, as a replay; `None` if nothing."""
+        ...
+
+    def payment(self, payment: str, /) -> Payment | None:
+        """The tenant's purchase of this payment, and what was returned and is disputed of it."""
+        ...
+
+    def dispute(self, reference: str, /) -> Dispute | None:
+        """The tenant's dispute of this reference, in its present state."""
         ...
 
     def hold(self, hold: Hold, /) -> Hold:

@@ -28,6 +28,7 @@ from cogni_billing import (
     InvalidPolicy,
     InvalidTime,
     RevenueSharePolicy,
+    ShareMode,
     ShareRule,
     credits,
     credits_for,
@@ -202,7 +203,8 @@ class TestRates:
         rate = f"{digits[:-places]}.{digits[-places:]}" if places else digits
         rule = ShareRule(SYSTEM_ACCOUNT_ID, Decimal(rate))
 
-        share = rule.share_of(Amount.computed(Decimal(credited), CREDIT))
+        policy = RevenueSharePolicy("v1", NOON, ShareMode.BONUS, (rule,))
+        [share] = policy.shares_of(Amount.computed(Decimal(credited), CREDIT), NOON)
 
         assert int(share.amount.value) == credited * numerator // 10**places
 

@@ -14,6 +14,7 @@ import pytest
 from cogni_billing import (
     BillingError,
     Difference,
+    DisputeClosed,
     HoldClosed,
     IdempotencyConflict,
     InsufficientCredits,
@@ -30,6 +31,7 @@ from cogni_billing import (
     SystemTenantMissing,
     UnbalancedTransaction,
     UnknownAccount,
+    UnknownDispute,
     UnknownHold,
     UnknownPayment,
     credits,
@@ -58,6 +60,11 @@ SAMPLES: list[tuple[BillingError, str]] = [
     ),
     (UnknownHold(NUMBER), f"no hold {NUMBER} for this tenant"),
     (HoldClosed(NUMBER, "released"), f"hold {NUMBER} is released"),
+    (
+        UnknownDispute("dp_1", "stripe:pi_1"),
+        "no dispute 'dp_1' of 'stripe:pi_1'; open it first",
+    ),
+    (DisputeClosed("dp_1", "won"), "dispute 'dp_1' is won"),
     (
         OthersRefused(),
         "nothing was done, because another request of this tenant's was refused",

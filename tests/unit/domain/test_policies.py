@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from cogni_billing import (
     CREDIT,
     SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
     AccountId,
     Amount,
     InvalidAmount,
@@ -31,14 +32,17 @@ from cogni_billing import (
     credits,
     usd,
 )
-from contract.base import NOON
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, SHORTFALL, USAGE
+from contract.base import ALICE, NOON
 
 RATES = st.decimals(0, 10, places=12, allow_nan=False, allow_infinity=False)
 
 
 def share(purchased: int, rate: Decimal) -> int:
     amount = Amount.computed(Decimal(purchased), CREDIT)
-    return int(ShareRule(SYSTEM_ACCOUNT_ID, rate).share_of(amount).amount.value)
+    policy = RevenueSharePolicy("v1", NOON, ShareMode.BONUS, (ShareRule(SYSTEM_ACCOUNT_ID, rate),))
+    [made] = policy.shares_of(amount, NOON)
+    return int(made.amount.value)
 
 
 @given(purchased=st.integers(0, 10**34), rate=RATES)
@@ -122,8 +126,11 @@ def test_a_rate_at_the_bounds_is_taken(rate: Decimal) -> None:
     assert ShareRule(SYSTEM_ACCOUNT_ID, rate).rate == Decimal(rate)
 
 
-@pytest.mark.parametrize("beneficiary", [UUID(int=1), str(SYSTEM_ACCOUNT_ID), None])
-def test_the_system_account_is_the_beneficiary(beneficiary: AccountId) -> None:
+@pytest.mark.parametrize(
+    "beneficiary",
+    [UUID(int=0), SYSTEM_TENANT_ID, ISSUANCE, USAGE, BREAKAGE, SHORTFALL, str(ALICE), None],
+)
+def test_a_beneficiary_is_a_tenants_account_or_the_systems(beneficiary: AccountId) -> None:
     with pytest.raises(InvalidPolicy) as caught:
         ShareRule(beneficiary, Decimal("0.25"))
 
@@ -245,7 +252,7 @@ def test_a_policy_is_read_from_what_it_wrote() -> None:
         ({"extra": 1}, "policy: expected the fields version, effective_from, mode, rules"),
         ({"effective_from": "noon"}, "effective_from: expected a moment in ISO 8601, got 'noon'"),
         ({"effective_from": "2026-01-01"}, "effective_from: expected"),
-        ({"effective_from": 5}, "effective_from: expected text, got 5"),
+        ({"effective_from": 5}, "effective_from: expected a moment in ISO 8601, got 5"),
         ({"mode": "gift"}, "mode: expected bonus"),
         ({"rules": "all"}, "rules: expected a list of rules, got 'all'"),
         ({"rules": [5]}, "rules: expected the fields beneficiary, rate"),
@@ -264,4 +271,4 @@ def test_what_is_no_policy_is_refused_with_its_field(changed: Any, message: str)
 
 def test_no_mapping_is_no_policy() -> None:
     with pytest.raises(InvalidPolicy, match="policy: expected the fields"):
-        RevenueSharePolicy.from_dict([])  # type: ignore[arg-type]
+        RevenueSharePolicy.from_dict([])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import attrs
@@ -31,9 +32,16 @@ from cogni_billing import (
     usd_cents,
 )
 from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, SHORTFALL, USAGE
 from cogni_billing.domain.purchases import plan_purchase, request_purchase
-from cogni_billing.domain.transactions import GrantTerms, Posting, Transaction, balanced, imbalance
+from cogni_billing.domain.transactions import (
+    GrantTerms,
+    Posting,
+    Reversal,
+    Transaction,
+    balanced,
+    imbalance,
+)
 from contract.base import ALICE, BOB, NOON
 from contract.purchases import planned
 
@@ -123,6 +131,8 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
         "capture": USAGE,
         "grant": ISSUANCE,
         "expiry": BREAKAGE,
+        "refund": ISSUANCE,
+        "chargeback": ISSUANCE,
     }
     assert [kind for kind in TransactionKind if kind.raises] == ["purchase", "grant"]
 
@@ -145,6 +155,47 @@ def test_a_grant_has_terms_and_nothing_else_has() -> None:
         attrs.evolve(planned(), kind=grant, shares=(), postings=minted)
     with pytest.raises(UnbalancedTransaction, match="a purchase with terms GrantTerms"):
         attrs.evolve(planned(), terms=GrantTerms(source="promo:a", priority=0))
+
+
+def test_a_refund_takes_something_back_and_nothing_else_does() -> None:
+    reversal = Reversal(purchase=UUID(int=5), amount=usd(1), total=usd(1))
+
+    with pytest.raises(UnbalancedTransaction, match="a purchase with reversal Reversal"):
+        attrs.evolve(planned(), reversal=reversal)
+    with pytest.raises(UnbalancedTransaction, match="a refund with reversal None"):
+        attrs.evolve(
+            planned(),
+            kind=TransactionKind.REFUND,
+            shares=(),
+            postings=balanced(TransactionKind.REFUND, ALICE, credits(-5)),
+        )
+
+
+@pytest.mark.parametrize(("kind", "lawful"), [("purchase", True), ("charge", False)])
+def test_of_nothing_there_are_purchases_and_no_charges(kind: str, lawful: bool) -> None:
+    of_nothing: dict[str, Any] = {
+        "kind": TransactionKind(kind),
+        "shares": (),
+        "postings": balanced(TransactionKind(kind), ALICE, credits(0)),
+    }
+
+    if lawful:
+        assert attrs.evolve(planned(), **of_nothing).amount == credits(0)
+    else:
+        with pytest.raises(UnbalancedTransaction, match="a charge of 0 CREDIT"):
+            attrs.evolve(planned(), **of_nothing)
+
+
+def test_what_is_absorbed_is_given_by_the_shortfall_account() -> None:
+    kind = TransactionKind.REFUND
+    shares = (Share(SYSTEM_ACCOUNT_ID, credits(-2)),)
+
+    assert balanced(kind, ALICE, credits(-3), shares, credits(5)) == (
+        leg(ALICES, -3),
+        leg(SYSTEM_ACCOUNT_ID, -2),
+        leg(SHORTFALL, -5),
+        leg(ISSUANCE, 10),
+    )
 
 
 def test_a_posting_belongs_to_the_owner_of_its_account() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -20,8 +21,10 @@ from cogni_billing import (
     Verification,
     Violation,
     credits,
+    usd,
 )
-from cogni_billing.domain.verification import purchase_problems
+from cogni_billing.domain.transactions import Reversal
+from cogni_billing.domain.verification import purchase_problems, return_problems
 from contract.base import NOON
 from contract.purchases import planned
 
@@ -59,14 +62,14 @@ def test_nothing_is_wrong_with_a_planned_purchase(paid: Decimal) -> None:
     ("changed", "rule", "message"),
     [
         (
-            {"paid": "0.02 USD"},
+            {"paid": "0.02 USD", "shares": (50_000,)},
             Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
             "0.02 USD buys 200000 CREDIT, and 100000 CREDIT were credited",
         ),
         (
             {"paid": "0.01 EUR"},
             Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
-            "amount: expected an amount and its unit, got 0.01 EUR",
+            "amount: expected an amount and its unit, got '0.01 EUR'",
         ),
         (
             {"paid": "much USD"},
@@ -86,7 +89,7 @@ def test_nothing_is_wrong_with_a_planned_purchase(paid: Decimal) -> None:
         (
             {"policy": {}},
             Rule.SHARES_FOLLOW_THE_POLICY,
-            "policy: expected the fields version, effective_from, mode, rules, got '[]'",
+            "policy: expected the fields version, effective_from, mode, rules, and perhaps",
         ),
         (
             {"policy": POLICY | {"effective_from": "2030-01-01T00:00:00+00:00"}},
@@ -114,3 +117,41 @@ def test_a_ledger_is_well_when_nothing_was_found() -> None:
 
     assert Verification(violations=(), transactions=1, postings=2).ok
     assert not Verification(violations=(found,), transactions=1, postings=2).ok
+
+
+def returned(paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed: int = 0) -> Any:
+    """What is wrong with a refund of the second half of a purchase of 7 with a share of 3."""
+    return [
+        said
+        for rule, said in return_problems(
+            legs=[credits(7), credits(3)],
+            taken=[credits(amount) for amount in taken],
+            absorbed=credits(absorbed),
+            paid=paid,
+            so_far=Reversal(purchase=UUID(int=5), amount=usd("0.50"), total=usd("1.00")),
+        )
+        if rule is Rule.RETURNS_TAKE_BACK_THEIR_PART
+    ]
+
+
+@pytest.mark.parametrize(("taken", "absorbed"), [((4, 2), 0), ((0, 0), 6), ((4, 0), 2)])
+def test_a_return_takes_back_its_part_or_has_it_absorbed(
+    taken: Sequence[int], absorbed: int
+) -> None:
+    assert returned(taken=taken, absorbed=absorbed) == []
+
+
+@pytest.mark.parametrize(
+    ("taken", "absorbed"),
+    [((4, 3), 0), ((5, 2), 0), ((4, 1), 0), ((4, 2), 1), ((5, 1), 0), ((5, 2), -1)],
+)
+def test_a_return_of_more_or_less_is_found(taken: Sequence[int], absorbed: int) -> None:
+    found, wanted = (", ".join(f"{n} CREDIT" for n in amounts) for amounts in (taken, (4, 2)))
+
+    assert returned(taken=taken, absorbed=absorbed) == [
+        f"{found} taken and {absorbed} CREDIT absorbed instead of {wanted}"
+    ]
+
+
+def test_a_return_of_an_unreadable_payment_is_found() -> None:
+    assert returned("much") == ["amount: expected an amount and its unit, got 'much'"]

@@ -265,7 +265,8 @@ def test_verifying_finds_what_a_broken_table_breaks() -> None:
     }
     dear = evolve(recorded, transaction=evolve(recorded.transaction, request={"amount": "9 USD"}))
     assert broken(put(store.recorded, key, dear), put(store.recorded, key, recorded)) == {
-        Rule.PURCHASES_CREDIT_WHAT_WAS_PAID
+        Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+        Rule.SHARES_FOLLOW_THE_POLICY,
     }
     lines = store.lines[account_of(ALICE)]
     wrong = evolve(line, amount=credits(5))

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, total
 from cogni_billing.domain.identity import account_of
-from cogni_billing.domain.transactions import TransactionKind, imbalance
-from cogni_billing.domain.verification import Rule, Violation, purchase_problems
+from cogni_billing.domain.transactions import Reversal, Transaction, TransactionKind, imbalance
+from cogni_billing.domain.verification import Rule, Violation, purchase_problems, return_problems
+
+ASKED = frozenset({TransactionKind.CHARGE, TransactionKind.CAPTURE, TransactionKind.GRANT})
 
 
 def violations(store: Store) -> Iterator[Violation]:
@@ -44,6 +46,23 @@ def _transactions(store: Store) -> Iterator[Violation]:
                 yield Violation(rule, where, detail)
             if store.payments.get(made.reference) != made.tenant:
                 yield Violation(Rule.PURCHASES_CLAIM_THEIR_PAYMENT, where, made.reference)
+        asked = {str(made.amount), str(-made.amount)}
+        if made.kind in ASKED and made.request.get("amount") not in asked:
+            yield Violation(Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED, where, str(made.amount))
+        if made.reversal is not None:
+            for rule, detail in _returned(store, made, made.reversal):
+                yield Violation(rule, where, detail)
+
+
+def _returned(store: Store, made: Transaction, reversal: Reversal) -> Iterator[tuple[Rule, str]]:
+    purchase = store.recorded[store.ids[made.tenant, reversal.purchase]].transaction
+    yield from return_problems(
+        legs=[purchase.amount, *(share.amount for share in purchase.shares)],
+        taken=[-made.amount, *(-share.amount for share in made.shares)],
+        absorbed=made.absorbed,
+        paid=purchase.request.get("amount", ""),
+        so_far=reversal,
+    )
 
 
 def _lines(store: Store) -> Iterator[Violation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -10,12 +10,13 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from cogni_billing.adapters.batches import all_or_none, one_by_one
+from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.audit import violations
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
-from cogni_billing.domain.amounts import CREDIT, Amount, total
+from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
+from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
     BillingError,
     HoldClosed,
@@ -29,6 +30,7 @@ from cogni_billing.domain.grants import Grant, plan_expiry
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
+from cogni_billing.domain.refunds import Payment, There
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
 from cogni_billing.domain.verification import Rule, Verification
@@ -85,9 +87,14 @@ class MemoryLedger:
     def post_many(
         self, transactions: Sequence[Transaction], /, *, all_or_nothing: bool
     ) -> Sequence[Recorded | BillingError]:
-        post = partial(one_by_one, transactions, self._post, self._store.savepoint)
+        post = partial(self._post_many, transactions)
         with self._guard.call():
             return all_or_none(post, self._store.savepoint) if all_or_nothing else post()
+
+    def _post_many(self, transactions: Sequence[Transaction]) -> Answers:
+        if len(transactions) > 1 and self._tenant in self._store.accounts:
+            self._catch_up(transactions[0].at)  # whether or not any of them is posted then
+        return one_by_one(transactions, self._post, self._store.savepoint)
 
     def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
         with self._guard.call():
@@ -101,6 +108,47 @@ class MemoryLedger:
         with self._guard.call():
             key = self._store.ids.get((self._tenant, transaction_id))
             return key and evolve(self._store.recorded[key], replayed=True)
+
+    def payment(self, payment: str, /) -> Payment | None:
+        with self._guard.call():
+            found = self._found(TransactionKind.PURCHASE, payment)
+            if found is None:
+                return None
+            return Payment(
+                purchase=found.transaction,
+                returned=self._returned(found.transaction),
+                disputed=self._disputed(found.transaction),
+            )
+
+    def _returned(self, purchase: Transaction) -> Amount:
+        made = (recorded.transaction for recorded in self._store.recorded.values())
+        reversals = [
+            transaction.reversal
+            for transaction in made
+            if transaction.reversal is not None and transaction.reversal.purchase == purchase.id
+        ]
+        unit = parsed(purchase.request["amount"]).unit
+        return total((reversal.amount for reversal in reversals), unit)
+
+    def _disputed(self, purchase: Transaction) -> Amount:
+        disputes = [
+            self._present(dispute)
+            for dispute in self._store.disputes.values()
+            if dispute.purchase == purchase.id
+        ]
+        unit = parsed(purchase.request["amount"]).unit
+        return total((d.amount for d in disputes if d.state is DisputeState.OPEN), unit)
+
+    def dispute(self, reference: str, /) -> Dispute | None:
+        with self._guard.call():
+            found = self._store.disputes.get((self._tenant, reference))
+            return found and self._present(found)
+
+    def _present(self, dispute: Dispute) -> Dispute:
+        if self._wallet().disputed[dispute.id].is_open:
+            return dispute
+        lost = self._found(TransactionKind.CHARGEBACK, dispute.reference) is not None
+        return evolve(dispute, state=DisputeState.LOST if lost else DisputeState.WON)
 
     def hold(self, hold: Hold, /) -> Hold:
         with self._guard.call():
@@ -129,13 +177,13 @@ class MemoryLedger:
     def settle(self, moment: datetime, /) -> bool:
         with self._guard.call():
             was_due = self._wallet().is_due(moment)
-            self._settle(moment)
+            self._catch_up(moment)
             return was_due
 
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call():
             wallet, _ = self._wallet().settled(now)
-            return Balance(wallet.posted + self._arrived(), held=wallet.held(wallet.as_of))
+            return Balance(wallet.posted + self._arrived(), held=wallet.aside)
 
     def balance_at(self, moment: datetime, /) -> Balance:
         with self._guard.call():
@@ -162,11 +210,21 @@ class MemoryLedger:
 
     def _settle(self, moment: datetime) -> Wallet:
         """Let what is due on the wallet happen."""
-        wallet, lapses = self._wallet().settled(moment)
-        for lapse in lapses:
-            self._enter(plan_expiry(self._tenant, lapse), lapse.at)
+        self._catch_up(moment)
+        wallet = self._wallet().at(self._wallet().present(moment))
         self._keep(wallet)
         return wallet
+
+    def _catch_up(self, moment: datetime) -> None:
+        wallet, lapses = self._wallet().caught_up(moment)
+        for lapse in lapses:
+            before = sum(
+                recorded.transaction.subject == lapse.grant_id
+                for (tenant, kind, _), recorded in self._store.recorded.items()
+                if tenant == self._tenant and kind is TransactionKind.EXPIRY
+            )
+            self._enter(plan_expiry(self._tenant, lapse, before + 1), lapse.at)
+        self._keep(wallet)
 
     def _arrived(self) -> Amount:
         return self._store.balance(account_of(self._tenant)) - self._wallet().posted
@@ -234,6 +292,37 @@ class MemoryBooks:
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
         with self._guard.call():
             return tuple(t for t, wallet in self._store.wallets.items() if wallet.is_due(now))
+
+    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
+        with self._guard.call():
+            earned = {}
+            for tenant in tenants:
+                open_account(self._store, tenant, moment)
+                wallet, _ = self._wallet(tenant).settled(moment)
+                account = account_of(tenant)
+                arrived = self._store.balance(account) - self._wallet(tenant).posted
+                earned[account] = wallet.earned(arrived)
+            return There(earned)
+
+    def open_dispute(self, dispute: Dispute, /) -> None:
+        with self._guard.call():
+            key = (dispute.tenant, dispute.reference)
+            self._store.put(self._store.disputes, key, dispute)
+            for part in dispute.parts():
+                open_account(self._store, part.tenant, dispute.opened_at)
+                self._set_aside(part)
+
+    def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
+        with self._guard.call():
+            for part in dispute.parts():
+                self._set_aside(part.ended(HoldState.RELEASED, moment))
+
+    def _set_aside(self, part: Hold) -> None:
+        wallet = self._wallet(part.tenant).with_disputed(part)
+        self._store.put(self._store.wallets, part.tenant, wallet)
+
+    def _wallet(self, tenant: TenantId) -> Wallet:
+        return self._store.wallets.get(tenant, Wallet())
 
     def verify(self, most: int, /) -> Verification:
         with self._guard.call():

@@ -12,6 +12,7 @@ from attrs import define, field
 
 from cogni_billing.domain.accounts import Account, new_account
 from cogni_billing.domain.amounts import ZERO, Amount
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
 from cogni_billing.domain.moments import EARLIEST
@@ -40,6 +41,7 @@ class Store:
     balances: dict[AccountId, Amount] = field(factory=dict)
     lines: dict[AccountId, list[Line]] = field(factory=dict)
     holds: dict[tuple[TenantId, str], UUID] = field(factory=dict)
+    disputes: dict[tuple[TenantId, str], Dispute] = field(factory=dict)
     folded: dict[AccountId, int] = field(factory=dict)
     _undo: list[Callable[[], object]] = field(factory=list)
     _lock: threading.Lock = field(factory=threading.Lock)

@@ -15,10 +15,18 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from cogni_billing.domain.amounts import CREDIT, Amount
+from cogni_billing.domain.amounts import CREDIT, Amount, Unit
 from cogni_billing.domain.identity import AccountId
-from cogni_billing.domain.policies import Share
-from cogni_billing.domain.verification import Rule, Verification, Violation, purchase_problems
+from cogni_billing.domain.metadata import Json
+from cogni_billing.domain.shares import Share
+from cogni_billing.domain.transactions import Reversal
+from cogni_billing.domain.verification import (
+    Rule,
+    Verification,
+    Violation,
+    purchase_problems,
+    return_problems,
+)
 
 
 def verification(connection: Connection, most: int) -> Verification:
@@ -27,8 +35,8 @@ def verification(connection: Connection, most: int) -> Verification:
     for rule, statement in _VIOLATIONS.items():
         rows = connection.execute(text(f"{statement} LIMIT :most"), {"most": most})
         found += [Violation(rule, _ids(row.located), row.detail) for row in rows]
-    terms = list(_of_terms(connection))
-    for rule in (Rule.SHARES_FOLLOW_THE_POLICY, Rule.PURCHASES_CREDIT_WHAT_WAS_PAID):
+    terms = [*_of_terms(connection), *_of_returns(connection)]
+    for rule in {violation.rule for violation in terms}:
         found += islice((violation for violation in terms if violation.rule is rule), most)
     counted = connection.execute(text(_COUNTED)).one()
     return Verification(
@@ -51,14 +59,44 @@ def _of_terms(connection: Connection) -> Iterator[Violation]:
             for beneficiary, share in zip(row.beneficiaries, row.shares, strict=False)
         ]
         for rule, detail in purchase_problems(
-            paid=str(json.loads(row.request).get("amount")),
+            paid=str(_readable(row.request).get("amount")),
             credited=Amount.computed(row.amount, CREDIT),
             shares=shares,
-            policy=json.loads(row.policy),
+            policy=_readable(row.policy),
             at=row.occurred_at.astimezone(UTC),
         ):
             alike = f" (and of {row.alike - 1} like it)" if row.alike > 1 else ""
             yield Violation(rule, _ids(row.located), detail + alike)
+
+
+def _readable(recorded: str) -> dict[str, Json]:
+    """What is recorded; nothing, if it is JSON for PostgreSQL and not for Python."""
+    try:
+        found: dict[str, Json] = json.loads(recorded)
+    except (ValueError, RecursionError):
+        return {}
+    return found
+
+
+def _of_returns(connection: Connection) -> Iterator[Violation]:
+    """What is wrong with what refunds and chargebacks took back."""
+    rows = connection.execution_options(yield_per=1000).execute(text(_RETURNS))
+    for row in rows:
+        legs = [row.credited, *row.given]
+        taken = [-amount for amount in (row.amount, *row.shares)]
+        unit = Unit.of(row.returned_unit)
+        for rule, detail in return_problems(
+            legs=[Amount.computed(leg, CREDIT) for leg in legs],
+            taken=[Amount.computed(amount, CREDIT) for amount in taken],
+            absorbed=Amount.computed(row.absorbed, CREDIT),
+            paid=str(row.paid),
+            so_far=Reversal(
+                purchase=row.reverses,
+                amount=Amount.computed(row.returned, unit),
+                total=Amount.computed(row.returned_total, unit),
+            ),
+        ):
+            yield Violation(rule, _ids(row.located), detail)
 
 
 _ORDER: Final = {rule: place for place, rule in enumerate(Rule)}
@@ -81,6 +119,21 @@ _TERMS: Final = """
     FROM cogni_billing.transactions
     WHERE kind = 'purchase'
     GROUP BY amount, beneficiaries, shares, request::text, policy::text
+"""
+
+# One without its purchase, or with other shares than it, follows nothing; another rule says so.
+_RETURNS: Final = """
+    SELECT
+        json_build_object('tenant', made.tenant_id, 'transaction', made.id) AS located,
+        purchase.amount AS credited,
+        purchase.shares AS given,
+        purchase.request ->> 'amount' AS paid,
+        made.amount, made.shares, made.absorbed, made.reverses,
+        made.returned, made.returned_total, made.returned_unit
+    FROM cogni_billing.transactions AS made
+    JOIN cogni_billing.transactions AS purchase
+        ON purchase.tenant_id = made.tenant_id AND purchase.id = made.reverses
+    WHERE cardinality(purchase.shares) = cardinality(made.shares)
 """
 
 _VIOLATIONS: Final = {
@@ -114,6 +167,7 @@ _VIOLATIONS: Final = {
                 array_agg(amount ORDER BY sequence) AS amounts,
                 array_agg(sequence::integer ORDER BY sequence) AS sequences,
                 array_agg(DISTINCT kind || unit) AS kinds,
+                bool_and(tenant_id = cogni_billing.owner_of(account_id)) AS owned,
                 array_agg(tenant_id ORDER BY sequence) AS owners,
                 (array_agg(subject_id ORDER BY sequence))[1] AS subject_id
             FROM cogni_billing.postings
@@ -124,6 +178,7 @@ _VIOLATIONS: Final = {
            OR made.kinds <> ARRAY[declared.kind || declared.unit]
            OR made.subject_id IS DISTINCT FROM declared.subject_id
            OR made.owners[1] <> declared.tenant_id
+           OR NOT made.owned
            OR made.sequences <> ARRAY(SELECT generate_series(1, cardinality(made.sequences)))
            OR made.accounts <> cogni_billing.account_of(declared.tenant_id) || ARRAY(
                 SELECT share.account_id
@@ -131,9 +186,20 @@ _VIOLATIONS: Final = {
                     WITH ORDINALITY AS share (account_id, amount, n)
                 WHERE share.amount <> 0
                 ORDER BY share.n
-              ) || cogni_billing.contra_of(declared.kind)
+              ) || CASE WHEN declared.absorbed <> 0
+                THEN ARRAY['00000000-0000-4000-b000-000000000004'::uuid] END
+                || cogni_billing.contra_of(declared.kind)
            OR made.amounts[1:cardinality(made.amounts) - 1]
                 <> declared.amount || array_remove(declared.shares, 0)
+                || CASE WHEN declared.absorbed <> 0 THEN ARRAY[- declared.absorbed] END
+    """,
+    Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'transaction', id) AS located,
+            format('%s for a request of %s', amount, request ->> 'amount') AS detail
+        FROM cogni_billing.transactions
+        WHERE kind IN ('charge', 'capture', 'grant')
+          AND request ->> 'amount' IS DISTINCT FROM abs(amount) || ' ' || unit
     """,
     Rule.WALLETS_MATCH: """
         SELECT
@@ -172,7 +238,7 @@ _VIOLATIONS: Final = {
             FROM (
                 SELECT tenant_id, account_id, unit, ends_at AS moment
                 FROM cogni_billing.holds
-                WHERE state = 'open'
+                WHERE kind = 'work' AND state = 'open'
                 UNION ALL
                 SELECT tenant_id, account_id, unit, expires_at
                 FROM cogni_billing.grants
@@ -361,5 +427,74 @@ _VIOLATIONS: Final = {
         JOIN cogni_billing.grants AS lot USING (tenant_id)
         WHERE kind = 'expiry' AND lot.id = subject_id
           AND (expires_at IS NULL OR occurred_at < expires_at)
+    """,
+    Rule.RETURNS_FOLLOW_ONE_ANOTHER: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'transaction', id) AS located,
+            format('%s after %s make %s of %s', returned, before, returned_total, paid) AS detail
+        FROM (
+            SELECT
+                made.tenant_id, made.id, made.returned, made.returned_total,
+                purchase.request ->> 'amount' AS paid,
+                purchase.beneficiaries IS DISTINCT FROM made.beneficiaries AS astray,
+                made.returned_unit,
+                coalesce(lag(made.returned_total) OVER sequence, 0) AS before
+            FROM cogni_billing.transactions AS made
+            LEFT JOIN cogni_billing.transactions AS purchase
+                ON purchase.tenant_id = made.tenant_id
+                AND purchase.id = made.reverses
+                AND purchase.kind = 'purchase'
+            WHERE made.reverses IS NOT NULL
+            WINDOW sequence AS (
+                PARTITION BY made.tenant_id, made.reverses ORDER BY made.returned_total, made.id
+            )
+        ) AS chained
+        WHERE astray
+           OR before + returned <> returned_total
+           OR returned_unit <> split_part(paid, ' ', 2)
+           OR CASE WHEN paid ~ '^[0-9]+([.][0-9]+)? [A-Z]+$'
+                THEN returned_total > split_part(paid, ' ', 1)::numeric ELSE true END
+    """,
+    Rule.DISPUTES_ARE_SET_ASIDE: """
+        SELECT
+            json_build_object(
+                'tenant', tenant_id, 'dispute', coalesce(disputed.id, aside.id)
+            ) AS located,
+            format('%s set aside', aside.parts) AS detail
+        FROM cogni_billing.disputes AS disputed
+        FULL JOIN (
+            SELECT
+                dispute_id AS id,
+                array_agg(account_id || ' ' || amount ORDER BY account_id) AS parts,
+                count(DISTINCT state) AS states
+            FROM cogni_billing.holds
+            WHERE kind = 'dispute'
+            GROUP BY dispute_id
+        ) AS aside ON aside.id = disputed.id
+        WHERE states IS DISTINCT FROM 1
+           OR aside.parts IS DISTINCT FROM ARRAY(
+                SELECT part.account_id || ' ' || part.amount
+                FROM unnest(
+                    cogni_billing.account_of(tenant_id) || beneficiaries, amount || shares
+                ) WITH ORDINALITY AS part (account_id, amount, n)
+                WHERE part.n = 1 OR part.amount <> 0
+                ORDER BY part.account_id
+              )
+    """,
+    Rule.CHARGEBACKS_END_A_DISPUTE: """
+        SELECT
+            json_build_object('tenant', made.tenant_id, 'transaction', made.id) AS located,
+            format('%s of a dispute of %s', returned, disputed) AS detail
+        FROM cogni_billing.transactions AS made
+        LEFT JOIN (
+            SELECT
+                tenant_id, id, purchase_id, disputes.reference AS named, disputed, disputed_unit,
+                state
+            FROM cogni_billing.disputes JOIN cogni_billing.holds USING (tenant_id, id)
+        ) AS lost ON lost.tenant_id = made.tenant_id AND lost.id = made.subject_id
+        WHERE made.kind = 'chargeback'
+          AND (lost.purchase_id, lost.named, lost.disputed, lost.disputed_unit, lost.state)
+            IS DISTINCT FROM
+              (made.reverses, made.reference, made.returned, made.returned_unit, 'released')
     """,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -9,11 +10,16 @@ from attrs import frozen
 from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.postgres import statements
 from cogni_billing.adapters.postgres.audit import verification
 from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.rows import dispute_parameters
+from cogni_billing.domain.amounts import CREDIT, Amount
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.folding import Folding
-from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.identity import TenantId, account_of
+from cogni_billing.domain.refunds import There
 from cogni_billing.domain.verification import Verification
 
 ROWS_FOR_EACH_CHECKPOINT: Final = 1000
@@ -41,6 +47,45 @@ class PostgresBooks:
             self._connection.execute(_EVERY_ROW)
             found = self._connection.execute(_DUE, {"now": now}).scalars()
             return tuple(map(TenantId, found))
+
+    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
+        with self._guard.call(), translated():
+            earned = {}
+            for tenant in tenants:
+                parameters = {"owner": tenant, "unit": CREDIT.code, "at": moment}
+                found = self._connection.execute(statements.LOCK_EARNED, parameters).scalar_one()
+                earned[account_of(tenant)] = Amount.computed(found, CREDIT)
+            return There(earned)
+
+    def open_dispute(self, dispute: Dispute, /) -> None:
+        with self._guard.call(), translated():
+            parameters = dispute_parameters(dispute)
+            self._connection.execute(statements.OPEN_DISPUTE, parameters)
+            for part in dispute.parts():
+                self._connection.execute(
+                    statements.SET_ASIDE,
+                    {
+                        "owner": part.tenant,
+                        "part": part.id,
+                        "dispute": dispute.id,
+                        "unit": part.amount.unit.code,
+                        "amount": part.amount.value,
+                        "at": part.opened_at,
+                    },
+                )
+
+    def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
+        with self._guard.call(), translated():
+            for part in dispute.parts():
+                self._connection.execute(
+                    statements.GIVE_BACK,
+                    {
+                        "owner": part.tenant,
+                        "part": part.id,
+                        "unit": part.amount.unit.code,
+                        "at": moment,
+                    },
+                )
 
     def verify(self, most: int, /) -> Verification:
         with self._guard.call(), translated():

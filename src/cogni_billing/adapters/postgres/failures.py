@@ -64,6 +64,9 @@ def translated() -> Iterator[None]:
         yield
     except (SQLAlchemyError, psycopg.Error) as error:
         raise translation(error) from error
+    except (ValueError, RecursionError) as error:
+        # JSON that PostgreSQL takes and Python does not: nobody but a forger can have written it.
+        raise LedgerCorruption(f"a record cannot be read ({type(error).__name__})") from error
 
 
 def translation(error: Exception) -> BillingError:

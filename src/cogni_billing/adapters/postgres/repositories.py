@@ -21,6 +21,7 @@ from cogni_billing.adapters.postgres.rows import (
     account_from,
     account_parameters,
     batch_parameters,
+    dispute_from,
     grant_from,
     hold_from,
     hold_parameters,
@@ -29,8 +30,9 @@ from cogni_billing.adapters.postgres.rows import (
     transaction_parameters,
 )
 from cogni_billing.domain.accounts import Account
-from cogni_billing.domain.amounts import CREDIT, Amount
+from cogni_billing.domain.amounts import CREDIT, Amount, parsed
 from cogni_billing.domain.batches import Key, plan_batch, to_post
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import (
     BillingError,
     HoldClosed,
@@ -46,6 +48,7 @@ from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.moments import require_unexpired
+from cogni_billing.domain.refunds import Payment
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 
@@ -98,6 +101,8 @@ class PostgresLedger:
 
     def _post(self, transaction: Transaction) -> Recorded:
         with translated():
+            if transaction.kind.reverses:
+                self._settle(transaction.at)  # its statement does not look at what is due
             balance_after = self._posted(transaction)
             if balance_after is None:
                 stored = self._found(transaction.kind, transaction.reference)
@@ -188,8 +193,13 @@ class PostgresLedger:
 
     def _posted(self, transaction: Transaction) -> Decimal | None:
         """The balance after *transaction*; `None` when nothing was posted."""
+        statement = statements.POST
+        if transaction.kind is TransactionKind.EXPIRY:
+            statement = statements.POST_LAPSE
+        elif transaction.kind.reverses:
+            statement = statements.POST_REVERSAL
         parameters = transaction_parameters(transaction)
-        return self._connection.execute(statements.POST, parameters).scalar_one_or_none()
+        return self._connection.execute(statement, parameters).scalar_one_or_none()
 
     def settle(self, moment: datetime, /) -> bool:
         with self._guard.call(), translated():
@@ -205,7 +215,9 @@ class PostgresLedger:
             lapsed = self._connection.execute(statements.LAPSED, expired).all()
             for row in lapsed:
                 lapse = Lapse(row.id, _credits(row.remaining), instant)
-                self._posted(plan_expiry(self._tenant, lapse))
+                expiry = plan_expiry(self._tenant, lapse, row.lapsed_before + 1)
+                if self._posted(expiry) is None:
+                    raise LedgerCorruption(f"the id of expiry {expiry.reference} is taken")
             happened = happened or settled.ended > 0 or bool(lapsed)
         return happened
 
@@ -228,6 +240,27 @@ class PostgresLedger:
     def _has_account(self) -> bool:
         found = self._connection.execute(statements.ACCOUNT, account_parameters(self._tenant))
         return found.one_or_none() is not None
+
+    def payment(self, payment: str, /) -> Payment | None:
+        with self._guard.call(), translated():
+            found = self._found(TransactionKind.PURCHASE, payment)
+            if found is None:
+                return None
+            purchase = found.transaction
+            key = {"tenant": self._tenant, "purchase": purchase.id}
+            row = self._connection.execute(statements.RETURNED, key).one()
+            unit = parsed(purchase.request["amount"]).unit
+            return Payment(
+                purchase=purchase,
+                returned=Amount.computed(row.returned or Decimal(0), unit),
+                disputed=Amount.computed(row.disputed or Decimal(0), unit),
+            )
+
+    def dispute(self, reference: str, /) -> Dispute | None:
+        with self._guard.call(), translated():
+            key = {"tenant": self._tenant, "reference": reference}
+            row = self._connection.execute(statements.DISPUTE, key).one_or_none()
+            return None if row is None else dispute_from(row)
 
     def hold(self, hold: Hold, /) -> Hold:
         with self._guard.call(), translated():

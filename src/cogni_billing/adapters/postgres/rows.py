@@ -10,15 +10,17 @@ from uuid import UUID
 
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount, Unit
+from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
 from cogni_billing.domain.metadata import encoded, read_only
-from cogni_billing.domain.policies import Share
+from cogni_billing.domain.shares import Share
 from cogni_billing.domain.statements import Line
 from cogni_billing.domain.transactions import (
     GrantTerms,
     Recorded,
+    Reversal,
     Transaction,
     TransactionKind,
     balanced,
@@ -30,7 +32,7 @@ Parameters = dict[str, Any]
 def transaction_parameters(transaction: Transaction) -> Parameters:
     """What the statement that posts a transaction takes."""
     own, *others = transaction.postings
-    terms = transaction.terms
+    terms, reversal = transaction.terms, transaction.reversal
     return {
         "tenant": transaction.tenant,
         "account": own.account,
@@ -46,6 +48,11 @@ def transaction_parameters(transaction: Transaction) -> Parameters:
         "metadata": encoded(transaction.metadata),
         "overdraft": transaction.overdraft,
         "subject": transaction.subject,
+        "absorbed": transaction.absorbed.value,
+        "reverses": reversal and reversal.purchase,
+        "returned": reversal and reversal.amount.value,
+        "returned_total": reversal and reversal.total.value,
+        "returned_unit": reversal and reversal.total.unit.code,
         "source": terms and terms.source,
         "priority": terms and terms.priority,
         "expires_at": terms and terms.expires_at,
@@ -94,18 +101,15 @@ def recorded_from(row: Any, tenant: TenantId) -> Recorded:
     """What *row* holds of a transaction that *tenant* made before."""
     kind = TransactionKind(row.kind)
     unit = Unit.of(row.unit)
-    amount = Amount.computed(row.amount, unit)
-    shares = tuple(
-        Share(AccountId(beneficiary), Amount.computed(share, unit))
-        for beneficiary, share in zip(row.beneficiaries, row.shares, strict=True)
-    )
+    amount, absorbed = Amount.computed(row.amount, unit), Amount.computed(row.absorbed, unit)
+    shares = shares_from(row)
     transaction = Transaction(
         id=row.id,
         tenant=tenant,
         kind=kind,
         reference=row.reference,
         at=row.occurred_at.astimezone(UTC),
-        postings=balanced(kind, tenant, amount, shares),
+        postings=balanced(kind, tenant, amount, shares, absorbed),
         shares=shares,
         request=row.request,
         policy=read_only(row.policy),
@@ -113,8 +117,29 @@ def recorded_from(row: Any, tenant: TenantId) -> Recorded:
         overdraft=row.overdraft,
         subject=row.subject_id,
         terms=terms_from(row) if kind is TransactionKind.GRANT else None,
+        absorbed=absorbed,
+        reversal=reversal_from(row) if kind.reverses else None,
     )
     return Recorded(transaction, Amount.computed(row.balance_after, unit), replayed=True)
+
+
+def shares_from(row: Any) -> tuple[Share, ...]:
+    """The shares that *row* holds."""
+    unit = Unit.of(row.unit)
+    return tuple(
+        Share(AccountId(beneficiary), Amount.computed(share, unit))
+        for beneficiary, share in zip(row.beneficiaries, row.shares, strict=True)
+    )
+
+
+def reversal_from(row: Any) -> Reversal:
+    """What the refund or chargeback that *row* holds takes back."""
+    unit = Unit.of(row.returned_unit)
+    return Reversal(
+        purchase=row.reverses,
+        amount=Amount.computed(row.returned, unit),
+        total=Amount.computed(row.returned_total, unit),
+    )
 
 
 def terms_from(row: Any) -> GrantTerms:
@@ -137,6 +162,45 @@ def grant_from(row: Any) -> Grant:
         expires_at=terms.expires_at,
         granted_at=row.granted_at.astimezone(UTC),
         remaining=Amount.computed(row.remaining, unit),
+    )
+
+
+def dispute_parameters(dispute: Dispute) -> Parameters:
+    """What the statement that records a dispute takes."""
+    return {
+        "tenant": dispute.tenant,
+        "id": dispute.id,
+        "reference": dispute.reference,
+        "purchase": dispute.purchase,
+        "payment": dispute.payment,
+        "disputed": dispute.amount.value,
+        "disputed_unit": dispute.amount.unit.code,
+        "unit": dispute.set_aside.unit.code,
+        "amount": dispute.set_aside.value,
+        "beneficiaries": [share.beneficiary for share in dispute.shares],
+        "shares": [share.amount.value for share in dispute.shares],
+        "request": encoded(dispute.request),
+        "metadata": encoded(dispute.metadata),
+        "at": dispute.opened_at,
+    }
+
+
+def dispute_from(row: Any) -> Dispute:
+    """The dispute that *row* holds, in its present state."""
+    ended = DisputeState.LOST if row.lost else DisputeState.WON
+    return Dispute(
+        id=row.id,
+        tenant=TenantId(row.tenant_id),
+        payment=row.payment,
+        reference=row.reference,
+        amount=Amount.computed(row.disputed, Unit.of(row.disputed_unit)),
+        set_aside=Amount.computed(row.amount, Unit.of(row.unit)),
+        shares=shares_from(row),
+        opened_at=row.opened_at.astimezone(UTC),
+        state=DisputeState.OPEN if row.state == "open" else ended,
+        purchase=row.purchase_id,
+        metadata=read_only(row.metadata),
+        request=row.request,
     )
 
 

@@ -91,12 +91,26 @@ transactions = Table(
     Column("beneficiaries", ARRAY(Uuid), nullable=False),
     Column("shares", ARRAY(Numeric), nullable=False),
     Column("subject_id", Uuid),
+    Column("absorbed", Numeric, nullable=False, server_default="0"),
+    Column("reverses", Uuid),
+    Column("returned", Numeric),
+    Column("returned_total", Numeric),
+    Column("returned_unit", Text),
     Column("request", JSON, nullable=False),
     Column("policy", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("occurred_at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("tenant_id", "id", name="transactions_pkey"),
     UniqueConstraint("tenant_id", "kind", "reference", name="transactions_key_used_once"),
+)
+
+Index(
+    "transactions_returned_one_after_another",
+    transactions.c.tenant_id,
+    transactions.c.reverses,
+    transactions.c.returned_total - transactions.c.returned,
+    unique=True,
+    postgresql_where=transactions.c.reverses.is_not(None),
 )
 
 payments = Table(
@@ -184,6 +198,8 @@ holds = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("id", Uuid, nullable=False),
     Column("account_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False, server_default="work"),
+    Column("dispute_id", Uuid),
     Column("reference", _KEY, nullable=False),
     Column("unit", Text, nullable=False),
     Column("amount", Numeric, nullable=False),
@@ -197,7 +213,7 @@ holds = Table(
     Column("pinned_grants", ARRAY(Uuid)),
     Column("pinned_amounts", ARRAY(Numeric)),
     PrimaryKeyConstraint("tenant_id", "id", name="holds_pkey"),
-    UniqueConstraint("tenant_id", "reference", name="holds_key_used_once"),
+    UniqueConstraint("tenant_id", "kind", "reference", name="holds_key_used_once"),
 )
 Index(
     "holds_ends",
@@ -243,3 +259,30 @@ Index(
     grants.c.id,
     postgresql_where=grants.c.taken < grants.c.amount,
 )
+
+disputes = Table(
+    "disputes",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("reference", _KEY, nullable=False),
+    Column("purchase_id", Uuid, nullable=False),
+    Column("payment", _KEY, nullable=False),
+    Column("disputed", Numeric, nullable=False),
+    Column("disputed_unit", Text, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("amount", Numeric, nullable=False),
+    Column("beneficiaries", ARRAY(Uuid), nullable=False),
+    Column("shares", ARRAY(Numeric), nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("opened_at", _MOMENT, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "id", name="disputes_pkey"),
+    UniqueConstraint("tenant_id", "reference", name="disputes_key_used_once"),
+    ForeignKeyConstraint(
+        ["tenant_id", "purchase_id"],
+        [transactions.c.tenant_id, transactions.c.id],
+        name="disputes_are_of_purchases",
+    ),
+)
+Index("disputes_of_purchases", disputes.c.tenant_id, disputes.c.purchase_id)

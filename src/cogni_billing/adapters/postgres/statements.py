@@ -57,7 +57,7 @@ ACCOUNT: Final = select(
 # own to read back: RETURNING on the others would need the right to select them.
 POST: Final = text("""
     WITH settled AS (
-        SELECT WHERE :kind = 'expiry' OR coalesce(:expires_at > :at, true) AND NOT EXISTS (
+        SELECT WHERE coalesce(:expires_at > :at, true) AND NOT EXISTS (
             SELECT FROM cogni_billing.wallets
             WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
               AND (due_at <= greatest(:at, as_of) OR :expires_at <= as_of)
@@ -80,10 +80,10 @@ POST: Final = text("""
         UNION ALL
         SELECT FROM settled, cogni_billing.holds
         WHERE :kind = 'capture' AND tenant_id = :tenant AND id = :subject
-          AND state = 'open' AND amount >= - CAST(:amount AS numeric)
+          AND holds.kind = 'work' AND state = 'open' AND amount >= - CAST(:amount AS numeric)
         UNION ALL
         SELECT FROM settled, cogni_billing.accounts
-        WHERE :kind IN ('charge', 'expiry') AND tenant_id = :tenant AND id = :account
+        WHERE :kind = 'charge' AND tenant_id = :tenant AND id = :account
     ), manifest AS (
         INSERT INTO cogni_billing.transactions (
             tenant_id, id, kind, reference, unit, amount, beneficiaries, shares, subject_id,
@@ -135,6 +135,65 @@ POST: Final = text("""
     bindparam("other_accounts", type_=ARRAY(Uuid)),
     bindparam("other_amounts", type_=ARRAY(Numeric)),
 )
+
+# What needs no claim, no account of its own and no terms.
+_PLAIN = """
+    WITH manifest AS (
+        INSERT INTO cogni_billing.transactions (
+            tenant_id, id, kind, reference, unit, amount, beneficiaries, shares, subject_id,
+            request, policy, metadata, occurred_at{columns}
+        )
+        VALUES (
+            :tenant, :id, :kind, :reference, :unit, :amount, :beneficiaries, :shares, :subject,
+            CAST(:request AS json), CAST(:policy AS json), CAST(:metadata AS json), :at{values}
+        )
+        ON CONFLICT DO NOTHING
+        RETURNING id
+    ), others AS (
+        INSERT INTO cogni_billing.postings (
+            tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
+            kind, unit, amount, occurred_at
+        )
+        SELECT
+            leg.tenant_id, leg.account_id, :tenant, manifest.id, leg.sequence + 1,
+            :kind, :unit, leg.amount, :at
+        FROM manifest, unnest(:other_tenants, :other_accounts, :other_amounts)
+            WITH ORDINALITY AS leg (tenant_id, account_id, amount, sequence)
+    )
+    INSERT INTO cogni_billing.postings (
+        tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
+        kind, unit, amount, overdraft, subject_id, occurred_at
+    )
+    SELECT
+        :tenant, :account, :tenant, id, 1,
+        :kind, :unit, :amount, :overdraft, :subject, :at
+    FROM manifest
+    RETURNING balance_after
+"""
+
+
+def _plain(*more: str) -> str:
+    """The same, with more columns of the manifest."""
+    columns, values = (f", {column}" for column in more), (f", :{column}" for column in more)
+    return _PLAIN.replace("{columns}", "".join(columns)).replace("{values}", "".join(values))
+
+
+_PLAIN_TYPES = (
+    bindparam("at", type_=TIMESTAMP(timezone=True)),
+    bindparam("subject", type_=Uuid),
+    bindparam("beneficiaries", type_=ARRAY(Uuid)),
+    bindparam("shares", type_=ARRAY(Numeric)),
+    bindparam("other_tenants", type_=ARRAY(Uuid)),
+    bindparam("other_accounts", type_=ARRAY(Uuid)),
+    bindparam("other_amounts", type_=ARRAY(Numeric)),
+)
+
+POST_LAPSE: Final = text(_plain()).bindparams(*_PLAIN_TYPES)
+
+# Only the service role may write these columns.
+POST_REVERSAL: Final = text(
+    _plain("absorbed", "reverses", "returned", "returned_total", "returned_unit")
+).bindparams(*_PLAIN_TYPES)
 
 # As above for many purchases, or many charges, of one tenant. Each ORDER BY is a barrier, too: all
 # claims are taken before the first key, and all keys before the wallet. In one order, and the
@@ -227,6 +286,11 @@ _RECORDED = (
         transactions.c.beneficiaries,
         transactions.c.shares,
         transactions.c.subject_id,
+        transactions.c.absorbed,
+        transactions.c.reverses,
+        transactions.c.returned,
+        transactions.c.returned_total,
+        transactions.c.returned_unit,
         transactions.c.request,
         transactions.c.policy,
         transactions.c.metadata,
@@ -268,9 +332,15 @@ SETTLE: Final = text("""
       AND due_at <= greatest(:at, as_of)
 """)
 
-# What is left of grants that have expired.
+# What is left of grants that have expired, and how often they have lapsed before; the references of
+# those expiries are in a range of the index, "A" being what comes after "@".
 LAPSED: Final = text("""
-    SELECT id, amount - taken AS remaining
+    SELECT id, amount - taken AS remaining, (
+        SELECT count(*)
+        FROM cogni_billing.transactions
+        WHERE tenant_id = :tenant AND kind = 'expiry'
+          AND reference > grants.id || '@' AND reference < grants.id || 'A'
+    ) AS lapsed_before
     FROM cogni_billing.grants
     WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
       AND taken < amount AND expires_at <= :moment
@@ -319,11 +389,57 @@ OPEN_HOLD: Final = text("""
     bindparam("ends_at", type_=TIMESTAMP(timezone=True)),
 )
 
-_HOLD = select(holds).where(holds.c.tenant_id == bindparam("tenant"))
+# Of the tenant's own work; what disputes have set aside is no hold that anybody asked for.
+_HOLD = select(holds).where(holds.c.tenant_id == bindparam("tenant"), holds.c.kind == "work")
 HOLD_BY_KEY: Final = _HOLD.where(holds.c.reference == bindparam("reference"))
 HOLD_BY_ID: Final = _HOLD.where(holds.c.id == bindparam("id"))
 
 RELEASE_HOLD: Final = text("SELECT cogni_billing.release_hold(:id, :unit, :at)")
+
+# What has become of a payment since its purchase.
+RETURNED: Final = text("""
+    SELECT
+        (
+            SELECT max(returned_total)
+            FROM cogni_billing.transactions
+            WHERE tenant_id = :tenant AND reverses = :purchase
+        ) AS returned,
+        (
+            SELECT sum(disputed)
+            FROM cogni_billing.disputes JOIN cogni_billing.holds USING (tenant_id, id)
+            WHERE tenant_id = :tenant AND purchase_id = :purchase AND state = 'open'
+        ) AS disputed
+""")
+
+OPEN_DISPUTE: Final = text("""
+    INSERT INTO cogni_billing.disputes (
+        tenant_id, id, reference, purchase_id, payment, disputed, disputed_unit,
+        unit, amount, beneficiaries, shares, request, metadata, opened_at
+    )
+    VALUES (
+        :tenant, :id, :reference, :purchase, :payment, :disputed, :disputed_unit,
+        :unit, :amount, :beneficiaries, :shares,
+        CAST(:request AS json), CAST(:metadata AS json), :at
+    )
+""").bindparams(
+    bindparam("beneficiaries", type_=ARRAY(Uuid)),
+    bindparam("shares", type_=ARRAY(Numeric)),
+)
+
+LOCK_EARNED: Final = text("SELECT cogni_billing.lock_earned(:owner, :unit, :at)")
+SET_ASIDE: Final = text(
+    "SELECT cogni_billing.set_aside(:owner, :part, :dispute, :unit, :amount, :at)"
+)
+GIVE_BACK: Final = text("SELECT cogni_billing.give_back(:owner, :part, :unit, :at)")
+
+DISPUTE: Final = text("""
+    SELECT disputes.*, holds.state, EXISTS (
+        SELECT FROM cogni_billing.transactions
+        WHERE tenant_id = :tenant AND kind = 'chargeback' AND reference = :reference
+    ) AS lost
+    FROM cogni_billing.disputes JOIN cogni_billing.holds USING (tenant_id, id)
+    WHERE tenant_id = :tenant AND disputes.reference = :reference
+""")
 
 # The wallet's own moment, where that is later than a host's clock says.
 PRESENT: Final = text("""

@@ -11,13 +11,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA
 
 TABLES: Final = (
     "accounts",
     "checkpoints",
+    "disputes",
     "grants",
     "holds",
     "payments",
@@ -27,18 +29,21 @@ TABLES: Final = (
 )
 
 _SYSTEM_TENANT: Final = "'00000000-0000-4000-a000-000000000001'::uuid"
-_SYSTEM_ACCOUNT: Final = "'00000000-0000-4000-b000-000000000000'::uuid"
 _ISSUANCE: Final = "'00000000-0000-4000-b000-000000000001'::uuid"
 _USAGE: Final = "'00000000-0000-4000-b000-000000000002'::uuid"
 _BREAKAGE: Final = "'00000000-0000-4000-b000-000000000003'::uuid"
+_SHORTFALL: Final = "'00000000-0000-4000-b000-000000000004'::uuid"
 
 _OWN: Final = "(tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
 _BY_US: Final = "(origin_tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
 
 
+PUBLIC: Final = ("public",)
+
+
 @frozen
 class Policy:
-    """One row-level security policy; all of them hold for every role."""
+    """One row-level security policy, for every role or for those of a purpose."""
 
     table: str
     name: str
@@ -46,13 +51,19 @@ class Policy:
     restrictive: bool = False
     using: str | None = None
     check: str | None = None
-    roles: tuple[str, ...] = ("public",)
+    roles: tuple[str, ...] = PUBLIC
+
+    def for_roles(self, roles: Roles) -> Policy:
+        """The same, with the names of the roles."""
+        names = roles.to_dict()
+        return evolve(self, roles=tuple(names.get(purpose, purpose) for purpose in self.roles))
 
     def create(self) -> str:
         """The statement that makes it."""
         parts = [f"CREATE POLICY {self.name} ON {SCHEMA}.{self.table}"]
         parts += ["AS RESTRICTIVE"] if self.restrictive else []
         parts += [f"FOR {self.command}"]
+        parts += [f"TO {', '.join(map(quoted, self.roles))}"] if self.roles != PUBLIC else []
         parts += [f"USING {self.using}"] if self.using else []
         parts += [f"WITH CHECK {self.check}"] if self.check else []
         return " ".join(parts)
@@ -66,9 +77,22 @@ def _own_rows(table: str) -> tuple[Policy, ...]:
     )
 
 
+def _taking_back(name: str, account: str, sign: str) -> Policy:
+    return Policy(
+        "postings",
+        f"postings_insert_{name}",
+        "INSERT",
+        check=f"((tenant_id = cogni_billing.owner_of(account_id)) AND (account_id = {account})"
+        f" AND (amount {sign} (0)::numeric)"
+        " AND (kind = ANY (ARRAY['refund'::text, 'chargeback'::text])))",
+        roles=("service",),
+    )
+
+
 POLICIES: Final = frozenset(
     (
         *_own_rows("accounts"),
+        *_own_rows("disputes"),
         *_own_rows("grants"),
         *_own_rows("holds"),
         *_own_rows("payments"),
@@ -87,8 +111,8 @@ POLICIES: Final = frozenset(
             "postings",
             "postings_insert_share",
             "INSERT",
-            check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_SYSTEM_ACCOUNT})"
-            " AND (amount > (0)::numeric))",
+            check="((account_id = cogni_billing.account_of(tenant_id))"
+            " AND (kind = 'purchase'::text) AND (amount > (0)::numeric))",
         ),
         Policy(
             "postings",
@@ -111,6 +135,9 @@ POLICIES: Final = frozenset(
             check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_BREAKAGE})"
             " AND (amount > (0)::numeric))",
         ),
+        _taking_back("clawback", "cogni_billing.account_of(tenant_id)", "<"),
+        _taking_back("shortfall", _SHORTFALL, "<"),
+        _taking_back("unissued", _ISSUANCE, ">"),
     )
 )
 
@@ -147,6 +174,7 @@ TRIGGERS: Final = frozenset(
     (
         _append_only("accounts"),
         _append_only("checkpoints"),
+        _append_only("disputes"),
         _append_only("payments"),
         _append_only("postings"),
         _append_only("transactions"),
@@ -165,6 +193,7 @@ TRIGGERS: Final = frozenset(
             "holds",
             "keep_hold",
             f"CREATE TRIGGER keep_hold AFTER INSERT ON {SCHEMA}.holds FOR EACH ROW"
+            " WHEN ((new.kind = 'work'::text))"
             f" EXECUTE FUNCTION {SCHEMA}.keep_hold()",
         ),
         Trigger(
@@ -248,17 +277,47 @@ GRANTS: Final = frozenset().union(
     _columns(
         "service",
         "INSERT",
+        "transactions",
+        "tenant_id id kind reference unit amount beneficiaries shares subject_id absorbed reverses"
+        " returned returned_total returned_unit request policy metadata occurred_at",
+    ),
+    _columns(
+        "service",
+        "INSERT",
+        "postings",
+        "tenant_id account_id origin_tenant_id transaction_id sequence kind unit amount"
+        " overdraft subject_id occurred_at",
+    ),
+    _columns(
+        "service",
+        "INSERT",
+        "disputes",
+        "tenant_id id reference purchase_id payment disputed disputed_unit unit amount"
+        " beneficiaries shares request metadata opened_at",
+    ),
+    _columns(
+        "service",
+        "INSERT",
         "checkpoints",
         "tenant_id account_id unit position after_position arrived balance added earliest_at"
         " latest_at",
     ),
     {Grant("keeper", "SELECT", "wallets"), Grant("keeper", "INSERT", "wallets")},
+    _columns("keeper", "INSERT", "accounts", "tenant_id id opened_at"),
     _columns("keeper", "UPDATE", "wallets", "posted held granted as_of due_at"),
     _columns(
         "keeper",
         "SELECT",
         "holds",
-        "tenant_id id account_id unit amount state opened_at ends_at pinned_grants pinned_amounts",
+        "tenant_id id account_id kind unit amount state opened_at ends_at pinned_grants"
+        " pinned_amounts",
+    ),
+    _columns(
+        "keeper",
+        "INSERT",
+        "holds",
+        "tenant_id id account_id kind dispute_id reference unit amount opened_at ends_at"
+        " request metadata",
     ),
     _columns("keeper", "UPDATE", "holds", "state captured ends_at pinned_grants pinned_amounts"),
     _columns(
@@ -293,10 +352,19 @@ class Function:
 
 _PINNED: Final = "search_path=pg_catalog, pg_temp"
 # Plain SQL with qualified names, which the planner can inline.
-_UNPINNED: Final = frozenset({"account_of", "contra_of", "revision", "tenant"})
+_UNPINNED: Final = frozenset({"account_of", "contra_of", "owner_of", "revision", "tenant"})
 # The keeper's, who alone writes wallets.
 _DEFINERS: Final = frozenset(
-    {"keep_grant", "keep_hold", "keep_wallet", "release_hold", "settle_wallet"}
+    {
+        "give_back",
+        "keep_grant",
+        "keep_hold",
+        "keep_wallet",
+        "lock_earned",
+        "release_hold",
+        "set_aside",
+        "settle_wallet",
+    }
 )
 _DEFINITION = re.compile(
     rf"CREATE (?:OR REPLACE )?FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL
@@ -328,10 +396,11 @@ EXECUTABLE: Final = frozenset(
     for roles, names in (
         (
             "user service keeper",
-            "account_of arrived arrived_by balance_up_to contra_of lapsing revision tenant",
+            "account_of arrived arrived_by balance_up_to contra_of lapsing owner_of tenant",
         ),
+        ("user service keeper", "revision"),
         ("user", "release_hold settle_wallet"),
-        ("service", "settled_position"),
+        ("service", "give_back lock_earned set_aside settle_wallet settled_position"),
         ("keeper", "draw_grants end_hold lapse_grant lock_wallet next_due"),
         ("keeper", "refuse_overdraft refuse_unsettled"),
     )

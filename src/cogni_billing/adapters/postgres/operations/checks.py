@@ -136,7 +136,8 @@ _TABLES: Final = text("""
 """)
 
 
-def policies(connection: Connection, _: Roles) -> Findings:
+def policies(connection: Connection, roles: Roles) -> Findings:
+    expected = {policy.for_roles(roles) for policy in blueprint.POLICIES}
     found = {
         Policy(
             row.tablename, row.policyname, row.cmd, row.restrictive, row.qual, row.with_check,
@@ -144,12 +145,12 @@ def policies(connection: Connection, _: Roles) -> Findings:
         )
         for row in connection.execute(_POLICIES, {"schema": SCHEMA})
     }  # fmt: skip
-    for policy in sorted(found - blueprint.POLICIES, key=repr):
+    for policy in sorted(found - expected, key=repr):
         yield Finding(
             f"policy {policy.name} on {policy.table} is not one of ours, or was changed",
             f"DROP POLICY {quoted(policy.name)} ON {SCHEMA}.{policy.table}",
         )
-    for policy in sorted(blueprint.POLICIES - found, key=repr):
+    for policy in sorted(expected - found, key=repr):
         yield Finding(f"policy {policy.name} on {policy.table} is missing", policy.create())
 
 

@@ -123,7 +123,7 @@ AS $$
             WHERE tenant_id = (SELECT cogni_billing.tenant())
               AND account_id = cogni_billing.account_of((SELECT cogni_billing.tenant()))
               AND unit = of_unit
-              AND state = 'open'
+              AND kind = 'work' AND state = 'open'
         ),
         (
             SELECT min(expires_at)

@@ -8,6 +8,9 @@ CREATE TABLE cogni_billing.holds (
     tenant_id  uuid             NOT NULL,
     id         uuid             NOT NULL,
     account_id uuid             NOT NULL,
+    -- Of the tenant's own work, or of a dispute, which the tenant cannot end.
+    kind       text             NOT NULL DEFAULT 'work',
+    dispute_id uuid,
     reference  text COLLATE "C" NOT NULL,
     unit       text             NOT NULL,
     amount     numeric          NOT NULL,
@@ -23,12 +26,15 @@ CREATE TABLE cogni_billing.holds (
     pinned_grants  uuid[],
     pinned_amounts numeric[],
     CONSTRAINT holds_pkey PRIMARY KEY (tenant_id, id),
-    CONSTRAINT holds_key_used_once UNIQUE (tenant_id, reference),
+    CONSTRAINT holds_key_used_once UNIQUE (tenant_id, kind, reference),
+    CONSTRAINT holds_kind_known
+        CHECK (kind IN ('work', 'dispute') AND (kind = 'dispute') = (dispute_id IS NOT NULL)),
     CONSTRAINT holds_are_on_the_own_account CHECK (account_id = cogni_billing.account_of(tenant_id)),
     CONSTRAINT holds_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
     CONSTRAINT holds_unit_known CHECK (unit IN ('CREDIT')),
     CONSTRAINT holds_amount_whole_and_bounded
-        CHECK (amount > 0 AND scale(amount) = 0 AND amount < 1e40),
+        CHECK (amount >= 0 AND (amount > 0 OR kind = 'dispute')
+               AND scale(amount) = 0 AND amount < 1e40),
     CONSTRAINT holds_capture_no_more_than_they_are
         CHECK (captured >= 0 AND captured <= amount AND scale(captured) = 0
                AND (captured > 0) = (state = 'captured')),
@@ -86,6 +92,15 @@ BEGIN
     IF kept.due_at <= kept.as_of THEN
         PERFORM cogni_billing.refuse_unsettled();
     END IF;
+    -- The statement that opened it may have ended it, too, before it was counted here.
+    IF NOT EXISTS (
+        SELECT FROM cogni_billing.holds
+        WHERE tenant_id = NEW.tenant_id AND id = NEW.id AND state = 'open'
+    ) THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'holds_are_counted_before_they_end',
+            MESSAGE = format('hold %s ended in the statement that opened it', NEW.id);
+    END IF;
     available := kept.posted - kept.held + NEW.amount + cogni_billing.arrived(
         NEW.tenant_id, NEW.account_id, NEW.unit, 9223372036854775807);
     IF NEW.amount > available THEN
@@ -102,7 +117,8 @@ END
 $$;
 
 CREATE TRIGGER keep_hold AFTER INSERT ON cogni_billing.holds
-FOR EACH ROW EXECUTE FUNCTION cogni_billing.keep_hold();
+FOR EACH ROW WHEN (NEW.kind = 'work')
+EXECUTE FUNCTION cogni_billing.keep_hold();
 
 -- Ends one hold, under its wallet's lock. What it used of grants comes back as two lists; what it
 -- did not use is theirs again. Both lists are NULL when it was not open. For the keeper's own
@@ -127,6 +143,7 @@ BEGIN
         ends_at = CASE ending WHEN 'expired' THEN ends_at ELSE greatest(opened_at, moment) END
     WHERE tenant_id = me
       AND id = hold
+      AND kind = 'work'
       AND state = 'open'
       AND (ends_at <= moment) = (ending = 'expired')
     RETURNING account_id, unit, amount, pinned_grants, pinned_amounts INTO ended;
@@ -202,7 +219,7 @@ BEGIN
         SELECT id
         FROM cogni_billing.holds
         WHERE tenant_id = me AND account_id = account AND unit = of_unit
-          AND state = 'open' AND ends_at <= present
+          AND kind = 'work' AND state = 'open' AND ends_at <= present
     LOOP
         PERFORM cogni_billing.end_hold(expired.id, 'expired', 0, present);
         ended := ended + 1;

@@ -34,6 +34,20 @@ AS $$
     END
 $$;
 
+-- Whose an account is: the inverse, for the system tenant's other accounts too.
+CREATE FUNCTION cogni_billing.owner_of(account uuid) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT CASE
+        WHEN account OPERATOR(pg_catalog.>=)
+            '00000000-0000-4000-b000-000000000000'::pg_catalog.uuid
+            AND account OPERATOR(pg_catalog.<=)
+            '00000000-0000-4000-b000-000000000004'::pg_catalog.uuid
+        THEN '00000000-0000-4000-a000-000000000001'::pg_catalog.uuid
+        ELSE account
+    END
+$$;
+
 -- Which of the system tenant's accounts takes the other side of a kind of transaction.
 CREATE FUNCTION cogni_billing.contra_of(kind text) RETURNS uuid
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -49,6 +63,10 @@ AS $$
         THEN '00000000-0000-4000-b000-000000000001'::pg_catalog.uuid
         WHEN 'expiry'::pg_catalog.text
         THEN '00000000-0000-4000-b000-000000000003'::pg_catalog.uuid
+        WHEN 'refund'::pg_catalog.text
+        THEN '00000000-0000-4000-b000-000000000001'::pg_catalog.uuid
+        WHEN 'chargeback'::pg_catalog.text
+        THEN '00000000-0000-4000-b000-000000000001'::pg_catalog.uuid
     END
 $$;
 
@@ -97,7 +115,8 @@ CREATE TABLE cogni_billing.wallets (
     -- NaN and infinity sort above every number, so the bounds refuse them too.
     CONSTRAINT wallets_posted_in_bounds CHECK (posted > -1e50 AND posted < 1e50),
     CONSTRAINT wallets_held_in_bounds CHECK (held >= 0 AND held < 1e50),
-    CONSTRAINT wallets_granted_in_bounds CHECK (granted >= 0 AND granted < 1e50)
+    CONSTRAINT wallets_granted_in_bounds CHECK (granted >= 0 AND granted < 1e50),
+    CONSTRAINT wallets_as_of_in_range CHECK (as_of >= 'epoch' AND as_of < '9999-01-01 00:00:00+00')
 );
 
 -- Whose wallets are due. Most never are: their rows do not come in.
@@ -113,8 +132,16 @@ CREATE TABLE cogni_billing.transactions (
     amount        numeric          NOT NULL,
     beneficiaries uuid[]           NOT NULL,
     shares        numeric[]        NOT NULL,
-    -- What it settles: the hold of a capture, the grant of an expiry.
+    -- What it settles: the hold of a capture, the grant of an expiry, the dispute of a chargeback.
     subject_id    uuid,
+    -- What the shortfall account gave, because it could not be taken back.
+    absorbed       numeric         NOT NULL DEFAULT 0,
+    -- Of which purchase a refund or a chargeback takes back how much, in the unit of its payment;
+    -- and how much that makes so far. Nobody without the right to write these can take back a share.
+    reverses       uuid,
+    returned       numeric,
+    returned_total numeric,
+    returned_unit  text,
     -- json, not jsonb: what was given comes back as given, number for number.
     request       json             NOT NULL,
     policy        json             NOT NULL,
@@ -122,23 +149,46 @@ CREATE TABLE cogni_billing.transactions (
     occurred_at   timestamptz      NOT NULL,
     CONSTRAINT transactions_pkey PRIMARY KEY (tenant_id, id),
     CONSTRAINT transactions_key_used_once UNIQUE (tenant_id, kind, reference),
-    CONSTRAINT transactions_kind_known CHECK (kind IN ('purchase', 'charge', 'capture', 'grant', 'expiry')),
+    CONSTRAINT transactions_kind_known CHECK (
+        kind IN ('purchase', 'charge', 'capture', 'grant', 'expiry', 'refund', 'chargeback')),
     CONSTRAINT transactions_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
     CONSTRAINT transactions_unit_known CHECK (unit IN ('CREDIT')),
-    CONSTRAINT transactions_raise_or_lower CHECK ((kind IN ('purchase', 'grant')) = (amount > 0)),
-    CONSTRAINT transactions_only_purchases_share CHECK (kind = 'purchase' OR beneficiaries = '{}'),
+    -- What a split leaves the customer, and what is there to be taken back, may be nothing.
+    CONSTRAINT transactions_raise_or_lower CHECK (
+        kind = 'grant' AND amount > 0
+        OR kind = 'purchase' AND amount >= 0
+        OR kind IN ('refund', 'chargeback') AND amount <= 0
+        OR kind IN ('charge', 'capture', 'expiry') AND amount < 0),
+    CONSTRAINT transactions_only_purchases_share
+        CHECK (kind IN ('purchase', 'refund', 'chargeback') OR beneficiaries = '{}'),
     CONSTRAINT transactions_settle_something
-        CHECK ((kind IN ('capture', 'expiry')) = (subject_id IS NOT NULL)),
+        CHECK ((kind IN ('capture', 'expiry', 'chargeback')) = (subject_id IS NOT NULL)),
+    CONSTRAINT transactions_reverse_something
+        CHECK ((kind IN ('refund', 'chargeback')) = (reverses IS NOT NULL)
+               AND (reverses IS NULL) = (returned IS NULL)
+               AND (reverses IS NULL) = (returned_total IS NULL)
+               AND (reverses IS NULL) = (returned_unit IS NULL)
+               AND 0 < returned AND returned <= returned_total AND returned_total < 1e40),
+    CONSTRAINT transactions_absorb_what_is_taken_back
+        CHECK (absorbed >= 0 AND absorbed < 1e40 AND scale(absorbed) = 0
+               AND (absorbed = 0 OR reverses IS NOT NULL)),
     CONSTRAINT transactions_shares_complete
         CHECK (cardinality(shares) = cardinality(beneficiaries)
                AND array_position(beneficiaries, NULL) IS NULL
                AND array_position(shares, NULL) IS NULL
-               AND 0 <= ALL (shares)),
-    -- Nobody but the system tenant earns a share, and nobody of its own purchase.
-    CONSTRAINT transactions_beneficiary_is_the_system
-        CHECK (beneficiaries = '{}'
-               OR (beneficiaries = ARRAY['00000000-0000-4000-b000-000000000000'::uuid]
-                   AND tenant_id <> '00000000-0000-4000-a000-000000000001')),
+               AND (reverses IS NULL AND 0 <= ALL (shares)
+                    OR reverses IS NOT NULL AND 0 >= ALL (shares))),
+    -- Any tenant's account can earn a share, but nobody's of its own purchase.
+    CONSTRAINT transactions_beneficiaries_are_other_tenants
+        CHECK (cogni_billing.account_of(tenant_id) <> ALL (beneficiaries)
+               AND NOT beneficiaries && ARRAY[
+                   '00000000-0000-0000-0000-000000000000',
+                   '00000000-0000-4000-a000-000000000001',
+                   '00000000-0000-4000-b000-000000000001',
+                   '00000000-0000-4000-b000-000000000002',
+                   '00000000-0000-4000-b000-000000000003',
+                   '00000000-0000-4000-b000-000000000004'
+               ]::uuid[]),
     CONSTRAINT transactions_metadata_small_object
         CHECK (json_typeof(metadata) = 'object' AND octet_length(metadata::text) <= 16384),
     CONSTRAINT transactions_inputs_small_objects
@@ -147,6 +197,11 @@ CREATE TABLE cogni_billing.transactions (
     CONSTRAINT transactions_occurred_at_in_range
         CHECK (occurred_at >= 'epoch' AND occurred_at < '9999-01-01 00:00:00+00')
 );
+
+-- Each takes on where the one before it ended, so of two that would follow the same one is refused.
+CREATE UNIQUE INDEX transactions_returned_one_after_another
+    ON cogni_billing.transactions (tenant_id, reverses, (returned_total - returned))
+    WHERE reverses IS NOT NULL;
 
 -- The one key that is unique in the whole system: a payment is credited once, to one tenant.
 CREATE TABLE cogni_billing.payments (
@@ -191,7 +246,7 @@ CREATE TABLE cogni_billing.postings (
     -- What one tenant adds to another's account the other must be able to read: so no fraction, no
     -- endless zeros, no NaN, no infinity, and no moment that a client cannot hold.
     CONSTRAINT postings_amount_whole_and_bounded
-        CHECK (amount <> 0 AND scale(amount) = 0 AND abs(amount) < 1e40),
+        CHECK ((amount <> 0 OR sequence = 1) AND scale(amount) = 0 AND abs(amount) < 1e40),
     CONSTRAINT postings_running_balances_together
         CHECK ((posted_after IS NULL) = (balance_after IS NULL)),
     CONSTRAINT postings_occurred_at_in_range
@@ -296,11 +351,11 @@ CREATE POLICY postings_select ON cogni_billing.postings FOR SELECT
     USING (tenant_id = (SELECT cogni_billing.tenant()));
 CREATE POLICY postings_insert_own ON cogni_billing.postings FOR INSERT
     WITH CHECK (tenant_id = (SELECT cogni_billing.tenant()));
--- The one way to write on another tenant's account: raise the system tenant's own, debit issuance,
--- credit usage or breakage. None can be read back, lowered or edited from the scope that did it.
+-- The one way to write on another tenant's account: raise it by a share, debit issuance, credit
+-- usage or breakage. None can be read back, lowered or edited from the scope that did it.
 CREATE POLICY postings_insert_share ON cogni_billing.postings FOR INSERT
-    WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
-                AND account_id = '00000000-0000-4000-b000-000000000000'
+    WITH CHECK (account_id = cogni_billing.account_of(tenant_id)
+                AND kind = 'purchase'
                 AND amount > 0);
 CREATE POLICY postings_insert_issuance ON cogni_billing.postings FOR INSERT
     WITH CHECK (tenant_id = '00000000-0000-4000-a000-000000000001'
@@ -521,6 +576,16 @@ BEGIN
         NEW.drawn_amounts := drawn.amounts;
     ELSIF NEW.kind = 'expiry' THEN
         PERFORM cogni_billing.lapse_grant(NEW.subject_id, NEW.unit, -NEW.amount, kept.as_of);
+    ELSIF NEW.kind IN ('refund', 'chargeback') THEN
+        -- Purchased credits go before granted ones; below zero, there are neither.
+        IF kept.granted > 0 THEN
+            SELECT * INTO drawn FROM cogni_billing.draw_grants(
+                NEW.unit,
+                greatest(0, - NEW.amount - greatest(
+                    0, NEW.balance_after - NEW.amount - kept.held - kept.granted)));
+            NEW.drawn_grants := drawn.grants;
+            NEW.drawn_amounts := drawn.amounts;
+        END IF;
     ELSIF NEW.amount < 0 THEN
         IF NOT NEW.overdraft AND NEW.balance_after < kept.held THEN
             PERFORM cogni_billing.refuse_overdraft(
@@ -582,7 +647,7 @@ BEGIN
             AND (made.sequence = 1 OR made.occurred_at = declared.occurred_at)
             AND made.tenant_id = CASE made.sequence
                 WHEN 1 THEN declared.tenant_id
-                ELSE '00000000-0000-4000-a000-000000000001'
+                ELSE cogni_billing.owner_of(made.account_id)
             END
         )
         -- There is one first posting of a transaction, ever: so none can be extended later.
@@ -596,10 +661,13 @@ BEGIN
                 WHERE share.amount <> 0
                 ORDER BY share.n
             )
+            || CASE WHEN declared.absorbed <> 0
+                THEN ARRAY['00000000-0000-4000-b000-000000000004'::uuid] END
             || cogni_billing.contra_of(declared.kind)
         -- The last one, the contra account's, is right when the others are: they sum to zero.
         OR (array_agg(made.amount ORDER BY made.sequence))[1:count(*) - 1]
             <> declared.amount || array_remove(declared.shares, 0)
+            || CASE WHEN declared.absorbed <> 0 THEN ARRAY[- declared.absorbed] END
     LIMIT 1;
     IF FOUND THEN
         RAISE check_violation USING
@@ -662,6 +730,33 @@ BEGIN
         RAISE check_violation USING
             CONSTRAINT = 'grants_have_their_terms',
             MESSAGE = format('grant %s has no terms', wrong.id);
+    END IF;
+
+    SELECT declared.id INTO wrong
+    FROM added AS declared
+    WHERE declared.reverses IS NOT NULL
+      AND NOT EXISTS (
+        SELECT FROM cogni_billing.transactions AS purchase
+        WHERE purchase.tenant_id = declared.tenant_id
+          AND purchase.id = declared.reverses
+          AND purchase.kind = 'purchase'
+          AND purchase.beneficiaries = declared.beneficiaries
+          AND declared.returned_unit = split_part(purchase.request ->> 'amount', ' ', 2)
+          AND declared.returned_total
+              <= split_part(purchase.request ->> 'amount', ' ', 1)::numeric
+          AND declared.returned_total - declared.returned = coalesce((
+              SELECT max(before.returned_total)
+              FROM cogni_billing.transactions AS before
+              WHERE before.tenant_id = declared.tenant_id
+                AND before.reverses = declared.reverses
+                AND before.id <> declared.id
+          ), 0)
+    )
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'returns_follow_one_another',
+            MESSAGE = format('%s does not take on where the one before it ended', wrong.id);
     END IF;
     RETURN NULL;
 END

@@ -10,6 +10,7 @@ branch_labels = ("cogni_billing",)
 depends_on = None
 
 _TABLES = (
+    "disputes",
     "grants",
     "holds",
     "checkpoints",
@@ -20,6 +21,9 @@ _TABLES = (
     "accounts",
 )
 _FUNCTIONS = (
+    "give_back(uuid, uuid, text, timestamptz)",
+    "set_aside(uuid, uuid, uuid, text, numeric, timestamptz)",
+    "lock_earned(uuid, text, timestamptz)",
     "keep_grant()",
     "draw_grants(text, numeric)",
     "lapse_grant(uuid, text, numeric, timestamptz)",
@@ -43,6 +47,7 @@ _FUNCTIONS = (
     "balance_up_to(uuid, uuid, text, bigint)",
     "contra_of(text)",
     "account_of(uuid)",
+    "owner_of(uuid)",
     "revision()",
     "tenant()",
 )
@@ -53,6 +58,9 @@ _KEEPERS = (
     "keep_grant()",
     "release_hold(uuid, text, timestamptz)",
     "settle_wallet(text, timestamptz)",
+    "lock_earned(uuid, text, timestamptz)",
+    "set_aside(uuid, uuid, uuid, text, numeric, timestamptz)",
+    "give_back(uuid, uuid, text, timestamptz)",
 )
 
 
@@ -62,10 +70,12 @@ def upgrade() -> None:
     run_file("0001_ledger.sql")
     run_file("0001_holds.sql")
     run_file("0001_grants.sql")
+    run_file("0001_disputes.sql")
     op.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA cogni_billing FROM PUBLIC")
     op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {user}, {service}, {keeper}")
     op.execute(
         "GRANT EXECUTE ON FUNCTION cogni_billing.tenant(), cogni_billing.account_of(uuid),"
+        " cogni_billing.owner_of(uuid),"
         " cogni_billing.contra_of(text), cogni_billing.revision(),"
         " cogni_billing.arrived(uuid, uuid, text, bigint),"
         " cogni_billing.arrived_by(uuid, uuid, text, timestamptz),"
@@ -99,6 +109,7 @@ def upgrade() -> None:
         "GRANT EXECUTE ON FUNCTION cogni_billing.release_hold(uuid, text, timestamptz),"
         f" cogni_billing.settle_wallet(text, timestamptz) TO {user}"
     )
+    _let_take_back(service)
     op.execute(
         "GRANT INSERT (tenant_id, account_id, unit, position, after_position, arrived, balance,"
         f" added, earliest_at, latest_at) ON cogni_billing.checkpoints TO {service}"
@@ -109,13 +120,50 @@ def upgrade() -> None:
     op.execute("SELECT cogni_billing.seed_system_tenant()")
 
 
+def _let_take_back(service: str) -> None:
+    """What refunds and disputes need; none of it rests on BYPASSRLS."""
+    op.execute(
+        "GRANT INSERT (tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,"
+        " subject_id, absorbed, reverses, returned, returned_total, returned_unit, request,"
+        f" policy, metadata, occurred_at) ON cogni_billing.transactions TO {service}"
+    )
+    op.execute(
+        "GRANT INSERT (tenant_id, account_id, origin_tenant_id, transaction_id, sequence, kind,"
+        f" unit, amount, overdraft, subject_id, occurred_at) ON cogni_billing.postings TO {service}"
+    )
+    op.execute(
+        "GRANT INSERT (tenant_id, id, reference, purchase_id, payment, disputed, disputed_unit,"
+        " unit, amount, beneficiaries, shares, request, metadata, opened_at)"
+        f" ON cogni_billing.disputes TO {service}"
+    )
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION cogni_billing.lock_earned(uuid, text, timestamptz),"
+        " cogni_billing.set_aside(uuid, uuid, uuid, text, numeric, timestamptz),"
+        " cogni_billing.give_back(uuid, uuid, text, timestamptz),"
+        f" cogni_billing.settle_wallet(text, timestamptz) TO {service}"
+    )
+    for name, account, sign in (
+        ("clawback", "cogni_billing.account_of(tenant_id)", "<"),
+        ("shortfall", "'00000000-0000-4000-b000-000000000004'", "<"),
+        ("unissued", "'00000000-0000-4000-b000-000000000001'", ">"),
+    ):
+        op.execute(
+            f"CREATE POLICY postings_insert_{name} ON cogni_billing.postings FOR INSERT"
+            f" TO {service} WITH CHECK (tenant_id = cogni_billing.owner_of(account_id)"
+            f" AND account_id = {account} AND amount {sign} 0"
+            " AND kind IN ('refund', 'chargeback'))"
+        )
+
+
 def _hand_wallets_to(keeper: str) -> None:
     op.execute(
         "GRANT SELECT, INSERT, UPDATE (posted, held, granted, as_of, due_at)"
         f" ON cogni_billing.wallets TO {keeper}"
     )
     op.execute(
-        "GRANT SELECT (tenant_id, id, account_id, unit, amount, state, opened_at, ends_at,"
+        "GRANT INSERT (tenant_id, id, account_id, kind, dispute_id, reference, unit, amount,"
+        " opened_at, ends_at, request, metadata),"
+        " SELECT (tenant_id, id, account_id, kind, unit, amount, state, opened_at, ends_at,"
         " pinned_grants, pinned_amounts),"
         " UPDATE (state, captured, ends_at, pinned_grants, pinned_amounts)"
         f" ON cogni_billing.holds TO {keeper}"
@@ -128,6 +176,7 @@ def _hand_wallets_to(keeper: str) -> None:
         "GRANT SELECT (tenant_id, id, kind, unit, amount, occurred_at)"
         f" ON cogni_billing.transactions TO {keeper}"
     )
+    op.execute(f"GRANT INSERT (tenant_id, id, opened_at) ON cogni_billing.accounts TO {keeper}")
     op.execute(
         "GRANT EXECUTE ON FUNCTION cogni_billing.lock_wallet(text, timestamptz),"
         " cogni_billing.end_hold(uuid, text, numeric, timestamptz),"

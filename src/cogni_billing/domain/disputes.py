@@ -1,0 +1,148 @@
+"""Disputes: what a disputed payment gave is set aside until the dispute is won or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID, uuid5
+
+from attrs import field, frozen
+
+from cogni_billing.domain.amounts import Amount, positive
+from cogni_billing.domain.errors import DisputeClosed, UnknownDispute
+from cogni_billing.domain.holds import Hold
+from cogni_billing.domain.identity import TenantId, owner_of, tenant_id
+from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
+from cogni_billing.domain.moments import utc
+from cogni_billing.domain.refunds import REMAINDER, Payment
+from cogni_billing.domain.shares import Share
+
+
+class DisputeState(StrEnum):
+    """Whether a dispute is going on, and if not, how it ended for the host."""
+
+    OPEN = "open"
+    WON = "won"
+    LOST = "lost"
+
+
+@frozen(kw_only=True)
+class Dispute:
+    """A payment, or a part of it, that its payer disputes.
+
+    While it is open, what the part gave is set aside: `set_aside` of the customer's credits, and
+    of each beneficiary's its share, whether or not as much is available. What is won back is
+    exactly that. A lost one becomes a chargeback.
+    """
+
+    id: UUID
+    tenant: TenantId
+    payment: str
+    reference: str
+    amount: Amount
+    """In the unit of the payment."""
+    set_aside: Amount
+    shares: tuple[Share, ...]
+    opened_at: datetime
+    state: DisputeState = DisputeState.OPEN
+    purchase: UUID
+    metadata: Mapping[str, Json] = EMPTY
+    request: Mapping[str, str] = field(factory=dict, repr=False)
+    """What the caller asked for, field by field: what makes two requests the same."""
+    replayed: bool = False
+    """Whether this call only found it; its state is then the present one."""
+
+    def parts(self) -> Iterator[Hold]:
+        """What is set aside on each wallet; nothing of a beneficiary whose share is zero."""
+        yield self._part(self.id, self.tenant, self.set_aside)
+        for share in self.shares:
+            if not share.amount.is_zero:
+                part_id = uuid5(self.id, str(share.beneficiary))
+                yield self._part(part_id, owner_of(share.beneficiary), share.amount)
+
+    def _part(self, part_id: UUID, owner: TenantId, amount: Amount) -> Hold:
+        # Its reference tells a beneficiary nothing of whose dispute it is.
+        return Hold(
+            id=part_id,
+            tenant=owner,
+            reference=str(part_id),
+            amount=amount,
+            opened_at=self.opened_at,
+        )
+
+    def require_open(self) -> None:
+        """Return while it is open.
+
+        Raises:
+            DisputeClosed: it was won or lost.
+        """
+        if self.state is not DisputeState.OPEN:
+            raise DisputeClosed(self.reference, self.state)
+
+
+@frozen(kw_only=True)
+class DisputeRequest:
+    """A dispute as its caller reports it, every argument judged."""
+
+    tenant: TenantId
+    payment: str
+    amount: Amount | None
+    reference: str
+    metadata: Mapping[str, Json]
+    asked: Mapping[str, str]
+
+
+def request_dispute(
+    tenant: object, *, payment: object, amount: object, reference: object, metadata: object
+) -> DisputeRequest:
+    """The request to set aside what the payment, or a part of it, gave."""
+    owner = tenant_id(tenant)
+    part = None if amount is None else positive(amount, "amount")
+    paid_by = checked_reference(payment, "payment")
+    key = checked_reference(reference)
+    return DisputeRequest(
+        tenant=owner,
+        payment=paid_by,
+        amount=part,
+        reference=key,
+        metadata=frozen_metadata(metadata),
+        asked={"payment": paid_by, "amount": REMAINDER if part is None else str(part)},
+    )
+
+
+def plan_dispute(
+    request: DisputeRequest, payment: Payment, *, at: datetime, dispute_id: UUID
+) -> Dispute:
+    """The dispute that sets aside what the requested part of *payment* gave.
+
+    Raises:
+        UnitMismatch: the request is in another unit than the payment.
+        RefundExceedsPayment: it is of more than remains.
+    """
+    amount = payment.part(request.amount)
+    return Dispute(
+        id=dispute_id,
+        tenant=request.tenant,
+        payment=request.payment,
+        reference=request.reference,
+        amount=amount,
+        set_aside=payment.credits_of(amount),
+        shares=payment.shares_of(amount),
+        opened_at=utc(at, "clock"),
+        purchase=payment.purchase.id,
+        metadata=request.metadata,
+        request=request.asked,
+    )
+
+
+def known_dispute(found: Dispute | None, reference: str, payment: str) -> Dispute:
+    """*found*, when it is a dispute of *payment*.
+
+    Raises:
+        UnknownDispute: there is none, or it is of another payment.
+    """
+    if found is None or found.payment != payment:
+        raise UnknownDispute(reference, payment)
+    return found

@@ -1,0 +1,205 @@
+"""Taking back what a purchase gave: refunds, and the chargebacks that lost disputes end in.
+
+Each leg of the purchase that was recorded, the customer's and every share, is taken back to a
+cumulative target: floor(leg x returned so far / paid). So parts always add up, and a payment that
+was returned in full leaves every leg at zero, in however many parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from attrs import field, frozen
+
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, parsed, positive, proportion, total
+from cogni_billing.domain.errors import InvalidInput, RefundExceedsPayment, UnitMismatch, shown
+from cogni_billing.domain.identity import AccountId, TenantId, account_of, owner_of, tenant_id
+from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.metadata import Json, frozen_metadata
+from cogni_billing.domain.moments import utc
+from cogni_billing.domain.policies import RevenueSharePolicy, Shortfall
+from cogni_billing.domain.shares import Share
+from cogni_billing.domain.transactions import Reversal, Transaction, TransactionKind, balanced
+
+REMAINDER = "what remains"
+
+
+@frozen(kw_only=True)
+class Payment:
+    """A purchase, and what has become of its payment since; amounts are in the payment's unit."""
+
+    purchase: Transaction
+    returned: Amount
+    """Refunded, or lost in disputes."""
+    disputed: Amount
+    """In disputes that are open."""
+
+    @property
+    def paid(self) -> Amount:
+        return parsed(self.purchase.request["amount"])
+
+    @property
+    def remaining(self) -> Amount:
+        """What can still be refunded or disputed."""
+        return self.paid - self.returned - self.disputed
+
+    @property
+    def beneficiaries(self) -> tuple[TenantId, ...]:
+        """Who had a share of it."""
+        return tuple(owner_of(share.beneficiary) for share in self.purchase.shares)
+
+    @property
+    def clamped(self) -> tuple[TenantId, ...]:
+        """The beneficiaries of whom the purchase's policy takes back no more than is there."""
+        policy = RevenueSharePolicy.from_dict(self.purchase.policy)
+        return self.beneficiaries if policy.clawback is Shortfall.CLAMP else ()
+
+    def part(self, asked: Amount | None) -> Amount:
+        """How much of the payment *asked* is; all that remains if it is `None`.
+
+        Raises:
+            UnitMismatch: it is in another unit than the payment.
+            RefundExceedsPayment: it is more than remains, or nothing does.
+        """
+        if asked is not None and asked.unit is not self.paid.unit:
+            raise UnitMismatch("amount", str(asked.unit), str(self.paid.unit))
+        wanted = self.remaining if asked is None else asked
+        if wanted > self.remaining or wanted.is_zero:
+            raise RefundExceedsPayment(self.paid if asked is None else asked, self.remaining)
+        return wanted
+
+    def credits_of(self, amount: Amount) -> Amount:
+        """What of the customer's credits goes when so much more of the payment is returned."""
+        return self._part(self.purchase.amount, amount)
+
+    def shares_of(self, amount: Amount) -> tuple[Share, ...]:
+        """What of each share goes."""
+        return tuple(
+            Share(share.beneficiary, self._part(share.amount, amount))
+            for share in self.purchase.shares
+        )
+
+    def _part(self, leg: Amount, amount: Amount) -> Amount:
+        return step(leg, self.returned, self.returned + amount, self.paid)
+
+
+def step(leg: Amount, before: Amount, after: Amount, paid: Amount) -> Amount:
+    """What of *leg* goes when what was returned of *paid* rises from *before* to *after*."""
+    return proportion(leg, after, paid) - proportion(leg, before, paid)
+
+
+@frozen(kw_only=True)
+class RefundRequest:
+    """A refund as its caller asks for it, every argument judged."""
+
+    tenant: TenantId
+    payment: str
+    amount: Amount | None
+    reference: str
+    shortfall: Shortfall
+    metadata: Mapping[str, Json]
+    asked: Mapping[str, str]
+
+
+def request_refund(
+    tenant: object,
+    *,
+    payment: object,
+    amount: object,
+    reference: object,
+    shortfall: object,
+    metadata: object,
+) -> RefundRequest:
+    """The request to take back what the payment, or a part of it, gave."""
+    owner = tenant_id(tenant)
+    part = None if amount is None else positive(amount, "amount")
+    paid_by = checked_reference(payment, "payment")
+    key = checked_reference(reference)
+    return RefundRequest(
+        tenant=owner,
+        payment=paid_by,
+        amount=part,
+        reference=key,
+        shortfall=checked_shortfall(shortfall),
+        metadata=frozen_metadata(metadata),
+        asked={
+            "payment": paid_by,
+            "amount": REMAINDER if part is None else str(part),
+            "shortfall": checked_shortfall(shortfall).value,
+        },
+    )
+
+
+def checked_shortfall(given: object) -> Shortfall:
+    """*given* as what to do where credits have been spent.
+
+    Raises:
+        InvalidInput: it is no `Shortfall`.
+    """
+    if not isinstance(given, Shortfall):
+        raise InvalidInput("shortfall", shown(given), "a Shortfall")
+    return given
+
+
+@frozen
+class There:
+    """What accounts have that can be taken back, where no debt is to be made."""
+
+    credits: Mapping[AccountId, Amount] = field(factory=dict)
+
+    def __or__(self, other: There) -> There:
+        return There({**self.credits, **other.credits})
+
+    def of(self, account: AccountId, wanted: Amount) -> Amount:
+        """As much of *wanted* as is there; all of it from an account that is not listed."""
+        return min(wanted, max(self.credits.get(account, wanted), ZERO))
+
+
+def plan_reversal(
+    kind: TransactionKind,
+    request: RefundRequest,
+    payment: Payment,
+    there: There,
+    *,
+    at: datetime,
+    transaction_id: UUID,
+    subject: UUID | None = None,
+) -> Transaction:
+    """The transaction that takes back what the requested part of *payment* gave.
+
+    Where less is there than would be taken, the `shortfall` account absorbs the rest.
+
+    Raises:
+        UnitMismatch: the request is in another unit than the payment.
+        RefundExceedsPayment: it is of more than remains.
+    """
+    amount = payment.part(request.amount)
+    tenant, account = request.tenant, account_of(request.tenant)
+    wanted, shares = payment.credits_of(amount), payment.shares_of(amount)
+    taken = there.of(account, wanted)
+    taken_shares = tuple(
+        Share(share.beneficiary, -there.of(share.beneficiary, share.amount)) for share in shares
+    )
+    absorbed = (wanted - taken) + total(
+        (share.amount + left.amount for share, left in zip(shares, taken_shares, strict=True)),
+        CREDIT,
+    )
+    return Transaction(
+        id=transaction_id,
+        tenant=tenant,
+        kind=kind,
+        reference=request.reference,
+        at=utc(at, "clock"),
+        postings=balanced(kind, tenant, -taken, taken_shares, absorbed),
+        shares=taken_shares,
+        request=request.asked,
+        metadata=request.metadata,
+        overdraft=True,
+        subject=subject,
+        absorbed=absorbed,
+        reversal=Reversal(
+            purchase=payment.purchase.id, amount=amount, total=payment.returned + amount
+        ),
+    )

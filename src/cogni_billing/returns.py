@@ -1,0 +1,125 @@
+"""What refunding and disputing mean: the calls that take back what a purchase gave.
+
+Each locks the customer's wallet first, so that whatever else would change the same payment comes
+before or after it, and judges the key only then.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from attrs import evolve, frozen
+
+from cogni_billing.domain.disputes import (
+    Dispute,
+    DisputeRequest,
+    DisputeState,
+    known_dispute,
+    plan_dispute,
+)
+from cogni_billing.domain.errors import UnknownPayment
+from cogni_billing.domain.idempotency import same_or_conflict
+from cogni_billing.domain.identity import TenantId, account_of
+from cogni_billing.domain.policies import Shortfall
+from cogni_billing.domain.refunds import (
+    Payment,
+    RefundRequest,
+    There,
+    plan_reversal,
+)
+from cogni_billing.domain.transactions import Recorded, TransactionKind
+from cogni_billing.ports.scope import ServiceScope
+
+
+@frozen
+class Returns:
+    """One attempt at a return, in a scope of the service role."""
+
+    scope: ServiceScope
+    tenant: TenantId
+    now: datetime
+    new_id: UUID
+
+    def begin(self, payment: str, *, disputed: bool) -> None:
+        """Nobody else returns, disputes or spends anything of the tenant's meanwhile; nor of the
+        beneficiaries of *payment*, where it matters what they have. Everybody locks in one order.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
+        self.scope.tenants.account()
+        found, others = self.scope.ledger.payment(payment), tuple[TenantId, ...]()
+        if found is not None:
+            others = found.beneficiaries if disputed else found.clamped
+        self.scope.books.lock(sorted({self.tenant, *others}), self.now)
+
+    def refund(self, request: RefundRequest) -> Recorded:
+        self.begin(request.payment, disputed=False)
+        kind = TransactionKind.REFUND
+        return self._found(kind, request) or self._reverse(kind, request)
+
+    def open_dispute(self, request: DisputeRequest) -> Dispute:
+        self.begin(request.payment, disputed=True)
+        found = self.scope.ledger.dispute(request.reference)
+        if found is not None:
+            same_or_conflict(found, request.asked)
+            return evolve(found, replayed=True)
+        dispute = plan_dispute(
+            request, self._payment(request.payment), at=self.now, dispute_id=self.new_id
+        )
+        self.scope.books.open_dispute(dispute)
+        return dispute
+
+    def win_dispute(self, payment: str, reference: str) -> Dispute:
+        self.begin(payment, disputed=True)
+        dispute = self._dispute(payment, reference)
+        if dispute.state is DisputeState.WON:
+            return evolve(dispute, replayed=True)
+        dispute.require_open()
+        self.scope.books.close_dispute(dispute, self.now)
+        return evolve(dispute, state=DisputeState.WON)
+
+    def lose_dispute(self, request: RefundRequest) -> Recorded:
+        self.begin(request.payment, disputed=True)
+        kind = TransactionKind.CHARGEBACK
+        if (found := self._found(kind, request)) is not None:
+            return found
+        dispute = self._dispute(request.payment, request.reference)
+        dispute.require_open()
+        self.scope.books.close_dispute(dispute, self.now)
+        return self._reverse(kind, evolve(request, amount=dispute.amount), dispute.id)
+
+    def _found(self, kind: TransactionKind, request: RefundRequest) -> Recorded | None:
+        found = self.scope.ledger.find(kind, request.reference)
+        if found is not None:
+            same_or_conflict(found.transaction, request.asked)
+        return found
+
+    def _dispute(self, payment: str, reference: str) -> Dispute:
+        return known_dispute(self.scope.ledger.dispute(reference), reference, payment)
+
+    def _payment(self, payment: str) -> Payment:
+        found = self.scope.ledger.payment(payment)
+        if found is None:
+            raise UnknownPayment(payment)
+        return found
+
+    def _reverse(
+        self, kind: TransactionKind, request: RefundRequest, subject: UUID | None = None
+    ) -> Recorded:
+        payment = self._payment(request.payment)
+        there = self.scope.books.lock(payment.clamped, self.now) if payment.clamped else There()
+        if request.shortfall is Shortfall.CLAMP:
+            available = self.scope.ledger.balance(self.now).available
+            there |= There({account_of(self.tenant): available})
+        reversal = plan_reversal(
+            kind,
+            request,
+            payment,
+            there,
+            at=self.now,
+            transaction_id=self.new_id,
+            subject=subject,
+        )
+        return self.scope.ledger.post(reversal)

@@ -1,0 +1,317 @@
+"""What disputing promises on every adapter."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    AccountId,
+    Billing,
+    BillingError,
+    DisputeClosed,
+    DisputeState,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidAmount,
+    InvalidReference,
+    RefundExceedsPayment,
+    Share,
+    Shortfall,
+    UnitMismatch,
+    UnknownAccount,
+    UnknownDispute,
+    UnknownHold,
+    UnknownPayment,
+    credits,
+    usd,
+)
+from cogni_billing.domain.identity import SHORTFALL
+from contract.base import ALICE, BOB, NOON, Contract, CountingIds, NewBilling, SteppingClock, Totals
+from contract.concurrency import at_once
+from contract.refunds import policy
+
+HOUR = timedelta(hours=1)
+PAYMENT = "stripe:pi_1"
+EVERYONE = (ALICE, SYSTEM_TENANT_ID, BOB)
+
+
+class DisputeContract(Contract):
+    """What is disputed is set aside, shares included, and comes back or goes, exactly."""
+
+    @pytest.fixture
+    def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
+        """Alice has paid a dollar: 10 000 000 credits, 2 500 000 and 1 000 000 shared on top."""
+        billing = new_billing(policy=policy(), clock=clock, ids=CountingIds())
+        billing.open_account(BOB)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+        return billing
+
+    def held(self, billing: Billing) -> list[int]:
+        return [int(billing.balance(tenant).held.value) for tenant in EVERYONE]
+
+    def posted(self, billing: Billing) -> list[int]:
+        return [int(billing.balance(tenant).posted.value) for tenant in EVERYONE]
+
+    def test_opening_sets_everything_aside_and_posts_nothing(
+        self, billing: Billing, totals: Totals
+    ) -> None:
+        before = totals()
+
+        dispute = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        assert (dispute.amount, dispute.set_aside) == (usd("1.00"), credits(10_000_000))
+        assert dispute.shares == (
+            Share(SYSTEM_ACCOUNT_ID, credits(2_500_000)),
+            Share(AccountId(BOB), credits(1_000_000)),
+        )
+        assert (dispute.state, dispute.replayed) == (DisputeState.OPEN, False)
+        assert self.held(billing) == [10_000_000, 2_500_000, 1_000_000]
+        assert totals() == before
+        with pytest.raises(InsufficientCredits):
+            billing.charge(SYSTEM_TENANT_ID, credits(1), reference="run-1")
+        assert billing.verify().ok
+
+    def test_it_sets_aside_more_than_is_available(self, billing: Billing) -> None:
+        billing.charge(ALICE, credits(9_000_000), reference="run-1")
+
+        billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        assert billing.balance(ALICE).available == credits(-9_000_000)
+        assert billing.verify().ok
+
+    def test_winning_gives_back_exactly_what_was_set_aside(
+        self, billing: Billing, totals: Totals
+    ) -> None:
+        before = totals()
+        billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.33"), reference="dp_1")
+        assert self.held(billing) == [3_300_000, 825_000, 330_000]
+
+        won = billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        assert (won.state, won.replayed) == (DisputeState.WON, False)
+        assert self.held(billing) == [0, 0, 0]
+        assert totals() == before
+        assert billing.refund(ALICE, payment=PAYMENT, reference="re_1").refunded == usd("1.00")
+        assert billing.verify().ok
+
+    def test_losing_takes_it_back_like_a_refund(self, billing: Billing, totals: Totals) -> None:
+        dispute = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        receipt = billing.lose_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        assert receipt.dispute_id == dispute.id
+        assert (receipt.refunded, receipt.taken) == (usd("1.00"), credits(10_000_000))
+        assert self.held(billing) == [0, 0, 0]
+        assert set(totals().values()) == {0}
+        assert billing.statement(ALICE).lines[0].kind == "chargeback"
+        assert billing.verify().ok
+
+    def test_a_lost_one_may_be_clamped(self, billing: Billing, totals: Totals) -> None:
+        billing.charge(ALICE, credits(9_000_000), reference="run-1")
+        billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        receipt = billing.lose_dispute(
+            ALICE, payment=PAYMENT, reference="dp_1", shortfall=Shortfall.CLAMP
+        )
+
+        assert (receipt.taken, receipt.shortfall) == (credits(1_000_000), credits(9_000_000))
+        assert totals()[SHORTFALL] == -9_000_000
+        assert billing.verify().ok
+
+    def test_disputes_and_refunds_share_one_payment(self, billing: Billing, totals: Totals) -> None:
+        open_dispute = partial(billing.open_dispute, ALICE, payment=PAYMENT)
+        open_dispute(amount=usd("0.30"), reference="dp_1")
+        open_dispute(amount=usd("0.30"), reference="dp_2")
+        billing.refund(ALICE, payment=PAYMENT, amount=usd("0.30"), reference="re_1")
+        for late in (
+            partial(billing.refund, ALICE, payment=PAYMENT, amount=usd("0.11"), reference="re_2"),
+            partial(open_dispute, amount=usd("0.11"), reference="dp_3"),
+        ):
+            with pytest.raises(RefundExceedsPayment) as caught:
+                late()
+            assert caught.value.remaining == usd("0.10")
+
+        billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        billing.lose_dispute(ALICE, payment=PAYMENT, reference="dp_2")
+        billing.refund(ALICE, payment=PAYMENT, reference="re_2")
+
+        assert set(totals().values()) == {0}
+        assert self.held(billing) == [0, 0, 0]
+        assert billing.verify().ok
+
+    def test_events_that_arrive_twice_change_nothing(self, billing: Billing) -> None:
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_2")
+        opened = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        reopened = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        assert (reopened.replayed, reopened.id) == (True, opened.id)
+        assert self.held(billing) == [10_000_000, 2_500_000, 1_000_000]
+
+        billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        assert billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1").replayed
+        reopened = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        assert (reopened.replayed, reopened.state) == (True, DisputeState.WON)
+        assert self.held(billing) == [0, 0, 0]
+
+        billing.open_dispute(ALICE, payment="stripe:pi_2", reference="dp_2")
+        lost = billing.lose_dispute(ALICE, payment="stripe:pi_2", reference="dp_2")
+        again = billing.lose_dispute(ALICE, payment="stripe:pi_2", reference="dp_2")
+        assert (again.replayed, again.transaction_id) == (True, lost.transaction_id)
+        assert self.posted(billing) == [10_000_000, 2_500_000, 1_000_000]
+
+    @pytest.mark.parametrize("event", ["win_dispute", "lose_dispute"])
+    def test_an_event_before_the_opening_is_refused_and_may_come_again(
+        self, billing: Billing, event: str
+    ) -> None:
+        end = partial(getattr(billing, event), ALICE, payment=PAYMENT, reference="dp_1")
+        with pytest.raises(UnknownDispute):
+            end()
+        assert self.posted(billing) == [10_000_000, 2_500_000, 1_000_000]
+
+        billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        assert not end().replayed
+
+    def test_a_dispute_ends_once(self, billing: Billing) -> None:
+        for reference, first, then, state in (
+            ("dp_1", billing.win_dispute, billing.lose_dispute, "won"),
+            ("dp_2", billing.lose_dispute, billing.win_dispute, "lost"),
+        ):
+            billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.10"), reference=reference)
+            first(ALICE, payment=PAYMENT, reference=reference)
+            with pytest.raises(DisputeClosed) as caught:
+                then(ALICE, payment=PAYMENT, reference=reference)
+            assert caught.value.state == state
+        assert billing.verify().ok
+
+    def test_nobody_else_ends_it(self, billing: Billing) -> None:
+        dispute = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_2")
+
+        for tenant, payment in ((BOB, PAYMENT), (ALICE, "stripe:pi_2"), (ALICE, "stripe:pi_9")):
+            with pytest.raises(UnknownDispute):
+                billing.win_dispute(tenant, payment=payment, reference="dp_1")
+        for part in dispute.parts():
+            with pytest.raises(UnknownHold):
+                billing.release(part.tenant, part.id)
+            with pytest.raises(UnknownHold):
+                billing.capture(part.tenant, part.id, credits(1), reference="run-1")
+
+        assert self.held(billing) == [10_000_000, 2_500_000, 1_000_000]
+
+    def test_the_same_reference_is_free_for_a_hold(self, billing: Billing) -> None:
+        billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.10"), reference="same")
+
+        assert not billing.hold(ALICE, credits(5), reference="same").replayed
+
+    def test_another_dispute_under_the_same_reference_conflicts(self, billing: Billing) -> None:
+        billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.10"), reference="dp_1")
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.20"), reference="dp_1")
+
+        assert str(caught.value) == "'dp_1': amount was 0.10 USD, now 0.20 USD"
+
+    @pytest.mark.parametrize(
+        ("given", "error"),
+        [
+            ({"payment": "stripe:pi_9"}, UnknownPayment),
+            ({"payment": "two words"}, InvalidReference),
+            ({"reference": ""}, InvalidReference),
+            ({"amount": usd("0.00")}, InvalidAmount),
+            ({"amount": usd("1.01")}, RefundExceedsPayment),
+            ({"amount": credits(5)}, UnitMismatch),
+            ({"tenant": SYSTEM_TENANT_ID}, UnknownPayment),
+        ],
+    )
+    def test_what_cannot_be_disputed_is_refused_and_sets_nothing_aside(
+        self, billing: Billing, given: dict[str, Any], error: type[BillingError]
+    ) -> None:
+        asked: dict[str, Any] = {"tenant": ALICE, "payment": PAYMENT, "reference": "dp_1"} | given
+
+        with pytest.raises(error):
+            billing.open_dispute(**asked)
+
+        assert self.held(billing) == [0, 0, 0]
+
+    def test_without_an_account_there_is_nothing_to_dispute(self, new_billing: NewBilling) -> None:
+        billing = new_billing()
+        for call in (billing.open_dispute, billing.win_dispute, billing.lose_dispute):
+            with pytest.raises(UnknownAccount):
+                call(ALICE, payment=PAYMENT, reference="dp_1")
+
+    def test_the_past_knows_what_was_set_aside(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        during = clock.moment
+        clock.moment = NOON + HOUR
+        billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        for tenant, aside in zip(EVERYONE, (10_000_000, 2_500_000, 1_000_000), strict=True):
+            assert billing.balance(tenant, at=during).held == credits(aside)
+            assert billing.balance(tenant, at=NOON).held == credits(0)
+            assert billing.balance(tenant, at=NOON + 2 * HOUR).held == credits(0)
+
+    def test_what_falls_due_meanwhile_does_so(self, billing: Billing, clock: SteppingClock) -> None:
+        billing.grant(BOB, credits(50), source="a", reference="a", expires_at=NOON + HOUR)
+        billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        clock.moment = NOON + 2 * HOUR
+        billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        assert billing.balance(BOB, at=NOON + HOUR).posted == credits(1_000_000)
+        billing.sweep()
+        assert billing.balance(BOB, at=NOON + HOUR).posted == credits(1_000_000)
+        assert billing.verify().ok
+
+    def test_of_a_win_and_a_loss_at_once_one_holds(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing(policy=policy())
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+        billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        def end(name: str) -> str:
+            try:
+                getattr(billing, name)(ALICE, payment=PAYMENT, reference="dp_1")
+            except DisputeClosed:
+                return "closed"
+            return name
+
+        names = ["win_dispute", "lose_dispute"] * 3
+        ended = set(at_once([partial(end, name) for name in names]))
+
+        assert len(ended - {"closed"}) == 1
+        assert totals()[AccountId(ALICE)] == (0 if "lose_dispute" in ended else 10_000_000)
+        assert billing.balance(ALICE).held == credits(0)
+        assert billing.verify().ok
+
+    def test_disputes_of_partners_that_bought_from_each_other_do_not_deadlock(
+        self, new_billing: NewBilling
+    ) -> None:
+        """Each sets aside a share on the other's wallet, in both directions at once."""
+        ours = new_billing(policy=policy())  # a tenth for Bob
+        theirs = new_billing(policy=policy(beneficiary=ALICE))
+        for tenant in (ALICE, BOB):
+            ours.open_account(tenant)
+        for number in range(6):
+            ours.confirm_purchase(ALICE, usd("0.10"), payment=f"a:{number}")
+            theirs.confirm_purchase(BOB, usd("0.10"), payment=f"b:{number}")
+
+        def dispute(tenant: Any, payment: str) -> None:
+            ours.open_dispute(tenant, payment=payment, reference=payment)
+            ours.lose_dispute(tenant, payment=payment, reference=payment)
+
+        at_once(
+            [partial(dispute, ALICE, f"a:{number}") for number in range(6)]
+            + [partial(dispute, BOB, f"b:{number}") for number in range(6)]
+        )
+
+        assert self.posted(ours) == [0, 0, 0]
+        assert self.held(ours) == [0, 0, 0]
+        assert ours.verify().ok

@@ -1,0 +1,417 @@
+"""What refunding promises on every adapter."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    AccountId,
+    Billing,
+    BillingError,
+    Difference,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidAmount,
+    InvalidInput,
+    InvalidMetadata,
+    InvalidReference,
+    InvalidTenant,
+    RefundExceedsPayment,
+    RevenueSharePolicy,
+    Share,
+    ShareMode,
+    ShareRule,
+    Shortfall,
+    TenantId,
+    UnitMismatch,
+    UnknownAccount,
+    UnknownPayment,
+    credits,
+    usd,
+)
+from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
+from contract.base import ALICE, BOB, NOON, Contract, CountingIds, NewBilling, SteppingClock, Totals
+from contract.concurrency import at_once
+
+HOUR = timedelta(hours=1)
+PAYMENT = "stripe:pi_1"
+
+
+def policy(clawback: Shortfall = Shortfall.DEBT, beneficiary: TenantId = BOB) -> RevenueSharePolicy:
+    rules = (ShareRule(SYSTEM_ACCOUNT_ID, "0.25"), ShareRule(AccountId(beneficiary), "0.1"))
+    return RevenueSharePolicy("v1", NOON - HOUR, ShareMode.BONUS, rules, clawback)
+
+
+class RefundContract(Contract):
+    """A refund takes back every leg in proportion, once, and never more than was paid."""
+
+    @pytest.fixture
+    def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
+        """Alice has paid a dollar: 10 000 000 credits, 2 500 000 and 1 000 000 shared on top."""
+        billing = new_billing(policy=policy(), clock=clock, ids=CountingIds())
+        billing.open_account(BOB)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+        return billing
+
+    def balances(self, billing: Billing) -> list[int]:
+        """Alice's, the system tenant's, and the partner's."""
+        tenants = (ALICE, SYSTEM_TENANT_ID, BOB)
+        return [int(billing.balance(tenant).available.value) for tenant in tenants]
+
+    def test_a_full_refund_leaves_every_leg_at_zero(self, billing: Billing, totals: Totals) -> None:
+        receipt = billing.refund(ALICE, payment=PAYMENT, reference="re_1")
+
+        assert (receipt.refunded, receipt.total_refunded) == (usd("1.00"), usd("1.00"))
+        assert (receipt.taken, receipt.shortfall) == (credits(10_000_000), credits(0))
+        assert receipt.shares == (
+            Share(SYSTEM_ACCOUNT_ID, credits(2_500_000)),
+            Share(AccountId(BOB), credits(1_000_000)),
+        )
+        assert receipt.balance == credits(0)
+        assert not receipt.replayed
+        assert set(totals().values()) == {0}
+        assert billing.verify().ok
+
+    def test_parts_add_up_to_the_whole(self, billing: Billing, totals: Totals) -> None:
+        for number, cents in enumerate((33, 1, 17, 29, 20)):
+            part = usd(f"0.{cents:02}")
+            billing.refund(ALICE, payment=PAYMENT, amount=part, reference=f"re_{number}")
+
+        assert set(totals().values()) == {0}
+        assert billing.verify().ok
+
+    def test_a_part_takes_back_its_part_of_every_leg(self, billing: Billing) -> None:
+        receipt = billing.refund(ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_1")
+
+        assert self.balances(billing) == [6_000_000, 1_500_000, 600_000]
+        assert receipt.total_refunded == usd("0.40")
+
+    def test_no_more_than_was_paid_is_refunded(self, billing: Billing) -> None:
+        billing.refund(ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_1")
+        before = self.balances(billing)
+
+        with pytest.raises(RefundExceedsPayment) as caught:
+            billing.refund(ALICE, payment=PAYMENT, amount=usd("0.61"), reference="re_2")
+
+        assert (caught.value.requested, caught.value.remaining) == (usd("0.61"), usd("0.60"))
+        assert self.balances(billing) == before
+        # The refused call has not used up its key.
+        assert billing.refund(ALICE, payment=PAYMENT, reference="re_2").refunded == usd("0.60")
+
+    def test_when_nothing_remains_nothing_is_refunded(self, billing: Billing) -> None:
+        billing.refund(ALICE, payment=PAYMENT, reference="re_1")
+
+        with pytest.raises(RefundExceedsPayment) as caught:
+            billing.refund(ALICE, payment=PAYMENT, reference="re_2")
+
+        assert caught.value.remaining == usd("0.00")
+
+    def test_a_replay_tells_what_the_first_call_did(self, billing: Billing) -> None:
+        def refund() -> Any:
+            return billing.refund(ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_1")
+
+        first = refund()
+        billing.charge(ALICE, credits(5), reference="run-1")
+        again = refund()
+
+        assert again.replayed
+        assert again.balance == first.balance == credits(6_000_000)
+        assert again.transaction_id == first.transaction_id
+        assert again.shares == first.shares
+        assert self.balances(billing) == [5_999_995, 1_500_000, 600_000]
+
+    @pytest.mark.parametrize(
+        ("changed", "difference"),
+        [
+            ({"amount": usd("0.41")}, Difference("amount", "0.40 USD", "0.41 USD")),
+            ({"amount": None}, Difference("amount", "0.40 USD", "what remains")),
+            ({"shortfall": Shortfall.CLAMP}, Difference("shortfall", "debt", "clamp")),
+            ({"payment": "stripe:pi_2"}, Difference("payment", PAYMENT, "stripe:pi_2")),
+        ],
+    )
+    def test_another_refund_under_the_same_reference_conflicts(
+        self, billing: Billing, changed: dict[str, Any], difference: Difference
+    ) -> None:
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_2")
+        asked: dict[str, Any] = {"payment": PAYMENT, "amount": usd("0.40"), "reference": "re_1"}
+        billing.refund(ALICE, **asked)
+        before = self.balances(billing)
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            billing.refund(ALICE, **asked | changed)
+
+        assert caught.value.differences == (difference,)
+        assert self.balances(billing) == before
+
+    def test_what_was_spent_becomes_a_debt_that_later_purchases_repay(
+        self, billing: Billing
+    ) -> None:
+        billing.charge(ALICE, credits(9_000_000), reference="run-1")
+        billing.charge(SYSTEM_TENANT_ID, credits(2_500_000), reference="run-1")
+
+        receipt = billing.refund(ALICE, payment=PAYMENT, reference="re_1")
+
+        assert (receipt.taken, receipt.shortfall) == (credits(10_000_000), credits(0))
+        assert receipt.balance == credits(-9_000_000)
+        assert self.balances(billing) == [-9_000_000, -2_500_000, 0]
+        with pytest.raises(InsufficientCredits):
+            billing.charge(ALICE, credits(1), reference="run-2")
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_2")
+        assert self.balances(billing) == [1_000_000, 0, 1_000_000]
+        assert billing.verify().ok
+
+    def test_clamped_it_takes_what_is_there_and_the_platform_absorbs_the_rest(
+        self, billing: Billing, totals: Totals
+    ) -> None:
+        billing.charge(ALICE, credits(9_000_000), reference="run-1")
+
+        receipt = billing.refund(
+            ALICE, payment=PAYMENT, reference="re_1", shortfall=Shortfall.CLAMP
+        )
+
+        assert (receipt.taken, receipt.shortfall) == (credits(1_000_000), credits(9_000_000))
+        assert self.balances(billing) == [0, 0, 0]
+        assert totals()[SHORTFALL] == -9_000_000
+        assert totals()[ISSUANCE] == 0
+        assert billing.verify().ok
+
+    def test_clamped_it_takes_nothing_of_a_debtor(self, billing: Billing) -> None:
+        billing.charge(ALICE, credits(12_000_000), reference="run-1", allow_overdraft=True)
+
+        receipt = billing.refund(
+            ALICE, payment=PAYMENT, reference="re_1", shortfall=Shortfall.CLAMP
+        )
+
+        assert (receipt.taken, receipt.shortfall) == (credits(0), credits(10_000_000))
+        assert receipt.balance == credits(-2_000_000)
+        assert billing.statement(ALICE).lines[0].amount == credits(0)
+        assert billing.verify().ok
+
+    def test_of_beneficiaries_the_purchases_policy_says_how_much_is_taken(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        lenient = new_billing(policy=policy(Shortfall.CLAMP))
+        lenient.open_account(BOB)
+        lenient.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+        lenient.charge(BOB, credits(700_000), reference="run-1")
+        lenient.hold(SYSTEM_TENANT_ID, credits(2_000_000), reference="run-1")
+        strict = new_billing(policy=policy())
+
+        receipt = strict.refund(ALICE, payment=PAYMENT, reference="re_1")
+
+        assert [int(share.amount.value) for share in receipt.shares] == [500_000, 300_000]
+        assert receipt.shortfall == credits(2_700_000)
+        assert self.balances(strict) == [0, 0, 0]
+        assert totals()[SHORTFALL] == -2_700_000
+        assert strict.verify().ok
+
+    def test_purchased_credits_go_before_granted_ones(self, billing: Billing) -> None:
+        billing.grant(ALICE, credits(500), source="promo:a", reference="a")
+        billing.charge(ALICE, credits(200), reference="run-1")
+
+        billing.refund(ALICE, payment=PAYMENT, amount=usd("0.99"), reference="re_1")
+        assert [grant.remaining for grant in billing.grants(ALICE)] == [credits(300)]
+        billing.charge(ALICE, credits(100_200), reference="run-2")  # 100 000 are purchased
+        assert [grant.remaining for grant in billing.grants(ALICE)] == []
+        assert billing.verify().ok
+
+    def test_granted_ones_go_when_there_are_no_purchased_ones(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        billing.charge(ALICE, credits(9_999_900), reference="run-1")
+        billing.grant(ALICE, credits(500), source="promo:a", reference="a", expires_at=NOON + HOUR)
+
+        receipt = billing.refund(
+            ALICE,
+            payment=PAYMENT,
+            amount=usd("0.01"),
+            reference="re_1",
+            shortfall=Shortfall.CLAMP,
+        )
+
+        assert receipt.taken == credits(600)
+        assert billing.grants(ALICE) == ()
+        clock.moment = NOON + 2 * HOUR
+        assert billing.balance(ALICE).posted == credits(0)  # so nothing is left to lapse
+        assert billing.verify().ok
+
+    def test_what_is_due_comes_first(self, billing: Billing, clock: SteppingClock) -> None:
+        billing.grant(ALICE, credits(500), source="a", reference="a", expires_at=NOON + HOUR)
+        clock.moment = NOON + HOUR
+
+        receipt = billing.refund(ALICE, payment=PAYMENT, amount=usd("0.50"), reference="re_1")
+
+        assert receipt.balance == credits(5_000_000)
+        kinds = [line.kind for line in billing.statement(ALICE).lines]
+        assert kinds == ["refund", "expiry", "grant", "purchase"]
+        assert billing.verify().ok
+
+    def test_what_a_partner_was_granted_is_not_taken_back(self, new_billing: NewBilling) -> None:
+        billing = new_billing(policy=policy(Shortfall.CLAMP))
+        billing.open_account(BOB)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+        billing.charge(BOB, credits(1_000_000), reference="run-1")
+        billing.grant(BOB, credits(50), source="promo:b", reference="b")
+
+        receipt = billing.refund(ALICE, payment=PAYMENT, reference="re_1")
+
+        assert receipt.shares[1].amount == credits(0)
+        assert billing.balance(BOB).available == credits(50)
+        assert billing.verify().ok
+
+    def test_what_is_due_on_a_partners_wallet_counts(
+        self, new_billing: NewBilling, clock: SteppingClock
+    ) -> None:
+        billing = new_billing(policy=policy(Shortfall.CLAMP), clock=clock)
+        billing.open_account(BOB)
+        billing.grant(BOB, credits(70), source="promo:b", reference="b", expires_at=NOON + HOUR)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+        billing.hold(BOB, credits(1_000_000), reference="run-1", expires_at=NOON + HOUR)
+        clock.moment = NOON + 2 * HOUR
+
+        receipt = billing.refund(ALICE, payment=PAYMENT, reference="re_1")
+
+        assert receipt.shares[1].amount == credits(1_000_000)
+        assert billing.balance(BOB).posted == credits(0)
+        billing.sweep()
+        assert billing.balance(BOB).posted == credits(0)
+        assert billing.verify().ok
+
+    @pytest.mark.parametrize("payment", ["stripe:pi_9", "re_1", "stripe:bobs"])
+    def test_a_payment_that_is_not_the_tenants_is_unknown(
+        self, billing: Billing, payment: str
+    ) -> None:
+        """One that nobody made, a refund's own reference, and another tenant's are all alike."""
+        billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bobs")
+        billing.refund(ALICE, payment=PAYMENT, amount=usd("0.10"), reference="re_1")
+        before = self.balances(billing)
+
+        with pytest.raises(UnknownPayment) as caught:
+            billing.refund(ALICE, payment=payment, reference="re_2")
+
+        assert str(caught.value) == f"no payment '{payment}' for this tenant"
+        assert self.balances(billing) == before
+
+    def test_a_tenant_without_an_account_has_nothing_to_refund(self, new_billing: Any) -> None:
+        with pytest.raises(UnknownAccount):
+            new_billing().refund(ALICE, payment=PAYMENT, reference="re_1")
+
+    @pytest.mark.parametrize(
+        ("given", "error"),
+        [
+            ({"tenant": str(ALICE)}, InvalidTenant),
+            ({"amount": usd("0.00")}, InvalidAmount),
+            ({"amount": usd("-0.10")}, InvalidAmount),
+            ({"amount": 1}, InvalidAmount),
+            ({"amount": credits(5)}, UnitMismatch),
+            ({"payment": "two words"}, InvalidReference),
+            ({"reference": ""}, InvalidReference),
+            ({"shortfall": "debt"}, InvalidInput),
+            ({"shortfall": None}, InvalidInput),
+            ({"metadata": {"a": float("nan")}}, InvalidMetadata),
+        ],
+    )
+    def test_bad_arguments_are_refused_and_take_nothing(
+        self, billing: Billing, given: dict[str, Any], error: type[BillingError]
+    ) -> None:
+        asked: dict[str, Any] = {"tenant": ALICE, "payment": PAYMENT, "reference": "re_1"} | given
+
+        with pytest.raises(error):
+            billing.refund(**asked)
+
+        assert self.balances(billing) == [10_000_000, 2_500_000, 1_000_000]
+
+    def test_it_is_found_and_stands_on_every_statement(self, billing: Billing) -> None:
+        receipt = billing.refund(
+            ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_1", metadata={"by": "anna"}
+        )
+
+        found = billing.find(ALICE, kind="refund", reference="re_1")
+        assert found == billing.transaction(ALICE, receipt.transaction_id)
+        assert found is not None
+        assert found.metadata == {"by": "anna"}
+        assert [int(share.amount.value) for share in found.shares] == [-1_000_000, -400_000]
+        lines = [billing.statement(t).lines[0] for t in (ALICE, SYSTEM_TENANT_ID, BOB)]
+        assert [line.kind for line in lines] == ["refund"] * 3
+        assert [line.reference for line in lines] == ["re_1", None, None]
+        assert [int(line.amount.value) for line in lines] == [-4_000_000, -1_000_000, -400_000]
+
+    def test_the_system_tenants_own_purchase_is_refunded_like_anyones(
+        self, billing: Billing
+    ) -> None:
+        billing.confirm_purchase(SYSTEM_TENANT_ID, usd("0.50"), payment="stripe:own")
+
+        receipt = billing.refund(SYSTEM_TENANT_ID, payment="stripe:own", reference="re_1")
+
+        assert [int(share.amount.value) for share in receipt.shares] == [500_000]
+        assert self.balances(billing) == [10_000_000, 2_500_000, 1_000_000]
+        assert billing.verify().ok
+
+    def test_a_balance_of_the_past_knows_no_refund_yet(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        before = clock.moment
+        billing.refund(ALICE, payment=PAYMENT, reference="re_1")
+        billing.fold()
+
+        assert billing.balance(SYSTEM_TENANT_ID, at=before).posted == credits(2_500_000)
+        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(0)
+
+    def test_of_refunds_at_once_no_more_succeed_than_were_paid(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing(policy=policy())
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+
+        def refund(number: int) -> bool:
+            try:
+                billing.refund(ALICE, payment=PAYMENT, amount=usd("0.30"), reference=f"r{number}")
+            except RefundExceedsPayment:
+                return False
+            return True
+
+        done = at_once([partial(refund, number) for number in range(8)])
+
+        assert done.count(True) == 3
+        assert totals()[AccountId(ALICE)] == 1_000_000
+        assert totals()[SYSTEM_ACCOUNT_ID] == 250_000
+        assert billing.verify().ok
+
+    def test_the_same_refund_at_once_is_done_once(self, new_billing: NewBilling) -> None:
+        billing = new_billing(policy=policy())
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+
+        receipts = at_once([lambda: billing.refund(ALICE, payment=PAYMENT, reference="re_1")] * 8)
+
+        assert [receipt.replayed for receipt in receipts].count(False) == 1
+        assert len({receipt.transaction_id for receipt in receipts}) == 1
+        assert billing.verify().ok
+
+    def test_a_clamped_refund_and_charges_at_once_never_overdraw(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing(policy=policy(Shortfall.CLAMP))
+        billing.open_account(BOB)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+
+        def charge(number: int) -> None:
+            for tenant, amount in ((ALICE, 3_000_000), (BOB, 300_000)):
+                with suppress(InsufficientCredits):
+                    billing.charge(tenant, credits(amount), reference=f"run-{number}")
+
+        def refund(_: int) -> None:
+            billing.refund(ALICE, payment=PAYMENT, reference="re", shortfall=Shortfall.CLAMP)
+
+        calls = [charge, charge, refund, charge, charge]
+        at_once([partial(call, number) for number, call in enumerate(calls)])
+
+        assert all(balance >= 0 for balance in self.balances(billing))
+        assert sum(totals().values()) == 0
+        assert billing.verify().ok

@@ -1,0 +1,227 @@
+"""What a policy of shares promises on every adapter."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+
+import pytest
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    AccountId,
+    Billing,
+    InsufficientCredits,
+    InvalidPolicy,
+    RevenueSharePolicies,
+    RevenueSharePolicy,
+    ShareMode,
+    ShareRule,
+    TenantId,
+    UnknownAccount,
+    credits,
+    usd,
+)
+from cogni_billing.domain.identity import ISSUANCE
+from contract.base import ALICE, BOB, NOON, Contract, CountingIds, NewBilling, SteppingClock, Totals
+from contract.concurrency import at_once
+
+HOUR = timedelta(hours=1)
+PARTNER = TenantId(BOB)
+SHARES = (ShareRule(SYSTEM_ACCOUNT_ID, "0.25"), ShareRule(AccountId(PARTNER), "0.1"))
+
+
+def policy(
+    *rules: ShareRule,
+    mode: ShareMode = ShareMode.BONUS,
+    version: str = "v1",
+    since: timedelta = -HOUR,
+) -> RevenueSharePolicy:
+    return RevenueSharePolicy(version, NOON + since, mode, rules or SHARES)
+
+
+class SharingContract(Contract):
+    """Every beneficiary gets its share in the purchase's own transaction, and nothing else."""
+
+    @pytest.fixture
+    def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
+        """A quarter for the system tenant and a tenth for a partner, both on top."""
+        return new_billing(policy=policy(), clock=clock, ids=CountingIds())
+
+    def test_each_beneficiary_is_credited_with_the_purchase(
+        self, billing: Billing, totals: Totals
+    ) -> None:
+        billing.open_account(PARTNER)
+
+        receipt = billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        assert [int(share.amount.value) for share in receipt.shares] == [25_000, 10_000]
+        assert billing.balance(PARTNER).available == credits(10_000)
+        assert totals() == {
+            AccountId(ALICE): 100_000,
+            SYSTEM_ACCOUNT_ID: 25_000,
+            AccountId(PARTNER): 10_000,
+            ISSUANCE: -135_000,
+        }
+
+    def test_a_split_divides_the_purchase_and_mints_nothing_on_top(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing(policy=policy(mode=ShareMode.SPLIT))
+
+        receipt = billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        assert receipt.credited == receipt.balance == credits(65_000)
+        assert totals()[ISSUANCE] == -100_000
+        assert totals()[SYSTEM_ACCOUNT_ID] == 25_000
+        assert billing.verify().ok
+
+    def test_a_split_may_leave_the_customer_nothing(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        whole = policy(ShareRule(SYSTEM_ACCOUNT_ID, 1), mode=ShareMode.SPLIT)
+        billing = new_billing(policy=whole)
+
+        receipt = billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        assert receipt.credited == credits(0)
+        [line] = billing.statement(ALICE).lines
+        assert (line.reference, line.amount) == ("stripe:pi_1", credits(0))
+        assert billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1").replayed
+        assert totals()[SYSTEM_ACCOUNT_ID] == 100_000
+        assert billing.verify().ok
+
+    def test_a_partner_sees_its_share_and_not_whose_it_is_of(self, billing: Billing) -> None:
+        billing.open_account(PARTNER)
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        [line] = billing.statement(PARTNER).lines
+
+        assert (line.kind, line.reference) == ("purchase", None)
+        assert line.balance_after == credits(10_000)
+        assert billing.transaction(PARTNER, line.transaction_id) is None
+        assert billing.find(PARTNER, kind="purchase", reference="stripe:pi_1") is None
+
+    def test_a_partner_spends_its_share_like_any_credits(self, billing: Billing) -> None:
+        billing.open_account(PARTNER)
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        assert billing.charge(PARTNER, credits(9_999), reference="r").balance == credits(1)
+        with pytest.raises(InsufficientCredits):
+            billing.charge(PARTNER, credits(2), reference="r2")
+
+    def test_a_share_waits_for_the_account_to_be_opened(self, billing: Billing) -> None:
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+        with pytest.raises(UnknownAccount):
+            billing.balance(PARTNER)
+
+        billing.open_account(PARTNER)
+
+        assert billing.balance(PARTNER).available == credits(10_000)
+        assert billing.verify().ok
+
+    def test_nobody_earns_a_share_of_its_own_purchase(
+        self, billing: Billing, new_billing: NewBilling
+    ) -> None:
+        assert len(billing.confirm_purchase(PARTNER, usd("1"), payment="a:1").shares) == 1
+        split = new_billing(policy=policy(mode=ShareMode.SPLIT))
+
+        receipt = split.confirm_purchase(PARTNER, usd("0.01"), payment="a:2")
+
+        assert receipt.credited == credits(75_000)
+        assert billing.verify().ok
+
+    def test_folding_and_looking_back_take_a_partner_for_what_it_is(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        billing.open_account(PARTNER)
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+        early = clock.moment
+        billing.charge(PARTNER, credits(1_000), reference="r")
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_2")
+        before = billing.balance(PARTNER), billing.statement(PARTNER)
+
+        billing.fold()
+
+        assert (billing.balance(PARTNER), billing.statement(PARTNER)) == before
+        assert billing.balance(PARTNER, at=early).posted == credits(10_000)
+        assert billing.balance(PARTNER).posted == credits(19_000)
+        assert billing.verify().ok
+
+    def test_buyers_and_a_spending_partner_at_once_lose_nothing(
+        self, new_billing: NewBilling
+    ) -> None:
+        billing = new_billing(policy=policy())
+        billing.open_account(PARTNER)
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="first")
+
+        def buy(number: int) -> None:
+            billing.confirm_purchase(ALICE, usd("0.01"), payment=f"stripe:{number}")
+
+        def spend(number: int) -> None:
+            billing.charge(PARTNER, credits(100), reference=f"run-{number}")
+
+        at_once([partial(call, number) for number in range(12) for call in (buy, spend)])
+
+        assert billing.balance(PARTNER).posted == credits(13 * 10_000 - 12 * 100)
+        assert billing.verify().ok
+
+    def test_the_policy_in_force_then_is_the_one_that_counts(
+        self, new_billing: NewBilling, clock: SteppingClock
+    ) -> None:
+        policies = RevenueSharePolicies(
+            [
+                policy(ShareRule(SYSTEM_ACCOUNT_ID, "0.25")),
+                policy(ShareRule(SYSTEM_ACCOUNT_ID, "0.5"), version="v2", since=HOUR),
+            ]
+        )
+        billing = new_billing(policy=policies, clock=clock)
+        before = billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+        clock.moment = NOON + HOUR
+        after = billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_2")
+        again = billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        shares = [int(receipt.shares[0].amount.value) for receipt in (before, after, again)]
+        assert shares == [25_000, 50_000, 25_000]
+        assert billing.verify().ok
+
+    def test_before_the_first_policy_nothing_is_confirmed(
+        self, new_billing: NewBilling, clock: SteppingClock, totals: Totals
+    ) -> None:
+        later = new_billing(policy=RevenueSharePolicies([policy(since=HOUR)]), clock=clock)
+
+        with pytest.raises(InvalidPolicy):
+            later.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        assert totals() == {}
+
+    def test_tiers_caps_and_minimums_are_recorded_and_recomputed(
+        self, new_billing: NewBilling
+    ) -> None:
+        rules = (
+            ShareRule(SYSTEM_ACCOUNT_ID, "0.1", tiers=((credits(200_000), Decimal("0.3")),)),
+            ShareRule(AccountId(PARTNER), "0.5", cap=credits(60_000), minimum=credits(55_000)),
+        )
+        billing = new_billing(policy=policy(*rules))
+
+        small = billing.confirm_purchase(ALICE, usd("0.01"), payment="a:1")
+        large = billing.confirm_purchase(ALICE, usd("0.02"), payment="a:2")
+
+        assert [int(share.amount.value) for share in small.shares] == [10_000, 55_000]
+        assert [int(share.amount.value) for share in large.shares] == [60_000, 60_000]
+        assert billing.verify().ok
+
+    def test_batches_share_as_single_purchases_do(self, billing: Billing) -> None:
+        billing.open_account(PARTNER)
+        purchases = [
+            {"tenant": ALICE, "amount": usd("0.01"), "payment": f"stripe:{n}"} for n in range(3)
+        ]
+
+        outcomes = billing.confirm_purchases(purchases)
+
+        assert [outcome.state for outcome in outcomes] == ["done"] * 3
+        assert billing.balance(PARTNER).posted == credits(30_000)
+        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(75_000)
+        assert billing.verify().ok

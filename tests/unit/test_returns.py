@@ -1,0 +1,188 @@
+"""Whatever was shared, and however a payment is given back: what goes is what came, to a credit."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    USD,
+    AccountId,
+    Amount,
+    Billing,
+    BillingError,
+    RefundExceedsPayment,
+    RevenueSharePolicy,
+    ShareMode,
+    ShareRule,
+    ShareTier,
+    Shortfall,
+    TenantId,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.domain.amounts import from_quanta
+from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
+from contract.base import ALICE, NOON, CountingIds, SteppingClock
+
+PAYMENT = "stripe:pi_1"
+PARTNERS = [AccountId(UUID(int=2**100 + n)) for n in range(7)]
+
+sizes = st.integers(0, 10**30).map(lambda n: Amount.computed(Decimal(n), credits(0).unit))
+
+
+def rates(most: int) -> st.SearchStrategy[Decimal]:
+    return st.integers(0, most * 10**12 // 8).map(lambda n: Decimal(n).scaleb(-12))
+
+
+@st.composite
+def rules(draw: st.DrawFn, beneficiary: AccountId, most: int) -> ShareRule:
+    bounds = sorted(draw(st.lists(st.integers(0, 10**27), min_size=2, max_size=2)))
+    minimum, cap = (draw(st.none() | st.just(credits(bound))) for bound in bounds)
+    thresholds = draw(st.sets(st.integers(1, 10**27), max_size=3))
+    tiers = tuple(ShareTier(credits(size), draw(rates(most))) for size in sorted(thresholds))
+    return ShareRule(beneficiary, draw(rates(most)), cap=cap, minimum=minimum, tiers=tiers)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> RevenueSharePolicy:
+    """Any mode, one to eight beneficiaries, tiers, caps, minimums, either clawback."""
+    mode = draw(st.sampled_from(ShareMode))
+    beneficiaries = draw(
+        st.lists(st.sampled_from([SYSTEM_ACCOUNT_ID, *PARTNERS]), min_size=1, unique=True)
+    )
+    most = 1 if mode is ShareMode.SPLIT else 10
+    return RevenueSharePolicy(
+        "v1",
+        NOON - timedelta(days=1),
+        mode,
+        tuple(draw(rules(beneficiary, most)) for beneficiary in beneficiaries),
+        draw(st.sampled_from(Shortfall)),
+    )
+
+
+paid_amounts = st.integers(1, 10**6) | st.integers(1, 10**29)
+events = st.lists(
+    st.tuples(
+        st.sampled_from(["refund", "dispute", "win", "lose", "spend"]),
+        st.integers(1, 10**6),
+        st.sampled_from("abc"),
+        st.sampled_from(Shortfall),
+    ),
+    max_size=8,
+)
+
+
+def dollars(cents: int) -> Amount:
+    return from_quanta(cents, USD)
+
+
+class Books:
+    """A customer's payment on a ledger of its own."""
+
+    def __init__(self, policy: RevenueSharePolicy, cents: int) -> None:
+        self.unit_of_work = InMemoryUnitOfWork()
+        self.billing = Billing(
+            self.unit_of_work, policy=policy, clock=SteppingClock(), ids=CountingIds()
+        )
+        self.cents = cents
+        self.receipt = self.billing.confirm_purchase(ALICE, dollars(cents), payment=PAYMENT)
+
+    def totals(self) -> dict[AccountId, int]:
+        """In whole numbers: sums of decimals would be rounded."""
+        return {a: int(amount.value) for a, amount in self.unit_of_work._store.balances.items()}
+
+    def part(self, millionths: int) -> Amount:
+        return dollars(max(self.cents * millionths // 10**6, 1))
+
+    def do(self, event: str, millionths: int, key: str, shortfall: Shortfall) -> Any:
+        on: Any = {"payment": PAYMENT, "reference": key}
+        match event:
+            case "refund":
+                amount = self.part(millionths)
+                return self.billing.refund(ALICE, amount=amount, shortfall=shortfall, **on)
+            case "dispute":
+                return self.billing.open_dispute(ALICE, amount=self.part(millionths), **on)
+            case "win":
+                return self.billing.win_dispute(ALICE, **on)
+            case "lose":
+                return self.billing.lose_dispute(ALICE, shortfall=shortfall, **on)
+            case _:
+                available = self.billing.balance(ALICE).available
+                return self.billing.charge(ALICE, available, reference=key)
+
+    def attempt(self, event: tuple[str, int, str, Shortfall]) -> Any:
+        try:
+            return self.do(*event)
+        except BillingError as error:
+            return error.code
+
+
+@given(policy=policies(), cents=paid_amounts, sequence=events)
+def test_every_step_conserves_credits_and_is_replayed_alike(
+    policy: RevenueSharePolicy, cents: int, sequence: list[tuple[str, int, str, Shortfall]]
+) -> None:
+    books = Books(policy, cents)
+
+    for event in sequence:
+        first = books.attempt(event)
+        totals = books.totals()
+        assert sum(totals.values()) == 0
+        if event[0] != "spend" and not isinstance(first, str):
+            again = books.do(*event)
+            assert again.replayed
+            assert again == evolve(first, replayed=True, **present(again))
+            assert books.totals() == totals
+    assert books.billing.verify().violations == ()
+
+
+def present(again: Any) -> dict[str, Any]:
+    """A dispute is replayed in its present state."""
+    return {"state": again.state} if hasattr(again, "state") else {}
+
+
+@given(policy=policies(), cents=paid_amounts, sequence=events)
+def test_a_payment_that_was_returned_in_full_leaves_every_leg_at_zero(
+    policy: RevenueSharePolicy, cents: int, sequence: list[tuple[str, int, str, Shortfall]]
+) -> None:
+    books = Books(policy, cents)
+    for event in sequence:
+        if event[0] != "spend":
+            books.attempt(event)
+    for key in "abc":
+        books.attempt(("win", 1, key, Shortfall.DEBT))
+    with suppress(RefundExceedsPayment):  # when nothing is left
+        books.billing.refund(ALICE, payment=PAYMENT, reference="the-rest")
+
+    assert {account: value for account, value in books.totals().items() if value} == {}
+    with pytest.raises(RefundExceedsPayment) as caught:
+        books.billing.refund(ALICE, payment=PAYMENT, reference="more")
+    assert caught.value.remaining == usd(0)
+    assert SHORTFALL not in books.totals()
+    assert books.billing.balance(ALICE).held == credits(0)
+    assert books.billing.verify().violations == ()
+
+
+@given(policy=policies(), cents=paid_amounts)
+def test_a_purchase_is_worth_what_was_paid_and_what_was_minted_on_top(
+    policy: RevenueSharePolicy, cents: int
+) -> None:
+    books = Books(policy, cents)
+
+    shared = sum(int(share.amount.value) for share in books.receipt.shares)
+    credited = int(books.receipt.credited.value)
+    bought = cents * 100_000
+    assert credited + (shared if policy.mode is ShareMode.SPLIT else 0) == bought
+    assert -books.totals()[ISSUANCE] == credited + shared
+    assert all(share.amount >= credits(0) for share in books.receipt.shares)
+    assert TenantId(ALICE) not in {share.beneficiary for share in books.receipt.shares}

@@ -1,11 +1,12 @@
-"""Whether customers' purchases wait for the system tenant's own spending.
+"""Whether customers' purchases wait for those who have a share of them to spend it.
 
-Eight processes confirm purchases, each of which adds a share to the system tenant's account. Beside
-them four processes charge: nobody (`idle`), the system tenant (`system`), or a customer who buys
-nothing (`another`). The last two cost the machine the same, so that what differs between them is
-waiting. Rounds alternate; what is printed is each median, and its ratio to that of `another`.
+Eight processes confirm purchases, each of which adds a share to the system tenant's account and one
+to a partner's. Beside them four processes charge: nobody (`idle`), the system tenant (`system`),
+the partner (`partner`), or a customer who buys nothing (`another`). The last three cost the machine
+the same, so that what differs between them is waiting. Rounds alternate; what is printed is each
+median, and its ratio to that of `another`.
 
-    python benchmarks/system_spenders.py --rounds 7 --seconds 4
+    python benchmarks/spending_beneficiaries.py --rounds 7 --seconds 4
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import multiprocessing as mp
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from multiprocessing.synchronize import Barrier
 from multiprocessing.synchronize import Event as StopEvent
 from statistics import median
@@ -24,15 +26,33 @@ from rich.progress import track
 from rich.table import Table
 from sqlalchemy import create_engine
 
-from cogni_billing import SYSTEM_TENANT_ID, Billing, TenantId, credits, usd
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    AccountId,
+    Billing,
+    RevenueSharePolicy,
+    ShareMode,
+    ShareRule,
+    TenantId,
+    credits,
+    usd,
+)
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 
 BUYERS, SPENDERS = 8, 4
-ANOTHER = TenantId(UUID(int=2**100))
+ANOTHER, PARTNER = TenantId(UUID(int=2**100)), TenantId(UUID(int=2**100 + 1))
+POLICY = RevenueSharePolicy(
+    version="bench",
+    effective_from=datetime(2020, 1, 1, tzinfo=UTC),
+    mode=ShareMode.BONUS,
+    rules=(ShareRule(SYSTEM_ACCOUNT_ID, "0.25"), ShareRule(AccountId(PARTNER), "0.1")),
+)
 CHARGED: dict[str, TenantId | None] = {
     "idle": None,
     "system": SYSTEM_TENANT_ID,
+    "partner": PARTNER,
     "another": ANOTHER,
 }
 
@@ -57,7 +77,7 @@ def repeat(
 ) -> None:
     """Do *work* again and again until *stop*; say how often."""
     engine = create_engine(url, pool_size=1)
-    billing = Billing(PostgresUnitOfWork(engine))
+    billing = Billing(PostgresUnitOfWork(engine), policy=POLICY)
     call, arguments = work
     call(billing, *arguments)  # connects and prepares
     times = 0
@@ -98,7 +118,7 @@ def purchases_a_second(url: str, charged: TenantId | None, seconds: float) -> fl
 def measured(url: str, rounds: int, seconds: float) -> dict[str, list[float]]:
     engine = create_engine(url)
     billing = Billing(PostgresUnitOfWork(engine))
-    for tenant in (SYSTEM_TENANT_ID, ANOTHER):
+    for tenant in (SYSTEM_TENANT_ID, PARTNER, ANOTHER):
         billing.confirm_purchase(tenant, usd("1000000"), payment=f"bench:{tenant}")
     engine.dispose()
     figures: dict[str, list[float]] = {name: [] for name in CHARGED}

@@ -11,11 +11,14 @@ from cogni_billing import (
     Amount,
     AsyncBilling,
     Billing,
+    ChargebackReceipt,
     ChargeReceipt,
+    Dispute,
     Hold,
     Outcome,
     Page,
     PurchaseReceipt,
+    RefundReceipt,
     TenantId,
     Verification,
     credits,
@@ -58,6 +61,13 @@ def the_public_api_infers(billing: Billing, tenant: TenantId, plain: UUID) -> No
     hold: Hold = billing.hold(tenant, credits(1), reference="r")
     billing.capture(tenant, hold, amount, reference="r")  # type: ignore[arg-type]
     billing.charge(tenant, charge, reference="r")  # type: ignore[arg-type]
+    refund: RefundReceipt = billing.refund(tenant, payment="p", reference="r")
+    lost: ChargebackReceipt = billing.lose_dispute(tenant, payment="p", reference="d")
+    dispute: Dispute = billing.open_dispute(
+        tenant, payment="p", reference="d", amount=lost.refunded
+    )
+    billing.refund(tenant, payment="p", reference="r", shortfall="debt")  # type: ignore[arg-type]
+    billing.win_dispute(tenant, payment=dispute, reference=refund)  # type: ignore[arg-type]
 
 
 async def what_is_awaited_infers(billing: AsyncBilling, tenant: TenantId) -> None:

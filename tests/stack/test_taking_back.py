@@ -233,6 +233,40 @@ class TestAsService:
         assert sqlstate == CHECK
         assert rule.startswith(refused_by)
 
+    def test_a_share_is_taken_back_of_those_who_got_it(
+        self, database: Database, billing: Billing
+    ) -> None:
+        stranger = TenantId(UUID(int=2**100))
+        parameters = transaction_parameters(planned_refund(database))
+        parameters["beneficiaries"] = [SYSTEM_ACCOUNT_ID, stranger]
+        for name in ("other_tenants", "other_accounts"):
+            parameters[name] = [stranger if whose == BOB else whose for whose in parameters[name]]
+        with self.acting_for(database.service, ALICE) as connection:
+            refused_by = refused(connection, POST_REVERSAL, parameters)
+
+        assert refused_by == (CHECK, "returns_follow_one_another")
+
+    def test_nothing_but_a_purchase_is_taken_back(
+        self, database: Database, billing: Billing
+    ) -> None:
+        charge = billing.charge(ALICE, credits(5), reference="run-1")
+        parameters = transaction_parameters(planned_refund(database)) | {
+            "reverses": charge.transaction_id,
+            "returned": Decimal(5),
+            "returned_total": Decimal(5),
+            "returned_unit": "CREDIT",
+            "amount": Decimal(-5),
+            "beneficiaries": [],
+            "shares": [],
+            "other_tenants": [SYSTEM_TENANT_ID],
+            "other_accounts": [ISSUANCE],
+            "other_amounts": [Decimal(5)],
+        }
+        with self.acting_for(database.service, ALICE) as connection:
+            refused_by = refused(connection, POST_REVERSAL, parameters)
+
+        assert refused_by == (CHECK, "returns_follow_one_another")
+
     def test_two_returns_do_not_follow_the_same_one(
         self, database: Database, billing: Billing
     ) -> None:

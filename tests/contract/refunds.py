@@ -284,6 +284,23 @@ class RefundContract(Contract):
         assert billing.balance(BOB).posted == credits(0)
         assert billing.verify().ok
 
+    def test_what_a_partners_expired_hold_set_aside_of_grants_is_not_taken_back(
+        self, new_billing: NewBilling, clock: SteppingClock
+    ) -> None:
+        billing = new_billing(policy=policy(Shortfall.CLAMP), clock=clock)
+        billing.open_account(BOB)
+        billing.grant(BOB, credits(70), source="promo:b", reference="b")
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+        billing.hold(BOB, credits(50), reference="run-1", expires_at=NOON + HOUR)
+        billing.charge(BOB, credits(1_000_000), reference="run-2")
+        clock.moment = NOON + 2 * HOUR
+
+        receipt = billing.refund(ALICE, payment=PAYMENT, reference="re_1")
+
+        assert receipt.shares[1].amount == credits(20)
+        assert billing.balance(BOB).posted == credits(50)
+        assert billing.verify().ok
+
     @pytest.mark.parametrize("payment", ["stripe:pi_9", "re_1", "stripe:bobs"])
     def test_a_payment_that_is_not_the_tenants_is_unknown(
         self, billing: Billing, payment: str

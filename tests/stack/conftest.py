@@ -94,7 +94,8 @@ def sandbox() -> Iterator[Sandbox]:
     url = os.environ.get("COGNI_BILLING_DATABASE_URL")
     if url is None:
         binaries = os.environ.get("COGNI_BILLING_TEST_POSTGRES_BIN")
-        with EmbeddedPostgres(bin_dir=Path(binaries) if binaries else None) as server:
+        bin_dir = Path(binaries) if binaries else None
+        with EmbeddedPostgres(bin_dir=bin_dir, in_memory=True) as server:
             yield server
     else:
         with temporary_database(url) as database:

@@ -61,6 +61,14 @@ def gone(path: Path) -> bool:
 
 
 @pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that any account may enter; pytest's own are private."""
+    with tempfile.TemporaryDirectory(prefix="cogni-kept-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
 def running() -> Iterator[Server]:
     server = Server()
     server.start()
@@ -115,6 +123,40 @@ class TestRunning:
 
         assert gone(server.socket_dir)
         server.stop()
+
+
+class TestInMemory:
+    @pytest.fixture
+    def memory(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A directory that the servers of this test take for the system's memory."""
+        monkeypatch.setattr(server, "_MEMORY", folder)
+        return folder
+
+    def test_the_data_is_there_and_goes_with_the_server(
+        self, memory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "_MEMORY_FREE_MIN", 0)
+        running = Server(in_memory=True)
+        running.start()
+        (scratch,) = memory.iterdir()
+        process = postmaster(scratch)
+        running.stop()
+
+        assert not process.is_running()
+        assert list(memory.iterdir()) == []
+        assert not running.socket_dir.exists()
+
+    def test_without_room_for_it_the_data_is_on_disk(
+        self, memory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "_MEMORY_FREE_MIN", 2**80)
+        running = Server(in_memory=True)
+        running.start()
+        try:
+            assert (running.socket_dir / "data").exists()
+            assert list(memory.iterdir()) == []
+        finally:
+            running.stop()
 
 
 class TestEnding:
@@ -189,13 +231,6 @@ class TestEnding:
 
 
 class TestKeptData:
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Iterator[Path]:
-        """A folder that any account may enter; pytest's own are private."""
-        with tempfile.TemporaryDirectory(prefix="cogni-kept-") as name:
-            Path(name).chmod(0o755)
-            yield Path(name)
-
     def test_it_is_there_at_the_next_start(self, folder: Path) -> None:
         for expected in (False, True):
             with EmbeddedPostgres(folder / "data") as database:

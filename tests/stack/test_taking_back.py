@@ -279,6 +279,22 @@ class TestAsService:
 
         assert database.totals() == before
 
+    def test_what_was_set_aside_is_given_back_once(
+        self, database: Database, billing: Billing
+    ) -> None:
+        billing.hold(ALICE, credits(7), reference="run-1")
+        dispute = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        mine = next(dispute.parts())
+        with self.acting_for(database.service, ALICE) as connection:
+            for _ in range(2):
+                connection.execute(
+                    text("SELECT cogni_billing.give_back(:owner, :part, 'CREDIT', now())"),
+                    {"owner": mine.tenant, "part": mine.id},
+                )
+            connection.commit()
+
+        assert billing.balance(ALICE).held == credits(7)
+
     def test_nothing_rests_on_its_bypassing_row_security(
         self, database: Database, billing: Billing
     ) -> None:

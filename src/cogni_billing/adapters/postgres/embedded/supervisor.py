@@ -55,7 +55,8 @@ def main() -> None:
     finally:
         if server is not None:
             _stop(server, fast=plan["keep"])
-        shutil.rmtree(plan["base"])
+        for directory in {plan["base"], plan["scratch"]}:
+            shutil.rmtree(directory)
 
 
 def _spawn(plan: dict[str, Any], command: list[str]) -> subprocess.Popen[bytes]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import TenantId
+from cogni_billing.adapters.postgres.posting import POST
 from cogni_billing.adapters.postgres.rows import transaction_parameters
-from cogni_billing.adapters.postgres.statements import POST, POST_LAPSE
 from cogni_billing.domain.transactions import Transaction, TransactionKind
 from contract.base import ALICE
 from contract.purchases import planned
@@ -41,7 +41,8 @@ def refusal(connection: Connection, statement: str, **parameters: Any) -> psycop
 
 def post_altered(connection: Connection, tenant: TenantId = ALICE, **altered: Any) -> None:
     """The library's own statement, with some of its parameters altered."""
-    connection.execute(POST, transaction_parameters(planned(tenant)) | altered)
+    statement = POST[TransactionKind.PURCHASE]
+    connection.execute(statement, transaction_parameters(planned(tenant)) | altered)
 
 
 def refusal_of_altered(
@@ -49,10 +50,6 @@ def refusal_of_altered(
 ) -> tuple[str | None, str | None]:
     """The code and the rule with which an altered transaction is refused."""
     with pytest.raises(DBAPIError) as caught:
-        connection.execute(_statement(transaction), transaction_parameters(transaction) | altered)
+        connection.execute(POST[transaction.kind], transaction_parameters(transaction) | altered)
     assert isinstance(caught.value.orig, psycopg.Error)
     return caught.value.orig.sqlstate, caught.value.orig.diag.constraint_name
-
-
-def _statement(transaction: Transaction) -> TextClause:
-    return POST_LAPSE if transaction.kind is TransactionKind.EXPIRY else POST

@@ -9,14 +9,16 @@ from uuid import UUID
 
 import attrs
 import pytest
-from sqlalchemy import ARRAY, Numeric, TextClause, Uuid, bindparam, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres.posting import POST
 from cogni_billing.adapters.postgres.rows import transaction_parameters
-from cogni_billing.adapters.postgres.statements import POST
+from cogni_billing.adapters.postgres.statements import typed
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
+from cogni_billing.domain.transactions import TransactionKind
 from contract.base import ALICE, BOB, NOON
 from contract.charges import planned_charge
 from contract.purchases import planned, post
@@ -286,18 +288,10 @@ def test_a_moment_is_that_of_the_transaction_or_the_wallets_later_one(database: 
     assert moments == [NOON, NOON]
 
 
-def with_arrays(statement: str) -> TextClause:
-    """An altered statement, with the types that the library gives to its arrays."""
-    kinds = {"beneficiaries": Uuid, "shares": Numeric, "other_amounts": Numeric}
-    kinds |= {"other_tenants": Uuid, "other_accounts": Uuid}
-    return text(statement).bindparams(
-        *(bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items())
-    )
-
-
 @pytest.mark.parametrize("moment", ["'epoch'", "'9000-01-01'"])
 def test_what_is_added_to_others_is_of_the_declared_moment(database: Database, moment: str) -> None:
-    statement = with_arrays(POST.text.replace("leg.amount, :at", f"leg.amount, {moment}"))
+    written = POST[TransactionKind.PURCHASE].text
+    statement = typed(written.replace("leg.amount, :at", f"leg.amount, {moment}"))
     with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
         connection.execute(statement, transaction_parameters(planned()))
 
@@ -591,13 +585,14 @@ class TestRowsThatAreSkipped:
         assert error.diag.constraint_name == "postings_match_their_transaction"
 
     def test_a_posting_twice_in_one_statement(self, database: Database) -> None:
-        twice = POST.text.replace(
+        once = POST[TransactionKind.PURCHASE].text
+        twice = once.replace(
             "FROM manifest\n    RETURNING balance_after",
             "FROM manifest, generate_series(1, 2) ON CONFLICT DO NOTHING",
         )
-        assert twice != POST.text
+        assert twice != once
         with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
-            connection.execute(with_arrays(twice), transaction_parameters(planned()))
+            connection.execute(typed(twice), transaction_parameters(planned()))
 
         assert "were made before" in str(caught.value)
         assert database.totals() == {}

@@ -23,8 +23,8 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres.posting import POST
 from cogni_billing.adapters.postgres.rows import transaction_parameters
-from cogni_billing.adapters.postgres.statements import POST, POST_LAPSE, POST_REVERSAL
 from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.refunds import Payment, There, plan_reversal, request_refund
@@ -89,7 +89,7 @@ class TestAsUser:
     ) -> None:
         parameters = transaction_parameters(planned_refund(database))
 
-        assert refused(connection, POST_REVERSAL, parameters)[0] == PRIVILEGE
+        assert refused(connection, POST[TransactionKind.REFUND], parameters)[0] == PRIVILEGE
 
     @pytest.mark.parametrize(
         "call",
@@ -181,9 +181,9 @@ def test_what_only_looks_like_a_refund_is_refused(
     altered, refused_by = FORGED_REFUNDS[forgery]
     before = database.totals()
     parameters = transaction_parameters(planned(payment="stripe:pi_2")) | altered
-    statement = POST if parameters["kind"] == "purchase" else POST_LAPSE
+    like = TransactionKind.PURCHASE if "other_tenants" in altered else TransactionKind.EXPIRY
     with database.acting_for(ALICE) as connection:
-        assert refused(connection, statement, parameters) == refused_by
+        assert refused(connection, POST[like], parameters) == refused_by
     assert database.totals() == before
 
 
@@ -228,7 +228,7 @@ class TestAsService:
     ) -> None:
         parameters = transaction_parameters(planned_refund(database)) | altered
         with self.acting_for(database.service, parameters["tenant"]) as connection:
-            sqlstate, rule = refused(connection, POST_REVERSAL, parameters)
+            sqlstate, rule = refused(connection, POST[TransactionKind.REFUND], parameters)
 
         assert sqlstate == CHECK
         assert rule.startswith(refused_by)
@@ -242,7 +242,7 @@ class TestAsService:
         for name in ("other_tenants", "other_accounts"):
             parameters[name] = [stranger if whose == BOB else whose for whose in parameters[name]]
         with self.acting_for(database.service, ALICE) as connection:
-            refused_by = refused(connection, POST_REVERSAL, parameters)
+            refused_by = refused(connection, POST[TransactionKind.REFUND], parameters)
 
         assert refused_by == (CHECK, "returns_follow_one_another")
 
@@ -263,7 +263,7 @@ class TestAsService:
             "other_amounts": [Decimal(5)],
         }
         with self.acting_for(database.service, ALICE) as connection:
-            refused_by = refused(connection, POST_REVERSAL, parameters)
+            refused_by = refused(connection, POST[TransactionKind.REFUND], parameters)
 
         assert refused_by == (CHECK, "returns_follow_one_another")
 
@@ -274,7 +274,7 @@ class TestAsService:
         billing.refund(ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_0")
         before = database.totals()
         with self.acting_for(database.service, ALICE) as connection:
-            assert connection.execute(POST_REVERSAL, late).all() == []
+            assert connection.execute(POST[TransactionKind.REFUND], late).all() == []
             connection.commit()
 
         assert database.totals() == before

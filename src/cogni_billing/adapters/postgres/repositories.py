@@ -14,7 +14,7 @@ from sqlalchemy import Connection, TextClause
 
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
-from cogni_billing.adapters.postgres import statements
+from cogni_billing.adapters.postgres import posting, statements
 from cogni_billing.adapters.postgres.failures import SERIALIZATION_FAILURE, translated
 from cogni_billing.adapters.postgres.rows import (
     Parameters,
@@ -160,7 +160,8 @@ class PostgresLedger:
         if not transactions:
             return {}
         parameters = batch_parameters(self._tenant, transactions)
-        rows = self._connection.execute(statements.POST_MANY, parameters)
+        statement = posting.POST_MANY[transactions[0].kind]
+        rows = self._connection.execute(statement, parameters)
         after = {row.transaction_id: _credits(row.balance_after) for row in rows}
         if missing := [each for each in transactions if each.id not in after]:
             raise _Overtaken(missing)
@@ -193,11 +194,7 @@ class PostgresLedger:
 
     def _posted(self, transaction: Transaction) -> Decimal | None:
         """The balance after *transaction*; `None` when nothing was posted."""
-        statement = statements.POST
-        if transaction.kind is TransactionKind.EXPIRY:
-            statement = statements.POST_LAPSE
-        elif transaction.kind.reverses:
-            statement = statements.POST_REVERSAL
+        statement = posting.POST[transaction.kind]
         parameters = transaction_parameters(transaction)
         return self._connection.execute(statement, parameters).scalar_one_or_none()
 

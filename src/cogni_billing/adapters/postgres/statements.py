@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
-    Boolean,
     Integer,
     Numeric,
     Select,
     Text,
+    TextClause,
     Uuid,
     any_,
     bindparam,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import TypeEngine
 
 from cogni_billing.adapters.postgres.schema import (
     accounts,
@@ -49,232 +51,28 @@ ACCOUNT: Final = select(
     accounts.c.id == bindparam("account"),
 )
 
-# One statement, so that claim, account, manifest and postings stand or fall together, and the
-# zero-sum trigger sees all postings at once. A purchase goes on when its payment is claimed now, a
-# grant when it has not expired, a capture when its hold is open and of enough, anything else when
-# the account is there; and all when the key is new, and nothing is due on the wallet that comes
-# first. Otherwise nothing follows, and no row comes back. Only the first posting is the tenant's
-# own to read back: RETURNING on the others would need the right to select them.
-POST: Final = text("""
-    WITH settled AS (
-        SELECT WHERE coalesce(:expires_at > :at, true) AND NOT EXISTS (
-            SELECT FROM cogni_billing.wallets
-            WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
-              AND (due_at <= greatest(:at, as_of) OR :expires_at <= as_of)
-        )
-    ), claim AS (
-        INSERT INTO cogni_billing.payments (payment, tenant_id)
-        SELECT :reference, :tenant FROM settled WHERE :kind = 'purchase'
-        ON CONFLICT DO NOTHING
-        RETURNING payment
-    ), opened AS (
-        INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
-        SELECT :tenant, :account, :at FROM claim
-        UNION ALL
-        SELECT :tenant, :account, :at FROM settled WHERE :kind = 'grant'
-        ON CONFLICT DO NOTHING
-    ), ready AS (
-        SELECT FROM claim
-        UNION ALL
-        SELECT FROM settled WHERE :kind = 'grant'
-        UNION ALL
-        SELECT FROM settled, cogni_billing.holds
-        WHERE :kind = 'capture' AND tenant_id = :tenant AND id = :subject
-          AND holds.kind = 'work' AND state = 'open' AND amount >= - CAST(:amount AS numeric)
-        UNION ALL
-        SELECT FROM settled, cogni_billing.accounts
-        WHERE :kind = 'charge' AND tenant_id = :tenant AND id = :account
-    ), manifest AS (
-        INSERT INTO cogni_billing.transactions (
-            tenant_id, id, kind, reference, unit, amount, beneficiaries, shares, subject_id,
-            request, policy, metadata, occurred_at
-        )
-        SELECT
-            :tenant, :id, :kind, :reference, :unit, :amount, :beneficiaries, :shares, :subject,
-            CAST(:request AS json), CAST(:policy AS json), CAST(:metadata AS json), :at
-        FROM ready
-        ON CONFLICT DO NOTHING
-        RETURNING id
-    ), terms AS (
-        INSERT INTO cogni_billing.grants (
-            tenant_id, id, account_id, unit, amount, source, priority, granted_at, expires_at
-        )
-        SELECT
-            :tenant, id, :account, :unit, :amount, :source, :priority, :at, :expires_at
-        FROM manifest
-        WHERE :kind = 'grant'
-    ), others AS (
-        INSERT INTO cogni_billing.postings (
-            tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
-            kind, unit, amount, occurred_at
-        )
-        SELECT
-            leg.tenant_id, leg.account_id, :tenant, manifest.id, leg.sequence + 1,
-            :kind, :unit, leg.amount, :at
-        FROM manifest, unnest(:other_tenants, :other_accounts, :other_amounts)
-            WITH ORDINALITY AS leg (tenant_id, account_id, amount, sequence)
+_TYPES: Final[dict[str, TypeEngine[Any]]] = {
+    "at": TIMESTAMP(timezone=True),
+    "ends_at": TIMESTAMP(timezone=True),
+    "expires_at": TIMESTAMP(timezone=True),
+    "source": Text(),
+    "priority": Integer(),
+    "subject": Uuid(),
+    "beneficiaries": ARRAY(Uuid),
+    "shares": ARRAY(Numeric),
+    "other_tenants": ARRAY(Uuid),
+    "other_accounts": ARRAY(Uuid),
+    "other_amounts": ARRAY(Numeric),
+}
+
+
+def typed(sql: str) -> TextClause:
+    """The statement, with the types of those of its parameters that may be NULL or a list."""
+    named = set(re.findall(r":(\w+)", sql))
+    return text(sql).bindparams(
+        *(bindparam(name, type_=kind) for name, kind in _TYPES.items() if name in named)
     )
-    INSERT INTO cogni_billing.postings (
-        tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
-        kind, unit, amount, overdraft, subject_id, occurred_at
-    )
-    SELECT
-        :tenant, :account, :tenant, id, 1,
-        :kind, :unit, :amount, :overdraft, :subject, :at
-    FROM manifest
-    RETURNING balance_after
-""").bindparams(
-    bindparam("at", type_=TIMESTAMP(timezone=True)),
-    bindparam("expires_at", type_=TIMESTAMP(timezone=True)),
-    bindparam("source", type_=Text),
-    bindparam("priority", type_=Integer),
-    bindparam("subject", type_=Uuid),
-    bindparam("beneficiaries", type_=ARRAY(Uuid)),
-    bindparam("shares", type_=ARRAY(Numeric)),
-    bindparam("other_tenants", type_=ARRAY(Uuid)),
-    bindparam("other_accounts", type_=ARRAY(Uuid)),
-    bindparam("other_amounts", type_=ARRAY(Numeric)),
-)
 
-# What needs no claim, no account of its own and no terms.
-_PLAIN = """
-    WITH manifest AS (
-        INSERT INTO cogni_billing.transactions (
-            tenant_id, id, kind, reference, unit, amount, beneficiaries, shares, subject_id,
-            request, policy, metadata, occurred_at{columns}
-        )
-        VALUES (
-            :tenant, :id, :kind, :reference, :unit, :amount, :beneficiaries, :shares, :subject,
-            CAST(:request AS json), CAST(:policy AS json), CAST(:metadata AS json), :at{values}
-        )
-        ON CONFLICT DO NOTHING
-        RETURNING id
-    ), others AS (
-        INSERT INTO cogni_billing.postings (
-            tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
-            kind, unit, amount, occurred_at
-        )
-        SELECT
-            leg.tenant_id, leg.account_id, :tenant, manifest.id, leg.sequence + 1,
-            :kind, :unit, leg.amount, :at
-        FROM manifest, unnest(:other_tenants, :other_accounts, :other_amounts)
-            WITH ORDINALITY AS leg (tenant_id, account_id, amount, sequence)
-    )
-    INSERT INTO cogni_billing.postings (
-        tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
-        kind, unit, amount, overdraft, subject_id, occurred_at
-    )
-    SELECT
-        :tenant, :account, :tenant, id, 1,
-        :kind, :unit, :amount, :overdraft, :subject, :at
-    FROM manifest
-    RETURNING balance_after
-"""
-
-
-def _plain(*more: str) -> str:
-    """The same, with more columns of the manifest."""
-    columns, values = (f", {column}" for column in more), (f", :{column}" for column in more)
-    return _PLAIN.replace("{columns}", "".join(columns)).replace("{values}", "".join(values))
-
-
-_PLAIN_TYPES = (
-    bindparam("at", type_=TIMESTAMP(timezone=True)),
-    bindparam("subject", type_=Uuid),
-    bindparam("beneficiaries", type_=ARRAY(Uuid)),
-    bindparam("shares", type_=ARRAY(Numeric)),
-    bindparam("other_tenants", type_=ARRAY(Uuid)),
-    bindparam("other_accounts", type_=ARRAY(Uuid)),
-    bindparam("other_amounts", type_=ARRAY(Numeric)),
-)
-
-POST_LAPSE: Final = text(_plain()).bindparams(*_PLAIN_TYPES)
-
-# Only the service role may write these columns.
-POST_REVERSAL: Final = text(
-    _plain("absorbed", "reverses", "returned", "returned_total", "returned_unit")
-).bindparams(*_PLAIN_TYPES)
-
-# As above for many purchases, or many charges, of one tenant. Each ORDER BY is a barrier, too: all
-# claims are taken before the first key, and all keys before the wallet. In one order, and the
-# wallet last, as every other writer: so that those who meet wait in one direction.
-POST_MANY: Final = text("""
-    WITH item AS MATERIALIZED (
-        SELECT *
-        FROM unnest(
-            :ids, :references, :amounts, :overdrafts, :beneficiaries, :shares,
-            :requests, :policies, :metadata
-        ) WITH ORDINALITY AS item (
-            id, reference, amount, overdraft, beneficiaries, shares, request, policy, metadata, n
-        )
-    ), settled AS (
-        SELECT WHERE NOT EXISTS (
-            SELECT FROM cogni_billing.wallets
-            WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
-              AND due_at <= greatest(:at, as_of)
-        )
-    ), claim AS (
-        INSERT INTO cogni_billing.payments (payment, tenant_id)
-        SELECT reference, :tenant FROM item, settled WHERE :kind = 'purchase' ORDER BY reference
-        ON CONFLICT DO NOTHING
-        RETURNING payment
-    ), opened AS (
-        INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
-        SELECT :tenant, :account, :at FROM claim LIMIT 1
-        ON CONFLICT DO NOTHING
-    ), ready AS (
-        SELECT item.* FROM item JOIN claim ON payment = reference
-        UNION ALL
-        SELECT item.* FROM item, settled WHERE :kind = 'charge'
-    ), manifest AS (
-        INSERT INTO cogni_billing.transactions (
-            tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,
-            request, policy, metadata, occurred_at
-        )
-        SELECT
-            :tenant, id, :kind, reference, :unit, amount,
-            CAST(beneficiaries AS uuid[]), CAST(shares AS numeric[]),
-            CAST(request AS json), CAST(policy AS json), CAST(metadata AS json), :at
-        FROM ready
-        ORDER BY reference
-        ON CONFLICT DO NOTHING
-        RETURNING id
-    ), others AS (
-        INSERT INTO cogni_billing.postings (
-            tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
-            kind, unit, amount, occurred_at
-        )
-        SELECT
-            leg.tenant_id, leg.account_id, :tenant, leg.id, leg.sequence,
-            :kind, :unit, leg.amount, :at
-        FROM unnest(:leg_ids, :leg_sequences, :leg_tenants, :leg_accounts, :leg_amounts)
-            AS leg (id, sequence, tenant_id, account_id, amount)
-        JOIN manifest USING (id)
-    )
-    INSERT INTO cogni_billing.postings (
-        tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
-        kind, unit, amount, overdraft, occurred_at
-    )
-    SELECT
-        :tenant, :account, :tenant, id, 1,
-        :kind, :unit, item.amount, item.overdraft, :at
-    FROM manifest JOIN item USING (id)
-    ORDER BY n
-    RETURNING transaction_id, balance_after
-""").bindparams(
-    bindparam("at", type_=TIMESTAMP(timezone=True)),
-    *(
-        bindparam(name, type_=ARRAY(kind))
-        for kind, names in (
-            (Uuid, "ids leg_ids leg_tenants leg_accounts"),
-            (Numeric, "amounts leg_amounts"),
-            (Boolean, "overdrafts"),
-            (Integer, "leg_sequences"),
-            (Text, "references beneficiaries shares requests policies metadata"),
-        )
-        for name in names.split()
-    ),
-)
 
 _RECORDED = (
     select(
@@ -365,7 +163,7 @@ GRANTS: Final = text("""
     ORDER BY priority, expires_at, granted_at, id
 """)
 
-OPEN_HOLD: Final = text("""
+OPEN_HOLD: Final = typed("""
     INSERT INTO cogni_billing.holds (
         tenant_id, id, account_id, reference, unit, amount,
         opened_at, expires_at, ends_at, request, metadata
@@ -383,11 +181,7 @@ OPEN_HOLD: Final = text("""
     )
     ON CONFLICT DO NOTHING
     RETURNING id
-""").bindparams(
-    bindparam("at", type_=TIMESTAMP(timezone=True)),
-    bindparam("expires_at", type_=TIMESTAMP(timezone=True)),
-    bindparam("ends_at", type_=TIMESTAMP(timezone=True)),
-)
+""")
 
 # Of the tenant's own work; what disputes have set aside is no hold that anybody asked for.
 _HOLD = select(holds).where(holds.c.tenant_id == bindparam("tenant"), holds.c.kind == "work")
@@ -411,7 +205,7 @@ RETURNED: Final = text("""
         ) AS disputed
 """)
 
-OPEN_DISPUTE: Final = text("""
+OPEN_DISPUTE: Final = typed("""
     INSERT INTO cogni_billing.disputes (
         tenant_id, id, reference, purchase_id, payment, disputed, disputed_unit,
         unit, amount, beneficiaries, shares, request, metadata, opened_at
@@ -421,10 +215,7 @@ OPEN_DISPUTE: Final = text("""
         :unit, :amount, :beneficiaries, :shares,
         CAST(:request AS json), CAST(:metadata AS json), :at
     )
-""").bindparams(
-    bindparam("beneficiaries", type_=ARRAY(Uuid)),
-    bindparam("shares", type_=ARRAY(Numeric)),
-)
+""")
 
 LOCK_EARNED: Final = text("SELECT cogni_billing.lock_earned(:owner, :unit, :at)")
 SET_ASIDE: Final = text(

@@ -48,6 +48,7 @@ class Database:
     admin: Engine
     migrator: Engine
     user: Engine
+    spender: Engine
     service: Engine
 
     @contextmanager
@@ -78,6 +79,7 @@ def opened(sandbox: Sandbox) -> Iterator[Database]:
             sandbox.administrator,
             sandbox.role("app_migrator"),
             sandbox.role("app_user"),
+            sandbox.role("app_spender"),
             sandbox.role("app_service"),
         )
     ]

@@ -19,6 +19,7 @@ from cogni_billing.adapters.postgres import (
     Roles,
     doctor,
     ensure_ready,
+    migrate,
     provision,
     reset,
     trial_balance,
@@ -32,8 +33,32 @@ from stack.conftest import Clone, Database
 ATTRIBUTES = text("""
     SELECT rolname, rolsuper, rolbypassrls, rolcanlogin, rolcreaterole, rolcreatedb
     FROM pg_roles
-    WHERE rolname IN ('app_migrator', 'app_user', 'app_service', 'cogni_billing_keeper')
+    WHERE rolname IN
+        ('app_migrator', 'app_user', 'app_spender', 'app_service', 'cogni_billing_keeper')
     ORDER BY 1
+""")
+WITH_SPENDER = Roles(spender="app_spender")
+
+
+def privileges(database: Database) -> set[tuple[str, ...]]:
+    """Every privilege that somebody has on something of the schema."""
+    with database.admin.connect() as connection:
+        return {tuple(row) for row in connection.execute(PRIVILEGES)}
+
+
+PRIVILEGES = text("""
+    SELECT grantee::regrole::text, privilege_type, of FROM (
+        SELECT relacl AS acl, relname::text AS of FROM pg_class
+        WHERE relnamespace = 'cogni_billing'::regnamespace
+        UNION ALL
+        SELECT attacl, relname || '.' || attname FROM pg_class
+        JOIN pg_attribute ON attrelid = pg_class.oid
+        WHERE relnamespace = 'cogni_billing'::regnamespace
+        UNION ALL
+        SELECT proacl, proname FROM pg_proc WHERE pronamespace = 'cogni_billing'::regnamespace
+        UNION ALL
+        SELECT nspacl, nspname FROM pg_namespace WHERE nspname = 'cogni_billing'
+    ) AS given, aclexplode(acl)
 """)
 
 
@@ -45,14 +70,47 @@ class TestProvision:
         assert found == [
             ("app_migrator", False, False, True, False, False),
             ("app_service", False, True, True, False, False),
+            ("app_spender", False, False, True, False, False),
             ("app_user", False, False, True, False, False),
             ("cogni_billing_keeper", False, False, False, False, False),
         ]
 
     def test_doing_it_again_changes_nothing(self, own_database: Database) -> None:
-        provision(own_database.admin, test_database=True)
+        before = privileges(own_database)
 
+        provision(own_database.admin, WITH_SPENDER, test_database=True)
+
+        assert privileges(own_database) == before
         assert doctor(own_database.user).ok
+
+    def test_a_spender_can_be_left_out_renamed_and_added_at_any_time(
+        self, own_database: Database
+    ) -> None:
+        with_one = privileges(own_database)
+
+        provision(own_database.admin, Roles())
+        without = privileges(own_database)
+        assert doctor(own_database.user).ok
+        provision(own_database.admin, Roles(spender="Ann's spender"))
+        assert doctor(own_database.user).ok
+        provision(own_database.admin, WITH_SPENDER)
+
+        assert {each for each in with_one if each[0] != "app_spender"} == without
+        assert privileges(own_database) == with_one
+        for engine in (own_database.user, own_database.spender):
+            assert doctor(engine).findings == ()
+
+    def test_without_a_spender_there_is_no_such_role(self, empty_database: Clone) -> None:
+        """What a migration gives to whom is the same, but for the spender."""
+        admin = create_engine(empty_database.administrator)
+        provision(admin, Roles())
+        migrator = create_engine(empty_database.role("app_migrator"))
+        migrate(migrator)
+        user = create_engine(empty_database.role("app_user"))
+
+        assert doctor(user).findings == ()
+        for engine in (admin, migrator, user):
+            engine.dispose()
 
     def test_it_restores_an_attribute_that_was_changed(self, own_database: Database) -> None:
         with own_database.admin.begin() as connection:
@@ -80,7 +138,7 @@ class TestProvision:
 
     def test_it_records_itself_in_the_database(self, own_database: Database) -> None:
         with own_database.user.connect() as connection:
-            assert Provision.read(connection) == Provision(Roles(), test_database=True)
+            assert Provision.read(connection) == Provision(WITH_SPENDER, test_database=True)
 
     def test_a_comment_that_somebody_changed_is_told(self, own_database: Database) -> None:
         with own_database.admin.begin() as connection:
@@ -89,7 +147,7 @@ class TestProvision:
         with pytest.raises(LedgerUnavailable, match="run provision again"):
             doctor(own_database.user)
 
-        provision(own_database.admin)
+        provision(own_database.admin, WITH_SPENDER)
         assert doctor(own_database.user).ok
 
     @pytest.mark.parametrize("name", ["", "x" * 64, "a\0b", "é" * 32, "a:b", "a%b", None, 7])
@@ -98,7 +156,7 @@ class TestProvision:
             Roles(user=name)
 
     def test_one_role_cannot_serve_two_purposes(self) -> None:
-        with pytest.raises(InvalidInput, match="four different roles"):
+        with pytest.raises(InvalidInput, match="different roles"):
             Roles(user="app_service")
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from cogni_billing import AsyncBilling
+from cogni_billing import AsyncBilling, Billing
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from contract import (
     batches,
@@ -27,6 +28,7 @@ from contract import (
     refunds,
     scopes,
     sharing,
+    spending,
     statements,
     verifying,
 )
@@ -75,6 +77,22 @@ class AwaitedPostgres(Postgres):
             yield lambda **options: blocking(AsyncBilling(unit_of_work, **options), loop)
             for engine in (user, service):
                 asyncio.run_coroutine_threadsafe(engine.dispose(), loop).result()
+
+
+class TestSpending(Postgres, spending.SpendingContract):
+    @pytest.fixture
+    def new_spender(self, database: Database) -> NewBilling:
+        return partial(Billing, PostgresUnitOfWork(database.spender))
+
+
+class TestAwaitedSpending(AwaitedPostgres, spending.SpendingContract):
+    @pytest.fixture
+    def new_spender(self, database: Database) -> Iterator[NewBilling]:
+        spender = create_async_engine(database.sandbox.url("app_spender"))
+        with running_loop() as loop:
+            unit_of_work = AsyncPostgresUnitOfWork(spender)
+            yield lambda **options: blocking(AsyncBilling(unit_of_work, **options), loop)
+            asyncio.run_coroutine_threadsafe(spender.dispose(), loop).result()
 
 
 class TestPurchases(Postgres, purchases.PurchaseContract):

@@ -22,6 +22,7 @@ from contract import (
     refunds,
     scopes,
     sharing,
+    spending,
     statements,
     verifying,
 )
@@ -48,6 +49,12 @@ class Memory:
     def totals(self, unit_of_work: InMemoryUnitOfWork) -> Totals:
         balances = unit_of_work._store.balances
         return lambda: {account: balance.value for account, balance in balances.items()}
+
+
+class TestSpending(Memory, spending.SpendingContract):
+    @pytest.fixture
+    def new_spender(self, unit_of_work: InMemoryUnitOfWork) -> NewBilling:
+        return partial(Billing, unit_of_work.limited())
 
 
 class TestPurchases(Memory, purchases.PurchaseContract):

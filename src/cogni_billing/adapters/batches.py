@@ -11,6 +11,7 @@ from cogni_billing.domain.errors import (
     LedgerCorruption,
     LedgerUnavailable,
     OthersRefused,
+    PrivilegeRequired,
 )
 from cogni_billing.domain.transactions import Recorded, Transaction
 
@@ -27,14 +28,15 @@ def one_by_one(
     """The answer of *post* to each of *transactions*; one that is refused leaves nothing.
 
     Raises:
-        LedgerUnavailable, LedgerCorruption: that is no answer to one, but the end of all.
+        LedgerUnavailable, LedgerCorruption, PrivilegeRequired: that is no answer to one, but the
+            end of all.
     """
     answers: Answers = []
     for transaction in transactions:
         try:
             with savepoint():
                 answers.append(post(transaction))
-        except (LedgerUnavailable, LedgerCorruption):
+        except (LedgerUnavailable, LedgerCorruption, PrivilegeRequired):
             raise
         except BillingError as error:
             answers.append(error)

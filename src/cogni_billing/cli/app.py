@@ -62,12 +62,22 @@ def demo(
 
 
 @app.command()
-def provision(database_url: DatabaseUrl, test_database: bool = False) -> None:
+def provision(
+    database_url: DatabaseUrl,
+    spender: Annotated[
+        str | None,
+        typer.Option(
+            help="Have a role of this name that spends but cannot mint; the others have their"
+            " default names then."
+        ),
+    ] = None,
+    test_database: bool = False,
+) -> None:
     """Create the roles and the schema, as an administrator. Idempotent."""
+    roles = None if spender is None else Roles(spender=spender)
     with _engine(database_url) as engine:
-        postgres.provision(engine, test_database=test_database)
-    names = ", ".join(Roles().to_dict().values())
-    console.print(f"provisioned; the roles {names} are there, and have no passwords of ours")
+        postgres.provision(engine, roles, test_database=test_database)
+    console.print("provisioned; the roles are there, and have no passwords of ours")
 
 
 @app.command()

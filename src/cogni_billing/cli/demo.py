@@ -57,7 +57,8 @@ def run_demo(console: Console, admin_url: str | None) -> None:
     """Confirm the bundled payments in a throw-away database, and show what came of them."""
     with ExitStack() as stack:
         database = stack.enter_context(_database(admin_url))
-        engines = [create_engine(database.url(role)) for role in ("app_user", "app_service")]
+        roles = ("app_user", "app_spender", "app_service")
+        engines = [create_engine(database.url(role)) for role in roles]
         for engine in engines:
             stack.callback(engine.dispose)
         _show(console, *engines)
@@ -73,8 +74,9 @@ def _database(admin_url: str | None) -> Iterator[Sandbox]:
             yield database
 
 
-def _show(console: Console, engine: Engine, service_engine: Engine) -> None:
+def _show(console: Console, engine: Engine, spender_engine: Engine, service_engine: Engine) -> None:
     billing = Billing(PostgresUnitOfWork(engine, service=service_engine))
+    spender = Billing(PostgresUnitOfWork(spender_engine))
     payments = bundled_payments()
     tenants = {payment.tenant: payment.tenant_id for payment in payments}
     for tenant in tenants.values():
@@ -83,10 +85,11 @@ def _show(console: Console, engine: Engine, service_engine: Engine) -> None:
     console.print("\nEight confirmed payments arrive at the webhook, not all of them honest:\n")
     console.print(_confirmed(billing, payments))
     console.print(
-        "\nThen credits are spent, the promotion's first, and never more than there are:\n"
+        "\nThen credits are spent, the promotion's first, and never more than there are; by a role"
+        "\nthat cannot mint, so that a fault in a request handler makes nobody rich:\n"
     )
     acme, globex = tenants["acme"], tenants["globex"]
-    console.print(_called(billing, "acme spends", acme, _spending(billing, acme)))
+    console.print(_called(billing, "acme spends", acme, _spending(billing, spender, acme)))
     console.print("\nA payment is given back in part, its share too; and no more than was paid:\n")
     console.print(_called(billing, "globex returns", globex, _returning(billing, globex)))
     console.print("\nEach tenant sees its own postings, and nobody else's:\n")
@@ -122,15 +125,16 @@ def _confirmed(billing: Billing, payments: list[Payment]) -> Table:
     return result
 
 
-def _spending(billing: Billing, tenant: UUID) -> Iterator[Call]:
+def _spending(billing: Billing, spender: Billing, tenant: UUID) -> Iterator[Call]:
     def hold() -> None:
-        held.append(billing.hold(tenant, credits(50_000), reference="run-8").id)
+        held.append(spender.hold(tenant, credits(50_000), reference="run-8").id)
 
     def grant() -> None:
         billing.grant(tenant, credits(5_000_000), source="promo:launch", reference="launch")
 
     held: list[UUID] = []
-    charge, capture = partial(billing.charge, tenant), partial(billing.capture, tenant)
+    charge, capture = partial(spender.charge, tenant), partial(spender.capture, tenant)
+    mint = partial(spender.confirm_purchase, tenant, usd("9.00"), payment="stripe:pi_forged")
     yield Call("grant", "launch", "5 000 000", grant)
     yield Call("charge", "run-7", "1 200", lambda: charge(credits(1_200), reference="run-7"))
     yield Call("hold", "run-8", "50 000", hold)
@@ -138,6 +142,7 @@ def _spending(billing: Billing, tenant: UUID) -> Iterator[Call]:
         "capture", "run-8", "31 000", lambda: capture(held[0], credits(31_000), reference="run-8")
     )
     yield Call("charge", "run-9", "10^12", lambda: charge(credits(10**12), reference="run-9"))
+    yield Call("confirm_purchase", "pi_forged", "9.00 USD", mint)
 
 
 def _returning(billing: Billing, tenant: UUID) -> Iterator[Call]:

@@ -34,7 +34,8 @@ class LedgerRepository(Protocol):
             InsufficientCredits: it takes more than is available, and may not; or captures more
                 than its hold is of.
             UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
-            PrivilegeRequired: the transaction is not the scope's tenant's.
+            PrivilegeRequired: the transaction is not the scope's tenant's; or it mints, and the
+                scope may not.
             LedgerCorruption: the transaction's id is taken.
         """
         ...
@@ -47,6 +48,9 @@ class LedgerRepository(Protocol):
         One that is refused leaves nothing and keeps no other from being posted; unless it is to be
         all or nothing: then nothing is posted when any is refused, and `OthersRefused` is the
         answer to each of the others.
+
+        Raises:
+            PrivilegeRequired: they mint, and the scope may not.
         """
         ...
 

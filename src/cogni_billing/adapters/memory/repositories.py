@@ -8,12 +8,13 @@ from functools import partial
 from itertools import islice
 from uuid import UUID
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.audit import violations
 from cogni_billing.adapters.memory.store import Store
+from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
 from cogni_billing.domain.disputes import Dispute, DisputeState
@@ -64,6 +65,7 @@ class MemoryLedger:
     _store: Store
     _tenant: TenantId
     _guard: ScopeGuard
+    _may_mint: bool = field(kw_only=True)
 
     def post(self, transaction: Transaction, /) -> Recorded:
         with self._guard.call():
@@ -72,6 +74,8 @@ class MemoryLedger:
     def _post(self, transaction: Transaction) -> Recorded:
         if transaction.tenant != self._tenant:
             raise PrivilegeRequired("posting a transaction of another tenant")
+        if transaction.kind.raises and not self._may_mint:
+            raise minting_refused()
         if stored := self._found(transaction.kind, transaction.reference):
             same_or_conflict(stored.transaction, transaction.request)
             return stored

@@ -11,8 +11,8 @@ from attrs import frozen
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger, MemoryTenants
 from cogni_billing.adapters.memory.store import Store
+from cogni_billing.adapters.rights import service_refused
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
-from cogni_billing.domain.errors import PrivilegeRequired
 from cogni_billing.domain.identity import TenantId, tenant_id
 
 Result = TypeVar("Result")
@@ -37,13 +37,22 @@ class InMemoryUnitOfWork:
     Args:
         service: Whether calls that span tenants are allowed, as where a `PostgresUnitOfWork` has a
             service engine; without it they raise `PrivilegeRequired`.
+        minting: Whether purchases can be confirmed and credits granted, as where it does not
+            connect as the spender; without it these calls raise `PrivilegeRequired`.
     """
 
-    def __init__(self, *, service: bool = True) -> None:
+    def __init__(self, *, service: bool = True, minting: bool = True) -> None:
         self._has_service = service
+        self._may_mint = minting
         self.clock = SystemClock()
         self.ids = Uuid7Source()
         self._store = Store()
+
+    def limited(self, *, service: bool = False, minting: bool = False) -> InMemoryUnitOfWork:
+        """The same ledger with other rights, as over another connection."""
+        other = InMemoryUnitOfWork(service=service, minting=minting)
+        other._store = self._store
+        return other
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[MemoryScope]:
@@ -54,7 +63,7 @@ class InMemoryUnitOfWork:
             try:
                 yield MemoryScope(
                     MemoryTenants(self._store, owner, guard),
-                    MemoryLedger(self._store, owner, guard),
+                    MemoryLedger(self._store, owner, guard, may_mint=self._may_mint),
                     MemoryBooks(self._store, guard),
                 )
                 guard.require_open()
@@ -69,7 +78,7 @@ class InMemoryUnitOfWork:
     def run_service(self, tenant: TenantId, work: Callable[[MemoryScope], Result], /) -> Result:
         """Do *work* in a scope that may also open the books of all tenants."""
         if not self._has_service:
-            raise PrivilegeRequired("what spans tenants needs a unit of work with service=True")
+            raise service_refused()
         return self.run(tenant, work)
 
     async def run_service_async(

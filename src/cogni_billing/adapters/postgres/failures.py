@@ -28,6 +28,7 @@ from cogni_billing.domain.errors import (
 
 SERIALIZATION_FAILURE: Final = "40001"
 DEADLOCK_DETECTED: Final = "40P01"
+INSUFFICIENT_PRIVILEGE: Final = "42501"
 DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 """Another transaction got in the way; doing the whole scope again helps."""
 
@@ -54,7 +55,6 @@ _CORRUPTION: Final = {
     "XX001": "the server reports corrupted data",
     "XX002": "the server reports a corrupted index",
 }
-_PRIVILEGE: Final = {"42501": "the role may not do this"}
 
 
 @contextmanager
@@ -92,6 +92,12 @@ def driver_error(error: Exception) -> psycopg.Error | None:
     return cause if isinstance(cause, psycopg.Error) else None
 
 
+def is_privilege(error: DBAPIError) -> bool:
+    """Whether it was refused because the role lacks a right."""
+    cause = driver_error(error)
+    return cause is not None and cause.sqlstate == INSUFFICIENT_PRIVILEGE
+
+
 def _translated(error: psycopg.Error) -> BillingError:
     sqlstate = error.sqlstate
     if sqlstate is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
@@ -102,7 +108,7 @@ def _translated(error: psycopg.Error) -> BillingError:
         return _RULES[rule](message, error.diag.message_detail or "")
     if sqlstate is None:
         return LedgerUnavailable(f"an unclassified failure: {shown(str(error))}")
-    if _found(_PRIVILEGE, sqlstate):
+    if sqlstate == INSUFFICIENT_PRIVILEGE:
         return PrivilegeRequired(message)
     if reason := _found(_CORRUPTION, sqlstate):
         return LedgerCorruption(f"{reason}: {message}" + (f" ({rule})" if rule else ""))

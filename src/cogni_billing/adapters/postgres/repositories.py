@@ -11,11 +11,12 @@ from uuid import UUID
 
 from attrs import define, evolve, frozen
 from sqlalchemy import Connection, TextClause
+from sqlalchemy.exc import DBAPIError
 
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres import posting, statements
-from cogni_billing.adapters.postgres.failures import SERIALIZATION_FAILURE, translated
+from cogni_billing.adapters.postgres.failures import SERIALIZATION_FAILURE, is_privilege, translated
 from cogni_billing.adapters.postgres.rows import (
     Parameters,
     account_from,
@@ -29,6 +30,7 @@ from cogni_billing.adapters.postgres.rows import (
     recorded_from,
     transaction_parameters,
 )
+from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed
 from cogni_billing.domain.batches import Key, plan_batch, to_post
@@ -128,6 +130,8 @@ class PostgresLedger:
         if len(transactions) <= 1:
             return one_by_one(transactions, self._post, self._savepoint)
         kind, at = transactions[0].kind, transactions[0].at
+        if kind.raises and not self._connection.execute(statements.MAY_MINT).scalar_one():
+            raise minting_refused()
         if not kind.opens and not self._has_account():
             return [UnknownAccount(self._tenant) for _ in transactions]
         claimed = set[str]()
@@ -196,7 +200,12 @@ class PostgresLedger:
         """The balance after *transaction*; `None` when nothing was posted."""
         statement = posting.POST[transaction.kind]
         parameters = transaction_parameters(transaction)
-        return self._connection.execute(statement, parameters).scalar_one_or_none()
+        try:
+            return self._connection.execute(statement, parameters).scalar_one_or_none()
+        except DBAPIError as error:
+            if transaction.kind.raises and is_privilege(error):
+                raise minting_refused() from error
+            raise
 
     def settle(self, moment: datetime, /) -> bool:
         with self._guard.call(), translated():

@@ -239,6 +239,9 @@ PRESENT: Final = text("""
     WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
 """)
 
+# Whether the role may do more than spend.
+MAY_MINT: Final = text("SELECT has_column_privilege('cogni_billing.payments', 'payment', 'INSERT')")
+
 # One statement each, so that all parts are of one snapshot.
 BALANCE: Final = text("""
     SELECT

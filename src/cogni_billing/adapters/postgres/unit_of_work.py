@@ -21,8 +21,9 @@ from cogni_billing.adapters.postgres.scopes import (
     savepoint,
     transaction,
 )
+from cogni_billing.adapters.rights import service_refused
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
-from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, PrivilegeRequired, shown
+from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 
 ATTEMPTS_MAX: Final = 5
@@ -38,8 +39,9 @@ class PostgresUnitOfWork:
     """A ledger in PostgreSQL, under row-level security. Safe to share between threads.
 
     Args:
-        engine: A SQLAlchemy engine on psycopg 3 that connects as `app_user`, with a pool of the
-            host's choosing. Behind a transaction-mode pooler create it with
+        engine: A SQLAlchemy engine on psycopg 3 that connects as `app_user`, or as the role that
+            reads and spends only, with a pool of the host's choosing. Behind a transaction-mode
+            pooler create it with
             `connect_args={"prepare_threshold": None}`.
         service: One that connects as `app_service`, for what spans tenants; without it such a
             call raises `PrivilegeRequired`. Webhooks and back offices have one, request handlers
@@ -176,7 +178,7 @@ class JoinedUnitOfWork:
 
     def run_service(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
         """Refuse: what spans tenants has transactions of its own."""
-        raise PrivilegeRequired(_ACROSS_TENANTS)
+        raise service_refused()
 
 
 class AsyncJoinedUnitOfWork:
@@ -202,15 +204,12 @@ class AsyncJoinedUnitOfWork:
 
     async def run_service_async(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
         """Refuse: what spans tenants has transactions of its own."""
-        raise PrivilegeRequired(_ACROSS_TENANTS)
-
-
-_ACROSS_TENANTS: Final = "what spans tenants needs a unit of work with a service engine"
+        raise service_refused()
 
 
 def _privileged(service: _Engine | None) -> _Engine:
     if service is None:
-        raise PrivilegeRequired(_ACROSS_TENANTS)
+        raise service_refused()
     return service
 
 

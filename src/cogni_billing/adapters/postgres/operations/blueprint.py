@@ -243,37 +243,47 @@ def _columns(grantee: str, privilege: str, table: str, columns: str) -> frozense
     return frozenset(Grant(grantee, privilege, table, column) for column in columns.split())
 
 
-GRANTS: Final = frozenset().union(
-    (Grant(role, "SELECT", table) for role in ("user", "service") for table in TABLES),
-    _columns("user", "INSERT", "accounts", "tenant_id id opened_at"),
+def _spending(role: str) -> frozenset[Grant]:
+    """What reads and spends."""
+    return frozenset().union(
+        (Grant(role, "SELECT", table) for table in TABLES),
+        _columns(role, "INSERT", "accounts", "tenant_id id opened_at"),
+        _columns(
+            role,
+            "INSERT",
+            "transactions",
+            "tenant_id id kind reference unit amount beneficiaries shares subject_id request policy"
+            " metadata occurred_at",
+        ),
+        _columns(
+            role,
+            "INSERT",
+            "postings",
+            "tenant_id account_id origin_tenant_id transaction_id sequence kind unit amount"
+            " overdraft subject_id occurred_at",
+        ),
+        _columns(
+            role,
+            "INSERT",
+            "holds",
+            "tenant_id id account_id reference unit amount opened_at expires_at ends_at request"
+            " metadata",
+        ),
+    )
+
+
+_GRANTS: Final = frozenset().union(
+    _spending("spender"),
+    _spending("user"),
+    # And what mints: a purchase needs its claim, and a grant its terms.
     _columns("user", "INSERT", "payments", "payment tenant_id"),
-    _columns(
-        "user",
-        "INSERT",
-        "transactions",
-        "tenant_id id kind reference unit amount beneficiaries shares subject_id request policy"
-        " metadata occurred_at",
-    ),
-    _columns(
-        "user",
-        "INSERT",
-        "postings",
-        "tenant_id account_id origin_tenant_id transaction_id sequence kind unit amount"
-        " overdraft subject_id occurred_at",
-    ),
-    _columns(
-        "user",
-        "INSERT",
-        "holds",
-        "tenant_id id account_id reference unit amount opened_at expires_at ends_at request"
-        " metadata",
-    ),
     _columns(
         "user",
         "INSERT",
         "grants",
         "tenant_id id account_id unit amount source priority granted_at expires_at",
     ),
+    (Grant("service", "SELECT", table) for table in TABLES),
     _columns(
         "service",
         "INSERT",
@@ -339,6 +349,11 @@ GRANTS: Final = frozenset().union(
 )
 
 
+def grants(roles: Roles) -> frozenset[Grant]:
+    """Every privilege that a role has, the owners' own aside."""
+    return frozenset(grant for grant in _GRANTS if grant.grantee in roles.to_dict())
+
+
 @frozen
 class Function:
     """One function: its owner's purpose, whether it runs as that owner, and its source."""
@@ -391,15 +406,15 @@ def functions() -> frozenset[Function]:
     )
 
 
-EXECUTABLE: Final = frozenset(
+_CALLERS: Final = frozenset(
     (role, name)
     for roles, names in (
         (
-            "user service keeper",
+            "user spender service keeper",
             "account_of arrived arrived_by balance_up_to contra_of lapsing owner_of tenant",
         ),
-        ("user service keeper", "revision"),
-        ("user", "release_hold settle_wallet"),
+        ("user spender service keeper", "revision"),
+        ("user spender", "release_hold settle_wallet"),
         ("service", "give_back lock_earned set_aside settle_wallet settled_position"),
         ("keeper", "draw_grants end_hold lapse_grant lock_wallet next_due"),
         ("keeper", "refuse_overdraft refuse_unsettled"),
@@ -407,4 +422,8 @@ EXECUTABLE: Final = frozenset(
     for role in roles.split()
     for name in names.split()
 )
-"""Who may call which function, the owners aside."""
+
+
+def callers(roles: Roles) -> frozenset[tuple[str, str]]:
+    """Who may call which function, the owners aside."""
+    return frozenset((role, name) for role, name in _CALLERS if role in roles.to_dict())

@@ -51,8 +51,9 @@ _HAS_REVISION: Final = text("""
 def connected_role(connection: Connection, roles: Roles) -> Findings:
     role = connection.execute(_CONNECTED_ROLE).one()
     name = quoted(role.name)
-    if role.name != roles.user:
-        yield Finding(f"connected as {role.name}", f"connect as {roles.user}")
+    serving = [each for each in (roles.user, roles.spender) if each is not None]
+    if role.name not in serving:
+        yield Finding(f"connected as {role.name}", f"connect as {' or '.join(serving)}")
     if role.rolsuper:
         yield Finding(f"{role.name} is a superuser", f"ALTER ROLE {name} NOSUPERUSER")
     if role.rolbypassrls:
@@ -245,21 +246,28 @@ def privileges(connection: Connection, roles: Roles) -> Findings:
         Grant(purposes.get(row.grantee, row.grantee), row.privilege, row.table, row.column)
         for row in rows
     }
-    for grant in sorted(found - blueprint.GRANTS, key=repr):
+    expected = blueprint.grants(roles)
+    for grant in sorted(found - expected, key=repr):
         grantee = names.get(grant.grantee, grant.grantee)
         yield Finding(f"{grantee} has {grant.on()}", f"REVOKE {grant.on()} FROM {grantee}")
-    for grant in sorted(blueprint.GRANTS - found, key=repr):
+    for grant in sorted(expected - found, key=repr):
         grantee = names[grant.grantee]
         yield Finding(f"{grantee} lacks {grant.on()}", f"GRANT {grant.on()} TO {grantee}")
     callers = {
         (purposes.get(row.grantee, row.grantee), row.name)
         for row in connection.execute(_CALLERS, {"schema": SCHEMA})
     }
-    for purpose, name in sorted(callers - blueprint.EXECUTABLE):
+    may_call = blueprint.callers(roles)
+    for purpose, name in sorted(callers - may_call):
         grantee = names.get(purpose, purpose)
         yield Finding(
             f"{grantee} may call {name}",
             f"REVOKE EXECUTE ON FUNCTION {SCHEMA}.{name} FROM {grantee}",
+        )
+    for purpose, name in sorted(may_call - callers):
+        yield Finding(
+            f"{names[purpose]} may not call {name}",
+            f"GRANT EXECUTE ON FUNCTION {SCHEMA}.{name} TO {names[purpose]}",
         )
     for row in connection.execute(_CREATORS, {"schema": SCHEMA}):
         yield Finding(

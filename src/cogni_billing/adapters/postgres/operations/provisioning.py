@@ -8,6 +8,7 @@ from typing import Final
 from attrs import frozen
 from sqlalchemy import Connection, Engine, text
 
+from cogni_billing.adapters.postgres.operations import blueprint
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
@@ -16,8 +17,8 @@ from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, Privile
 SERVER_VERSION_MIN: Final = 140_000
 _INHERIT_OPTION_SINCE = 160_000
 
-_LOGIN = {"migrator": True, "user": True, "service": True, "keeper": False}
-_BYPASSRLS = {"migrator": False, "user": False, "service": True, "keeper": False}
+_NO_LOGIN = frozenset({"keeper"})
+_BYPASSRLS = frozenset({"service"})
 
 _ROLE = text("SELECT rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname = :name")
 _SCHEMA_COMMENT = text("SELECT obj_description(to_regnamespace(:schema), 'pg_namespace')")
@@ -40,13 +41,25 @@ class Provision:
         comment = connection.execute(_SCHEMA_COMMENT, {"schema": SCHEMA}).scalar_one()
         if comment is None:
             raise LedgerUnavailable(f"schema {SCHEMA} is not provisioned here; run provision first")
+        if (record := cls._parsed(comment)) is None:
+            raise LedgerUnavailable(
+                f"the comment of schema {SCHEMA} was changed; run provision again"
+            )
+        return record
+
+    @classmethod
+    def known(cls, connection: Connection) -> Provision | None:
+        """The same, or `None` where there is nothing, or nothing of ours, to be read."""
+        comment = connection.execute(_SCHEMA_COMMENT, {"schema": SCHEMA}).scalar_one()
+        return None if comment is None else cls._parsed(comment)
+
+    @classmethod
+    def _parsed(cls, comment: str) -> Provision | None:
         try:
             record = json.loads(comment)
             return cls(Roles(**record["roles"]), record["test_database"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise LedgerUnavailable(
-                f"the comment of schema {SCHEMA} was changed; run provision again"
-            ) from error
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def to_comment(self) -> str:
         """The record as text."""
@@ -62,9 +75,13 @@ def provision(
     Passwords and `pg_hba.conf` are the host's: a new role has no password. Roles that exist are
     kept, and their attributes corrected where they differ.
 
+    With `Roles(spender=…)` there is a role that reads and spends but cannot mint: requests are
+    served as that one, and payments confirmed as the user. It can be added, or renamed, at any
+    time; one that is not named any more loses its rights.
+
     Args:
         admin_engine: Connects as an administrator who may create roles, one of them BYPASSRLS.
-        roles: Their names, where they are not the default ones.
+        roles: Their names; without it those that were recorded, or the default ones.
         test_database: Mark the database as one that `reset` may empty.
 
     Raises:
@@ -72,12 +89,16 @@ def provision(
         PrivilegeRequired: the administrator may not do one of these things.
         LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
     """
-    record = Provision(roles or Roles(), test_database)
     with administrative_transaction(admin_engine) as connection:
         require_server_version(connection)
+        before = Provision.known(connection)
+        record = Provision(roles or (before.roles if before else Roles()), test_database)
         for purpose, name in record.roles.to_dict().items():
             _ensure_role(connection, purpose, name)
         _ensure_schemas(connection, record)
+        if connection.execute(_IS_MIGRATED).scalar_one():  # a migration does it otherwise
+            _disarm(connection, before, record.roles)
+            _arm_spender(connection, record.roles)
 
 
 def require_server_version(connection: Connection) -> None:
@@ -98,7 +119,7 @@ def _server_version(connection: Connection) -> int:
 
 
 def _ensure_role(connection: Connection, purpose: str, name: str) -> None:
-    wanted = (_BYPASSRLS[purpose], _LOGIN[purpose])
+    wanted = (purpose in _BYPASSRLS, purpose not in _NO_LOGIN)
     found = connection.execute(_ROLE, {"name": name}).one_or_none()
     if found is None:
         connection.execute(text(f"CREATE ROLE {quoted(name)} {_attributes(*wanted)}"))
@@ -113,17 +134,44 @@ def _attributes(bypassrls: bool, login: bool) -> str:  # noqa: FBT001 (named by 
 
 
 def _ensure_schemas(connection: Connection, record: Provision) -> None:
-    migrator, user, service, keeper = record.roles.quoted("migrator", "user", "service", "keeper")
+    migrator, keeper = record.roles.quoted("migrator", "keeper")
+    logins = record.roles.listed("migrator", "user", "spender", "service")
     # The migrator hands one function to the keeper; it needs the keeper's name, not its rights.
     option = "WITH INHERIT FALSE, SET TRUE"
     with_option = option if _server_version(connection) >= _INHERIT_OPTION_SINCE else ""
     database = quoted(connection.execute(text("SELECT current_database()")).scalar_one())
     for statement in (
         f"GRANT {keeper} TO {migrator} {with_option}",
-        f"GRANT CONNECT ON DATABASE {database} TO {migrator}, {user}, {service}",
+        f"GRANT CONNECT ON DATABASE {database} TO {logins}",
         f"CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {migrator}",
         f"CREATE SCHEMA IF NOT EXISTS {VERSION_SCHEMA} AUTHORIZATION {migrator}",
     ):
         connection.execute(text(statement))
     comment = record.to_comment().replace("'", "''")
     connection.execute(text(f"COMMENT ON SCHEMA {SCHEMA} IS '{comment}'"))
+
+
+_IS_MIGRATED = text(f"SELECT to_regclass('{SCHEMA}.postings') IS NOT NULL")
+
+
+def _disarm(connection: Connection, before: Provision | None, roles: Roles) -> None:
+    """Take its rights from a spender that is none any more."""
+    spender = before.roles.spender if before else None
+    if spender is None or spender in roles.to_dict().values():
+        return
+    for objects in ("ALL TABLES IN SCHEMA", "ALL FUNCTIONS IN SCHEMA", "SCHEMA"):
+        connection.execute(text(f"REVOKE ALL ON {objects} {SCHEMA} FROM {quoted(spender)}"))
+
+
+def _arm_spender(connection: Connection, roles: Roles) -> None:
+    """Give the spender its rights, where there is one."""
+    if roles.spender is None:
+        return
+    spender = quoted(roles.spender)
+    connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO {spender}"))
+    for grant in blueprint.grants(roles):
+        if grant.grantee == "spender":
+            connection.execute(text(f"GRANT {grant.on()} TO {spender}"))
+    for role, function in blueprint.callers(roles):
+        if role == "spender":
+            connection.execute(text(f"GRANT EXECUTE ON FUNCTION {SCHEMA}.{function} TO {spender}"))

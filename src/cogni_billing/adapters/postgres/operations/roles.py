@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attrs import asdict, field, frozen
+from attrs.converters import optional
 
 from cogni_billing.domain.errors import InvalidInput, shown
 
@@ -28,28 +29,36 @@ def _role_name(given: str) -> str:
 
 @frozen(kw_only=True)
 class Roles:
-    """The names of the four roles; a host that has its own gives them to `provision`.
+    """The names of the roles; a host that has its own gives them to `provision`.
 
     Args:
         migrator: Owns the schema and runs migrations. No superuser, no BYPASSRLS.
         user: Serves requests, under row-level security, one tenant at a time.
-        service: Reads across tenants (BYPASSRLS), for verification and reports.
-        keeper: Owns the function that keeps wallets. Nobody logs in as it.
+        service: Takes shares back, and reads across tenants (BYPASSRLS), for refunds, disputes,
+            verification and reports.
+        keeper: Owns the functions that keep wallets. Nobody logs in as it.
+        spender: Like *user*, but it cannot mint: it neither confirms purchases nor grants. There
+            is none unless it is named here.
     """
 
     migrator: str = field(default="app_migrator", converter=_role_name)
     user: str = field(default="app_user", converter=_role_name)
     service: str = field(default="app_service", converter=_role_name)
     keeper: str = field(default="cogni_billing_keeper", converter=_role_name)
+    spender: str | None = field(default=None, converter=optional(_role_name))
 
     def __attrs_post_init__(self) -> None:
         if len(set(self.to_dict().values())) < len(self.to_dict()):
-            raise InvalidInput("roles", "one name twice", "four different roles")
+            raise InvalidInput("roles", "one name twice", "different roles")
 
     def to_dict(self) -> dict[str, str]:
         """The names by purpose."""
-        return asdict(self)
+        return {purpose: name for purpose, name in asdict(self).items() if name is not None}
 
     def quoted(self, *purposes: str) -> tuple[str, ...]:
         """The roles of these purposes as SQL identifiers."""
         return tuple(quoted(self.to_dict()[purpose]) for purpose in purposes)
+
+    def listed(self, *purposes: str) -> str:
+        """The roles of these purposes as GRANT lists them, without those that there are not."""
+        return ", ".join(self.quoted(*(each for each in purposes if each in self.to_dict())))

@@ -6,6 +6,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from attrs import frozen
 from sqlalchemy import URL, create_engine, make_url, text
@@ -17,6 +18,8 @@ from cogni_billing.adapters.postgres.operations.provisioning import (
     require_server_version,
 )
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
+
+SPENDER: Final = "app_spender"
 
 
 class Sandbox(ABC):
@@ -37,12 +40,12 @@ class Sandbox(ABC):
         return self.administrator.render_as_string(hide_password=False)
 
     def url(self, role: str) -> str:
-        """The URL of a role: "app_user", "app_service" or "app_migrator"."""
+        """The URL of a role: "app_user", "app_spender", "app_service" or "app_migrator"."""
         return self.role(role).render_as_string(hide_password=False)
 
     def install(self, *, test_database: bool) -> None:
-        """Provision and migrate, with the default role names."""
-        roles = Roles()
+        """Provision and migrate, with the default role names and a spender."""
+        roles = Roles(spender=SPENDER)
         admin = create_engine(self.administrator)
         provision(admin, roles, test_database=test_database)
         admin.dispose()

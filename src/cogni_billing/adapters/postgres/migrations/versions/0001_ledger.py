@@ -66,13 +66,16 @@ _KEEPERS = (
 
 def upgrade() -> None:
     """Create everything, give each role exactly what it needs, seed the system tenant."""
-    user, service, keeper = recorded_roles().quoted("user", "service", "keeper")
+    roles = recorded_roles()
+    user, service, keeper = roles.quoted("user", "service", "keeper")
+    spenders = roles.listed("user", "spender")
+    everybody = roles.listed("user", "spender", "service", "keeper")
     run_file("0001_ledger.sql")
     run_file("0001_holds.sql")
     run_file("0001_grants.sql")
     run_file("0001_disputes.sql")
     op.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA cogni_billing FROM PUBLIC")
-    op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {user}, {service}, {keeper}")
+    op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {everybody}")
     op.execute(
         "GRANT EXECUTE ON FUNCTION cogni_billing.tenant(), cogni_billing.account_of(uuid),"
         " cogni_billing.owner_of(uuid),"
@@ -81,33 +84,35 @@ def upgrade() -> None:
         " cogni_billing.arrived_by(uuid, uuid, text, timestamptz),"
         " cogni_billing.balance_up_to(uuid, uuid, text, bigint),"
         " cogni_billing.lapsing(uuid, uuid, text, timestamptz)"
-        f" TO {user}, {service}, {keeper}"
+        f" TO {everybody}"
     )
     tables = ", ".join(f"cogni_billing.{table}" for table in _TABLES)
-    op.execute(f"GRANT SELECT ON {tables} TO {user}, {service}")
+    op.execute(f"GRANT SELECT ON {tables} TO {spenders}, {service}")
     # Column by column: what a client may not give is computed, stamped or defaulted instead.
-    op.execute(f"GRANT INSERT (tenant_id, id, opened_at) ON cogni_billing.accounts TO {user}")
-    op.execute(f"GRANT INSERT (payment, tenant_id) ON cogni_billing.payments TO {user}")
+    op.execute(f"GRANT INSERT (tenant_id, id, opened_at) ON cogni_billing.accounts TO {spenders}")
     op.execute(
         "GRANT INSERT (tenant_id, id, kind, reference, unit, amount, beneficiaries, shares,"
         " subject_id, request, policy, metadata, occurred_at)"
-        f" ON cogni_billing.transactions TO {user}"
+        f" ON cogni_billing.transactions TO {spenders}"
     )
     op.execute(
         "GRANT INSERT (tenant_id, account_id, origin_tenant_id, transaction_id, sequence, kind,"
-        f" unit, amount, overdraft, subject_id, occurred_at) ON cogni_billing.postings TO {user}"
+        " unit, amount, overdraft, subject_id, occurred_at)"
+        f" ON cogni_billing.postings TO {spenders}"
     )
     op.execute(
         "GRANT INSERT (tenant_id, id, account_id, reference, unit, amount, opened_at, expires_at,"
-        f" ends_at, request, metadata) ON cogni_billing.holds TO {user}"
+        f" ends_at, request, metadata) ON cogni_billing.holds TO {spenders}"
     )
+    # Minting: a purchase needs its claim, and a grant its terms.
+    op.execute(f"GRANT INSERT (payment, tenant_id) ON cogni_billing.payments TO {user}")
     op.execute(
         "GRANT INSERT (tenant_id, id, account_id, unit, amount, source, priority, granted_at,"
         f" expires_at) ON cogni_billing.grants TO {user}"
     )
     op.execute(
         "GRANT EXECUTE ON FUNCTION cogni_billing.release_hold(uuid, text, timestamptz),"
-        f" cogni_billing.settle_wallet(text, timestamptz) TO {user}"
+        f" cogni_billing.settle_wallet(text, timestamptz) TO {spenders}"
     )
     _let_take_back(service)
     op.execute(
@@ -204,9 +209,9 @@ def _hand_wallets_to(keeper: str) -> None:
 
 def downgrade() -> None:
     """Drop everything, the money included."""
-    user, service, keeper = recorded_roles().quoted("user", "service", "keeper")
+    everybody = recorded_roles().listed("user", "spender", "service", "keeper")
     for table in _TABLES:
         op.execute(f"DROP TABLE cogni_billing.{table}")
     for function in _FUNCTIONS:
         op.execute(f"DROP FUNCTION cogni_billing.{function}")
-    op.execute(f"REVOKE ALL ON SCHEMA cogni_billing FROM {user}, {service}, {keeper}")
+    op.execute(f"REVOKE ALL ON SCHEMA cogni_billing FROM {everybody}")

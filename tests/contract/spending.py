@@ -1,0 +1,126 @@
+"""What somebody who may spend, and not mint, can do: everything but confirm and grant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from cogni_billing import Billing, PrivilegeRequired, credits, usd
+from contract.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
+
+PAYMENT = "stripe:pi_1"
+MINTING: dict[str, Callable[[Billing], object]] = {
+    "a purchase": lambda billing: billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:b"),
+    "a purchase again": lambda billing: billing.confirm_purchase(
+        ALICE, usd("1.00"), payment=PAYMENT
+    ),
+    "a grant": lambda billing: billing.grant(BOB, credits(5), source="promo:b", reference="b"),
+    "a grant again": lambda billing: billing.grant(
+        ALICE, credits(70), source="promo:a", reference="a"
+    ),
+}
+ACROSS: dict[str, Callable[[Billing], object]] = {
+    "a refund": lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="re_1"),
+    "a dispute": lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1"),
+    "a verification": lambda billing: billing.verify(),
+}
+
+
+class SpendingContract(Contract):
+    @pytest.fixture
+    def new_spender(self, unit_of_work: object) -> NewBilling:
+        """Makes a `Billing` over the same ledger that may read and spend only."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
+        """One that may do everything: Alice has bought a dollar's worth, and was granted 70."""
+        billing = new_billing(clock=clock)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+        billing.grant(
+            ALICE, credits(70), source="promo:a", reference="a", expires_at=NOON + timedelta(days=1)
+        )
+        return billing
+
+    @pytest.fixture
+    def spender(self, billing: Billing, new_spender: NewBilling, clock: SteppingClock) -> Billing:
+        return new_spender(clock=clock)
+
+    def test_it_spends_and_reads(self, spender: Billing, billing: Billing) -> None:
+        spender.open_account(BOB)
+        spender.charge(ALICE, credits(20), reference="run-1")
+        hold = spender.hold(ALICE, credits(10), reference="run-2")
+        spender.capture(ALICE, hold.id, credits(4), reference="run-2")
+        spender.release(ALICE, spender.hold(ALICE, credits(3), reference="run-3").id)
+        outcomes = spender.charge_many(
+            {"tenant": ALICE, "amount": credits(n), "reference": f"batch-{n}"} for n in (1, 2)
+        )
+
+        assert all(outcome.error is None for outcome in outcomes)
+        assert spender.balance(ALICE) == billing.balance(ALICE)
+        assert spender.balance(ALICE).available == credits(10_000_070 - 27)
+        assert spender.statement(ALICE) == billing.statement(ALICE)
+        assert spender.grants(ALICE) == billing.grants(ALICE)
+        assert spender.find(ALICE, kind="charge", reference="run-1") is not None
+        assert billing.verify().ok
+
+    def test_what_time_brings_about_is_seen_to(
+        self, spender: Billing, billing: Billing, clock: SteppingClock
+    ) -> None:
+        clock.moment = NOON + timedelta(days=2)
+
+        receipt = spender.charge(ALICE, credits(1), reference="run-1")
+
+        assert receipt.balance == credits(9_999_999)
+        assert billing.verify().ok
+
+    @pytest.mark.parametrize("call", MINTING)
+    def test_it_mints_nothing(self, spender: Billing, totals: Totals, call: str) -> None:
+        before = totals()
+
+        with pytest.raises(PrivilegeRequired) as caught:
+            MINTING[call](spender)
+
+        assert str(caught.value) == (
+            "not allowed: confirming purchases and granting credits takes a role that may mint"
+        )
+        assert totals() == before
+
+    @pytest.mark.parametrize("all_or_nothing", [False, True])
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    def test_nor_by_the_batch(
+        self, spender: Billing, totals: Totals, count: int, all_or_nothing: bool
+    ) -> None:
+        """The first of them was confirmed before."""
+        before = totals()
+        purchases = [
+            {"tenant": ALICE, "amount": usd("1.00"), "payment": payment}
+            for payment in (PAYMENT, "stripe:pi_2", "stripe:pi_3")
+        ]
+
+        outcomes = spender.confirm_purchases(purchases[:count], all_or_nothing=all_or_nothing)
+
+        assert [type(outcome.error) for outcome in outcomes] == [PrivilegeRequired] * count
+        assert totals() == before
+
+    def test_what_it_tried_is_still_to_be_done(self, spender: Billing, billing: Billing) -> None:
+        for call in ("a purchase", "a grant"):
+            with pytest.raises(PrivilegeRequired):
+                MINTING[call](spender)
+
+        assert not billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:b").replayed
+        assert not billing.grant(BOB, credits(5), source="promo:b", reference="b").replayed
+
+    @pytest.mark.parametrize("call", ACROSS)
+    def test_it_does_nothing_across_tenants(
+        self, spender: Billing, totals: Totals, call: str
+    ) -> None:
+        before = totals()
+
+        with pytest.raises(PrivilegeRequired) as caught:
+            ACROSS[call](spender)
+
+        assert str(caught.value) == "not allowed: what spans tenants takes the service role"
+        assert totals() == before

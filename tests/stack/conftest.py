@@ -130,6 +130,13 @@ def totals(database: Database) -> Totals:
 @pytest.fixture
 def empty_database(sandbox: Sandbox) -> Iterator[Clone]:
     """A database on the same server with nothing in it, for this test alone."""
+    with created(sandbox) as clone:
+        yield clone
+
+
+@contextmanager
+def created(sandbox: Sandbox) -> Iterator[Clone]:
+    """Another database on the same server, dropped at the end."""
     name = f"cogni_billing_{secrets.token_hex(8)}"
     server = create_engine(sandbox.administrator, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, usd
-from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, sign_contexts
 from cogni_billing.cli.demo import bundled_payments
 from contract.base import ALICE, BOB
 from stack.conftest import Clone, Database
@@ -154,7 +155,52 @@ def test_an_operator_installs_and_examines_a_database(empty_database: Clone) -> 
     assert "run migrate as the migrator" in before.stdout
     assert migrated.stdout == "migrated to head\n"
     assert after.returncode == 0
-    assert after.stdout.count("│ ok ") == 12
+    assert after.stdout.count("│ ok ") == 15
+
+
+def test_a_machine_reads_what_doctor_finds(own_database: Database) -> None:
+    url = own_database.sandbox.url("app_spender")
+    sound = run("doctor", "--json", url=url)
+    with own_database.admin.begin() as connection:
+        connection.execute(text("GRANT DELETE ON cogni_billing.postings TO app_user"))
+    broken = run("doctor", "--json", url=url)
+    nowhere = run("doctor", "--json", url="postgresql://app_user@127.0.0.1:1/none")
+
+    assert (sound.returncode, broken.returncode, nowhere.returncode) == (0, 1, 69)
+    assert json.loads(sound.stdout)["ok"]
+    (failed,) = [check for check in json.loads(broken.stdout)["checks"] if not check["ok"]]
+    assert failed == {
+        "name": "each role has its privileges and no more",
+        "ok": False,
+        "findings": [
+            {
+                "problem": '"app_user" has DELETE ON cogni_billing.postings',
+                "remedy": 'REVOKE DELETE ON cogni_billing.postings FROM "app_user"',
+            }
+        ],
+    }
+    assert nowhere.stdout == ""
+
+
+def test_a_signed_context_takes_its_key_from_the_environment(
+    own_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = b"k" * 32
+    sign_contexts(own_database.migrator, [key])
+    url = own_database.sandbox.url("app_user")
+    without = run("open-account", str(ALICE), url=url)
+    monkeypatch.setenv("COGNI_BILLING_SIGNING_KEY", key.hex())
+    signed = [
+        run(*call, url=url).returncode for call in (("open-account", str(ALICE)), ("doctor",))
+    ]
+    monkeypatch.setenv("COGNI_BILLING_SIGNING_KEY", "no hexadecimal")
+    nonsense = run("doctor", url=url)
+
+    assert without.returncode == 1
+    assert without.stderr.startswith("privilege_required: ")
+    assert signed == [0, 0]
+    assert nonsense.returncode == 2
+    assert "COGNI_BILLING_SIGNING_KEY is no hexadecimal key" in nonsense.stderr
 
 
 def test_an_operator_keeps_a_ledger(database: Database) -> None:

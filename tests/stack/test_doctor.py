@@ -127,7 +127,67 @@ SABOTAGES = {
     "CREATE on the schema": (
         "GRANT CREATE ON SCHEMA cogni_billing TO app_user",
         "app_user may create in the schema",
-        "REVOKE CREATE ON SCHEMA cogni_billing FROM app_user",
+        'REVOKE CREATE ON SCHEMA cogni_billing FROM "app_user"',
+    ),
+    "everybody on the schema": (
+        "GRANT USAGE ON SCHEMA cogni_billing TO PUBLIC",
+        "PUBLIC may use the schema",
+        "REVOKE USAGE ON SCHEMA cogni_billing FROM PUBLIC",
+    ),
+    "a sequence granted": (
+        "GRANT USAGE ON SEQUENCE cogni_billing.postings_position_seq TO app_user",
+        '"app_user" has USAGE ON cogni_billing.postings_position_seq',
+        'REVOKE USAGE ON cogni_billing.postings_position_seq FROM "app_user"',
+    ),
+    "what is made later granted": (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE app_migrator IN SCHEMA cogni_billing"
+        " GRANT SELECT ON TABLES TO PUBLIC",
+        "PUBLIC is given SELECT on every TABLE that is made later",
+        'ALTER DEFAULT PRIVILEGES FOR ROLE "app_migrator" IN SCHEMA cogni_billing'
+        " REVOKE SELECT ON TABLES FROM PUBLIC",
+    ),
+    "a view that asks as an administrator": (
+        "CREATE VIEW public.report AS SELECT * FROM cogni_billing.wallets",
+        "public.report shows what row security hides",
+        "ALTER VIEW public.report SET (security_invoker = true)",
+    ),
+    "a copy of everybody's": (
+        "CREATE MATERIALIZED VIEW public.copy AS SELECT * FROM cogni_billing.wallets",
+        "public.copy shows what row security hides",
+        "DROP MATERIALIZED VIEW public.copy",
+    ),
+    "a rule": (
+        "CREATE RULE twice AS ON INSERT TO cogni_billing.payments DO INSTEAD NOTHING",
+        "rule twice on payments rewrites statements",
+        'DROP RULE "twice" ON cogni_billing.payments',
+    ),
+    "an heir": (
+        "CREATE TABLE public.more () INHERITS (cogni_billing.postings)",
+        "public.more inherits from cogni_billing.postings",
+        "ALTER TABLE public.more NO INHERIT cogni_billing.postings",
+    ),
+    "a dropped index": (
+        "DROP INDEX cogni_billing.transactions_returned_one_after_another",
+        "index transactions_returned_one_after_another is missing or was changed",
+        "DROP INDEX IF EXISTS cogni_billing.transactions_returned_one_after_another;"
+        " CREATE UNIQUE INDEX transactions_returned_one_after_another"
+        " ON cogni_billing.transactions (tenant_id, reverses, (returned_total - returned))"
+        " WHERE reverses IS NOT NULL",
+    ),
+    "an index that is unique no more": (
+        "DROP INDEX cogni_billing.transactions_returned_one_after_another;"
+        " CREATE INDEX transactions_returned_one_after_another ON cogni_billing.transactions (id)",
+        "index transactions_returned_one_after_another is missing or was changed",
+        "DROP INDEX IF EXISTS cogni_billing.transactions_returned_one_after_another;"
+        " CREATE UNIQUE INDEX transactions_returned_one_after_another"
+        " ON cogni_billing.transactions (tenant_id, reverses, (returned_total - returned))"
+        " WHERE reverses IS NOT NULL",
+    ),
+    "an index that holds nothing": (
+        "UPDATE pg_index SET indisvalid = false"
+        " WHERE indexrelid = 'cogni_billing.holds_open'::regclass",
+        "index holds_open is not valid",
+        "REINDEX INDEX cogni_billing.holds_open",
     ),
     "a table of another owner": (
         "ALTER TABLE cogni_billing.accounts OWNER TO postgres",
@@ -179,7 +239,7 @@ def test_a_fresh_installation_is_sound(database: Database) -> None:
 
     assert report.findings == ()
     assert report.ok
-    assert len(report.checks) == 12
+    assert len(report.checks) == 15
     ensure_ready(database.user)
 
 
@@ -225,6 +285,14 @@ def test_a_sabotage_is_found_and_a_host_does_not_start_on_it(
         "a table of another owner",
         "a dropped constraint",
         "a constraint that lets everything through",
+        "everybody on the schema",
+        "a sequence granted",
+        "what is made later granted",
+        "a rule",
+        "an heir",
+        "a dropped index",
+        "an index that is unique no more",
+        "an index that holds nothing",
     ],
 )
 def test_the_remedy_mends_it(own_database: Database, name: str) -> None:
@@ -365,7 +433,18 @@ class TestRoles:
 
         (finding,) = doctor(user).findings
 
-        assert finding.remedy == f"ALTER ROLE {name} NOSUPERUSER NOBYPASSRLS"
+        assert finding.remedy == f"ALTER ROLE {name} NOBYPASSRLS"
+
+    def test_a_keeper_that_may_log_in_is_found(
+        self, admin: Engine, user: Engine, roles: Roles
+    ) -> None:
+        (name,) = roles.quoted("keeper")
+        with admin.begin() as connection:
+            connection.execute(text(f"ALTER ROLE {name} LOGIN"))
+
+        (finding,) = doctor(user).findings
+
+        assert finding.remedy == f"ALTER ROLE {name} NOLOGIN"
 
     def test_a_tenant_set_for_the_role_is_found(
         self, admin: Engine, user: Engine, roles: Roles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from cogni_billing.billing import Billing
 from cogni_billing.cli.demo import run_demo
 from cogni_billing.cli.tables import quantity, report_table, statement_table, verification_table
 from cogni_billing.domain.amounts import USD, Amount, Unit
-from cogni_billing.domain.errors import BillingError
+from cogni_billing.domain.errors import BillingError, LedgerUnavailable
 from cogni_billing.domain.identity import TenantId
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
 console = Console(width=_WIDTH)
 
+_UNAVAILABLE = 69
 _URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
 _SERVICE_URL_VARIABLE = "COGNI_BILLING_SERVICE_URL"
 DatabaseUrl = Annotated[
@@ -43,6 +45,7 @@ ServiceUrl = Annotated[
     str,
     typer.Option("--service-url", envvar=_SERVICE_URL_VARIABLE, help="app_service's URL."),
 ]
+_KEY_VARIABLE = "COGNI_BILLING_SIGNING_KEY"
 Tenant = Annotated[UUID, typer.Argument(help="The tenant's UUID.")]
 
 
@@ -89,11 +92,17 @@ def migrate(database_url: DatabaseUrl) -> None:
 
 
 @app.command()
-def doctor(database_url: DatabaseUrl) -> None:
-    """Examine the database and the connected role, which should be app_user."""
+def doctor(
+    database_url: DatabaseUrl,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines.")] = False,
+) -> None:
+    """Examine the database and the connected role; exit with 1 when something is wrong."""
     with _engine(database_url) as engine:
-        report = postgres.doctor(engine)
-    console.print(report_table(report))
+        report = postgres.doctor(engine, signing_key=_signing_key())
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        console.print(report_table(report))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -177,24 +186,36 @@ def verify(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
 
 
 def main() -> None:
-    """Run the command; a typed error is one line on standard error, and exit code 1."""
+    """Run the command; a typed error is one line on standard error, and an exit code.
+
+    It is 1, or EX_UNAVAILABLE of sysexits.h where the database could not be asked at all.
+    """
     try:
         app()
     except BillingError as error:
         Console(stderr=True).print(f"{error.code}: {error}", style="red", markup=False)
-        sys.exit(1)
+        sys.exit(_UNAVAILABLE if isinstance(error, LedgerUnavailable) else 1)
 
 
 @contextmanager
 def _billing(database_url: str) -> Iterator[Billing]:
     with _engine(database_url) as engine:
-        yield Billing(PostgresUnitOfWork(engine))
+        yield Billing(PostgresUnitOfWork(engine, signing_key=_signing_key()))
 
 
 @contextmanager
 def _back_office(database_url: str, service_url: str) -> Iterator[Billing]:
     with _engine(database_url) as engine, _engine(service_url) as service:
-        yield Billing(PostgresUnitOfWork(engine, service=service))
+        yield Billing(PostgresUnitOfWork(engine, service=service, signing_key=_signing_key()))
+
+
+def _signing_key() -> bytes | None:
+    """The key of signed contexts, which is never an argument that others could see."""
+    given = os.environ.get(_KEY_VARIABLE)
+    try:
+        return None if given is None else bytes.fromhex(given)
+    except ValueError as error:
+        raise typer.BadParameter(f"{_KEY_VARIABLE} is no hexadecimal key") from error
 
 
 @contextmanager

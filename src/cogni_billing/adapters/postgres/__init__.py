@@ -7,6 +7,7 @@ from cogni_billing.adapters.postgres.operations.provisioning import provision
 from cogni_billing.adapters.postgres.operations.reports import TrialBalance, trial_balance
 from cogni_billing.adapters.postgres.operations.resetting import reset
 from cogni_billing.adapters.postgres.operations.roles import Roles
+from cogni_billing.adapters.postgres.operations.signing import sign_contexts
 from cogni_billing.adapters.postgres.unit_of_work import (
     AsyncPostgresUnitOfWork,
     PostgresUnitOfWork,
@@ -25,6 +26,7 @@ __all__ = [
     "migrate",
     "provision",
     "reset",
+    "sign_contexts",
     "trial_balance",
     "unmigrate",
 ]

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
@@ -50,6 +51,16 @@ accounts = Table(
     Column("is_system_tenant", Boolean, nullable=False, server_default=text("false")),
     Column("opened_at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("tenant_id", "id", name="accounts_pkey"),
+)
+
+context_keys = Table(
+    "context_keys",
+    metadata,
+    Column("id", Text, nullable=False),
+    Column("inner_key", LargeBinary, nullable=False),
+    Column("outer_key", LargeBinary, nullable=False),
+    Column("added_at", _MOMENT, nullable=False, server_default=text("now()")),
+    PrimaryKeyConstraint("id", name="context_keys_pkey"),
 )
 
 wallets = Table(

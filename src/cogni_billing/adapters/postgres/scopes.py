@@ -16,8 +16,8 @@ from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.exc import SQLAlchemyError
 
 from cogni_billing.adapters.guard import ScopeGuard
-from cogni_billing.adapters.postgres import statements
 from cogni_billing.adapters.postgres.books import PostgresBooks
+from cogni_billing.adapters.postgres.contexts import Before, Context
 from cogni_billing.adapters.postgres.failures import commit_translation, translated
 from cogni_billing.adapters.postgres.repositories import PostgresLedger, PostgresTenants
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, ScopeClosed, shown
@@ -34,11 +34,13 @@ class PostgresScope:
 
 
 @contextmanager
-def transaction(connection: Connection, tenant: TenantId) -> Iterator[PostgresScope]:
+def transaction(
+    connection: Connection, tenant: TenantId, context: Context
+) -> Iterator[PostgresScope]:
     """A scope that is one transaction, committed when the block ends well."""
     try:
         with translated():
-            _set_tenant(connection, str(tenant))
+            context.set(connection, tenant)
         if _status(connection) is not TransactionStatus.INTRANS:
             raise LedgerUnavailable("the engine autocommits; a scope needs a transaction")
         with _scope(connection, tenant) as scope:
@@ -50,7 +52,9 @@ def transaction(connection: Connection, tenant: TenantId) -> Iterator[PostgresSc
 
 
 @contextmanager
-def savepoint(connection: Connection, tenant: TenantId) -> Iterator[PostgresScope]:
+def savepoint(
+    connection: Connection, tenant: TenantId, context: Context
+) -> Iterator[PostgresScope]:
     """A scope inside the transaction that its host has open; the host commits, or does not.
 
     Raises:
@@ -58,17 +62,17 @@ def savepoint(connection: Connection, tenant: TenantId) -> Iterator[PostgresScop
     """
     require_open_transaction(connection)
     with translated():
-        before = connection.execute(statements.CONTEXT).scalar_one()
+        before = Before.read(connection)
         nested = connection.begin_nested()
     try:
         with translated():
-            _set_tenant(connection, str(tenant))
+            context.set(connection, tenant)
         with _scope(connection, tenant) as scope:
             yield scope
         _require_sound(connection)
         with translated():
             # Releasing a savepoint keeps what was set in it; rolling back to one does not.
-            _set_tenant(connection, before)
+            before.restore(connection)
             nested.commit()
     finally:
         _roll_back_to(nested)
@@ -104,10 +108,6 @@ def _scope(connection: Connection, tenant: TenantId) -> Iterator[PostgresScope]:
         guard.require_open()
     finally:
         guard.close()
-
-
-def _set_tenant(connection: Connection, tenant: str) -> None:
-    connection.execute(statements.SET_CONTEXT, {"tenant": tenant})
 
 
 def _require_sound(connection: Connection) -> None:

@@ -29,11 +29,6 @@ from cogni_billing.adapters.postgres.schema import (
     transactions,
 )
 
-# The third argument ends the setting with the transaction, so a pooled connection forgets it.
-SET_CONTEXT: Final = text("SELECT set_config('app.current_user_id', :tenant, true)")
-
-CONTEXT: Final = text("SELECT coalesce(current_setting('app.current_user_id', true), '')")
-
 OPEN_ACCOUNT: Final = text("""
     INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
     VALUES (:tenant, :account, :opened_at)

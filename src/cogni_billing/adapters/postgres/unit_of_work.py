@@ -13,6 +13,7 @@ from attrs import define
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from cogni_billing.adapters.postgres.contexts import Context, checked_key
 from cogni_billing.adapters.postgres.failures import DISTURBED, translated
 from cogni_billing.adapters.postgres.scopes import (
     DRIVERS,
@@ -46,22 +47,27 @@ class PostgresUnitOfWork:
         service: One that connects as `app_service`, for what spans tenants; without it such a
             call raises `PrivilegeRequired`. Webhooks and back offices have one, request handlers
             do not.
+        signing_key: The key of signed contexts, where the database asks for them; see
+            `sign_contexts`.
 
     Raises:
-        InvalidInput: *engine* or *service* is something else.
+        InvalidInput: *engine*, *service* or *signing_key* is something else.
     """
 
-    def __init__(self, engine: Engine, *, service: Engine | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, service: Engine | None = None, signing_key: bytes | None = None
+    ) -> None:
         _require_engine("engine", engine, Engine)
         if service is not None:
             _require_engine("service", service, Engine)
         self.clock = SystemClock()
         self.ids = Uuid7Source()
+        self._context = _context(signing_key)
         self._engine = engine
         self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
 
     @staticmethod
-    def joining(connection: Connection) -> JoinedUnitOfWork:
+    def joining(connection: Connection, *, signing_key: bytes | None = None) -> JoinedUnitOfWork:
         """A unit of work inside the transaction that its host has open on *connection*.
 
         Each scope is a savepoint: it sets its tenant, restores what was set before, and never
@@ -71,13 +77,16 @@ class PostgresUnitOfWork:
         Raises:
             InvalidInput: *connection* has no transaction open, or autocommits.
         """
-        return JoinedUnitOfWork(connection)
+        return JoinedUnitOfWork(connection, signing_key=signing_key)
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[PostgresScope]:
         """One transaction: the context is set first, and dies with it."""
         owner = tenant_id(tenant)
-        with _connected(self._engine) as connection, transaction(connection, owner) as scope:
+        with (
+            _connected(self._engine) as connection,
+            transaction(connection, owner, self._context) as scope,
+        ):
             yield scope
 
     def run(self, tenant: TenantId, work: Work[Result], /) -> Result:
@@ -92,7 +101,10 @@ class PostgresUnitOfWork:
         attempts = _Attempts()
         while True:
             try:
-                with _connected(engine) as connection, transaction(connection, tenant) as scope:
+                with (
+                    _connected(engine) as connection,
+                    transaction(connection, tenant, self._context) as scope,
+                ):
                     return work(scope)
             except LedgerUnavailable as error:
                 pause = attempts.pause_after(error)
@@ -109,27 +121,37 @@ class AsyncPostgresUnitOfWork:
     Args:
         engine: A SQLAlchemy async engine on psycopg 3 that connects as `app_user`.
         service: One that connects as `app_service`, for what spans tenants.
+        signing_key: As for `PostgresUnitOfWork`.
 
     Raises:
-        InvalidInput: *engine* or *service* is something else.
+        InvalidInput: *engine*, *service* or *signing_key* is something else.
     """
 
-    def __init__(self, engine: AsyncEngine, *, service: AsyncEngine | None = None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        service: AsyncEngine | None = None,
+        signing_key: bytes | None = None,
+    ) -> None:
         _require_engine("engine", engine, AsyncEngine)
         if service is not None:
             _require_engine("service", service, AsyncEngine)
         self.clock = SystemClock()
         self.ids = Uuid7Source()
+        self._context = _context(signing_key)
         self._engine = engine
         self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
 
     @staticmethod
-    def joining(connection: AsyncConnection) -> AsyncJoinedUnitOfWork:
+    def joining(
+        connection: AsyncConnection, *, signing_key: bytes | None = None
+    ) -> AsyncJoinedUnitOfWork:
         """A unit of work inside the transaction that its host has open on *connection*.
 
         See `PostgresUnitOfWork.joining`.
         """
-        return AsyncJoinedUnitOfWork(connection)
+        return AsyncJoinedUnitOfWork(connection, signing_key=signing_key)
 
     async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
         """Do *work* in a scope; up to five times where other transactions disturb it."""
@@ -141,7 +163,7 @@ class AsyncPostgresUnitOfWork:
 
     async def _run(self, engine: AsyncEngine, tenant: TenantId, work: Work[Result]) -> Result:
         def scoped(connection: Connection) -> Result:
-            with transaction(connection, tenant) as scope:
+            with transaction(connection, tenant, self._context) as scope:
                 return work(scope)
 
         attempts = _Attempts()
@@ -159,16 +181,17 @@ class AsyncPostgresUnitOfWork:
 class JoinedUnitOfWork:
     """Scopes inside a host's transaction; made by `PostgresUnitOfWork.joining`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, signing_key: bytes | None = None) -> None:
         require_open_transaction(connection)
         self.clock = SystemClock()
         self.ids = Uuid7Source()
+        self._context = _context(signing_key)
         self._connection = connection
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[PostgresScope]:
         """One savepoint, released when the block ends well."""
-        with savepoint(self._connection, tenant_id(tenant)) as scope:
+        with savepoint(self._connection, tenant_id(tenant), self._context) as scope:
             yield scope
 
     def run(self, tenant: TenantId, work: Work[Result], /) -> Result:
@@ -184,12 +207,13 @@ class JoinedUnitOfWork:
 class AsyncJoinedUnitOfWork:
     """Scopes inside a host's transaction; made by `AsyncPostgresUnitOfWork.joining`."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, *, signing_key: bytes | None = None) -> None:
         if not isinstance(connection, AsyncConnection):
             raise InvalidInput("connection", shown(connection), "an AsyncConnection")
         require_open_transaction(connection.sync_connection)
         self.clock = SystemClock()
         self.ids = Uuid7Source()
+        self._context = _context(signing_key)
         self._connection = connection
 
     async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
@@ -197,7 +221,7 @@ class AsyncJoinedUnitOfWork:
         owner = tenant_id(tenant)
 
         def scoped(connection: Connection) -> Result:
-            with savepoint(connection, owner) as scope:
+            with savepoint(connection, owner, self._context) as scope:
                 return work(scope)
 
         return await self._connection.run_sync(scoped)
@@ -205,6 +229,10 @@ class AsyncJoinedUnitOfWork:
     async def run_service_async(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
         """Refuse: what spans tenants has transactions of its own."""
         raise service_refused()
+
+
+def _context(key: bytes | None) -> Context:
+    return Context() if key is None else Context(checked_key(key))
 
 
 def _privileged(service: _Engine | None) -> _Engine:

@@ -19,6 +19,7 @@ from cogni_billing.adapters.postgres.schema import SCHEMA
 TABLES: Final = (
     "accounts",
     "checkpoints",
+    "context_keys",
     "disputes",
     "grants",
     "holds",
@@ -27,6 +28,9 @@ TABLES: Final = (
     "transactions",
     "wallets",
 )
+
+LEDGER: Final = tuple(table for table in TABLES if table != "context_keys")
+"""The tables whose rows have a tenant."""
 
 _SYSTEM_TENANT: Final = "'00000000-0000-4000-a000-000000000001'::uuid"
 _ISSUANCE: Final = "'00000000-0000-4000-b000-000000000001'::uuid"
@@ -54,9 +58,9 @@ class Policy:
     roles: tuple[str, ...] = PUBLIC
 
     def for_roles(self, roles: Roles) -> Policy:
-        """The same, with the names of the roles."""
+        """The same, with the names of the roles, in the catalogue's order."""
         names = roles.to_dict()
-        return evolve(self, roles=tuple(names.get(purpose, purpose) for purpose in self.roles))
+        return evolve(self, roles=tuple(sorted(names.get(each, each) for each in self.roles)))
 
     def create(self) -> str:
         """The statement that makes it."""
@@ -103,6 +107,14 @@ POLICIES: Final = frozenset(
         Policy("wallets", "wallets_update", "UPDATE", using=_OWN, check=_OWN),
         Policy("checkpoints", "checkpoints_floor", "ALL", restrictive=True, using=_OWN, check=_OWN),
         Policy("checkpoints", "checkpoints_select", "SELECT", using=_OWN),
+        Policy(
+            "context_keys",
+            "context_keys_kept",
+            "ALL",
+            using="true",
+            check="true",
+            roles=("keeper", "migrator"),
+        ),
         Policy("postings", "postings_read_floor", "SELECT", restrictive=True, using=_OWN),
         Policy("postings", "postings_write_floor", "INSERT", restrictive=True, check=_BY_US),
         Policy("postings", "postings_select", "SELECT", using=_OWN),
@@ -246,7 +258,7 @@ def _columns(grantee: str, privilege: str, table: str, columns: str) -> frozense
 def _spending(role: str) -> frozenset[Grant]:
     """What reads and spends."""
     return frozenset().union(
-        (Grant(role, "SELECT", table) for table in TABLES),
+        (Grant(role, "SELECT", table) for table in LEDGER),
         _columns(role, "INSERT", "accounts", "tenant_id id opened_at"),
         _columns(
             role,
@@ -283,7 +295,7 @@ _GRANTS: Final = frozenset().union(
         "grants",
         "tenant_id id account_id unit amount source priority granted_at expires_at",
     ),
-    (Grant("service", "SELECT", table) for table in TABLES),
+    (Grant("service", "SELECT", table) for table in LEDGER),
     _columns(
         "service",
         "INSERT",
@@ -313,6 +325,7 @@ _GRANTS: Final = frozenset().union(
         " latest_at",
     ),
     {Grant("keeper", "SELECT", "wallets"), Grant("keeper", "INSERT", "wallets")},
+    {Grant("keeper", "SELECT", "context_keys")},
     _columns("keeper", "INSERT", "accounts", "tenant_id id opened_at"),
     _columns("keeper", "UPDATE", "wallets", "posted held granted as_of due_at"),
     _columns(
@@ -345,6 +358,8 @@ _GRANTS: Final = frozenset().union(
         "tenant_id account_id origin_tenant_id transaction_id sequence unit position amount"
         " posted_after",
     ),
+    {Grant("service", "SELECT", "postings_position_seq")},
+    {Grant("keeper", "USAGE", "postings_position_seq")},
     _columns("keeper", "SELECT", "checkpoints", "tenant_id account_id unit position arrived"),
 )
 
@@ -367,10 +382,11 @@ class Function:
 
 _PINNED: Final = "search_path=pg_catalog, pg_temp"
 # Plain SQL with qualified names, which the planner can inline.
-_UNPINNED: Final = frozenset({"account_of", "contra_of", "owner_of", "revision", "tenant"})
+_UNPINNED: Final = frozenset({"account_of", "contra_of", "mac", "owner_of", "revision", "tenant"})
 # The keeper's, who alone writes wallets.
 _DEFINERS: Final = frozenset(
     {
+        "act_for",
         "give_back",
         "keep_grant",
         "keep_hold",
@@ -379,21 +395,33 @@ _DEFINERS: Final = frozenset(
         "release_hold",
         "set_aside",
         "settle_wallet",
+        "signed_tenant",
     }
 )
+_SIGNED_TENANT: Final = "\n    SELECT cogni_billing.signed_tenant()\n"
 _DEFINITION = re.compile(
     rf"CREATE (?:OR REPLACE )?FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL
 )
 
 
 @cache
-def functions() -> frozenset[Function]:
-    """The functions, as the newest migration that defines each of them wrote it."""
+def _sources() -> dict[str, str]:
+    """The body of each function, as the newest migration that defines it wrote it."""
     folder = files("cogni_billing.adapters.postgres.migrations").joinpath("sql")
     scripts = sorted(folder.iterdir(), key=lambda script: script.name)
-    sources = dict(
+    return dict(
         match for script in scripts for match in _DEFINITION.findall(script.read_text("utf-8"))
     )
+
+
+def tenant_source(*, signed: bool) -> str:
+    """The body of `tenant()`, where contexts are signed and where they are not."""
+    return _SIGNED_TENANT if signed else _sources()["tenant"]
+
+
+def functions(*, signed: bool) -> frozenset[Function]:
+    """The functions, where contexts are signed and where they are not."""
+    sources = _sources() | {"tenant": tenant_source(signed=signed)}
     return frozenset(
         Function(
             name=name,
@@ -414,10 +442,12 @@ _CALLERS: Final = frozenset(
             "account_of arrived arrived_by balance_up_to contra_of lapsing owner_of tenant",
         ),
         ("user spender service keeper", "revision"),
+        ("user spender service migrator", "signed_tenant"),
         ("user spender", "release_hold settle_wallet"),
         ("service", "give_back lock_earned set_aside settle_wallet settled_position"),
         ("keeper", "draw_grants end_hold lapse_grant lock_wallet next_due"),
-        ("keeper", "refuse_overdraft refuse_unsettled"),
+        ("keeper", "act_again acting mac refuse_overdraft refuse_unsettled"),
+        ("migrator", "act_for"),
     )
     for role in roles.split()
     for name in names.split()

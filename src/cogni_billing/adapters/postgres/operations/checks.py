@@ -6,17 +6,21 @@ A question yields what it finds wrong, and how to mend it; `blueprint` says what
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
+import psycopg
 from attrs import frozen
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.schema import CreateIndex
 
+from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.operations import blueprint
 from cogni_billing.adapters.postgres.operations.blueprint import Constraint, Grant, Policy, Trigger
 from cogni_billing.adapters.postgres.operations.migrating import head_revision
+from cogni_billing.adapters.postgres.operations.provisioning import Provision
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
-from cogni_billing.adapters.postgres.schema import SCHEMA
-from cogni_billing.adapters.postgres.statements import ACCOUNT, SET_CONTEXT
+from cogni_billing.adapters.postgres.schema import SCHEMA, metadata
+from cogni_billing.adapters.postgres.statements import ACCOUNT
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS
 from cogni_billing.domain.identity import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID
 
@@ -32,7 +36,19 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def revision(connection: Connection, _: Roles) -> Findings:
+@frozen
+class Subject:
+    """What is examined: as it was installed, and how to act for a tenant there."""
+
+    record: Provision
+    context: Context
+
+    @property
+    def roles(self) -> Roles:
+        return self.record.roles
+
+
+def revision(connection: Connection, _: Subject) -> Findings:
     head = head_revision()
     exists = connection.scalar(_HAS_REVISION, {"schema": SCHEMA})
     found = connection.scalar(text(f"SELECT {SCHEMA}.revision()")) if exists else "nothing"
@@ -48,31 +64,18 @@ _HAS_REVISION: Final = text("""
 """)
 
 
-def connected_role(connection: Connection, roles: Roles) -> Findings:
-    role = connection.execute(_CONNECTED_ROLE).one()
-    name = quoted(role.name)
-    serving = [each for each in (roles.user, roles.spender) if each is not None]
-    if role.name not in serving:
-        yield Finding(f"connected as {role.name}", f"connect as {' or '.join(serving)}")
-    if role.rolsuper:
-        yield Finding(f"{role.name} is a superuser", f"ALTER ROLE {name} NOSUPERUSER")
-    if role.rolbypassrls:
-        yield Finding(f"{role.name} bypasses row security", f"ALTER ROLE {name} NOBYPASSRLS")
-    if role.rolcreaterole or role.rolreplication:
-        yield Finding(
-            f"{role.name} may create roles or replicate",
-            f"ALTER ROLE {name} NOCREATEROLE NOREPLICATION",
-        )
+def connected_role(connection: Connection, subject: Subject) -> Findings:
+    name: str = connection.execute(text("SELECT current_user")).scalar_one()
+    serving = [each for each in (subject.roles.user, subject.roles.spender) if each is not None]
+    if name not in serving:
+        yield Finding(f"connected as {name}", f"connect as {' or '.join(serving)}")
+    if name not in subject.roles.to_dict().values():
+        attributes = connection.execute(_ATTRIBUTES, {"name": name}).one()
+        yield from _excess(name, attributes, bypasses=False)
 
 
-_CONNECTED_ROLE: Final = text("""
-    SELECT rolname AS name, rolsuper, rolbypassrls, rolcreaterole, rolreplication
-    FROM pg_roles WHERE rolname = current_user
-""")
-
-
-def separation(connection: Connection, roles: Roles) -> Findings:
-    names = roles.to_dict()
+def separation(connection: Connection, subject: Subject) -> Findings:
+    names = subject.roles.to_dict()
     members = {(names["keeper"], names["migrator"])}
     for row in connection.execute(_MEMBERSHIPS, {"names": list(names.values())}):
         if (row.role, row.member) not in members:
@@ -80,15 +83,24 @@ def separation(connection: Connection, roles: Roles) -> Findings:
                 f"{row.member} is a member of {row.role}",
                 f"REVOKE {quoted(row.role)} FROM {quoted(row.member)}",
             )
-    for purpose in ("migrator", "keeper"):
-        attributes = connection.execute(_ATTRIBUTES, {"name": names[purpose]}).one_or_none()
+    for purpose, name in names.items():
+        attributes = connection.execute(_ATTRIBUTES, {"name": name}).one_or_none()
         if attributes is None:
-            yield Finding(f"role {names[purpose]} is missing", "run provision")
-        elif attributes.rolsuper or attributes.rolbypassrls:
-            yield Finding(
-                f"{names[purpose]} bypasses row security",
-                f"ALTER ROLE {quoted(names[purpose])} NOSUPERUSER NOBYPASSRLS",
-            )
+            yield Finding(f"role {name} is missing", "run provision")
+            continue
+        yield from _excess(name, attributes, bypasses=purpose == "service")
+        if purpose == "keeper" and attributes.rolcanlogin:
+            yield Finding(f"{name} may log in", f"ALTER ROLE {quoted(name)} NOLOGIN")
+
+
+def _excess(name: str, attributes: Row[Any], *, bypasses: bool) -> Findings:
+    role = f"ALTER ROLE {quoted(name)}"
+    if attributes.rolsuper:
+        yield Finding(f"{name} is a superuser", f"{role} NOSUPERUSER")
+    if attributes.rolbypassrls and not bypasses:
+        yield Finding(f"{name} bypasses row security", f"{role} NOBYPASSRLS")
+    if attributes.rolcreaterole or attributes.rolreplication:
+        yield Finding(f"{name} may create roles or replicate", f"{role} NOCREATEROLE NOREPLICATION")
 
 
 _MEMBERSHIPS: Final = text("""
@@ -99,10 +111,13 @@ _MEMBERSHIPS: Final = text("""
     WHERE (role.rolname = ANY (:names) OR member.rolname = ANY (:names)) AND NOT member.rolsuper
     ORDER BY 1, 2
 """)
-_ATTRIBUTES: Final = text("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = :name")
+_ATTRIBUTES: Final = text("""
+    SELECT rolsuper, rolbypassrls, rolcreaterole, rolreplication, rolcanlogin
+    FROM pg_roles WHERE rolname = :name
+""")
 
 
-def row_security(connection: Connection, roles: Roles) -> Findings:
+def row_security(connection: Connection, subject: Subject) -> Findings:
     found = {row.name: row for row in connection.execute(_TABLES, {"schema": SCHEMA})}
     for name in sorted({*found, *blueprint.TABLES}):
         table = f"{SCHEMA}.{name}"
@@ -122,10 +137,10 @@ def row_security(connection: Connection, roles: Roles) -> Findings:
                     f"row security is not forced on {table}",
                     f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
                 )
-            if row.owner != roles.migrator:
+            if row.owner != subject.roles.migrator:
                 yield Finding(
                     f"{table} is owned by {row.owner}",
-                    f"ALTER TABLE {table} OWNER TO {quoted(roles.migrator)}",
+                    f"ALTER TABLE {table} OWNER TO {quoted(subject.roles.migrator)}",
                 )
 
 
@@ -137,8 +152,8 @@ _TABLES: Final = text("""
 """)
 
 
-def policies(connection: Connection, roles: Roles) -> Findings:
-    expected = {policy.for_roles(roles) for policy in blueprint.POLICIES}
+def policies(connection: Connection, subject: Subject) -> Findings:
+    expected = {policy.for_roles(subject.roles) for policy in blueprint.POLICIES}
     found = {
         Policy(
             row.tablename, row.policyname, row.cmd, row.restrictive, row.qual, row.with_check,
@@ -162,7 +177,7 @@ _POLICIES: Final = text("""
 """)
 
 
-def triggers(connection: Connection, _: Roles) -> Findings:
+def triggers(connection: Connection, _: Subject) -> Findings:
     rows = connection.execute(_TRIGGERS, {"schema": SCHEMA}).all()
     found = {Trigger(row.table, row.name, row.definition) for row in rows if row.enabled}
     for trigger in sorted(found - blueprint.TRIGGERS):
@@ -190,15 +205,15 @@ _TRIGGERS: Final = text("""
 """)
 
 
-def functions(connection: Connection, roles: Roles) -> Findings:
-    purposes = {name: purpose for purpose, name in roles.to_dict().items()}
+def functions(connection: Connection, subject: Subject) -> Findings:
+    purposes = {name: purpose for purpose, name in subject.roles.to_dict().items()}
     found = {
         blueprint.Function(
             row.name, purposes.get(row.owner, row.owner), row.definer, row.path, row.source
         )
         for row in connection.execute(_FUNCTIONS, {"schema": SCHEMA})
     }
-    expected = blueprint.functions()
+    expected = blueprint.functions(signed=subject.record.signed_contexts)
     missing = {function.name for function in expected - found}
     for name in sorted(missing):
         yield Finding(
@@ -216,7 +231,7 @@ _FUNCTIONS: Final = text("""
 """)
 
 
-def constraints(connection: Connection, _: Roles) -> Findings:
+def constraints(connection: Connection, _: Subject) -> Findings:
     found = {
         Constraint(row.table, row.name, row.definition)
         for row in connection.execute(_CONSTRAINTS, {"schema": SCHEMA})
@@ -238,15 +253,89 @@ _CONSTRAINTS: Final = text("""
 """)
 
 
-def privileges(connection: Connection, roles: Roles) -> Findings:
-    purposes = {name: purpose for purpose, name in roles.to_dict().items()}
+def indexes(connection: Connection, _: Subject) -> Findings:
+    found = {row.name: row for row in connection.execute(_INDEXES, {"schema": SCHEMA})}
+    for table in metadata.sorted_tables:
+        for index in table.indexes:
+            row = found.get(index.name)
+            if row is None or row.unique != bool(index.unique):
+                yield Finding(
+                    f"index {index.name} is missing or was changed",
+                    f"DROP INDEX IF EXISTS {SCHEMA}.{index.name};"
+                    f" {CreateIndex(index).compile(dialect=connection.dialect)}",
+                )
+            elif not row.valid:
+                yield Finding(
+                    f"index {index.name} is not valid", f"REINDEX INDEX {SCHEMA}.{index.name}"
+                )
+
+
+_INDEXES: Final = text("""
+    SELECT relname AS name, indisunique AS unique, indisvalid AND indisready AS valid
+    FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+    WHERE relnamespace = CAST(:schema AS regnamespace)
+""")
+
+
+def ways_around(connection: Connection, subject: Subject) -> Findings:
+    for row in connection.execute(_READERS, {"schema": SCHEMA}):
+        remedy = f"ALTER VIEW {row.reader} SET (security_invoker = true)"
+        if row.materialized:
+            remedy = f"DROP MATERIALIZED VIEW {row.reader}"
+        yield Finding(f"{row.reader} shows what row security hides", remedy)
+    for row in connection.execute(_RULES, {"schema": SCHEMA}):
+        yield Finding(
+            f"rule {row.rulename} on {row.tablename} rewrites statements",
+            f"DROP RULE {quoted(row.rulename)} ON {SCHEMA}.{row.tablename}",
+        )
+    for row in connection.execute(_HEIRS, {"schema": SCHEMA}):
+        yield Finding(
+            f"{row.child} inherits from {row.parent}",
+            f"ALTER TABLE {row.child} NO INHERIT {row.parent}",
+        )
+    owner = {"schema": SCHEMA, "migrator": subject.roles.migrator}
+    for row in connection.execute(_DEFAULTS, owner):
+        yield Finding(
+            f"{row.grantee} is given {row.privilege} on every {row.kind} that is made later",
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(subject.roles.migrator)}"
+            f" {f'IN SCHEMA {SCHEMA} ' if row.in_schema else ''}REVOKE {row.privilege}"
+            f" ON {row.kind}S FROM {row.grantee}",
+        )
+
+
+# A view asks as its owner, unless it says otherwise; a materialized one asked long ago.
+_READERS: Final = text("""
+    SELECT DISTINCT reader.oid::regclass::text AS reader, reader.relkind = 'm' AS materialized
+    FROM pg_depend
+    JOIN pg_rewrite ON pg_rewrite.oid = objid
+    JOIN pg_class AS reader ON reader.oid = ev_class
+    JOIN pg_class AS read ON read.oid = refobjid
+    JOIN pg_roles AS owner ON owner.oid = reader.relowner
+    WHERE classid = 'pg_rewrite'::regclass AND refclassid = 'pg_class'::regclass
+      AND read.relnamespace = CAST(:schema AS regnamespace) AND reader.oid <> read.oid
+      AND (reader.relkind = 'm' OR (owner.rolsuper OR owner.rolbypassrls)
+           AND NOT coalesce(reader.reloptions && ARRAY[
+               'security_invoker=true', 'security_invoker=on', 'security_invoker=1',
+               'security_invoker=yes'], false))
+    ORDER BY 1
+""")
+_RULES: Final = text("SELECT tablename, rulename FROM pg_rules WHERE schemaname = :schema")
+_HEIRS: Final = text("""
+    SELECT inhrelid::regclass::text AS child, inhparent::regclass::text AS parent
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent
+    WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind IN ('r', 'p')
+""")
+
+
+def privileges(connection: Connection, subject: Subject) -> Findings:
+    purposes = {name: purpose for purpose, name in subject.roles.to_dict().items()}
     names = {purpose: quoted(name) for name, purpose in purposes.items()}
     rows = connection.execute(_GRANTS, {"schema": SCHEMA})
     found = {
         Grant(purposes.get(row.grantee, row.grantee), row.privilege, row.table, row.column)
         for row in rows
     }
-    expected = blueprint.grants(roles)
+    expected = blueprint.grants(subject.roles)
     for grant in sorted(found - expected, key=repr):
         grantee = names.get(grant.grantee, grant.grantee)
         yield Finding(f"{grantee} has {grant.on()}", f"REVOKE {grant.on()} FROM {grantee}")
@@ -257,7 +346,7 @@ def privileges(connection: Connection, roles: Roles) -> Findings:
         (purposes.get(row.grantee, row.grantee), row.name)
         for row in connection.execute(_CALLERS, {"schema": SCHEMA})
     }
-    may_call = blueprint.callers(roles)
+    may_call = blueprint.callers(subject.roles)
     for purpose, name in sorted(callers - may_call):
         grantee = names.get(purpose, purpose)
         yield Finding(
@@ -269,38 +358,55 @@ def privileges(connection: Connection, roles: Roles) -> Findings:
             f"{names[purpose]} may not call {name}",
             f"GRANT EXECUTE ON FUNCTION {SCHEMA}.{name} TO {names[purpose]}",
         )
-    for row in connection.execute(_CREATORS, {"schema": SCHEMA}):
-        yield Finding(
-            f"{row.grantee} may create in the schema",
-            f"REVOKE CREATE ON SCHEMA {SCHEMA} FROM {names.get(row.grantee, row.grantee)}",
-        )
+    users = set(subject.roles.to_dict().values())
+    for row in connection.execute(_ENTRANTS, {"schema": SCHEMA}):
+        if row.privilege == "CREATE" or row.grantee not in users:
+            does = "create in" if row.privilege == "CREATE" else "use"
+            yield Finding(
+                f"{row.grantee} may {does} the schema",
+                f"REVOKE {row.privilege} ON SCHEMA {SCHEMA} FROM {_role(row.grantee)}",
+            )
 
 
 _GRANTEE: Final = "CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END AS grantee"
 _GRANTS: Final = text(f"""
     SELECT {_GRANTEE}, privilege_type AS privilege, relname AS table, NULL AS column
     FROM pg_class, aclexplode(relacl)
-    WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind IN ('r', 'p', 'v', 'm', 'f')
+    WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
       AND grantee <> relowner
     UNION ALL
     SELECT {_GRANTEE}, privilege_type, relname, attname
     FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid, aclexplode(attacl)
     WHERE relnamespace = CAST(:schema AS regnamespace) AND grantee <> relowner
-""")  # noqa: S608 (built from constants)
+""")
 _CALLERS: Final = text(f"""
     SELECT {_GRANTEE}, proname AS name
     FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
     WHERE pronamespace = CAST(:schema AS regnamespace) AND grantee <> proowner
-""")  # noqa: S608 (built from constants)
-_CREATORS: Final = text(f"""
-    SELECT {_GRANTEE}
+""")
+_ENTRANTS: Final = text(f"""
+    SELECT {_GRANTEE}, privilege_type AS privilege
     FROM pg_namespace, aclexplode(nspacl)
-    WHERE nspname = :schema AND privilege_type = 'CREATE' AND grantee <> nspowner
-""")  # noqa: S608 (built from constants)
+    WHERE nspname = :schema AND grantee <> nspowner
+    ORDER BY 1, 2
+""")
+_DEFAULTS: Final = text(f"""
+    SELECT {_GRANTEE}, privilege_type AS privilege, defaclnamespace <> 0 AS in_schema,
+           CASE defaclobjtype WHEN 'r' THEN 'TABLE' WHEN 'S' THEN 'SEQUENCE'
+               WHEN 'f' THEN 'FUNCTION' WHEN 'T' THEN 'TYPE' WHEN 'n' THEN 'SCHEMA' END AS kind
+    FROM pg_default_acl, aclexplode(defaclacl)
+    WHERE pg_get_userbyid(defaclrole) = :migrator AND grantee <> defaclrole
+      AND (defaclnamespace = 0 OR defaclnamespace = CAST(:schema AS regnamespace))
+    ORDER BY 1, 2
+""")
 
 
-def system_tenant(connection: Connection, _: Roles) -> Findings:
-    connection.execute(SET_CONTEXT, {"tenant": str(SYSTEM_TENANT_ID)})
+def _role(name: str) -> str:
+    return name if name == "PUBLIC" else quoted(name)
+
+
+def system_tenant(connection: Connection, subject: Subject) -> Findings:
+    subject.context.set(connection, SYSTEM_TENANT_ID)
     expected = {"billing": SYSTEM_ACCOUNT_ID}
     expected |= {type_.value: account for type_, account in CONTRA_ACCOUNTS.items()}
     for name, account in expected.items():
@@ -312,7 +418,7 @@ def system_tenant(connection: Connection, _: Roles) -> Findings:
             )
 
 
-def nothing_without_context(connection: Connection, _: Roles) -> Findings:
+def nothing_without_context(connection: Connection, _: Subject) -> Findings:
     for row in connection.execute(_PRESET):
         yield Finding(
             f"{row.setting} is set for the {row.place}",
@@ -322,8 +428,8 @@ def nothing_without_context(connection: Connection, _: Roles) -> Findings:
         yield Finding(
             "a tenant is set outside any scope", "remove it from the connection's options"
         )
-    for table in blueprint.TABLES:
-        if connection.scalar(text(f"SELECT EXISTS (SELECT FROM {SCHEMA}.{table})")):  # noqa: S608
+    for table in blueprint.LEDGER:
+        if connection.scalar(text(f"SELECT EXISTS (SELECT FROM {SCHEMA}.{table})")):
             yield Finding(f"{table} shows rows without a tenant", "mend what else is found here")
 
 
@@ -335,11 +441,25 @@ _PRESET: Final = text("""
     LEFT JOIN pg_database ON pg_database.oid = setdatabase, unnest(setconfig) AS setting
     WHERE (setdatabase = 0 OR datname = current_database())
       AND split_part(setting, '=', 1) IN
-          ('app.current_user_id', 'row_security', 'session_replication_role')
+          ('app.current_user_id', 'app.current_user_proof', 'row_security',
+           'session_replication_role')
 """)
 
 
-def durability(connection: Connection, _: Roles) -> Findings:
+def pooling(connection: Connection, _: Subject) -> Findings:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)  # the dialect's
+    serving = connection.scalar(text("SELECT pg_backend_pid()"))
+    # A pooler makes up the number that it gives its clients.
+    if driver.info.backend_pid != serving and driver.prepare_threshold is not None:
+        yield Finding(
+            "there is a pooler on the way, and statements are prepared: one client's can answer"
+            " another's",
+            'create_engine(..., connect_args={"prepare_threshold": None})',
+        )
+
+
+def durability(connection: Connection, _: Subject) -> Findings:
     setting = connection.scalar(text("SHOW synchronous_commit"))
     if setting == "off":
         yield Finding(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 from sqlalchemy import Connection, Engine, text
 
+from cogni_billing.adapters.postgres.contexts import Context, checked_key
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations import checks
-from cogni_billing.adapters.postgres.operations.checks import Finding, Findings
+from cogni_billing.adapters.postgres.operations.checks import Finding, Findings, Subject
 from cogni_billing.adapters.postgres.operations.provisioning import (
     Provision,
     require_server_version,
 )
-from cogni_billing.adapters.postgres.operations.roles import Roles
 from cogni_billing.domain.errors import (
     BillingError,
     LedgerCorruption,
@@ -24,7 +24,7 @@ from cogni_billing.domain.errors import (
     SystemTenantMissing,
 )
 
-_Question = Callable[[Connection, Roles], Findings]
+_Question = Callable[[Connection, Subject], Findings]
 
 
 @frozen
@@ -55,29 +55,49 @@ class Report:
         """Everything found wrong."""
         return tuple(finding for check in self.checks for finding in check.findings)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return {
+            "ok": self.ok,
+            "checks": [
+                {
+                    "name": check.name,
+                    "ok": check.ok,
+                    "findings": [asdict(finding) for finding in check.findings],
+                }
+                for check in self.checks
+            ],
+        }
 
-def doctor(engine: Engine) -> Report:
+
+def doctor(engine: Engine, *, signing_key: bytes | None = None) -> Report:
     """Examine the database and the role that *engine* connects as, which should be `app_user`.
 
     Reads only, and needs no more rights than that role has. A database that is not migrated to
     this version gets one finding that says so, and no further checks.
 
+    Args:
+        engine: Connects as the role that serves.
+        signing_key: The key of signed contexts, where the database asks for them.
+
     Raises:
+        InvalidInput: *signing_key* is no key.
         LedgerUnavailable: the database cannot be reached, or was never provisioned.
     """
     with translated(), engine.connect() as connection:
         require_server_version(connection)
-        roles = Provision.read(connection).roles
+        context = Context() if signing_key is None else Context(checked_key(signing_key))
+        subject = Subject(Provision.read(connection), context)
         answers: list[Check] = []
         for name, question, error in _QUESTIONS:
-            answers.append(Check(name, _answered(question, connection, roles), error))
+            answers.append(Check(name, _answered(question, connection, subject), error))
             connection.rollback()
             if question is checks.revision and not answers[-1].ok:
                 break
         return Report(tuple(answers))
 
 
-def ensure_ready(engine: Engine) -> None:
+def ensure_ready(engine: Engine, *, signing_key: bytes | None = None) -> None:
     """Return when every check of `doctor` passes; for a host's start-up or readiness probe.
 
     Raises:
@@ -85,7 +105,7 @@ def ensure_ready(engine: Engine) -> None:
         LedgerUnavailable: the schema is not at this version's head, or cannot be reached.
         LedgerCorruption: a safeguard is missing or changed.
     """
-    for check in doctor(engine).checks:
+    for check in doctor(engine, signing_key=signing_key).checks:
         if not check.ok:
             problem = "; ".join(
                 f"{found.problem} (mend: {found.remedy})" for found in check.findings
@@ -93,12 +113,12 @@ def ensure_ready(engine: Engine) -> None:
             raise check.error(f"{check.name}: {problem}")
 
 
-def _answered(question: _Question, connection: Connection, roles: Roles) -> tuple[Finding, ...]:
+def _answered(question: _Question, connection: Connection, subject: Subject) -> tuple[Finding, ...]:
     try:
         with translated():
             connection.execute(_SPELLING)
-            return tuple(question(connection, roles))
-    except PrivilegeRequired as error:
+            return tuple(question(connection, subject))
+    except (PrivilegeRequired, LedgerCorruption) as error:
         return (Finding(f"this cannot be checked: {error}", "mend what else is found"),)
 
 
@@ -118,8 +138,11 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the triggers are the expected ones", checks.triggers, LedgerCorruption),
     ("the functions are the expected ones", checks.functions, LedgerCorruption),
     ("the constraints are in place", checks.constraints, LedgerCorruption),
+    ("the indexes are in place", checks.indexes, LedgerCorruption),
+    ("nothing leads around row security", checks.ways_around, LedgerCorruption),
     ("each role has its privileges and no more", checks.privileges, LedgerCorruption),
     ("no context, no rows", checks.nothing_without_context, LedgerCorruption),
     ("the system tenant and its accounts exist", checks.system_tenant, SystemTenantMissing),
+    ("prepared statements answer those who prepared them", checks.pooling, LedgerCorruption),
     ("confirmed purchases survive a crash", checks.durability, LedgerCorruption),
 )

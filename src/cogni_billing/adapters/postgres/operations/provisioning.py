@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from attrs import frozen
+from attrs import asdict, evolve, frozen
 from sqlalchemy import Connection, Engine, text
 
 from cogni_billing.adapters.postgres.operations import blueprint
@@ -29,7 +29,8 @@ class Provision:
     """What provisioning recorded: in the schema's comment, which dumps and restores with it."""
 
     roles: Roles
-    test_database: bool
+    test_database: bool = False
+    signed_contexts: bool = False
 
     @classmethod
     def read(cls, connection: Connection) -> Provision:
@@ -57,14 +58,15 @@ class Provision:
     def _parsed(cls, comment: str) -> Provision | None:
         try:
             record = json.loads(comment)
-            return cls(Roles(**record["roles"]), record["test_database"])
-        except (ValueError, KeyError, TypeError):
+            return cls(Roles(**record.pop("roles")), **record)
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def to_comment(self) -> str:
-        """The record as text."""
-        record = {"roles": self.roles.to_dict(), "test_database": self.test_database}
-        return json.dumps(record, sort_keys=True)
+    def write(self, connection: Connection) -> None:
+        """Record it."""
+        text_ = json.dumps(asdict(self) | {"roles": self.roles.to_dict()}, sort_keys=True)
+        literal = text_.replace("'", "''")
+        connection.execute(text(f"COMMENT ON SCHEMA {SCHEMA} IS '{literal}'"))
 
 
 def provision(
@@ -92,7 +94,8 @@ def provision(
     with administrative_transaction(admin_engine) as connection:
         require_server_version(connection)
         before = Provision.known(connection)
-        record = Provision(roles or (before.roles if before else Roles()), test_database)
+        known = before or Provision(Roles())
+        record = evolve(known, roles=roles or known.roles, test_database=test_database)
         for purpose, name in record.roles.to_dict().items():
             _ensure_role(connection, purpose, name)
         _ensure_schemas(connection, record)
@@ -147,8 +150,7 @@ def _ensure_schemas(connection: Connection, record: Provision) -> None:
         f"CREATE SCHEMA IF NOT EXISTS {VERSION_SCHEMA} AUTHORIZATION {migrator}",
     ):
         connection.execute(text(statement))
-    comment = record.to_comment().replace("'", "''")
-    connection.execute(text(f"COMMENT ON SCHEMA {SCHEMA} IS '{comment}'"))
+    record.write(connection)
 
 
 _IS_MIGRATED = text(f"SELECT to_regclass('{SCHEMA}.postings') IS NOT NULL")

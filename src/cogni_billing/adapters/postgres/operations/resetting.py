@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Engine, text
 
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.adapters.postgres.operations.provisioning import Provision
-from cogni_billing.adapters.postgres.schema import metadata
+from cogni_billing.adapters.postgres.schema import SCHEMA
 from cogni_billing.domain.errors import PrivilegeRequired
 
 
@@ -24,7 +25,7 @@ def reset(migrator_engine: Engine) -> None:
     with administrative_transaction(migrator_engine) as connection:
         if not Provision.read(connection).test_database:
             raise PrivilegeRequired("emptying a database that is not marked as a test database")
-        tables = [str(table) for table in metadata.sorted_tables]
+        tables = [f"{SCHEMA}.{table}" for table in LEDGER]
         for table in tables:
             connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER append_only"))
         connection.execute(text(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY"))

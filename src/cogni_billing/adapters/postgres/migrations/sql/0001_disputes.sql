@@ -64,12 +64,12 @@ RETURNS numeric
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    before CONSTANT text[] := cogni_billing.acting();
     account CONSTANT uuid := cogni_billing.account_of(owner);
-    before  CONSTANT text := coalesce(current_setting('app.current_user_id', true), '');
     kept    record;
     earned  numeric;
 BEGIN
-    PERFORM set_config('app.current_user_id', owner::text, true);
+    PERFORM cogni_billing.act_for(owner);
     INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
     VALUES (owner, account, moment)
     ON CONFLICT DO NOTHING;
@@ -89,7 +89,7 @@ BEGIN
             WHERE tenant_id = owner AND account_id = account AND unit = of_unit
               AND state = 'open' AND ends_at <= kept.present
         );
-    PERFORM set_config('app.current_user_id', before, true);
+    PERFORM cogni_billing.act_again(before);
     RETURN earned;
 END
 $$;
@@ -101,10 +101,10 @@ CREATE FUNCTION cogni_billing.set_aside(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    before CONSTANT text := coalesce(current_setting('app.current_user_id', true), '');
+    before CONSTANT text[] := cogni_billing.acting();
 BEGIN
     PERFORM cogni_billing.lock_earned(owner, of_unit, moment);
-    PERFORM set_config('app.current_user_id', owner::text, true);
+    PERFORM cogni_billing.act_for(owner);
     INSERT INTO cogni_billing.holds (
         tenant_id, id, account_id, kind, dispute_id, reference, unit, amount, opened_at, ends_at,
         request, metadata
@@ -115,7 +115,7 @@ BEGIN
     UPDATE cogni_billing.wallets
     SET held = held + of_amount
     WHERE tenant_id = owner AND account_id = cogni_billing.account_of(owner) AND unit = of_unit;
-    PERFORM set_config('app.current_user_id', before, true);
+    PERFORM cogni_billing.act_again(before);
 END
 $$;
 
@@ -125,11 +125,11 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    before CONSTANT text := coalesce(current_setting('app.current_user_id', true), '');
+    before CONSTANT text[] := cogni_billing.acting();
     freed  numeric;
 BEGIN
     PERFORM cogni_billing.lock_earned(owner, of_unit, moment);
-    PERFORM set_config('app.current_user_id', owner::text, true);
+    PERFORM cogni_billing.act_for(owner);
     UPDATE cogni_billing.holds
     SET state = 'released', ends_at = greatest(opened_at, moment)
     WHERE tenant_id = owner AND id = part AND kind = 'dispute' AND state = 'open'
@@ -137,7 +137,7 @@ BEGIN
     UPDATE cogni_billing.wallets
     SET held = held - coalesce(freed, 0)
     WHERE tenant_id = owner AND account_id = cogni_billing.account_of(owner) AND unit = of_unit;
-    PERFORM set_config('app.current_user_id', before, true);
+    PERFORM cogni_billing.act_again(before);
 END
 $$;
 

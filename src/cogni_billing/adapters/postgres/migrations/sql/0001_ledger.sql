@@ -793,15 +793,15 @@ FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.refuse_change();
 -- The system tenant ----------------------------------------------------------------------------
 
 -- Seeds the system tenant's accounts where they are missing. The tables' owner is under their
--- policies too, so the context is set here, in the same transaction, and put back after.
+-- policies too, so it acts for the tenant here, and then again for whom it acted for before.
 CREATE FUNCTION cogni_billing.seed_system_tenant() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    before text := current_setting('app.current_user_id', true);
+    before        CONSTANT text[] := cogni_billing.acting();
     system_tenant CONSTANT uuid := '00000000-0000-4000-a000-000000000001';
 BEGIN
-    PERFORM set_config('app.current_user_id', system_tenant::text, true);
+    PERFORM cogni_billing.act_for(system_tenant);
     INSERT INTO cogni_billing.accounts (tenant_id, id, type, slug, is_system_tenant, opened_at)
     VALUES
         (system_tenant, '00000000-0000-4000-b000-000000000000', 'billing', 'cogni_system', true, 'epoch'),
@@ -810,6 +810,6 @@ BEGIN
         (system_tenant, '00000000-0000-4000-b000-000000000003', 'breakage', NULL, true, 'epoch'),
         (system_tenant, '00000000-0000-4000-b000-000000000004', 'shortfall', NULL, true, 'epoch')
     ON CONFLICT DO NOTHING;
-    PERFORM set_config('app.current_user_id', coalesce(before, ''), true);
+    PERFORM cogni_billing.act_again(before);
 END
 $$;

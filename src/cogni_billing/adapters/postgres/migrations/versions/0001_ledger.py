@@ -10,6 +10,7 @@ branch_labels = ("cogni_billing",)
 depends_on = None
 
 _TABLES = (
+    "context_keys",
     "disputes",
     "grants",
     "holds",
@@ -50,6 +51,11 @@ _FUNCTIONS = (
     "owner_of(uuid)",
     "revision()",
     "tenant()",
+    "act_for(uuid)",
+    "act_again(text[])",
+    "acting()",
+    "signed_tenant()",
+    "mac(text, bytea, bytea)",
 )
 # They run as the keeper, whoever calls them.
 _KEEPERS = (
@@ -61,23 +67,27 @@ _KEEPERS = (
     "lock_earned(uuid, text, timestamptz)",
     "set_aside(uuid, uuid, uuid, text, numeric, timestamptz)",
     "give_back(uuid, uuid, text, timestamptz)",
+    "signed_tenant()",
+    "act_for(uuid)",
 )
 
 
 def upgrade() -> None:
     """Create everything, give each role exactly what it needs, seed the system tenant."""
     roles = recorded_roles()
-    user, service, keeper = roles.quoted("user", "service", "keeper")
+    user, service = roles.quoted("user", "service")
     spenders = roles.listed("user", "spender")
     everybody = roles.listed("user", "spender", "service", "keeper")
     run_file("0001_ledger.sql")
     run_file("0001_holds.sql")
     run_file("0001_grants.sql")
     run_file("0001_disputes.sql")
+    run_file("0001_contexts.sql")
     op.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA cogni_billing FROM PUBLIC")
     op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {everybody}")
     op.execute(
-        "GRANT EXECUTE ON FUNCTION cogni_billing.tenant(), cogni_billing.account_of(uuid),"
+        "GRANT EXECUTE ON FUNCTION cogni_billing.tenant(), cogni_billing.signed_tenant(),"
+        " cogni_billing.account_of(uuid),"
         " cogni_billing.owner_of(uuid),"
         " cogni_billing.contra_of(text), cogni_billing.revision(),"
         " cogni_billing.arrived(uuid, uuid, text, bigint),"
@@ -86,7 +96,7 @@ def upgrade() -> None:
         " cogni_billing.lapsing(uuid, uuid, text, timestamptz)"
         f" TO {everybody}"
     )
-    tables = ", ".join(f"cogni_billing.{table}" for table in _TABLES)
+    tables = ", ".join(f"cogni_billing.{table}" for table in _TABLES if table != "context_keys")
     op.execute(f"GRANT SELECT ON {tables} TO {spenders}, {service}")
     # Column by column: what a client may not give is computed, stamped or defaulted instead.
     op.execute(f"GRANT INSERT (tenant_id, id, opened_at) ON cogni_billing.accounts TO {spenders}")
@@ -121,7 +131,8 @@ def upgrade() -> None:
     )
     op.execute(f"GRANT SELECT ON SEQUENCE cogni_billing.postings_position_seq TO {service}")
     op.execute(f"GRANT EXECUTE ON FUNCTION cogni_billing.settled_position(interval) TO {service}")
-    _hand_wallets_to(keeper)
+    _guard_keys(*roles.quoted("migrator", "keeper"))
+    _hand_wallets_to(*roles.quoted("migrator", "keeper"))
     op.execute("SELECT cogni_billing.seed_system_tenant()")
 
 
@@ -160,7 +171,21 @@ def _let_take_back(service: str) -> None:
         )
 
 
-def _hand_wallets_to(keeper: str) -> None:
+def _guard_keys(migrator: str, keeper: str) -> None:
+    """The migrator sets them, the keeper reads them, and nobody else has to do with them."""
+    op.execute(
+        f"CREATE POLICY context_keys_kept ON cogni_billing.context_keys TO {migrator}, {keeper}"
+        " USING (true) WITH CHECK (true)"
+    )
+    op.execute(f"GRANT SELECT ON cogni_billing.context_keys TO {keeper}")
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION cogni_billing.mac(text, bytea, bytea),"
+        " cogni_billing.act_for(uuid), cogni_billing.act_again(text[]), cogni_billing.acting()"
+        f" TO {keeper}"
+    )
+
+
+def _hand_wallets_to(migrator: str, keeper: str) -> None:
     op.execute(
         "GRANT SELECT, INSERT, UPDATE (posted, held, granted, as_of, due_at)"
         f" ON cogni_billing.wallets TO {keeper}"
@@ -205,6 +230,13 @@ def _hand_wallets_to(keeper: str) -> None:
     for function in _KEEPERS:
         op.execute(f"ALTER FUNCTION cogni_billing.{function} OWNER TO {keeper}")
     op.execute(f"REVOKE CREATE ON SCHEMA cogni_billing FROM {keeper}")
+    # What the owner may do went over with it; the migrator seeds the system tenant.
+    op.execute(f"SET LOCAL ROLE {keeper}")
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION cogni_billing.act_for(uuid), cogni_billing.signed_tenant()"
+        f" TO {migrator}"
+    )
+    op.execute("RESET ROLE")
 
 
 def downgrade() -> None:

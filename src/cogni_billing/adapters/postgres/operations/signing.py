@@ -1,0 +1,72 @@
+"""Turning signed contexts on and off, and changing their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from attrs import evolve
+from sqlalchemy import Engine, text
+
+from cogni_billing.adapters.postgres.contexts import KEY_BYTES_MAX, checked_key, key_id
+from cogni_billing.adapters.postgres.operations import blueprint
+from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
+from cogni_billing.adapters.postgres.schema import SCHEMA
+
+_INNER_PAD: Final = 0x36
+_OUTER_PAD: Final = 0x5C
+
+
+def sign_contexts(migrator_engine: Engine, keys: Iterable[bytes]) -> None:
+    """Have the database believe nobody who sets a tenant without a proof of one of *keys*.
+
+    With row-level security alone, whoever can run a statement of their own can set another tenant.
+    With signed contexts a unit of work proves, with a key that it shares with the database, that it
+    was the one who set the tenant: HMAC-SHA256 over the tenant and the time. A proof that is older
+    than five minutes when a transaction starts is none, so the clocks of hosts and of the server
+    must agree as well as that.
+
+    To change the key, give the new one and the old one, have every host use the new one, and give
+    the new one alone. Without any key, contexts need no proof again. Doing it twice changes
+    nothing.
+
+    Args:
+        migrator_engine: Connects as the migrator role.
+        keys: Each of 32 to 64 random bytes, as of `secrets.token_bytes(32)`; none to turn it off.
+
+    Raises:
+        InvalidInput: a key is something else.
+        PrivilegeRequired: it connects as another role.
+        LedgerUnavailable: the database is not provisioned and migrated, or cannot be reached.
+    """
+    checked = [checked_key(key) for key in keys]
+    with administrative_transaction(migrator_engine) as connection:
+        record = Provision.read(connection)
+        require_migrator(connection, record.roles)
+        connection.execute(_FORGET)
+        for age, key in enumerate(checked):
+            connection.execute(_KEEP, _prepared(key) | {"age": age})
+        record = evolve(record, signed_contexts=bool(checked))
+        connection.execute(text(_tenant(signed=record.signed_contexts)))
+        record.write(connection)
+
+
+_FORGET: Final = text("DELETE FROM cogni_billing.context_keys")
+_KEEP: Final = text("""
+    INSERT INTO cogni_billing.context_keys (id, inner_key, outer_key, added_at)
+    VALUES (:id, :inner, :outer, now() - :age * interval '1 second')
+""")
+
+
+def _prepared(key: bytes) -> dict[str, object]:
+    block = key.ljust(KEY_BYTES_MAX, b"\0")
+    inner, outer = (bytes(byte ^ pad for byte in block) for pad in (_INNER_PAD, _OUTER_PAD))
+    return {"id": key_id(key), "inner": inner, "outer": outer}
+
+
+def _tenant(*, signed: bool) -> str:
+    return (
+        f"CREATE OR REPLACE FUNCTION {SCHEMA}.tenant() RETURNS uuid"
+        f" LANGUAGE sql STABLE PARALLEL SAFE AS $${blueprint.tenant_source(signed=signed)}$$"
+    )

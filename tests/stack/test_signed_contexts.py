@@ -1,0 +1,390 @@
+"""With signed contexts, whoever can run a statement of their own still acts for one tenant only."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    AsyncBilling,
+    Balance,
+    Billing,
+    InvalidInput,
+    PrivilegeRequired,
+    TenantId,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import (
+    AsyncPostgresUnitOfWork,
+    PostgresUnitOfWork,
+    doctor,
+    ensure_ready,
+    migrate,
+    provision,
+    reset,
+    sign_contexts,
+)
+from cogni_billing.adapters.postgres.contexts import key_id, proved
+from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
+from contract import disputes, grants, holds, purchases, refunds, scopes
+from contract.base import ALICE, BOB, Totals
+from contract.refunds import policy
+from stack.attacks import PRIVILEGE, refusal
+from stack.conftest import Clone, Database, created, opened
+
+KEY, OTHER_KEY = secrets.token_bytes(32), secrets.token_bytes(64)
+SET = text("""
+    SELECT set_config('app.current_user_id', :tenant, true),
+           set_config('app.current_user_proof', :proof, true)
+""")
+
+
+@pytest.fixture(scope="module")
+def kept(sandbox: Clone) -> Iterator[Database]:
+    """A database for this module's tests, whose contexts are signed."""
+    with created(sandbox) as clone:
+        clone.install(test_database=True)
+        with opened(clone) as database:
+            sign_contexts(database.migrator, [KEY])
+            yield database
+
+
+@pytest.fixture
+def database(kept: Database) -> Database:
+    reset(kept.migrator)
+    sign_contexts(kept.migrator, [KEY])
+    return kept
+
+
+def signing(database: Database, key: bytes | None = KEY) -> PostgresUnitOfWork:
+    return PostgresUnitOfWork(database.user, service=database.service, signing_key=key)
+
+
+@pytest.fixture
+def billing(database: Database) -> Billing:
+    """Alice and Bob have paid a dollar each, of which Bob has a share of Alice's."""
+    billing = Billing(signing(database), policy=policy())
+    billing.open_account(BOB)
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+    Billing(signing(database)).confirm_purchase(BOB, usd("1.00"), payment="stripe:bobs")
+    return billing
+
+
+class Signed:
+    @pytest.fixture
+    def unit_of_work(self, database: Database) -> PostgresUnitOfWork:
+        return signing(database)
+
+    @pytest.fixture
+    def totals(self, database: Database) -> Totals:
+        return database.totals
+
+
+class TestPurchases(Signed, purchases.PurchaseContract):
+    pass
+
+
+class TestHolds(Signed, holds.HoldContract):
+    pass
+
+
+class TestGrants(Signed, grants.GrantContract):
+    pass
+
+
+class TestRefunds(Signed, refunds.RefundContract):
+    pass
+
+
+class TestDisputes(Signed, disputes.DisputeContract):
+    pass
+
+
+class TestScopes(Signed, scopes.ScopeContract):
+    pass
+
+
+class TestWithTheKey:
+    def test_a_spender_works_as_ever(self, database: Database, billing: Billing) -> None:
+        spender = Billing(PostgresUnitOfWork(database.spender, signing_key=KEY))
+
+        spender.charge(ALICE, credits(5), reference="run-1")
+
+        assert spender.balance(ALICE) == billing.balance(ALICE)
+
+    def test_scopes_join_a_hosts_transaction_and_leave_what_it_had_set(
+        self, database: Database, billing: Billing
+    ) -> None:
+        with database.user.begin() as connection:
+            before = acting_for(connection, BOB)
+            joined = Billing(PostgresUnitOfWork.joining(connection, signing_key=KEY))
+            joined.charge(ALICE, credits(5), reference="run-1")
+            assert acting(connection) == before
+            assert connection.scalar(text("SELECT cogni_billing.tenant()")) == BOB
+
+        assert billing.balance(ALICE).posted == credits(9_999_995)
+
+    def test_it_is_awaited_too(self, database: Database, billing: Billing) -> None:
+        async def spent() -> Balance:
+            engine = create_async_engine(database.sandbox.url("app_user"))
+            awaited = AsyncBilling(AsyncPostgresUnitOfWork(engine, signing_key=KEY))
+            async with engine.begin() as connection:
+                joined = AsyncPostgresUnitOfWork.joining(connection, signing_key=KEY)
+                await AsyncBilling(joined).charge(ALICE, credits(5), reference="run-1")
+            balance = await awaited.balance(ALICE)
+            await engine.dispose()
+            return balance
+
+        assert asyncio.run(spent()).posted == credits(9_999_995)
+
+    def test_the_books_are_kept(self, billing: Billing) -> None:
+        billing.fold()
+        billing.sweep()
+
+        assert billing.verify().ok
+
+    def test_doctor_finds_nothing(self, database: Database) -> None:
+        for engine in (database.user, database.spender):
+            assert doctor(engine, signing_key=KEY).findings == ()
+        ensure_ready(database.user, signing_key=KEY)
+
+    def test_a_key_is_replaced_while_both_are_in_use(
+        self, database: Database, billing: Billing
+    ) -> None:
+        sign_contexts(database.migrator, [OTHER_KEY, KEY])
+        for key in (KEY, OTHER_KEY):
+            assert Billing(signing(database, key)).balance(ALICE) == billing.balance(ALICE)
+
+        sign_contexts(database.migrator, [OTHER_KEY])
+        Billing(signing(database, OTHER_KEY)).refund(ALICE, payment="stripe:pi_1", reference="re_1")
+        with pytest.raises(PrivilegeRequired):
+            billing.balance(ALICE)
+
+    def test_provisioning_and_migrating_again_leave_it_on(self, database: Database) -> None:
+        provision(database.admin, test_database=True)
+        migrate(database.migrator)
+
+        assert doctor(database.user, signing_key=KEY).ok
+        with pytest.raises(PrivilegeRequired):
+            Billing(signing(database, None)).balance(SYSTEM_TENANT_ID)
+
+    def test_it_is_turned_off_again(self, database: Database, billing: Billing) -> None:
+        sign_contexts(database.migrator, [])
+
+        assert doctor(database.user).ok
+        assert Billing(signing(database, None)).balance(ALICE) == billing.balance(ALICE)
+        with database.admin.connect() as connection:
+            assert connection.execute(text("SELECT FROM cogni_billing.context_keys")).all() == []
+
+
+class TestWithoutTheKey:
+    @pytest.mark.parametrize("key", [None, OTHER_KEY], ids=["no key", "another key"])
+    def test_nothing_is_read_and_nothing_written(
+        self, database: Database, billing: Billing, key: bytes | None
+    ) -> None:
+        before = database.totals()
+        stranger = Billing(signing(database, key))
+
+        for call in (
+            lambda: stranger.balance(ALICE),
+            lambda: stranger.charge(ALICE, credits(5), reference="run-1"),
+            lambda: stranger.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_2"),
+            lambda: stranger.refund(ALICE, payment="stripe:pi_1", reference="re_1"),
+        ):
+            with pytest.raises(PrivilegeRequired):
+                call()
+
+        assert database.totals() == before
+
+    @pytest.mark.parametrize("tenant", [BOB, SYSTEM_TENANT_ID], ids=["bob", "system"])
+    @pytest.mark.parametrize("table", LEDGER)
+    def test_an_injected_statement_switches_to_nobody(
+        self, database: Database, billing: Billing, table: str, tenant: TenantId
+    ) -> None:
+        with database.user.connect() as connection:
+            acting_for(connection, ALICE)
+            connection.execute(
+                text("SELECT set_config('app.current_user_id', :tenant, true)"),
+                {"tenant": str(tenant)},
+            )
+            error = refusal(connection, f"SELECT count(*) FROM cogni_billing.{table}")
+
+        assert error.sqlstate == PRIVILEGE
+
+    @pytest.mark.parametrize(
+        "proof",
+        [
+            "",
+            ".",
+            "..",
+            "x.y.z",
+            proved(str(BOB), KEY, int(time.time()) - 301),
+            proved(str(BOB), KEY, int(time.time()) + 3600),
+            proved(str(ALICE), KEY, int(time.time())),
+            proved(str(BOB), OTHER_KEY, int(time.time())),
+            f"{key_id(KEY)}.{2**70}.0",
+            f"{key_id(KEY)}.now.0",
+            f"{key_id(KEY)}..",
+            f"{key_id(KEY)}." + "9" * 10_000 + ".é",
+            proved(str(BOB), KEY, int(time.time())).upper(),
+            proved(str(BOB), KEY, int(time.time()))[:-1],
+        ],
+        ids=range(14),
+    )
+    def test_a_proof_that_proves_nothing_is_refused(
+        self, database: Database, billing: Billing, proof: str
+    ) -> None:
+        with database.user.connect() as connection:
+            connection.execute(SET, {"tenant": str(BOB), "proof": proof})
+            error = refusal(connection, "SELECT FROM cogni_billing.wallets")
+
+        assert error.sqlstate == PRIVILEGE
+        assert error.diag.message_primary == "the tenant was set without a valid proof"
+
+    def test_the_proof_is_of_the_tenant_to_the_letter(self, database: Database) -> None:
+        proof = proved(str(BOB), KEY, int(time.time()))
+        with database.user.connect() as connection:
+            connection.execute(SET, {"tenant": str(BOB).upper(), "proof": proof})
+
+            assert refusal(connection, "SELECT cogni_billing.tenant()").sqlstate == PRIVILEGE
+
+    def test_one_that_was_valid_as_the_transaction_began_stays_so(
+        self, database: Database, billing: Billing
+    ) -> None:
+        with database.user.connect() as connection:
+            second = connection.scalar(text("SELECT extract(epoch FROM now())::bigint"))
+            proof = proved(str(BOB), KEY, second - 299)
+            connection.execute(SET, {"tenant": str(BOB), "proof": proof})
+
+            assert connection.scalar(text("SELECT cogni_billing.tenant()")) == BOB
+
+    def test_without_a_context_there_is_nobody(self, database: Database, billing: Billing) -> None:
+        with database.user.connect() as connection:
+            assert connection.scalar(text("SELECT cogni_billing.tenant()")) is None
+            found = connection.execute(text("SELECT FROM cogni_billing.wallets")).all()
+
+        assert found == []
+
+    @pytest.mark.parametrize("role", ["app_user", "app_spender", "app_service"])
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "SELECT FROM cogni_billing.context_keys",
+            "SELECT id FROM cogni_billing.context_keys",
+            "INSERT INTO cogni_billing.context_keys VALUES ('0', '', '')",
+            "UPDATE cogni_billing.context_keys SET inner_key = ''",
+            "DELETE FROM cogni_billing.context_keys",
+            "COPY cogni_billing.context_keys TO STDOUT",
+            "SELECT cogni_billing.mac('', '', '')",
+            "SELECT cogni_billing.act_for('0b0b0000-0000-4000-8000-000000000002')",
+            "SELECT cogni_billing.act_again(ARRAY['', ''])",
+            "SELECT cogni_billing.acting()",
+            "CREATE FUNCTION cogni_billing.tenant() RETURNS uuid LANGUAGE sql AS 'SELECT NULL'",
+        ],
+    )
+    def test_the_keys_are_nobodys_to_read_write_or_use(
+        self, database: Database, role: str, statement: str
+    ) -> None:
+        engine = create_engine(database.sandbox.url(role))
+        with engine.connect() as connection:
+            acting_for(connection, ALICE)
+            error = refusal(connection, statement)
+        engine.dispose()
+
+        assert error.sqlstate == PRIVILEGE
+
+    def test_what_the_library_sets_shows_no_proof_to_others(
+        self, database: Database, billing: Billing
+    ) -> None:
+        """Parameters are bound, so the statements that others can see are without them."""
+        with signing(database).scope(ALICE), database.admin.connect() as connection:
+            shown = connection.scalars(text("SELECT query FROM pg_stat_activity")).all()
+
+        assert any("app.current_user_proof" in (query or "") for query in shown)
+        assert not any(key_id(KEY) in (query or "") for query in shown)
+
+    def test_doctor_says_what_it_could_not_check(self, database: Database) -> None:
+        (finding,) = doctor(database.user).findings
+
+        assert "without a valid proof" in finding.problem
+
+    def test_doctor_finds_an_unsigned_context_that_is_believed(self, database: Database) -> None:
+        with database.migrator.begin() as connection:
+            connection.execute(
+                text("""
+                    CREATE OR REPLACE FUNCTION cogni_billing.tenant() RETURNS uuid LANGUAGE sql
+                        STABLE PARALLEL SAFE
+                        AS 'SELECT current_setting(''app.current_user_id'')::uuid'
+                """)
+            )
+
+        problems = [found.problem for found in doctor(database.user, signing_key=KEY).findings]
+        assert "function tenant is missing or was changed" in problems
+
+
+class TestKeys:
+    @pytest.mark.parametrize("key", ["k" * 32, b"k" * 31, b"k" * 65, bytearray(32), 7, b""])
+    def test_one_that_is_none_is_refused_before_any_sql(
+        self, database: Database, key: bytes
+    ) -> None:
+        for use in (
+            lambda: PostgresUnitOfWork(database.user, signing_key=key),
+            lambda: doctor(database.user, signing_key=key),
+            lambda: sign_contexts(database.migrator, [key]),
+        ):
+            with pytest.raises(InvalidInput) as caught:
+                use()
+            assert "32 to 64 bytes" in str(caught.value)
+            assert "kkkk" not in str(caught.value)
+
+    def test_only_the_migrator_sets_them(self, database: Database) -> None:
+        for engine in (database.user, database.service):
+            with pytest.raises(PrivilegeRequired):
+                sign_contexts(engine, [OTHER_KEY])
+
+        assert doctor(database.user, signing_key=KEY).ok
+
+    def test_they_are_not_shown(self, database: Database) -> None:
+        assert KEY.hex() not in repr(signing(database)._context)
+        assert "key" not in repr(signing(database)._context)
+
+
+def acting_for(connection: Connection, tenant: TenantId) -> tuple[str, ...]:
+    """Set the tenant as the library does, and tell what that came to."""
+    proof = proved(str(tenant), KEY, int(time.time()))
+    connection.execute(SET, {"tenant": str(tenant), "proof": proof})
+    return acting(connection)
+
+
+def acting(connection: Connection) -> tuple[str, ...]:
+    names = ("app.current_user_id", "app.current_user_proof")
+    return tuple(
+        connection.execute(text("SELECT current_setting(:name)"), {"name": name}).scalar_one()
+        for name in names
+    )
+
+
+def test_a_statement_prepared_for_one_tenant_does_not_serve_another(
+    database: Database, billing: Billing
+) -> None:
+    """The plan is kept; who it acts for is asked again."""
+    with database.user.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        seen = []
+        for tenant in (ALICE, BOB) * 8:
+            acting_for(connection, tenant)
+            statement = "SELECT tenant_id FROM cogni_billing.wallets"
+            seen.append(driver.execute(statement, prepare=True).fetchall())
+            connection.rollback()
+
+    assert seen == [[(ALICE,)], [(BOB,)]] * 8

@@ -23,6 +23,10 @@ LOWEST = (
 )
 
 
+# They judge by their own lights, which change: new versions are tried by hand.
+JUDGES = ("pgrls==0.57.1", "rlsautotest==0.7.1", "squawk-cli==2.70.0")
+
+
 def python(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
     """Run a module of the environment that nox itself runs in."""
     session.run(sys.executable, "-m", *arguments, external=True, env=env)
@@ -60,6 +64,13 @@ def lowest(session: nox.Session) -> None:
     """The tests on the lowest versions that the package allows."""
     session.install("-e", ".[dev]", *LOWEST)
     session.run("pytest", "tests")
+
+
+@nox.session(venv_backend="virtualenv")
+def judges(session: nox.Session) -> None:
+    """What linters and provers of row security, and one of migrations, make of the schema."""
+    session.install("-e", ".[cli,embedded]", *JUDGES)
+    session.run("python", "judges/run.py")
 
 
 @nox.session

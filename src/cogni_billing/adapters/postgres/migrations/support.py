@@ -17,6 +17,11 @@ def recorded_roles() -> Roles:
     return provision.roles
 
 
+def wait_briefly_for_locks() -> None:
+    """Rather have a migration fail, to be tried again, than requests queue up behind its lock."""
+    op.execute("SET LOCAL lock_timeout = '10s'")
+
+
 def run_file(name: str) -> None:
     """Run one SQL file of this package, all its statements in one message."""
     op.execute(text(files(__package__).joinpath("sql", name).read_text("utf-8")))

@@ -2,7 +2,11 @@
 
 from alembic import op
 
-from cogni_billing.adapters.postgres.migrations.support import recorded_roles, run_file
+from cogni_billing.adapters.postgres.migrations.support import (
+    recorded_roles,
+    run_file,
+    wait_briefly_for_locks,
+)
 
 revision = "cogni_billing_0001"
 down_revision = None
@@ -74,6 +78,7 @@ _KEEPERS = (
 
 def upgrade() -> None:
     """Create everything, give each role exactly what it needs, seed the system tenant."""
+    wait_briefly_for_locks()
     roles = recorded_roles()
     user, service = roles.quoted("user", "service")
     spenders = roles.listed("user", "spender")
@@ -241,6 +246,7 @@ def _hand_wallets_to(migrator: str, keeper: str) -> None:
 
 def downgrade() -> None:
     """Drop everything, the money included."""
+    wait_briefly_for_locks()
     everybody = recorded_roles().listed("user", "spender", "service", "keeper")
     for table in _TABLES:
         op.execute(f"DROP TABLE cogni_billing.{table}")

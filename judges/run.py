@@ -1,0 +1,167 @@
+"""What others make of the schema: linters and a prover of row security, and one of migrations.
+
+They look at a database of an embedded server, migrated to head, and at the SQL that migrated it.
+Every finding must be explained in `accepted.toml`, and every explanation be needed; and the gate
+must be seen to shut, so it is tried on sabotaged databases first.
+
+    python judges/run.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import create_engine, event, text
+
+from cogni_billing.adapters.postgres import migrate, unmigrate
+from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
+
+HERE = Path(__file__).parent
+TOOLS = Path(sys.executable).parent
+MODES = ("anon", "cross-tenant", "write")
+SABOTAGES = (
+    "ALTER TABLE cogni_billing.postings NO FORCE ROW LEVEL SECURITY",
+    "ALTER TABLE cogni_billing.wallets DISABLE ROW LEVEL SECURITY",
+    "CREATE POLICY open ON cogni_billing.wallets FOR SELECT USING (true);"
+    " DROP POLICY wallets_floor ON cogni_billing.wallets",
+    "ALTER FUNCTION cogni_billing.keep_wallet() RESET search_path",
+)
+
+
+@frozen
+class Finding:
+    judge: str
+    rule: str
+    object: str
+
+
+@frozen
+class Accepted:
+    judge: str
+    rule: str
+    objects: str
+    reason: str = field(repr=False)
+
+    def explains(self, finding: Finding) -> bool:
+        return (
+            self.judge == finding.judge
+            and re.match(self.rule, finding.rule) is not None
+            and re.fullmatch(self.objects, finding.object) is not None
+        )
+
+
+def ran(*command: str | Path) -> str:
+    """What a judge prints; that it finds something is no failure of its own."""
+    result = subprocess.run(
+        [TOOLS / command[0], *command[1:]], capture_output=True, text=True, check=False
+    )
+    if result.returncode not in {0, 1}:
+        raise RuntimeError(f"{command[0]} failed: {result.stderr}")
+    return result.stdout
+
+
+def pgrls(url: str) -> Iterator[Finding]:
+    config = ("--config", HERE / "pgrls.toml", "--database-url", url, "--format", "json")
+    for found in json.loads(ran("pgrls", "lint", *config))["violations"]:
+        yield Finding("pgrls lint", found["rule_id"], found["location"])
+    for mode in MODES:
+        asked = ("--mode", mode, "--strict", "--auth-function", "cogni_billing.tenant")
+        for found in json.loads(ran("pgrls", "verify", *config, *asked))["tables"]:
+            if found["verdict"] != "isolated":
+                yield Finding("pgrls verify", found["verdict"], found["table"])
+
+
+def rlsautotest(url: str, folder: Path) -> Iterator[Finding]:
+    answer = folder / "rlsautotest.json"
+    ran("rlsautotest", "lint", "--schema", "cogni_billing", "--db-url", url, "--json", answer)
+    for found in json.loads(answer.read_text("utf-8")):
+        yield Finding("rlsautotest", found["message"], found["table"])
+
+
+def squawk(script: Path) -> Iterator[Finding]:
+    options = ("--assume-in-transaction", "--pg-version", "14.0", "--reporter", "json")
+    for found in json.loads(ran("squawk", *options, script)):
+        yield Finding("squawk", found["rule_name"], f"line {found['line']}")
+
+
+def migration_sql(server: EmbeddedPostgres) -> str:
+    """Every statement that brings an empty schema to head."""
+    engine = create_engine(server.url("app_migrator"))
+    unmigrate(engine)
+    statements: list[str] = []
+
+    def collect(*given: Any) -> None:
+        _connection, _cursor, statement, parameters, *_ = given
+        if not parameters and "cogni_billing_migrations" not in statement:  # Alembic's own
+            statements.append(statement.strip(" ;\n").replace("%%", "%"))
+
+    event.listen(engine, "before_cursor_execute", collect)
+    migrate(engine)
+    engine.dispose()
+    return "".join(f"{each};\n" for each in statements)
+
+
+def findings(server: EmbeddedPostgres, folder: Path) -> Iterator[Finding]:
+    url = server.admin_url.replace("postgresql+psycopg", "postgresql")
+    yield from pgrls(url)
+    yield from rlsautotest(url, folder)
+    script = folder / "migrations.sql"
+    script.write_text(migration_sql(server), "utf-8")
+    yield from squawk(script)
+
+
+def unexplained(found: list[Finding], accepted: list[Accepted]) -> list[Finding]:
+    return [each for each in found if not any(one.explains(each) for one in accepted)]
+
+
+def gate_shuts(accepted: list[Accepted]) -> bool:
+    """Whether each sabotage is found, and not explained away."""
+    for sabotage in SABOTAGES:
+        with EmbeddedPostgres(in_memory=True) as server:
+            admin = create_engine(server.admin_url)
+            with admin.begin() as connection:
+                connection.execute(text(sabotage))
+            admin.dispose()
+            found = list(pgrls(server.admin_url.replace("postgresql+psycopg", "postgresql")))
+        if not unexplained(found, accepted):
+            Console().print(f"[red]not found: {sabotage}")
+            return False
+    return True
+
+
+def main() -> int:
+    lines = tomllib.loads((HERE / "accepted.toml").read_text("utf-8"))["accepted"]
+    accepted = [Accepted(**line) for line in lines]
+    if not gate_shuts(accepted):
+        return 1
+    with EmbeddedPostgres(in_memory=True) as server, tempfile.TemporaryDirectory() as folder:
+        found = list(findings(server, Path(folder)))
+    table = Table("judge", "rule", "findings", "accepted because")
+    for one in accepted:
+        explained = sum(one.explains(each) for each in found)
+        table.add_row(one.judge, one.rule, str(explained), one.reason)
+    console = Console()
+    console.print(table)
+    stale = [one for one in accepted if not any(one.explains(each) for each in found)]
+    open_ = unexplained(found, accepted)
+    for each in open_:
+        console.print(f"[red]unexplained: {each}")
+    for one in stale:
+        console.print(f"[red]explains nothing any more: {one}")
+    console.print(f"{len(found)} findings, {len(open_)} unexplained")
+    return 1 if open_ or stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -33,8 +33,10 @@ MODES = ("anon", "cross-tenant", "write")
 SABOTAGES = (
     "ALTER TABLE cogni_billing.postings NO FORCE ROW LEVEL SECURITY",
     "ALTER TABLE cogni_billing.wallets DISABLE ROW LEVEL SECURITY",
-    "CREATE POLICY open ON cogni_billing.wallets FOR SELECT USING (true);"
-    " DROP POLICY wallets_floor ON cogni_billing.wallets",
+    (
+        "CREATE POLICY open ON cogni_billing.wallets FOR SELECT USING (true);"
+        " DROP POLICY wallets_floor ON cogni_billing.wallets"
+    ),
     "ALTER FUNCTION cogni_billing.keep_wallet() RESET search_path",
 )
 

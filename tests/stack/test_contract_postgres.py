@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import Pool, create_engine, event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import AsyncBilling, Billing
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from contract import (
+    bad_input,
     batches,
     charges,
     concurrency,
@@ -77,6 +78,29 @@ class AwaitedPostgres(Postgres):
             yield lambda **options: blocking(AsyncBilling(unit_of_work, **options), loop)
             for engine in (user, service):
                 asyncio.run_coroutine_threadsafe(engine.dispose(), loop).result()
+
+
+class CountedPostgres:
+    @pytest.fixture
+    def reached(self) -> Iterator[bad_input.Reached]:
+        taken: list[object] = []
+
+        def count(*connection: object) -> None:
+            taken.append(connection)
+
+        event.listen(Pool, "checkout", count)
+        yield lambda: len(taken)
+        event.remove(Pool, "checkout", count)
+
+
+class TestBadInput(CountedPostgres, Postgres, bad_input.BadInputContract):
+    @pytest.fixture
+    def unit_of_work(self, database: Database) -> PostgresUnitOfWork:
+        return PostgresUnitOfWork(database.user, service=database.service)
+
+
+class TestAwaitedBadInput(CountedPostgres, AwaitedPostgres, bad_input.BadInputContract):
+    pass
 
 
 class TestSpending(Postgres, spending.SpendingContract):

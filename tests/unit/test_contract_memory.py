@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 
 import pytest
 
-from cogni_billing import AsyncBilling, Billing
+from cogni_billing import AsyncBilling, Billing, TenantId
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.adapters.memory.unit_of_work import MemoryScope
 from contract import (
+    bad_input,
     batches,
     charges,
     concurrency,
@@ -49,6 +52,22 @@ class Memory:
     def totals(self, unit_of_work: InMemoryUnitOfWork) -> Totals:
         balances = unit_of_work._store.balances
         return lambda: {account: balance.value for account, balance in balances.items()}
+
+
+class TestBadInput(Memory, bad_input.BadInputContract):
+    @pytest.fixture
+    def reached(
+        self, unit_of_work: InMemoryUnitOfWork, monkeypatch: pytest.MonkeyPatch
+    ) -> bad_input.Reached:
+        opened: list[object] = []
+        scope = unit_of_work.scope
+
+        def counted(tenant: TenantId) -> AbstractContextManager[MemoryScope]:
+            opened.append(tenant)
+            return scope(tenant)
+
+        monkeypatch.setattr(unit_of_work, "scope", counted)
+        return lambda: len(opened)
 
 
 class TestSpending(Memory, spending.SpendingContract):

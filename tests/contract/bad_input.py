@@ -1,0 +1,254 @@
+"""Bad input, to every argument of every call: refused by name, before the ledger is reached.
+
+What each argument must be is said once, in `ARGUMENTS`; what it must not be, in `BAD`. A call or an
+argument that is not listed fails the suite.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Final, TypeAlias
+from uuid import UUID
+
+import pytest
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    Billing,
+    BillingError,
+    InvalidInput,
+    Shortfall,
+    credits,
+    usd,
+)
+from contract.base import ALICE, BOB, NOON, Contract, Totals
+
+Reached = Callable[[], int]
+HOUR = timedelta(hours=1)
+
+
+class Kind(enum.StrEnum):
+    RUN = "run-1"
+
+
+class Odd(str):
+    """Equal to everything, as a key must never be."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = str.__hash__
+
+
+def nested(levels: int) -> dict[str, object]:
+    value: dict[str, object] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def cyclic() -> dict[str, object]:
+    value: dict[str, object] = {}
+    value["itself"] = value
+    return value
+
+
+UUIDS: Final = (None, "", str(ALICE), ALICE.hex, ALICE.int, ALICE.bytes, f"{{{ALICE}}}", True, ())
+KEYS: Final = (
+    *(
+        None,
+        7,
+        b"run-1",
+        True,
+        Kind.RUN,
+        Odd("run-1"),
+        ("stripe", "pi_1"),
+        "",
+        " ",
+        "a b",
+        " a",
+        "a ",
+    ),
+    *(
+        "a\n",
+        "a\t",
+        "a\0",
+        "\x1b[31m",
+        "\x7f",
+        "caf\u00e9",
+        "cafe\u0301",
+        "p\u0430yment",
+        "a\u00a0b",
+    ),
+    *("a\u200bb", "\u202eabc", "\ud800", "x" * 256, "x" * 1_000_000),
+)
+MOMENTS: Final = (
+    *("2026-11-23T12:00:00Z", 1_700_000_000, 1.5, True, date(2026, 11, 23), datetime(2026, 11, 23)),
+    datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC),
+    datetime(9999, 1, 1, tzinfo=UTC),
+    datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
+    datetime.min.replace(tzinfo=timezone(timedelta(hours=12))),
+)
+NUMBERS: Final = (
+    10,
+    10.0,
+    math.nan,
+    "10",
+    "1_000",
+    "\u0661",
+    Decimal(10),
+    True,
+    b"10",
+    (),
+    object(),
+)
+FLAGS: Final = (None, 0, 1, "yes", "", (), object())
+BAD: Final[dict[str, tuple[object, ...]]] = {
+    "tenant": (*UUIDS, UUID(int=0), SYSTEM_ACCOUNT_ID),
+    "id": UUIDS,
+    "credits": (None, *NUMBERS, credits(0), credits(-1), usd(1), [credits(1)]),
+    "money": (None, *NUMBERS, usd(0), usd("-0.01"), credits(1), [usd(1)]),
+    "some money": (*NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
+    "key": KEYS,
+    "source": KEYS,
+    "metadata": (
+        *("{}", [], [("a", 1)], 7, True, cyclic(), nested(9), nested(3000)),
+        *({1: "a"}, {None: "a"}, {("a",): 1}, {Kind.RUN: 1}, {"a\0": 1}, {"\udfff": 1}),
+        *({"a": each} for each in (math.nan, math.inf, -math.inf, {1, 2}, b"", NOON, object())),
+        *({"a": each} for each in (1j, Kind.RUN, "\0", "\ud800", 10**5000, Decimal(1), ALICE)),
+        *({"a": "x" * 16_384}, {"a": [0] * 1_000_000}, {str(n): n for n in range(100_000)}),
+    ),
+    "flag": FLAGS,
+    "shortfall": (None, "debt", "DEBT", 0, True, object()),
+    "moment": MOMENTS,
+    "priority": (None, 1.0, "1", True, 2**31, -(2**31) - 1, 10**5000, math.nan),
+    "limit": (0, -1, 1001, True, 1.0, "50", None, 10**100),
+    "cursor": ("", "0", "01", "-1", "1e3", "x" * 100, 5, b"1", "\u0661", True, "9" * 1000),
+    "kind": ("", "gift", "PURCHASE", 7, True, b"charge", object()),
+    "kind that must be": ("", "gift", "PURCHASE", 7, True, b"charge", object(), None),
+    "most": (0, -1, True, 1.0, "50", None, 10**100),
+    "requests": (None, 7, True, object(), "pi_1", {"tenant": ALICE}),
+}
+Arguments: TypeAlias = dict[str, tuple[object, str]]
+# Of each call: what makes it a good one, and which of the above each argument must not be.
+TENANT: Final[Arguments] = {"tenant": (ALICE, "tenant")}
+METADATA: Final[Arguments] = {"metadata": ({"a": 1}, "metadata")}
+REFERENCE: Final[Arguments] = {"reference": ("run-1", "key")}
+PAYMENT: Final[Arguments] = {"payment": ("stripe:pi_1", "key")}
+CREDITS: Final[Arguments] = {"amount": (credits(5), "credits")}
+PART: Final[Arguments] = {"amount": (usd("0.50"), "some money")}
+SHORTFALL: Final[Arguments] = {"shortfall": (Shortfall.CLAMP, "shortfall")}
+HOLD: Final[Arguments] = {"hold_id": (UUID(int=5), "id")}
+EXPIRES: Final[Arguments] = {"expires_at": (NOON + HOUR, "moment")}
+ALL_OR_NOTHING: Final[Arguments] = {"all_or_nothing": (False, "flag")}
+ARGUMENTS: Final[dict[str, Arguments]] = {
+    "open_account": TENANT,
+    "confirm_purchase": TENANT | {"amount": (usd("1.00"), "money")} | PAYMENT | METADATA,
+    "confirm_purchases": {"purchases": ((), "requests")} | ALL_OR_NOTHING,
+    "charge": TENANT | CREDITS | REFERENCE | {"allow_overdraft": (True, "flag")} | METADATA,
+    "charge_many": {"charges": ((), "requests")} | ALL_OR_NOTHING,
+    "hold": TENANT | CREDITS | REFERENCE | EXPIRES | METADATA,
+    "capture": TENANT | HOLD | CREDITS | REFERENCE | METADATA,
+    "release": TENANT | HOLD,
+    "grant": TENANT
+    | CREDITS
+    | {"source": ("promo:a", "source")}
+    | REFERENCE
+    | EXPIRES
+    | {"priority": (1, "priority")}
+    | METADATA,
+    "grants": TENANT,
+    "refund": TENANT | PAYMENT | PART | REFERENCE | SHORTFALL | METADATA,
+    "open_dispute": TENANT | PAYMENT | REFERENCE | PART | METADATA,
+    "win_dispute": TENANT | PAYMENT | REFERENCE,
+    "lose_dispute": TENANT | PAYMENT | REFERENCE | SHORTFALL | METADATA,
+    "balance": TENANT | {"at": (NOON, "moment")},
+    "statement": TENANT
+    | {"limit": (5, "limit"), "after": ("5", "cursor"), "kind": ("charge", "kind")}
+    | {"since": (NOON, "moment"), "until": (NOON, "moment")},
+    "find": TENANT | REFERENCE | {"kind": ("charge", "kind that must be")},
+    "transaction": TENANT | {"transaction_id": (UUID(int=5), "id")},
+    "fold": {},
+    "sweep": {},
+    "verify": {"most": (5, "most")},
+}
+PLACES: Final = [(call, name) for call, names in ARGUMENTS.items() for name in names]
+REQUESTS: Final = {"confirm_purchases": "confirm_purchase", "charge_many": "charge"}
+
+
+def arguments(call: str) -> dict[str, object]:
+    """Good ones."""
+    return {name: good for name, (good, _) in ARGUMENTS[call].items()}
+
+
+class BadInputContract(Contract):
+    @pytest.fixture
+    def reached(self) -> Reached:
+        """Tells how often the store was reached so far."""
+        raise NotImplementedError
+
+    def test_every_argument_of_every_call_is_here(self, billing: Billing) -> None:
+        calls = {
+            name: set(inspect.signature(call).parameters) - {"self"}
+            for name, call in vars(Billing).items()
+            if not name.startswith("_")
+        }
+
+        assert calls == {name: set(names) for name, names in ARGUMENTS.items()}
+
+    @pytest.mark.parametrize(("call", "name"), PLACES)
+    def test_it_is_refused_by_name_before_the_store_is_reached(
+        self, billing: Billing, reached: Reached, totals: Totals, call: str, name: str
+    ) -> None:
+        before = reached()
+        for bad in BAD[ARGUMENTS[call][name][1]]:
+            with pytest.raises(BillingError) as caught:
+                getattr(billing, call)(**arguments(call) | {name: bad})
+            self.names_what_is_wrong(caught.value, name)
+
+        assert reached() == before
+        assert totals() == {}
+
+    @pytest.mark.parametrize("call", REQUESTS)
+    def test_one_bad_request_of_a_batch_is_refused_like_a_call_alone(
+        self, billing: Billing, reached: Reached, totals: Totals, call: str
+    ) -> None:
+        billing.open_account(ALICE)
+        before = reached()
+        like = REQUESTS[call]
+        for name, (_, kind) in ARGUMENTS[like].items():
+            for bad in BAD[kind]:
+                request = arguments(like) | {name: bad}
+                (outcome,) = getattr(billing, call)([request])
+                self.names_what_is_wrong(outcome.error, name)
+                if name == "tenant":  # of the others, its tenant's scope says what came of them
+                    assert reached() == before
+        for nonsense in (None, 7, "pi_1", {}, {"tenant": ALICE}, arguments(like) | {"more": 1}):
+            (outcome,) = getattr(billing, call)([nonsense])
+            assert isinstance(outcome.error, InvalidInput)
+
+        assert totals() == {}
+
+    def test_what_is_good_of_each_is_taken(self, billing: Billing) -> None:
+        """Or the refusals above would prove nothing."""
+        billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bobs")
+        for call in ARGUMENTS:
+            try:
+                getattr(billing, call)(**arguments(call))
+            except InvalidInput as error:
+                pytest.fail(f"{call}: {error}")
+            except BillingError:
+                continue  # there is no such hold, payment or dispute
+
+    @staticmethod
+    def names_what_is_wrong(error: BillingError, name: str) -> None:
+        assert isinstance(error, InvalidInput), repr(error)
+        assert error.field.split("[")[0].split(".")[0] == name, error
+        assert len(str(error)) < 400

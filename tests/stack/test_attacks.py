@@ -585,3 +585,31 @@ def test_every_function_that_runs_as_the_keeper_has_a_path_of_its_own(kept: Data
         ).all()
 
     assert loose == []
+
+
+@pytest.mark.parametrize(
+    ("role", "lost"),
+    [
+        ("app_user", set()),
+        ("app_spender", set()),
+        (
+            "app_service",
+            {f"postings_insert_{name}" for name in ("clawback", "shortfall", "unissued")},
+        ),
+    ],
+)
+def test_a_role_that_drops_all_it_has_widens_nothing(
+    kept: Database, role: str, lost: set[str]
+) -> None:
+    """PostgreSQL before 15.20 was seen to delete and to widen policies that name such a role. Ours
+    are for everybody, or for what only that role may do.
+    """
+    policies = text("SELECT * FROM pg_policies WHERE schemaname = 'cogni_billing'")
+    with kept.admin.connect() as connection:
+        before = {row.policyname: tuple(row) for row in connection.execute(policies)}
+        connection.execute(text(f"SET LOCAL SESSION AUTHORIZATION {role}"))
+        connection.execute(text(f"DROP OWNED BY {role}"))
+        after = {row.policyname: tuple(row) for row in connection.execute(policies)}
+
+    assert set(before) - set(after) == lost
+    assert all(before[name] == policy for name, policy in after.items())

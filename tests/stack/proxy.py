@@ -67,9 +67,8 @@ class Proxy:
             if committing and self.cut is Cut.BEFORE_COMMIT:
                 break
             if committing and self.cut is Cut.AFTER_COMMIT:
-                # The other direction forwards nothing more, so the answer dies here.
+                _shut(source)  # first, so that no answer is quick enough to get through
                 target.sendall(data)
-                source.shutdown(socket.SHUT_RDWR)
                 return
             try:
                 target.sendall(data)

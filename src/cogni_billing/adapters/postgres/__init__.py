@@ -1,6 +1,6 @@
 """The ledger in PostgreSQL: units of work for requests, and what operates the database."""
 
-from cogni_billing.adapters.postgres.operations.checks import Finding
+from cogni_billing.adapters.postgres.operations.checks.findings import Finding
 from cogni_billing.adapters.postgres.operations.diagnosis import Check, Report, doctor, ensure_ready
 from cogni_billing.adapters.postgres.operations.migrating import migrate, unmigrate
 from cogni_billing.adapters.postgres.operations.provisioning import provision

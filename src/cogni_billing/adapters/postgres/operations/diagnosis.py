@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Engine, text
 
 from cogni_billing.adapters.postgres.contexts import Context, checked_key
 from cogni_billing.adapters.postgres.failures import translated
-from cogni_billing.adapters.postgres.operations import checks
-from cogni_billing.adapters.postgres.operations.checks import Finding, Findings, Subject
+from cogni_billing.adapters.postgres.operations.checks import access, running, structure
+from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
 from cogni_billing.adapters.postgres.operations.provisioning import (
     Provision,
     require_server_version,
@@ -92,7 +92,7 @@ def doctor(engine: Engine, *, signing_key: bytes | None = None) -> Report:
         for name, question, error in _QUESTIONS:
             answers.append(Check(name, _answered(question, connection, subject), error))
             connection.rollback()
-            if question is checks.revision and not answers[-1].ok:
+            if question is running.revision and not answers[-1].ok:
                 break
         return Report(tuple(answers))
 
@@ -130,19 +130,20 @@ _SPELLING: Final = text(
 
 _Error = Callable[[Any], BillingError]
 _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
-    ("the schema is at head", checks.revision, LedgerUnavailable),
-    ("the connected role is bound by row security", checks.connected_role, LedgerCorruption),
-    ("the roles are apart", checks.separation, LedgerCorruption),
-    ("row security is enabled and forced on every table", checks.row_security, LedgerCorruption),
-    ("the policies are the expected ones", checks.policies, LedgerCorruption),
-    ("the triggers are the expected ones", checks.triggers, LedgerCorruption),
-    ("the functions are the expected ones", checks.functions, LedgerCorruption),
-    ("the constraints are in place", checks.constraints, LedgerCorruption),
-    ("the indexes are in place", checks.indexes, LedgerCorruption),
-    ("nothing leads around row security", checks.ways_around, LedgerCorruption),
-    ("each role has its privileges and no more", checks.privileges, LedgerCorruption),
-    ("no context, no rows", checks.nothing_without_context, LedgerCorruption),
-    ("the system tenant and its accounts exist", checks.system_tenant, SystemTenantMissing),
-    ("prepared statements answer those who prepared them", checks.pooling, LedgerCorruption),
-    ("confirmed purchases survive a crash", checks.durability, LedgerCorruption),
+    ("the schema is at head", running.revision, LedgerUnavailable),
+    ("the connected role is bound by row security", access.connected_role, LedgerCorruption),
+    ("the roles are apart", access.separation, LedgerCorruption),
+    ("row security is enabled and forced on every table", structure.row_security, LedgerCorruption),
+    ("the policies are the expected ones", structure.policies, LedgerCorruption),
+    ("the triggers are the expected ones", structure.triggers, LedgerCorruption),
+    ("the functions are the expected ones", structure.functions, LedgerCorruption),
+    ("the constraints are in place", structure.constraints, LedgerCorruption),
+    ("the indexes are in place", structure.indexes, LedgerCorruption),
+    ("nothing leads around row security", structure.ways_around, LedgerCorruption),
+    ("each role has its privileges and no more", access.privileges, LedgerCorruption),
+    ("what is made later is given to nobody", access.default_privileges, LedgerCorruption),
+    ("no context, no rows", running.nothing_without_context, LedgerCorruption),
+    ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
+    ("prepared statements answer those who prepared them", running.pooling, LedgerCorruption),
+    ("confirmed purchases survive a crash", running.durability, LedgerCorruption),
 )

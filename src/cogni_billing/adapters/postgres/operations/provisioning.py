@@ -8,8 +8,8 @@ from typing import Final
 from attrs import asdict, evolve, frozen
 from sqlalchemy import Connection, Engine, text
 
-from cogni_billing.adapters.postgres.operations import blueprint
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.privileges import callers, grants
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, PrivilegeRequired
@@ -171,9 +171,9 @@ def _arm_spender(connection: Connection, roles: Roles) -> None:
         return
     spender = quoted(roles.spender)
     connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO {spender}"))
-    for grant in blueprint.grants(roles):
+    for grant in grants(roles):
         if grant.grantee == "spender":
             connection.execute(text(f"GRANT {grant.on()} TO {spender}"))
-    for role, function in blueprint.callers(roles):
+    for role, function in callers(roles):
         if role == "spender":
             connection.execute(text(f"GRANT EXECUTE ON FUNCTION {SCHEMA}.{function} TO {spender}"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Billing, TenantId, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
@@ -215,6 +216,39 @@ class TestChanging:
 
         balance = Billing(PostgresUnitOfWork(own_database.user)).balance(ALICE)
         assert balance.posted == credits(100_000_000)
+
+    def test_a_path_that_is_left_on_a_connection_does_not_meet_the_next_tenant(
+        self, own_database: Database
+    ) -> None:
+        """Whatever is called in the scope that follows would be, in that tenant's name."""
+        with own_database.admin.begin() as connection:
+            connection.execute(text("CREATE SCHEMA evil AUTHORIZATION app_user"))
+        engine = create_engine(own_database.sandbox.url("app_user"), pool_size=1, max_overflow=0)
+        with engine.begin() as connection:
+            connection.execute(
+                text("""
+                    CREATE FUNCTION evil.told(uuid, uuid) RETURNS boolean LANGUAGE plpgsql
+                        AS 'BEGIN RAISE ''told''; END';
+                    CREATE OPERATOR evil.= (FUNCTION = evil.told, LEFTARG = uuid, RIGHTARG = uuid);
+                    CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text
+                        LANGUAGE plpgsql AS 'BEGIN RAISE ''told''; END';
+                    SET search_path = evil, pg_catalog
+                """)
+            )
+        with engine.begin() as connection:
+            with pytest.raises(DBAPIError, match="told"), connection.begin_nested():
+                connection.execute(text("SELECT gen_random_uuid() = gen_random_uuid()"))
+            joined = Billing(PostgresUnitOfWork.joining(connection))
+            joined.confirm_purchase(ALICE, usd("1.00"), payment="stripe:joined")
+            path = connection.scalar(text("SELECT pg_catalog.current_setting('search_path')"))
+
+        billing = Billing(PostgresUnitOfWork(engine))
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:own")
+        billing.charge(ALICE, credits(5), reference="run-1")
+
+        assert billing.balance(ALICE).posted == credits(19_999_995)
+        assert path == "evil, pg_catalog"  # the host's own is as it was
+        engine.dispose()
 
     @pytest.mark.parametrize("role", ["app_user", "app_service", "app_migrator"])
     @pytest.mark.parametrize("other", ["app_user", "app_service", "app_migrator", "postgres"])

@@ -6,7 +6,7 @@ import hmac
 import time
 from typing import Final
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 from sqlalchemy import Connection, text
 
 from cogni_billing.domain.errors import InvalidInput, shown
@@ -16,15 +16,27 @@ KEY_BYTES_MIN: Final = 32
 KEY_BYTES_MAX: Final = 64
 """The block of SHA-256, as far as a key needs no hashing of its own."""
 
-# The third argument ends the setting with the transaction, so a pooled connection forgets it.
-_SET: Final = text("SELECT set_config('app.current_user_id', :tenant, true)")
+# The third argument ends the setting with the transaction, so a pooled connection forgets it. The
+# path is set, too: one that somebody left on the connection could lend every operator of the
+# scope's statements another meaning, in the next tenant's name.
+_SET: Final = text("""
+    SELECT pg_catalog.set_config('app.current_user_id', :tenant, true),
+           pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
+""")
 _SET_WITH_PROOF: Final = text("""
-    SELECT set_config('app.current_user_id', :tenant, true),
-           set_config('app.current_user_proof', :proof, true)
+    SELECT pg_catalog.set_config('app.current_user_id', :tenant, true),
+           pg_catalog.set_config('app.current_user_proof', :proof, true),
+           pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
 """)
 _READ: Final = text("""
-    SELECT coalesce(current_setting('app.current_user_id', true), '') AS tenant,
-           coalesce(current_setting('app.current_user_proof', true), '') AS proof
+    SELECT coalesce(pg_catalog.current_setting('app.current_user_id', true), '') AS tenant,
+           coalesce(pg_catalog.current_setting('app.current_user_proof', true), '') AS proof,
+           pg_catalog.current_setting('search_path') AS path
+""")
+_RESTORE: Final = text("""
+    SELECT pg_catalog.set_config('app.current_user_id', :tenant, true),
+           pg_catalog.set_config('app.current_user_proof', :proof, true),
+           pg_catalog.set_config('search_path', :path, true)
 """)
 
 
@@ -73,11 +85,12 @@ class Before:
 
     tenant: str
     proof: str
+    path: str
 
     @classmethod
     def read(cls, connection: Connection) -> Before:
         row = connection.execute(_READ).one()
-        return cls(row.tenant, row.proof)
+        return cls(row.tenant, row.proof, row.path)
 
     def restore(self, connection: Connection) -> None:
-        connection.execute(_SET_WITH_PROOF, {"tenant": self.tenant, "proof": self.proof})
+        connection.execute(_RESTORE, asdict(self))

@@ -99,7 +99,7 @@ class PostgresBooks:
             row = self._connection.execute(
                 _FOLD, {"settled": position, "rows": ROWS_FOR_EACH_CHECKPOINT}
             ).one()
-            return Folding(accounts=row.accounts, lines=row.lines)
+            return Folding(accounts=row.accounts, lines=int(row.lines))
 
 
 # Row security would hide other tenants' rows silently from a role without BYPASSRLS.

@@ -112,13 +112,13 @@ transactions = Table(
     Column("metadata", JSON, nullable=False),
     Column("occurred_at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("tenant_id", "id", name="transactions_pkey"),
-    UniqueConstraint("tenant_id", "kind", "reference", name="transactions_key_used_once"),
+    UniqueConstraint("reference", "tenant_id", "kind", name="transactions_key_used_once"),
 )
 
 Index(
     "transactions_returned_one_after_another",
-    transactions.c.tenant_id,
     transactions.c.reverses,
+    transactions.c.tenant_id,
     transactions.c.returned_total - transactions.c.returned,
     unique=True,
     postgresql_where=transactions.c.reverses.is_not(None),
@@ -224,20 +224,20 @@ holds = Table(
     Column("pinned_grants", ARRAY(Uuid)),
     Column("pinned_amounts", ARRAY(Numeric)),
     PrimaryKeyConstraint("tenant_id", "id", name="holds_pkey"),
-    UniqueConstraint("tenant_id", "kind", "reference", name="holds_key_used_once"),
+    UniqueConstraint("reference", "tenant_id", "kind", name="holds_key_used_once"),
 )
 Index(
     "holds_ends",
-    holds.c.tenant_id,
     holds.c.account_id,
+    holds.c.tenant_id,
     holds.c.unit,
     holds.c.ends_at,
     postgresql_include=["amount", "opened_at"],
 )
 Index(
     "holds_open",
-    holds.c.tenant_id,
     holds.c.account_id,
+    holds.c.tenant_id,
     holds.c.unit,
     holds.c.ends_at,
     postgresql_include=["amount"],
@@ -261,8 +261,8 @@ grants = Table(
 )
 Index(
     "grants_spendable",
-    grants.c.tenant_id,
     grants.c.account_id,
+    grants.c.tenant_id,
     grants.c.unit,
     grants.c.priority,
     grants.c.expires_at,
@@ -289,11 +289,11 @@ disputes = Table(
     Column("metadata", JSON, nullable=False),
     Column("opened_at", _MOMENT, nullable=False),
     PrimaryKeyConstraint("tenant_id", "id", name="disputes_pkey"),
-    UniqueConstraint("tenant_id", "reference", name="disputes_key_used_once"),
+    UniqueConstraint("reference", "tenant_id", name="disputes_key_used_once"),
     ForeignKeyConstraint(
         ["tenant_id", "purchase_id"],
         [transactions.c.tenant_id, transactions.c.id],
         name="disputes_are_of_purchases",
     ),
 )
-Index("disputes_of_purchases", disputes.c.tenant_id, disputes.c.purchase_id)
+Index("disputes_of_purchases", disputes.c.purchase_id, disputes.c.tenant_id)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
+    ColumnElement,
+    FromClause,
     Integer,
     Numeric,
     Select,
@@ -15,8 +19,11 @@ from sqlalchemy import (
     Uuid,
     any_,
     bindparam,
+    case,
+    func,
     select,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import TypeEngine
@@ -69,6 +76,23 @@ def typed(sql: str) -> TextClause:
     )
 
 
+# What belongs to one transaction. Without OFFSET the planner may read all that the tenant ever had.
+_FIRST = (
+    select(postings.c.overdraft, postings.c.balance_after)
+    .where(
+        postings.c.origin_tenant_id == transactions.c.tenant_id,
+        postings.c.transaction_id == transactions.c.id,
+        postings.c.sequence == 1,
+    )
+    .offset(0)
+    .lateral("first")
+)
+_TERMS = (
+    select(grants.c.source, grants.c.priority, grants.c.expires_at)
+    .where(grants.c.tenant_id == transactions.c.tenant_id, grants.c.id == transactions.c.id)
+    .offset(0)
+    .lateral("terms")
+)
 _RECORDED = (
     select(
         transactions.c.id,
@@ -88,23 +112,13 @@ _RECORDED = (
         transactions.c.policy,
         transactions.c.metadata,
         transactions.c.occurred_at,
-        postings.c.overdraft,
-        postings.c.balance_after,
-        grants.c.source,
-        grants.c.priority,
-        grants.c.expires_at,
+        _FIRST.c.overdraft,
+        _FIRST.c.balance_after,
+        _TERMS.c.source,
+        _TERMS.c.priority,
+        _TERMS.c.expires_at,
     )
-    .join(
-        postings,
-        (postings.c.origin_tenant_id == transactions.c.tenant_id)
-        & (postings.c.transaction_id == transactions.c.id)
-        & (postings.c.sequence == 1),
-    )
-    .join(
-        grants,
-        (grants.c.tenant_id == transactions.c.tenant_id) & (grants.c.id == transactions.c.id),
-        isouter=True,
-    )
+    .select_from(transactions.join(_FIRST, true()).join(_TERMS, true(), isouter=True))
     .where(transactions.c.tenant_id == bindparam("tenant"))
 )
 RECORDED_BY_KEY: Final = _RECORDED.where(
@@ -195,8 +209,12 @@ RETURNED: Final = text("""
         ) AS returned,
         (
             SELECT sum(disputed)
-            FROM cogni_billing.disputes JOIN cogni_billing.holds USING (tenant_id, id)
-            WHERE tenant_id = :tenant AND purchase_id = :purchase AND state = 'open'
+            FROM cogni_billing.disputes
+            WHERE tenant_id = :tenant AND purchase_id = :purchase AND 'open' = (
+                SELECT state
+                FROM cogni_billing.holds
+                WHERE holds.tenant_id = :tenant AND holds.id = disputes.id
+            )
         ) AS disputed
 """)
 
@@ -219,12 +237,16 @@ SET_ASIDE: Final = text(
 GIVE_BACK: Final = text("SELECT cogni_billing.give_back(:owner, :part, :unit, :at)")
 
 DISPUTE: Final = text("""
-    SELECT disputes.*, holds.state, EXISTS (
+    SELECT disputes.*, (
+        SELECT state
+        FROM cogni_billing.holds
+        WHERE holds.tenant_id = :tenant AND holds.id = disputes.id
+    ) AS state, EXISTS (
         SELECT FROM cogni_billing.transactions
         WHERE tenant_id = :tenant AND kind = 'chargeback' AND reference = :reference
     ) AS lost
-    FROM cogni_billing.disputes JOIN cogni_billing.holds USING (tenant_id, id)
-    WHERE tenant_id = :tenant AND disputes.reference = :reference
+    FROM cogni_billing.disputes
+    WHERE tenant_id = :tenant AND reference = :reference
 """)
 
 # The wallet's own moment, where that is later than a host's clock says.
@@ -281,31 +303,25 @@ BALANCE_AT: Final = text("""
     ), 0) AS held
 """)
 
-# The running balance of a row in the order of positions: an owner's row carries its own part.
-_BALANCE_AFTER = text("""
-    CASE
-        WHEN posted_after IS NULL THEN cogni_billing.balance_up_to(
-            postings.tenant_id, postings.account_id, postings.unit, postings.position)
-        ELSE posted_after + cogni_billing.arrived(
-            postings.tenant_id, postings.account_id, postings.unit, postings.position)
-    END AS balance_after
-""")
+# By a look for each line: a page joined to all of the tenant's transactions reads them all.
+_REFERENCE = (
+    select(transactions.c.reference)
+    .where(
+        transactions.c.tenant_id == postings.c.origin_tenant_id,
+        transactions.c.id == postings.c.transaction_id,
+    )
+    .scalar_subquery()
+    .label("reference")
+)
 _LINES = (
     select(
         postings.c.position,
         postings.c.transaction_id,
         postings.c.kind,
-        transactions.c.reference,
+        _REFERENCE,
         postings.c.amount,
         postings.c.unit,
         postings.c.occurred_at,
-        _BALANCE_AFTER,
-    )
-    .join(
-        transactions,
-        (transactions.c.tenant_id == postings.c.origin_tenant_id)
-        & (transactions.c.id == postings.c.transaction_id),
-        isouter=True,
     )
     .where(
         postings.c.tenant_id == bindparam("tenant"),
@@ -317,9 +333,39 @@ _LINES = (
 )
 
 
+def _balance_after(line: FromClause) -> ColumnElement[Decimal]:
+    """The running balance in the order of positions; an owner's row carries its own part of it."""
+    here: tuple[ColumnElement[Any], ...] = (
+        bindparam("tenant"),
+        bindparam("account"),
+        line.c.unit,
+        line.c.position,
+    )
+    return case(
+        (line.c.posted_after.is_(None), func.cogni_billing.balance_up_to(*here)),
+        else_=line.c.posted_after + func.cogni_billing.arrived(*here),
+    )
+
+
+def _running(page: CTE) -> Select[tuple[object, ...]]:
+    """Every line of a stretch, with balances: looked up for the first, and added up from there."""
+    firsts = select(func.min(page.c.position)).group_by(page.c.unit)
+    first = select(page).where(page.c.position.in_(firsts)).subquery()
+    before = select(first.c.unit, (_balance_after(first) - first.c.amount).label("balance"))
+    opening = before.cte("opening").prefix_with("MATERIALIZED")
+    added = func.sum(page.c.amount).over(partition_by=page.c.unit, order_by=page.c.position)
+    return (
+        select(page, (opening.c.balance + added).label("balance_after"))
+        .join(opening, opening.c.unit == page.c.unit)
+        .order_by(page.c.position.desc())
+    )
+
+
 def lines(*, kind: bool, since: bool, until: bool) -> Select[tuple[object, ...]]:
     """The statement's lines, under the filters that are asked for, so that each is planned well."""
-    statement = _LINES
+    if not (kind or since or until):
+        return _running(_LINES.add_columns(postings.c.posted_after).cte("page"))
+    statement = _LINES.add_columns(_balance_after(postings).label("balance_after"))
     if kind:
         statement = statement.where(postings.c.kind == bindparam("kind"))
     if since:

@@ -24,7 +24,7 @@ CREATE TABLE cogni_billing.disputes (
     metadata      json             NOT NULL,
     opened_at     timestamptz      NOT NULL,
     CONSTRAINT disputes_pkey PRIMARY KEY (tenant_id, id),
-    CONSTRAINT disputes_key_used_once UNIQUE (tenant_id, reference),
+    CONSTRAINT disputes_key_used_once UNIQUE (reference, tenant_id),
     CONSTRAINT disputes_are_of_purchases
         FOREIGN KEY (tenant_id, purchase_id) REFERENCES cogni_billing.transactions (tenant_id, id),
     CONSTRAINT disputes_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
@@ -46,7 +46,7 @@ CREATE TABLE cogni_billing.disputes (
 );
 
 -- What of a purchase is disputed.
-CREATE INDEX disputes_of_purchases ON cogni_billing.disputes (tenant_id, purchase_id);
+CREATE INDEX disputes_of_purchases ON cogni_billing.disputes (purchase_id, tenant_id);
 
 ALTER TABLE cogni_billing.disputes ENABLE ROW LEVEL SECURITY;
 ALTER TABLE cogni_billing.disputes FORCE ROW LEVEL SECURITY;

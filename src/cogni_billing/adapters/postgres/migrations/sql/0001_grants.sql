@@ -28,7 +28,7 @@ CREATE TABLE cogni_billing.grants (
 
 -- What is left, in the order in which it is spent.
 CREATE INDEX grants_spendable
-    ON cogni_billing.grants (tenant_id, account_id, unit, priority, expires_at, granted_at, id)
+    ON cogni_billing.grants (account_id, tenant_id, unit, priority, expires_at, granted_at, id)
     WHERE taken < amount;
 
 ALTER TABLE cogni_billing.grants ENABLE ROW LEVEL SECURITY;

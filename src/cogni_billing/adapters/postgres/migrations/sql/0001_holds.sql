@@ -26,7 +26,7 @@ CREATE TABLE cogni_billing.holds (
     pinned_grants  uuid[],
     pinned_amounts numeric[],
     CONSTRAINT holds_pkey PRIMARY KEY (tenant_id, id),
-    CONSTRAINT holds_key_used_once UNIQUE (tenant_id, kind, reference),
+    CONSTRAINT holds_key_used_once UNIQUE (reference, tenant_id, kind),
     CONSTRAINT holds_kind_known
         CHECK (kind IN ('work', 'dispute') AND (kind = 'dispute') = (dispute_id IS NOT NULL)),
     CONSTRAINT holds_are_on_the_own_account CHECK (account_id = cogni_billing.account_of(tenant_id)),
@@ -53,9 +53,9 @@ CREATE TABLE cogni_billing.holds (
 );
 
 -- What was held at a moment: the holds that ended later and were open by then.
-CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, account_id, unit, ends_at)
+CREATE INDEX holds_ends ON cogni_billing.holds (account_id, tenant_id, unit, ends_at)
     INCLUDE (amount, opened_at);
-CREATE INDEX holds_open ON cogni_billing.holds (tenant_id, account_id, unit, ends_at)
+CREATE INDEX holds_open ON cogni_billing.holds (account_id, tenant_id, unit, ends_at)
     INCLUDE (amount)
     WHERE state = 'open';
 

@@ -1,0 +1,194 @@
+"""Under row security every call still finds its few rows by an index, however long the history is.
+
+The server counts the rows that statements read, those of functions, triggers and foreign keys too.
+On a ledger of thousands of rows a call may read so many and no more; a scan, or an index that
+finds the tenant and not the row, reads thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+
+from cogni_billing import SYSTEM_TENANT_ID, Billing, credits, usd
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
+from contract.base import ALICE, NOON, CountingIds, SteppingClock
+from stack.conftest import Database
+
+OTHERS = [UUID(int=2**90 + number) for number in range(1000)]
+HISTORY = 1000
+# Enough for the server to plan anew for the parameters' values, and then to keep one plan for all.
+REPEATED = 12
+# Of accounts that others add to, up to one checkpoint's lines are read, besides a call's own rows.
+FEW, ONE_CHECKPOINT = 150, 1150
+SOON = timedelta(days=1)
+
+_READ = text("""
+    SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)
+    FROM pg_stat_user_tables
+    WHERE schemaname = 'cogni_billing'
+""")
+Call = Callable[[Billing, int], object]
+
+
+def captured(billing: Billing, n: int) -> None:
+    hold = billing.hold(ALICE, credits(2), reference=f"captured-{n}")
+    billing.capture(ALICE, hold.id, credits(1), reference=f"capture-{n}")
+
+
+def released(billing: Billing, n: int) -> None:
+    billing.release(ALICE, billing.hold(ALICE, credits(2), reference=f"released-{n}").id)
+
+
+def granted(billing: Billing, n: int) -> None:
+    at = billing.statement(ALICE, limit=1).lines[0].at
+    billing.grant(
+        ALICE, credits(1), source="promo:b", reference=f"granted-{n}", expires_at=at + SOON
+    )
+
+
+def won(billing: Billing, n: int) -> None:
+    billing.open_dispute(ALICE, payment=f"old:{n}", reference=f"won-{n}")
+    billing.win_dispute(ALICE, payment=f"old:{n}", reference=f"won-{n}")
+
+
+def lost(billing: Billing, n: int) -> None:
+    billing.open_dispute(ALICE, payment=f"old:{n + 100}", reference=f"lost-{n}")
+    billing.lose_dispute(ALICE, payment=f"old:{n + 100}", reference=f"lost-{n}")
+
+
+CALLS: dict[str, tuple[Call, int]] = {
+    "open_account": (lambda billing, n: billing.open_account(UUID(int=2**80 + n)), FEW),
+    "confirm_purchase": (
+        lambda billing, n: billing.confirm_purchase(ALICE, usd("1.00"), payment=f"new:{n}"),
+        FEW,
+    ),
+    "confirm_purchases": (
+        lambda billing, n: billing.confirm_purchases(
+            {"tenant": tenant, "amount": usd("1.00"), "payment": f"new:{tenant}-{n}"}
+            for tenant in OTHERS[:3]
+        ),
+        FEW,
+    ),
+    "charge": (
+        lambda billing, n: billing.charge(ALICE, credits(1), reference=f"charge-{n}"),
+        FEW,
+    ),
+    "charge, again": (
+        lambda billing, n: billing.charge(ALICE, credits(1), reference="old:1"),
+        FEW,
+    ),
+    "charge_many": (
+        lambda billing, n: billing.charge_many(
+            {"tenant": tenant, "amount": credits(1), "reference": f"charge-{n}"}
+            for tenant in OTHERS[:3]
+        ),
+        FEW,
+    ),
+    "hold, capture": (captured, FEW),
+    "hold, release": (released, FEW),
+    "grant": (granted, FEW),
+    "refund": (
+        lambda billing, n: billing.refund(ALICE, payment=f"old:{n + 200}", reference=f"re-{n}"),
+        ONE_CHECKPOINT,
+    ),
+    "open_dispute, win_dispute": (won, ONE_CHECKPOINT),
+    "open_dispute, lose_dispute": (lost, ONE_CHECKPOINT),
+    "balance": (lambda billing, n: billing.balance(ALICE), FEW),
+    "balance, then": (lambda billing, n: billing.balance(ALICE, at=NOON + SOON), FEW),
+    "balance, of the system": (
+        lambda billing, n: billing.balance(SYSTEM_TENANT_ID),
+        ONE_CHECKPOINT,
+    ),
+    "statement": (lambda billing, n: billing.statement(ALICE, limit=10), FEW),
+    "statement, of a time": (
+        lambda billing, n: billing.statement(ALICE, since=NOON, limit=10),
+        FEW,
+    ),
+    "statement, of the system": (
+        lambda billing, n: billing.statement(SYSTEM_TENANT_ID, limit=10),
+        ONE_CHECKPOINT,
+    ),
+    "find": (lambda billing, n: billing.find(ALICE, kind="charge", reference="old:1"), FEW),
+    "sweep": (lambda billing, n: billing.sweep(), FEW),
+}
+
+
+def read(user: Engine, service: Engine, admin: Engine) -> int:
+    """How many rows of the ledger were read so far, now that the sessions have told."""
+    for engine in (user, service):
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    with admin.connect() as connection:
+        return int(connection.execute(_READ).scalar_one())
+
+
+@pytest.fixture(scope="module")
+def engines(shared: Database) -> Iterator[tuple[Engine, Engine]]:
+    """One session each, so that each tells what it read."""
+    made = [
+        create_engine(engine.url, pool_size=1, max_overflow=0)
+        for engine in (shared.user, shared.service)
+    ]
+    yield made[0], made[1]
+    for engine in made:
+        engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def billing(shared: Database, engines: tuple[Engine, Engine]) -> Billing:
+    """A ledger of many tenants, one of whom has a history; in sessions that planned for batches."""
+    reset(shared.migrator)
+    user, service = engines
+    billing = Billing(
+        PostgresUnitOfWork(user, service=service), clock=SteppingClock(), ids=CountingIds()
+    )
+    billing.confirm_purchases(
+        {"tenant": tenant, "amount": usd("1.00"), "payment": f"old:{tenant}"} for tenant in OTHERS
+    )
+    billing.confirm_purchases(
+        {"tenant": ALICE, "amount": usd("1.00"), "payment": f"old:{n}"} for n in range(HISTORY)
+    )
+    billing.charge_many(
+        {"tenant": ALICE, "amount": credits(1), "reference": f"old:{n}"} for n in range(HISTORY)
+    )
+    for n in range(HISTORY // 5):
+        billing.release(ALICE, billing.hold(ALICE, credits(1), reference=f"old:{n}").id)
+        billing.open_dispute(ALICE, payment=f"old:{n + 400}", reference=f"old:{n}")
+        billing.win_dispute(ALICE, payment=f"old:{n + 400}", reference=f"old:{n}")
+    for tenant in [*OTHERS, ALICE]:
+        billing.grant(tenant, credits(1), source="promo:a", reference="old")
+    billing.fold()
+    with shared.admin.begin() as connection:
+        connection.execute(text("ANALYZE"))
+    return billing
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_reads_no_more_than_it_needs(
+    shared: Database, engines: tuple[Engine, Engine], billing: Billing, name: str
+) -> None:
+    call, most = CALLS[name]
+    call(billing, 0)
+    before = read(*engines, shared.admin)
+    for n in range(1, REPEATED + 1):
+        call(billing, n)
+    after = read(*engines, shared.admin)
+
+    assert after - before <= most * REPEATED
+
+
+def test_a_scan_is_seen(shared: Database, engines: tuple[Engine, Engine], billing: Billing) -> None:
+    before = read(*engines, shared.admin)
+    with engines[0].begin() as connection:
+        connection.execute(
+            text("SELECT set_config('app.current_user_id', :tenant, true)"), {"tenant": str(ALICE)}
+        )
+        connection.execute(text("SELECT max(sequence) FROM cogni_billing.postings"))
+    after = read(*engines, shared.admin)
+
+    assert after - before > 2 * HISTORY

@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -13,6 +14,7 @@ from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     SYSTEM_TENANT_ID,
     AccountId,
+    Amount,
     Billing,
     BillingError,
     Difference,
@@ -36,6 +38,7 @@ from cogni_billing import (
     credits,
     usd,
 )
+from cogni_billing.domain.amounts import USDC
 from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
 from contract.base import ALICE, BOB, NOON, Contract, CountingIds, NewBilling, SteppingClock, Totals
 from contract.concurrency import at_once
@@ -92,6 +95,33 @@ class RefundContract(Contract):
 
         assert self.balances(billing) == [6_000_000, 1_500_000, 600_000]
         assert receipt.total_refunded == usd("0.40")
+
+    def test_so_little_that_no_account_gives_a_whole_credit_is_returned_all_the_same(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        partners = [AccountId(UUID(int=number)) for number in range(1, 12)]
+        rules = tuple(ShareRule(partner, "0.09") for partner in partners)
+        split = RevenueSharePolicy("v1", NOON - HOUR, ShareMode.SPLIT, rules)
+        billing = new_billing(policy=split, clock=SteppingClock(), ids=CountingIds())
+        billing.confirm_purchase(ALICE, Amount("0.01", USDC), payment="evm:1")
+        little = Amount("0.000001", USDC)
+
+        refund = billing.refund(ALICE, payment="evm:1", amount=little, reference="r1")
+        again = billing.refund(ALICE, payment="evm:1", amount=little, reference="r1")
+        billing.open_dispute(ALICE, payment="evm:1", amount=little, reference="d1")
+        loss = billing.lose_dispute(ALICE, payment="evm:1", reference="d1")
+        seen = billing.transaction(ALICE, refund.transaction_id)
+        checked = billing.verify()
+        billing.refund(ALICE, payment="evm:1", reference="r2")
+
+        assert (refund.refunded, refund.taken, refund.shortfall) == (little, *[credits(0)] * 2)
+        assert (again.transaction_id, again.replayed) == (refund.transaction_id, True)
+        assert (loss.refunded, loss.taken) == (little, credits(0))
+        assert seen is not None
+        assert [line.amount for line in seen.postings] == [credits(0)]
+        assert checked.ok
+        assert set(totals().values()) <= {0}
+        assert billing.verify().ok
 
     def test_no_more_than_was_paid_is_refunded(self, billing: Billing) -> None:
         billing.refund(ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_1")

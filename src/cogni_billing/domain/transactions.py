@@ -107,13 +107,17 @@ def balanced(
 ) -> tuple[Posting, ...]:
     """The postings of *kind*: *tenant*'s account changes by *amount*, each beneficiary's by its
     share, the `shortfall` account gives what was *absorbed*, and the kind's contra account takes
-    the other side. Zero makes no posting, but for the tenant's own.
+    the other side. Zero makes no posting, but for the tenant's own; and a return may be of so
+    little that it is all there is.
     """
     legs = [Posting(account_of(tenant), amount)]
     legs += [Posting(share.beneficiary, share.amount) for share in shares if share.amount.value]
     if absorbed.value:
         legs.append(Posting(SHORTFALL, -absorbed))
-    return *legs, Posting(kind.contra, -total((leg.amount for leg in legs), amount.unit))
+    other_side = -total((leg.amount for leg in legs), amount.unit)
+    if other_side.value or not kind.reverses:
+        legs.append(Posting(kind.contra, other_side))
+    return tuple(legs)
 
 
 def _read_only(given: Mapping[str, str]) -> Mapping[str, str]:

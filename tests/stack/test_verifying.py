@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import localcontext  # noqa: TID251 (the caller's, who may do as they please)
 
 import pytest
 from sqlalchemy import Connection, text
@@ -182,7 +183,11 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
     ),
     "a refund is of more": (
         RETURN.format("returned = returned + 1", "re_1"),
-        {Rule.RETURNS_FOLLOW_ONE_ANOTHER, Rule.RETURNS_TAKE_BACK_THEIR_PART},
+        {
+            Rule.RETURNS_FOLLOW_ONE_ANOTHER,
+            Rule.RETURNS_TAKE_BACK_THEIR_PART,
+            Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+        },
     ),
     "a refund absorbs more": (
         RETURN.format("absorbed = absorbed + 1", "re_2"),
@@ -202,6 +207,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
         WHERE reference = 'stripe:pi_5'
         """,
         {
+            Rule.DISPUTES_ARE_OF_THEIR_PAYMENT,
             Rule.RETURNS_FOLLOW_ONE_ANOTHER,
             Rule.RETURNS_TAKE_BACK_THEIR_PART,
             Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
@@ -214,6 +220,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
         WHERE reference = 'stripe:pi_5'
         """,
         {
+            Rule.DISPUTES_ARE_OF_THEIR_PAYMENT,
             Rule.RETURNS_FOLLOW_ONE_ANOTHER,
             Rule.RETURNS_TAKE_BACK_THEIR_PART,
             Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
@@ -231,13 +238,33 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
         f"{DISPUTED.format(RELEASED)} AND tenant_id = '{SYSTEM_TENANT_ID}'",
         {Rule.DISPUTES_ARE_SET_ASIDE, Rule.HOLDS_ARE_COUNTED},
     ),
+    "an open dispute is of more than it sets aside": (
+        "UPDATE cogni_billing.disputes SET disputed = disputed + 0.05 WHERE reference = 'dp_2'",
+        {Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
+    ),
+    "a dispute is of another payment": (
+        "UPDATE cogni_billing.disputes SET payment = 'stripe:pi_1' WHERE reference = 'dp_2'",
+        {Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
+    ),
+    "a dispute's request is forgotten": (
+        "UPDATE cogni_billing.disputes SET request = '{}' WHERE reference = 'dp_2'",
+        {Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
+    ),
+    "a refund's request is forgotten": (
+        RETURN.format("request = '{}'", "re_1"),
+        {Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED},
+    ),
+    "a refund's request was of another amount": (
+        RETURN.format("""request = '{"payment": "stripe:pi_5", "amount": "0.01 USD"}'""", "re_1"),
+        {Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED},
+    ),
     "a chargeback is of no dispute": (
         f"UPDATE cogni_billing.transactions SET subject_id = '{BOB}' WHERE kind = 'chargeback'",
         {Rule.CHARGEBACKS_END_A_DISPUTE, Rule.POSTINGS_MATCH},
     ),
     "a lost dispute was of more": (
         "UPDATE cogni_billing.disputes SET disputed = disputed + 1 WHERE reference = 'dp_1'",
-        {Rule.CHARGEBACKS_END_A_DISPUTE},
+        {Rule.CHARGEBACKS_END_A_DISPUTE, Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
     ),
     "a checkpoint is rewritten": (
         f"UPDATE cogni_billing.checkpoints SET balance = balance + 1"
@@ -314,6 +341,12 @@ def test_terms_that_are_alike_are_judged_once(database: Database, billing: Billi
         (violation,) = verification(connection, 1000).violations
 
     assert violation.detail.endswith("(and of 2 like it)")
+
+
+def test_what_is_found_does_not_depend_on_the_callers_decimal_context(billing: Billing) -> None:
+    with localcontext() as context:
+        context.prec = 2
+        assert billing.verify().violations == ()
 
 
 def test_verifying_needs_the_service_role(database: Database) -> None:

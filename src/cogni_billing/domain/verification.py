@@ -43,6 +43,7 @@ class Rule(Enum):
     RETURNS_FOLLOW_ONE_ANOTHER = ("I11", "returns of a payment add up, and stay within it")
     RETURNS_TAKE_BACK_THEIR_PART = ("I11", "a return takes back its part of every leg")
     DISPUTES_ARE_SET_ASIDE = ("I11", "what an open dispute is of is set aside, on every wallet")
+    DISPUTES_ARE_OF_THEIR_PAYMENT = ("I11", "a dispute is of a part of its payment's every leg")
     CHARGEBACKS_END_A_DISPUTE = ("I11", "a chargeback ends a dispute, and is of as much")
 
     def __init__(self, invariant: str, says: str) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from cogni_billing.domain.amounts import CREDIT, Amount, Unit
 from cogni_billing.domain.identity import AccountId
 from cogni_billing.domain.metadata import Json
+from cogni_billing.domain.refunds import REMAINDER
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Reversal
 from cogni_billing.domain.verification import (
@@ -83,11 +84,11 @@ def _of_returns(connection: Connection) -> Iterator[Violation]:
     rows = connection.execution_options(yield_per=1000).execute(text(_RETURNS))
     for row in rows:
         legs = [row.credited, *row.given]
-        taken = [-amount for amount in (row.amount, *row.shares)]
+        taken = [row.amount, *row.shares]
         unit = Unit.of(row.returned_unit)
         for rule, detail in return_problems(
             legs=[Amount.computed(leg, CREDIT) for leg in legs],
-            taken=[Amount.computed(amount, CREDIT) for amount in taken],
+            taken=[-Amount.computed(amount, CREDIT) for amount in taken],
             absorbed=Amount.computed(row.absorbed, CREDIT),
             paid=str(row.paid),
             so_far=Reversal(
@@ -135,6 +136,27 @@ _RETURNS: Final = """
         ON purchase.tenant_id = made.tenant_id AND purchase.id = made.reverses
     WHERE cardinality(purchase.shares) = cardinality(made.shares)
 """
+
+
+def _is_amount(written: str) -> str:
+    return f"{written} ~ '^[0-9]+([.][0-9]+)? [A-Z]+$'"
+
+
+def _value_of(written: str) -> str:
+    return f"split_part({written}, ' ', 1)::numeric"
+
+
+def _unit_of(written: str) -> str:
+    return f"split_part({written}, ' ', 2)"
+
+
+def _asks(request: str, amount: str, unit: str) -> str:
+    """Whether a return's request is for that much of its payment, or for what remained of it."""
+    asked = f"({request} ->> 'amount')"
+    return f"""CASE WHEN {_is_amount(asked)}
+                THEN {_value_of(asked)} = {amount} AND {_unit_of(asked)} = {unit}
+                ELSE {asked} = '{REMAINDER}' END"""
+
 
 _VIOLATIONS: Final = {
     Rule.TRANSACTIONS_SUM_TO_ZERO: """
@@ -188,18 +210,30 @@ _VIOLATIONS: Final = {
                 ORDER BY share.n
               ) || CASE WHEN declared.absorbed <> 0
                 THEN ARRAY['00000000-0000-4000-b000-000000000004'::uuid] END
-                || cogni_billing.contra_of(declared.kind)
-           OR made.amounts[1:cardinality(made.amounts) - 1]
+                || CASE WHEN cardinality(made.accounts) > 1 OR declared.reverses IS NULL
+                    THEN ARRAY[cogni_billing.contra_of(declared.kind)] END
+           OR made.amounts[1:greatest(cardinality(made.amounts) - 1, 1)]
                 <> declared.amount || array_remove(declared.shares, 0)
                 || CASE WHEN declared.absorbed <> 0 THEN ARRAY[- declared.absorbed] END
     """,
-    Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED: """
+    Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED: f"""
         SELECT
             json_build_object('tenant', tenant_id, 'transaction', id) AS located,
             format('%s for a request of %s', amount, request ->> 'amount') AS detail
         FROM cogni_billing.transactions
         WHERE kind IN ('charge', 'capture', 'grant')
           AND request ->> 'amount' IS DISTINCT FROM abs(amount) || ' ' || unit
+        UNION ALL
+        SELECT
+            json_build_object('tenant', made.tenant_id, 'transaction', made.id) AS located,
+            format('%s %s for %s', made.returned, made.returned_unit, made.request) AS detail
+        FROM cogni_billing.transactions AS made
+        JOIN cogni_billing.transactions AS purchase
+            ON purchase.tenant_id = made.tenant_id AND purchase.id = made.reverses
+        WHERE (
+            made.request ->> 'payment' = purchase.reference
+            AND {_asks("made.request", "made.returned", "made.returned_unit")}
+        ) IS NOT TRUE
     """,
     Rule.WALLETS_MATCH: """
         SELECT
@@ -428,7 +462,7 @@ _VIOLATIONS: Final = {
         WHERE kind = 'expiry' AND lot.id = subject_id
           AND (expires_at IS NULL OR occurred_at < expires_at)
     """,
-    Rule.RETURNS_FOLLOW_ONE_ANOTHER: """
+    Rule.RETURNS_FOLLOW_ONE_ANOTHER: f"""
         SELECT
             json_build_object('tenant', tenant_id, 'transaction', id) AS located,
             format('%s after %s make %s of %s', returned, before, returned_total, paid) AS detail
@@ -451,9 +485,9 @@ _VIOLATIONS: Final = {
         ) AS chained
         WHERE astray
            OR before + returned <> returned_total
-           OR returned_unit <> split_part(paid, ' ', 2)
-           OR CASE WHEN paid ~ '^[0-9]+([.][0-9]+)? [A-Z]+$'
-                THEN returned_total > split_part(paid, ' ', 1)::numeric ELSE true END
+           OR returned_unit <> {_unit_of("paid")}
+           OR CASE WHEN {_is_amount("paid")}
+                THEN returned_total > {_value_of("paid")} ELSE true END
     """,
     Rule.DISPUTES_ARE_SET_ASIDE: """
         SELECT
@@ -480,6 +514,50 @@ _VIOLATIONS: Final = {
                 WHERE part.n = 1 OR part.amount <> 0
                 ORDER BY part.account_id
               )
+    """,
+    # Of each leg is set aside what its exact part rounds to, up or down: as it did at the time.
+    Rule.DISPUTES_ARE_OF_THEIR_PAYMENT: f"""
+        SELECT
+            json_build_object('tenant', tenant_id, 'dispute', id) AS located,
+            format('%s and %s for %s of %s', amount, shares, disputed, paid) AS detail
+        FROM (
+            SELECT
+                made.*,
+                purchase.reference AS claimed,
+                purchase.amount || purchase.shares AS legs,
+                purchase.request ->> 'amount' AS paid
+            FROM cogni_billing.disputes AS made
+            LEFT JOIN cogni_billing.transactions AS purchase
+                ON purchase.tenant_id = made.tenant_id
+                AND purchase.id = made.purchase_id
+                AND purchase.kind = 'purchase'
+        ) AS dispute
+        WHERE (
+            payment = claimed
+            AND request ->> 'payment' = payment
+            AND {_asks("request", "disputed", "disputed_unit")}
+            AND CASE WHEN {_is_amount("paid")} THEN
+                {_unit_of("paid")} = disputed_unit
+                AND (
+                    SELECT bool_and(
+                        abs(aside * {_value_of("paid")} - leg * disputed) < {_value_of("paid")}
+                    )
+                    FROM unnest(legs, amount || shares) AS part (leg, aside)
+                )
+                AND coalesce((
+                    SELECT max(returned_total)
+                    FROM cogni_billing.transactions
+                    WHERE tenant_id = dispute.tenant_id AND reverses = purchase_id
+                ), 0) + coalesce((
+                    SELECT sum(other.disputed)
+                    FROM cogni_billing.disputes AS other
+                    JOIN cogni_billing.holds USING (tenant_id, id)
+                    WHERE tenant_id = dispute.tenant_id
+                      AND other.purchase_id = dispute.purchase_id
+                      AND state = 'open'
+                ), 0) <= {_value_of("paid")}
+            END
+        ) IS NOT TRUE
     """,
     Rule.CHARGEBACKS_END_A_DISPUTE: """
         SELECT

@@ -171,8 +171,9 @@ SABOTAGES = {
         "index transactions_returned_one_after_another is missing or was changed",
         "DROP INDEX IF EXISTS cogni_billing.transactions_returned_one_after_another;"
         " CREATE UNIQUE INDEX transactions_returned_one_after_another"
-        " ON cogni_billing.transactions (tenant_id, reverses, (returned_total - returned))"
-        " WHERE reverses IS NOT NULL",
+        " ON cogni_billing.transactions"
+        " USING btree (reverses, tenant_id, ((returned_total - returned)))"
+        " WHERE (reverses IS NOT NULL)",
     ),
     "an index that is unique no more": (
         "DROP INDEX cogni_billing.transactions_returned_one_after_another;"
@@ -180,8 +181,9 @@ SABOTAGES = {
         "index transactions_returned_one_after_another is missing or was changed",
         "DROP INDEX IF EXISTS cogni_billing.transactions_returned_one_after_another;"
         " CREATE UNIQUE INDEX transactions_returned_one_after_another"
-        " ON cogni_billing.transactions (tenant_id, reverses, (returned_total - returned))"
-        " WHERE reverses IS NOT NULL",
+        " ON cogni_billing.transactions"
+        " USING btree (reverses, tenant_id, ((returned_total - returned)))"
+        " WHERE (reverses IS NOT NULL)",
     ),
     "an index that holds nothing": (
         "UPDATE pg_index SET indisvalid = false"
@@ -213,6 +215,95 @@ SABOTAGES = {
         ' ADD CONSTRAINT "wallets_posted_in_bounds" CHECK (((posted >'
         " '-100000000000000000000000000000000000000000000000000'::numeric) AND (posted <"
         " '100000000000000000000000000000000000000000000000000'::numeric)))",
+    ),
+    "a parent without guards": (
+        "CREATE TABLE public.parent (LIKE cogni_billing.postings);"
+        " ALTER TABLE cogni_billing.postings INHERIT public.parent",
+        "cogni_billing.postings inherits from public.parent",
+        "ALTER TABLE cogni_billing.postings NO INHERIT public.parent",
+    ),
+    "a view that asks as the migrator": (
+        "CREATE VIEW public.keys AS SELECT * FROM cogni_billing.context_keys;"
+        " ALTER VIEW public.keys OWNER TO app_migrator",
+        "public.keys shows what row security hides",
+        "ALTER VIEW public.keys SET (security_invoker = true)",
+    ),
+    "a copy of what a view shows": (
+        "CREATE VIEW public.shown AS SELECT * FROM cogni_billing.postings;"
+        " ALTER VIEW public.shown SET (security_invoker = true);"
+        " CREATE MATERIALIZED VIEW public.copied AS SELECT * FROM public.shown",
+        "public.copied shows what row security hides",
+        "DROP MATERIALIZED VIEW public.copied",
+    ),
+    "a function that keeps its first answer": (
+        "ALTER FUNCTION cogni_billing.tenant() IMMUTABLE",
+        "function tenant is missing or was changed",
+        "restore cogni_billing.tenant as the library's migrations define it",
+    ),
+    "a helper that asks as an administrator": (
+        "CREATE FUNCTION public.peek() RETURNS SETOF cogni_billing.postings LANGUAGE sql"
+        " SECURITY DEFINER AS 'SELECT * FROM cogni_billing.postings'",
+        "public.peek() runs as one whom row security does not bind like its caller",
+        "ALTER FUNCTION public.peek() SECURITY INVOKER",
+    ),
+    "a schema of another owner": (
+        "ALTER SCHEMA cogni_billing OWNER TO app_user",
+        "the schema is owned by app_user",
+        'ALTER SCHEMA cogni_billing OWNER TO "app_migrator"',
+    ),
+    "foreign keys unchecked": (
+        "ALTER TABLE cogni_billing.payments DISABLE TRIGGER ALL;"
+        " ALTER TABLE cogni_billing.payments ENABLE TRIGGER USER",
+        "foreign keys of payments are not checked",
+        "ALTER TABLE cogni_billing.payments ENABLE TRIGGER ALL",
+    ),
+    "an index of another key under its name": (
+        "DROP INDEX cogni_billing.wallets_due;"
+        " CREATE INDEX wallets_due ON cogni_billing.wallets (tenant_id)",
+        "index wallets_due is missing or was changed",
+        "DROP INDEX IF EXISTS cogni_billing.wallets_due;"
+        " CREATE INDEX wallets_due ON cogni_billing.wallets USING btree (due_at)"
+        " WHERE (due_at < 'infinity'::timestamp with time zone)",
+    ),
+    "an index that tells of others' keys": (
+        "CREATE UNIQUE INDEX spy ON cogni_billing.holds (reference)",
+        "index spy on holds is not one of ours",
+        'DROP INDEX cogni_billing."spy"',
+    ),
+    "a constraint that tells of others' keys": (
+        "ALTER TABLE cogni_billing.holds ADD CONSTRAINT spy UNIQUE (reference)",
+        "constraint spy on holds is not one of ours",
+        'ALTER TABLE cogni_billing.holds DROP CONSTRAINT "spy"',
+    ),
+    "a grant that may be passed on": (
+        "GRANT SELECT ON cogni_billing.postings TO app_user WITH GRANT OPTION",
+        "app_user may pass on SELECT on cogni_billing.postings",
+        'REVOKE GRANT OPTION FOR SELECT ON cogni_billing.postings FROM "app_user"',
+    ),
+    "a table that a crash empties": (
+        "ALTER TABLE cogni_billing.checkpoints SET UNLOGGED",
+        "a crash empties cogni_billing.checkpoints",
+        "ALTER TABLE cogni_billing.checkpoints SET LOGGED",
+    ),
+    "positions handed out in advance": (
+        "ALTER SEQUENCE cogni_billing.postings_position_seq CACHE 50",
+        "sequence postings_position_seq is missing or was changed",
+        "make sequence postings_position_seq bigint START 1 INCREMENT 1 CACHE 1 again",
+    ),
+    "a column that fills itself in": (
+        "ALTER TABLE cogni_billing.postings ALTER posted_after SET DEFAULT 0",
+        "column posted_after on postings is missing or was changed",
+        "make column posted_after numeric again",
+    ),
+    "a column that may be empty": (
+        "ALTER TABLE cogni_billing.postings ALTER kind DROP NOT NULL",
+        "column kind on postings is missing or was changed",
+        "make column kind text NOT NULL again",
+    ),
+    "a column that is not ours": (
+        "ALTER TABLE cogni_billing.postings ADD note text",
+        "column note on postings is not one of ours",
+        'ALTER TABLE cogni_billing.postings DROP COLUMN "note"',
     ),
     "a tenant set for the database": (
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET app.current_user_id = %L',"
@@ -293,6 +384,17 @@ def test_a_sabotage_is_found_and_a_host_does_not_start_on_it(
         "a dropped index",
         "an index that is unique no more",
         "an index that holds nothing",
+        "a parent without guards",
+        "a view that asks as the migrator",
+        "a copy of what a view shows",
+        "a helper that asks as an administrator",
+        "foreign keys unchecked",
+        "an index of another key under its name",
+        "an index that tells of others' keys",
+        "a constraint that tells of others' keys",
+        "a grant that may be passed on",
+        "a table that a crash empties",
+        "a column that is not ours",
     ],
 )
 def test_the_remedy_mends_it(own_database: Database, name: str) -> None:
@@ -445,6 +547,31 @@ class TestRoles:
         (finding,) = doctor(user).findings
 
         assert finding.remedy == f"ALTER ROLE {name} NOLOGIN"
+
+    def test_one_who_may_switch_triggers_off_is_found(
+        self, admin: Engine, user: Engine, roles: Roles
+    ) -> None:
+        (name,) = roles.quoted("user")
+        with admin.begin() as connection:
+            connection.execute(text(f"GRANT SET ON PARAMETER session_replication_role TO {name}"))
+
+        (finding,) = doctor(user).findings
+        with admin.begin() as connection:
+            connection.execute(text(finding.remedy))
+
+        assert finding.remedy == f"REVOKE SET ON PARAMETER session_replication_role FROM {name}"
+        assert doctor(user).ok
+
+    def test_commits_that_may_be_lost_are_found_of_every_role(
+        self, admin: Engine, user: Engine, roles: Roles
+    ) -> None:
+        (name,) = roles.quoted("service")
+        with admin.begin() as connection:
+            connection.execute(text(f"ALTER ROLE {name} SET synchronous_commit = off"))
+
+        (finding,) = doctor(user).findings
+
+        assert finding.remedy == f"ALTER ROLE {name} RESET synchronous_commit"
 
     def test_a_tenant_set_for_the_role_is_found(
         self, admin: Engine, user: Engine, roles: Roles

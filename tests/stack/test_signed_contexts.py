@@ -185,6 +185,20 @@ class TestWithTheKey:
         with database.admin.connect() as connection:
             assert connection.execute(text("SELECT FROM cogni_billing.context_keys")).all() == []
 
+    def test_a_host_with_a_key_does_not_start_where_none_is_asked_for(
+        self, database: Database
+    ) -> None:
+        sign_contexts(database.migrator, [])
+
+        (finding,) = doctor(database.user, signing_key=KEY).findings
+
+        assert finding.problem == "contexts are set without a proof, though there is a key"
+
+    def test_a_key_given_twice_counts_once(self, database: Database) -> None:
+        sign_contexts(database.migrator, [KEY, KEY])
+
+        assert doctor(database.user, signing_key=KEY).ok
+
 
 class TestWithoutTheKey:
     @pytest.mark.parametrize("key", [None, OTHER_KEY], ids=["no key", "another key"])

@@ -63,6 +63,11 @@ class Context:
 
     _key: bytes | None = field(default=None, repr=False)
 
+    @property
+    def signs(self) -> bool:
+        """Whether it proves who set the tenant."""
+        return self._key is not None
+
     def set(self, connection: Connection, tenant: TenantId) -> None:
         """Let the open transaction act for *tenant* from here on."""
         name = str(tenant)

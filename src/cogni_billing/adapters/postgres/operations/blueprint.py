@@ -220,22 +220,6 @@ TRIGGERS: Final = frozenset(
 )
 
 
-@frozen(order=True)
-class Constraint:
-    """One constraint of a table; NOT NULL aside."""
-
-    table: str
-    name: str
-    definition: str
-
-
-@cache
-def constraints() -> frozenset[Constraint]:
-    """The constraints, from the list beside this file: table, name, definition on a line each."""
-    lines = files(__package__).joinpath("constraints.txt").read_text("utf-8").splitlines()
-    return frozenset(Constraint(*line.split(" ", 2)) for line in lines)
-
-
 @frozen
 class Function:
     """One function: its owner's purpose, whether it runs as that owner, and its source."""

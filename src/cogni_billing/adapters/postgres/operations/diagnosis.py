@@ -137,7 +137,7 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the policies are the expected ones", structure.policies, LedgerCorruption),
     ("the triggers are the expected ones", structure.triggers, LedgerCorruption),
     ("the functions are the expected ones", structure.functions, LedgerCorruption),
-    ("the constraints are in place", structure.constraints, LedgerCorruption),
+    ("the tables are as they were made", structure.tables, LedgerCorruption),
     ("the indexes are in place", structure.indexes, LedgerCorruption),
     ("nothing leads around row security", structure.ways_around, LedgerCorruption),
     ("each role has its privileges and no more", access.privileges, LedgerCorruption),

@@ -40,7 +40,7 @@ def sign_contexts(migrator_engine: Engine, keys: Iterable[bytes]) -> None:
         PrivilegeRequired: it connects as another role.
         LedgerUnavailable: the database is not provisioned and migrated, or cannot be reached.
     """
-    checked = [checked_key(key) for key in keys]
+    checked = list(dict.fromkeys(map(checked_key, keys)))
     with administrative_transaction(migrator_engine) as connection:
         record = Provision.read(connection)
         require_migrator(connection, record.roles)

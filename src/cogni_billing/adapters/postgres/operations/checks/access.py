@@ -104,6 +104,28 @@ def privileges(connection: Connection, subject: Subject) -> Findings:
                 f"{row.grantee} may {does} the schema",
                 f"REVOKE {row.privilege} ON SCHEMA {SCHEMA} FROM {_role(row.grantee)}",
             )
+    yield from _passed_on(connection, subject)
+
+
+def _passed_on(connection: Connection, subject: Subject) -> Findings:
+    """Who could give rights away, or take the guards off."""
+    owner: str = connection.execute(_OWNER, {"schema": SCHEMA}).scalar_one()
+    if owner != subject.roles.migrator:
+        yield Finding(
+            f"the schema is owned by {owner}",
+            f"ALTER SCHEMA {SCHEMA} OWNER TO {quoted(subject.roles.migrator)}",
+        )
+    for row in connection.execute(_PASSED_ON, {"schema": SCHEMA}):
+        yield Finding(
+            f"{row.grantee} may pass on {row.privilege} on {row.object}",
+            f"REVOKE GRANT OPTION FOR {row.privilege} ON {row.object} FROM {_role(row.grantee)}",
+        )
+    if connection.scalar(text("SELECT to_regclass('pg_parameter_acl') IS NOT NULL")):
+        for row in connection.execute(_SETTERS, {"names": list(subject.roles.to_dict().values())}):
+            yield Finding(
+                f"{row.grantee} may set {row.parameter}, and so switch triggers off",
+                f"REVOKE {row.privilege} ON PARAMETER {row.parameter} FROM {_role(row.grantee)}",
+            )
 
 
 def default_privileges(connection: Connection, subject: Subject) -> Findings:
@@ -137,6 +159,33 @@ _ENTRANTS: Final = text(f"""
     SELECT {_GRANTEE}, privilege_type AS privilege
     FROM pg_namespace, aclexplode(nspacl)
     WHERE nspname = :schema AND grantee <> nspowner
+    ORDER BY 1, 2
+""")
+_OWNER: Final = text("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = :schema")
+_PASSED_ON: Final = text(f"""
+    SELECT {_GRANTEE}, privilege_type AS privilege, object
+    FROM (
+        SELECT pg_class.oid::regclass::text AS object, relowner AS owner, relacl AS acl
+        FROM pg_class WHERE relnamespace = CAST(:schema AS regnamespace)
+        UNION ALL
+        SELECT attrelid::regclass::text, relowner, attacl
+        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+        WHERE relnamespace = CAST(:schema AS regnamespace)
+        UNION ALL
+        SELECT 'FUNCTION ' || pg_proc.oid::regprocedure, proowner, proacl
+        FROM pg_proc WHERE pronamespace = CAST(:schema AS regnamespace)
+        UNION ALL
+        SELECT 'SCHEMA ' || nspname, nspowner, nspacl
+        FROM pg_namespace WHERE pg_namespace.oid = CAST(:schema AS regnamespace)
+    ) AS guarded, aclexplode(acl)
+    WHERE is_grantable AND grantee <> owner
+    ORDER BY 1, 2, 3
+""")
+_SETTERS: Final = text(f"""
+    SELECT {_GRANTEE}, privilege_type AS privilege, parname AS parameter
+    FROM pg_parameter_acl, aclexplode(paracl)
+    WHERE parname = 'session_replication_role'
+      AND (grantee = 0 OR pg_get_userbyid(grantee) = ANY (:names))
     ORDER BY 1, 2
 """)
 _DEFAULTS: Final = text(f"""

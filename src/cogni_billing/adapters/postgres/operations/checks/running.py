@@ -45,11 +45,16 @@ def system_tenant(connection: Connection, subject: Subject) -> Findings:
             )
 
 
-def nothing_without_context(connection: Connection, _: Subject) -> Findings:
+def nothing_without_context(connection: Connection, subject: Subject) -> Findings:
     for row in connection.execute(_PRESET):
         yield Finding(
             f"{row.setting} is set for the {row.place}",
             f"ALTER {row.place} RESET {row.setting.partition('=')[0]}",
+        )
+    if subject.context.signs and not subject.record.signed_contexts:
+        yield Finding(
+            "contexts are set without a proof, though there is a key",
+            "sign_contexts(migrator_engine, [key])",
         )
     if connection.scalar(text(f"SELECT {SCHEMA}.tenant() IS NOT NULL")):
         yield Finding(
@@ -73,6 +78,16 @@ _PRESET: Final = text("""
 """)
 
 
+_HASTY: Final = text("""
+    SELECT CASE setrole WHEN 0 THEN 'DATABASE ' || quote_ident(datname)
+                        ELSE 'ROLE ' || quote_ident(pg_get_userbyid(setrole)) END
+    FROM pg_db_role_setting LEFT JOIN pg_database ON pg_database.oid = setdatabase
+    WHERE 'synchronous_commit=off' = ANY (setconfig)
+      AND (setdatabase = 0 OR datname = current_database())
+      AND (setrole = 0 OR pg_get_userbyid(setrole) = ANY (:roles))
+""")
+
+
 def pooling(connection: Connection, _: Subject) -> Findings:
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)  # the dialect's
@@ -86,7 +101,13 @@ def pooling(connection: Connection, _: Subject) -> Findings:
         )
 
 
-def durability(connection: Connection, _: Subject) -> Findings:
+def durability(connection: Connection, subject: Subject) -> Findings:
+    roles = list(subject.roles.to_dict().values())
+    for place in connection.scalars(_HASTY, {"roles": roles}):
+        yield Finding(
+            f"synchronous_commit is off for the {place}: a crash can lose confirmed purchases",
+            f"ALTER {place} RESET synchronous_commit",
+        )
     setting = connection.scalar(text("SHOW synchronous_commit"))
     if setting == "off":
         yield Finding(

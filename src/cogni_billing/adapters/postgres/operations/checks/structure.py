@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import Connection, text
-from sqlalchemy.schema import CreateIndex
 
-from cogni_billing.adapters.postgres.operations import blueprint
-from cogni_billing.adapters.postgres.operations.blueprint import Constraint, Policy, Trigger
+from cogni_billing.adapters.postgres.operations import blueprint, definitions
+from cogni_billing.adapters.postgres.operations.blueprint import Policy, Trigger
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
 from cogni_billing.adapters.postgres.operations.roles import quoted
-from cogni_billing.adapters.postgres.schema import SCHEMA, metadata
+from cogni_billing.adapters.postgres.schema import SCHEMA
 
 
 def row_security(connection: Connection, subject: Subject) -> Findings:
@@ -34,6 +33,8 @@ def row_security(connection: Connection, subject: Subject) -> Findings:
                     f"row security is not forced on {table}",
                     f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
                 )
+            if not row.logged:
+                yield Finding(f"a crash empties {table}", f"ALTER TABLE {table} SET LOGGED")
             if row.owner != subject.roles.migrator:
                 yield Finding(
                     f"{table} is owned by {row.owner}",
@@ -43,7 +44,7 @@ def row_security(connection: Connection, subject: Subject) -> Findings:
 
 _TABLES: Final = text("""
     SELECT relname AS name, relrowsecurity AS enabled, relforcerowsecurity AS forced,
-           pg_get_userbyid(relowner) AS owner
+           pg_get_userbyid(relowner) AS owner, relpersistence = 'p' AS logged
     FROM pg_class
     WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """)
@@ -92,6 +93,11 @@ def triggers(connection: Connection, _: Subject) -> Findings:
         else:
             problem = f"trigger {trigger.name} on {trigger.table} is missing"
             yield Finding(problem, trigger.definition)
+    for row in connection.execute(_UNCHECKED, {"schema": SCHEMA}):
+        yield Finding(
+            f"foreign keys of {row.table} are not checked",
+            f"ALTER TABLE {SCHEMA}.{row.table} ENABLE TRIGGER ALL",
+        )
 
 
 _TRIGGERS: Final = text("""
@@ -99,6 +105,15 @@ _TRIGGERS: Final = text("""
            pg_get_triggerdef(pg_trigger.oid) AS definition
     FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
     WHERE relnamespace = CAST(:schema AS regnamespace) AND NOT tgisinternal
+""")
+
+
+_UNCHECKED: Final = text("""
+    SELECT DISTINCT relname AS table
+    FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+    WHERE relnamespace = CAST(:schema AS regnamespace) AND tgisinternal
+      AND tgenabled NOT IN ('O', 'A')
+    ORDER BY 1
 """)
 
 
@@ -111,13 +126,16 @@ def functions(connection: Connection, subject: Subject) -> Findings:
         for row in connection.execute(_FUNCTIONS, {"schema": SCHEMA})
     }
     expected = blueprint.functions(signed=subject.record.signed_contexts)
+    made = {each for each in definitions.found(connection) if each.kind == "function"}
     missing = {function.name for function in expected - found}
+    missing |= {each.name for each in definitions.expected("function") - made}
     for name in sorted(missing):
         yield Finding(
             f"function {name} is missing or was changed",
             f"restore {SCHEMA}.{name} as the library's migrations define it",
         )
-    for name in sorted({function.name for function in found - expected} - missing):
+    extra = {each.name for each in made - definitions.expected("function")}
+    for name in sorted((extra | {function.name for function in found - expected}) - missing):
         yield Finding(f"function {name} is not one of ours", f"DROP FUNCTION {SCHEMA}.{name}")
 
 
@@ -128,58 +146,81 @@ _FUNCTIONS: Final = text("""
 """)
 
 
-def constraints(connection: Connection, _: Subject) -> Findings:
-    found = {
-        Constraint(row.table, row.name, row.definition)
-        for row in connection.execute(_CONSTRAINTS, {"schema": SCHEMA})
-    }
-    for constraint in sorted(blueprint.constraints() - found):
-        name = quoted(constraint.name)
-        yield Finding(
-            f"constraint {constraint.name} on {constraint.table} is missing or was changed",
-            f"ALTER TABLE {SCHEMA}.{constraint.table} DROP CONSTRAINT IF EXISTS {name},"
-            f" ADD CONSTRAINT {name} {constraint.definition}",
-        )
-
-
-_CONSTRAINTS: Final = text("""
-    SELECT relname AS table, conname AS name,
-           pg_get_constraintdef(pg_constraint.oid) AS definition
-    FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
-    WHERE connamespace = CAST(:schema AS regnamespace) AND convalidated
-""")
+def tables(connection: Connection, _: Subject) -> Findings:
+    kinds = ("column", "constraint", "sequence")
+    found = {each for each in definitions.found(connection) if each.kind in kinds}
+    expected = frozenset[definitions.Definition]().union(*map(definitions.expected, kinds))
+    for missing in sorted(expected - found):
+        yield Finding(f"{_named(missing)} is missing or was changed", _remade(missing))
+    known = {(each.kind, each.table, each.name) for each in expected}
+    for extra in sorted(found - expected):
+        if (extra.kind, extra.table, extra.name) not in known:
+            yield Finding(f"{_named(extra)} is not one of ours", _dropped(extra))
 
 
 def indexes(connection: Connection, _: Subject) -> Findings:
-    found = {row.name: row for row in connection.execute(_INDEXES, {"schema": SCHEMA})}
-    for table in metadata.sorted_tables:
-        for index in table.indexes:
-            row = found.get(index.name)
-            if row is None or row.unique != bool(index.unique):
-                yield Finding(
-                    f"index {index.name} is missing or was changed",
-                    f"DROP INDEX IF EXISTS {SCHEMA}.{index.name};"
-                    f" {CreateIndex(index).compile(dialect=connection.dialect)}",
-                )
-            elif not row.valid:
-                yield Finding(
-                    f"index {index.name} is not valid", f"REINDEX INDEX {SCHEMA}.{index.name}"
-                )
+    found = {each for each in definitions.found(connection) if each.kind == "index"}
+    expected = definitions.expected("index")
+    for missing in sorted(expected - found):
+        yield Finding(
+            f"index {missing.name} is missing or was changed",
+            f"DROP INDEX IF EXISTS {SCHEMA}.{missing.name}; {missing.made}",
+        )
+    known = {each.name for each in expected}
+    for extra in sorted(found - expected):
+        # Others may be good for a host's own questions; one that is unique tells tenants of keys.
+        if extra.name not in known and extra.made.startswith("CREATE UNIQUE"):
+            yield Finding(
+                f"index {extra.name} on {extra.table} is not one of ours",
+                f"DROP INDEX {SCHEMA}.{quoted(extra.name)}",
+            )
+    for name in connection.scalars(_INVALID, {"schema": SCHEMA}):
+        yield Finding(f"index {name} is not valid", f"REINDEX INDEX {SCHEMA}.{name}")
 
 
-_INDEXES: Final = text("""
-    SELECT relname AS name, indisunique AS unique, indisvalid AND indisready AS valid
+def _named(each: definitions.Definition) -> str:
+    where = "" if each.table == "-" else f" on {each.table}"
+    return f"{each.kind} {each.name}{where}"
+
+
+def _remade(each: definitions.Definition) -> str:
+    name = quoted(each.name)
+    if each.kind == "constraint":
+        return (
+            f"ALTER TABLE {SCHEMA}.{each.table} DROP CONSTRAINT IF EXISTS {name},"
+            f" ADD CONSTRAINT {name} {each.made}"
+        )
+    return f"make {each.kind} {each.name} {each.made} again"
+
+
+def _dropped(each: definitions.Definition) -> str:
+    name = quoted(each.name)
+    if each.table == "-":
+        return f"DROP {each.kind.upper()} {SCHEMA}.{name}"
+    return f"ALTER TABLE {SCHEMA}.{each.table} DROP {each.kind.upper()} {name}"
+
+
+_INVALID: Final = text("""
+    SELECT relname
     FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
-    WHERE relnamespace = CAST(:schema AS regnamespace)
+    WHERE relnamespace = CAST(:schema AS regnamespace) AND NOT (indisvalid AND indisready)
+    ORDER BY 1
 """)
 
 
-def ways_around(connection: Connection, _: Subject) -> Findings:
-    for row in connection.execute(_READERS, {"schema": SCHEMA}):
+def ways_around(connection: Connection, subject: Subject) -> Findings:
+    roles = subject.roles
+    asked = {"schema": SCHEMA, "keepers": [roles.migrator, roles.keeper, roles.service]}
+    for row in connection.execute(_READERS, asked):
         remedy = f"ALTER VIEW {row.reader} SET (security_invoker = true)"
         if row.materialized:
             remedy = f"DROP MATERIALIZED VIEW {row.reader}"
         yield Finding(f"{row.reader} shows what row security hides", remedy)
+    for helper in connection.scalars(_HELPERS, asked):
+        yield Finding(
+            f"{helper} runs as one whom row security does not bind like its caller",
+            f"ALTER FUNCTION {helper} SECURITY INVOKER",
+        )
     for row in connection.execute(_RULES, {"schema": SCHEMA}):
         yield Finding(
             f"rule {row.rulename} on {row.tablename} rewrites statements",
@@ -192,25 +233,44 @@ def ways_around(connection: Connection, _: Subject) -> Findings:
         )
 
 
-# A view asks as its owner, unless it says otherwise; a materialized one asked long ago.
+# A view asks as its owner, unless it says otherwise; a materialized one asked long ago. And so does
+# whatever reads a view that reads them.
 _READERS: Final = text("""
-    SELECT DISTINCT reader.oid::regclass::text AS reader, reader.relkind = 'm' AS materialized
-    FROM pg_depend
-    JOIN pg_rewrite ON pg_rewrite.oid = objid
-    JOIN pg_class AS reader ON reader.oid = ev_class
-    JOIN pg_class AS read ON read.oid = refobjid
-    JOIN pg_roles AS owner ON owner.oid = reader.relowner
-    WHERE classid = 'pg_rewrite'::regclass AND refclassid = 'pg_class'::regclass
-      AND read.relnamespace = CAST(:schema AS regnamespace) AND reader.oid <> read.oid
-      AND (reader.relkind = 'm' OR (owner.rolsuper OR owner.rolbypassrls)
-           AND NOT coalesce(reader.reloptions && ARRAY[
+    WITH RECURSIVE reader AS (
+        SELECT oid, true AS ours
+        FROM pg_class
+        WHERE relnamespace = CAST(:schema AS regnamespace)
+        UNION
+        SELECT ev_class, false
+        FROM reader
+        JOIN pg_depend ON refobjid = reader.oid AND refclassid = 'pg_class'::regclass
+            AND classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite ON pg_rewrite.oid = objid
+    )
+    SELECT DISTINCT pg_class.oid::regclass::text AS reader, relkind = 'm' AS materialized
+    FROM reader
+    JOIN pg_class ON pg_class.oid = reader.oid
+    JOIN pg_roles AS owner ON owner.oid = relowner
+    WHERE NOT ours
+      AND (relkind = 'm' OR (owner.rolsuper OR owner.rolbypassrls OR owner.rolname = ANY (:keepers))
+           AND NOT coalesce(reloptions && ARRAY[
                'security_invoker=true', 'security_invoker=on', 'security_invoker=1',
                'security_invoker=yes'], false))
+    ORDER BY 1
+""")
+# A routine that asks as somebody who may see, or make others see, more than its caller.
+_HELPERS: Final = text("""
+    SELECT pg_proc.oid::regprocedure::text AS helper
+    FROM pg_proc JOIN pg_roles AS owner ON owner.oid = proowner
+    WHERE prosecdef AND pronamespace <> CAST(:schema AS regnamespace)
+      AND (owner.rolname = ANY (:keepers)
+           OR (owner.rolsuper OR owner.rolbypassrls)
+           AND strpos(prosrc, CAST(CAST(:schema AS regnamespace) AS text)) > 0)
     ORDER BY 1
 """)
 _RULES: Final = text("SELECT tablename, rulename FROM pg_rules WHERE schemaname = :schema")
 _HEIRS: Final = text("""
     SELECT inhrelid::regclass::text AS child, inhparent::regclass::text AS parent
-    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent
+    FROM pg_inherits JOIN pg_class ON pg_class.oid IN (inhparent, inhrelid)
     WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind IN ('r', 'p')
 """)

@@ -63,7 +63,7 @@ class Proxy:
 
     def _forward(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
         while data := _received(source):
-            committing = from_client and b"COMMIT" in data
+            committing = from_client and b"COMMIT\0" in data
             if committing and self.cut is Cut.BEFORE_COMMIT:
                 break
             if committing and self.cut is Cut.AFTER_COMMIT:

@@ -98,6 +98,13 @@ def state(database: Database, billing: Billing) -> State:
     )
 
 
+def done(given: object) -> None:
+    """Raise what the outcomes of a batch tell."""
+    for outcome in given if isinstance(given, tuple) else ():
+        if outcome.error is not None:
+            raise outcome.error
+
+
 def answer(given: object) -> object:
     """What a call says, but for whether it says so again."""
     if isinstance(given, tuple):
@@ -222,9 +229,6 @@ def test_the_line_is_cut_around_commit(database: Database, name: str, cut: Cut) 
     ):
         one.cut = other.cut = cut
         with pytest.raises(OutcomeUnknown):
-            told = CALLS[name](billing)
-            assert isinstance(told, tuple)  # of a batch, each outcome tells
-            for outcome in told:
-                raise outcome.error
+            done(CALLS[name](billing))
 
     settles(database, steady, name, before)

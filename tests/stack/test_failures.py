@@ -49,6 +49,12 @@ CLASSES: dict[str, type[BillingError]] = {
     "57P02": LedgerUnavailable,
     "57P03": LedgerUnavailable,
     "58030": LedgerUnavailable,
+    "26000": LedgerUnavailable,
+    "42P05": LedgerUnavailable,
+    "42703": LedgerUnavailable,
+    "54000": LedgerUnavailable,
+    "P0001": LedgerUnavailable,
+    "XX000": LedgerUnavailable,
     "XX001": LedgerCorruption,
     "XX002": LedgerCorruption,
 }
@@ -66,11 +72,31 @@ def test_a_code_of_the_server_is_classified(sqlstate: str, expected: type[Billin
     assert "unclassified" not in str(error)
 
 
+def known_codes() -> set[str]:
+    """Every code that the driver knows the server to have."""
+    classes = (each for each in vars(errors).values() if isinstance(each, type))
+    return {each.sqlstate for each in classes if issubclass(each, psycopg.Error) and each.sqlstate}
+
+
+def test_every_code_that_the_server_has_is_classified() -> None:
+    codes = known_codes()
+
+    assert len(codes) > 200
+    for code in codes:
+        error = translation(of_server(code))
+        assert "unclassified" not in str(error), code
+        if isinstance(error, LedgerUnavailable):
+            assert error.sqlstate == code
+
+
 def test_a_code_that_nobody_foresaw_is_unavailable_and_says_so() -> None:
-    error = translation(of_server("54000"))
+    class FromTheFuture(psycopg.DatabaseError):
+        sqlstate = "ZZ001"
+
+    error = translation(DBAPIError("SELECT", None, FromTheFuture("as the server says")))
 
     assert isinstance(error, LedgerUnavailable)
-    assert error.sqlstate == "54000"
+    assert error.sqlstate == "ZZ001"
     assert "unclassified" in error.reason
 
 

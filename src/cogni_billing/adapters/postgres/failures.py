@@ -32,22 +32,40 @@ INSUFFICIENT_PRIVILEGE: Final = "42501"
 DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 """Another transaction got in the way; doing the whole scope again helps."""
 
-# The exact code first, then its class (the first two characters).
+_STRANGE: Final = "the server or its schema is not what this version expects; run doctor"
+_POOLED: Final = "a prepared statement was lost or met another; behind a pooler, prepare none"
+_FOREIGN: Final = "a trigger or function that is not the library's refused it"
+
+# The exact code first, then its class (the first two characters). All that PostgreSQL's appendix of
+# error codes lists; a class that the library's statements cannot cause is strange.
 _UNAVAILABLE: Final = {
     "08": "the connection failed",
+    "25": "the transaction is not in a state to go on",
     "25006": "the database is read-only",
     "25P02": "an earlier failure aborted the transaction",
     "25P03": "the transaction was idle for too long",
+    "26": _POOLED,
     "28": "the role may not log in",
     "3D000": "the database does not exist",
     "3F000": "the schema is missing; run provision and migrate",
     "40": "another transaction got in the way",
+    "42": _STRANGE,
     "42P01": "a table is missing; run migrate",
+    "42P05": _POOLED,
     "42883": "a function is missing; run migrate",
     "53": "the server is out of resources",
+    "54": "a limit of the server was met",
+    "55": "something was in use, or not ready",
     "55P03": "a lock was not free in time",
     "57": "the server stopped the work",
     "58": "the server's system failed",
+    "72": "the snapshot is too old",
+    "F0": "the server's configuration is broken",
+    "P0": _FOREIGN,
+    "XX": "the server failed within",
+    **dict.fromkeys(("09", "27", "38", "39", "44"), _FOREIGN),
+    **dict.fromkeys(("02", "03", "0A", "0B", "0F", "0L", "0P", "0Z", "10"), _STRANGE),
+    **dict.fromkeys(("20", "21", "24", "2B", "2D", "2F", "34", "3B", "HV"), _STRANGE),
 }
 _CORRUPTION: Final = {
     "22": "the database refused a value that the library had checked",

@@ -148,7 +148,9 @@ def test_a_task_that_is_cancelled_leaves_nobody_behind(billing: Billing, pooler:
     async def cancelled() -> list[Balance]:
         engine = create_async_engine(pooler, pool_size=2, max_overflow=0, **UNPREPARED)
         awaited = AsyncBilling(AsyncPostgresUnitOfWork(engine))
-        for steps in range(12):
+        # SQLAlchemy's questions on an engine's first connection: cancelled, they leave it open.
+        await awaited.balance(ALICE)
+        for steps in range(30):
             charge = awaited.charge(ALICE, credits(1), reference=f"run-{steps}")
             task = asyncio.create_task(charge)
             for _ in range(steps):

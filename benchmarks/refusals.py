@@ -20,7 +20,7 @@ from cogni_billing import Billing, BillingError
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from contract.bad_input import ARGUMENTS, BAD, PLACES, arguments
+from cogni_billing.testing.contracts.bad_input import ARGUMENTS, BAD, PLACES, arguments
 
 ATTEMPTS = 5
 MS_MAX = 10.0

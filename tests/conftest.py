@@ -3,10 +3,9 @@
 import os
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("contract")
+pytest_plugins = ["cogni_billing.testing.plugin"]
 
 # How quick a shared machine makes examples says nothing of the code.
 patient: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

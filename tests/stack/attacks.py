@@ -13,8 +13,8 @@ from cogni_billing import TenantId
 from cogni_billing.adapters.postgres.posting import POST
 from cogni_billing.adapters.postgres.rows import transaction_parameters
 from cogni_billing.domain.transactions import Transaction, TransactionKind
-from contract.base import ALICE
-from contract.purchases import planned
+from cogni_billing.testing.base import ALICE
+from cogni_billing.testing.contracts.purchases import planned
 
 TABLES = (
     "accounts",

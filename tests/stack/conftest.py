@@ -1,18 +1,11 @@
-"""A real PostgreSQL for each test worker: the embedded one, or the one that an URL names.
-
-`COGNI_BILLING_DATABASE_URL`, an administrator's, runs these tests on that server instead, in
-databases of their own that are dropped at the end; `COGNI_BILLING_TEST_POSTGRES_BIN` serves them
-with other binaries than the bundled ones.
-"""
+"""Databases to try things in, on the server that the kit's `billing_database` is on."""
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from attrs import frozen
@@ -20,9 +13,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, text
 
 from cogni_billing import AccountId, TenantId
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
-from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
-from cogni_billing.adapters.postgres.operations.sandbox import Sandbox, temporary_database
-from contract.base import Totals
+from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
+from cogni_billing.testing.base import Totals
 
 
 @frozen
@@ -91,22 +83,8 @@ def opened(sandbox: Sandbox) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def sandbox() -> Iterator[Sandbox]:
-    """One server for each test worker, its database at head."""
-    url = os.environ.get("COGNI_BILLING_DATABASE_URL")
-    if url is None:
-        binaries = os.environ.get("COGNI_BILLING_TEST_POSTGRES_BIN")
-        bin_dir = Path(binaries) if binaries else None
-        with EmbeddedPostgres(bin_dir=bin_dir, in_memory=True) as server:
-            yield server
-    else:
-        with temporary_database(url) as database:
-            yield database
-
-
-@pytest.fixture(scope="session")
-def shared(sandbox: Sandbox) -> Iterator[Database]:
-    with opened(sandbox) as database:
+def shared(billing_database: Sandbox) -> Iterator[Database]:
+    with opened(billing_database) as database:
         yield database
 
 
@@ -128,9 +106,9 @@ def totals(database: Database) -> Totals:
 
 
 @pytest.fixture
-def empty_database(sandbox: Sandbox) -> Iterator[Clone]:
+def empty_database(billing_database: Sandbox) -> Iterator[Clone]:
     """A database on the same server with nothing in it, for this test alone."""
-    with created(sandbox) as clone:
+    with created(billing_database) as clone:
         yield clone
 
 

@@ -14,6 +14,9 @@ from attrs import define, field
 from sqlalchemy import URL
 
 
+PATIENCE_S = 5.0
+
+
 class Cut(Enum):
     """When the line is cut."""
 
@@ -54,6 +57,9 @@ class Proxy:
                 self._threads.append(thread)
 
     def hang_up(self) -> None:
+        # What was forwarded is answered first, so that it has happened when the test goes on.
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
         for end in self._sockets:
             _shut(end)
         for thread in self._threads:

@@ -26,8 +26,8 @@ from cogni_billing.adapters.postgres import (
 )
 from cogni_billing.adapters.postgres.operations.provisioning import Provision
 from cogni_billing.adapters.postgres.operations.sandbox import temporary_database
-from contract.base import ALICE, BOB
-from contract.purchases import planned, post
+from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.contracts.purchases import planned, post
 from stack.conftest import Clone, Database
 
 ATTRIBUTES = text("""

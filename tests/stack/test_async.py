@@ -19,7 +19,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork
-from contract.base import ALICE, BOB
+from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Database
 
 CONTEXT = text("SELECT current_setting('app.current_user_id', true)")

@@ -27,8 +27,8 @@ from cogni_billing.domain.identity import ISSUANCE
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.refunds import Payment, There, plan_reversal, request_refund
 from cogni_billing.domain.transactions import Transaction, TransactionKind
-from contract.base import ALICE, BOB, NOON
-from contract.purchases import planned
+from cogni_billing.testing.base import ALICE, BOB, NOON
+from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database
 
 PAYMENT, BOBS = "stripe:alices", "stripe:bobs"

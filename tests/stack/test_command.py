@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, sign_contexts
 from cogni_billing.cli.demo import bundled_payments
-from contract.base import ALICE, BOB
+from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Clone, Database
 
 ACME = TenantId(UUID("0637e301-e05d-505b-8267-486f5677de9b"))

@@ -19,9 +19,9 @@ from cogni_billing.adapters.postgres.rows import transaction_parameters
 from cogni_billing.adapters.postgres.statements import typed
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
 from cogni_billing.domain.transactions import TransactionKind
-from contract.base import ALICE, BOB, NOON
-from contract.charges import planned_charge
-from contract.purchases import planned, post
+from cogni_billing.testing.base import ALICE, BOB, NOON
+from cogni_billing.testing.contracts.charges import planned_charge
+from cogni_billing.testing.contracts.purchases import planned, post
 from stack.attacks import CHECK, PRIVILEGE, post_altered, refusal, refusal_of_altered
 from stack.conftest import Database
 

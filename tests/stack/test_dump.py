@@ -12,7 +12,7 @@ from sqlalchemy import URL, text
 from cogni_billing import Billing, InsufficientCredits, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, doctor
 from cogni_billing.adapters.postgres.embedded.server import bundled_binaries
-from contract.base import ALICE, BOB
+from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Clone, Database, opened
 
 DIGEST = text("""

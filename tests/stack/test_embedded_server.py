@@ -29,7 +29,7 @@ from cogni_billing.adapters.postgres.embedded.server import (
     unprivileged_account,
 )
 from cogni_billing.billing import Billing
-from contract.base import ALICE
+from cogni_billing.testing.base import ALICE
 
 PATIENCE_S = 30.0
 CHILD = """

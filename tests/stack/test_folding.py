@@ -22,7 +22,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, books
 from cogni_billing.domain.identity import ISSUANCE, USAGE
-from contract.base import ALICE, BOB
+from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Database
 
 SLEEPING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")

@@ -10,8 +10,8 @@ from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Billing, TenantId, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from contract.base import ALICE, BOB
-from contract.purchases import planned, post
+from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.contracts.purchases import planned, post
 from stack.attacks import PRIVILEGE, TABLES, post_altered, refusal
 from stack.conftest import Database
 

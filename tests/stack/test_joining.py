@@ -27,7 +27,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from cogni_billing.adapters.postgres.scopes import PostgresScope
-from contract.base import ALICE, BOB
+from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Database
 
 CONTEXT = text("SELECT current_setting('app.current_user_id', true)")

@@ -32,7 +32,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import SYSTEM_TENANT_ID, Billing, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
-from contract.base import ALICE, BOB
+from cogni_billing.testing.base import ALICE, BOB
 from stack.attacks import PRIVILEGE
 from stack.conftest import Database
 

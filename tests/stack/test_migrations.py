@@ -22,9 +22,9 @@ from cogni_billing.adapters.postgres import (
     unmigrate,
 )
 from cogni_billing.adapters.postgres.schema import metadata
-from contract.base import ALICE
-from contract.concurrency import at_once
-from contract.purchases import planned, post
+from cogni_billing.testing.base import ALICE
+from cogni_billing.testing.contracts.purchases import planned, post
+from cogni_billing.testing.racing import at_once
 from stack.conftest import Clone, Database
 
 OBJECTS = text("""

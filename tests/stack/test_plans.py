@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from cogni_billing import SYSTEM_TENANT_ID, Billing, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
-from contract.base import ALICE, NOON, CountingIds, SteppingClock
+from cogni_billing.testing.base import ALICE, NOON, CountingIds, SteppingClock
 from stack.conftest import Database
 
 OTHERS = [UUID(int=2**90 + number) for number in range(1000)]

@@ -31,8 +31,8 @@ from cogni_billing.adapters.postgres import (
 )
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
-from contract import concurrency, disputes, purchases, scopes
-from contract.base import ALICE, BOB, Totals
+from cogni_billing.testing import ALICE, BOB, Fixtures, Totals
+from cogni_billing.testing.contracts import disputes, purchases, scopes
 from stack.conftest import Database
 from stack.pgbouncer import BINARY, pooled
 
@@ -42,10 +42,10 @@ UNPREPARED: dict[str, Any] = {"connect_args": {"prepare_threshold": None}}
 
 
 @pytest.fixture(scope="module")
-def pooler(sandbox: Sandbox) -> Iterator[URL]:
-    if not isinstance(sandbox, EmbeddedPostgres):
+def pooler(billing_database: Sandbox) -> Iterator[URL]:
+    if not isinstance(billing_database, EmbeddedPostgres):
         pytest.skip("the pooler is tried before the embedded server")
-    with pooled(sandbox.role("app_user")) as url:
+    with pooled(billing_database.role("app_user")) as url:
         yield url
 
 
@@ -63,7 +63,7 @@ def service(pooler: URL, database: Database) -> Iterator[Engine]:
     engine.dispose()
 
 
-class Pooled:
+class TestThroughAPooler(Fixtures):
     @pytest.fixture
     def unit_of_work(self, engine: Engine, service: Engine) -> PostgresUnitOfWork:
         return PostgresUnitOfWork(engine, service=service)
@@ -72,21 +72,17 @@ class Pooled:
     def totals(self, database: Database) -> Totals:
         return database.totals
 
+    class TestPurchases(purchases.PurchaseContract):
+        pass
 
-class TestPurchases(Pooled, purchases.PurchaseContract):
-    pass
+    class TestDisputes(disputes.DisputeContract):
+        pass
 
+    class TestScopes(scopes.ScopeContract):
+        pass
 
-class TestDisputes(Pooled, disputes.DisputeContract):
-    pass
-
-
-class TestScopes(Pooled, scopes.ScopeContract):
-    pass
-
-
-class TestConcurrency(Pooled, concurrency.ConcurrencyContract):
-    pass
+    class TestPurchaseRaces(purchases.PurchaseRaces):
+        pass
 
 
 STRANGER = TenantId(UUID(int=2**100))

@@ -35,11 +35,12 @@ from cogni_billing.adapters.postgres import (
 )
 from cogni_billing.adapters.postgres.contexts import key_id, proved
 from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
-from contract import disputes, grants, holds, purchases, refunds, scopes
-from contract.base import ALICE, BOB, Totals
-from contract.refunds import policy
+from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
+from cogni_billing.testing import ALICE, BOB, Fixtures, Totals
+from cogni_billing.testing.contracts import disputes, grants, holds, purchases, refunds, scopes
+from cogni_billing.testing.contracts.refunds import policy
 from stack.attacks import PRIVILEGE, refusal
-from stack.conftest import Clone, Database, created, opened
+from stack.conftest import Database, created, opened
 
 KEY, OTHER_KEY = secrets.token_bytes(32), secrets.token_bytes(64)
 SET = text("""
@@ -49,9 +50,9 @@ SET = text("""
 
 
 @pytest.fixture(scope="module")
-def kept(sandbox: Clone) -> Iterator[Database]:
+def kept(billing_database: Sandbox) -> Iterator[Database]:
     """A database for this module's tests, whose contexts are signed."""
-    with created(sandbox) as clone:
+    with created(billing_database) as clone:
         clone.install(test_database=True)
         with opened(clone) as database:
             sign_contexts(database.migrator, [KEY])
@@ -79,7 +80,7 @@ def billing(database: Database) -> Billing:
     return billing
 
 
-class Signed:
+class TestSigned(Fixtures):
     @pytest.fixture
     def unit_of_work(self, database: Database) -> PostgresUnitOfWork:
         return signing(database)
@@ -88,29 +89,23 @@ class Signed:
     def totals(self, database: Database) -> Totals:
         return database.totals
 
+    class TestPurchases(purchases.PurchaseContract):
+        pass
 
-class TestPurchases(Signed, purchases.PurchaseContract):
-    pass
+    class TestHolds(holds.HoldContract):
+        pass
 
+    class TestGrants(grants.GrantContract):
+        pass
 
-class TestHolds(Signed, holds.HoldContract):
-    pass
+    class TestRefunds(refunds.RefundContract):
+        pass
 
+    class TestDisputes(disputes.DisputeContract):
+        pass
 
-class TestGrants(Signed, grants.GrantContract):
-    pass
-
-
-class TestRefunds(Signed, refunds.RefundContract):
-    pass
-
-
-class TestDisputes(Signed, disputes.DisputeContract):
-    pass
-
-
-class TestScopes(Signed, scopes.ScopeContract):
-    pass
+    class TestScopes(scopes.ScopeContract):
+        pass
 
 
 class TestWithTheKey:

@@ -29,9 +29,9 @@ from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.refunds import Payment, There, plan_reversal, request_refund
 from cogni_billing.domain.transactions import Transaction, TransactionKind
-from contract.base import ALICE, BOB, NOON
-from contract.purchases import planned
-from contract.refunds import policy
+from cogni_billing.testing.base import ALICE, BOB, NOON
+from cogni_billing.testing.contracts.purchases import planned
+from cogni_billing.testing.contracts.refunds import policy
 from stack.attacks import CHECK, PRIVILEGE, refusal
 from stack.conftest import Database
 

@@ -29,9 +29,9 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.scopes import PostgresScope
 from cogni_billing.adapters.postgres.unit_of_work import ATTEMPTS_MAX
 from cogni_billing.domain.transactions import Recorded
-from contract.base import ALICE, BOB
-from contract.concurrency import at_once
-from contract.purchases import planned, post
+from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.contracts.purchases import planned, post
+from cogni_billing.testing.racing import at_once
 from stack.conftest import Database
 from stack.proxy import Cut, proxied
 

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 from cogni_billing import SYSTEM_TENANT_ID, Billing, PrivilegeRequired, Rule, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.audit import verification
-from contract.base import ALICE, BOB, CountingIds, SteppingClock
-from contract.verifying import live
+from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
+from cogni_billing.testing.contracts.verifying import live
 from stack.conftest import Database
 
 POSTING = "UPDATE cogni_billing.postings SET {} WHERE transaction_id = {} AND sequence = {}"

@@ -28,7 +28,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.memory.store import Store
-from contract.base import ALICE, NOON, CountingIds, SteppingClock
+from cogni_billing.testing.base import ALICE, NOON, CountingIds, SteppingClock
 
 
 def snapshot(store: Store) -> Mapping[str, object]:

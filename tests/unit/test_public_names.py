@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import cogni_billing
+from cogni_billing import testing
 from cogni_billing.adapters import memory, postgres
 
 
@@ -41,7 +42,7 @@ def test_the_door_of_the_twin_is_one_name() -> None:
     assert memory.__all__ == ["InMemoryUnitOfWork"]
 
 
-@pytest.mark.parametrize("door", [memory, postgres])
+@pytest.mark.parametrize("door", [memory, postgres, testing])
 def test_what_a_door_shows_is_what_it_lists(door: object) -> None:
     shown = {
         name

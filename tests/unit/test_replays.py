@@ -33,8 +33,8 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.transactions import Recorded
-from contract.base import ALICE, BOB, NOON, CountingIds, SteppingClock
-from contract.purchases import policy
+from cogni_billing.testing.base import ALICE, BOB, NOON, CountingIds, SteppingClock
+from cogni_billing.testing.contracts.purchases import policy
 
 PAYMENT = "stripe:pi_1"
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import pytest
 from attrs import evolve
@@ -14,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogni_billing import (
-    SYSTEM_ACCOUNT_ID,
     USD,
     AccountId,
     Amount,
@@ -23,8 +20,6 @@ from cogni_billing import (
     RefundExceedsPayment,
     RevenueSharePolicy,
     ShareMode,
-    ShareRule,
-    ShareTier,
     Shortfall,
     TenantId,
     credits,
@@ -33,42 +28,12 @@ from cogni_billing import (
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.amounts import from_quanta
 from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
-from contract.base import ALICE, NOON, CountingIds, SteppingClock
+from cogni_billing.testing import ALICE, CountingIds, SteppingClock
+from cogni_billing.testing.strategies import policies
 
 PAYMENT = "stripe:pi_1"
-PARTNERS = [AccountId(UUID(int=2**100 + n)) for n in range(7)]
 
 sizes = st.integers(0, 10**30).map(lambda n: Amount.computed(Decimal(n), credits(0).unit))
-
-
-def rates(most: int) -> st.SearchStrategy[Decimal]:
-    return st.integers(0, most * 10**12 // 8).map(lambda n: Decimal(n).scaleb(-12))
-
-
-@st.composite
-def rules(draw: st.DrawFn, beneficiary: AccountId, most: int) -> ShareRule:
-    bounds = sorted(draw(st.lists(st.integers(0, 10**27), min_size=2, max_size=2)))
-    minimum, cap = (draw(st.none() | st.just(credits(bound))) for bound in bounds)
-    thresholds = draw(st.sets(st.integers(1, 10**27), max_size=3))
-    tiers = tuple(ShareTier(credits(size), draw(rates(most))) for size in sorted(thresholds))
-    return ShareRule(beneficiary, draw(rates(most)), cap=cap, minimum=minimum, tiers=tiers)
-
-
-@st.composite
-def policies(draw: st.DrawFn) -> RevenueSharePolicy:
-    """Any mode, one to eight beneficiaries, tiers, caps, minimums, either clawback."""
-    mode = draw(st.sampled_from(ShareMode))
-    beneficiaries = draw(
-        st.lists(st.sampled_from([SYSTEM_ACCOUNT_ID, *PARTNERS]), min_size=1, unique=True)
-    )
-    most = 1 if mode is ShareMode.SPLIT else 10
-    return RevenueSharePolicy(
-        "v1",
-        NOON - timedelta(days=1),
-        mode,
-        tuple(draw(rules(beneficiary, most)) for beneficiary in beneficiaries),
-        draw(st.sampled_from(Shortfall)),
-    )
 
 
 paid_amounts = st.integers(1, 10**6) | st.integers(1, 10**29)

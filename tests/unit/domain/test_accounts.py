@@ -20,7 +20,7 @@ from cogni_billing.domain.identity import (
     SYSTEM_ACCOUNTS,
     USAGE,
 )
-from contract.base import ALICE, NOON
+from cogni_billing.testing.base import ALICE, NOON
 
 
 def test_a_tenant_gets_an_account_with_its_own_uuid_and_no_slug() -> None:

@@ -20,8 +20,8 @@ from cogni_billing import (
 from cogni_billing.domain.batches import Answer, plan_batch, to_post
 from cogni_billing.domain.charges import plan_charge
 from cogni_billing.domain.transactions import Recorded, Transaction
-from contract.base import ALICE, NOON, CountingIds
-from contract.purchases import planned
+from cogni_billing.testing.base import ALICE, NOON, CountingIds
+from cogni_billing.testing.contracts.purchases import planned
 
 ids = CountingIds()
 

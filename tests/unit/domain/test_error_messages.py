@@ -39,7 +39,7 @@ from cogni_billing.domain.identity import reference, tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
 from cogni_billing.domain.moments import utc
 from cogni_billing.domain.statements import page_request
-from contract.base import NOON
+from cogni_billing.testing.base import NOON
 
 INPUTS = [InvalidInput, *InvalidInput.__subclasses__()]
 HOSTILE_TEXT = "\x1b[31m\u202e\ud800\n\0" * 20_000

@@ -39,8 +39,8 @@ from cogni_billing.domain.amounts import (
     total,
 )
 from cogni_billing.domain.errors import shown
-from contract.base import ALICE, NOON, CountingIds, SteppingClock
-from contract.purchases import planned, policy
+from cogni_billing.testing.base import ALICE, NOON, CountingIds, SteppingClock
+from cogni_billing.testing.contracts.purchases import planned, policy
 
 LARGE = "123456789012345678901234567"
 FRACTION = Decimal("1234567.000000000001")

@@ -33,7 +33,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, SHORTFALL, USAGE
-from contract.base import ALICE, NOON
+from cogni_billing.testing.base import ALICE, NOON
 
 RATES = st.decimals(0, 10, places=12, allow_nan=False, allow_infinity=False)
 

@@ -33,8 +33,8 @@ from cogni_billing.domain.identity import ISSUANCE
 from cogni_billing.domain.purchases import plan_purchase, request_purchase
 from cogni_billing.domain.receipts import purchase_receipt
 from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
-from contract.base import ALICE, BOB, NOON
-from contract.purchases import planned, policy
+from cogni_billing.testing.base import ALICE, BOB, NOON
+from cogni_billing.testing.contracts.purchases import planned, policy
 
 TOKYO = timezone(timedelta(hours=9))
 

@@ -27,7 +27,7 @@ from cogni_billing import (
     credits,
     usd,
 )
-from contract.base import ALICE, BOB, NOON
+from cogni_billing.testing.base import ALICE, BOB, NOON
 
 DAY = timedelta(days=1)
 

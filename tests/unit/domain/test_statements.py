@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cogni_billing import Balance, InvalidPage, Line, Page, TransactionKind, credits
 from cogni_billing.domain.errors import shown
 from cogni_billing.domain.statements import PageRequest, page_of, page_request
-from contract.base import NOON
+from cogni_billing.testing.base import NOON
 
 LIMIT_RULE = "a whole number from 1 to 1000"
 CURSOR_RULE = "the `next` of an earlier page"

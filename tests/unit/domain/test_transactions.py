@@ -42,8 +42,8 @@ from cogni_billing.domain.transactions import (
     balanced,
     imbalance,
 )
-from contract.base import ALICE, BOB, NOON
-from contract.purchases import planned
+from cogni_billing.testing.base import ALICE, BOB, NOON
+from cogni_billing.testing.contracts.purchases import planned
 
 ALICES = AccountId(ALICE)
 

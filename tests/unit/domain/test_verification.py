@@ -25,8 +25,8 @@ from cogni_billing import (
 )
 from cogni_billing.domain.transactions import Reversal
 from cogni_billing.domain.verification import purchase_problems, return_problems
-from contract.base import NOON
-from contract.purchases import planned
+from cogni_billing.testing.base import NOON
+from cogni_billing.testing.contracts.purchases import planned
 
 POLICY = RevenueSharePolicy.default().to_dict()
 

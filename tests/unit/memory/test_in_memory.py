@@ -30,8 +30,8 @@ from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.identity import account_of
 from cogni_billing.domain.statements import PageRequest
 from cogni_billing.ports.scope import Scope
-from contract.base import ALICE, BOB, NOON
-from contract.purchases import planned
+from cogni_billing.testing.base import ALICE, BOB, NOON
+from cogni_billing.testing.contracts.purchases import planned
 
 TABLES = ("accounts", "payments", "ids", "recorded", "wallets", "balances", "folded")
 

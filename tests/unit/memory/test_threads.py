@@ -19,7 +19,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.identity import ISSUANCE
-from contract.base import ALICE
+from cogni_billing.testing.base import ALICE
 
 THREADS = 8
 

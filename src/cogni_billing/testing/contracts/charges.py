@@ -32,8 +32,8 @@ from cogni_billing import (
 from cogni_billing.domain.charges import plan_charge
 from cogni_billing.domain.identity import ISSUANCE, USAGE
 from cogni_billing.domain.transactions import Transaction
-from contract.base import ALICE, BOB, NOON, Contract, NewBilling, Totals
-from contract.concurrency import at_once
+from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, Totals
+from cogni_billing.testing.racing import at_once
 
 
 def planned_charge(
@@ -217,37 +217,6 @@ class ChargeContract(Contract):
 
         assert totals() == before
 
-    def test_spenders_at_once_never_take_more_than_there_is(
-        self, new_billing: NewBilling, totals: Totals
-    ) -> None:
-        billing = new_billing()
-        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
-
-        def spend(number: int) -> ChargeReceipt | None:
-            try:
-                return billing.charge(ALICE, credits(7_000), reference=f"run-{number}")
-            except InsufficientCredits:
-                return None
-
-        outcomes = at_once([partial(spend, number) for number in range(25)])
-
-        assert sum(outcome is not None for outcome in outcomes) == 14
-        assert totals()[AccountId(ALICE)] == 2_000
-        assert {outcome.balance for outcome in outcomes if outcome} == {
-            credits(100_000 - 7_000 * count) for count in range(1, 15)
-        }
-
-    def test_one_reference_at_once_is_charged_once(
-        self, new_billing: NewBilling, totals: Totals
-    ) -> None:
-        billing = new_billing()
-        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
-
-        receipts = at_once([partial(billing.charge, ALICE, credits(9), reference="run-1")] * 20)
-
-        assert sum(not receipt.replayed for receipt in receipts) == 1
-        assert totals()[AccountId(ALICE)] == 99_991
-
 
 class SystemTenantSpendsContract(Contract):
     """The system tenant pays for its own runs with what the shares brought it."""
@@ -285,6 +254,41 @@ class SystemTenantSpendsContract(Contract):
         receipt = earned.charge(SYSTEM_TENANT_ID, credits(250_000), reference="run-2")
 
         assert receipt.balance == credits(0)
+
+
+class ChargeRaces(Contract):
+    """However many spend at once, nobody spends what is not there."""
+
+    def test_spenders_at_once_never_take_more_than_there_is(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        def spend(number: int) -> ChargeReceipt | None:
+            try:
+                return billing.charge(ALICE, credits(7_000), reference=f"run-{number}")
+            except InsufficientCredits:
+                return None
+
+        outcomes = at_once([partial(spend, number) for number in range(25)])
+
+        assert sum(outcome is not None for outcome in outcomes) == 14
+        assert totals()[AccountId(ALICE)] == 2_000
+        assert {outcome.balance for outcome in outcomes if outcome} == {
+            credits(100_000 - 7_000 * count) for count in range(1, 15)
+        }
+
+    def test_one_reference_at_once_is_charged_once(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        receipts = at_once([partial(billing.charge, ALICE, credits(9), reference="run-1")] * 20)
+
+        assert sum(not receipt.replayed for receipt in receipts) == 1
+        assert totals()[AccountId(ALICE)] == 99_991
 
     def test_its_spenders_and_the_purchases_that_pay_it_add_up(
         self, new_billing: NewBilling, totals: Totals

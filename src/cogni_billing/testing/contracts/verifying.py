@@ -16,7 +16,7 @@ from cogni_billing import (
     credits,
     usd,
 )
-from contract.base import ALICE, BOB, NOON, Contract, SteppingClock
+from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, SteppingClock
 
 HOUR = timedelta(hours=1)
 

@@ -25,7 +25,7 @@ from cogni_billing import (
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import USAGE
 from cogni_billing.domain.transactions import Posting
-from contract.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock
+from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock
 
 SECOND = timedelta(seconds=1)
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from cogni_billing import Billing, PrivilegeRequired, credits, usd
-from contract.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
+from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
 
 PAYMENT = "stripe:pi_1"
 MINTING: dict[str, Callable[[Billing], object]] = {
@@ -29,10 +29,11 @@ ACROSS: dict[str, Callable[[Billing], object]] = {
 
 
 class SpendingContract(Contract):
-    @pytest.fixture
-    def new_spender(self, unit_of_work: object) -> NewBilling:
-        """Makes a `Billing` over the same ledger that may read and spend only."""
-        raise NotImplementedError
+    """Of a ledger that can be opened for spending only.
+
+    A subclass has one more fixture, `new_spender`: a `NewBilling` over the same ledger that may
+    read and spend, and no more.
+    """
 
     @pytest.fixture
     def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:

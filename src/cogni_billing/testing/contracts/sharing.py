@@ -25,8 +25,17 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import ISSUANCE
-from contract.base import ALICE, BOB, NOON, Contract, CountingIds, NewBilling, SteppingClock, Totals
-from contract.concurrency import at_once
+from cogni_billing.testing.base import (
+    ALICE,
+    BOB,
+    NOON,
+    Contract,
+    CountingIds,
+    NewBilling,
+    SteppingClock,
+    Totals,
+)
+from cogni_billing.testing.racing import at_once
 
 HOUR = timedelta(hours=1)
 PARTNER = TenantId(BOB)
@@ -150,24 +159,6 @@ class SharingContract(Contract):
         assert billing.balance(PARTNER).posted == credits(19_000)
         assert billing.verify().ok
 
-    def test_buyers_and_a_spending_partner_at_once_lose_nothing(
-        self, new_billing: NewBilling
-    ) -> None:
-        billing = new_billing(policy=policy())
-        billing.open_account(PARTNER)
-        billing.confirm_purchase(ALICE, usd("0.01"), payment="first")
-
-        def buy(number: int) -> None:
-            billing.confirm_purchase(ALICE, usd("0.01"), payment=f"stripe:{number}")
-
-        def spend(number: int) -> None:
-            billing.charge(PARTNER, credits(100), reference=f"run-{number}")
-
-        at_once([partial(call, number) for number in range(12) for call in (buy, spend)])
-
-        assert billing.balance(PARTNER).posted == credits(13 * 10_000 - 12 * 100)
-        assert billing.verify().ok
-
     def test_the_policy_in_force_then_is_the_one_that_counts(
         self, new_billing: NewBilling, clock: SteppingClock
     ) -> None:
@@ -224,4 +215,26 @@ class SharingContract(Contract):
         assert [outcome.state for outcome in outcomes] == ["done"] * 3
         assert billing.balance(PARTNER).posted == credits(30_000)
         assert billing.balance(SYSTEM_TENANT_ID).posted == credits(75_000)
+        assert billing.verify().ok
+
+
+class SharingRaces(Contract):
+    """Beneficiaries who spend while their buyers buy."""
+
+    def test_buyers_and_a_spending_partner_at_once_lose_nothing(
+        self, new_billing: NewBilling
+    ) -> None:
+        billing = new_billing(policy=policy())
+        billing.open_account(PARTNER)
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="first")
+
+        def buy(number: int) -> None:
+            billing.confirm_purchase(ALICE, usd("0.01"), payment=f"stripe:{number}")
+
+        def spend(number: int) -> None:
+            billing.charge(PARTNER, credits(100), reference=f"run-{number}")
+
+        at_once([partial(call, number) for number in range(12) for call in (buy, spend)])
+
+        assert billing.balance(PARTNER).posted == credits(13 * 10_000 - 12 * 100)
         assert billing.verify().ok

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -16,6 +18,7 @@ from cogni_billing import (
     SYSTEM_TENANT_ID,
     USD,
     USDC,
+    Account,
     AccountId,
     Amount,
     Billing,
@@ -42,7 +45,7 @@ from cogni_billing.domain.identity import ISSUANCE
 from cogni_billing.domain.purchases import plan_purchase, request_purchase
 from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.ports.scope import UnitOfWork
-from contract.base import (
+from cogni_billing.testing.base import (
     ALICE,
     BOB,
     NOON,
@@ -53,6 +56,7 @@ from contract.base import (
     Totals,
     purchase_totals,
 )
+from cogni_billing.testing.racing import at_once
 
 
 def policy(rate: str, version: str = "v2", since: datetime = NOON) -> RevenueSharePolicy:
@@ -328,3 +332,89 @@ class PurchaseContract(Contract):
         receipt = billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_2")
 
         assert receipt.balance == Amount(110_000_000, CREDIT)
+
+
+CALLERS = 50
+
+
+class PurchaseRaces(Contract):
+    """However many buy at once, it adds up."""
+
+    def test_fifty_confirmations_of_one_payment_credit_once(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+
+        def confirm() -> PurchaseReceipt:
+            return billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
+
+        receipts = at_once([confirm] * CALLERS)
+
+        assert Counter(receipt.replayed for receipt in receipts) == {False: 1, True: CALLERS - 1}
+        assert len({receipt.transaction_id for receipt in receipts}) == 1
+        assert {receipt.balance for receipt in receipts} == {credits(100_000_000)}
+        assert totals() == purchase_totals(ALICE, 100_000_000, 25_000_000)
+
+    def test_of_twenty_tenants_racing_for_one_payment_one_gets_it(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        tenants = [TenantId(UUID(int=number)) for number in range(1, 21)]
+
+        def claim(tenant: TenantId) -> TenantId | None:
+            try:
+                billing.confirm_purchase(tenant, usd("10.00"), payment="stripe:pi_1")
+            except PaymentAlreadyClaimed:
+                return None
+            return tenant
+
+        winners = [
+            winner for winner in at_once([partial(claim, tenant) for tenant in tenants]) if winner
+        ]
+
+        assert len(winners) == 1
+        assert totals() == purchase_totals(winners[0], 100_000_000, 25_000_000)
+
+    def test_purchases_of_one_tenant_at_once_leave_no_gap_between_balances(
+        self, new_billing: NewBilling
+    ) -> None:
+        billing = new_billing()
+
+        receipts = at_once(
+            [
+                partial(billing.confirm_purchase, ALICE, usd("1.00"), payment=f"stripe:{number}")
+                for number in range(CALLERS)
+            ]
+        )
+
+        balances = sorted(int(receipt.balance.value) for receipt in receipts)
+        assert balances == [10_000_000 * n for n in range(1, CALLERS + 1)]
+        lines = billing.statement(ALICE, limit=CALLERS).lines
+        after = [line.balance_after for line in reversed(lines)]
+        assert [int(balance.value) for balance in after] == balances
+
+    def test_purchases_of_many_tenants_at_once_add_up_on_the_system_account(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        tenants = [TenantId(UUID(int=number)) for number in range(1, CALLERS + 1)]
+
+        at_once(
+            [
+                partial(billing.confirm_purchase, tenant, usd("0.03"), payment=f"stripe:{tenant}")
+                for tenant in tenants
+            ]
+        )
+
+        found = totals()
+        assert found[SYSTEM_ACCOUNT_ID] == 75_000 * CALLERS
+        assert sum(found.values(), Decimal(0)) == 0
+
+    def test_concurrent_openings_agree_on_one_account(self, unit_of_work: UnitOfWork) -> None:
+        def opened(second: int) -> Account:
+            moment = NOON.replace(second=second)
+            return unit_of_work.run(ALICE, lambda scope: scope.tenants.open_account(moment))
+
+        accounts = at_once([partial(opened, second) for second in range(20)])
+
+        assert len(set(accounts)) == 1

@@ -40,8 +40,8 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
-from contract.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
-from contract.concurrency import at_once
+from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
+from cogni_billing.testing.racing import at_once
 
 HOUR = timedelta(hours=1)
 
@@ -219,43 +219,6 @@ class PurchaseBatchContract(Contract):
         assert errors(outcomes) == [None, InvalidPolicy, IdempotencyConflict]
         assert states(outcomes)[0] == "replayed"
 
-    def test_batches_at_once_credit_each_payment_once(
-        self, new_billing: NewBilling, totals: Totals
-    ) -> None:
-        billing = new_billing()
-        tenants = [TenantId(UUID(int=number)) for number in range(1, 5)]
-
-        def confirm(turn: int) -> tuple[Outcome[PurchaseReceipt], ...]:
-            requests = [
-                purchase(f"{tenant.int}-{number}", tenant=tenant)
-                for number in range(10)
-                for tenant in tenants
-            ]
-            return billing.confirm_purchases(requests if turn % 2 else reversed(requests))
-
-        rounds = at_once([partial(confirm, turn) for turn in range(8)])
-
-        done = [outcome for outcomes in rounds for outcome in outcomes if not outcome.error]
-        assert len(done) == 8 * 40
-        assert sum(outcome.state is OutcomeState.DONE for outcome in done) == 40
-        assert {totals()[AccountId(tenant)] for tenant in tenants} == {Decimal(1_000_000)}
-
-    def test_of_tenants_whose_batches_race_for_the_same_payments_each_payment_has_one(
-        self, new_billing: NewBilling, totals: Totals
-    ) -> None:
-        billing = new_billing()
-        tenants = [TenantId(UUID(int=number)) for number in range(1, 9)]
-
-        def confirm(tenant: TenantId) -> int:
-            requests = [purchase(str(number), tenant=tenant) for number in range(20)]
-            outcomes = billing.confirm_purchases(requests if tenant.int % 2 else reversed(requests))
-            return states(outcomes).count("done")
-
-        done = at_once([partial(confirm, tenant) for tenant in tenants])
-
-        assert sum(done) == 20
-        assert totals()[SYSTEM_ACCOUNT_ID] == 20 * 25_000
-
 
 class ChargeBatchContract(Contract):
     @pytest.fixture
@@ -368,6 +331,47 @@ class ChargeBatchContract(Contract):
 
         assert states(outcomes) == ["refused", "refused"]
         assert rich.statement(ALICE).lines[0].kind == "expiry"
+
+
+class BatchRaces(Contract):
+    """Batches that meet each other, and single calls."""
+
+    def test_batches_at_once_credit_each_payment_once(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        tenants = [TenantId(UUID(int=number)) for number in range(1, 5)]
+
+        def confirm(turn: int) -> tuple[Outcome[PurchaseReceipt], ...]:
+            requests = [
+                purchase(f"{tenant.int}-{number}", tenant=tenant)
+                for number in range(10)
+                for tenant in tenants
+            ]
+            return billing.confirm_purchases(requests if turn % 2 else reversed(requests))
+
+        rounds = at_once([partial(confirm, turn) for turn in range(8)])
+
+        done = [outcome for outcomes in rounds for outcome in outcomes if not outcome.error]
+        assert len(done) == 8 * 40
+        assert sum(outcome.state is OutcomeState.DONE for outcome in done) == 40
+        assert {totals()[AccountId(tenant)] for tenant in tenants} == {Decimal(1_000_000)}
+
+    def test_of_tenants_whose_batches_race_for_the_same_payments_each_payment_has_one(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing()
+        tenants = [TenantId(UUID(int=number)) for number in range(1, 9)]
+
+        def confirm(tenant: TenantId) -> int:
+            requests = [purchase(str(number), tenant=tenant) for number in range(20)]
+            outcomes = billing.confirm_purchases(requests if tenant.int % 2 else reversed(requests))
+            return states(outcomes).count("done")
+
+        done = at_once([partial(confirm, tenant) for tenant in tenants])
+
+        assert sum(done) == 20
+        assert totals()[SYSTEM_ACCOUNT_ID] == 20 * 25_000
 
     def test_batches_and_single_charges_at_once_never_overdraw(
         self, new_billing: NewBilling, totals: Totals

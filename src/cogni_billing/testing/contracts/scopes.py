@@ -21,8 +21,8 @@ from cogni_billing import (
 )
 from cogni_billing.domain.statements import PageRequest
 from cogni_billing.ports.scope import Scope, UnitOfWork
-from contract.base import ALICE, BOB, NOON, Contract, Totals, purchase_totals
-from contract.purchases import planned
+from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, Totals, purchase_totals
+from cogni_billing.testing.contracts.purchases import planned
 
 FIRST_PAGE = PageRequest(limit=50)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import inspect
 import math
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Final, TypeAlias
@@ -26,9 +25,8 @@ from cogni_billing import (
     credits,
     usd,
 )
-from contract.base import ALICE, BOB, NOON, Contract, Totals
+from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, Reached, Totals
 
-Reached = Callable[[], int]
 HOUR = timedelta(hours=1)
 
 
@@ -189,11 +187,6 @@ def arguments(call: str) -> dict[str, object]:
 
 
 class BadInputContract(Contract):
-    @pytest.fixture
-    def reached(self) -> Reached:
-        """Tells how often the store was reached so far."""
-        raise NotImplementedError
-
     def test_every_argument_of_every_call_is_here(self, billing: Billing) -> None:
         calls = {
             name: set(inspect.signature(call).parameters) - {"self"}

@@ -15,8 +15,8 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.ports.scope import Scope, UnitOfWork
-from contract.base import ALICE, NOON, Contract, NewBilling, Totals
-from contract.purchases import planned
+from cogni_billing.testing.base import ALICE, NOON, Contract, NewBilling, Totals
+from cogni_billing.testing.contracts.purchases import planned
 
 PAYMENT = "stripe:pi_1"
 

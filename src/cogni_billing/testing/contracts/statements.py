@@ -16,7 +16,7 @@ from cogni_billing import (
     credits,
     usd,
 )
-from contract.base import ALICE, BOB, Contract
+from cogni_billing.testing.base import ALICE, BOB, Contract
 
 
 def pages(billing: Billing, limit: int) -> list[tuple[Line, ...]]:

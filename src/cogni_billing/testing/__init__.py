@@ -1,0 +1,64 @@
+"""The conformance kit: what every adapter promises, as tests, for adapters written elsewhere.
+
+And what a host's own tests want: `cogni_billing.testing.plugin` has fixtures, and
+`cogni_billing.testing.strategies` makes values for Hypothesis. Needs the extra `testing`.
+"""
+
+import pytest
+
+# First: what is asserted in these modules is told in full when it fails.
+pytest.register_assert_rewrite("cogni_billing.testing.contracts", "cogni_billing.testing.machine")
+
+from cogni_billing.testing.base import (  # noqa: E402
+    ALICE,
+    BOB,
+    NOON,
+    Contract,
+    CountingIds,
+    Fixtures,
+    MovableClock,
+    NewBilling,
+    NewUnitOfWork,
+    Reached,
+    SteppingClock,
+    Totals,
+    reaching,
+)
+from cogni_billing.testing.blocking import blocking, running_loop  # noqa: E402
+from cogni_billing.testing.conformance import (  # noqa: E402
+    DurableConformance,
+    IsolatedConformance,
+    MemoryConformance,
+    TransactionalConformance,
+)
+from cogni_billing.testing.contracts.breaking_off import BreakingOffContract, BreakOff, Call  # noqa: E402
+from cogni_billing.testing.contracts.restarting import Restart, RestartContract  # noqa: E402
+from cogni_billing.testing.contracts.spending import SpendingContract  # noqa: E402
+
+__all__ = [
+    "ALICE",
+    "BOB",
+    "NOON",
+    "BreakOff",
+    "BreakingOffContract",
+    "Call",
+    "Contract",
+    "CountingIds",
+    "DurableConformance",
+    "Fixtures",
+    "IsolatedConformance",
+    "MemoryConformance",
+    "MovableClock",
+    "NewBilling",
+    "NewUnitOfWork",
+    "Reached",
+    "Restart",
+    "RestartContract",
+    "SpendingContract",
+    "SteppingClock",
+    "Totals",
+    "TransactionalConformance",
+    "blocking",
+    "reaching",
+    "running_loop",
+]

@@ -1,0 +1,165 @@
+"""The levels of what an adapter promises.
+
+Each is a class of test classes, and contains the level below. To prove an adapter, inherit the
+level that it claims, give it its fixtures, and have pytest collect it:
+
+    class TestOurLedger(IsolatedConformance):
+        @pytest.fixture
+        def new_unit_of_work(self) -> NewUnitOfWork: ...
+
+        @pytest.fixture
+        def totals(self) -> Totals: ...
+
+Where an adapter cannot keep a promise, override the class of that subject, so that the exception
+is in the open.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cogni_billing.testing import machine
+from cogni_billing.testing.base import Fixtures
+from cogni_billing.testing.contracts import (
+    bad_input,
+    batches,
+    breaking_off,
+    charges,
+    disputes,
+    grants,
+    holds,
+    known_faults,
+    purchases,
+    reading,
+    refunds,
+    restarting,
+    scopes,
+    sharing,
+    statements,
+    verifying,
+)
+
+
+class MemoryConformance(Fixtures):
+    """Every call means what it should; one caller, nothing fails. Enough for a fake.
+
+    Fixtures to give: those of `Fixtures`.
+    """
+
+    class TestBadInput(bad_input.BadInputContract):
+        pass
+
+    class TestBalanceAt(reading.BalanceAtContract):
+        pass
+
+    class TestChargeBatches(batches.ChargeBatchContract):
+        pass
+
+    class TestCharges(charges.ChargeContract):
+        pass
+
+    class TestDisputes(disputes.DisputeContract):
+        pass
+
+    class TestFilters(reading.FilterContract):
+        pass
+
+    class TestFind(reading.FindContract):
+        pass
+
+    class TestFolding(reading.FoldingContract):
+        pass
+
+    class TestGrants(grants.GrantContract):
+        pass
+
+    class TestHolds(holds.HoldContract):
+        pass
+
+    class TestModel(machine.ModelContract):
+        pass
+
+    class TestPurchaseBatches(batches.PurchaseBatchContract):
+        pass
+
+    class TestPurchases(purchases.PurchaseContract):
+        pass
+
+    class TestRefunds(refunds.RefundContract):
+        pass
+
+    class TestSharing(sharing.SharingContract):
+        pass
+
+    class TestStatements(statements.StatementContract):
+        pass
+
+    class TestSystemTenantSpends(charges.SystemTenantSpendsContract):
+        pass
+
+    class TestVerifying(verifying.VerifyingContract):
+        pass
+
+
+class TransactionalConformance(MemoryConformance):
+    """And all of a scope is kept or none of it, however many work at once."""
+
+    class TestBatchRaces(batches.BatchRaces):
+        pass
+
+    class TestChargeRaces(charges.ChargeRaces):
+        pass
+
+    class TestDisputeRaces(disputes.DisputeRaces):
+        pass
+
+    class TestGrantRaces(grants.GrantRaces):
+        pass
+
+    class TestHoldRaces(holds.HoldRaces):
+        pass
+
+    class TestKnownFaults(known_faults.KnownFaultContract):
+        pass
+
+    class TestPurchaseRaces(purchases.PurchaseRaces):
+        pass
+
+    class TestRefundRaces(refunds.RefundRaces):
+        pass
+
+    class TestScopes(scopes.ScopeContract):
+        pass
+
+    class TestSharingRaces(sharing.SharingRaces):
+        pass
+
+
+class IsolatedConformance(TransactionalConformance):
+    """And a scope reaches its own tenant only, whatever is asked of it."""
+
+    class TestTenants(scopes.TenantContract):
+        pass
+
+
+class DurableConformance(IsolatedConformance):
+    """And what was acknowledged stays, whatever breaks.
+
+    Fixtures to give, beside the others': `break_off` (`BreakOff`) and `restart` (`Restart`).
+    """
+
+    @pytest.fixture
+    def break_off(self) -> breaking_off.BreakOff:
+        """Breaks a call off at a place, and tells whether there is such a place."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def restart(self) -> restarting.Restart:
+        """Kills the store, starts it again, and makes a unit of work over what it has kept."""
+        raise NotImplementedError
+
+    class TestBreakingOff(breaking_off.BreakingOffContract):
+        pass
+
+    class TestRestart(restarting.RestartContract):
+        pass

@@ -1,0 +1,1 @@
+"""What every adapter promises, as tests, by subject."""

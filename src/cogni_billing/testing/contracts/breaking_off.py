@@ -1,0 +1,160 @@
+"""Whatever breaks off wherever, a call has happened or not, and asking again settles it, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Final
+from uuid import UUID
+
+import pytest
+from attrs import evolve, frozen
+
+from cogni_billing import (
+    AccountId,
+    Amount,
+    Billing,
+    Dispute,
+    Hold,
+    UnknownAccount,
+    credits,
+    usd,
+)
+from cogni_billing.domain.receipts import Receipt
+from cogni_billing.ports.scope import UnitOfWork
+from cogni_billing.testing.base import ALICE, BOB, Contract, Totals
+
+PAYMENT: Final = "stripe:ready"
+MOST_PLACES: Final = 60
+
+
+def held(billing: Billing) -> UUID:
+    """The same hold, every time."""
+    return billing.hold(ALICE, credits(30), reference="ready").id
+
+
+CALLS: Final[dict[str, Callable[[Billing], object]]] = {
+    "open_account": lambda billing: billing.open_account(BOB),
+    "confirm_purchase": lambda billing: billing.confirm_purchase(
+        ALICE, usd("1.00"), payment="stripe:1"
+    ),
+    "confirm_purchase, the first": lambda billing: billing.confirm_purchase(
+        BOB, usd("1.00"), payment="stripe:1"
+    ),
+    "confirm_purchases": lambda billing: billing.confirm_purchases(
+        {"tenant": ALICE, "amount": usd("1.00"), "payment": f"stripe:{n}"} for n in range(3)
+    ),
+    "charge": lambda billing: billing.charge(ALICE, credits(5), reference="c1"),
+    "charge_many": lambda billing: billing.charge_many(
+        {"tenant": ALICE, "amount": credits(5), "reference": f"c{n}"} for n in range(3)
+    ),
+    "hold": lambda billing: billing.hold(ALICE, credits(5), reference="h1"),
+    "capture": lambda billing: billing.capture(ALICE, held(billing), credits(4), reference="k1"),
+    "release": lambda billing: billing.release(ALICE, held(billing)),
+    "grant": lambda billing: billing.grant(ALICE, credits(5), source="promo:a", reference="g1"),
+    "refund": lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="r1"),
+    "open_dispute": lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="d1"),
+    "win_dispute": lambda billing: billing.win_dispute(ALICE, payment="stripe:d", reference="d"),
+    "lose_dispute": lambda billing: billing.lose_dispute(ALICE, payment="stripe:d", reference="d"),
+}
+
+
+@frozen
+class Call:
+    """One of `CALLS`; another process can be told of it."""
+
+    name: str
+
+    def __call__(self, billing: Billing) -> object:
+        """What the call returns; of a batch that has failed, its error is raised."""
+        given = CALLS[self.name](billing)
+        for outcome in given if isinstance(given, tuple) else ():
+            if outcome.error is not None:
+                raise outcome.error
+        return given
+
+
+BreakOff = Callable[[int, Call], bool]
+"""Makes the call, and breaks it off at the place of that number, which counts what the call asks
+of the store, its commit included; tells whether there is such a place.
+"""
+
+
+@frozen
+class State:
+    """What a call can change."""
+
+    totals: dict[AccountId, Decimal]
+    held: Amount
+    transactions: int
+    bob_is_known: bool
+
+
+def known(billing: Billing) -> bool:
+    """Whether Bob has an account."""
+    try:
+        billing.balance(BOB)
+    except UnknownAccount:
+        return False
+    return True
+
+
+def state(billing: Billing, totals: Totals) -> State:
+    """What there is, once it has been verified."""
+    verification = billing.verify()
+    assert verification.ok
+    held_now = billing.balance(ALICE).held
+    return State(totals(), held_now, verification.transactions, known(billing))
+
+
+def answer(given: object) -> object:
+    """What a call says, but for whether it says so again."""
+    if isinstance(given, tuple):
+        return tuple(answer(outcome.receipt) for outcome in given)
+    if isinstance(given, (Dispute, Hold, Receipt)):
+        return evolve(given, replayed=False)
+    return given
+
+
+def ready(billing: Billing) -> None:
+    """Make a ledger that each call can work on."""
+    billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:d")
+    billing.open_dispute(ALICE, payment="stripe:d", reference="d")
+    held(billing)
+
+
+def settles(billing: Billing, totals: Totals, call: Call, before: State) -> None:
+    """It has happened or not; asking again makes it happen, once, with one answer."""
+    broken = state(billing, totals)
+    first = call(billing)
+    after = state(billing, totals)
+    again = call(billing)
+
+    assert answer(again) == answer(first)
+    assert state(billing, totals) == after
+    assert before != after
+    assert broken in (before, after)
+
+
+class BreakingOffContract(Contract):
+    """Every call that changes something, broken off at every place."""
+
+    @pytest.mark.parametrize("name", CALLS)
+    def test_it_has_happened_or_not_and_asking_again_settles_it_once(
+        self,
+        new_unit_of_work: Callable[[], UnitOfWork],
+        totals: Totals,
+        break_off: BreakOff,
+        name: str,
+    ) -> None:
+        call = Call(name)
+        for place in range(MOST_PLACES):
+            steady = Billing(new_unit_of_work())
+            ready(steady)
+            before = state(steady, totals)
+            if not break_off(place, call):
+                assert place > 0
+                return
+            settles(steady, totals, call, before)
+        pytest.fail("it has more places than were tried")

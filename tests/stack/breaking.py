@@ -1,0 +1,107 @@
+"""Ways in which a call can be broken off at the statement of a number, COMMIT included."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import psycopg
+import pytest
+from sqlalchemy import URL, Connection, create_engine, event, text
+
+from cogni_billing import Billing, LedgerUnavailable, OutcomeUnknown
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.testing import Call
+from stack.conftest import Database
+from stack.proxy import Cut, proxied
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["pytest", "stack.conftest", "cogni_billing.testing"])
+# A call sets its context, asks something and commits, at least.
+STATEMENTS_AT_LEAST = 3
+
+
+@contextmanager
+def watched(urls: tuple[URL, URL], before_each: Callable[[Connection], None]) -> Iterator[Billing]:
+    """A `Billing` on connections that are shown before each statement and COMMIT."""
+    engines = [create_engine(url, pool_size=1, max_overflow=0) for url in urls]
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", lambda each, *_: before_each(each))
+        event.listen(engine, "commit", before_each)
+    yield Billing(PostgresUnitOfWork(engines[0], service=engines[1]))
+    for engine in engines:
+        engine.dispose()
+
+
+def asked(database: Database) -> tuple[URL, URL]:
+    return database.sandbox.role("app_user"), database.sandbox.role("app_service")
+
+
+def terminate_backend(database: Database, place: int, call: Call) -> bool:
+    sent = count()
+    hit = []
+
+    def terminate(connection: Connection) -> None:
+        if next(sent) == place:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            with database.admin.connect() as admin:
+                pid = {"pid": driver.info.backend_pid}
+                hit.append(admin.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), pid))
+
+    with watched(asked(database), terminate) as billing:
+        try:
+            call(billing)
+        except (LedgerUnavailable, OutcomeUnknown):
+            assert hit == [True]
+    assert hit or place >= STATEMENTS_AT_LEAST
+    return bool(hit)
+
+
+def die_at(urls: tuple[URL, URL], place: int, call: Call) -> None:
+    """Make the call in this process, and be killed before it sends that statement."""
+    sent = count()
+
+    def die(_: Connection) -> None:
+        if next(sent) == place:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with watched(urls, die) as billing:
+        call(billing)
+
+
+def kill_client(database: Database, place: int, call: Call) -> bool:
+    client = FORKS.Process(target=die_at, args=(asked(database), place, call))
+    client.start()
+    client.join()
+    assert client.exitcode in {0, -signal.SIGKILL}
+    killed = client.exitcode == -signal.SIGKILL
+    assert killed or place >= STATEMENTS_AT_LEAST
+    return killed
+
+
+def cut_line(database: Database, place: int, call: Call) -> bool:
+    """Before COMMIT is forwarded, then after it is answered: nobody can tell which."""
+    if place > 1:
+        return False
+    user, service = asked(database)
+    with (
+        proxied(user) as (one, user_through),
+        proxied(service) as (other, service_through),
+        watched((user_through, service_through), lambda _: None) as billing,
+    ):
+        one.cut = other.cut = [Cut.BEFORE_COMMIT, Cut.AFTER_COMMIT][place]
+        with pytest.raises(OutcomeUnknown):
+            call(billing)
+    return True
+
+
+WAYS: dict[str, Callable[[Database, int, Call], bool]] = {
+    "a backend is terminated": terminate_backend,
+    "a client is killed": kill_client,
+    "the line is cut around COMMIT": cut_line,
+}

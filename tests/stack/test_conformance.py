@@ -1,0 +1,157 @@
+"""The Postgres adapter keeps what is promised of a durable ledger, called and awaited, also with
+statements that are never prepared on a single connection that everything shares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from cogni_billing import AsyncBilling, Billing
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork, reset
+from cogni_billing.ports.scope import UnitOfWork
+from cogni_billing.testing import (
+    BreakOff,
+    DurableConformance,
+    IsolatedConformance,
+    NewBilling,
+    NewUnitOfWork,
+    Reached,
+    Restart,
+    RestartContract,
+    SpendingContract,
+    Totals,
+    blocking,
+    reaching,
+    running_loop,
+)
+from cogni_billing.testing.machine import run
+from stack.breaking import WAYS
+from stack.conftest import Database
+from stack.killable import Killable, killable
+
+SINGLE: dict[str, Any] = {
+    "pool_size": 1,
+    "max_overflow": 0,
+    "pool_timeout": 60,
+    "connect_args": {"prepare_threshold": None},
+}
+
+
+class Called(IsolatedConformance):
+    @pytest.fixture
+    def engine(self, database: Database) -> Engine:
+        return database.user
+
+    @pytest.fixture
+    def new_unit_of_work(self, database: Database, engine: Engine) -> NewUnitOfWork:
+        def new() -> PostgresUnitOfWork:
+            reset(database.migrator)
+            return PostgresUnitOfWork(engine, service=database.service)
+
+        return new
+
+    @pytest.fixture
+    def totals(self, database: Database) -> Totals:
+        return database.totals
+
+
+class TestPostgres(Called, DurableConformance):
+    @pytest.fixture(params=WAYS)
+    def break_off(self, request: pytest.FixtureRequest, database: Database) -> BreakOff:
+        return partial(WAYS[request.param], database)
+
+    class TestModel:
+        def test_both_ledgers_do_what_the_model_says(self, new_unit_of_work: NewUnitOfWork) -> None:
+            steps = run(
+                [
+                    lambda: partial(Billing, InMemoryUnitOfWork()),
+                    lambda: partial(Billing, new_unit_of_work()),
+                ],
+                settings().max_examples // 4,
+            )
+
+            assert steps >= 2_000
+
+    class TestRestart(RestartContract):
+        CYCLES = 10
+
+        @pytest.fixture
+        def server(self) -> Iterator[Killable]:
+            with killable() as server:
+                yield server
+
+        @pytest.fixture
+        def unit_of_work(self, server: Killable) -> UnitOfWork:
+            return server.unit_of_work()
+
+        @pytest.fixture
+        def restart(self, server: Killable) -> Restart:
+            return server.restart
+
+        @pytest.fixture
+        def totals(self, server: Killable) -> Totals:
+            return server.totals
+
+    class TestSpending(SpendingContract):
+        @pytest.fixture
+        def new_spender(self, database: Database) -> NewBilling:
+            return partial(Billing, PostgresUnitOfWork(database.spender))
+
+
+class TestOnOneUnpreparedConnection(Called):
+    class TestModel:
+        """Tried above: it asks one call after another."""
+
+    @pytest.fixture
+    def engine(self, database: Database) -> Iterator[Engine]:
+        engine = create_engine(database.sandbox.url("app_user"), **SINGLE)
+        yield engine
+        engine.dispose()
+
+
+class TestAwaitedPostgres(Called):
+    class TestModel:
+        """Tried above: it calls."""
+
+    @pytest.fixture
+    def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
+        with running_loop() as loop:
+            yield loop
+
+    @pytest.fixture
+    def new_billing(
+        self, unit_of_work: PostgresUnitOfWork, database: Database, loop: asyncio.AbstractEventLoop
+    ) -> Iterator[NewBilling]:
+        user = create_async_engine(database.sandbox.url("app_user"), pool_size=20)
+        service = create_async_engine(database.sandbox.url("app_service"))
+        awaited = AsyncPostgresUnitOfWork(user, service=service)
+        yield lambda **options: blocking(AsyncBilling(awaited, **options), loop)
+        for engine in (user, service):
+            asyncio.run_coroutine_threadsafe(dispose(engine), loop).result()
+
+    @pytest.fixture
+    def reached(self, monkeypatch: pytest.MonkeyPatch) -> Reached:
+        return reaching(AsyncPostgresUnitOfWork, monkeypatch)
+
+    class TestSpending(SpendingContract):
+        @pytest.fixture
+        def new_spender(
+            self, database: Database, loop: asyncio.AbstractEventLoop
+        ) -> Iterator[NewBilling]:
+            spender = create_async_engine(database.sandbox.url("app_spender"))
+            awaited = AsyncPostgresUnitOfWork(spender)
+            yield lambda **options: blocking(AsyncBilling(awaited, **options), loop)
+            asyncio.run_coroutine_threadsafe(dispose(spender), loop).result()
+
+
+async def dispose(engine: AsyncEngine) -> None:
+    await engine.dispose()

@@ -1,0 +1,55 @@
+"""The kit's fixtures over PostgreSQL, in a test run of a host's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cogni_billing import Billing, usd
+from cogni_billing.testing import ALICE
+
+HOST = """
+import pytest
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing import UnknownAccount, usd
+from cogni_billing.testing import ALICE
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_each_finds_an_empty_ledger(billing, turn):
+    with pytest.raises(UnknownAccount):
+        billing.balance(ALICE)
+    assert not billing.confirm_purchase(ALICE, usd(1), payment="stripe:1").replayed
+
+def test_it_is_in_postgresql(billing):
+    assert isinstance(billing._unit_of_work, PostgresUnitOfWork)
+"""
+
+
+def test_a_ledger_in_postgresql_is_empty(postgres_billing: Billing) -> None:
+    assert not postgres_billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1").replayed
+    assert postgres_billing.verify().transactions == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "outcome"),
+    [("--billing-on=postgres", "3 passed"), ("--billing-on=memory", "1 failed, 2 passed")],
+)
+def test_a_host_says_where_the_ledger_is(tmp_path: Path, option: str, outcome: str) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["cogni_billing.testing.plugin"]\n')
+    (tmp_path / "test_host.py").write_text(HOST)
+    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", option],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert outcome in ran.stdout, ran.stdout + ran.stderr

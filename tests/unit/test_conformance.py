@@ -1,0 +1,51 @@
+"""The in-memory adapter keeps what is promised of an isolated ledger, called and awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import ClassVar
+
+import pytest
+
+from cogni_billing import AsyncBilling, Billing
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.testing import (
+    IsolatedConformance,
+    NewBilling,
+    NewUnitOfWork,
+    SpendingContract,
+    Totals,
+    blocking,
+    running_loop,
+)
+from cogni_billing.testing.machine import ModelContract
+
+
+class TestMemory(IsolatedConformance):
+    @pytest.fixture
+    def new_unit_of_work(self) -> NewUnitOfWork:
+        return InMemoryUnitOfWork
+
+    @pytest.fixture(params=["called", "awaited"])
+    def new_billing(
+        self, request: pytest.FixtureRequest, unit_of_work: InMemoryUnitOfWork
+    ) -> Iterator[NewBilling]:
+        if request.param == "called":
+            yield partial(Billing, unit_of_work)
+        else:
+            with running_loop() as loop:
+                yield lambda **options: blocking(AsyncBilling(unit_of_work, **options), loop)
+
+    @pytest.fixture
+    def totals(self, unit_of_work: InMemoryUnitOfWork) -> Totals:
+        balances = unit_of_work._store.balances
+        return lambda: {account: balance.value for account, balance in balances.items()}
+
+    class TestModel(ModelContract):
+        SEQUENCES: ClassVar = 250
+
+    class TestSpending(SpendingContract):
+        @pytest.fixture
+        def new_spender(self, unit_of_work: InMemoryUnitOfWork) -> NewBilling:
+            return partial(Billing, unit_of_work.limited())

@@ -13,7 +13,6 @@ from pathlib import Path
 from attrs import define, field
 from sqlalchemy import URL
 
-
 PATIENCE_S = 5.0
 
 

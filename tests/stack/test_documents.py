@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -17,19 +16,10 @@ import cogni_billing
 from cogni_billing import BillingError, RevenueSharePolicies
 from cogni_billing.adapters.postgres import sign_contexts
 from stack.conftest import Clone
+from stack.documents import DOCUMENTS, ROOT, blocks
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
-BLOCK = re.compile(
-    r"^```(?P<language>python|console|toml)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE
-)
 SHOWN_URL = re.compile(r"postgresql(?:\+psycopg)?://(?P<role>\w+)@db\.internal/shop")
 SETUP = "python3 -m venv .venv && .venv/bin/pip install"
-
-
-def blocks(document: str, language: str) -> list[str]:
-    text = (ROOT / document).read_text("utf-8")
-    return [match["code"] for match in BLOCK.finditer(text) if match["language"] == language]
 
 
 def served(code: str, database: Clone) -> str:

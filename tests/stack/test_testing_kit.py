@@ -11,6 +11,7 @@ import pytest
 
 from cogni_billing import Billing, usd
 from cogni_billing.testing import ALICE
+from stack.documents import blocks
 
 HOST = """
 import pytest
@@ -34,6 +35,20 @@ def test_a_ledger_in_postgresql_is_empty(postgres_billing: Billing) -> None:
     assert postgres_billing.verify().transactions == 1
 
 
+def pytest_printed(folder: Path, *options: str) -> str:
+    """What a test run of a host's own prints."""
+    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ran.stdout + ran.stderr
+
+
 @pytest.mark.parametrize(
     ("option", "outcome"),
     [("--billing-on=postgres", "3 passed"), ("--billing-on=memory", "1 failed, 2 passed")],
@@ -41,15 +56,19 @@ def test_a_ledger_in_postgresql_is_empty(postgres_billing: Billing) -> None:
 def test_a_host_says_where_the_ledger_is(tmp_path: Path, option: str, outcome: str) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["cogni_billing.testing.plugin"]\n')
     (tmp_path / "test_host.py").write_text(HOST)
-    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
 
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", option],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    printed = pytest_printed(tmp_path, option)
 
-    assert outcome in ran.stdout, ran.stdout + ran.stderr
+    assert outcome in printed, printed
+
+
+@pytest.mark.parametrize("on", ["memory", "postgres"])
+def test_what_the_page_shows_a_host_is_a_test_run(tmp_path: Path, on: str) -> None:
+    for code in blocks("docs/testing.md", "python"):
+        (tmp_path / code.split()[1]).write_text(code)
+
+    printed = pytest_printed(tmp_path, f"--billing-on={on}", "-k", "trial or TestPurchases")
+
+    assert "test_trial.py ." in printed, printed
+    assert "test_our_ledger.py ......" in printed, printed
+    assert "failed" not in printed, printed

@@ -119,7 +119,9 @@ def is_privilege(error: DBAPIError) -> bool:
 def _translated(error: psycopg.Error) -> BillingError:
     sqlstate = error.sqlstate
     if sqlstate is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        return LedgerUnavailable(f"the connection failed: {shown(str(error))}")
+        # libpq says where it tried first, and what came of it last.
+        said = str(error).rsplit(" failed: ", 1)[-1].partition("\n")[0]
+        return LedgerUnavailable(f"the connection failed: {shown(said)}")
     rule = error.diag.constraint_name
     message = error.diag.message_primary or type(error).__name__
     if rule in _RULES:

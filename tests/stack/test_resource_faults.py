@@ -1,0 +1,147 @@
+"""What the server lacks, or has switched off, is one typed error; nothing is half written, and the
+same engine works again once it is there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine, text
+
+from cogni_billing import Billing, LedgerUnavailable, credits, usd
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
+from cogni_billing.ports.scope import Scope
+from cogni_billing.testing import ALICE, BOB
+from cogni_billing.testing.contracts.purchases import planned
+from stack.conftest import Database, opened
+
+# What an administrator does to the database, and undoes; what a call is told meanwhile.
+SWITCHES = {
+    "it is read-only": (
+        "ALTER DATABASE {name} SET default_transaction_read_only = on",
+        "ALTER DATABASE {name} RESET default_transaction_read_only",
+        "25006",
+        "read-only",
+    ),
+    "it has no connection left": (
+        "ALTER DATABASE {name} CONNECTION LIMIT 0",
+        "ALTER DATABASE {name} CONNECTION LIMIT -1",
+        None,  # libpq tells what it is refused with in words alone
+        "too many connections",
+    ),
+    "its locks are not waited for, and one is held": (
+        "ALTER DATABASE {name} SET lock_timeout = '1ms'",
+        "ALTER DATABASE {name} RESET lock_timeout",
+        "55P03",
+        "a lock was not free in time",
+    ),
+    "its statements may take no time, and one has to wait": (
+        "ALTER DATABASE {name} SET statement_timeout = '20ms'",
+        "ALTER DATABASE {name} RESET statement_timeout",
+        "57014",
+        "the server stopped the work",
+    ),
+}
+
+
+@contextmanager
+def switched(database: Database, off: str, on: str) -> Iterator[None]:
+    """As the administrator, who is connected before and stays so."""
+    name = database.sandbox.administrator.database
+    with database.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
+        admin.execute(text(off.format(name=name)))
+        try:
+            yield
+        finally:
+            admin.execute(text(on.format(name=name)))
+
+
+@pytest.mark.parametrize("fault", SWITCHES)
+def test_what_is_switched_off_is_told_by_its_code_and_passes(
+    own_database: Database, fault: str
+) -> None:
+    off, on, sqlstate, told = SWITCHES[fault]
+    engine = create_engine(own_database.sandbox.url("app_user"), poolclass=NullPool)
+    billing = Billing(PostgresUnitOfWork(engine))
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+    before = own_database.totals()
+
+    with own_database.admin.connect() as holder:
+        holder.execute(text("SELECT FROM cogni_billing.wallets FOR UPDATE"))
+        with switched(own_database, off, on), pytest.raises(LedgerUnavailable) as caught:
+            billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:2")
+
+    assert caught.value.sqlstate == sqlstate
+    assert told in str(caught.value)
+    assert own_database.totals() == before
+    assert not billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:2").replayed
+    assert billing.balance(ALICE).posted == credits(20_000_000)
+
+
+def gone(admin: Engine, pid: int) -> bool:
+    """Whether that backend ends within reason."""
+    with admin.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        alive = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+        return any(connection.scalar(alive, {"pid": pid}) == 0 for _ in range(20_000))
+
+
+def test_a_scope_that_was_idle_for_too_long_is_told_so(database: Database) -> None:
+    given = database.sandbox.role("app_user")
+    own = given.query.get("options", "")
+    idle = f"{own} -cidle_in_transaction_session_timeout=50ms".strip()
+    engine = create_engine(given.update_query_dict({"options": idle}), pool_size=1, max_overflow=0)
+    unit_of_work = PostgresUnitOfWork(engine)
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        pid = driver.info.backend_pid
+
+    def dawdling(scope: Scope) -> None:
+        scope.ledger.post(planned())
+        assert gone(database.admin, pid)
+        scope.ledger.post(planned())
+
+    with pytest.raises(LedgerUnavailable) as caught:
+        unit_of_work.run(ALICE, dawdling)
+
+    assert caught.value.sqlstate == "25P03"
+    assert database.totals() == {}
+    assert not unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned())).replayed
+    engine.dispose()
+
+
+def test_a_disk_that_is_full_is_told_so() -> None:
+    """The table's file is `/dev/full` meanwhile, which takes no byte."""
+    with tempfile.TemporaryDirectory(prefix="cogni-full-") as name:
+        Path(name).chmod(0o755)
+        data_dir = Path(name, "data")
+        with EmbeddedPostgres(data_dir) as server, opened(server) as database:
+            billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
+            billing.open_account(BOB)
+            with database.admin.connect() as admin:
+                path = text("SELECT pg_relation_filepath('cogni_billing.postings')")
+                table = data_dir / str(admin.scalar(path))
+        kept = table.rename(table.with_suffix(".kept"))
+        table.symlink_to("/dev/full")
+
+        with EmbeddedPostgres(data_dir) as server, opened(server) as database:
+            billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
+            with pytest.raises(LedgerUnavailable) as caught:
+                billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+            assert caught.value.sqlstate == "53100"
+            assert database.totals() == {}
+            assert billing.balance(BOB).posted == credits(0)
+        table.unlink()
+        kept.rename(table)
+
+        with EmbeddedPostgres(data_dir) as server, opened(server) as database:
+            billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
+            receipt = billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+            assert not receipt.replayed
+            assert billing.verify().ok

@@ -1,0 +1,153 @@
+"""Two calls in every order of their statements that preempts them at most twice do what the one
+and then the other would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from attrs import asdict
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    Dispute,
+    Hold,
+    Shortfall,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
+from cogni_billing.domain.receipts import Receipt
+from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, MovableClock
+from cogni_billing.testing.contracts.refunds import policy
+from stack.conftest import Database
+from stack.interleaving import TO_THE_END, Call, Outcome, Stage, schedules, staged
+
+HOUR = timedelta(hours=1)
+PAYMENT = "stripe:ready"
+IDS = {"id", "transaction_id"}
+
+
+def buy(payment: str, amount: str = "1.00", tenant: object = ALICE) -> Call:
+    return lambda billing: billing.confirm_purchase(tenant, usd(amount), payment=payment)  # type: ignore[arg-type]
+
+
+def charge(amount: int, reference: str = "run-1", tenant: object = ALICE) -> Call:
+    return lambda billing: billing.charge(tenant, credits(amount), reference=reference)  # type: ignore[arg-type]
+
+
+def hold(amount: int, reference: str = "hold-1") -> Call:
+    return lambda billing: billing.hold(ALICE, credits(amount), reference=reference)
+
+
+def refund(amount: str, reference: str, shortfall: Shortfall = Shortfall.DEBT) -> Call:
+    return lambda billing: billing.refund(
+        ALICE, payment=PAYMENT, amount=usd(amount), reference=reference, shortfall=shortfall
+    )
+
+
+def held(billing: Billing) -> Hold:
+    return billing.hold(ALICE, credits(30), reference="ready")
+
+
+# A ledger that has sold Alice 10 000 000 credits, holds 30 of them, and has granted her 50 that
+# expire within the hour; Bob has bought the same, and there is a dispute of a part of her payment.
+PAIRS: dict[str, tuple[Call, Call]] = {
+    "a payment twice": (buy("stripe:1"), buy("stripe:1")),
+    "a payment with two amounts": (buy("stripe:1"), buy("stripe:1", "2.00")),
+    "two payments of one tenant": (buy("stripe:1"), buy("stripe:2")),
+    "two tenants who buy": (buy("stripe:1"), buy("stripe:2", tenant=BOB)),
+    "two tenants with one payment": (buy("stripe:1"), buy("stripe:1", tenant=BOB)),
+    "a purchase and a charge": (buy("stripe:1"), charge(9_999_990)),
+    "a charge twice": (charge(5), charge(5)),
+    "two charges and enough for one": (charge(6_000_000), charge(6_000_000, "run-2")),
+    "a charge and a hold and enough for one": (charge(6_000_000), hold(6_000_000)),
+    "a capture and a release": (
+        lambda billing: billing.capture(ALICE, held(billing).id, credits(20), reference="run-1"),
+        lambda billing: billing.release(ALICE, held(billing).id),
+    ),
+    "a purchase and a refund": (buy("stripe:1"), refund("0.50", "re_1")),
+    "two refunds and enough for one": (refund("0.60", "re_1"), refund("0.60", "re_2")),
+    "a refund that is clamped and a charge": (
+        refund("0.60", "re_1", Shortfall.CLAMP),
+        charge(6_000_000),
+    ),
+    "a dispute that is won and lost": (
+        lambda billing: billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1"),
+        lambda billing: billing.lose_dispute(ALICE, payment=PAYMENT, reference="dp_1"),
+    ),
+    "a refund, and a partner who spends its share": (
+        refund("0.90", "re_1"),
+        charge(10_900_000, tenant=BOB),
+    ),
+    "folding and a purchase": (lambda billing: billing.fold(), buy("stripe:1")),
+}
+# These never wait for each other, though each raises what the others' tenants have.
+APART = {"two tenants who buy", "a refund, and a partner who spends its share"}
+POLICY = policy()  # a tenth of each purchase for Bob, a quarter for the system tenant
+
+
+def ready(database: Database) -> MovableClock:
+    """Makes that ledger; the clock that goes on with it."""
+    reset(database.migrator)
+    clock = MovableClock()
+    unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
+    billing = Billing(unit_of_work, policy=POLICY, clock=clock, ids=CountingIds())
+    billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+    billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bob")
+    expires = NOON + HOUR
+    billing.grant(ALICE, credits(50), source="promo:a", reference="a", expires_at=expires)
+    held(billing)
+    billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.05"), reference="dp_1")
+    return clock
+
+
+def told(outcome: Outcome) -> object:
+    """What a caller is told, but for ids."""
+    code, value = outcome
+    if isinstance(value, (Receipt, Hold, Dispute)):
+        fields = asdict(value, recurse=False)
+        return code, {name: each for name, each in fields.items() if name not in IDS}
+    return code, value
+
+
+def state(database: Database) -> object:
+    """What there is, once it has been verified."""
+    unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
+    billing = Billing(unit_of_work, policy=POLICY, clock=MovableClock())
+    verification = billing.verify()
+    assert verification.ok, verification
+    balances = [billing.balance(tenant) for tenant in (ALICE, BOB, SYSTEM_TENANT_ID)]
+    return balances, billing.grants(ALICE), verification.transactions
+
+
+@pytest.fixture
+def stage(database: Database) -> Iterator[Stage]:
+    with staged(database) as stage:
+        yield stage
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_it_is_as_if_one_had_come_after_the_other(
+    database: Database, stage: Stage, pair: str
+) -> None:
+    calls = PAIRS[pair]
+
+    def played(turns: list[tuple[int, int]]) -> object:
+        clock = ready(database)
+        outcomes = stage.play(calls, turns, policy=POLICY, clock=clock)
+        return [told(outcome) for outcome in outcomes], state(database)
+
+    statements = (0, 0)
+    one_after_another = []
+    for first in (0, 1):
+        one_after_another.append(played([(first, TO_THE_END), (1 - first, TO_THE_END)]))
+        here = [session.statements for session in stage.sessions]
+        statements = (max(statements[0], here[0]), max(statements[1], here[1]))
+
+    for turns in schedules(statements):
+        assert played(turns) in one_after_another, turns
+    assert (stage.waits == 0) == (pair in APART)

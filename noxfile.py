@@ -63,7 +63,7 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The tests on the lowest versions that the package allows."""
     session.install("-e", ".[dev]", *LOWEST)
-    session.run("pytest", "tests")
+    session.run("pytest", "tests", "-m", "not exhaustive")
 
 
 @nox.session(venv_backend="virtualenv")
@@ -80,4 +80,10 @@ def majors(session: nox.Session) -> None:
         if (binaries / "initdb").exists():
             session.log(f"PostgreSQL {binaries.parent.name}")
             environment = {"COGNI_BILLING_TEST_POSTGRES_BIN": str(binaries)}
-            python(session, "pytest", "tests/stack", env=environment)
+            python(session, "pytest", "tests/stack", "-m", "not exhaustive", env=environment)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Kills, broken calls and contention together: `nox -s soak -- --minutes 30`."""
+    session.run(sys.executable, "tests/soak.py", *session.posargs, external=True)

@@ -36,10 +36,13 @@ class Killable:
         # Until the end, for clients may have their connections yet.
         self._database = self._engines.enter_context(opened(server))
 
-    def restart(self) -> PostgresUnitOfWork:
+    def kill(self) -> None:
         pid = (self.data_dir / "postmaster.pid").read_text().split()[0]
         psutil.Process(int(pid)).kill()
         self._running.close()
+
+    def restart(self) -> PostgresUnitOfWork:
+        self.kill()
         self.start()
         return self.unit_of_work()
 

@@ -130,6 +130,7 @@ def stage(database: Database) -> Iterator[Stage]:
         yield stage
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("pair", PAIRS)
 def test_it_is_as_if_one_had_come_after_the_other(
     database: Database, stage: Stage, pair: str

@@ -1,0 +1,144 @@
+"""A bank under fire, for as long as you like: `nox -s soak -- --minutes 30`.
+
+Processes ask a few tenants' ledger for everything at once, from a small pool of keys, on a server
+that keeps its data on disk. Meanwhile, at random, backends are terminated, clients are killed with
+SIGKILL, and so is the server itself, which then starts again on what it has kept. After every kill
+of the server the books are compared with what was acknowledged, and what was not is asked again.
+
+A fault that did no harm in n independent tries does it in less than 3/n of them, with a confidence
+of 95 % (the rule of three). It is printed for each kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import random
+import secrets
+import tempfile
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final
+
+from attrs import define, field
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from cogni_billing import Billing
+from stack.bank import Tally, work
+from stack.killable import Killable, killable
+
+SPAWN: Final = multiprocessing.get_context("forkserver")
+PROCESSES: Final = 6
+ROUND_S: Final = (5.0, 12.0)
+FAULT_S: Final = 0.1
+LAST_WORDS_S: Final = 0.1
+ROLES: Final = ("app_user", "app_service")
+TERMINATE: Final = text("""
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE usename IN ('app_user', 'app_service') AND state <> 'idle' ORDER BY random() LIMIT 1
+""")
+
+
+@define
+class Soak:
+    """One server, its clients, and what has been done to them."""
+
+    server: Killable
+    folder: Path
+    chance: random.Random
+    tally: Tally = field(factory=Tally)
+    faults: Counter[str] = field(factory=Counter)
+    _clients: dict[Path, BaseProcess] = field(factory=dict)
+
+    def start_client(self) -> None:
+        log = self.folder / f"{secrets.token_hex(8)}.log"
+        log.touch()
+        seed = self.chance.randrange(2**32)
+        client = SPAWN.Process(target=work, args=(self.address, log, seed, ROUND_S[1] * 4))
+        client.start()
+        self._clients[log] = client
+
+    @property
+    def address(self) -> Path:
+        return self.folder / "address"
+
+    def round(self) -> None:
+        """Some seconds of load and faults, which the server's death ends; then the audit."""
+        sandbox = self.server.database.sandbox
+        self.address.write_text(json.dumps([sandbox.url(role) for role in ROLES]))
+        for _ in range(PROCESSES):
+            self.start_client()
+        end = time.monotonic() + self.chance.uniform(*ROUND_S)
+        autocommit = self.server.database.admin.execution_options(isolation_level="AUTOCOMMIT")
+        with autocommit.connect() as admin:
+            while time.monotonic() < end:
+                time.sleep(self.chance.uniform(0, 2 * FAULT_S))
+                if self.chance.random() < 0.8:
+                    self.faults["backends terminated"] += bool(admin.scalar(TERMINATE))
+                else:
+                    self.kill_client(self.chance.choice([*self._clients]))
+                    self.start_client()
+        self.server.kill()
+        self.faults["servers killed"] += 1
+        for log, client in [*self._clients.items()]:
+            client.join(LAST_WORDS_S)
+            self.end_client(log)
+        self.server.start()
+        self.audit(Billing(self.server.unit_of_work()))
+
+    def kill_client(self, log: Path) -> None:
+        self.faults["clients killed"] += self._clients[log].is_alive()
+        self.end_client(log)
+
+    def end_client(self, log: Path) -> None:
+        client = self._clients.pop(log)
+        client.kill()
+        client.join()
+        self.tally.read(log)
+        log.unlink()
+
+    def audit(self, billing: Billing) -> None:
+        """The books hold what was told, each thing once, and what was not is settled by asking."""
+        self.faults["calls without an answer"] += len(self.tally.unanswered)
+        self.tally.settle(billing)
+        verification = billing.verify()
+        assert verification.ok, verification
+        assert verification.transactions == self.tally.transactions
+        totals = self.server.totals()
+        assert sum(totals.values()) == 0
+        assert {each: totals.get(each, 0) for each in self.tally.totals()} == self.tally.totals()
+
+
+def report(soak: Soak, minutes: float, seed: int) -> Table:
+    table = Table("fault", "times", "lost", "doubled", "95 % bound", title=f"seed {seed}")
+    for fault, times in sorted(soak.faults.items()):
+        table.add_row(fault, f"{times:,}", "0", "0", f"{3 / times:.1e}" if times else "none")
+    outcomes = ", ".join(f"{count:,} {name}" for name, count in soak.tally.outcomes.most_common())
+    table.caption = (
+        f"{minutes:.1f} minutes on {platform.machine()}, {multiprocessing.cpu_count()} cores: "
+        f"{soak.tally.transactions:,} transactions; {outcomes}"
+    )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
+    given = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="cogni-soak-") as folder, killable() as server:
+        soak = Soak(server, Path(folder), random.Random(given.seed))
+        while time.monotonic() < began + given.minutes * 60:
+            soak.round()
+        Console().print(report(soak, (time.monotonic() - began) / 60, given.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,7 @@ from cogni_billing import (
     AccountId,
     Billing,
     BillingError,
+    LedgerCorruption,
     LedgerUnavailable,
     OutcomeUnknown,
     Shortfall,
@@ -205,6 +206,8 @@ def answered(billing: Billing, request: Request) -> dict[str, Any]:
         recorded, replayed = asked(billing, request)
     except (LedgerUnavailable, OutcomeUnknown):
         raise
+    except LedgerCorruption as error:
+        return {"corruption": f"{request}: {error}"}
     except BillingError as error:
         return {"refused": error.code}
     return {"told": recorded, "replayed": replayed}
@@ -237,6 +240,7 @@ class Tally:
 
     def add(self, entry: dict[str, Any]) -> None:
         """One answer; one transaction is told in one way, however often."""
+        assert "corruption" not in entry, entry
         if "refused" in entry:
             self.outcomes[entry["refused"]] += 1
         if "told" in entry:

@@ -1,0 +1,42 @@
+"""How a broken ledger is shown to be caught: the kit's test of that name has to fail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from cogni_billing import BillingError
+from cogni_billing.testing import Fixtures
+
+Breaks = Callable[[pytest.MonkeyPatch], None]
+must_fail = pytest.mark.xfail(
+    strict=True,
+    raises=(AssertionError, BillingError, pytest.fail.Exception),
+    reason="the ledger is broken, and this test says so",
+)
+
+
+def caught(ledger: type[Fixtures], contract: type, name: str) -> Callable[[Breaks], Breaks]:
+    """Registers a test class in which *ledger* is broken, and one test of *contract* must fail.
+
+    When it passes, the saboteur has escaped, and the suite fails. So it does when the test breaks
+    down without saying what is wrong.
+    """
+
+    def register(breaks: Breaks) -> Breaks:
+        @pytest.fixture(autouse=True)
+        def sabotaged(_self: object, monkeypatch: pytest.MonkeyPatch) -> None:
+            breaks(monkeypatch)
+
+        # Whatever else the contract tries is not tried here.
+        only = dict.fromkeys(each for each in dir(contract) if each.startswith("test_"))
+        module = sys.modules[breaks.__module__]
+        title = "Test" + breaks.__name__.title().replace("_", "")
+        test = must_fail(getattr(contract, name))
+        body = only | {"sabotaged": sabotaged, name: test, "__doc__": breaks.__doc__}
+        setattr(module, title, type(title, (ledger, contract), body))
+        return breaks
+
+    return register

@@ -1,0 +1,415 @@
+"""Ledgers that are broken as others' have been, each caught by a test of the kit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    Amount,
+    BillingError,
+    PaymentAlreadyClaimed,
+    RevenueSharePolicy,
+    TenantId,
+)
+from cogni_billing.adapters import guard
+from cogni_billing.adapters.batches import one_by_one
+from cogni_billing.adapters.memory import InMemoryUnitOfWork, repositories
+from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger
+from cogni_billing.adapters.memory.store import Store
+from cogni_billing.domain import refunds
+from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
+from cogni_billing.domain.idempotency import same_or_conflict
+from cogni_billing.domain.identity import account_of
+from cogni_billing.domain.statements import Balance, Line, PageRequest
+from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
+from cogni_billing.domain.wallets import Wallet
+from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
+from cogni_billing.testing.contracts import (
+    batches,
+    charges,
+    grants,
+    holds,
+    known_faults,
+    purchases,
+    reading,
+    scopes,
+    sharing,
+    statements,
+)
+from cogni_billing.testing.contracts import refunds as refunding
+from sabotage import caught
+
+Patch = pytest.MonkeyPatch
+
+
+class Memory(Fixtures):
+    @pytest.fixture
+    def new_unit_of_work(self) -> NewUnitOfWork:
+        return InMemoryUnitOfWork
+
+    @pytest.fixture
+    def totals(self, unit_of_work: InMemoryUnitOfWork) -> Totals:
+        balances = unit_of_work._store.balances
+        return lambda: {account: balance.value for account, balance in balances.items()}
+
+
+in_memory = partial(caught, Memory)
+post, found, add = MemoryLedger._post, MemoryLedger._found, MemoryLedger._add
+
+
+@contextmanager
+def unlocked(_: Store) -> Iterator[None]:
+    yield
+
+
+# One effect of one key --------------------------------------------------------------------------
+
+
+@in_memory(purchases.PurchaseRaces, "test_fifty_confirmations_of_one_payment_credit_once")
+def the_key_is_looked_for_and_written_without_a_lock(patch: Patch) -> None:
+    """Check, then act: two who look at once find nothing, and both write."""
+
+    def slowly_found(ledger: MemoryLedger, kind: TransactionKind, reference: str) -> Any:
+        answer = found(ledger, kind, reference)
+        time.sleep(0.001)
+        return answer
+
+    patch.setattr(Store, "transaction", unlocked)
+    patch.setattr(MemoryLedger, "_found", slowly_found)
+    patch.setattr(MemoryLedger, "_claim", lambda *_: None)
+
+
+@in_memory(charges.ChargeContract, "test_tenants_and_kinds_have_references_of_their_own")
+def a_key_is_everybodys(patch: Patch) -> None:
+    """Unique in the whole ledger, not for each tenant."""
+
+    def anyones(ledger: MemoryLedger, kind: TransactionKind, reference: str) -> Recorded | None:
+        for (_, of_kind, key), recorded in ledger._store.recorded.items():
+            if (of_kind, key) == (kind, reference):
+                return evolve(recorded, replayed=True)
+        return None
+
+    patch.setattr(MemoryLedger, "_found", anyones)
+
+
+@in_memory(charges.ChargeContract, "test_tenants_and_kinds_have_references_of_their_own")
+def a_key_is_of_every_kind(patch: Patch) -> None:
+    def of_any_kind(ledger: MemoryLedger, _kind: TransactionKind, reference: str) -> Any:
+        kinds = (found(ledger, kind, reference) for kind in TransactionKind)
+        return next(filter(None, kinds), None)
+
+    patch.setattr(MemoryLedger, "_found", of_any_kind)
+
+
+@in_memory(
+    scopes.ScopeContract,
+    "test_an_exception_in_a_scope_leaves_nothing_the_share_and_the_account_included",
+)
+def the_key_is_claimed_in_a_transaction_of_its_own(patch: Patch) -> None:
+    """It stays claimed when the purchase fails."""
+
+    def claimed_for_good(ledger: MemoryLedger, purchase: Transaction) -> None:
+        if purchase.reference in ledger._store.payments:
+            raise PaymentAlreadyClaimed(purchase.reference)
+        ledger._store.payments[purchase.reference] = ledger._tenant
+
+    patch.setattr(MemoryLedger, "_claim", claimed_for_good)
+
+
+@in_memory(charges.ChargeContract, "test_a_refused_charge_does_not_burn_its_reference")
+def a_refused_call_burns_its_key(patch: Patch) -> None:
+    burnt: set[tuple[TenantId, str]] = set()
+
+    def burning(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
+        key = (ledger._tenant, transaction.reference)
+        if key in burnt:
+            raise PaymentAlreadyClaimed(transaction.reference)
+        try:
+            return post(ledger, transaction)
+        except BillingError:
+            burnt.add(key)
+            raise
+
+    patch.setattr(MemoryLedger, "_post", burning)
+
+
+@in_memory(known_faults.KnownFaultContract, "test_a_replay_with_another_amount_is_no_success")
+def a_replay_is_not_compared(patch: Patch) -> None:
+    patch.setattr(repositories, "same_or_conflict", lambda *_: None)
+
+
+@in_memory(purchases.PurchaseContract, "test_the_same_number_in_another_unit_conflicts")
+def a_replay_is_compared_without_its_unit(patch: Patch) -> None:
+    def by_number(stored: Any, asked: Any) -> None:
+        if parsed(stored.request["amount"]).value != parsed(asked["amount"]).value:
+            same_or_conflict(stored, asked)
+
+    patch.setattr(repositories, "same_or_conflict", by_number)
+
+
+@in_memory(purchases.PurchaseContract, "test_a_replay_keeps_the_shares_of_the_policy_then_in_force")
+def a_replay_is_computed_anew(patch: Patch) -> None:
+    """With the policy of today."""
+
+    def anew(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
+        return evolve(post(ledger, transaction), transaction=transaction)
+
+    patch.setattr(MemoryLedger, "_post", anew)
+
+
+@in_memory(purchases.PurchaseContract, "test_a_replay_reports_the_first_outcome_and_writes_nothing")
+def a_replay_writes_again(patch: Patch) -> None:
+    def again(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
+        recorded = post(ledger, transaction)
+        if recorded.replayed:
+            for posting in transaction.postings:
+                add(ledger, transaction, posting, transaction.at)
+        return recorded
+
+    patch.setattr(MemoryLedger, "_post", again)
+
+
+@in_memory(
+    purchases.PurchaseContract,
+    "test_a_payment_of_another_tenant_is_refused_without_a_word_about_it",
+)
+def a_payment_is_claimed_for_each_tenant(patch: Patch) -> None:
+    patch.setattr(MemoryLedger, "_claim", lambda *_: None)
+
+
+# Money that balances ----------------------------------------------------------------------------
+
+
+@in_memory(
+    purchases.PurchaseRaces,
+    "test_purchases_of_one_tenant_at_once_leave_no_gap_between_balances",
+)
+def a_balance_is_read_before_the_lock(patch: Patch) -> None:
+    """Two who read the same balance write it twice: a lost update."""
+
+    def slowly(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
+        before = ledger._store.balance(posting.account)
+        time.sleep(0.0001)
+        ledger._store.balances[posting.account] = before
+        add(ledger, transaction, posting, at)
+
+    patch.setattr(Store, "transaction", unlocked)
+    patch.setattr(MemoryLedger, "_add", slowly)
+
+
+@in_memory(statements.StatementContract, "test_lines_come_newest_first_with_the_balance_after_each")
+def the_balance_is_written_and_the_entry_forgotten(patch: Patch) -> None:
+    patch.setattr(Store, "append", lambda *_: None)
+
+
+@in_memory(
+    purchases.PurchaseContract,
+    "test_ten_dollars_credit_the_customer_in_full_and_a_quarter_more_to_the_system",
+)
+def the_entry_is_written_and_the_balance_forgotten(patch: Patch) -> None:
+    def entered(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
+        before = ledger._store.balance(posting.account)
+        add(ledger, transaction, posting, at)
+        ledger._store.balances[posting.account] = before
+
+    patch.setattr(MemoryLedger, "_add", entered)
+
+
+@in_memory(known_faults.KnownFaultContract, "test_no_share_is_lost_between_two_writes")
+def the_share_is_written_in_a_transaction_of_its_own(patch: Patch) -> None:
+    def apart(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
+        add(ledger, transaction, posting, at)
+        if posting.account != account_of(ledger._tenant):
+            ledger._store._undo.clear()  # committed, whatever comes of the rest
+
+    patch.setattr(MemoryLedger, "_add", apart)
+
+
+@in_memory(sharing.SharingContract, "test_each_beneficiary_is_credited_with_the_purchase")
+def a_partners_share_is_kept_by_the_platform(patch: Patch) -> None:
+    def kept(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
+        if posting.tenant not in {None, ledger._tenant}:
+            posting = evolve(posting, account=SYSTEM_ACCOUNT_ID)
+        add(ledger, transaction, posting, at)
+
+    patch.setattr(MemoryLedger, "_add", kept)
+
+
+@in_memory(known_faults.KnownFaultContract, "test_no_share_stays_after_a_refund")
+def a_refund_leaves_the_share(patch: Patch) -> None:
+    patch.setattr(refunds.Payment, "shares_of", lambda *_: ())
+
+
+@in_memory(
+    known_faults.KnownFaultContract,
+    "test_a_share_that_does_not_divide_is_taken_back_to_the_credit",
+)
+def each_part_of_a_refund_is_rounded_alone(patch: Patch) -> None:
+    def alone(leg: Amount, before: Amount, after: Amount, paid: Amount) -> Amount:
+        return step(leg, before - before, after - before, paid)
+
+    step = refunds.step
+    patch.setattr(refunds, "step", alone)
+
+
+@in_memory(known_faults.KnownFaultContract, "test_a_refund_that_is_reported_twice_is_one")
+def a_refund_has_no_key(patch: Patch) -> None:
+    def keyless(ledger: MemoryLedger, kind: TransactionKind, reference: str) -> Any:
+        return None if kind is TransactionKind.REFUND else found(ledger, kind, reference)
+
+    patch.setattr(MemoryLedger, "_found", keyless)
+
+
+@in_memory(refunding.RefundContract, "test_no_more_than_was_paid_is_refunded")
+def what_was_refunded_is_forgotten(patch: Patch) -> None:
+    def nothing(_: MemoryLedger, purchase: Transaction) -> Amount:
+        return Amount("0", parsed(purchase.request["amount"]).unit)
+
+    patch.setattr(MemoryLedger, "_returned", nothing)
+
+
+@in_memory(purchases.PurchaseContract, "test_the_largest_amount_is_exact_to_the_last_credit")
+def a_share_goes_through_a_float(patch: Patch) -> None:
+    def floated(policy: RevenueSharePolicy, *given: Any) -> Any:
+        return tuple(
+            evolve(each, amount=Amount.computed(Decimal(int(float(each.amount.value))), CREDIT))
+            for each in shares_of(policy, *given)
+        )
+
+    shares_of = RevenueSharePolicy.shares_of
+    patch.setattr(RevenueSharePolicy, "shares_of", floated)
+
+
+# What can be spent ------------------------------------------------------------------------------
+
+
+@in_memory(charges.ChargeContract, "test_everything_may_be_taken_and_not_one_credit_more")
+def nobody_asks_whether_it_is_covered(patch: Patch) -> None:
+    patch.setattr(Wallet, "require_available", lambda *_: None)
+
+
+@in_memory(holds.HoldContract, "test_what_is_held_is_there_for_nothing_else")
+def what_is_held_may_be_spent(patch: Patch) -> None:
+    patch.setattr(Wallet, "aside", ZERO)
+
+
+@in_memory(holds.HoldContract, "test_capturing_takes_what_it_came_to_and_frees_the_rest")
+def a_captured_hold_stays_open(patch: Patch) -> None:
+    patch.setattr(Wallet, "ended", lambda wallet, _hold: wallet)
+
+
+@in_memory(grants.GrantContract, "test_what_is_left_lapses_at_that_moment_whoever_looks_and_when")
+def a_grant_never_lapses(patch: Patch) -> None:
+    patch.setattr(Wallet, "settled", lambda wallet, _moment: (wallet, ()))
+
+
+@in_memory(known_faults.KnownFaultContract, "test_a_dispute_that_is_won_gives_everything_back")
+def a_dispute_that_is_won_changes_nothing(patch: Patch) -> None:
+    patch.setattr(MemoryBooks, "close_dispute", lambda *_: None)
+
+
+@in_memory(batches.ChargeBatchContract, "test_all_or_nothing_is_for_each_tenant")
+def all_or_nothing_is_what_went_well(patch: Patch) -> None:
+    patch.setattr(repositories, "all_or_none", lambda post_all, _savepoint: post_all())
+
+
+@in_memory(
+    batches.ChargeBatchContract,
+    "test_what_would_overdraw_is_refused_and_a_smaller_one_after_it_is_not",
+)
+def one_refusal_ends_the_batch(patch: Patch) -> None:
+    def until_refused(transactions: Any, post_one: Any, savepoint: Any) -> Any:
+        answers: list[Any] = []
+        for transaction in transactions:
+            if any(isinstance(answer, BillingError) for answer in answers):
+                answers.append(answers[-1])
+            else:
+                answers += one_by_one([transaction], post_one, savepoint)
+        return answers
+
+    patch.setattr(repositories, "one_by_one", until_refused)
+
+
+# One transaction, one tenant --------------------------------------------------------------------
+
+
+@in_memory(scopes.ScopeContract, "test_a_swallowed_failure_does_not_pass_for_success")
+def a_swallowed_failure_is_committed(patch: Patch) -> None:
+    patch.setattr(guard.ScopeGuard, "require_open", lambda _: None)
+
+
+@in_memory(scopes.ScopeContract, "test_work_is_undone_when_it_raises_and_its_error_passes")
+def nothing_is_ever_undone(patch: Patch) -> None:
+    @contextmanager
+    def kept(store: Store) -> Iterator[None]:
+        error: Exception | None = None
+        with transaction(store):
+            try:
+                yield
+            except Exception as raised:  # noqa: BLE001 (raised below, too late)
+                error = raised
+        if error is not None:
+            raise error
+
+    transaction = Store.transaction
+    patch.setattr(Store, "transaction", kept)
+
+
+@in_memory(scopes.TenantContract, "test_a_tenant_sees_its_own_lines_and_balance_only")
+def lines_are_everybodys(patch: Patch) -> None:
+    def everybodys(ledger: MemoryLedger) -> list[Line]:
+        return [line for lines in ledger._store.lines.values() for line in lines]
+
+    patch.setattr(MemoryLedger, "_lines", everybodys)
+
+
+@in_memory(sharing.SharingContract, "test_a_partner_sees_its_share_and_not_whose_it_is_of")
+def a_share_says_whose_it_is_of(patch: Patch) -> None:
+    def telling(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
+        add(ledger, transaction, posting, at)
+        lines = ledger._store.lines[posting.account]
+        lines[-1] = evolve(lines[-1], reference=transaction.reference)
+
+    patch.setattr(MemoryLedger, "_add", telling)
+
+
+@in_memory(purchases.PurchaseContract, "test_a_scope_posts_for_its_own_tenant_only")
+def a_scope_posts_for_anybody(patch: Patch) -> None:
+    def for_anybody(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
+        return post(evolve(ledger, tenant=transaction.tenant), transaction)
+
+    patch.setattr(MemoryLedger, "_post", for_anybody)
+
+
+# What is read -----------------------------------------------------------------------------------
+
+
+@in_memory(
+    statements.StatementContract,
+    "test_lines_that_arrive_between_pages_neither_repeat_nor_hide_any",
+)
+def a_page_leaves_a_line_to_the_next(patch: Patch) -> None:
+    """The one at the border is on neither."""
+
+    def but_one(page: PageRequest, line: Line) -> bool:
+        return page.before is None or line.position < page.before - 1
+
+    patch.setattr(PageRequest, "admits", but_one)
+
+
+@in_memory(reading.BalanceAtContract, "test_a_clock_that_goes_back_does_not_change_the_past")
+def the_past_is_the_present(patch: Patch) -> None:
+    def present(ledger: MemoryLedger, moment: datetime) -> Balance:
+        return ledger.balance(moment)
+
+    patch.setattr(MemoryLedger, "balance_at", present)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -30,13 +31,16 @@ def caught(ledger: type[Fixtures], contract: type, name: str) -> Callable[[Break
         def sabotaged(_self: object, monkeypatch: pytest.MonkeyPatch) -> None:
             breaks(monkeypatch)
 
-        # Whatever else the contract tries is not tried here.
-        only = dict.fromkeys(each for each in dir(contract) if each.startswith("test_"))
         module = sys.modules[breaks.__module__]
         title = "Test" + breaks.__name__.title().replace("_", "")
-        test = must_fail(getattr(contract, name))
-        body = only | {"sabotaged": sabotaged, name: test, "__doc__": breaks.__doc__}
+        body = only(contract, name) | {"sabotaged": sabotaged, "__doc__": breaks.__doc__}
         setattr(module, title, type(title, (ledger, contract), body))
         return breaks
 
     return register
+
+
+def only(contract: type, name: str) -> dict[str, Any]:
+    """The body of a class that tries one test of *contract*, which must fail, and none besides."""
+    others = dict.fromkeys(each for each in dir(contract) if each.startswith("test_"))
+    return others | {name: must_fail(getattr(contract, name))}

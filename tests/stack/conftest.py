@@ -63,10 +63,11 @@ class Database:
 
 
 @contextmanager
-def opened(sandbox: Sandbox) -> Iterator[Database]:
-    """The engines of a sandbox, disposed of at the end."""
+def opened(sandbox: Sandbox, options: str = "") -> Iterator[Database]:
+    """The engines of a sandbox, whose connections have *options*; disposed of at the end."""
+    settings = {"options": options} if options else {}
     engines = [
-        create_engine(url, pool_size=20, max_overflow=0, pool_timeout=60)
+        create_engine(url, pool_size=20, max_overflow=0, pool_timeout=60, connect_args=settings)
         for url in (
             sandbox.administrator,
             sandbox.role("app_migrator"),

@@ -22,6 +22,7 @@ class Killable:
     """Serves the ledger in a folder that any account may enter; pytest's own are private."""
 
     data_dir: Path
+    options: str = ""
     _running: ExitStack = field(factory=ExitStack)
     _engines: ExitStack = field(factory=ExitStack)
     _database: Database | None = None
@@ -34,7 +35,7 @@ class Killable:
     def start(self) -> None:
         server = self._running.enter_context(EmbeddedPostgres(self.data_dir))
         # Until the end, for clients may have their connections yet.
-        self._database = self._engines.enter_context(opened(server))
+        self._database = self._engines.enter_context(opened(server, self.options))
 
     def kill(self) -> None:
         pid = (self.data_dir / "postmaster.pid").read_text().split()[0]
@@ -58,10 +59,11 @@ class Killable:
 
 
 @contextmanager
-def killable() -> Iterator[Killable]:
+def killable(options: str = "") -> Iterator[Killable]:
+    """*options* are of the connections."""
     with tempfile.TemporaryDirectory(prefix="cogni-kills-") as name:
         Path(name).chmod(0o755)
-        server = Killable(Path(name, "data"))
+        server = Killable(Path(name, "data"), options)
         server.start()
         try:
             yield server

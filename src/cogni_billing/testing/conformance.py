@@ -113,6 +113,9 @@ class TransactionalConformance(MemoryConformance):
     class TestDisputeRaces(disputes.DisputeRaces):
         pass
 
+    class TestFoldingRaces(reading.FoldingRaces):
+        pass
+
     class TestGrantRaces(grants.GrantRaces):
         pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
@@ -25,9 +26,13 @@ from cogni_billing import (
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import USAGE
 from cogni_billing.domain.transactions import Posting
+from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock
+from cogni_billing.testing.contracts.purchases import planned
 
 SECOND = timedelta(seconds=1)
+
+WHILE_S = 0.3
 
 
 class BalanceAtContract(Contract):
@@ -276,3 +281,28 @@ class FoldingContract(Contract):
         ]
 
         assert before == after == [credits(50_000), credits(75_000)]
+
+
+class FoldingRaces(Contract):
+    """Folding while others write."""
+
+    def test_what_was_being_written_when_a_fold_began_is_not_forgotten(
+        self, unit_of_work: UnitOfWork, new_billing: NewBilling
+    ) -> None:
+        """The first to write is the last to commit; where scopes wait for each other, all do."""
+        billing = new_billing()
+        with ThreadPoolExecutor(2) as threads:
+            with unit_of_work.scope(ALICE) as scope:
+                scope.ledger.post(planned())
+                later = threads.submit(
+                    billing.confirm_purchase, BOB, usd("10.00"), payment="stripe:pi_2"
+                )
+                wait([later], WHILE_S)
+                fold = threads.submit(billing.fold)
+                wait([fold], WHILE_S)
+            later.result()
+            fold.result()
+
+        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(50_000_000)
+        billing.fold()
+        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(50_000_000)

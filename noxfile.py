@@ -24,6 +24,7 @@ LOWEST = (
 
 
 # They judge by their own lights, which change: new versions are tried by hand.
+MUTMUT = "mutmut==3.8.1"
 JUDGES = ("pgrls==0.57.1", "rlsautotest==0.7.1", "squawk-cli==2.70.0")
 
 
@@ -81,6 +82,13 @@ def majors(session: nox.Session) -> None:
             session.log(f"PostgreSQL {binaries.parent.name}")
             environment = {"COGNI_BILLING_TEST_POSTGRES_BIN": str(binaries)}
             python(session, "pytest", "tests/stack", "-m", "not exhaustive", env=environment)
+
+
+@nox.session(venv_backend="virtualenv")
+def mutants(session: nox.Session) -> None:
+    """Which changes to the code no test would notice: `nox -s mutants`."""
+    session.install("-e", ".[dev]", MUTMUT)
+    session.run("python", "tools/mutants.py", *session.posargs)
 
 
 @nox.session

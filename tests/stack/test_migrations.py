@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 
-from cogni_billing import SYSTEM_TENANT_ID, LedgerUnavailable, PrivilegeRequired
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PrivilegeRequired,
+)
 from cogni_billing.adapters.postgres import (
     PostgresUnitOfWork,
     doctor,
@@ -22,11 +32,13 @@ from cogni_billing.adapters.postgres import (
     unmigrate,
 )
 from cogni_billing.adapters.postgres.schema import metadata
-from cogni_billing.testing.base import ALICE
+from cogni_billing.testing import ALICE, SteppingClock
 from cogni_billing.testing.contracts.purchases import planned, post
+from cogni_billing.testing.contracts.verifying import live
 from cogni_billing.testing.racing import at_once
 from stack.conftest import Clone, Database
 
+VERSIONS = Path(migrations.__file__).parent / "versions"
 OBJECTS = text("""
     SELECT 'relation ' || relname FROM pg_class
     WHERE relnamespace = to_regnamespace('cogni_billing')
@@ -118,6 +130,91 @@ def test_a_failed_migration_leaves_nothing(own_database: Database) -> None:
         migrate(own_database.migrator)
 
     assert objects(own_database) == ["relation postings"]
+
+
+STEPS = 12
+
+
+@pytest.mark.parametrize("step", range(STEPS + 1))
+def test_a_migration_that_is_broken_off_starts_again(own_database: Database, step: int) -> None:
+    """At its beginning, at its end, and at places between; its session is terminated there."""
+    unmigrate(own_database.migrator)
+    statements = counted(own_database)
+    place = (statements - 1) * step // STEPS
+
+    with broken_off(own_database, place), pytest.raises((LedgerUnavailable, OutcomeUnknown)):
+        migrate(own_database.migrator)
+
+    assert objects(own_database) == []
+    migrate(own_database.migrator)
+    assert doctor(own_database.user).ok
+    post(PostgresUnitOfWork(own_database.user), planned())
+
+
+def counted(database: Database) -> int:
+    """How many statements a migration sends, its COMMIT included."""
+    sent: list[object] = []
+    with watched(database, sent.append):
+        migrate(database.migrator)
+    unmigrate(database.migrator)
+    return len(sent)
+
+
+@contextmanager
+def watched(database: Database, before_each: Callable[[Connection], object]) -> Iterator[None]:
+    """Shows the migrator's connection before each statement."""
+
+    def statement(connection: Connection, *_: object) -> None:
+        before_each(connection)
+
+    for moment in ("before_cursor_execute", "commit"):
+        event.listen(database.migrator, moment, statement)
+    try:
+        yield
+    finally:
+        for moment in ("before_cursor_execute", "commit"):
+            event.remove(database.migrator, moment, statement)
+
+
+@contextmanager
+def broken_off(database: Database, place: int) -> Iterator[None]:
+    sent = count()
+
+    def terminate(connection: Connection) -> None:
+        if next(sent) == place:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            pid = {"pid": driver.info.backend_pid}
+            with database.admin.connect() as admin:
+                assert admin.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), pid)
+
+    with watched(database, terminate):
+        yield
+
+
+def test_a_populated_ledger_is_sound_after_its_migration_and_has_lost_nothing(
+    own_database: Database,
+) -> None:
+    """From every released revision there is; of the newest, migrating is doing nothing."""
+    clock = SteppingClock()
+    unit_of_work = PostgresUnitOfWork(own_database.user, service=own_database.service)
+    billing = Billing(unit_of_work, clock=clock)
+    live(billing, clock)
+    before = own_database.totals()
+    assert billing.verify().ok
+
+    migrate(own_database.migrator)
+
+    assert own_database.totals() == before
+    assert billing.verify().ok
+
+
+def test_every_revision_but_the_newest_has_a_ledger_to_start_from() -> None:
+    """When there is a second one: a dump of a populated ledger at the first, kept beside this."""
+    revisions = {path.stem for path in VERSIONS.glob("[0-9]*.py")}
+    dumps = {path.stem for path in (Path(__file__).parent / "released").glob("*.sql")}
+
+    assert revisions - {max(revisions)} == dumps
 
 
 def test_only_the_migrator_migrates(own_database: Database) -> None:

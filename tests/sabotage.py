@@ -27,7 +27,8 @@ def must_fail(test: Callable[..., None]) -> Callable[..., None]:
     def broken(*arguments: object, **fixtures: object) -> None:
         test(*arguments, **fixtures)
 
-    return must_say_so(broken)
+    marked: Callable[..., None] = must_say_so(broken)
+    return marked
 
 
 def caught(ledger: type[Fixtures], contract: type, name: str) -> Callable[[Breaks], Breaks]:

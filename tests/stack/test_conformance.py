@@ -19,6 +19,7 @@ from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork, reset
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing import (
+    BreakingOffContract,
     BreakOff,
     DurableConformance,
     IsolatedConformance,
@@ -69,6 +70,11 @@ class TestPostgres(Called, DurableConformance):
     def break_off(self, request: pytest.FixtureRequest, database: Database) -> BreakOff:
         return partial(WAYS[request.param], database)
 
+    @pytest.mark.exhaustive
+    class TestBreakingOff(BreakingOffContract):
+        pass
+
+    @pytest.mark.exhaustive
     class TestModel:
         def test_both_ledgers_do_what_the_model_says(self, new_unit_of_work: NewUnitOfWork) -> None:
             steps = run(

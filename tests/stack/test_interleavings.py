@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from attrs import asdict
@@ -16,6 +17,7 @@ from cogni_billing import (
     Dispute,
     Hold,
     Shortfall,
+    TenantId,
     credits,
     usd,
 )
@@ -27,6 +29,7 @@ from stack.conftest import Database
 from stack.interleaving import TO_THE_END, Call, Outcome, Stage, schedules, staged
 
 HOUR = timedelta(hours=1)
+CAROL = TenantId(UUID(int=2**100))
 PAYMENT = "stripe:ready"
 IDS = {"id", "transaction_id"}
 
@@ -83,10 +86,31 @@ PAIRS: dict[str, tuple[Call, Call]] = {
         refund("0.90", "re_1"),
         charge(10_900_000, tenant=BOB),
     ),
+    "a first purchase and a charge": (buy("stripe:1", tenant=CAROL), charge(5, tenant=CAROL)),
+    "a first purchase and a hold": (
+        buy("stripe:1", tenant=CAROL),
+        lambda billing: billing.hold(CAROL, credits(5), reference="hold-1"),
+    ),
+    "a payment twice, when something is due": (buy("stripe:1"), buy("stripe:1")),
+    "a charge twice, when something is due": (charge(5), charge(5)),
+    "a hold twice, when something is due": (hold(5), hold(5)),
+    "a charge and a sweep, when something is due": (charge(5), lambda billing: billing.sweep()),
     "folding and a purchase": (lambda billing: billing.fold(), buy("stripe:1")),
 }
 # These never wait for each other, though each raises what the others' tenants have.
-APART = {"two tenants who buy", "a refund, and a partner who spends its share"}
+APART = {
+    "two tenants who buy",
+    "a refund, and a partner who spends its share",
+    "a first purchase and a charge",
+    "a first purchase and a hold",
+}
+# By then the grant has lapsed, and whoever comes first records it.
+LATER = {
+    "a payment twice, when something is due",
+    "a charge twice, when something is due",
+    "a hold twice, when something is due",
+    "a charge and a sweep, when something is due",
+}
 POLICY = policy()  # a tenth of each purchase for Bob, a quarter for the system tenant
 
 
@@ -139,6 +163,8 @@ def test_it_is_as_if_one_had_come_after_the_other(
 
     def played(turns: list[tuple[int, int]]) -> object:
         clock = ready(database)
+        if pair in LATER:
+            clock.move(2 * HOUR)
         outcomes = stage.play(calls, turns, policy=POLICY, clock=clock)
         return [told(outcome) for outcome in outcomes], state(database)
 

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from attrs import define, evolve, frozen
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, Select, TextClause
 from sqlalchemy.exc import DBAPIError
 
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
@@ -157,7 +158,7 @@ class PostgresLedger:
                 else answer
                 for transaction, answer in zip(transactions, answers, strict=True)
             ]
-        raise LedgerUnavailable("other transactions got in the way", SERIALIZATION_FAILURE)
+        raise _overtaken()
 
     def _posted_many(self, transactions: Sequence[Transaction]) -> dict[UUID, Amount]:
         """The balance after each of *transactions*, all of which were posted."""
@@ -228,7 +229,9 @@ class PostgresLedger:
         return happened
 
     def _refusal(self, transaction: Transaction) -> BillingError:
-        """Why nothing was posted, though nothing that this scope can see has the key."""
+        """Why nothing was posted, though a moment ago nothing in sight had the key."""
+        if self._found(transaction.kind, transaction.reference) is not None:
+            return _overtaken()
         if transaction.kind is TransactionKind.PURCHASE:
             return PaymentAlreadyClaimed(transaction.reference)
         if transaction.terms is not None:
@@ -236,12 +239,15 @@ class PostgresLedger:
         if transaction.subject is not None and self._has_account():
             hold = self._hold(transaction.subject, transaction.at)
             hold.require_capturable(-transaction.amount)
-        return self._no_account_or_twice(transaction.id)
+        return self._no_account_or_twice(statements.RECORDED_BY_ID, transaction.id)
 
-    def _no_account_or_twice(self, given_id: UUID) -> BillingError:
-        if self._has_account():
+    def _no_account_or_twice(self, by_id: Select[Any], given_id: UUID) -> BillingError:
+        if not self._has_account():
+            return UnknownAccount(self._tenant)
+        key = {"tenant": self._tenant, "id": given_id}
+        if self._connection.execute(by_id, key).one_or_none() is not None:
             return LedgerCorruption(f"the id source gave {given_id} twice")
-        return UnknownAccount(self._tenant)
+        return _overtaken()
 
     def _has_account(self) -> bool:
         found = self._connection.execute(statements.ACCOUNT, account_parameters(self._tenant))
@@ -283,7 +289,7 @@ class PostgresLedger:
                 return hold
             if self._has_account():
                 require_unexpired(hold.expires_at, self._present(hold.opened_at))
-            raise self._no_account_or_twice(hold.id)
+            raise self._no_account_or_twice(statements.HOLD_BY_ID, hold.id)
 
     def _opened(self, hold: Hold) -> bool:
         row = self._connection.execute(statements.OPEN_HOLD, hold_parameters(hold))
@@ -366,3 +372,8 @@ class PostgresLedger:
 
 def _credits(value: Decimal) -> Amount:
     return Amount.computed(value, CREDIT)
+
+
+def _overtaken() -> LedgerUnavailable:
+    """What makes `run` do the whole scope again."""
+    return LedgerUnavailable("another transaction got in the way", SERIALIZATION_FAILURE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2"
-nox.options.sessions = ["lint", "types", "imports", "tests"]
+nox.options.sessions = ["lint", "types", "imports", "tests", "exhaustive"]
 nox.options.default_venv_backend = "none"
 
 # The lower bounds in pyproject.toml, held here to be tested.
@@ -54,10 +54,16 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Every test, on a real PostgreSQL too, with the coverage that the project promises."""
-    python(session, "pytest", "--cov", "--cov-report=", *session.posargs)
+    """The tests, on a real PostgreSQL too, with the coverage that the project promises."""
+    python(session, "pytest", "-m", "not exhaustive", "--cov", "--cov-report=", *session.posargs)
     python(session, "coverage", "report", "--fail-under=95")
     python(session, "coverage", "report", "--include=*/cogni_billing/domain/*", "--fail-under=100")
+
+
+@nox.session
+def exhaustive(session: nox.Session) -> None:
+    """The tests that take a minute: everything broken off everywhere, in every order, by many."""
+    python(session, "pytest", "-m", "exhaustive")
 
 
 @nox.session(venv_backend="virtualenv")

@@ -31,6 +31,7 @@ from stack.interleaving import TO_THE_END, Call, Outcome, Stage, schedules, stag
 HOUR = timedelta(hours=1)
 CAROL = TenantId(UUID(int=2**100))
 PAYMENT = "stripe:ready"
+HELD = UUID(int=4)  # the fourth thing that there is
 IDS = {"id", "transaction_id"}
 
 
@@ -52,10 +53,6 @@ def refund(amount: str, reference: str, shortfall: Shortfall = Shortfall.DEBT) -
     )
 
 
-def held(billing: Billing) -> Hold:
-    return billing.hold(ALICE, credits(30), reference="ready")
-
-
 # A ledger that has sold Alice 10 000 000 credits, holds 30 of them, and has granted her 50 that
 # expire within the hour; Bob has bought the same, and there is a dispute of a part of her payment.
 PAIRS: dict[str, tuple[Call, Call]] = {
@@ -69,8 +66,8 @@ PAIRS: dict[str, tuple[Call, Call]] = {
     "two charges and enough for one": (charge(6_000_000), charge(6_000_000, "run-2")),
     "a charge and a hold and enough for one": (charge(6_000_000), hold(6_000_000)),
     "a capture and a release": (
-        lambda billing: billing.capture(ALICE, held(billing).id, credits(20), reference="run-1"),
-        lambda billing: billing.release(ALICE, held(billing).id),
+        lambda billing: billing.capture(ALICE, HELD, credits(20), reference="run-1"),
+        lambda billing: billing.release(ALICE, HELD),
     ),
     "a purchase and a refund": (buy("stripe:1"), refund("0.50", "re_1")),
     "two refunds and enough for one": (refund("0.60", "re_1"), refund("0.60", "re_2")),
@@ -124,7 +121,7 @@ def ready(database: Database) -> MovableClock:
     billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bob")
     expires = NOON + HOUR
     billing.grant(ALICE, credits(50), source="promo:a", reference="a", expires_at=expires)
-    held(billing)
+    assert billing.hold(ALICE, credits(30), reference="ready").id == HELD
     billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.05"), reference="dp_1")
     return clock
 

@@ -4,8 +4,9 @@ mutmut changes the code in one place after another, and runs the tests of that p
 survives is a failure, unless a rule in `mutants.toml` says why it may: at most one in twenty. What
 an error says is left as it is; tests ask for its class and its fields.
 
-    python tools/mutants.py                       # domain/, a good half hour on two cores
-    python tools/mutants.py adapters/memory --required 90
+    python tools/mutants.py                           # all of domain/
+    python tools/mutants.py domain/wallets.py
+    python tools/mutants.py "adapters/memory/*" --required 90
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ CONFIGURATION: Final = r"""
 
 [tool.mutmut]
 source_paths = ["src"]
-only_mutate = ["src/cogni_billing/{folder}/*"]
+only_mutate = ["src/cogni_billing/{mutated}"]
 do_not_mutate = ["src/cogni_billing/domain/errors.py"]
 do_not_mutate_patterns = ["^\\s*raise "]
 also_copy = ["tests", "docs", "examples", "README.md"]
@@ -74,7 +75,7 @@ class Workshop:
                 shutil.copy(source, self.folder / name)
         tests = next(tests for room, tests in TESTS.items() if mutated.startswith(room))
         with (self.folder / "pyproject.toml").open("a", encoding="utf-8") as file:
-            file.write(CONFIGURATION.format(folder=mutated, tests=list(tests)))
+            file.write(CONFIGURATION.format(mutated=mutated, tests=list(tests)))
 
     def mutmut(self, *arguments: str) -> str:
         ran = subprocess.run(
@@ -104,14 +105,14 @@ class Workshop:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", default="domain")
+    parser.add_argument("mutated", nargs="?", default="domain/*", help="files, as a pattern")
     parser.add_argument("--required", type=float, default=100.0, help="percent to be killed")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args(arguments)
     rules, counts, alive = accepted_rules(), Counter[str](), list[str]()
     with tempfile.TemporaryDirectory(prefix="cogni-mutants-") as folder:
         workshop = Workshop(Path(folder))
-        workshop.prepare(given.folder)
+        workshop.prepare(given.mutated)
         workshop.mutmut("run", "--max-children", str(given.processes))
         for mutant, outcome in workshop.outcomes():
             if outcome not in {"survived", "no tests"}:

@@ -11,5 +11,9 @@ pytest_plugins = ["cogni_billing.testing.plugin"]
 patient: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=200, derandomize=True, database=None, **patient)
 settings.register_profile("nightly", max_examples=20_000, print_blob=True, **patient)
-settings.register_profile("mutants", max_examples=25, derandomize=True, database=None, **patient)
+# mutmut runs the tests again and again in one process.
+repeated = patient | {
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.differing_executors]
+}
+settings.register_profile("mutants", max_examples=25, derandomize=True, database=None, **repeated)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -389,6 +389,15 @@ class GrantContract(Contract):
 
         assert rich.statement(ALICE).lines[0].at == clock.moment
 
+    def test_a_sweep_settles_what_expires_at_that_very_moment(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        billing.grant(ALICE, credits(50), source="a", reference="a", expires_at=NOON + HOUR)
+        clock.moment = NOON + HOUR - timedelta(seconds=1)
+
+        assert billing.sweep() == 1
+        assert clock.moment == NOON + HOUR
+
     def test_a_sweep_counts_no_wallet_on_which_nothing_was_left_to_expire(
         self, rich: Billing, clock: SteppingClock
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 from psycopg import errors
+from psycopg.pq import DiagnosticField
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -60,8 +61,9 @@ CLASSES: dict[str, type[BillingError]] = {
 }
 
 
-def of_server(sqlstate: str) -> DBAPIError:
-    return DBAPIError("SELECT", None, errors.lookup(sqlstate)("as the server says"))
+def of_server(sqlstate: str, severity: str = "ERROR") -> DBAPIError:
+    said: dict[int, bytes | None] = {DiagnosticField.SEVERITY_NONLOCALIZED: severity.encode()}
+    return DBAPIError("SELECT", None, errors.lookup(sqlstate)("as the server says", info=said))
 
 
 @pytest.mark.parametrize(("sqlstate", "expected"), CLASSES.items())
@@ -122,6 +124,8 @@ def test_a_failure_on_this_side_is_classified(error: Exception, reason: str) -> 
         OperationalError("COMMIT", None, psycopg.OperationalError("cut")),
         of_server("57P01"),
         of_server("08006"),
+        of_server("58030", "PANIC"),  # the log could not be synced
+        of_server("XX000", "FATAL"),
         PoolTimeout("gone"),
     ],
 )

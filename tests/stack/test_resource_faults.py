@@ -4,22 +4,25 @@ same engine works again once it is there.
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 
-from cogni_billing import Billing, LedgerUnavailable, credits, usd
+from cogni_billing import Billing, LedgerUnavailable, OutcomeUnknown, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.ports.scope import Scope
 from cogni_billing.testing import ALICE, BOB
 from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database, opened
+
+LOG_FILE_BYTES, LOG_FILL_BYTES = 16 * 2**20, 3 * 2**20
 
 # What an administrator does to the database, and undoes; what a call is told meanwhile.
 SWITCHES = {
@@ -145,4 +148,53 @@ def test_a_disk_that_is_full_is_told_so() -> None:
             billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
             receipt = billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
             assert not receipt.replayed
+            assert billing.verify().ok
+
+
+@contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """No file that is written to by what is started meanwhile can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_log_that_is_full_takes_the_server_down_with_an_unknown_outcome() -> None:
+    """PostgreSQL panics at COMMIT: what it says then does not tell whether that was written."""
+    with tempfile.TemporaryDirectory(prefix="cogni-full-") as name:
+        Path(name).chmod(0o755)
+        data_dir = Path(name, "data")
+        with EmbeddedPostgres(data_dir) as server, opened(server) as database:
+            billing = Billing(PostgresUnitOfWork(database.user))
+            billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+            before = database.totals()
+            with database.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
+                # So that nobody writes the log before COMMIT does.
+                admin.execute(text("ALTER SYSTEM SET wal_writer_delay = '10s'"))
+                reached = admin.scalar(text("SELECT pg_current_wal_lsn() - '0/0'"))
+        room = LOG_FILL_BYTES // 2 + int(reached) % LOG_FILE_BYTES
+
+        with ExitStack() as running:
+            with files_at_most(room):
+                server = running.enter_context(EmbeddedPostgres(data_dir))
+            database = running.enter_context(opened(server))
+
+            def fill_up(_: Connection) -> None:
+                message = text("SELECT pg_logical_emit_message(false, '', repeat('x', :size))")
+                with database.admin.connect() as admin:
+                    admin.execute(message, {"size": LOG_FILL_BYTES})
+
+            event.listen(database.user, "commit", fill_up)
+            with pytest.raises(OutcomeUnknown):
+                Billing(PostgresUnitOfWork(database.user)).confirm_purchase(
+                    ALICE, usd("1.00"), payment="stripe:2"
+                )
+
+        with EmbeddedPostgres(data_dir) as server, opened(server) as database:
+            billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
+            assert database.totals() == before
+            assert not billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:2").replayed
             assert billing.verify().ok

@@ -96,12 +96,20 @@ def translation(error: Exception) -> BillingError:
 
 
 def commit_translation(error: Exception) -> BillingError:
-    """*error*, raised by COMMIT: the server refused it, or its answer was lost."""
+    """*error*, raised by COMMIT: the server refused it, or nobody knows what became of it."""
     cause = driver_error(error)
-    if cause is None or cause.sqlstate is None or cause.sqlstate[:2] in {"08", "57"}:
+    if cause is None or not _refused(cause):
         sqlstate = None if cause is None else cause.sqlstate
         return OutcomeUnknown("the answer to COMMIT was lost", sqlstate)
     return _translated(cause)
+
+
+def _refused(error: psycopg.Error) -> bool:
+    """Whether COMMIT failed for certain. What ends a session or the server, such as a log that
+    cannot be written or synced, may come after the commit record.
+    """
+    code, severity = error.sqlstate, error.diag.severity_nonlocalized
+    return code is not None and code[:2] not in {"08", "57"} and severity not in {"FATAL", "PANIC"}
 
 
 def driver_error(error: Exception) -> psycopg.Error | None:

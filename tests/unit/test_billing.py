@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import UUID
@@ -124,12 +124,26 @@ def test_a_clock_that_tells_no_moment_writes_nothing(
     billing = Billing(unit_of_work, clock=Stopped(moment))
     before = snapshot(unit_of_work._store)
 
-    with pytest.raises(InvalidTime):
-        billing.confirm_purchase(ALICE, usd(1), payment="p")
-    with pytest.raises(InvalidTime):
-        billing.open_account(ALICE)
+    for call in (
+        lambda: billing.confirm_purchase(ALICE, usd(1), payment="p"),
+        lambda: billing.charge(ALICE, credits(1), reference="r"),
+        lambda: billing.refund(ALICE, payment="p", reference="r"),
+        lambda: billing.open_account(ALICE),
+    ):
+        with pytest.raises(InvalidTime) as caught:
+            call()
+        assert caught.value.field == "clock"
 
     assert snapshot(unit_of_work._store) == before
+
+
+def test_whatever_zone_a_clock_is_in_the_ledger_is_in_utc(unit_of_work: InMemoryUnitOfWork) -> None:
+    tokyo = timezone(timedelta(hours=9))
+    billing = Billing(unit_of_work, clock=Stopped(datetime(2026, 11, 24, 1, tzinfo=tokyo)))
+
+    opened_at = billing.open_account(ALICE).opened_at
+
+    assert opened_at.isoformat() == "2026-11-23T16:00:00+00:00"
 
 
 def test_a_clock_that_goes_backwards_changes_nothing_but_labels(

@@ -8,6 +8,7 @@ from decimal import Decimal
 from cogni_billing.domain.amounts import (
     MAGNITUDE_MAX,
     Amount,
+    amount_shown,
     decimal_places,
     exact_decimal,
     from_quanta,
@@ -32,9 +33,7 @@ def allocate(total: Amount, weights: Sequence[Decimal | int]) -> tuple[Amount, .
         InvalidAmount: *total* is negative, or a weight or all of them break the rule.
     """
     if not isinstance(total, Amount) or total.is_negative:
-        raise InvalidAmount(
-            "total", shown(getattr(total, "value", total)), "an Amount of at least 0"
-        )
+        raise InvalidAmount("total", amount_shown(total), "an Amount of at least zero")
     if not isinstance(weights, Sequence):
         raise InvalidAmount("weights", shown(weights), "a sequence of exact numbers")
     shares = [_counted(weight, f"weights[{index}]") for index, weight in enumerate(weights)]

@@ -176,11 +176,7 @@ class Amount:
             return NotImplemented
         return self.value <= self._same_unit(other)
 
-    def __gt__(self, other: Amount) -> bool:
-        return other < self if isinstance(other, Amount) else NotImplemented
-
-    def __ge__(self, other: Amount) -> bool:
-        return other <= self if isinstance(other, Amount) else NotImplemented
+    # Python asks the other side for > and >=.
 
     def __str__(self) -> str:
         return f"{self.value:f} {self.unit}"
@@ -228,6 +224,11 @@ def parsed(text: str) -> Amount:
     return Amount(value, Unit.of(unit))
 
 
+def amount_shown(given: object) -> str:
+    """What was given where an amount is wanted, in at most 64 characters."""
+    return str(given)[:64] if isinstance(given, Amount) else shown(given)
+
+
 def positive(amount: object, field: str) -> Amount:
     """*amount*, when it is an `Amount` greater than zero.
 
@@ -235,8 +236,7 @@ def positive(amount: object, field: str) -> Amount:
         InvalidAmount: it is something else, or a sum of more than 10^27.
     """
     if not isinstance(amount, Amount) or not amount.is_positive:
-        given = str(amount)[:64] if isinstance(amount, Amount) else shown(amount)
-        raise InvalidAmount(field, given, "an Amount greater than zero")
+        raise InvalidAmount(field, amount_shown(amount), "an Amount greater than zero")
     if amount.value > MAGNITUDE_MAX:
         raise InvalidAmount(field, shown(amount.value), "a magnitude of at most 10^27")
     return amount
@@ -304,7 +304,7 @@ def proportion(whole: Amount, part: Amount, of: Amount) -> Amount:
 
 def in_quanta(value: Decimal, scale: int) -> int:
     """*value* counted in units of 10^-*scale*, which it must fill exactly."""
-    return int(value.scaleb(scale, context=_EXACT).quantize(Decimal(1), context=_EXACT))
+    return int(_EXACT.to_integral_exact(_EXACT.scaleb(value, scale)))
 
 
 def from_quanta(count: int, unit: Unit) -> Amount:

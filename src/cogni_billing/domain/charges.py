@@ -10,7 +10,6 @@ from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.identity import tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
-from cogni_billing.domain.moments import utc
 from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
 
 
@@ -36,7 +35,7 @@ def plan_charge(
         tenant=payer,
         kind=TransactionKind.CHARGE,
         reference=key,
-        at=utc(at, "clock"),
+        at=at,
         postings=balanced(TransactionKind.CHARGE, payer, -charged),
         request={"amount": str(charged), "allow_overdraft": str(allow_overdraft)},
         metadata=copied,

@@ -15,7 +15,6 @@ from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, owner_of, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
-from cogni_billing.domain.moments import utc
 from cogni_billing.domain.refunds import REMAINDER, Payment
 from cogni_billing.domain.shares import Share
 
@@ -130,7 +129,7 @@ def plan_dispute(
         amount=amount,
         set_aside=payment.credits_of(amount),
         shares=payment.shares_of(amount),
-        opened_at=utc(at, "clock"),
+        opened_at=at,
         purchase=payment.purchase.id,
         metadata=request.metadata,
         request=request.asked,

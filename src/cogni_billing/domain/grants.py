@@ -13,7 +13,7 @@ from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.metadata import frozen_metadata
-from cogni_billing.domain.moments import LATEST, expiry, expiry_text, utc
+from cogni_billing.domain.moments import LATEST, expiry, expiry_text
 from cogni_billing.domain.transactions import GrantTerms, Transaction, TransactionKind, balanced
 
 PRIORITY_DEFAULT: Final = 100
@@ -85,7 +85,7 @@ def plan_grant(
         tenant=owner,
         kind=TransactionKind.GRANT,
         reference=key,
-        at=utc(at, "clock"),
+        at=at,
         postings=balanced(TransactionKind.GRANT, owner, granted),
         request={
             "amount": str(granted),

@@ -19,7 +19,7 @@ from cogni_billing.domain.errors import (
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
-from cogni_billing.domain.moments import LATEST, expiry, expiry_text, utc
+from cogni_billing.domain.moments import LATEST, expiry, expiry_text
 from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
 
 
@@ -113,7 +113,7 @@ def plan_hold(
         tenant=owner,
         reference=key,
         amount=held,
-        opened_at=utc(at, "clock"),
+        opened_at=at,
         expires_at=ends,
         metadata=copied,
         request={"amount": str(held), "expires_at": expiry_text(ends)},
@@ -141,7 +141,7 @@ def plan_capture(
         tenant=payer,
         kind=TransactionKind.CAPTURE,
         reference=key,
-        at=utc(at, "clock"),
+        at=at,
         postings=balanced(TransactionKind.CAPTURE, payer, -taken),
         request={"hold": str(hold_id), "amount": str(taken)},
         metadata=copied,

@@ -17,6 +17,7 @@ from cogni_billing.domain.amounts import (
     CREDIT,
     ZERO,
     Amount,
+    amount_shown,
     exact_sum,
     product,
     rounded_down,
@@ -169,7 +170,7 @@ class RevenueSharePolicy:
             InvalidPolicy: the policy is not yet in force *at* that moment.
         """
         if not isinstance(purchased, Amount) or purchased.is_negative:
-            raise InvalidAmount("purchased", shown(purchased), "an Amount of at least zero")
+            raise InvalidAmount("purchased", amount_shown(purchased), "an Amount of at least zero")
         if purchased.unit is not CREDIT:
             raise UnitMismatch("purchased", str(purchased.unit), str(CREDIT))
         self.at(utc(at, "at"))

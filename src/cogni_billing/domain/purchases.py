@@ -11,7 +11,6 @@ from attrs import frozen
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.identity import TenantId, account_of, reference, tenant_id
 from cogni_billing.domain.metadata import Json, frozen_metadata, read_only
-from cogni_billing.domain.moments import utc
 from cogni_billing.domain.policies import Policies
 from cogni_billing.domain.pricing import bought
 from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
@@ -54,16 +53,15 @@ def plan_purchase(
     Raises:
         InvalidPolicy: no policy is in force yet.
     """
-    moment = utc(at, "clock")
-    policy = policies.at(moment).for_buyer(account_of(request.buyer))
-    shares = policy.shares_of(request.purchased, moment)
+    policy = policies.at(at).for_buyer(account_of(request.buyer))
+    shares = policy.shares_of(request.purchased, at)
     credited = policy.credited_of(request.purchased, shares)
     return Transaction(
         id=transaction_id,
         tenant=request.buyer,
         kind=TransactionKind.PURCHASE,
         reference=request.payment,
-        at=moment,
+        at=at,
         postings=balanced(TransactionKind.PURCHASE, request.buyer, credited, shares),
         shares=shares,
         request=request.asked,

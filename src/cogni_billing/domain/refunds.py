@@ -18,7 +18,6 @@ from cogni_billing.domain.errors import InvalidInput, RefundExceedsPayment, Unit
 from cogni_billing.domain.identity import AccountId, TenantId, account_of, owner_of, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.metadata import Json, frozen_metadata
-from cogni_billing.domain.moments import utc
 from cogni_billing.domain.policies import RevenueSharePolicy, Shortfall
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Reversal, Transaction, TransactionKind, balanced
@@ -191,12 +190,11 @@ def plan_reversal(
         tenant=tenant,
         kind=kind,
         reference=request.reference,
-        at=utc(at, "clock"),
+        at=at,
         postings=balanced(kind, tenant, -taken, taken_shares, absorbed),
         shares=taken_shares,
         request=request.asked,
         metadata=request.metadata,
-        overdraft=True,
         subject=subject,
         absorbed=absorbed,
         reversal=Reversal(

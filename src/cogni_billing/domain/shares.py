@@ -16,6 +16,7 @@ from cogni_billing.domain.amounts import (
     MAGNITUDE_MAX,
     ZERO,
     Amount,
+    amount_shown,
     decimal_places,
     exact_decimal,
 )
@@ -64,9 +65,9 @@ def _beneficiary(given: AccountId) -> AccountId:
 
 def _credits(given: object, name: str) -> Amount:
     if not isinstance(given, Amount) or given.unit is not CREDIT:
-        raise InvalidPolicy(name, shown(given), "an Amount in CREDIT")
+        raise InvalidPolicy(name, amount_shown(given), "an Amount in CREDIT")
     if not 0 <= given.value <= MAGNITUDE_MAX:
-        raise InvalidPolicy(name, str(given)[:64], "an Amount from 0 to 10^27 CREDIT")
+        raise InvalidPolicy(name, amount_shown(given), "an Amount from 0 to 10^27 CREDIT")
     return given
 
 

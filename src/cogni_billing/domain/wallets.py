@@ -42,7 +42,7 @@ class Wallet:
     holds: Mapping[UUID, Hold] = MappingProxyType({})
     grants: Mapping[UUID, Grant] = MappingProxyType({})
     pins: Mapping[UUID, tuple[Draw, ...]] = MappingProxyType({})
-    """What each open hold has set aside of which grants; the rest of it is purchased credits."""
+    """What each hold set aside of which grants; the rest of it was purchased credits."""
     disputed: Mapping[UUID, Hold] = MappingProxyType({})
     """What disputes have set aside, of whoever's payments; no matter what is available."""
 
@@ -188,7 +188,7 @@ class Wallet:
             grant = wallet.grants[pin.grant_id]
             returned = grant.remaining + pin.amount - part
             wallet = wallet.with_grant(evolve(grant, remaining=returned))
-        return evolve(wallet, pins=_with(self.pins, hold.id, ()))
+        return wallet
 
     def drawing(self, wanted: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
         """This wallet without *wanted* of its grants, as far as they go; and what went of which."""

@@ -124,7 +124,7 @@ def test_a_total_is_judged_before_the_weights() -> None:
     with pytest.raises(InvalidAmount) as caught:
         allocate(credits(-1), [])
 
-    assert (caught.value.field, caught.value.given) == ("total", "Decimal('-1')")
+    assert (caught.value.field, caught.value.given) == ("total", "-1 CREDIT")
 
 
 def test_no_part_mixes_with_another_unit() -> None:

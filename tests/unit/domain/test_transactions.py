@@ -18,8 +18,6 @@ from cogni_billing import (
     AccountId,
     Difference,
     IdempotencyConflict,
-    InvalidPolicy,
-    InvalidTime,
     RevenueSharePolicy,
     Share,
     ShareMode,
@@ -233,19 +231,6 @@ def test_a_plan_records_every_input_of_its_shares() -> None:
     assert purchase.policy == RevenueSharePolicy.default().to_dict()
     assert purchase.request == {"amount": "10.00 USD"}
     assert planned(SYSTEM_TENANT_ID).policy["rules"] == ()
-
-
-def test_a_clock_that_is_naive_is_refused_before_a_policy_is_asked() -> None:
-    with pytest.raises(InvalidTime) as caught:
-        plan_purchase(
-            request_purchase(ALICE, usd(1), payment="p", metadata=None),
-            RevenueSharePolicy.default(),
-            NOON.replace(tzinfo=None),
-            UUID(int=1),
-        )
-
-    assert not isinstance(caught.value, InvalidPolicy)
-    assert caught.value.field == "clock"
 
 
 class TestIdempotency:

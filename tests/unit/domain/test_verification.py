@@ -87,6 +87,11 @@ def test_nothing_is_wrong_with_a_planned_purchase(paid: Decimal) -> None:
             f"25001 CREDIT for {SYSTEM_ACCOUNT_ID} instead of 25000 CREDIT for {SYSTEM_ACCOUNT_ID}",
         ),
         (
+            {"shares": (25_000, 1)},
+            Rule.SHARES_FOLLOW_THE_POLICY,
+            f"25000 CREDIT for {SYSTEM_ACCOUNT_ID}, 1 CREDIT for {SYSTEM_ACCOUNT_ID} instead of ",
+        ),
+        (
             {"policy": {}},
             Rule.SHARES_FOLLOW_THE_POLICY,
             "policy: expected the fields version, effective_from, mode, rules, and perhaps",

@@ -14,6 +14,7 @@ from cogni_billing import (
     AccountId,
     Billing,
     BillingError,
+    Difference,
     DisputeClosed,
     DisputeState,
     IdempotencyConflict,
@@ -225,6 +226,12 @@ class DisputeContract(Contract):
             billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.20"), reference="dp_1")
 
         assert str(caught.value) == "'dp_1': amount was 0.10 USD, now 0.20 USD"
+        with pytest.raises(IdempotencyConflict) as caught:
+            billing.open_dispute(ALICE, payment="stripe:pi_9", reference="dp_1")
+        assert caught.value.differences == (
+            Difference("amount", "0.10 USD", "what remains"),
+            Difference("payment", PAYMENT, "stripe:pi_9"),
+        )
 
     @pytest.mark.parametrize(
         ("given", "error"),

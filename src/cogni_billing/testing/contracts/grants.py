@@ -368,9 +368,16 @@ class GrantContract(Contract):
         for line in lapses:
             found = rich.transaction(ALICE, line.transaction_id)
             assert found is not None
-            assert found.postings[0].amount == line.amount
+            assert (found.postings[0].amount, found.at) == (line.amount, line.at)
         assert self.posted(rich) == credits(1_000_000 - 4)
         assert rich.verify().ok
+
+    def test_priorities_go_from_nought_to_a_million(self, billing: Billing) -> None:
+        for priority in (1_000_000, 0):
+            name = str(priority)
+            billing.grant(ALICE, credits(5), source=name, reference=name, priority=priority)
+
+        assert [grant.priority for grant in billing.grants(ALICE)] == [0, 1_000_000]
 
     def test_what_never_expires_is_spent_after_what_does(self, billing: Billing) -> None:
         late = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
@@ -449,6 +456,7 @@ class GrantContract(Contract):
             ({"priority": "1"}, InvalidInput),
             ({"expires_at": datetime(2027, 1, 1)}, InvalidTime),
             ({"expires_at": NOON}, InvalidTime),
+            ({"expires_at": NOON + SECOND}, InvalidTime),  # the very moment of the call
             ({"expires_at": "2027"}, InvalidTime),
             ({"metadata": {"a": float("nan")}}, InvalidMetadata),
         ],

@@ -238,10 +238,12 @@ class HoldContract(Contract):
         again = rich.capture(ALICE, hold.id, credits(31_000), reference="run-1")
 
         assert again == evolve(first, replayed=True)
-        with pytest.raises(IdempotencyConflict):
-            rich.capture(ALICE, hold.id, credits(31_001), reference="run-1")
-        with pytest.raises(IdempotencyConflict):
-            rich.capture(ALICE, UUID(int=99), credits(31_000), reference="run-1")
+        with pytest.raises(IdempotencyConflict) as caught:
+            rich.capture(ALICE, UUID(int=99), credits(31_001), reference="run-1")
+        assert caught.value.differences == (
+            Difference("amount", "31000 CREDIT", "31001 CREDIT"),
+            Difference("hold", str(hold.id), str(UUID(int=99))),
+        )
 
     def test_a_hold_of_another_tenant_or_of_nobody_is_unknown(
         self, rich: Billing, hold: Hold

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -186,6 +187,28 @@ class FindContract(Contract):
 
         assert recorded.find(ALICE, reference="stripe:pi_1", kind="purchase") == purchase
         assert recorded.transaction(ALICE, UUID(int=1)) == purchase
+
+    def test_metadata_is_kept_with_everything_that_it_was_given_to(self, billing: Billing) -> None:
+        given, kept = {"order": [1, {"a": None}]}, {"order": (1, {"a": None})}
+        on: Any = {"reference": "r", "metadata": given}
+        for payment in ("paid", "disputed"):
+            billing.confirm_purchase(ALICE, usd("1.00"), payment=payment, metadata=given)
+        billing.grant(ALICE, credits(5), source="s", **on)
+        hold = billing.hold(ALICE, credits(5), **on)
+        billing.capture(ALICE, hold.id, credits(5), **on)
+        billing.charge(ALICE, credits(5), **on)
+        billing.refund(ALICE, payment="paid", **on)
+        dispute = billing.open_dispute(ALICE, payment="disputed", **on)
+        held_again = billing.hold(ALICE, credits(5), reference="r")
+        disputed_again = billing.open_dispute(ALICE, payment="disputed", reference="r")
+        billing.lose_dispute(ALICE, payment="disputed", **on)
+
+        for aside in (hold, held_again, dispute, disputed_again):
+            assert aside.metadata == kept
+        for line in billing.statement(ALICE).lines:
+            found = billing.transaction(ALICE, line.transaction_id)
+            assert found is not None
+            assert found.metadata == kept, line.kind
 
     def test_the_system_tenant_sees_both_sides_of_its_own_charge(self, recorded: Billing) -> None:
         recorded.charge(SYSTEM_TENANT_ID, credits(7), reference="run-1")

@@ -1,0 +1,658 @@
+"""What each refusal of an argument says, word for word: what was wrong, and what would be right."""
+
+# mypy: disable-error-code="arg-type, call-overload, operator, type-var, list-item"
+# (arguments of the wrong type are the point)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    CREDIT,
+    SYSTEM_ACCOUNT_ID,
+    USD,
+    AccountId,
+    Amount,
+    BillingError,
+    RevenueSharePolicies,
+    RevenueSharePolicy,
+    ShareMode,
+    ShareRule,
+    ShareTier,
+    allocate,
+    charge_for,
+    credits,
+    credits_for,
+    margin_preserved,
+    usd,
+    usd_cents,
+)
+from cogni_billing.domain.amounts import parsed, positive
+from cogni_billing.domain.batches import Charge, batch_of, checked_request
+from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.grants import plan_grant
+from cogni_billing.domain.holds import Hold, HoldState, plan_capture
+from cogni_billing.domain.identity import reference, tenant_id
+from cogni_billing.domain.metadata import frozen_metadata
+from cogni_billing.domain.moments import require_unexpired, utc
+from cogni_billing.domain.policies import checked_policies
+from cogni_billing.domain.refunds import request_refund
+from cogni_billing.domain.statements import kind_of, page_request
+from cogni_billing.testing.base import ALICE, NOON
+
+ONE = UUID(int=1)
+HUGE = Amount(10**27, CREDIT)
+MOST = Amount.computed(Decimal("9" * 100), CREDIT)
+DEFAULT = RevenueSharePolicy.default()
+HOLD = Hold(id=ONE, tenant=ALICE, reference="h", amount=credits(5), opened_at=NOON)
+
+
+def charge(**given: Any) -> object:
+    asked: dict[str, Any] = {
+        "tenant": ALICE,
+        "amount": credits(1),
+        "reference": "r",
+        "allow_overdraft": False,
+        "metadata": None,
+    }
+    return plan_charge(**asked | given, at=NOON, transaction_id=ONE)
+
+
+def grant(**given: Any) -> object:
+    asked: dict[str, Any] = {
+        "tenant": ALICE,
+        "amount": credits(1),
+        "source": "s",
+        "reference": "r",
+        "expires_at": None,
+        "priority": 0,
+        "metadata": None,
+    }
+    return plan_grant(**asked | given, at=NOON, transaction_id=ONE)
+
+
+def refund(**given: Any) -> object:
+    asked: dict[str, Any] = {
+        "tenant": ALICE,
+        "payment": "p",
+        "amount": None,
+        "reference": "r",
+        "metadata": None,
+    }
+    return request_refund(**asked | given)
+
+
+def rule(rate: object = Decimal(1), beneficiary: object = SYSTEM_ACCOUNT_ID, **given: Any) -> Any:
+    return ShareRule(beneficiary, rate, **given)
+
+
+def policy(**given: Any) -> RevenueSharePolicy:
+    asked: dict[str, Any] = {
+        "version": "v",
+        "effective_from": NOON,
+        "mode": ShareMode.BONUS,
+        "rules": (),
+    }
+    return RevenueSharePolicy(**asked | given)
+
+
+def written(**given: Any) -> object:
+    return RevenueSharePolicy.from_dict({**DEFAULT.to_dict(), **given})
+
+
+def written_rule(**given: Any) -> object:
+    return ShareRule.from_dict({"beneficiary": str(ONE), "rate": "1", **given})
+
+
+def deep(levels: int) -> object:
+    nested: object = 1
+    for _ in range(levels):
+        nested = {"a": nested}
+    return nested
+
+
+REFUSALS: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: usd(0.5),
+        "invalid_amount: amount: expected an exact Decimal, int or plain decimal text of at most 10^27, got 0.5",
+    ),
+    (
+        lambda: usd("1E2"),
+        "invalid_amount: amount: expected an exact Decimal, int or plain decimal text of at most 10^27, got '1E2'",
+    ),
+    (
+        lambda: usd(Decimal("1E+1000000")),
+        "invalid_amount: amount: expected an exact Decimal, int or plain decimal text of at most 10^27, got Decimal('1E+1000000')",
+    ),
+    (
+        lambda: usd(10**27 + 1),
+        "invalid_amount: amount: expected a magnitude of at most 10^27, got Decimal('1000000000000000000000000001')",
+    ),
+    (
+        lambda: usd("0.001"),
+        "invalid_amount: amount: expected at most 2 decimals for USD, got Decimal('0.001')",
+    ),
+    (
+        lambda: credits("1.5"),
+        "invalid_amount: amount: expected at most 0 decimals for CREDIT, got Decimal('1.5')",
+    ),
+    (
+        lambda: Amount(-(10**27) - 1, USD),
+        "invalid_amount: amount: expected a magnitude of at most 10^27, got Decimal('-1000000000000000000000000001')",
+    ),
+    (lambda: Amount(1, "USD"), "unit_mismatch: unit: expected CREDIT, USD or USDC, got 'USD'"),
+    (lambda: usd(1) + credits(1), "unit_mismatch: unit: expected USD, got CREDIT"),
+    (lambda: usd(1) < credits(1), "unit_mismatch: unit: expected USD, got CREDIT"),
+    (
+        lambda: MOST + MOST,
+        "invalid_amount: amount: expected a result of at most 100 digits, got Decimal('9999999999999999999999999999999999999999999999999999...",
+    ),
+    (
+        lambda: Amount.computed(Decimal("9" * 101), CREDIT),
+        "invalid_amount: amount: expected a result of at most 100 digits, got Decimal('9999999999999999999999999999999999999999999999999999...",
+    ),
+    (
+        lambda: usd_cents(1.0),
+        "invalid_amount: usd_cents: expected a whole number of cents as an int, got 1.0",
+    ),
+    (
+        lambda: usd_cents(True),
+        "invalid_amount: usd_cents: expected a whole number of cents as an int, got True",
+    ),
+    (
+        lambda: parsed("1 2 USD"),
+        "invalid_amount: amount: expected an amount and its unit, got '1 2 USD'",
+    ),
+    (
+        lambda: parsed("1 XXX"),
+        "invalid_amount: amount: expected an amount and its unit, got '1 XXX'",
+    ),
+    (
+        lambda: parsed("x USD"),
+        "invalid_amount: amount: expected an exact Decimal, int or plain decimal text of at most 10^27, got 'x'",
+    ),
+    (
+        lambda: positive(Decimal(1), "amount"),
+        "invalid_amount: amount: expected an Amount greater than zero, got Decimal('1')",
+    ),
+    (
+        lambda: positive(usd(0), "paid"),
+        "invalid_amount: paid: expected an Amount greater than zero, got 0.00 USD",
+    ),
+    (
+        lambda: positive(usd(-1), "paid"),
+        "invalid_amount: paid: expected an Amount greater than zero, got -1.00 USD",
+    ),
+    (
+        lambda: positive(HUGE + HUGE, "paid"),
+        "invalid_amount: paid: expected a magnitude of at most 10^27, got Decimal('2000000000000000000000000000')",
+    ),
+    (
+        lambda: credits_for(usd(0)),
+        "invalid_amount: paid: expected an Amount greater than zero, got 0.00 USD",
+    ),
+    (lambda: credits_for(credits(1)), "unit_mismatch: paid: expected USD or USDC, got CREDIT"),
+    (
+        lambda: charge_for(usd(-1), Decimal(1)),
+        "invalid_amount: cost: expected from 0 to 10^27, got Decimal('-1.00')",
+    ),
+    (
+        lambda: charge_for(Decimal(-1), Decimal(1)),
+        "invalid_amount: cost: expected from 0 to 10^27, got Decimal('-1')",
+    ),
+    (
+        lambda: charge_for(Amount(10**27, USD) + usd(1), Decimal(1)),
+        "invalid_amount: cost: expected from 0 to 10^27, got Decimal('1000000000000000000000000001.00')",
+    ),
+    (
+        lambda: charge_for(Decimal("1E-25"), Decimal(1)),
+        "invalid_amount: cost: expected an Amount or exact Decimal with at most 24 decimals, got Decimal('1E-25')",
+    ),
+    (
+        lambda: charge_for("1", Decimal(1)),
+        "invalid_amount: cost: expected an Amount or exact Decimal with at most 24 decimals, got '1'",
+    ),
+    (
+        lambda: charge_for(credits(1), Decimal(1)),
+        "unit_mismatch: cost: expected USD or USDC, got CREDIT",
+    ),
+    (
+        lambda: charge_for(usd(1), "1"),
+        "invalid_amount: markup: expected an exact Decimal from 0 to 1000000 with at most 12 decimals, got '1'",
+    ),
+    (
+        lambda: charge_for(usd(1), Decimal(-1)),
+        "invalid_amount: markup: expected an exact Decimal from 0 to 1000000 with at most 12 decimals, got Decimal('-1')",
+    ),
+    (
+        lambda: charge_for(usd(1), Decimal(1_000_001)),
+        "invalid_amount: markup: expected an exact Decimal from 0 to 1000000 with at most 12 decimals, got Decimal('1000001')",
+    ),
+    (
+        lambda: charge_for(usd(1), Decimal("1E-13")),
+        "invalid_amount: markup: expected an exact Decimal from 0 to 1000000 with at most 12 decimals, got Decimal('1E-13')",
+    ),
+    (
+        lambda: margin_preserved(Decimal(1), Decimal(0), Decimal(2)),
+        "invalid_amount: fee: expected an exact Decimal from 0 to 1 with at most 12 decimals, got Decimal('2')",
+    ),
+    (
+        lambda: margin_preserved(Decimal(1), Decimal(1_000_001), Decimal(1)),
+        "invalid_amount: share: expected an exact Decimal from 0 to 1000000 with at most 12 decimals, got Decimal('1000001')",
+    ),
+    (
+        lambda: allocate(usd(-1), [1]),
+        "invalid_amount: total: expected an Amount of at least zero, got -1.00 USD",
+    ),
+    (lambda: allocate(5, [1]), "invalid_amount: total: expected an Amount of at least zero, got 5"),
+    (
+        lambda: allocate(usd(1), None),
+        "invalid_amount: weights: expected a sequence of exact numbers, got None",
+    ),
+    (
+        lambda: allocate(usd(1), []),
+        "invalid_amount: weights: expected at least one above zero, got 0 in all",
+    ),
+    (
+        lambda: allocate(usd(1), [0, Decimal(0)]),
+        "invalid_amount: weights: expected at least one above zero, got 2 in all",
+    ),
+    (
+        lambda: allocate(usd(1), [1, -1]),
+        "invalid_amount: weights[1]: expected an exact number from 0 to 10^27 with <= 12 decimals, got -1",
+    ),
+    (
+        lambda: allocate(usd(1), ["1"]),
+        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with <= 12 decimals, got '1'",
+    ),
+    (
+        lambda: allocate(usd(1), [10**27 + 1]),
+        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with <= 12 decimals, got 1000000000000000000000000001",
+    ),
+    (
+        lambda: allocate(usd(1), [Decimal("1E-13")]),
+        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with <= 12 decimals, got Decimal('1E-13')",
+    ),
+    (
+        lambda: tenant_id("alice"),
+        "invalid_tenant: tenant: expected a uuid.UUID that is neither nil nor reserved, got 'alice'",
+    ),
+    (
+        lambda: tenant_id(UUID(int=0)),
+        "invalid_tenant: tenant: expected a uuid.UUID that is neither nil nor reserved, got UUID('00000000-0000-0000-0000-000000000000')",
+    ),
+    (
+        lambda: tenant_id(SYSTEM_ACCOUNT_ID),
+        "invalid_tenant: tenant: expected a uuid.UUID that is neither nil nor reserved, got UUID('00000000-0000-4000-b000-000000000000')",
+    ),
+    (
+        lambda: reference(""),
+        "invalid_reference: reference: expected 1 to 255 visible ASCII characters (0x21-0x7E), got ''",
+    ),
+    (
+        lambda: reference("a b", "payment"),
+        "invalid_reference: payment: expected 1 to 255 visible ASCII characters (0x21-0x7E), got 'a b'",
+    ),
+    (
+        lambda: reference("x" * 256),
+        "invalid_reference: reference: expected 1 to 255 visible ASCII characters (0x21-0x7E), got 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...",
+    ),
+    (lambda: utc(None, "at"), "invalid_time: at: expected a timezone-aware datetime, got None"),
+    (
+        lambda: utc(datetime(2026, 1, 1), "at"),
+        "invalid_time: at: expected a timezone-aware datetime, got '2026-01-01 00:00:00'",
+    ),
+    (
+        lambda: utc(datetime(1969, 12, 31, tzinfo=UTC), "at"),
+        "invalid_time: at: expected a moment in the years 1970 to 9998, got '1969-12-31 00:00:00+00:00'",
+    ),
+    (
+        lambda: utc(datetime(9999, 1, 1, tzinfo=UTC), "at"),
+        "invalid_time: at: expected a moment in the years 1970 to 9998, got '9999-01-01 00:00:00+00:00'",
+    ),
+    (
+        lambda: require_unexpired(NOON, NOON),
+        "invalid_time: expires_at: expected a moment after 2026-11-23 12:00:00.123456+00:00, got 2026-11-23 12:00:00.123456+00:00",
+    ),
+    (
+        lambda: frozen_metadata([1]),
+        "invalid_metadata: metadata: expected a JSON object (dict), got a list",
+    ),
+    (
+        lambda: frozen_metadata({"a": float("nan")}),
+        "invalid_metadata: metadata.a: expected JSON: str without NUL, int, finite float, bool, None, got nan",
+    ),
+    (
+        lambda: frozen_metadata({"a": ["\0"]}),
+        "invalid_metadata: metadata.a: expected JSON: str without NUL, int, finite float, bool, None, got '\\x00'",
+    ),
+    (
+        lambda: frozen_metadata({"a": "\ud800"}),
+        "invalid_metadata: metadata.a: expected text without lone surrogates, got '\\ud800'",
+    ),
+    (
+        lambda: frozen_metadata({1: 2}),
+        "invalid_metadata: metadata: expected JSON: str without NUL, int, finite float, bool, None, got 1",
+    ),
+    (
+        lambda: frozen_metadata({"k" * 40: {"l": set()}}),
+        "invalid_metadata: metadata.kkkkkkkkkkkkkkkkkkkkkkk: expected JSON: str without NUL, int, finite float, bool, None, got a set",
+    ),
+    (
+        lambda: frozen_metadata(deep(9)),
+        "invalid_metadata: metadata.a.a.a.a.a.a.a.a: expected at most 8 levels, got one more level",
+    ),
+    (
+        lambda: frozen_metadata({"a": "x" * 16_384}),
+        "invalid_metadata: metadata: expected at most 16384 bytes encoded, got more",
+    ),
+    (
+        lambda: frozen_metadata({"a": "\u20ac" * 6_000}),
+        "invalid_metadata: metadata: expected at most 16384 bytes encoded, got 18008 bytes",
+    ),
+    (
+        lambda: frozen_metadata({"a": 2**2100}),
+        "invalid_metadata: metadata.a: expected JSON: str without NUL, int, finite float, bool, None, got an int of 2101 bits",
+    ),
+    (
+        lambda: charge(allow_overdraft=1),
+        "invalid_input: allow_overdraft: expected True or False, got 1",
+    ),
+    (lambda: charge(amount=usd(1)), "unit_mismatch: amount: expected CREDIT, got USD"),
+    (
+        lambda: charge(amount=credits(0)),
+        "invalid_amount: amount: expected an Amount greater than zero, got 0 CREDIT",
+    ),
+    (
+        lambda: grant(priority=-1),
+        "invalid_input: priority: expected a whole number from 0 to 1000000, got -1",
+    ),
+    (
+        lambda: grant(priority=1_000_001),
+        "invalid_input: priority: expected a whole number from 0 to 1000000, got 1000001",
+    ),
+    (
+        lambda: grant(priority=True),
+        "invalid_input: priority: expected a whole number from 0 to 1000000, got True",
+    ),
+    (
+        lambda: grant(source=""),
+        "invalid_reference: source: expected 1 to 255 visible ASCII characters (0x21-0x7E), got ''",
+    ),
+    (
+        lambda: grant(expires_at=datetime(2026, 1, 1)),
+        "invalid_time: expires_at: expected a timezone-aware datetime, got '2026-01-01 00:00:00'",
+    ),
+    (
+        lambda: refund(shortfall="debt"),
+        "invalid_input: shortfall: expected a Shortfall, got 'debt'",
+    ),
+    (
+        lambda: plan_capture(
+            ALICE, "h", credits(1), reference="r", metadata=None, at=NOON, transaction_id=ONE
+        ),
+        "invalid_input: hold_id: expected the id of a hold, a uuid.UUID, got 'h'",
+    ),
+    (
+        lambda: HOLD.require_capturable(credits(6)),
+        "insufficient_credits: 6 CREDIT required, 5 CREDIT available",
+    ),
+    (
+        lambda: HOLD.ended(HoldState.RELEASED, NOON).require_capturable(credits(5)),
+        "hold_closed: hold 00000000-0000-0000-0000-000000000001 is released",
+    ),
+    (
+        lambda: evolve(HOLD, expires_at=NOON).at(NOON).require_capturable(credits(5)),
+        "hold_closed: hold 00000000-0000-0000-0000-000000000001 is expired",
+    ),
+    (
+        lambda: batch_of("abc", Charge, "charges"),
+        "invalid_input: charges: expected an iterable of Charge, got 'abc'",
+    ),
+    (
+        lambda: batch_of(1, Charge, "charges"),
+        "invalid_input: charges: expected an iterable of Charge, got 1",
+    ),
+    (
+        lambda: checked_request({"amount": 1}, Charge),
+        "invalid_input: charge: expected a Charge, or a mapping of what makes one, got a dict",
+    ),
+    (
+        lambda: kind_of("gift"),
+        "invalid_input: kind: expected purchase or charge or capture or grant or expiry or refund or chargeback, got 'gift'",
+    ),
+    (
+        lambda: kind_of(None),
+        "invalid_input: kind: expected purchase or charge or capture or grant or expiry or refund or chargeback, got None",
+    ),
+    (
+        lambda: page_request(0, None),
+        "invalid_page: limit: expected a whole number from 1 to 1000, got 0",
+    ),
+    (
+        lambda: page_request(1001, None),
+        "invalid_page: limit: expected a whole number from 1 to 1000, got 1001",
+    ),
+    (
+        lambda: page_request(True, None),
+        "invalid_page: limit: expected a whole number from 1 to 1000, got True",
+    ),
+    (
+        lambda: page_request(1, "0"),
+        "invalid_page: after: expected the `next` of an earlier page, got '0'",
+    ),
+    (
+        lambda: page_request(1, "9" * 19),
+        "invalid_page: after: expected the `next` of an earlier page, got '9999999999999999999'",
+    ),
+    (
+        lambda: page_request(1, 5),
+        "invalid_page: after: expected the `next` of an earlier page, got 5",
+    ),
+    (
+        lambda: page_request(1, None, since="now"),
+        "invalid_time: since: expected a timezone-aware datetime, got 'now'",
+    ),
+    (
+        lambda: page_request(1, None, until=datetime(2026, 1, 1)),
+        "invalid_time: until: expected a timezone-aware datetime, got '2026-01-01 00:00:00'",
+    ),
+    (
+        lambda: rule("0.1234567890123"),
+        "invalid_policy: rate: expected an exact Decimal from 0 to 10 with at most 12 decimals, got '0.1234567890123'",
+    ),
+    (
+        lambda: rule(11),
+        "invalid_policy: rate: expected an exact Decimal from 0 to 10 with at most 12 decimals, got 11",
+    ),
+    (
+        lambda: rule(-1),
+        "invalid_policy: rate: expected an exact Decimal from 0 to 10 with at most 12 decimals, got -1",
+    ),
+    (
+        lambda: rule(beneficiary="me"),
+        "invalid_policy: beneficiary: expected a tenant's account, or the system's, 00000000-0000-4000-b000-000000000000, got 'me'",
+    ),
+    (
+        lambda: rule(beneficiary=UUID(int=0)),
+        "invalid_policy: beneficiary: expected a tenant's account, or the system's, 00000000-0000-4000-b000-000000000000, got UUID('00000000-0000-0000-0000-000000000000')",
+    ),
+    (lambda: rule(cap=5), "invalid_policy: cap: expected an Amount in CREDIT, got 5"),
+    (lambda: rule(cap=usd(5)), "invalid_policy: cap: expected an Amount in CREDIT, got 5.00 USD"),
+    (
+        lambda: rule(minimum=credits(-1)),
+        "invalid_policy: minimum: expected an Amount from 0 to 10^27 CREDIT, got -1 CREDIT",
+    ),
+    (
+        lambda: rule(cap=HUGE + HUGE),
+        "invalid_policy: cap: expected an Amount from 0 to 10^27 CREDIT, got 2000000000000000000000000000 CREDIT",
+    ),
+    (
+        lambda: rule(cap=credits(1), minimum=credits(2)),
+        "invalid_policy: minimum: expected at most the cap, 1 CREDIT, got 2 CREDIT",
+    ),
+    (
+        lambda: rule(tiers=None),
+        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got None",
+    ),
+    (
+        lambda: rule(tiers=[1]),
+        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got a list",
+    ),
+    (
+        lambda: rule(tiers=[(credits(1), "1")] * 17),
+        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got a list",
+    ),
+    (
+        lambda: rule(tiers=[(credits(2), "1"), (credits(2), "1")]),
+        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got 2 CREDIT, 2 CREDIT",
+    ),
+    (
+        lambda: rule(tiers=[(credits(0), "1")]),
+        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got 0 CREDIT",
+    ),
+    (
+        lambda: ShareTier(usd(1), Decimal(1)),
+        "invalid_policy: at_least: expected an Amount in CREDIT, got 1.00 USD",
+    ),
+    (
+        lambda: policy(version=""),
+        "invalid_policy: version: expected 1 to 255 visible ASCII characters (0x21-0x7E), got ''",
+    ),
+    (
+        lambda: policy(effective_from=datetime(2026, 1, 1)),
+        "invalid_policy: effective_from: expected a timezone-aware datetime, got '2026-01-01 00:00:00'",
+    ),
+    (lambda: policy(mode="bonus"), "invalid_policy: mode: expected a ShareMode, got 'bonus'"),
+    (lambda: policy(clawback=None), "invalid_policy: clawback: expected a Shortfall, got None"),
+    (lambda: policy(rules=5), "invalid_policy: rules: expected a tuple of ShareRule, got 5"),
+    (lambda: policy(rules=[5]), "invalid_policy: rules: expected a tuple of ShareRule, got a list"),
+    (
+        lambda: policy(rules=[rule(beneficiary=AccountId(UUID(int=n))) for n in range(1, 34)]),
+        "invalid_policy: rules: expected at most 32, got 33 rules",
+    ),
+    (
+        lambda: policy(rules=[rule(), rule()]),
+        "invalid_policy: rules: expected one rule for each beneficiary, got a beneficiary twice",
+    ),
+    (
+        lambda: policy(rules=[rule("1.5")], mode=ShareMode.SPLIT),
+        "invalid_policy: rules: expected at most 1 in a split, got rates that sum to 1.5 from 0 CREDIT",
+    ),
+    (
+        lambda: policy().at(NOON - timedelta(seconds=1)),
+        "invalid_policy: policy: expected in force from 2026-11-23 12:00:00.123456+00:00, got none at 2026-11-23 11:59:59.123456+00:00",
+    ),
+    (
+        lambda: policy().shares_of(credits(1), NOON - timedelta(seconds=1)),
+        "invalid_policy: policy: expected in force from 2026-11-23 12:00:00.123456+00:00, got none at 2026-11-23 11:59:59.123456+00:00",
+    ),
+    (
+        lambda: policy().shares_of(credits(-1), NOON),
+        "invalid_amount: purchased: expected an Amount of at least zero, got -1 CREDIT",
+    ),
+    (
+        lambda: policy().shares_of(usd(1), NOON),
+        "unit_mismatch: purchased: expected CREDIT, got USD",
+    ),
+    (
+        lambda: policy().shares_of(credits(1), NOON.replace(tzinfo=None)),
+        "invalid_time: at: expected a timezone-aware datetime, got '2026-11-23 12:00:00.123456'",
+    ),
+    (
+        lambda: checked_policies("default"),
+        "invalid_policy: policy: expected a RevenueSharePolicy, or RevenueSharePolicies, got 'default'",
+    ),
+    (
+        lambda: RevenueSharePolicies([]),
+        "invalid_policy: policies: expected RevenueSharePolicy, one or more, got a list",
+    ),
+    (
+        lambda: RevenueSharePolicies([5]),
+        "invalid_policy: policies: expected RevenueSharePolicy, one or more, got a list",
+    ),
+    (
+        lambda: RevenueSharePolicies([DEFAULT, DEFAULT]),
+        "invalid_policy: effective_from: expected after the one before, 1970-01-01 00:00:00+00:00, got 1970-01-01 00:00:00+00:00",
+    ),
+    (
+        lambda: RevenueSharePolicies([policy(), policy(effective_from=NOON + timedelta(1))]),
+        "invalid_policy: version: expected a version of its own for each policy, got one twice",
+    ),
+    (
+        lambda: RevenueSharePolicies([policy()]).at(NOON - timedelta(seconds=1)),
+        "invalid_policy: policy: expected in force from 2026-11-23 12:00:00.123456+00:00, got none at 2026-11-23 11:59:59.123456+00:00",
+    ),
+    (
+        lambda: RevenueSharePolicies.from_dict({}),
+        "invalid_policy: policies: expected the fields policies, got '[]'",
+    ),
+    (
+        lambda: RevenueSharePolicies.from_dict({"policies": 5}),
+        "invalid_policy: policies: expected a list of policies, got 5",
+    ),
+    (
+        lambda: RevenueSharePolicy.from_dict(5),
+        "invalid_policy: policy: expected the fields version, effective_from, mode, rules, and perhaps clawback, got '5'",
+    ),
+    (lambda: written(mode="gift"), "invalid_policy: mode: expected bonus or split, got 'gift'"),
+    (lambda: written(mode=5), "invalid_policy: mode: expected text, got 5"),
+    (
+        lambda: written(clawback="never"),
+        "invalid_policy: clawback: expected debt or clamp, got 'never'",
+    ),
+    (
+        lambda: written(effective_from="noon"),
+        "invalid_policy: effective_from: expected a moment in ISO 8601, got 'noon'",
+    ),
+    (
+        lambda: written(effective_from=5),
+        "invalid_policy: effective_from: expected a moment in ISO 8601, got 5",
+    ),
+    (lambda: written(rules=5), "invalid_policy: rules: expected a list of rules, got 5"),
+    (
+        lambda: written(more=1),
+        "invalid_policy: policy: expected the fields version, effective_from, mode, rules, and perhaps clawback, got \"['effective_from', 'mode', 'more', 'rules', 'version']\"",
+    ),
+    (lambda: written_rule(rate=1), "invalid_policy: rate: expected text, got 1"),
+    (
+        lambda: written_rule(beneficiary="me"),
+        "invalid_policy: beneficiary: expected a UUID, got 'me'",
+    ),
+    (lambda: written_rule(beneficiary=5), "invalid_policy: beneficiary: expected text, got 5"),
+    (
+        lambda: written_rule(cap="1.5"),
+        "invalid_policy: cap: expected a whole number of credits as text, got Decimal('1.5')",
+    ),
+    (lambda: written_rule(cap=5), "invalid_policy: cap: expected text, got 5"),
+    (
+        lambda: written_rule(minimum="x"),
+        "invalid_policy: minimum: expected a whole number of credits as text, got 'x'",
+    ),
+    (lambda: written_rule(tiers=5), "invalid_policy: tiers: expected a list of tiers, got 5"),
+    (
+        lambda: written_rule(tiers=[5]),
+        "invalid_policy: tiers: expected the fields at_least, rate, got '5'",
+    ),
+    (
+        lambda: written_rule(more=1),
+        "invalid_policy: rules: expected the fields beneficiary, rate, and perhaps cap, minimum, tiers, got \"['beneficiary', 'more', 'rate']\"",
+    ),
+]
+
+
+@pytest.mark.parametrize(("refused", "says"), REFUSALS, ids=[says[:60] for _, says in REFUSALS])
+def test_it_says_what_was_wrong_and_what_would_be_right(
+    refused: Callable[[], object], says: str
+) -> None:
+    with pytest.raises(BillingError) as caught:
+        refused()
+
+    assert f"{caught.value.code}: {caught.value}" == says

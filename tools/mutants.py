@@ -1,13 +1,12 @@
-"""Which changes to the code no test would notice: `nox -s mutants`, of `domain/` or what is named.
+"""Which changes to the code no test would notice: `nox -s mutants -- memory postgres`.
 
-mutmut changes the code in one place after another, what errors say included, and runs the tests of
-that place. A change that survives is a failure, unless a rule in `mutants.toml` says why it may: at
-most one in twenty. One with which the tests do not end counts as noticed.
+mutmut changes the code of a room in one place after another, what errors say included, and runs
+the tests of that place. A change that survives is a failure, unless a rule in `mutants.toml` says
+why it may: at most one in twenty. One with which the tests do not end counts as noticed.
 
-    python tools/mutants.py                           # all of domain/
-    python tools/mutants.py domain/wallets.py
-    python tools/mutants.py "adapters/memory/*" --required 90
-    python tools/mutants.py "adapters/postgres/*.py" --required 90
+    python tools/mutants.py                 # domain: every change must be noticed
+    python tools/mutants.py memory postgres # the adapters: nine in ten
+    python tools/mutants.py domain --only "*/wallets.py"
 """
 
 from __future__ import annotations
@@ -21,30 +20,52 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
 from attrs import frozen
 
+from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
+
 ROOT: Final = Path(__file__).parents[1]
+PACKAGE: Final = ROOT / "src" / "cogni_billing"
 KEPT: Final = ("src", "tests", "docs", "examples", "README.md", "pyproject.toml")
-TESTS: Final = {
-    "domain": ("tests/unit",),
-    "adapters/memory": ("tests/unit",),
-    "adapters/postgres": ("tests/stack",),
+
+
+@frozen
+class Room:
+    """Some files of the package, the tests that they have, and how many changes must be noticed."""
+
+    files: tuple[str, ...]
+    tests: str
+    percent: float
+
+    def paths(self, only: str) -> list[str]:
+        """Its files from the root on, of those that match."""
+        found = [path for pattern in self.files for path in sorted(PACKAGE.glob(pattern))]
+        named = [str(path.relative_to(ROOT)) for path in found]
+        return [name for name in named if fnmatch(name, only)]
+
+
+ROOMS: Final[Mapping[str, Room]] = {
+    "domain": Room(("domain/*.py",), "tests/unit", 100),
+    "memory": Room(("adapters/*.py", "adapters/memory/*.py"), "tests/unit", 90),
+    "postgres": Room(("adapters/postgres/*.py",), "tests/stack", 90),
 }
 CONFIGURATION: Final = r"""
 
 [tool.mutmut]
 source_paths = ["src"]
-only_mutate = ["src/cogni_billing/{mutated}"]
+only_mutate = {mutated}
 timeout_constant = 5.0
 timeout_multiplier = 2.0
 also_copy = ["tests", "docs", "examples", "README.md"]
 pytest_add_cli_args = ["-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", "not exhaustive",
     "-k", "not TestModel and not saboteurs and not public_names"]
-pytest_add_cli_args_test_selection = {tests}
+pytest_add_cli_args_test_selection = ["{tests}"]
 """
 ACCEPTED_MOST: Final = 0.05
 
@@ -67,77 +88,97 @@ class Workshop:
     """A copy of the project, where mutmut works."""
 
     folder: Path
+    environment: Mapping[str, str]
 
-    def prepare(self, mutated: str) -> None:
+    def prepare(self, mutated: Sequence[str], tests: str) -> None:
         for name in KEPT:
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, self.folder / name)
             else:
                 shutil.copy(source, self.folder / name)
-        tests = next(tests for room, tests in TESTS.items() if mutated.startswith(room))
         with (self.folder / "pyproject.toml").open("a", encoding="utf-8") as file:
-            file.write(CONFIGURATION.format(mutated=mutated, tests=list(tests)))
+            file.write(CONFIGURATION.format(mutated=list(mutated), tests=tests))
 
-    def mutmut(self, *arguments: str) -> str:
+    def run(self, processes: int) -> None:
+        """Try every change; mutmut shows how far it is."""
+        self._mutmut("run", "--max-children", str(processes), show=True)
+
+    def _mutmut(self, *arguments: str, show: bool = False) -> str:
         ran = subprocess.run(
             [str(Path(sys.executable).with_name("mutmut")), *arguments],
             cwd=self.folder,
-            env=os.environ | {"HYPOTHESIS_PROFILE": "mutants"},
-            capture_output=True,
+            env=os.environ | self.environment,
+            stdout=None if show else subprocess.PIPE,
             text=True,
-            check=False,
+            check=True,
         )
-        if ran.returncode:
-            raise SystemExit(ran.stdout[-2000:] + ran.stderr[-2000:])
-        return ran.stdout
+        return ran.stdout or ""
 
     def outcomes(self) -> Iterator[tuple[str, str]]:
         """Each mutant and what became of it."""
-        for line in self.mutmut("results", "--all", "true").splitlines():
+        for line in self._mutmut("results", "--all", "true").splitlines():
             name, found, outcome = line.strip().partition(": ")
             if found:
                 yield name, outcome
 
     def change(self, mutant: str) -> list[str]:
         """The lines that the mutant takes out and puts in."""
-        lines = self.mutmut("show", mutant).splitlines()
+        lines = self._mutmut("show", mutant).splitlines()
         return [line for line in lines if re.match(r"[-+](?![-+])", line)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mutated", nargs="?", default="domain/*", help="files, as a pattern")
-    parser.add_argument("--required", type=float, default=100.0, help="percent to be killed")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    given = parser.parse_args(arguments)
-    rules, counts, alive = accepted_rules(), Counter[str](), list[str]()
-    with tempfile.TemporaryDirectory(prefix="cogni-mutants-") as folder:
-        workshop = Workshop(Path(folder))
-        workshop.prepare(given.mutated)
-        workshop.mutmut("run", "--max-children", str(given.processes))
-        for mutant, outcome in workshop.outcomes():
+@contextmanager
+def workshop() -> Iterator[Workshop]:
+    """One server for all tests that need one: each run of them has a database of its own on it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cogni-mutants-") as folder,
+        EmbeddedPostgres(in_memory=True) as server,
+    ):
+        environment = {
+            "HYPOTHESIS_PROFILE": "mutants",
+            "COGNI_BILLING_DATABASE_URL": server.admin_url,
+        }
+        yield Workshop(Path(folder), environment)
+
+
+def judge(name: str, only: str, processes: int) -> bool:
+    """Try every change to a room, and print what became of them; whether enough were noticed."""
+    room, rules = ROOMS[name], accepted_rules()
+    counts, alive = Counter[str](), list[str]()
+    with workshop() as place:
+        place.prepare(room.paths(only), room.tests)
+        place.run(processes)
+        for mutant, outcome in place.outcomes():
             if outcome not in {"survived", "no tests"}:
                 counts[outcome] += 1
                 continue
-            change = workshop.change(mutant)
+            change = place.change(mutant)
             rule = next((rule for rule in rules if any(map(rule.line.search, change))), None)
             counts[outcome if rule is None else rule.reason] += 1
             if rule is None:
                 alive.append("\n".join([f"{mutant}: {outcome}", *change]))
-    return reported(counts, alive, {rule.reason for rule in rules}, given.required)
-
-
-def reported(counts: Counter[str], alive: Sequence[str], reasons: set[str], required: float) -> int:
-    """Print what became of all; the exit code."""
     print("\n\n".join(alive))
     for outcome, count in counts.most_common():
         print(f"{count:6} {outcome}")
-    accepted = sum(counts[reason] for reason in reasons)
+    accepted = sum(counts[rule.reason] for rule in rules)
     judged = counts.total() - accepted
-    killed = 100 * (judged - len(alive)) / judged
-    print(f"{killed:.1f} % of {judged} killed; {accepted} accepted of {counts.total()}")
-    return int(killed < required or accepted > ACCEPTED_MOST * counts.total())
+    noticed = 100 * (judged - len(alive)) / judged
+    print(f"{name}: {noticed:.1f} % of {judged} noticed; {accepted} accepted of {counts.total()}")
+    return noticed >= room.percent and accepted <= ACCEPTED_MOST * counts.total()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rooms", nargs="*", help=f"of {', '.join(ROOMS)}; by default domain")
+    parser.add_argument("--only", default="*", help="files, as a pattern")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    given = parser.parse_args(arguments)
+    rooms = given.rooms or ["domain"]
+    if not ROOMS.keys() >= set(rooms):
+        parser.error(f"the rooms are {', '.join(ROOMS)}")
+    enough = [judge(name, given.only, given.processes) for name in rooms]
+    return int(not all(enough))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def test_a_claimed_payment_is_refused_and_a_charge_of_that_name_is_not() -> None
     answers = plan(bought, charge("a:1", 1), claimed=frozenset({"a:1"}), available=1)
 
     assert isinstance(answers[0], PaymentAlreadyClaimed)
+    assert answers[0].payment == "a:1"
     assert isinstance(answers[1], Transaction)
 
 

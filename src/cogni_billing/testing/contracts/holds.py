@@ -251,10 +251,12 @@ class HoldContract(Contract):
         rich.confirm_purchase(BOB, usd("1.00"), payment="stripe:pi_2")
 
         for tenant, hold_id in ((BOB, hold.id), (ALICE, UUID(int=99))):
-            with pytest.raises(UnknownHold):
+            with pytest.raises(UnknownHold) as caught:
                 rich.capture(tenant, hold_id, credits(1), reference="run-9")
-            with pytest.raises(UnknownHold):
+            assert caught.value.hold_id == hold_id
+            with pytest.raises(UnknownHold) as caught:
                 rich.release(tenant, hold_id)
+            assert caught.value.hold_id == hold_id
 
         assert rich.balance(ALICE).held == credits(600_000)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from itertools import pairwise
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -254,13 +254,13 @@ def _named(options: type[Option], fields: Mapping[str, object], name: str) -> Op
         raise InvalidPolicy(name, shown(given), expected) from error
 
 
-def _moment(given: object) -> datetime:
+def _moment(given: Any) -> datetime:
     """A moment as text, or as TOML has them."""
     if isinstance(given, datetime):
         return given
     try:
-        return datetime.fromisoformat(given if isinstance(given, str) else "")
-    except ValueError as error:
+        return datetime.fromisoformat(given)
+    except (TypeError, ValueError) as error:
         expected = "a moment in ISO 8601"
         raise InvalidPolicy("effective_from", shown(given), expected) from error
 

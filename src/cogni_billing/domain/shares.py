@@ -234,4 +234,4 @@ def _credits_in(fields: Mapping[str, object], name: str) -> Amount:
 
 
 def _text_of(amount: Amount) -> str:
-    return format(amount.value, "f")
+    return str(amount.value)

@@ -21,6 +21,7 @@ from cogni_billing import (
     AccountId,
     Amount,
     BillingError,
+    Dispute,
     RevenueSharePolicies,
     RevenueSharePolicy,
     ShareMode,
@@ -37,20 +38,34 @@ from cogni_billing import (
 from cogni_billing.domain.amounts import parsed, positive
 from cogni_billing.domain.batches import Charge, batch_of, checked_request
 from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.disputes import DisputeState, known_dispute
 from cogni_billing.domain.grants import plan_grant
 from cogni_billing.domain.holds import Hold, HoldState, plan_capture
 from cogni_billing.domain.identity import reference, tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
 from cogni_billing.domain.moments import require_unexpired, utc
 from cogni_billing.domain.policies import checked_policies
-from cogni_billing.domain.refunds import request_refund
+from cogni_billing.domain.refunds import Payment, request_refund
 from cogni_billing.domain.statements import kind_of, page_request
 from cogni_billing.testing.base import ALICE, NOON
+from cogni_billing.testing.contracts.purchases import planned
 
 ONE = UUID(int=1)
 HUGE = Amount(10**27, CREDIT)
 MOST = Amount.computed(Decimal("9" * 100), CREDIT)
 DEFAULT = RevenueSharePolicy.default()
+PAYMENT = Payment(purchase=planned(amount="1.00"), returned=usd("0.10"), disputed=usd(0))
+DISPUTE = Dispute(
+    id=ONE,
+    tenant=ALICE,
+    payment="p",
+    reference="d",
+    amount=usd(1),
+    set_aside=credits(5),
+    shares=(),
+    opened_at=NOON,
+    purchase=ONE,
+)
 HOLD = Hold(id=ONE, tenant=ALICE, reference="h", amount=credits(5), opened_at=NOON)
 
 
@@ -253,8 +268,8 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (lambda: allocate(5, [1]), "invalid_amount: total: expected an Amount of at least zero, got 5"),
     (
-        lambda: allocate(usd(1), None),
-        "invalid_amount: weights: expected a sequence of exact numbers, got None",
+        lambda: allocate(usd(1), 5),
+        "invalid_amount: weights: expected a sequence of exact numbers, got 5",
     ),
     (
         lambda: allocate(usd(1), []),
@@ -413,6 +428,27 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "hold_closed: hold 00000000-0000-0000-0000-000000000001 is expired",
     ),
     (
+        lambda: known_dispute(None, "d", "p"),
+        "unknown_dispute: no dispute 'd' of 'p'; open it first",
+    ),
+    (
+        lambda: known_dispute(DISPUTE, "d", "q"),
+        "unknown_dispute: no dispute 'd' of 'q'; open it first",
+    ),
+    (
+        lambda: evolve(DISPUTE, state=DisputeState.WON).require_open(),
+        "dispute_closed: dispute 'd' is won",
+    ),
+    (lambda: PAYMENT.part(credits(1)), "unit_mismatch: amount: expected USD, got CREDIT"),
+    (
+        lambda: PAYMENT.part(usd("0.91")),
+        "refund_exceeds_payment: 0.91 USD requested, 0.90 USD can still be refunded",
+    ),
+    (
+        lambda: evolve(PAYMENT, disputed=usd("0.90")).part(None),
+        "refund_exceeds_payment: 1.00 USD requested, 0.00 USD can still be refunded",
+    ),
+    (
         lambda: batch_of("abc", Charge, "charges"),
         "invalid_input: charges: expected an iterable of Charge, got 'abc'",
     ),
@@ -493,6 +529,10 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: rule(cap=HUGE + HUGE),
         "invalid_policy: cap: expected an Amount from 0 to 10^27 CREDIT, got 2000000000000000000000000000 CREDIT",
+    ),
+    (
+        lambda: rule(cap=MOST),
+        "invalid_policy: cap: expected an Amount from 0 to 10^27 CREDIT, got 9999999999999999999999999999999999999999999999999999999999999999",
     ),
     (
         lambda: rule(cap=credits(1), minimum=credits(2)),

@@ -559,6 +559,10 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got 0 CREDIT",
     ),
     (
+        lambda: rule(tiers=[(HUGE, "1"), (HUGE, "1"), (HUGE, "1")]),
+        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got 1000000000000000000000000000 CREDIT, 100000000000000000000000000",
+    ),
+    (
         lambda: ShareTier(usd(1), Decimal(1)),
         "invalid_policy: at_least: expected an Amount in CREDIT, got 1.00 USD",
     ),
@@ -585,6 +589,10 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: policy(rules=[rule("1.5")], mode=ShareMode.SPLIT),
         "invalid_policy: rules: expected at most 1 in a split, got rates that sum to 1.5 from 0 CREDIT",
+    ),
+    (
+        lambda: policy(rules=[rule("0", tiers=[(HUGE, "1.123456789012")])], mode=ShareMode.SPLIT),
+        "invalid_policy: rules: expected at most 1 in a split, got rates that sum to 1.123456789012 from 10000000000000000000000000",
     ),
     (
         lambda: policy().at(NOON - timedelta(seconds=1)),

@@ -58,6 +58,12 @@ def test_a_tier_is_for_the_whole_of_a_purchase_of_its_size(purchased: int, expec
     assert shares(policy(rule), purchased) == [expected]
 
 
+def test_there_may_be_sixteen_tiers() -> None:
+    rule = ShareRule(SYSTEM_ACCOUNT_ID, 0, tiers=[(credits(n), "0.1") for n in range(1, 17)])
+
+    assert len(rule.tiers) == 16
+
+
 @pytest.mark.parametrize(
     ("cap", "minimum", "expected"),
     [

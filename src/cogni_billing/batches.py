@@ -8,7 +8,7 @@ from typing import Generic, TypeAlias
 
 from attrs import define, field, frozen
 
-from cogni_billing.domain.batches import Made, Outcome
+from cogni_billing.domain.batches import ENDS_ALL, Made, Outcome
 from cogni_billing.domain.errors import BillingError, OthersRefused
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.transactions import Recorded, Transaction
@@ -56,6 +56,8 @@ class Group:
             return planned.prepare
         try:
             return planned.prepare(scope)
+        except ENDS_ALL:
+            raise
         except BillingError as error:
             return error
 

@@ -548,7 +548,8 @@ class Billing:
 
         Expired holds end and expired grants lapse without it, as far as balances and calls are
         concerned; it brings them into the statements of tenants who are idle. Run it now and then.
-        A wallet that cannot be settled keeps no other from it; its error is raised in the end.
+        Each wallet is settled in a transaction of its own, and stays so. One that cannot be keeps
+        no other from it; the worst of their errors is raised in the end.
 
         Raises:
             PrivilegeRequired: the unit of work has no service role.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from attrs import define, field
 
-from cogni_billing.domain.errors import BillingError
+from cogni_billing.domain.errors import BillingError, LedgerCorruption, OutcomeUnknown
 from cogni_billing.domain.identity import TenantId
 
 
@@ -34,8 +34,15 @@ class Sweep:
         """How many wallets were settled.
 
         Raises:
-            BillingError: the first of those that kept a wallet from being settled.
+            BillingError: the worst of those that kept a wallet from being settled: what asks for a
+                look, then what may have happened, then what has not.
         """
-        for error in self._failed.values():
-            raise error
+        if self._failed:
+            raise min(self._failed.values(), key=_how_bad)
         return self.settled
+
+
+def _how_bad(error: BillingError) -> int:
+    if isinstance(error, LedgerCorruption):
+        return 0
+    return 1 if isinstance(error, OutcomeUnknown) else 2

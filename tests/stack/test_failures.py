@@ -126,6 +126,7 @@ def test_a_failure_on_this_side_is_classified(error: Exception, reason: str) -> 
         of_server("08006"),
         of_server("58030", "PANIC"),  # the log could not be synced
         of_server("XX000", "FATAL"),
+        of_server("40003"),  # statement completion unknown
         PoolTimeout("gone"),
     ],
 )

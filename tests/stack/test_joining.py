@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import (
@@ -80,6 +81,41 @@ class TestTheHostsWork:
 
         assert database.totals()[AccountId(ALICE)] == 9_999_999
         assert host.scalars(NOTES).all() == ["order 7"]
+
+    def test_a_scope_that_could_not_be_released_is_not_kept(
+        self, database: Database, host: Connection
+    ) -> None:
+        """A signal's handler raised there, say; the host that goes on is told at its next step."""
+
+        class Interrupted(Exception):
+            pass
+
+        def interrupt(*_: object) -> None:
+            raise Interrupted
+
+        event.listen(host, "release_savepoint", interrupt)
+        with pytest.raises(Interrupted):
+            joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+
+        with pytest.raises(PendingRollbackError):
+            host.commit()
+        assert database.totals() == {}
+
+    def test_of_a_batch_whose_connection_is_lost_each_is_told(
+        self, database: Database, host: Connection
+    ) -> None:
+        billing, pid = joined(host), host.scalar(text("SELECT pg_backend_pid()"))
+        with database.admin.connect() as admin:
+            assert admin.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+
+        outcomes = billing.charge_many(
+            {"tenant": tenant, "amount": credits(1), "reference": "run-1"}
+            for tenant in (ALICE, BOB)
+        )
+
+        assert [type(outcome.error) for outcome in outcomes] == [LedgerUnavailable] * 2
+        with pytest.raises(LedgerUnavailable, match="lost"):
+            PostgresUnitOfWork.joining(host)
 
     def test_scopes_of_several_tenants_follow_one_another(
         self, database: Database, host: Connection

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from attrs import evolve
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
 from cogni_billing import (
@@ -20,6 +22,8 @@ from cogni_billing import (
     LedgerUnavailable,
     OutcomeUnknown,
     PaymentAlreadyClaimed,
+    Purchase,
+    RevenueSharePolicy,
     ScopeClosed,
     TenantId,
     credits,
@@ -29,7 +33,7 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.scopes import PostgresScope
 from cogni_billing.adapters.postgres.unit_of_work import ATTEMPTS_MAX
 from cogni_billing.domain.transactions import Recorded
-from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.base import ALICE, BOB, NOON
 from cogni_billing.testing.contracts.purchases import planned, post
 from cogni_billing.testing.racing import at_once
 from stack.conftest import Database
@@ -234,6 +238,33 @@ class TestCommit:
 
         assert not isinstance(caught.value, OutcomeUnknown)
 
+    @pytest.mark.parametrize("reset", ["rollback", "commit", None])
+    def test_a_connection_whose_commit_was_interrupted_is_never_used_again(
+        self, database: Database, reset: Any
+    ) -> None:
+        """By a signal's handler, say; what the pool does with it then is the host's choice."""
+
+        class Interrupted(Exception):
+            pass
+
+        interruptions = iter([Interrupted()])
+
+        def interrupt(_: Connection) -> None:
+            for error in interruptions:
+                raise error
+
+        with engine_of(database, pool_size=1, max_overflow=0, pool_reset_on_return=reset) as engine:
+            event.listen(engine, "commit", interrupt)
+            unit_of_work = PostgresUnitOfWork(engine)
+            with pytest.raises(Interrupted):
+                post(unit_of_work, planned())
+
+            with engine.connect() as connection:
+                assert not connection.scalar(CONTEXT)
+            unit_of_work.run(BOB, lambda scope: scope.tenants.open_account(NOON))
+
+        assert database.totals() == {}
+
     def test_an_aborted_transaction_is_never_committed_as_if_it_were_whole(
         self, database: Database
     ) -> None:
@@ -297,21 +328,74 @@ class TestRunningAgain:
         assert database.totals()[SYSTEM_ACCOUNT_ID] == 50_000_000
 
     @pytest.mark.parametrize(
-        ("sqlstate", "times"), [("40001", ATTEMPTS_MAX), ("40P01", ATTEMPTS_MAX), ("55P03", 1)]
+        ("error", "times"),
+        [
+            (LedgerUnavailable("in the way", "40001"), ATTEMPTS_MAX),
+            (LedgerUnavailable("in the way", "40P01"), ATTEMPTS_MAX),
+            (LedgerUnavailable("in the way", "55P03"), 1),
+            (OutcomeUnknown("perhaps", "40001"), 1),
+        ],
+        ids=str,
     )
     def test_what_may_help_is_repeated_a_few_times_and_nothing_else(
-        self, database: Database, sqlstate: str, times: int
+        self, database: Database, error: LedgerUnavailable, times: int
     ) -> None:
         attempts = []
 
         def work(_: PostgresScope) -> None:
             attempts.append(1)
-            raise LedgerUnavailable("in the way", sqlstate)
+            raise error
 
         with pytest.raises(LedgerUnavailable):
             PostgresUnitOfWork(database.user).run(ALICE, work)
 
         assert len(attempts) == times
+
+    def test_a_batch_that_was_disturbed_before_it_posted_is_repeated_too(
+        self, database: Database
+    ) -> None:
+        """A replay under a policy that is not in force yet looks for its key at once."""
+        purchase = Purchase(tenant=ALICE, amount=usd("1.00"), payment="stripe:1")
+        later = evolve(
+            RevenueSharePolicy.default(), effective_from=datetime(2200, 1, 1, tzinfo=UTC)
+        )
+        with engine_of(database) as engine:
+            Billing(PostgresUnitOfWork(engine)).confirm_purchases([purchase])
+            disturbances = iter(["DO $$ BEGIN RAISE serialization_failure; END $$"])
+
+            def disturb(
+                _: object, __: object, statement: str, parameters: Any, *___: object
+            ) -> Any:
+                if "set_config" in statement:
+                    return statement, parameters
+                return next(disturbances, statement), parameters
+
+            event.listen(engine, "before_cursor_execute", disturb, retval=True)
+            (outcome,) = Billing(PostgresUnitOfWork(engine), policy=later).confirm_purchases(
+                [purchase]
+            )
+
+        assert next(disturbances, None) is None
+        assert outcome.state == "replayed"
+
+
+class TestWhatIsNotTheLedgers:
+    def test_what_a_hosts_own_hook_raises_is_what_the_host_gets(self, database: Database) -> None:
+        def refuse(*_: object) -> None:
+            raise ValueError("no token")
+
+        with engine_of(database) as engine:
+            event.listen(engine, "do_connect", refuse)
+            with pytest.raises(ValueError, match="no token"):
+                post(PostgresUnitOfWork(engine), planned())
+
+    def test_a_connection_that_cannot_carry_a_text_is_unusable(self, database: Database) -> None:
+        with (
+            engine_of(database, connect_args={"client_encoding": "latin1"}) as engine,
+            pytest.raises(LedgerUnavailable, match="UnicodeEncodeError"),
+        ):
+            post(PostgresUnitOfWork(engine), planned(metadata={"price": "5 \u20ac"}))
+        assert database.totals() == {}
 
 
 def terminate(database: Database, scope: PostgresScope) -> None:

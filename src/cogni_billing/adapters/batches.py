@@ -6,13 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
-from cogni_billing.domain.errors import (
-    BillingError,
-    LedgerCorruption,
-    LedgerUnavailable,
-    OthersRefused,
-    PrivilegeRequired,
-)
+from cogni_billing.domain.batches import ENDS_ALL
+from cogni_billing.domain.errors import BillingError, OthersRefused
 from cogni_billing.domain.transactions import Recorded, Transaction
 
 Answers: TypeAlias = list[Recorded | BillingError]
@@ -28,15 +23,14 @@ def one_by_one(
     """The answer of *post* to each of *transactions*; one that is refused leaves nothing.
 
     Raises:
-        LedgerUnavailable, LedgerCorruption, PrivilegeRequired: that is no answer to one, but the
-            end of all.
+        BillingError: one that ends all, as `ENDS_ALL` has it.
     """
     answers: Answers = []
     for transaction in transactions:
         try:
             with savepoint():
                 answers.append(post(transaction))
-        except (LedgerUnavailable, LedgerCorruption, PrivilegeRequired):
+        except ENDS_ALL:
             raise
         except BillingError as error:
             answers.append(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from attrs import frozen
@@ -14,7 +14,10 @@ from cogni_billing.domain.errors import (
     BillingError,
     InsufficientCredits,
     InvalidInput,
+    LedgerCorruption,
+    LedgerUnavailable,
     PaymentAlreadyClaimed,
+    PrivilegeRequired,
     shown,
 )
 from cogni_billing.domain.idempotency import same_or_conflict
@@ -46,6 +49,10 @@ class Charge:
     reference: str
     allow_overdraft: bool = False
     metadata: Mapping[str, object] | None = None
+
+
+ENDS_ALL: Final = (LedgerUnavailable, LedgerCorruption, PrivilegeRequired)
+"""Errors that are no answer to one request, but the end of all that share its scope."""
 
 
 class OutcomeState(StrEnum):

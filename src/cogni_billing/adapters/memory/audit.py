@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.domain.amounts import CREDIT, total
+from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.identity import account_of
 from cogni_billing.domain.transactions import Reversal, Transaction, TransactionKind, imbalance
 from cogni_billing.domain.verification import Rule, Violation, purchase_problems, return_problems
@@ -31,10 +31,12 @@ def _transactions(store: Store) -> Iterator[Violation]:
         made = recorded.transaction
         where = {"tenant": str(made.tenant), "transaction": str(made.id)}
         if excess := imbalance(made.postings):
-            yield Violation(Rule.TRANSACTIONS_SUM_TO_ZERO, where, f"{excess} too much")
+            yield Violation(Rule.TRANSACTIONS_SUM_TO_ZERO, where, f"{_listed(excess)} too much")
         entered = [lines.get((made.id, posting.account)) for posting in made.postings]
-        if entered != [posting.amount for posting in made.postings]:
-            yield Violation(Rule.POSTINGS_MATCH, where, f"{entered} instead of {made.postings}")
+        declared = [posting.amount for posting in made.postings]
+        if entered != declared:
+            detail = f"{_listed(entered)} instead of {_listed(declared)}"
+            yield Violation(Rule.POSTINGS_MATCH, where, detail)
         if made.kind is TransactionKind.PURCHASE:
             for rule, detail in purchase_problems(
                 paid=made.request.get("amount", ""),
@@ -52,6 +54,10 @@ def _transactions(store: Store) -> Iterator[Violation]:
         if made.reversal is not None:
             for rule, detail in _returned(store, made, made.reversal):
                 yield Violation(rule, where, detail)
+
+
+def _listed(amounts: Iterable[Amount | None]) -> str:
+    return ", ".join("nothing" if amount is None else str(amount) for amount in amounts)
 
 
 def _returned(store: Store, made: Transaction, reversal: Reversal) -> Iterator[tuple[Rule, str]]:
@@ -78,7 +84,7 @@ def _lines(store: Store) -> Iterator[Violation]:
 
 def _wallets(store: Store) -> Iterator[Violation]:
     for tenant, wallet in store.wallets.items():
-        lines = store.lines.get(account_of(tenant), [])
+        lines = store.lines.get(account_of(tenant), ())
         own = (line.amount for line in lines if line.reference is not None)
         if wallet.posted != (posted := total(own, CREDIT)):
             detail = f"{wallet.posted} instead of {posted}"

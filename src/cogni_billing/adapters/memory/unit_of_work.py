@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TypeVar
 
 from attrs import frozen
@@ -13,7 +14,8 @@ from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.rights import service_refused
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
-from cogni_billing.domain.identity import TenantId, tenant_id
+from cogni_billing.domain.amounts import CREDIT, total
+from cogni_billing.domain.identity import AccountId, TenantId, tenant_id
 
 Result = TypeVar("Result")
 
@@ -53,6 +55,13 @@ class InMemoryUnitOfWork:
         other = InMemoryUnitOfWork(service=service, minting=minting)
         other._store = self._store
         return other
+
+    def totals(self) -> dict[AccountId, Decimal]:
+        """What the lines of each account sum to, in credits: read below every scope, for tests."""
+        return {
+            account: total((line.amount for line in lines), CREDIT).value
+            for account, lines in self._store.lines.items()
+        }
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[MemoryScope]:

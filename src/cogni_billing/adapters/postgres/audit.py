@@ -5,7 +5,6 @@ No share is computed in SQL, so the terms of purchases and returns stream by.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import UTC
 from itertools import islice
@@ -13,8 +12,10 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from cogni_billing.adapters.postgres.rows import document
 from cogni_billing.adapters.postgres.rules import VIOLATIONS
 from cogni_billing.domain.amounts import CREDIT, Amount, Unit
+from cogni_billing.domain.errors import LedgerCorruption
 from cogni_billing.domain.identity import AccountId
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.shares import Share
@@ -69,12 +70,11 @@ def _of_terms(connection: Connection) -> Iterator[Violation]:
 
 
 def _readable(recorded: str) -> dict[str, Json]:
-    """What is recorded; nothing, if it is JSON for PostgreSQL and not for Python."""
+    """What is recorded; nothing, if it cannot be read."""
     try:
-        found: dict[str, Json] = json.loads(recorded)
-    except (ValueError, RecursionError):
+        return document(recorded)
+    except LedgerCorruption:
         return {}
-    return found
 
 
 def _of_returns(connection: Connection) -> Iterator[Violation]:

@@ -27,6 +27,7 @@ from cogni_billing.domain.errors import (
 )
 
 SERIALIZATION_FAILURE: Final = "40001"
+STATEMENT_COMPLETION_UNKNOWN: Final = "40003"
 DEADLOCK_DETECTED: Final = "40P01"
 INSUFFICIENT_PRIVILEGE: Final = "42501"
 DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
@@ -80,17 +81,15 @@ def translated() -> Iterator[None]:
     """Raise what the database raises inside as one of our errors."""
     try:
         yield
-    except (SQLAlchemyError, psycopg.Error) as error:
+    except (SQLAlchemyError, psycopg.Error, UnicodeError) as error:
         raise translation(error) from error
-    except (ValueError, RecursionError) as error:
-        # JSON that PostgreSQL takes and Python does not: nobody but a forger can have written it.
-        raise LedgerCorruption(f"a record cannot be read ({type(error).__name__})") from error
 
 
 def translation(error: Exception) -> BillingError:
     """*error* of SQLAlchemy or psycopg as one of ours."""
     cause = driver_error(error)
-    if cause is None:  # SQLAlchemy's own: no connection was free in time, or it is closed
+    if cause is None:
+        # None was free in time, or it is closed, or it is set to an encoding other than UTF-8.
         return LedgerUnavailable(f"no usable connection ({type(error).__name__})")
     return _translated(cause)
 
@@ -109,7 +108,12 @@ def _refused(error: psycopg.Error) -> bool:
     cannot be written or synced, may come after the commit record.
     """
     code, severity = error.sqlstate, error.diag.severity_nonlocalized
-    return code is not None and code[:2] not in {"08", "57"} and severity not in {"FATAL", "PANIC"}
+    return (
+        code is not None
+        and code[:2] not in {"08", "57"}
+        and code != STATEMENT_COMPLETION_UNKNOWN
+        and severity not in {"FATAL", "PANIC"}
+    )
 
 
 def driver_error(error: Exception) -> psycopg.Error | None:

@@ -112,7 +112,9 @@ class PostgresLedger:
                 if stored is not None:
                     same_or_conflict(stored.transaction, transaction.request)
                     return stored
-                # What stood in the way may have been due, and seen to by now by whomever.
+                # What stood in the way may have been due, and seen to by now by whomever. Nothing
+                # can become due again while the wallet is locked.
+                self._lock()
                 self._settle(transaction.at)
                 balance_after = self._posted(transaction)
             if balance_after is None:
@@ -136,7 +138,9 @@ class PostgresLedger:
         if not kind.opens and not self._has_account():
             return [UnknownAccount(self._tenant) for _ in transactions]
         claimed = set[str]()
-        for _ in range(_PLANS_MAX):
+        for attempt in range(_PLANS_MAX):
+            if attempt:
+                self._lock()
             self._settle(at)
             answers = plan_batch(
                 transactions,
@@ -150,7 +154,9 @@ class PostgresLedger:
             except InsufficientCredits:
                 continue
             except _Overtaken as overtaken:
-                claimed |= self._claimed_by_others(overtaken.transactions)
+                # The first time something may have become due, and kept them all from being posted.
+                if attempt:
+                    claimed |= self._claimed_by_others(overtaken.transactions)
                 continue
             return [
                 Recorded(answer, after[answer.id], replayed=answer is not transaction)
@@ -211,6 +217,10 @@ class PostgresLedger:
     def settle(self, moment: datetime, /) -> bool:
         with self._guard.call(), translated():
             return self._settle(moment)
+
+    def _lock(self) -> None:
+        """Keep everybody else from the wallet until the scope ends."""
+        self._connection.execute(statements.LOCK, self._account)
 
     def _settle(self, moment: datetime) -> bool:
         """Let what is due on the wallet happen, one after another; whether anything was."""

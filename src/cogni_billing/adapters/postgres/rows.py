@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,6 +12,7 @@ from uuid import UUID
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount, Unit
 from cogni_billing.domain.disputes import Dispute, DisputeState
+from cogni_billing.domain.errors import LedgerCorruption
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
@@ -111,9 +113,9 @@ def recorded_from(row: Any, tenant: TenantId) -> Recorded:
         at=row.occurred_at.astimezone(UTC),
         postings=balanced(kind, tenant, amount, shares, absorbed),
         shares=shares,
-        request=row.request,
-        policy=read_only(row.policy),
-        metadata=read_only(row.metadata),
+        request=document(row.request),
+        policy=read_only(document(row.policy)),
+        metadata=read_only(document(row.metadata)),
         overdraft=row.overdraft,
         subject=row.subject_id,
         terms=terms_from(row) if kind is TransactionKind.GRANT else None,
@@ -121,6 +123,19 @@ def recorded_from(row: Any, tenant: TenantId) -> Recorded:
         reversal=reversal_from(row) if kind.reverses else None,
     )
     return Recorded(transaction, Amount.computed(row.balance_after, unit), replayed=True)
+
+
+def document(recorded: str) -> dict[str, Any]:
+    """The JSON that is *recorded*.
+
+    Raises:
+        LedgerCorruption: Python takes none like it, so nobody but a forger can have written it.
+    """
+    try:
+        found: dict[str, Any] = json.loads(recorded)
+    except (ValueError, RecursionError) as error:
+        raise LedgerCorruption(f"a record cannot be read ({type(error).__name__})") from error
+    return found
 
 
 def shares_from(row: Any) -> tuple[Share, ...]:
@@ -199,8 +214,8 @@ def dispute_from(row: Any) -> Dispute:
         opened_at=row.opened_at.astimezone(UTC),
         state=DisputeState.OPEN if row.state == "open" else ended,
         purchase=row.purchase_id,
-        metadata=read_only(row.metadata),
-        request=row.request,
+        metadata=read_only(document(row.metadata)),
+        request=document(row.request),
     )
 
 
@@ -233,8 +248,8 @@ def hold_from(row: Any, now: datetime) -> Hold:
         state=state,
         captured=Amount.computed(row.captured, unit),
         ended_at=None if state is HoldState.OPEN else row.ends_at.astimezone(UTC),
-        metadata=read_only(row.metadata),
-        request=row.request,
+        metadata=read_only(document(row.metadata)),
+        request=document(row.request),
     )
     return hold.at(now)
 

@@ -73,7 +73,7 @@ def savepoint(
         with translated():
             # Releasing a savepoint keeps what was set in it; rolling back to one does not.
             before.restore(connection)
-            nested.commit()
+            _release(connection, nested)
     finally:
         _roll_back_to(nested)
 
@@ -83,10 +83,13 @@ def require_open_transaction(connection: object) -> None:
 
     Raises:
         InvalidInput: it is not.
+        LedgerUnavailable: it was lost.
     """
     expected = "a Connection on postgresql+psycopg, in an open transaction"
     if not isinstance(connection, Connection) or connection.dialect.driver not in DRIVERS:
         raise InvalidInput("connection", shown(connection), expected)
+    if connection.invalidated:
+        raise LedgerUnavailable("the host's connection was lost, and its transaction with it")
     if connection.closed or not connection.in_transaction():
         raise InvalidInput("connection", "no open transaction", expected)
     if _driver_connection(connection).autocommit:
@@ -124,6 +127,20 @@ def _commit(connection: Connection) -> None:
         connection.commit()
     except SQLAlchemyError as error:
         raise commit_translation(error) from error
+    finally:
+        # SQLAlchemy sends no ROLLBACK after a COMMIT that raised: nobody must get this connection
+        # again, whatever the pool does with those that come back.
+        if not connection.invalidated and _status(connection) is not TransactionStatus.IDLE:
+            connection.invalidate()
+
+
+def _release(connection: Connection, nested: NestedTransaction) -> None:
+    try:
+        nested.commit()
+    except BaseException:
+        # Nor does it roll back to a savepoint whose release raised: the host must not commit that.
+        connection.invalidate()
+        raise
 
 
 def _roll_back(connection: Connection) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
     CTE,
+    JSON,
     ColumnElement,
     FromClause,
     Integer,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    cast,
     func,
     select,
     text,
@@ -76,6 +79,14 @@ def typed(sql: str) -> TextClause:
     )
 
 
+def _readable(columns: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+    """*columns*, JSON as text: PostgreSQL takes some that no client's parser does."""
+    return [
+        cast(column, Text).label(column.key) if isinstance(column.type, JSON) else column
+        for column in columns
+    ]
+
+
 # What belongs to one transaction. Without OFFSET the planner may read all that the tenant ever had.
 _FIRST = (
     select(postings.c.overdraft, postings.c.balance_after)
@@ -95,23 +106,7 @@ _TERMS = (
 )
 _RECORDED = (
     select(
-        transactions.c.id,
-        transactions.c.kind,
-        transactions.c.reference,
-        transactions.c.amount,
-        transactions.c.unit,
-        transactions.c.beneficiaries,
-        transactions.c.shares,
-        transactions.c.subject_id,
-        transactions.c.absorbed,
-        transactions.c.reverses,
-        transactions.c.returned,
-        transactions.c.returned_total,
-        transactions.c.returned_unit,
-        transactions.c.request,
-        transactions.c.policy,
-        transactions.c.metadata,
-        transactions.c.occurred_at,
+        *_readable(transactions.c),
         _FIRST.c.overdraft,
         _FIRST.c.balance_after,
         _TERMS.c.source,
@@ -138,6 +133,9 @@ SETTLE: Final = text("""
     WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
       AND due_at <= greatest(:at, as_of)
 """)
+
+# Nothing is due at the wallet's own time, so this settles nothing.
+LOCK: Final = text("SELECT FROM cogni_billing.settle_wallet(:unit, 'epoch')")
 
 # What is left of grants that have expired, and how often they have lapsed before; the references of
 # those expiries are in a range of the index, "A" being what comes after "@".
@@ -193,7 +191,9 @@ OPEN_HOLD: Final = typed("""
 """)
 
 # Of the tenant's own work; what disputes have set aside is no hold that anybody asked for.
-_HOLD = select(holds).where(holds.c.tenant_id == bindparam("tenant"), holds.c.kind == "work")
+_HOLD = select(*_readable(holds.c)).where(
+    holds.c.tenant_id == bindparam("tenant"), holds.c.kind == "work"
+)
 HOLD_BY_KEY: Final = _HOLD.where(holds.c.reference == bindparam("reference"))
 HOLD_BY_ID: Final = _HOLD.where(holds.c.id == bindparam("id"))
 
@@ -237,7 +237,9 @@ SET_ASIDE: Final = text(
 GIVE_BACK: Final = text("SELECT cogni_billing.give_back(:owner, :part, :unit, :at)")
 
 DISPUTE: Final = text("""
-    SELECT disputes.*, (
+    SELECT
+        tenant_id, id, reference, purchase_id, payment, disputed, disputed_unit, unit, amount,
+        beneficiaries, shares, opened_at, request::text AS request, metadata::text AS metadata, (
         SELECT state
         FROM cogni_billing.holds
         WHERE holds.tenant_id = :tenant AND holds.id = disputes.id

@@ -24,7 +24,7 @@ from cogni_billing.adapters.postgres.scopes import (
 )
 from cogni_billing.adapters.rights import service_refused
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
-from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, shown
+from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, OutcomeUnknown, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 
 ATTEMPTS_MAX: Final = 5
@@ -267,7 +267,8 @@ class _Attempts:
 
     def pause_after(self, error: LedgerUnavailable) -> float:
         """Seconds to wait before the next attempt; raises *error* where there is none."""
-        if error.sqlstate not in DISTURBED or self._made == ATTEMPTS_MAX:
+        again = error.sqlstate in DISTURBED and not isinstance(error, OutcomeUnknown)
+        if not again or self._made == ATTEMPTS_MAX:
             raise error
         self._made += 1
         # Jitter, so that those who met do not meet again.

@@ -1,0 +1,78 @@
+"""What falls due, and is seen to, while a purchase is under way never makes it somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, create_engine, event
+
+from cogni_billing import Billing, LedgerUnavailable, Purchase, credits, usd
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.testing import ALICE, NOON, MovableClock
+from stack.conftest import Database
+
+
+def at(engine: Engine, seconds: int) -> Billing:
+    """A host whose clock stands there."""
+    return Billing(PostgresUnitOfWork(engine), clock=MovableClock(NOON + timedelta(0, seconds)))
+
+
+def one(billing: Billing) -> bool:
+    return billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1").replayed
+
+
+def several(billing: Billing) -> bool:
+    outcomes = billing.confirm_purchases(
+        Purchase(tenant=ALICE, amount=usd("1.00"), payment=f"stripe:{n}") for n in (1, 2)
+    )
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    return any(outcome.state == "replayed" for outcome in outcomes)
+
+
+@pytest.fixture
+def engine(database: Database) -> Iterator[Engine]:
+    engine = create_engine(database.sandbox.url("app_user"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def impatient(database: Database) -> Iterator[Engine]:
+    """Does not wait for a lock, since who holds it waits here."""
+    options = {"options": "-c lock_timeout=50ms"}
+    engine = create_engine(database.sandbox.url("app_user"), connect_args=options)
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("buy", [one, several])
+def test_a_payment_that_nobody_has_claimed_is_never_said_to_be(
+    engine: Engine, impatient: Engine, buy: Callable[[Billing], bool]
+) -> None:
+    """A hold is opened before each try to post: by this purchase's clock it is due already."""
+    at(impatient, 0).confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+    told = list[str | None]()
+
+    def open_hold(*arguments: object) -> None:
+        if "claim AS" not in str(arguments[2]):
+            return
+        number = 2 * len(told) + 1
+        name = f"run-{number}"
+        try:
+            at(impatient, number).charge(ALICE, credits(1), reference=name)
+            at(impatient, number).hold(
+                ALICE, credits(5), reference=name, expires_at=NOON + timedelta(0, number + 1)
+            )
+        except LedgerUnavailable as error:
+            told.append(error.sqlstate)
+        else:
+            told.append(None)
+
+    event.listen(engine, "before_cursor_execute", open_hold)
+
+    assert not buy(at(engine, 10))
+    assert told == [None, "55P03"]  # the second time the wallet is locked
+    event.remove(engine, "before_cursor_execute", open_hold)
+    assert buy(at(engine, 10))

@@ -1,0 +1,163 @@
+"""What is wrong with the in-memory tables is found, located, and told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import Billing, credits, usd
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.adapters.memory.store import Store
+from cogni_billing.domain.identity import USAGE, account_of
+from cogni_billing.domain.transactions import Transaction
+from cogni_billing.testing import ALICE, BOB, CountingIds, MovableClock
+
+PURCHASE, CHARGE, REFUND = (f"00000000-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
+
+
+def record(store: Store, transaction: str, changed: Callable[[Transaction], Transaction]) -> None:
+    """Have the record of a transaction say something else."""
+    key = store.ids[ALICE, UUID(transaction)]
+    recorded = store.recorded[key]
+    store.recorded[key] = evolve(recorded, transaction=changed(recorded.transaction))
+
+
+def forced(transaction: Transaction, **fields: Any) -> Transaction:
+    """*transaction* as its constructor would not have it."""
+    made = copy.copy(transaction)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def change_line(store: Store) -> None:
+    lines = store.lines[account_of(ALICE)]
+    lines[1] = evolve(lines[1], amount=credits(-8))
+
+
+def change_reversal(transaction: Transaction) -> Transaction:
+    assert transaction.reversal is not None
+    return evolve(transaction, reversal=evolve(transaction.reversal, amount=usd("0.01")))
+
+
+def claim_another(store: Store) -> None:
+    store.payments["stripe:pi_2"] = ALICE
+
+
+BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
+    (
+        lambda store: record(store, PURCHASE, lambda made: evolve(made, policy={})),
+        [
+            f"I3 shares_follow_the_policy: tenant {ALICE}, transaction {PURCHASE}: policy: expected the fields version, effective_from, mode, rules, and perhaps clawback, got '[]'",
+        ],
+    ),
+    (
+        lambda store: record(
+            store, PURCHASE, lambda made: evolve(made, request={"amount": "9 USD"})
+        ),
+        [
+            f"I3 shares_follow_the_policy: tenant {ALICE}, transaction {PURCHASE}: 250000 CREDIT for 00000000-0000-4000-b000-000000000000 instead of 22500000 CREDIT for 00000000-0000-4000-b000-000000000000",
+            f"I3 purchases_credit_what_was_paid: tenant {ALICE}, transaction {PURCHASE}: 9 USD buys 90000000 CREDIT, and 1000000 CREDIT were credited",
+            f"I11 returns_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 2222 CREDIT, 555 CREDIT",
+        ],
+    ),
+    (
+        lambda store: record(store, PURCHASE, lambda made: evolve(made, request={})),
+        [
+            f"I3 purchases_credit_what_was_paid: tenant {ALICE}, transaction {PURCHASE}: amount: expected an amount and its unit, got ''",
+            f"I11 returns_take_back_their_part: tenant {ALICE}, transaction {REFUND}: amount: expected an amount and its unit, got ''",
+        ],
+    ),
+    (
+        lambda store: record(
+            store, CHARGE, lambda made: evolve(made, request={"amount": "8 CREDIT"})
+        ),
+        [
+            f"I4 transactions_do_what_was_asked: tenant {ALICE}, transaction {CHARGE}: -7 CREDIT",
+        ],
+    ),
+    (
+        lambda store: record(store, CHARGE, lambda made: forced(made, postings=made.postings[:1])),
+        [
+            f"I1 transactions_sum_to_zero: tenant {ALICE}, transaction {CHARGE}: -7 CREDIT too much",
+        ],
+    ),
+    (
+        lambda store: record(store, REFUND, change_reversal),
+        [
+            f"I11 returns_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 100000 CREDIT, 25000 CREDIT",
+        ],
+    ),
+    (
+        change_line,
+        [
+            f"I1 postings_match: tenant {ALICE}, transaction {CHARGE}: -8 CREDIT, 7 CREDIT instead of -7 CREDIT, 7 CREDIT",
+            f"I2 wallets_match: tenant {ALICE}: 799993 CREDIT instead of 799992 CREDIT",
+            f"I2 lines_run_on: account {ALICE}, transaction {CHARGE}: 999993 CREDIT instead of 999992 CREDIT",
+            f"I2 lines_run_on: account {ALICE}, transaction {REFUND}: 799993 CREDIT instead of 799992 CREDIT",
+        ],
+    ),
+    (
+        lambda store: store.lines[USAGE].clear(),
+        [
+            f"I1 postings_match: tenant {ALICE}, transaction {CHARGE}: -7 CREDIT, nothing instead of -7 CREDIT, 7 CREDIT",
+        ],
+    ),
+    (
+        lambda store: store.payments.update({"stripe:pi_1": BOB}),
+        [
+            f"I5 purchases_claim_their_payment: tenant {ALICE}, transaction {PURCHASE}: stripe:pi_1",
+            "I5 payments_have_their_purchase: tenant 0b0b0000-0000-4000-8000-000000000002, payment stripe:pi_1: no purchase",
+        ],
+    ),
+    (
+        claim_another,
+        [
+            f"I5 payments_have_their_purchase: tenant {ALICE}, payment stripe:pi_2: no purchase",
+        ],
+    ),
+    (
+        lambda store: store.accounts.pop(ALICE),
+        [
+            f"I2 wallets_have_accounts: tenant {ALICE}: no account",
+        ],
+    ),
+]
+
+
+@pytest.fixture
+def unit_of_work() -> InMemoryUnitOfWork:
+    """Alice has paid ten cents, spent seven credits, and got two cents back."""
+    unit_of_work = InMemoryUnitOfWork()
+    billing = Billing(unit_of_work, clock=MovableClock(), ids=CountingIds())
+    billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+    billing.charge(ALICE, credits(7), reference="run-1")
+    billing.refund(ALICE, payment="stripe:pi_1", amount=usd("0.02"), reference="re_1")
+    return unit_of_work
+
+
+@pytest.mark.parametrize(("broken", "found"), BREAKS)
+def test_what_is_wrong_is_located_and_told(
+    unit_of_work: InMemoryUnitOfWork, broken: Callable[[Store], object], found: list[str]
+) -> None:
+    assert Billing(unit_of_work).verify().violations == ()
+
+    broken(unit_of_work._store)
+
+    assert [str(violation) for violation in Billing(unit_of_work).verify().violations] == found
+
+
+def test_a_wallet_that_was_only_opened_is_sound(unit_of_work: InMemoryUnitOfWork) -> None:
+    """It has posted nothing, and its account has no line."""
+    billing = Billing(unit_of_work)
+    billing.open_account(BOB)
+    billing.refund(ALICE, payment="stripe:pi_1", reference="re_2")
+    with unit_of_work.scope(BOB) as scope:
+        scope.ledger.settle(unit_of_work.clock.now())
+
+    assert billing.verify().violations == ()

@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import settings
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from cogni_billing import AsyncBilling, Billing
@@ -22,6 +23,8 @@ from cogni_billing.testing import (
     BreakingOffContract,
     BreakOff,
     DurableConformance,
+    Falsify,
+    FindingContract,
     IsolatedConformance,
     NewBilling,
     NewUnitOfWork,
@@ -39,6 +42,10 @@ from stack.breaking import WAYS
 from stack.conftest import Database
 from stack.killable import Killable, killable
 
+FALSIFY = text("""
+    UPDATE cogni_billing.postings SET amount = amount + 1
+    WHERE transaction_id = :id AND sequence = 1
+""")
 SINGLE: dict[str, Any] = {
     "pool_size": 1,
     "max_overflow": 0,
@@ -83,9 +90,20 @@ class TestPostgres(Called, DurableConformance):
                     lambda: partial(Billing, new_unit_of_work()),
                 ],
                 settings().max_examples // 4,
+                anew=not settings().derandomize,
             )
 
             assert steps >= 2_000
+
+    class TestFinding(FindingContract):
+        @pytest.fixture
+        def falsify(self, database: Database) -> Falsify:
+            def change(transaction_id: UUID) -> None:
+                with database.admin.begin() as connection:
+                    connection.execute(text("SET LOCAL session_replication_role = replica"))
+                    connection.execute(FALSIFY, {"id": transaction_id})
+
+            return change
 
     class TestRestart(RestartContract):
         CYCLES = 10

@@ -67,8 +67,9 @@ def test_what_the_page_shows_a_host_is_a_test_run(tmp_path: Path, on: str) -> No
     for code in blocks("docs/testing.md", "python"):
         (tmp_path / code.split()[1]).write_text(code)
 
-    printed = pytest_printed(tmp_path, f"--billing-on={on}", "-k", "trial or TestPurchases")
+    printed = pytest_printed(tmp_path, f"--billing-on={on}", "-k", "trial or paid or TestPurchases")
 
     assert "test_trial.py ." in printed, printed
+    assert "test_prices.py ." in printed, printed
     assert "test_our_ledger.py ......" in printed, printed
     assert "failed" not in printed, printed

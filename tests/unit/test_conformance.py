@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar
+from uuid import UUID
 
 import pytest
+from attrs import evolve
+from hypothesis import settings
 
-from cogni_billing import AsyncBilling, Billing
+from cogni_billing import AccountId, AsyncBilling, Billing, credits
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.testing import (
+    ALICE,
+    Falsify,
+    FindingContract,
     IsolatedConformance,
     NewBilling,
     NewUnitOfWork,
@@ -39,11 +45,24 @@ class TestMemory(IsolatedConformance):
 
     @pytest.fixture
     def totals(self, unit_of_work: InMemoryUnitOfWork) -> Totals:
-        balances = unit_of_work._store.balances
-        return lambda: {account: balance.value for account, balance in balances.items()}
+        return unit_of_work.totals
+
+    class TestFinding(FindingContract):
+        @pytest.fixture
+        def falsify(self, unit_of_work: InMemoryUnitOfWork) -> Falsify:
+            lines = unit_of_work._store.lines
+
+            def change(transaction_id: UUID) -> None:
+                own = lines[AccountId(ALICE)]
+                for place, line in enumerate(own):
+                    if line.transaction_id == transaction_id:
+                        own[place] = evolve(line, amount=line.amount + credits(1))
+
+            return change
 
     class TestModel(ModelContract):
         SEQUENCES: ClassVar = 250
+        ANEW: ClassVar = not settings().derandomize
 
     class TestSpending(SpendingContract):
         @pytest.fixture

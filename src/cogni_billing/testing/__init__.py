@@ -34,6 +34,7 @@ from cogni_billing.testing.conformance import (  # noqa: E402
 from cogni_billing.testing.contracts.breaking_off import BreakingOffContract, BreakOff, Call  # noqa: E402
 from cogni_billing.testing.contracts.restarting import Restart, RestartContract  # noqa: E402
 from cogni_billing.testing.contracts.spending import SpendingContract  # noqa: E402
+from cogni_billing.testing.contracts.verifying import Falsify, FindingContract  # noqa: E402
 
 __all__ = [
     "ALICE",
@@ -45,6 +46,8 @@ __all__ = [
     "Contract",
     "CountingIds",
     "DurableConformance",
+    "Falsify",
+    "FindingContract",
     "Fixtures",
     "IsolatedConformance",
     "MemoryConformance",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial, wraps
+from typing import NoReturn
 from uuid import UUID
 
 import pytest
@@ -69,6 +70,11 @@ class CountingIds:
         return UUID(int=self.count)
 
 
+def not_given(fixture: str) -> NoReturn:
+    """Fail, because the class under test must have that fixture and has not."""
+    pytest.fail(f"the class that claims this must give the fixture `{fixture}`", pytrace=False)
+
+
 class Fixtures:
     """What a ledger gives to be tried.
 
@@ -79,12 +85,12 @@ class Fixtures:
     @pytest.fixture
     def new_unit_of_work(self) -> NewUnitOfWork:
         """Empties the ledger, all but the system tenant, and makes a unit of work over it."""
-        raise NotImplementedError
+        not_given("new_unit_of_work")
 
     @pytest.fixture
     def totals(self) -> Totals:
         """Reads what each account's postings sum to, below the adapter."""
-        raise NotImplementedError
+        not_given("totals")
 
     @pytest.fixture
     def unit_of_work(self, new_unit_of_work: NewUnitOfWork) -> UnitOfWork:

@@ -75,8 +75,9 @@ class Call:
 
 
 BreakOff = Callable[[int, Call], bool]
-"""Makes the call, and breaks it off at the place of that number, which counts what the call asks
-of the store, its commit included; tells whether there is such a place.
+"""Makes the call, with a `Billing` of its own over the same store, and breaks it off at the place
+of that number; tells whether there is such a place. Places count what the call asks of the store: 0
+is before the first of it, and the last is before, or while, the commit is answered.
 """
 
 
@@ -102,9 +103,10 @@ def known(billing: Billing) -> bool:
 def state(billing: Billing, totals: Totals) -> State:
     """What there is, once it has been verified."""
     verification = billing.verify()
-    assert verification.ok
-    held_now = billing.balance(ALICE).held
-    return State(totals(), held_now, verification.transactions, known(billing))
+    assert verification.violations == ()
+    there, alice = totals(), billing.balance(ALICE)
+    assert there[AccountId(ALICE)] == alice.posted.value, "`totals` reads another ledger"
+    return State(there, alice.held, verification.transactions, known(billing))
 
 
 def answer(given: object) -> object:
@@ -124,9 +126,8 @@ def ready(billing: Billing) -> None:
     held(billing)
 
 
-def settles(billing: Billing, totals: Totals, call: Call, before: State) -> None:
+def settles(billing: Billing, totals: Totals, call: Call, before: State, broken: State) -> None:
     """It has happened or not; asking again makes it happen, once, with one answer."""
-    broken = state(billing, totals)
     first = call(billing)
     after = state(billing, totals)
     again = call(billing)
@@ -156,5 +157,7 @@ class BreakingOffContract(Contract):
             if not break_off(place, call):
                 assert place > 0
                 return
-            settles(steady, totals, call, before)
+            broken = state(steady, totals)
+            assert place > 0 or broken == before, "what breaks off at the first place never happens"
+            settles(steady, totals, call, before, broken)
         pytest.fail("it has more places than were tried")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from decimal import Decimal
 from itertools import count
 from typing import Final
 
+from attrs import define, field
+
 from cogni_billing import (
     SYSTEM_TENANT_ID,
+    AccountId,
     Billing,
     LedgerUnavailable,
     OutcomeUnknown,
@@ -26,8 +30,8 @@ CLIENTS, ACKNOWLEDGED = 4, 25
 PATIENCE_S: Final = 60.0
 
 Restart = Callable[[], UnitOfWork]
-"""Kills the store as suddenly as can be, starts it again, and makes a unit of work over what it
-has kept.
+"""Kills the store as suddenly as can be, so that calls under way break off, starts it again, and
+makes a unit of work over what it has kept. `totals` has to read that from then on.
 """
 
 
@@ -41,6 +45,56 @@ def buy(billing: Billing, payment: str) -> bool:
     return billing.confirm_purchase(buyer(payment), usd("1.00"), payment=payment).replayed
 
 
+@define
+class Load:
+    """Clients that buy on and on, until the store fails them or is there again."""
+
+    billing: Billing
+    acknowledged: queue.SimpleQueue[str | None] = field(factory=queue.SimpleQueue)
+    """The payments; and `None` for each client that has ended."""
+    stopping: threading.Event = field(factory=threading.Event)
+    restarted: threading.Event = field(factory=threading.Event)
+
+    def buy_on(self, client: str) -> str | None:
+        """The payment that got no answer, if one did not."""
+        try:
+            for number in count():
+                if self.restarted.is_set():
+                    return None
+                payment = f"stripe:{client}-{number}"
+                try:
+                    assert not buy(self.billing, payment)
+                except (LedgerUnavailable, OutcomeUnknown):
+                    assert self.stopping.is_set(), "the store failed before it was killed"
+                    return payment
+                self.acknowledged.put(payment)
+            raise AssertionError
+        finally:
+            self.acknowledged.put(None)
+
+    def some(self, clients: Sequence[Future[str | None]]) -> set[str]:
+        """Some payments that were acknowledged; a client that ended before raises its error."""
+        known = set[str]()
+        while len(known) < ACKNOWLEDGED:
+            payment = self.acknowledged.get(timeout=PATIENCE_S)
+            if payment is None:
+                for client in clients:
+                    if client.done():
+                        client.result()
+            else:
+                known.add(payment)
+        return known
+
+    def others(self) -> set[str]:
+        """What was acknowledged since."""
+        found = set[str]()
+        while not self.acknowledged.empty():
+            payment = self.acknowledged.get()
+            if payment is not None:
+                found.add(payment)
+        return found
+
+
 class RestartContract(Contract):
     """The store is killed under load, again and again."""
 
@@ -52,50 +106,30 @@ class RestartContract(Contract):
         bought: set[str] = set()
         billing = Billing(unit_of_work)
         for cycle in range(self.CYCLES):
-            stopping = threading.Event()
-            acknowledged = queue.SimpleQueue[str]()
+            load = Load(billing)
             with ThreadPoolExecutor(CLIENTS) as pool:
-                clients = [
-                    pool.submit(self.buy_on, billing, f"{cycle}-{n}", acknowledged, stopping)
-                    for n in range(CLIENTS)
-                ]
-                known = {acknowledged.get(timeout=PATIENCE_S) for _ in range(ACKNOWLEDGED)}
-                stopping.set()
+                clients = [pool.submit(load.buy_on, f"{cycle}-{n}") for n in range(CLIENTS)]
+                known = load.some(clients)
+                load.stopping.set()
                 billing = Billing(restart())
-                unknown = {client.result() for client in clients}
-            while not acknowledged.empty():
-                known.add(acknowledged.get())
+                load.restarted.set()
+                unknown = {found for client in clients if (found := client.result()) is not None}
+            known |= load.others()
 
+            assert unknown, "no call was broken off: was the store killed?"
             assert all(buy(billing, payment) for payment in known)
             for payment in unknown:
                 buy(billing, payment)
             bought |= known | unknown
-            self.adds_up(billing, bought)
-        assert sum(totals().values()) == 0
+            self.adds_up(billing, bought, totals())
 
     @staticmethod
-    def buy_on(
-        billing: Billing,
-        client: str,
-        acknowledged: queue.SimpleQueue[str],
-        stopping: threading.Event,
-    ) -> str:
-        """Buy until it fails; the payment that got no answer."""
-        for number in count():
-            payment = f"stripe:{client}-{number}"
-            try:
-                assert not buy(billing, payment)
-            except (LedgerUnavailable, OutcomeUnknown):
-                assert stopping.is_set()
-                return payment
-            acknowledged.put(payment)
-        raise AssertionError
-
-    @staticmethod
-    def adds_up(billing: Billing, bought: set[str]) -> None:
+    def adds_up(billing: Billing, bought: set[str], totals: dict[AccountId, Decimal]) -> None:
         """Each payment is there once, with its share."""
-        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(SHARED * len(bought))
         for tenant in (ALICE, BOB):
             payments = sum(buyer(payment) == tenant for payment in bought)
             assert billing.balance(tenant).posted == credits(CREDITED * payments)
-        assert billing.verify().ok
+            assert totals[AccountId(tenant)] == CREDITED * payments
+        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(SHARED * len(bought))
+        assert sum(totals.values()) == 0
+        assert billing.verify().violations == ()

@@ -65,7 +65,7 @@ class SpendingContract(Contract):
         assert spender.statement(ALICE) == billing.statement(ALICE)
         assert spender.grants(ALICE) == billing.grants(ALICE)
         assert spender.find(ALICE, kind="charge", reference="run-1") is not None
-        assert billing.verify().ok
+        assert billing.verify().violations == ()
 
     def test_what_time_brings_about_is_seen_to(
         self, spender: Billing, billing: Billing, clock: SteppingClock
@@ -75,7 +75,7 @@ class SpendingContract(Contract):
         receipt = spender.charge(ALICE, credits(1), reference="run-1")
 
         assert receipt.balance == credits(9_999_999)
-        assert billing.verify().ok
+        assert billing.verify().violations == ()
 
     @pytest.mark.parametrize("call", MINTING)
     def test_it_mints_nothing(self, spender: Billing, totals: Totals, call: str) -> None:

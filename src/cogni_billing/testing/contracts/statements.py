@@ -16,7 +16,7 @@ from cogni_billing import (
     credits,
     usd,
 )
-from cogni_billing.testing.base import ALICE, BOB, Contract
+from cogni_billing.testing.base import ALICE, BOB, Contract, CountingIds, MovableClock, NewBilling
 
 
 def pages(billing: Billing, limit: int) -> list[tuple[Line, ...]]:
@@ -84,6 +84,27 @@ class StatementContract(Contract):
         assert [line.reference for lines in found for line in lines] == [
             f"stripe:pi_{number}" for number in (5, 4, 3, 2, 1)
         ]
+
+    def test_pages_hold_lines_of_one_moment_once_too(self, new_billing: NewBilling) -> None:
+        billing = new_billing(clock=MovableClock(), ids=CountingIds())
+        for number in range(5):
+            billing.confirm_purchase(ALICE, usd(1), payment=f"stripe:pi_{number}")
+
+        references = [line.reference for lines in pages(billing, 2) for line in lines]
+
+        assert references == [f"stripe:pi_{number}" for number in (4, 3, 2, 1, 0)]
+
+    def test_a_page_may_be_long(self, billing: Billing) -> None:
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        billing.charge_many(
+            {"tenant": ALICE, "amount": credits(1), "reference": f"run-{n}"} for n in range(1000)
+        )
+
+        first = billing.statement(ALICE, limit=1000)
+        second = billing.statement(ALICE, limit=1000, after=first.next)
+
+        assert (len(first.lines), len(second.lines), second.next) == (1000, 1, None)
+        assert first.lines[0].balance_after == credits(10_000_000 - 1000)
 
     def test_lines_that_arrive_between_pages_neither_repeat_nor_hide_any(
         self, five: Billing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -75,3 +77,29 @@ class VerifyingContract(Contract):
     def test_how_many_violations_to_report_is_a_number(self, billing: Billing, most: Any) -> None:
         with pytest.raises(InvalidInput):
             billing.verify(most=most)
+
+
+Falsify = Callable[[UUID], None]
+"""Changes what is recorded of a transaction, below the adapter: a posting is of one credit more."""
+
+
+class FindingContract(Contract):
+    """Of a ledger whose records can be changed behind its back.
+
+    A subclass has one more fixture, `falsify`.
+    """
+
+    def test_what_was_falsified_is_found(self, billing: Billing, falsify: Falsify) -> None:
+        made = [billing.confirm_purchase(ALICE, usd(1), payment=f"stripe:{n}") for n in range(3)]
+        for receipt in made[1:]:
+            falsify(receipt.transaction_id)
+
+        found = billing.verify()
+        first = billing.verify(most=1)
+
+        assert not found.ok
+        accused = {violation.where.get("transaction") for violation in found.violations}
+        assert accused >= {str(receipt.transaction_id) for receipt in made[1:]}
+        assert str(made[0].transaction_id) not in accused
+        rules = [violation.rule for violation in first.violations]
+        assert len(rules) == len(set(rules)) < len(found.violations)

@@ -1,0 +1,87 @@
+"""What keys promise, whatever they are the key of, on every adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import pytest
+
+from cogni_billing import Billing, TenantId, credits, usd
+from cogni_billing.testing.base import ALICE, BOB, Contract
+
+Call = Callable[[Billing, TenantId, str, Mapping[str, object]], Any]
+
+
+def capture(billing: Billing, tenant: TenantId, key: str, metadata: Mapping[str, object]) -> Any:
+    hold = billing.hold(tenant, credits(5), reference=f"for-{key}")
+    return billing.capture(tenant, hold.id, credits(5), reference=key, metadata=metadata)
+
+
+CALLS: Final[dict[str, Call]] = {
+    "purchase": lambda billing, tenant, key, metadata: billing.confirm_purchase(
+        tenant, usd("1.00"), payment=f"{tenant}:{key}", metadata=metadata
+    ),
+    "charge": lambda billing, tenant, key, metadata: billing.charge(
+        tenant, credits(5), reference=key, metadata=metadata
+    ),
+    "hold": lambda billing, tenant, key, metadata: billing.hold(
+        tenant, credits(5), reference=key, metadata=metadata
+    ),
+    "capture": capture,
+    "grant": lambda billing, tenant, key, metadata: billing.grant(
+        tenant, credits(5), source="promo:a", reference=key, metadata=metadata
+    ),
+    "refund": lambda billing, tenant, key, metadata: billing.refund(
+        tenant, payment=f"paid:{tenant}", amount=usd("0.10"), reference=key, metadata=metadata
+    ),
+    "dispute": lambda billing, tenant, key, metadata: billing.open_dispute(
+        tenant, payment=f"paid:{tenant}", amount=usd("0.10"), reference=key, metadata=metadata
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+class KeyContract(Contract):
+    """A key is one tenant's, compared exactly, and remembers its first call."""
+
+    @pytest.fixture
+    def rich(self, billing: Billing) -> Billing:
+        """Alice and Bob have paid a dollar each."""
+        for tenant in (ALICE, BOB):
+            billing.confirm_purchase(tenant, usd("1.00"), payment=f"paid:{tenant}")
+        return billing
+
+    def test_keys_are_compared_exactly(self, rich: Billing, name: str) -> None:
+        answers = [
+            CALLS[name](rich, ALICE, key, {}) for key in ("run-1", "Run-1", "run-1.", "run-")
+        ]
+
+        assert not any(answer.replayed for answer in answers)
+
+    def test_tenants_have_keys_of_their_own(self, rich: Billing, name: str) -> None:
+        mine, yours = (CALLS[name](rich, tenant, "run-1", {}) for tenant in (ALICE, BOB))
+
+        assert not yours.replayed
+        assert CALLS[name](rich, ALICE, "run-1", {}) != CALLS[name](rich, BOB, "run-1", {})
+        assert rich.balance(ALICE) == rich.balance(BOB)
+        assert mine != yours
+
+    def test_the_first_metadata_stays_whatever_is_done_to_it(
+        self, rich: Billing, name: str
+    ) -> None:
+        given: dict[str, Any] = {"order": [1]}
+        answer = CALLS[name](rich, ALICE, "run-1", given)
+        given["order"].append(2)
+        given["more"] = True
+
+        again = CALLS[name](rich, ALICE, "run-1", {"order": [3]})
+
+        assert again.replayed
+        if name in {"hold", "dispute"}:
+            kept = [answer.metadata, again.metadata]
+        else:
+            view = rich.transaction(ALICE, answer.transaction_id)
+            assert view is not None
+            kept = [view.metadata]
+        assert kept == [{"order": (1,)}] * len(kept)

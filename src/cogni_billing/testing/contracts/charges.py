@@ -174,8 +174,9 @@ class ChargeContract(Contract):
         self, billing: Billing, totals: Totals
     ) -> None:
         for overdraft in (False, True):
-            with pytest.raises(UnknownAccount):
+            with pytest.raises(UnknownAccount) as caught:
                 billing.charge(ALICE, credits(1), reference="run-1", allow_overdraft=overdraft)
+            assert caught.value.tenant == ALICE
 
         assert totals() == {}
 

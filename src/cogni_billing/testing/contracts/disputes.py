@@ -199,6 +199,20 @@ class DisputeContract(Contract):
             assert caught.value.state == state
         assert billing.verify().violations == ()
 
+    def test_a_partner_that_has_no_account_yet_gets_one(
+        self, new_billing: NewBilling, clock: SteppingClock
+    ) -> None:
+        """What is set aside has to be somewhere."""
+        billing = new_billing(policy=policy(), clock=clock, ids=CountingIds())
+        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
+
+        dispute = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+
+        assert self.held(billing) == [10_000_000, 2_500_000, 1_000_000]
+        assert billing.open_account(BOB).opened_at == dispute.opened_at
+        billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1")
+        assert self.held(billing) == [0, 0, 0]
+
     def test_nobody_else_ends_it(self, billing: Billing) -> None:
         dispute = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
         billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_2")

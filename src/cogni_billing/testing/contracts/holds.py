@@ -139,14 +139,14 @@ class HoldContract(Contract):
         rich.capture(ALICE, hold.id, credits(1), reference="run-1")
         rich.release(ALICE, other.id)
 
-        for call, state in (
-            (partial(rich.capture, ALICE, hold.id, credits(1), reference="run-9"), "captured"),
-            (partial(rich.release, ALICE, hold.id), "captured"),
-            (partial(rich.capture, ALICE, other.id, credits(1), reference="run-9"), "released"),
+        for call, closed, state in (
+            (partial(rich.capture, ALICE, hold.id, credits(1), reference="r"), hold, "captured"),
+            (partial(rich.release, ALICE, hold.id), hold, "captured"),
+            (partial(rich.capture, ALICE, other.id, credits(1), reference="r"), other, "released"),
         ):
             with pytest.raises(HoldClosed) as caught:
                 call()
-            assert caught.value.state == state
+            assert (caught.value.hold_id, caught.value.state) == (closed.id, state)
         assert self.available(rich) == credits(999_999)
 
     def test_an_expired_hold_frees_its_credits_by_itself(
@@ -261,8 +261,9 @@ class HoldContract(Contract):
         assert rich.balance(ALICE).held == credits(600_000)
 
     def test_a_tenant_without_an_account_holds_nothing(self, billing: Billing) -> None:
-        with pytest.raises(UnknownAccount):
+        with pytest.raises(UnknownAccount) as caught:
             billing.hold(ALICE, credits(1), reference="run-1")
+        assert caught.value.tenant == ALICE
         with pytest.raises(UnknownAccount):
             billing.capture(ALICE, UUID(int=9), credits(1), reference="run-1")
         with pytest.raises(UnknownAccount):

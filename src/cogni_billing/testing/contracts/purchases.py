@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from uuid import UUID
@@ -100,6 +100,11 @@ class PurchaseContract(Contract):
             replayed=False,
         )
         assert totals() == purchase_totals(ALICE, 100_000_000, 25_000_000)
+
+    def test_it_opens_the_account_at_its_own_moment(self, billing: Billing) -> None:
+        billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
+
+        assert billing.open_account(ALICE).opened_at == NOON + timedelta(seconds=1)
 
     def test_the_balance_on_the_receipt_is_the_one_right_after(self, billing: Billing) -> None:
         billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")

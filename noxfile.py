@@ -92,7 +92,7 @@ def majors(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv")
 def mutants(session: nox.Session) -> None:
-    """Which changes to the code no test would notice: `nox -s mutants`."""
+    """Which changes to the code no test would notice: `nox -s mutants -- memory postgres`."""
     session.install("-e", ".[dev]", MUTMUT)
     session.run("python", "tools/mutants.py", *session.posargs)
 

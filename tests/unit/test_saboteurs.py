@@ -26,7 +26,7 @@ from cogni_billing.adapters.batches import one_by_one
 from cogni_billing.adapters.memory import InMemoryUnitOfWork, repositories
 from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.domain import refunds
+from cogni_billing.domain import metadata, refunds
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import account_of
@@ -39,6 +39,7 @@ from cogni_billing.testing.contracts import (
     charges,
     grants,
     holds,
+    keys,
     known_faults,
     purchases,
     reading,
@@ -59,8 +60,7 @@ class Memory(Fixtures):
 
     @pytest.fixture
     def totals(self, unit_of_work: InMemoryUnitOfWork) -> Totals:
-        balances = unit_of_work._store.balances
-        return lambda: {account: balance.value for account, balance in balances.items()}
+        return unit_of_work.totals
 
 
 in_memory = partial(caught, Memory)
@@ -413,3 +413,29 @@ def the_past_is_the_present(patch: Patch) -> None:
         return ledger.balance(moment)
 
     patch.setattr(MemoryLedger, "balance_at", present)
+
+
+@in_memory(statements.StatementContract, "test_pages_hold_lines_of_one_moment_once_too")
+def a_page_goes_on_at_an_earlier_moment(patch: Patch) -> None:
+    """Of several lines at the moment where a page ends, the rest are on none."""
+
+    def earlier(ledger: MemoryLedger, page: PageRequest) -> tuple[Line, ...]:
+        border = [line.at for line in ledger._lines() if line.position == page.before]
+        admitted = filter(page.admits, reversed(ledger._lines()))
+        lines = [line for line in admitted if not border or line.at < border[0]]
+        return tuple(lines[: page.limit + 1])
+
+    patch.setattr(MemoryLedger, "lines", earlier)
+
+
+@in_memory(statements.StatementContract, "test_a_page_may_be_long")
+def a_page_is_shorter_than_was_asked(patch: Patch) -> None:
+    asked = MemoryLedger.lines
+    patch.setattr(
+        MemoryLedger, "lines", lambda ledger, page: asked(ledger, evolve(page, limit=100))
+    )
+
+
+@in_memory(keys.KeyContract, "test_the_first_metadata_stays_whatever_is_done_to_it")
+def metadata_stays_the_callers(patch: Patch) -> None:
+    patch.setattr(metadata._Copier, "freeze", lambda _, value, *__: value)

@@ -11,10 +11,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cogni_billing import (
     BillingError,
+    InsufficientCredits,
     LedgerCorruption,
     LedgerUnavailable,
     OutcomeUnknown,
     PrivilegeRequired,
+    UnbalancedTransaction,
+    credits,
 )
 from cogni_billing.adapters.postgres.failures import commit_translation, translation
 
@@ -61,8 +64,12 @@ CLASSES: dict[str, type[BillingError]] = {
 }
 
 
-def of_server(sqlstate: str, severity: str = "ERROR") -> DBAPIError:
-    said: dict[int, bytes | None] = {DiagnosticField.SEVERITY_NONLOCALIZED: severity.encode()}
+def of_server(sqlstate: str, severity: str = "ERROR", **more: str) -> DBAPIError:
+    """An error with what the server says of it, by the names that the driver has for it."""
+    said: dict[int, bytes | None] = {
+        DiagnosticField[name.upper()]: text.encode()
+        for name, text in {"severity_nonlocalized": severity, **more}.items()
+    }
     return DBAPIError("SELECT", None, errors.lookup(sqlstate)("as the server says", info=said))
 
 
@@ -89,6 +96,44 @@ def test_every_code_that_the_server_has_is_classified() -> None:
         assert "unclassified" not in str(error), code
         if isinstance(error, LedgerUnavailable):
             assert error.sqlstate == code
+
+
+WRONG = "postings of transaction 7 are not what it declares"
+
+
+@pytest.mark.parametrize(
+    ("rule", "message", "detail", "expected"),
+    [
+        ("postings_sum_to_zero", WRONG, "", UnbalancedTransaction(WRONG)),
+        ("postings_match_their_transaction", WRONG, "", UnbalancedTransaction(WRONG)),
+        ("transactions_have_postings", WRONG, "", UnbalancedTransaction(WRONG)),
+        ("purchases_claim_their_payment", WRONG, "", UnbalancedTransaction(WRONG)),
+        ("history_is_append_only", "UPDATE", "", PrivilegeRequired("UPDATE")),
+        (
+            "wallets_cover_what_is_taken",
+            "more would be taken than is available",
+            '{"unit": "CREDIT", "required": "5", "available": "-3"}',
+            InsufficientCredits(credits(5), credits(-3)),
+        ),
+        (
+            "grants_have_their_terms",  # nothing that the library does can break this one
+            "grant 7 has no terms",
+            "",
+            LedgerCorruption(
+                "the database refused what the library had checked: grant 7 has no terms"
+                " (grants_have_their_terms)"
+            ),
+        ),
+    ],
+)
+def test_what_a_rule_of_the_schema_refuses_is_told_by_the_rule(
+    rule: str, message: str, detail: str, expected: BillingError
+) -> None:
+    error = translation(
+        of_server("23514", constraint_name=rule, message_primary=message, message_detail=detail)
+    )
+
+    assert (type(error), str(error)) == (type(expected), str(expected))
 
 
 def test_a_code_that_nobody_foresaw_is_unavailable_and_says_so() -> None:

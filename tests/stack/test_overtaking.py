@@ -1,9 +1,11 @@
-"""What falls due, and is seen to, while a purchase is under way never makes it somebody else's."""
+"""What others do between the statements of a call changes when it happens, not what comes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import count
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event
@@ -76,3 +78,47 @@ def test_a_payment_that_nobody_has_claimed_is_never_said_to_be(
     assert told == [None, "55P03"]  # the second time the wallet is locked
     event.remove(engine, "before_cursor_execute", open_hold)
     assert buy(at(engine, 10))
+
+
+SPENDING: dict[str, Callable[[Billing], object]] = {
+    "charge": lambda billing: billing.charge(ALICE, credits(5), reference="run-1"),
+    "hold": lambda billing: billing.hold(ALICE, credits(5), reference="run-1"),
+}
+
+
+@pytest.mark.parametrize("name", SPENDING)
+def test_an_account_that_is_opened_meanwhile_is_there(
+    database: Database, engine: Engine, name: str
+) -> None:
+    """Between the call that found no account and its look for why."""
+    tried = count(1)
+
+    def buy(*arguments: object) -> None:
+        if "SELECT cogni_billing.accounts" in str(arguments[2]) and next(tried) == 1:
+            at(database.user, 0).confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+
+    event.listen(engine, "before_cursor_execute", buy)
+    SPENDING[name](at(engine, 1))
+
+    assert next(tried) > 1
+    balance = at(database.user, 2).balance(ALICE)
+    assert balance.available == credits(10_000_000 - 5)
+
+
+@pytest.mark.parametrize("name", SPENDING)
+def test_the_same_call_that_comes_first_is_replayed(
+    database: Database, engine: Engine, name: str
+) -> None:
+    """Between the call that found no account, and nothing under its key, and its second try."""
+    tried = count(1)
+
+    def come_first(*arguments: object) -> None:
+        if "settle_wallet" in str(arguments[2]) and next(tried) == 1:
+            at(database.user, 0).confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+            SPENDING[name](at(database.user, 0))
+
+    event.listen(engine, "before_cursor_execute", come_first)
+    answer: Any = SPENDING[name](at(engine, 1))
+
+    assert answer.replayed
+    assert at(database.user, 2).balance(ALICE).available == credits(10_000_000 - 5)

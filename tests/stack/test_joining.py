@@ -187,14 +187,25 @@ class TestTheContext:
         host.commit()
         assert host.scalar(CONTEXT) == "session"
 
+    def test_so_is_the_path_to_search(self, host: Connection) -> None:
+        host.execute(text("SET LOCAL search_path = host, pg_catalog"))
+
+        joined(host).open_account(ALICE)
+
+        assert host.scalar(text("SHOW search_path")) == "host, pg_catalog"
+
 
 class TestRefusals:
+    EXPECTED = "connection: expected a Connection on postgresql+psycopg, in an open transaction"
+
     def test_a_connection_without_a_transaction(self, database: Database) -> None:
         with (
             database.user.connect() as connection,
-            pytest.raises(InvalidInput, match="no open transaction"),
+            pytest.raises(InvalidInput) as caught,
         ):
             PostgresUnitOfWork.joining(connection)
+
+        assert str(caught.value) == f"{self.EXPECTED}, got no open transaction"
 
     def test_a_transaction_that_ended_meanwhile(self, host: Connection) -> None:
         billing = joined(host)
@@ -208,15 +219,30 @@ class TestRefusals:
         with (
             engine.connect() as connection,
             connection.begin(),
-            pytest.raises(InvalidInput, match="autocommits"),
+            pytest.raises(InvalidInput) as caught,
         ):
             PostgresUnitOfWork.joining(connection)
         engine.dispose()
 
-    @pytest.mark.parametrize("stranger", [None, "connection", object()])
-    def test_what_is_no_connection(self, stranger: Connection) -> None:
-        with pytest.raises(InvalidInput):
+        assert str(caught.value) == f"{self.EXPECTED}, got one that autocommits"
+
+    @pytest.mark.parametrize(
+        ("stranger", "shown"),
+        [(None, "None"), ("connection", "'connection'"), (object(), "a object")],
+    )
+    def test_what_is_no_connection(self, stranger: Connection, shown: str) -> None:
+        with pytest.raises(InvalidInput) as caught:
             PostgresUnitOfWork.joining(stranger)
+
+        assert str(caught.value) == f"{self.EXPECTED}, got {shown}"
+
+    def test_a_connection_of_another_driver(self) -> None:
+        engine = create_engine("sqlite://")
+        with engine.begin() as connection, pytest.raises(InvalidInput) as caught:
+            PostgresUnitOfWork.joining(connection)
+        engine.dispose()
+
+        assert str(caught.value) == f"{self.EXPECTED}, got a Connection"
 
     def test_a_transaction_that_has_failed(self, host: Connection) -> None:
         billing = joined(host)
@@ -256,5 +282,7 @@ class TestAwaited:
         assert database.totals()[AccountId(ALICE)] == 10_000_000
 
     def test_what_is_no_awaited_connection_is_refused(self, host: Connection) -> None:
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput) as caught:
             AsyncPostgresUnitOfWork.joining(host)  # type: ignore[arg-type]
+
+        assert str(caught.value) == "connection: expected an AsyncConnection, got a Connection"

@@ -77,6 +77,9 @@ class MemoryConformance(Fixtures):
     class TestHolds(holds.HoldContract):
         pass
 
+    class TestIds(keys.IdContract):
+        pass
+
     class TestKeys(keys.KeyContract):
         pass
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
+from attrs import frozen
 
-from cogni_billing import Billing, TenantId, credits, usd
-from cogni_billing.testing.base import ALICE, BOB, Contract
+from cogni_billing import Billing, LedgerCorruption, TenantId, credits, usd
+from cogni_billing.testing.base import ALICE, BOB, Contract, NewBilling, Totals
 
 Call = Callable[[Billing, TenantId, str, Mapping[str, object]], Any]
 
@@ -39,6 +41,33 @@ CALLS: Final[dict[str, Call]] = {
         tenant, payment=f"paid:{tenant}", amount=usd("0.10"), reference=key, metadata=metadata
     ),
 }
+
+
+@frozen
+class SameId:
+    """An id source that is broken."""
+
+    def new(self) -> UUID:
+        """The same, every time."""
+        return UUID(int=9)
+
+
+@pytest.mark.parametrize("name", ["purchase", "charge", "hold", "grant"])
+class IdContract(Contract):
+    """No two things have one id, whatever makes the ids."""
+
+    def test_an_id_given_twice_stops_everything(
+        self, new_billing: NewBilling, totals: Totals, name: str
+    ) -> None:
+        new_billing().confirm_purchase(ALICE, usd("1.00"), payment="paid")
+        billing = new_billing(ids=SameId())
+        CALLS[name](billing, ALICE, "run-1", {})
+        before = totals()
+
+        with pytest.raises(LedgerCorruption):
+            CALLS[name](billing, ALICE, "run-2", {})
+
+        assert totals() == before
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import (
@@ -96,6 +97,26 @@ def test_a_task_cancelled_at_any_await_is_all_or_nothing(database: Database, ste
     assert database.totals()[AccountId(ALICE)] == 10_000_000
 
 
+def test_work_that_another_transaction_disturbed_is_done_again(database: Database) -> None:
+    disturbances = iter(["DO $$ BEGIN RAISE serialization_failure; END $$"] * 2)
+
+    def disturb(_: object, __: object, statement: str, parameters: Any, *___: object) -> Any:
+        if "INSERT" in statement:
+            return next(disturbances, statement), parameters
+        return statement, parameters
+
+    async def main() -> None:
+        async with awaited_billing(database) as billing:
+            unit_of_work: Any = billing._unit_of_work
+            engine = unit_of_work._engine.sync_engine
+            event.listen(engine, "before_cursor_execute", disturb, retval=True)
+            assert not (await billing.confirm_purchase(ALICE, usd("1.00"), payment="p")).replayed
+
+    asyncio.run(main())
+    assert next(disturbances, None) is None
+    assert database.totals()[AccountId(ALICE)] == 10_000_000
+
+
 def test_tenants_interleave_on_one_connection_and_each_sees_its_own(database: Database) -> None:
     async def main() -> None:
         async with awaited_billing(database) as billing:
@@ -123,10 +144,13 @@ def test_a_server_that_cannot_be_reached_is_unavailable() -> None:
 
 
 def test_an_engine_of_the_other_kind_is_refused(database: Database) -> None:
-    with pytest.raises(InvalidInput, match="AsyncEngine"):
+    expected = "expected an AsyncEngine on postgresql+psycopg, got a Engine"
+    with pytest.raises(InvalidInput) as caught:
         AsyncPostgresUnitOfWork(database.user)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match="service"):
+    assert str(caught.value) == f"engine: {expected}"
+    with pytest.raises(InvalidInput) as caught:
         AsyncPostgresUnitOfWork(
             create_async_engine("postgresql+psycopg://x@/y"),
             service=create_engine("sqlite://"),  # type: ignore[arg-type]
         )
+    assert str(caught.value) == f"service: {expected}"

@@ -164,19 +164,24 @@ def test_a_failure_on_this_side_is_classified(error: Exception, reason: str) -> 
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "sqlstate"),
     [
-        OperationalError("COMMIT", None, psycopg.OperationalError("cut")),
-        of_server("57P01"),
-        of_server("08006"),
-        of_server("58030", "PANIC"),  # the log could not be synced
-        of_server("XX000", "FATAL"),
-        of_server("40003"),  # statement completion unknown
-        PoolTimeout("gone"),
+        (OperationalError("COMMIT", None, psycopg.OperationalError("cut")), None),
+        (of_server("57P01"), "57P01"),
+        (of_server("08006"), "08006"),
+        (of_server("58030", "PANIC"), "58030"),  # the log could not be synced
+        (of_server("XX000", "FATAL"), "XX000"),
+        (of_server("40003"), "40003"),  # statement completion unknown
+        (PoolTimeout("gone"), None),
     ],
 )
-def test_a_lost_answer_to_commit_is_an_unknown_outcome(error: Exception) -> None:
-    assert type(commit_translation(error)) is OutcomeUnknown
+def test_a_lost_answer_to_commit_is_an_unknown_outcome(
+    error: Exception, sqlstate: str | None
+) -> None:
+    unknown = commit_translation(error)
+
+    assert isinstance(unknown, OutcomeUnknown)
+    assert (unknown.reason, unknown.sqlstate) == ("the answer to COMMIT was lost", sqlstate)
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "53100"])

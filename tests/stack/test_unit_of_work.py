@@ -115,10 +115,20 @@ class TestEngines:
 
         assert database.totals() == {}
 
+    EXPECTED = ("engine", "an Engine on postgresql+psycopg")
+
     @pytest.mark.parametrize("engine", [None, "postgresql+psycopg://", create_engine("sqlite://")])
     def test_only_an_engine_on_psycopg_will_do(self, engine: Engine) -> None:
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput) as caught:
             PostgresUnitOfWork(engine)
+
+        assert (caught.value.field, caught.value.expected) == self.EXPECTED
+
+    def test_nor_will_another_for_the_service(self, database: Database) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            PostgresUnitOfWork(database.user, service="none")  # type: ignore[arg-type]
+
+        assert str(caught.value) == f"service: expected {self.EXPECTED[1]}, got 'none'"
 
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
     def test_a_stricter_isolation_level_changes_no_outcome(
@@ -396,6 +406,22 @@ class TestWhatIsNotTheLedgers:
         ):
             post(PostgresUnitOfWork(engine), planned(metadata={"price": "5 \u20ac"}))
         assert database.totals() == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (b"x" * 31, "31 bytes"),
+        (b"x" * 65, "65 bytes"),
+        ("x" * 32, "'str'"),
+        (bytearray(32), "'bytearray'"),
+    ],
+)
+def test_a_signing_key_is_of_a_certain_length(database: Database, key: bytes, shown: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        PostgresUnitOfWork(database.user, signing_key=key)
+
+    assert str(caught.value) == f"signing_key: expected 32 to 64 bytes, got {shown}"
 
 
 def terminate(database: Database, scope: PostgresScope) -> None:

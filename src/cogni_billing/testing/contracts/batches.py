@@ -298,6 +298,7 @@ class ChargeBatchContract(Contract):
         outcomes = billing.charge_many([charge("1", 1), charge("x", 1, BOB), charge("2", 1)])
 
         assert errors(outcomes) == [UnknownAccount, None, UnknownAccount]
+        assert str(outcomes[0].error) == str(UnknownAccount(ALICE))
 
     def test_what_is_held_is_not_charged_and_what_was_granted_is_first(
         self, rich: Billing, clock: SteppingClock

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cogni_billing import Billing, LedgerCorruption, TenantId, credits, usd
 from cogni_billing.testing.base import ALICE, BOB, Contract, NewBilling, Totals
@@ -87,6 +87,13 @@ class KeyContract(Contract):
         ]
 
         assert not any(answer.replayed for answer in answers)
+
+    def test_a_replay_says_all_that_was_said_the_first_time(self, rich: Billing, name: str) -> None:
+        first = CALLS[name](rich, ALICE, "run-1", {"order": 1})
+
+        again = CALLS[name](rich, ALICE, "run-1", {"order": 1})
+
+        assert again == evolve(first, replayed=True)
 
     def test_tenants_have_keys_of_their_own(self, rich: Billing, name: str) -> None:
         mine, yours = (CALLS[name](rich, tenant, "run-1", {}) for tenant in (ALICE, BOB))

@@ -9,7 +9,7 @@ from decimal import localcontext  # noqa: TID251 (the caller's, who may do as th
 import pytest
 from sqlalchemy import Connection, text
 
-from cogni_billing import SYSTEM_TENANT_ID, Billing, PrivilegeRequired, Rule, usd
+from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Billing, PrivilegeRequired, Rule, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.audit import verification
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
@@ -341,6 +341,14 @@ def test_terms_that_are_alike_are_judged_once(database: Database, billing: Billi
         (violation,) = verification(connection, 1000).violations
 
     assert violation.detail.endswith("(and of 2 like it)")
+
+
+def test_terms_that_are_like_no_other_are_told_alone(database: Database, billing: Billing) -> None:
+    statement, _ = CORRUPTIONS["a policy is rewritten"]
+    with corrupted(database, statement) as connection:
+        (violation,) = verification(connection, 1000).violations
+
+    assert violation.detail.endswith(f"for {SYSTEM_ACCOUNT_ID}")
 
 
 def test_what_is_found_does_not_depend_on_the_callers_decimal_context(billing: Billing) -> None:

@@ -98,6 +98,7 @@ class Soak:
 
     def end_client(self, log: Path) -> None:
         client = self._clients.pop(log)
+        assert client.exitcode in {None, 0}, "a client has failed by itself"
         client.kill()
         client.join()
         self.tally.read(log)

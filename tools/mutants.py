@@ -93,6 +93,7 @@ pytest_add_cli_args = ["-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", "not e
     "-k", "not TestModel and not saboteurs and not public_names"]
 pytest_add_cli_args_test_selection = {tests}
 """
+NOTICED: Final = frozenset({"killed", "timeout", "segfault"})
 ACCEPTED_MOST: Final = 0.05
 
 
@@ -171,12 +172,15 @@ def workshop() -> Iterator[Workshop]:
 def judge(name: str, only: str, processes: int) -> bool:
     """Try every change to a room, and print what became of them; whether enough were noticed."""
     room, rules = ROOMS[name], accepted_rules()
+    paths = room.paths(only)
+    if not paths:
+        raise SystemExit(f"no file of {name} matches {only}")
     counts, alive = Counter[str](), list[str]()
     with workshop() as place:
-        place.prepare(room.paths(only), room.tests)
+        place.prepare(paths, room.tests)
         place.run(processes)
         for mutant, outcome in place.outcomes():
-            if outcome not in {"survived", "no tests"}:
+            if outcome in NOTICED:
                 counts[outcome] += 1
                 continue
             change = place.change(mutant)

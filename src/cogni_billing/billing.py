@@ -554,6 +554,7 @@ class Billing:
         Raises:
             PrivilegeRequired: the unit of work has no service role.
             LedgerUnavailable: some wallet could not be settled now.
+            OutcomeUnknown: some wallet may have been settled; sweep again.
             LedgerCorruption: some wallet cannot be settled; look at its tenant.
         """
         now, sweep = self._cases.now(), Sweep()

@@ -19,6 +19,7 @@ from cogni_billing import (
     IdempotencyConflict,
     InsufficientCredits,
     InvalidInput,
+    LedgerCorruption,
     LedgerUnavailable,
     PrivilegeRequired,
     ScopeClosed,
@@ -29,6 +30,7 @@ from cogni_billing import (
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from cogni_billing.adapters.postgres.scopes import PostgresScope
 from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database
 
 CONTEXT = text("SELECT current_setting('app.current_user_id', true)")
@@ -82,8 +84,9 @@ class TestTheHostsWork:
         assert database.totals()[AccountId(ALICE)] == 9_999_999
         assert host.scalars(NOTES).all() == ["order 7"]
 
-    def test_a_scope_that_could_not_be_released_is_not_kept(
-        self, database: Database, host: Connection
+    @pytest.mark.parametrize("ending", ["release_savepoint", "rollback_savepoint"])
+    def test_a_scope_whose_end_was_interrupted_is_not_kept(
+        self, database: Database, host: Connection, ending: str
     ) -> None:
         """A signal's handler raised there, say; the host that goes on is told at its next step."""
 
@@ -93,13 +96,27 @@ class TestTheHostsWork:
         def interrupt(*_: object) -> None:
             raise Interrupted
 
-        event.listen(host, "release_savepoint", interrupt)
+        event.listen(host, ending, interrupt)
+
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            if ending == "rollback_savepoint":
+                raise ZeroDivisionError
+
         with pytest.raises(Interrupted):
-            joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+            PostgresUnitOfWork.joining(host).run(ALICE, work)
 
         with pytest.raises(PendingRollbackError):
             host.commit()
         assert database.totals() == {}
+
+    def test_a_first_purchase_needs_constraints_deferred_as_they_are_declared(
+        self, host: Connection
+    ) -> None:
+        host.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+
+        with pytest.raises(LedgerCorruption, match="wallets_account_exists"):
+            joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
 
     def test_of_a_batch_whose_connection_is_lost_each_is_told(
         self, database: Database, host: Connection

@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, event
 
-from cogni_billing import Billing, LedgerUnavailable, Purchase, credits, usd
+from cogni_billing import (
+    Billing,
+    LedgerUnavailable,
+    PaymentAlreadyClaimed,
+    Purchase,
+    credits,
+    usd,
+)
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from cogni_billing.testing import ALICE, NOON, MovableClock
+from cogni_billing.testing import ALICE, BOB, NOON, MovableClock
 from stack.conftest import Database
 
 
@@ -122,3 +129,26 @@ def test_the_same_call_that_comes_first_is_replayed(
 
     assert answer.replayed
     assert at(database.user, 2).balance(ALICE).available == credits(10_000_000 - 5)
+
+
+def test_a_batch_that_opens_its_account_is_never_mistaken_either(
+    database: Database, engine: Engine
+) -> None:
+    """Before its second try somebody else opens the account, with a hold that is due by now."""
+    at(database.user, 0).confirm_purchase(BOB, usd("1.00"), payment="stripe:1")
+    tried = count(1)
+
+    def open_hold(*arguments: object) -> None:
+        if "claim AS" in str(arguments[2]) and next(tried) == 2:
+            at(database.user, 1).confirm_purchase(ALICE, usd("1.00"), payment="stripe:9")
+            at(database.user, 1).hold(
+                ALICE, credits(5), reference="h", expires_at=NOON + timedelta(0, 2)
+            )
+
+    event.listen(engine, "before_cursor_execute", open_hold)
+    outcomes = at(engine, 10).confirm_purchases(
+        Purchase(tenant=ALICE, amount=usd("1.00"), payment=f"stripe:{n}") for n in (1, 2)
+    )
+
+    assert [type(outcome.error) for outcome in outcomes] == [PaymentAlreadyClaimed, type(None)]
+    assert next(tried) > 2

@@ -248,9 +248,10 @@ class TestCommit:
 
         assert not isinstance(caught.value, OutcomeUnknown)
 
+    @pytest.mark.parametrize("ending", ["commit", "rollback"])
     @pytest.mark.parametrize("reset", ["rollback", "commit", None])
-    def test_a_connection_whose_commit_was_interrupted_is_never_used_again(
-        self, database: Database, reset: Any
+    def test_a_connection_whose_end_was_interrupted_is_never_used_again(
+        self, database: Database, reset: Any, ending: str
     ) -> None:
         """By a signal's handler, say; what the pool does with it then is the host's choice."""
 
@@ -259,20 +260,40 @@ class TestCommit:
 
         interruptions = iter([Interrupted()])
 
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            if ending == "rollback":
+                raise ZeroDivisionError
+
         def interrupt(_: Connection) -> None:
             for error in interruptions:
                 raise error
 
         with engine_of(database, pool_size=1, max_overflow=0, pool_reset_on_return=reset) as engine:
-            event.listen(engine, "commit", interrupt)
+            event.listen(engine, ending, interrupt)
             unit_of_work = PostgresUnitOfWork(engine)
             with pytest.raises(Interrupted):
-                post(unit_of_work, planned())
+                unit_of_work.run(ALICE, work)
 
             with engine.connect() as connection:
                 assert not connection.scalar(CONTEXT)
             unit_of_work.run(BOB, lambda scope: scope.tenants.open_account(NOON))
 
+        assert database.totals() == {}
+
+    def test_a_connection_that_was_lost_with_a_refusal_is_not_committed(
+        self, database: Database
+    ) -> None:
+        """The server refuses, and ends the session in the same breath: a batch would go on."""
+
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            scope.ledger._connection.invalidate()
+
+        with pytest.raises(LedgerUnavailable, match="before COMMIT") as caught:
+            PostgresUnitOfWork(database.user).run(ALICE, work)
+
+        assert not isinstance(caught.value, OutcomeUnknown)
         assert database.totals() == {}
 
     def test_an_aborted_transaction_is_never_committed_as_if_it_were_whole(

@@ -160,7 +160,7 @@ class Amount:
         return Amount.computed(exact_sum(self.value, self._same_unit(other)), self.unit)
 
     def __sub__(self, other: Amount) -> Amount:
-        return self + -other
+        return self + -other if isinstance(other, Amount) else NotImplemented
 
     def __neg__(self) -> Amount:
         # 0 - x, because minus(0) is a negative zero nowhere else in the ledger.

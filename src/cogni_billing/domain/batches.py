@@ -152,5 +152,20 @@ def plan_batch(
 
 
 def to_post(answers: Sequence[Answer]) -> tuple[Transaction, ...]:
-    """What is to be posted by *answers*, each once, in their order."""
-    return tuple({a.id: a for a in answers if isinstance(a, Transaction)}.values())
+    """What is to be posted by *answers*, each once, in their order.
+
+    Raises:
+        LedgerCorruption: two of them have one id.
+    """
+    found = {(a.kind, a.reference): a for a in answers if isinstance(a, Transaction)}
+    ids = set[UUID]()
+    for transaction in found.values():
+        if transaction.id in ids:
+            raise given_twice(transaction.id)
+        ids.add(transaction.id)
+    return tuple(found.values())
+
+
+def given_twice(given_id: UUID) -> LedgerCorruption:
+    """The answer to whose id source is broken."""
+    return LedgerCorruption(f"the id source gave {given_id} twice")

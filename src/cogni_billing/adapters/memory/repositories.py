@@ -17,11 +17,11 @@ from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
+from cogni_billing.domain.batches import given_twice
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
     BillingError,
     HoldClosed,
-    LedgerCorruption,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
     UnknownAccount,
@@ -164,7 +164,7 @@ class MemoryLedger:
                 raise UnknownAccount(self._tenant)
             wallet = self._settle(hold.opened_at)
             if hold.id in wallet.holds:
-                raise LedgerCorruption(f"the id source gave {hold.id} twice")
+                raise given_twice(hold.id)
             self._keep(wallet.with_hold(hold, self._arrived()))
             self._store.put(self._store.holds, (self._tenant, hold.reference), hold.id)
             return hold
@@ -243,7 +243,7 @@ class MemoryLedger:
 
     def _record(self, transaction: Transaction) -> Recorded:
         if (self._tenant, transaction.id) in self._store.ids:
-            raise LedgerCorruption(f"the id source gave {transaction.id} twice")
+            raise given_twice(transaction.id)
         wallet = self._wallet().after(transaction, self._arrived())
         self._keep(wallet)
         return self._enter(transaction, wallet.as_of)

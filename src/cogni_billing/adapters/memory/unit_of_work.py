@@ -57,11 +57,12 @@ class InMemoryUnitOfWork:
         return other
 
     def totals(self) -> dict[AccountId, Decimal]:
-        """What the lines of each account sum to, in credits: read below every scope, for tests."""
-        return {
-            account: total((line.amount for line in lines), CREDIT).value
-            for account, lines in self._store.lines.items()
-        }
+        """What the lines of each account sum to, in credits: between scopes, for tests."""
+        with self._store.transaction():
+            return {
+                account: total((line.amount for line in lines), CREDIT).value
+                for account, lines in self._store.lines.items()
+            }
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[MemoryScope]:

@@ -34,7 +34,7 @@ from cogni_billing.adapters.postgres.rows import (
 from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed
-from cogni_billing.domain.batches import Key, plan_batch, to_post
+from cogni_billing.domain.batches import Key, given_twice, plan_batch, to_post
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import (
     BillingError,
@@ -137,10 +137,8 @@ class PostgresLedger:
             raise minting_refused()
         if not kind.opens and not self._has_account():
             return [UnknownAccount(self._tenant) for _ in transactions]
-        claimed = set[str]()
-        for attempt in range(_PLANS_MAX):
-            if attempt:
-                self._lock()
+        claimed, locked = set[str](), False
+        for _ in range(_PLANS_MAX):
             self._settle(at)
             answers = plan_batch(
                 transactions,
@@ -154,8 +152,10 @@ class PostgresLedger:
             except InsufficientCredits:
                 continue
             except _Overtaken as overtaken:
-                # The first time something may have become due, and kept them all from being posted.
-                if attempt:
+                # Something that became due may have kept them all back: not where there is no
+                # wallet, nor while it is locked.
+                was_locked, locked = locked, self._lock()
+                if was_locked or not locked:
                     claimed |= self._claimed_by_others(overtaken.transactions)
                 continue
             return [
@@ -179,13 +179,21 @@ class PostgresLedger:
         return after
 
     def _claimed_by_others(self, missing: Sequence[Transaction]) -> set[str]:
-        """Which payments of purchases that could not be posted are another tenant's."""
+        """Which payments of purchases that could not be posted are another tenant's.
+
+        Raises:
+            LedgerCorruption: what kept a charge from being posted is its id.
+        """
         stored = self._stored(missing)
-        return {
-            each.reference
-            for each in missing
-            if each.kind is TransactionKind.PURCHASE and (each.kind, each.reference) not in stored
-        }
+        lost = [each for each in missing if (each.kind, each.reference) not in stored]
+        for each in lost:
+            if each.kind is not TransactionKind.PURCHASE and self._has_id(each.id):
+                raise given_twice(each.id)
+        return {each.reference for each in lost if each.kind is TransactionKind.PURCHASE}
+
+    def _has_id(self, transaction_id: UUID) -> bool:
+        key = {"tenant": self._tenant, "id": transaction_id}
+        return self._connection.execute(statements.RECORDED_BY_ID, key).one_or_none() is not None
 
     def _stored(self, transactions: Sequence[Transaction]) -> dict[Key, Recorded]:
         """What is recorded under the keys of *transactions*, which are of one kind."""
@@ -218,9 +226,9 @@ class PostgresLedger:
         with self._guard.call(), translated():
             return self._settle(moment)
 
-    def _lock(self) -> None:
-        """Keep everybody else from the wallet until the scope ends."""
-        self._connection.execute(statements.LOCK, self._account)
+    def _lock(self) -> bool:
+        """Keep everybody else from the wallet until the scope ends; whether there is one."""
+        return self._connection.execute(statements.LOCK, self._account).scalar_one() is not None
 
     def _settle(self, moment: datetime) -> bool:
         """Let what is due on the wallet happen, one after another; whether anything was."""
@@ -256,7 +264,7 @@ class PostgresLedger:
             return UnknownAccount(self._tenant)
         key = {"tenant": self._tenant, "id": given_id}
         if self._connection.execute(by_id, key).one_or_none() is not None:
-            return LedgerCorruption(f"the id source gave {given_id} twice")
+            return given_twice(given_id)
         return _overtaken()
 
     def _has_account(self) -> bool:

@@ -145,26 +145,35 @@ def _release(connection: Connection, nested: NestedTransaction) -> None:
 
 def _roll_back(connection: Connection) -> None:
     """Undo what was not committed."""
-    try:
+    with _for_good(connection):
         connection.rollback()
-    except SQLAlchemyError:
-        # The line is gone, so the server rolls back by itself. The failure that led here is what
-        # the caller must see, not this one; and nobody must get this connection again.
-        connection.invalidate()
 
 
 def _roll_back_to(nested: NestedTransaction) -> None:
     """Undo what was not released; the tenant that was set before is there again, too."""
-    if not nested.is_active:
-        return
+    if nested.is_active:
+        with _for_good(nested.connection):
+            nested.rollback()
+
+
+@contextmanager
+def _for_good(connection: Connection) -> Iterator[None]:
+    """Where undoing breaks off, the line is cut, and the server undoes it by itself: nobody gets
+    this connection again, and a host meets it broken at its next statement.
+    """
     try:
-        nested.rollback()
+        yield
     except SQLAlchemyError:
-        # As above; the host meets the broken connection at its next statement.
-        nested.connection.invalidate()
+        # The failure that led here is what the caller must see, not this one.
+        connection.invalidate()
+    except BaseException:
+        connection.invalidate()
+        raise
 
 
 def _status(connection: Connection) -> TransactionStatus:
+    if connection.invalidated:
+        return TransactionStatus.UNKNOWN
     return _driver_connection(connection).info.transaction_status
 
 

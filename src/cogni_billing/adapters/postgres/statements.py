@@ -79,7 +79,7 @@ def typed(sql: str) -> TextClause:
     )
 
 
-def _readable(columns: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+def _json_as_text(columns: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
     """*columns*, JSON as text: PostgreSQL takes some that no client's parser does."""
     return [
         cast(column, Text).label(column.key) if isinstance(column.type, JSON) else column
@@ -106,7 +106,7 @@ _TERMS = (
 )
 _RECORDED = (
     select(
-        *_readable(transactions.c),
+        *_json_as_text(transactions.c),
         _FIRST.c.overdraft,
         _FIRST.c.balance_after,
         _TERMS.c.source,
@@ -135,7 +135,7 @@ SETTLE: Final = text("""
 """)
 
 # Nothing is due at the wallet's own time, so this settles nothing.
-LOCK: Final = text("SELECT FROM cogni_billing.settle_wallet(:unit, 'epoch')")
+LOCK: Final = text("SELECT present FROM cogni_billing.settle_wallet(:unit, 'epoch')")
 
 # What is left of grants that have expired, and how often they have lapsed before; the references of
 # those expiries are in a range of the index, "A" being what comes after "@".
@@ -191,7 +191,7 @@ OPEN_HOLD: Final = typed("""
 """)
 
 # Of the tenant's own work; what disputes have set aside is no hold that anybody asked for.
-_HOLD = select(*_readable(holds.c)).where(
+_HOLD = select(*_json_as_text(holds.c)).where(
     holds.c.tenant_id == bindparam("tenant"), holds.c.kind == "work"
 )
 HOLD_BY_KEY: Final = _HOLD.where(holds.c.reference == bindparam("reference"))

@@ -52,10 +52,34 @@ class SameId:
         return UUID(int=9)
 
 
-@pytest.mark.parametrize("name", ["purchase", "charge", "hold", "grant"])
 class IdContract(Contract):
     """No two things have one id, whatever makes the ids."""
 
+    @pytest.mark.parametrize("earlier", [True, False])
+    @pytest.mark.parametrize("batch", ["confirm_purchases", "charge_many"])
+    def test_so_it_does_in_a_batch(
+        self, new_billing: NewBilling, totals: Totals, batch: str, earlier: bool
+    ) -> None:
+        """Whether the first to have it came before, or in the same batch."""
+        new_billing().confirm_purchase(ALICE, usd("1.00"), payment="paid")
+        billing = new_billing(ids=SameId())
+        if earlier:
+            billing.charge(ALICE, credits(5), reference="run-0")
+        before = totals()
+
+        if batch == "charge_many":
+            outcomes: Any = billing.charge_many(
+                {"tenant": ALICE, "amount": credits(5), "reference": key} for key in "ab"
+            )
+        else:
+            outcomes = billing.confirm_purchases(
+                {"tenant": ALICE, "amount": usd("1.00"), "payment": key} for key in "ab"
+            )
+
+        assert [type(outcome.error) for outcome in outcomes] == [LedgerCorruption] * 2
+        assert totals() == before
+
+    @pytest.mark.parametrize("name", ["purchase", "charge", "hold", "grant"])
     def test_an_id_given_twice_stops_everything(
         self, new_billing: NewBilling, totals: Totals, name: str
     ) -> None:
@@ -70,7 +94,6 @@ class IdContract(Contract):
         assert totals() == before
 
 
-@pytest.mark.parametrize("name", CALLS)
 class KeyContract(Contract):
     """A key is one tenant's, compared exactly, and remembers its first call."""
 
@@ -81,6 +104,7 @@ class KeyContract(Contract):
             billing.confirm_purchase(tenant, usd("1.00"), payment=f"paid:{tenant}")
         return billing
 
+    @pytest.mark.parametrize("name", CALLS)
     def test_keys_are_compared_exactly(self, rich: Billing, name: str) -> None:
         answers = [
             CALLS[name](rich, ALICE, key, {}) for key in ("run-1", "Run-1", "run-1.", "run-")
@@ -88,6 +112,7 @@ class KeyContract(Contract):
 
         assert not any(answer.replayed for answer in answers)
 
+    @pytest.mark.parametrize("name", CALLS)
     def test_a_replay_says_all_that_was_said_the_first_time(self, rich: Billing, name: str) -> None:
         first = CALLS[name](rich, ALICE, "run-1", {"order": 1})
 
@@ -95,6 +120,7 @@ class KeyContract(Contract):
 
         assert again == evolve(first, replayed=True)
 
+    @pytest.mark.parametrize("name", [name for name in CALLS if name != "purchase"])
     def test_tenants_have_keys_of_their_own(self, rich: Billing, name: str) -> None:
         mine, yours = (CALLS[name](rich, tenant, "run-1", {}) for tenant in (ALICE, BOB))
 
@@ -103,6 +129,7 @@ class KeyContract(Contract):
         assert rich.balance(ALICE) == rich.balance(BOB)
         assert mine != yours
 
+    @pytest.mark.parametrize("name", CALLS)
     def test_the_first_metadata_stays_whatever_is_done_to_it(
         self, rich: Billing, name: str
     ) -> None:

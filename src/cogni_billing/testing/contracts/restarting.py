@@ -109,10 +109,12 @@ class RestartContract(Contract):
             load = Load(billing)
             with ThreadPoolExecutor(CLIENTS) as pool:
                 clients = [pool.submit(load.buy_on, f"{cycle}-{n}") for n in range(CLIENTS)]
-                known = load.some(clients)
-                load.stopping.set()
-                billing = Billing(restart())
-                load.restarted.set()
+                try:
+                    known = load.some(clients)
+                    load.stopping.set()
+                    billing = Billing(restart())
+                finally:
+                    load.restarted.set()
                 unknown = {found for client in clients if (found := client.result()) is not None}
             known |= load.others()
 

@@ -128,6 +128,12 @@ def is_privilege(error: DBAPIError) -> bool:
     return cause is not None and cause.sqlstate == INSUFFICIENT_PRIVILEGE
 
 
+def is_refused_by(error: DBAPIError, rule: str) -> bool:
+    """Whether that rule of the schema refused it."""
+    cause = driver_error(error)
+    return cause is not None and cause.diag.constraint_name == rule
+
+
 def _translated(error: psycopg.Error) -> BillingError:
     sqlstate = error.sqlstate
     if sqlstate is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):

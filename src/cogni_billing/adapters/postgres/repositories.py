@@ -17,7 +17,12 @@ from sqlalchemy.exc import DBAPIError
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres import posting, statements
-from cogni_billing.adapters.postgres.failures import SERIALIZATION_FAILURE, is_privilege, translated
+from cogni_billing.adapters.postgres.failures import (
+    SERIALIZATION_FAILURE,
+    is_privilege,
+    is_refused_by,
+    translated,
+)
 from cogni_billing.adapters.postgres.rows import (
     Parameters,
     account_from,
@@ -112,9 +117,7 @@ class PostgresLedger:
                 if stored is not None:
                     same_or_conflict(stored.transaction, transaction.request)
                     return stored
-                # What stood in the way may have been due, and seen to by now by whomever. Nothing
-                # can become due again while the wallet is locked.
-                self._lock()
+                # What stood in the way may have been due, and seen to by now by whomever.
                 self._settle(transaction.at)
                 balance_after = self._posted(transaction)
             if balance_after is None:
@@ -137,7 +140,7 @@ class PostgresLedger:
             raise minting_refused()
         if not kind.opens and not self._has_account():
             return [UnknownAccount(self._tenant) for _ in transactions]
-        claimed, locked = set[str](), False
+        claimed = set[str]()
         for _ in range(_PLANS_MAX):
             self._settle(at)
             answers = plan_batch(
@@ -152,11 +155,7 @@ class PostgresLedger:
             except InsufficientCredits:
                 continue
             except _Overtaken as overtaken:
-                # Something that became due may have kept them all back: not where there is no
-                # wallet, nor while it is locked.
-                was_locked, locked = locked, self._lock()
-                if was_locked or not locked:
-                    claimed |= self._claimed_by_others(overtaken.transactions)
+                claimed |= self._claimed_by_others(overtaken.transactions)
                 continue
             return [
                 Recorded(answer, after[answer.id], replayed=answer is not transaction)
@@ -187,13 +186,24 @@ class PostgresLedger:
         stored = self._stored(missing)
         lost = [each for each in missing if (each.kind, each.reference) not in stored]
         for each in lost:
-            if each.kind is not TransactionKind.PURCHASE and self._has_id(each.id):
+            if each.kind is not TransactionKind.PURCHASE and self._has(
+                statements.RECORDED_BY_ID, each.id
+            ):
                 raise given_twice(each.id)
-        return {each.reference for each in lost if each.kind is TransactionKind.PURCHASE}
+        payments = (each.reference for each in lost if each.kind is TransactionKind.PURCHASE)
+        return {payment for payment in payments if self._is_claimed(payment)}
 
-    def _has_id(self, transaction_id: UUID) -> bool:
-        key = {"tenant": self._tenant, "id": transaction_id}
-        return self._connection.execute(statements.RECORDED_BY_ID, key).one_or_none() is not None
+    def _is_claimed(self, payment: str) -> bool:
+        """Whether somebody has *payment*: a claim to a free one is refused without its purchase."""
+        claim = {"payment": payment, "tenant": self._tenant}
+        try:
+            with self._savepoint():
+                self._connection.execute(statements.CLAIM, claim)
+        except DBAPIError as error:
+            if is_refused_by(error, "payments_have_their_purchase"):
+                return False
+            raise
+        return True
 
     def _stored(self, transactions: Sequence[Transaction]) -> dict[Key, Recorded]:
         """What is recorded under the keys of *transactions*, which are of one kind."""
@@ -226,10 +236,6 @@ class PostgresLedger:
         with self._guard.call(), translated():
             return self._settle(moment)
 
-    def _lock(self) -> bool:
-        """Keep everybody else from the wallet until the scope ends; whether there is one."""
-        return self._connection.execute(statements.LOCK, self._account).scalar_one() is not None
-
     def _settle(self, moment: datetime) -> bool:
         """Let what is due on the wallet happen, one after another; whether anything was."""
         happened = False
@@ -251,7 +257,8 @@ class PostgresLedger:
         if self._found(transaction.kind, transaction.reference) is not None:
             return _overtaken()
         if transaction.kind is TransactionKind.PURCHASE:
-            return PaymentAlreadyClaimed(transaction.reference)
+            payment = transaction.reference
+            return PaymentAlreadyClaimed(payment) if self._is_claimed(payment) else _overtaken()
         if transaction.terms is not None:
             require_unexpired(transaction.terms.expires_at, self._present(transaction.at))
         if transaction.subject is not None and self._has_account():
@@ -262,10 +269,11 @@ class PostgresLedger:
     def _no_account_or_twice(self, by_id: Select[Any], given_id: UUID) -> BillingError:
         if not self._has_account():
             return UnknownAccount(self._tenant)
+        return given_twice(given_id) if self._has(by_id, given_id) else _overtaken()
+
+    def _has(self, by_id: Select[Any], given_id: UUID) -> bool:
         key = {"tenant": self._tenant, "id": given_id}
-        if self._connection.execute(by_id, key).one_or_none() is not None:
-            return given_twice(given_id)
-        return _overtaken()
+        return self._connection.execute(by_id, key).one_or_none() is not None
 
     def _has_account(self) -> bool:
         found = self._connection.execute(statements.ACCOUNT, account_parameters(self._tenant))

@@ -134,8 +134,10 @@ SETTLE: Final = text("""
       AND due_at <= greatest(:at, as_of)
 """)
 
-# Nothing is due at the wallet's own time, so this settles nothing.
-LOCK: Final = text("SELECT present FROM cogni_billing.settle_wallet(:unit, 'epoch')")
+CLAIM: Final = text("""
+    INSERT INTO cogni_billing.payments (payment, tenant_id) VALUES (:payment, :tenant)
+    ON CONFLICT DO NOTHING
+""")
 
 # What is left of grants that have expired, and how often they have lapsed before; the references of
 # those expiries are in a range of the index, "A" being what comes after "@".

@@ -186,8 +186,8 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "invalid_amount: amount: expected an amount and its unit, got '1 2 USD'",
     ),
     (
-        lambda: parsed("1 XXX"),
-        "invalid_amount: amount: expected an amount and its unit, got '1 XXX'",
+        lambda: parsed("1 EUR"),
+        "invalid_amount: amount: expected an amount and its unit, got '1 EUR'",
     ),
     (
         lambda: parsed("x USD"),

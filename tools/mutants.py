@@ -59,6 +59,7 @@ POSTGRES: Final = (
     "adapters/postgres/repositories.py",
     "adapters/postgres/rows.py",
     "adapters/postgres/scopes.py",
+    "adapters/postgres/tenants.py",
     "adapters/postgres/unit_of_work.py",
 )
 # Once through the kit is enough: other ways to the same code would only take their time.

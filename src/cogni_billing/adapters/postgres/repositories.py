@@ -1,4 +1,4 @@
-"""The repositories over one open connection: run a statement, map its rows."""
+"""The ledger over one open connection: run a statement, map its rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from cogni_billing.adapters.postgres.failures import (
 )
 from cogni_billing.adapters.postgres.rows import (
     Parameters,
-    account_from,
     account_parameters,
     batch_parameters,
     dispute_from,
@@ -37,7 +36,6 @@ from cogni_billing.adapters.postgres.rows import (
     transaction_parameters,
 )
 from cogni_billing.adapters.rights import minting_refused
-from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed
 from cogni_billing.domain.batches import Key, given_twice, plan_batch, to_post
 from cogni_billing.domain.disputes import Dispute
@@ -69,30 +67,6 @@ class _Overtaken(Exception):
     """Somebody came first with the keys of some transactions of a batch."""
 
     transactions: Sequence[Transaction]
-
-
-@frozen
-class PostgresTenants:
-    """Keeps the promises of `TenantRepository`."""
-
-    _connection: Connection
-    _tenant: TenantId
-    _guard: ScopeGuard
-
-    def open_account(self, opened_at: datetime, /) -> Account:
-        with self._guard.call(), translated():
-            parameters = account_parameters(self._tenant) | {"opened_at": opened_at}
-            self._connection.execute(statements.OPEN_ACCOUNT, parameters)
-        return self.account()
-
-    def account(self) -> Account:
-        with self._guard.call(), translated():
-            row = self._connection.execute(
-                statements.ACCOUNT, account_parameters(self._tenant)
-            ).one_or_none()
-            if row is None:
-                raise UnknownAccount(self._tenant)
-            return account_from(row)
 
 
 @frozen

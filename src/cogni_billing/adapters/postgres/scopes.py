@@ -19,7 +19,8 @@ from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres.books import PostgresBooks
 from cogni_billing.adapters.postgres.contexts import Before, Context
 from cogni_billing.adapters.postgres.failures import commit_translation, translated
-from cogni_billing.adapters.postgres.repositories import PostgresLedger, PostgresTenants
+from cogni_billing.adapters.postgres.repositories import PostgresLedger
+from cogni_billing.adapters.postgres.tenants import PostgresTenants
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, ScopeClosed, shown
 from cogni_billing.domain.identity import TenantId
 

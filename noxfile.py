@@ -22,6 +22,7 @@ LOWEST = (
     "typer==0.15.1",
 )
 
+BINARIES = "COGNI_BILLING_TEST_POSTGRES_BIN"
 
 # They judge by their own lights, which change: new versions are tried by hand.
 MUTMUT = "mutmut==3.8.1"
@@ -31,6 +32,12 @@ JUDGES = ("pgrls==0.57.1", "rlsautotest==0.7.1", "squawk-cli==2.70.0")
 def python(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
     """Run a module of the environment that nox itself runs in."""
     session.run(sys.executable, "-m", *arguments, external=True, env=env)
+
+
+def servers() -> list[Path]:
+    """The binaries of each PostgreSQL that Debian's packages installed here, the lowest first."""
+    found = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return sorted((initdb.parent for initdb in found), key=lambda path: int(path.parent.name))
 
 
 @nox.session
@@ -68,9 +75,13 @@ def exhaustive(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv")
 def lowest(session: nox.Session) -> None:
-    """The tests on the lowest versions that the package allows."""
+    """The tests on the lowest versions that the package allows, and on the lowest PostgreSQL
+    that Debian's packages installed here, if any.
+    """
     session.install("-e", ".[dev]", *LOWEST)
-    session.run("pytest", "tests", "-m", "not exhaustive")
+    installed = servers()
+    served_by = {BINARIES: str(installed[0])} if installed else {}
+    session.run("pytest", "tests", "-m", "not exhaustive", env=served_by)
 
 
 @nox.session(venv_backend="virtualenv")
@@ -83,11 +94,10 @@ def judges(session: nox.Session) -> None:
 @nox.session
 def majors(session: nox.Session) -> None:
     """The stack tests on each PostgreSQL that Debian's packages installed here, if any."""
-    for binaries in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
-        if (binaries / "initdb").exists():
-            session.log(f"PostgreSQL {binaries.parent.name}")
-            environment = {"COGNI_BILLING_TEST_POSTGRES_BIN": str(binaries)}
-            python(session, "pytest", "tests/stack", "-m", "not exhaustive", env=environment)
+    for binaries in servers():
+        session.log(f"PostgreSQL {binaries.parent.name}")
+        served_by = {BINARIES: str(binaries)}
+        python(session, "pytest", "tests/stack", "-m", "not exhaustive", env=served_by)
 
 
 @nox.session(venv_backend="virtualenv")

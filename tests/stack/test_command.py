@@ -1,38 +1,57 @@
-"""The `cogni-billing` command, run as a user runs it."""
+"""The `cogni-billing` command, called here; the tests of the documents run it from a shell."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from uuid import UUID
 
 import pytest
+from attrs import frozen
 from sqlalchemy import create_engine, text
 
 from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, sign_contexts
+from cogni_billing.cli import main
 from cogni_billing.cli.demo import bundled_payments
 from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Clone, Database
 
+URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
 ACME = TenantId(UUID("0637e301-e05d-505b-8267-486f5677de9b"))
 
 
-def run(*arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value for name, value in os.environ.items() if name != "COGNI_BILLING_DATABASE_URL"
-    }
-    if url is not None:
-        environment["COGNI_BILLING_DATABASE_URL"] = url
-    return subprocess.run(
-        [sys.executable, "-c", "from cogni_billing.cli import main; main()", *arguments],
-        env=environment | {"COLUMNS": "160", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@frozen
+class Ran:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@frozen
+class Run:
+    """Calls the command, as from a shell with a width of its own."""
+
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str, url: str | None = None) -> Ran:
+        with self.monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["cogni-billing", *arguments])
+            patch.setenv("COLUMNS", "160")
+            patch.delenv(URL_VARIABLE, raising=False)
+            if url is not None:
+                patch.setenv(URL_VARIABLE, url)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        shown = self.capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Ran(ended.value.code, shown.out, shown.err)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -41,7 +60,9 @@ def url(database: Database) -> str:
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["a server of its own", "a given server"])
-def test_the_demo_tells_the_product_on_one_screen(database: Database, *, given: bool) -> None:
+def test_the_demo_tells_the_product_on_one_screen(
+    run: Run, database: Database, *, given: bool
+) -> None:
     shown = run("demo", url=None if given else database.sandbox.admin_url)
 
     assert shown.stderr == ""
@@ -72,7 +93,7 @@ def test_the_bundled_payments_are_real_amounts() -> None:
     assert all(isinstance(payment.amount, Amount) for payment in payments)
 
 
-def test_a_purchase_step_by_step(url: str) -> None:
+def test_a_purchase_step_by_step(run: Run, url: str) -> None:
     purchase = ("purchase", str(ALICE), "10.00", "--payment", "stripe:pi_1")
 
     opened = run("open-account", str(ALICE), url=url)
@@ -94,7 +115,7 @@ def test_a_purchase_step_by_step(url: str) -> None:
     assert "│ purchase │ stripe:pi_1 │ 100 000 000 │   100 000 000 │" in statement.stdout
 
 
-def test_a_long_statement_comes_in_pages(url: str) -> None:
+def test_a_long_statement_comes_in_pages(run: Run, url: str) -> None:
     for number in range(3):
         run("purchase", str(ALICE), "1", "--payment", f"stripe:{number}", url=url)
 
@@ -119,7 +140,7 @@ def test_a_long_statement_comes_in_pages(url: str) -> None:
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(
-    url: str, arguments: tuple[str, ...], message: str
+    run: Run, url: str, arguments: tuple[str, ...], message: str
 ) -> None:
     failed = run(*arguments, url=url)
 
@@ -137,14 +158,14 @@ def test_an_error_is_one_line_and_an_exit_code(
         (("purchase", str(BOB), "1", "--payment", "p", "--unit", "EUR"), "postgresql://x"),
     ],
 )
-def test_a_wrong_call_is_explained(arguments: tuple[str, ...], url: str | None) -> None:
+def test_a_wrong_call_is_explained(run: Run, arguments: tuple[str, ...], url: str | None) -> None:
     failed = run(*arguments, url=url)
 
     assert failed.returncode == 2
     assert "Error" in failed.stderr
 
 
-def test_an_operator_installs_and_examines_a_database(empty_database: Clone) -> None:
+def test_an_operator_installs_and_examines_a_database(run: Run, empty_database: Clone) -> None:
     provisioned = run("provision", "--test-database", url=empty_database.admin_url)
     before = run("doctor", url=empty_database.url("app_user"))
     migrated = run("migrate", url=empty_database.url("app_migrator"))
@@ -158,7 +179,7 @@ def test_an_operator_installs_and_examines_a_database(empty_database: Clone) -> 
     assert after.stdout.count("│ ok ") == 16
 
 
-def test_a_machine_reads_what_doctor_finds(own_database: Database) -> None:
+def test_a_machine_reads_what_doctor_finds(run: Run, own_database: Database) -> None:
     url = own_database.sandbox.url("app_spender")
     sound = run("doctor", "--json", url=url)
     with own_database.admin.begin() as connection:
@@ -183,7 +204,7 @@ def test_a_machine_reads_what_doctor_finds(own_database: Database) -> None:
 
 
 def test_a_signed_context_takes_its_key_from_the_environment(
-    own_database: Database, monkeypatch: pytest.MonkeyPatch
+    run: Run, own_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = b"k" * 32
     sign_contexts(own_database.migrator, [key])
@@ -203,7 +224,7 @@ def test_a_signed_context_takes_its_key_from_the_environment(
     assert "COGNI_BILLING_SIGNING_KEY is no hexadecimal key" in nonsense.stderr
 
 
-def test_an_operator_keeps_a_ledger(database: Database) -> None:
+def test_an_operator_keeps_a_ledger(run: Run, database: Database) -> None:
     urls = [
         *("--database-url", database.sandbox.url("app_user")),
         *("--service-url", database.sandbox.url("app_service")),
@@ -225,7 +246,7 @@ def test_an_operator_keeps_a_ledger(database: Database) -> None:
     assert "wallets_match: " in broken.stdout
 
 
-def test_a_url_without_a_driver_will_do(empty_database: Clone) -> None:
+def test_a_url_without_a_driver_will_do(run: Run, empty_database: Clone) -> None:
     engine = create_engine(empty_database.administrator)
     plain = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     engine.dispose()

@@ -5,7 +5,7 @@ statements that are never prepared on a single connection that everything shares
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -54,28 +54,58 @@ SINGLE: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def single(shared: Database) -> Iterator[Engine]:
+    engine = create_engine(shared.sandbox.url("app_user"), **SINGLE)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with running_loop() as loop:
+        yield loop
+
+
+@pytest.fixture(scope="module")
+def awaited(
+    shared: Database, loop: asyncio.AbstractEventLoop
+) -> Iterator[Callable[[str], AsyncEngine]]:
+    """An engine of that loop for each role."""
+    engines: dict[str, AsyncEngine] = {}
+
+    def engine(role: str) -> AsyncEngine:
+        if role not in engines:
+            engines[role] = create_async_engine(shared.sandbox.url(role), pool_size=20)
+        return engines[role]
+
+    yield engine
+    for made in engines.values():
+        asyncio.run_coroutine_threadsafe(dispose(made), loop).result()
+
+
 class Called(IsolatedConformance):
     @pytest.fixture
-    def engine(self, database: Database) -> Engine:
-        return database.user
+    def engine(self, shared: Database) -> Engine:
+        return shared.user
 
     @pytest.fixture
-    def new_unit_of_work(self, database: Database, engine: Engine) -> NewUnitOfWork:
+    def new_unit_of_work(self, shared: Database, engine: Engine) -> NewUnitOfWork:
         def new() -> PostgresUnitOfWork:
-            reset(database.migrator)
-            return PostgresUnitOfWork(engine, service=database.service)
+            reset(shared.migrator)
+            return PostgresUnitOfWork(engine, service=shared.service)
 
         return new
 
     @pytest.fixture
-    def totals(self, database: Database) -> Totals:
-        return database.totals
+    def totals(self, shared: Database) -> Totals:
+        return shared.totals
 
 
 class TestPostgres(Called, DurableConformance):
     @pytest.fixture(params=WAYS)
-    def break_off(self, request: pytest.FixtureRequest, database: Database) -> BreakOff:
-        return partial(WAYS[request.param], database)
+    def break_off(self, request: pytest.FixtureRequest, shared: Database) -> BreakOff:
+        return partial(WAYS[request.param], shared)
 
     @pytest.mark.exhaustive
     class TestBreakingOff(BreakingOffContract):
@@ -97,9 +127,9 @@ class TestPostgres(Called, DurableConformance):
 
     class TestFinding(FindingContract):
         @pytest.fixture
-        def falsify(self, database: Database) -> Falsify:
+        def falsify(self, shared: Database) -> Falsify:
             def change(transaction_id: UUID) -> None:
-                with database.admin.begin() as connection:
+                with shared.admin.begin() as connection:
                     connection.execute(text("SET LOCAL session_replication_role = replica"))
                     connection.execute(FALSIFY, {"id": transaction_id})
 
@@ -127,8 +157,8 @@ class TestPostgres(Called, DurableConformance):
 
     class TestSpending(SpendingContract):
         @pytest.fixture
-        def new_spender(self, database: Database) -> NewBilling:
-            return partial(Billing, PostgresUnitOfWork(database.spender))
+        def new_spender(self, shared: Database) -> NewBilling:
+            return partial(Billing, PostgresUnitOfWork(shared.spender))
 
 
 class TestOnOneUnpreparedConnection(Called):
@@ -136,10 +166,8 @@ class TestOnOneUnpreparedConnection(Called):
         """Tried above: it asks one call after another."""
 
     @pytest.fixture
-    def engine(self, database: Database) -> Iterator[Engine]:
-        engine = create_engine(database.sandbox.url("app_user"), **SINGLE)
-        yield engine
-        engine.dispose()
+    def engine(self, single: Engine) -> Engine:
+        return single
 
 
 class TestAwaitedPostgres(Called):
@@ -147,20 +175,14 @@ class TestAwaitedPostgres(Called):
         """Tried above: it calls."""
 
     @pytest.fixture
-    def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
-        with running_loop() as loop:
-            yield loop
-
-    @pytest.fixture
     def new_billing(
-        self, unit_of_work: PostgresUnitOfWork, database: Database, loop: asyncio.AbstractEventLoop
-    ) -> Iterator[NewBilling]:
-        user = create_async_engine(database.sandbox.url("app_user"), pool_size=20)
-        service = create_async_engine(database.sandbox.url("app_service"))
-        awaited = AsyncPostgresUnitOfWork(user, service=service)
-        yield lambda **options: blocking(AsyncBilling(awaited, **options), loop)
-        for engine in (user, service):
-            asyncio.run_coroutine_threadsafe(dispose(engine), loop).result()
+        self,
+        unit_of_work: PostgresUnitOfWork,
+        awaited: Callable[[str], AsyncEngine],
+        loop: asyncio.AbstractEventLoop,
+    ) -> NewBilling:
+        ours = AsyncPostgresUnitOfWork(awaited("app_user"), service=awaited("app_service"))
+        return lambda **options: blocking(AsyncBilling(ours, **options), loop)
 
     @pytest.fixture
     def reached(self, monkeypatch: pytest.MonkeyPatch) -> Reached:
@@ -169,12 +191,10 @@ class TestAwaitedPostgres(Called):
     class TestSpending(SpendingContract):
         @pytest.fixture
         def new_spender(
-            self, database: Database, loop: asyncio.AbstractEventLoop
-        ) -> Iterator[NewBilling]:
-            spender = create_async_engine(database.sandbox.url("app_spender"))
-            awaited = AsyncPostgresUnitOfWork(spender)
-            yield lambda **options: blocking(AsyncBilling(awaited, **options), loop)
-            asyncio.run_coroutine_threadsafe(dispose(spender), loop).result()
+            self, awaited: Callable[[str], AsyncEngine], loop: asyncio.AbstractEventLoop
+        ) -> NewBilling:
+            ours = AsyncPostgresUnitOfWork(awaited("app_spender"))
+            return lambda **options: blocking(AsyncBilling(ours, **options), loop)
 
 
 async def dispose(engine: AsyncEngine) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from cogni_billing import (
     BillingError,
     IdempotencyConflict,
     InsufficientCredits,
+    LedgerCorruption,
     PaymentAlreadyClaimed,
     TransactionKind,
     credits,
@@ -84,6 +86,16 @@ def test_a_key_twice_is_posted_once_and_another_request_under_it_is_a_conflict()
     assert answers[:2] == [first, first]
     assert isinstance(answers[2], IdempotencyConflict)
     assert to_post(answers) == (first,)
+
+
+def test_an_id_given_twice_is_told() -> None:
+    first = charge("a", 3)
+    second = evolve(charge("b", 3), id=first.id)
+
+    with pytest.raises(LedgerCorruption) as refused:
+        to_post([first, second])
+
+    assert str(refused.value) == f"the id source gave {first.id} twice"
 
 
 def test_a_key_whose_first_request_was_refused_is_free() -> None:

@@ -35,7 +35,7 @@ from stack.killable import Killable, killable
 
 SPAWN: Final = multiprocessing.get_context("forkserver")
 PROCESSES: Final = 6
-ROUND_S: Final = (5.0, 12.0)
+ROUND_S: Final = (2.0, 6.0)
 FAULT_S: Final = 0.1
 LAST_WORDS_S: Final = 0.1
 ROLES: Final = ("app_user", "app_service")

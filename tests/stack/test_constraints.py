@@ -460,7 +460,7 @@ class TestHalves:
             ("5", "0", "transactions_have_postings"),
             ("5", "-5", "transactions_raise_or_lower"),
             ("'purchase'", "'charge'", "transactions_raise_or_lower"),
-            ("'purchase'", "'gift'", "transactions_kind_known"),
+            ("'purchase'", "'gift'", "transactions_raise_or_lower"),
             ("'CREDIT'", "'USD'", "transactions_unit_known"),
             ("now()", "'-infinity'", "transactions_occurred_at_in_range"),
         ],

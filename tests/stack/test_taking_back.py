@@ -238,9 +238,8 @@ class TestAsService:
     ) -> None:
         stranger = TenantId(UUID(int=2**100))
         parameters = transaction_parameters(planned_refund(database))
-        parameters["beneficiaries"] = [SYSTEM_ACCOUNT_ID, stranger]
-        for name in ("other_tenants", "other_accounts"):
-            parameters[name] = [stranger if whose == BOB else whose for whose in parameters[name]]
+        for name in ("beneficiaries", "other_tenants", "other_accounts"):
+            parameters[name] = parameters[name].replace(str(BOB), str(stranger))
         with self.acting_for(database.service, ALICE) as connection:
             refused_by = refused(connection, POST[TransactionKind.REFUND], parameters)
 

@@ -157,7 +157,7 @@ class Amount:
     def __add__(self, other: Amount) -> Amount:
         if not isinstance(other, Amount):
             return NotImplemented
-        return Amount.computed(exact_sum(self.value, self._same_unit(other)), self.unit)
+        return Amount.computed(exact_sum(self.value, other.value_in(self.unit)), self.unit)
 
     def __sub__(self, other: Amount) -> Amount:
         return self + -other if isinstance(other, Amount) else NotImplemented
@@ -169,12 +169,12 @@ class Amount:
     def __lt__(self, other: Amount) -> bool:
         if not isinstance(other, Amount):
             return NotImplemented
-        return self.value < self._same_unit(other)
+        return self.value < other.value_in(self.unit)
 
     def __le__(self, other: Amount) -> bool:
         if not isinstance(other, Amount):
             return NotImplemented
-        return self.value <= self._same_unit(other)
+        return self.value <= other.value_in(self.unit)
 
     # Python asks the other side for > and >=.
 
@@ -184,10 +184,15 @@ class Amount:
     def __repr__(self) -> str:
         return f"Amount('{self.value:f}', {self.unit})"
 
-    def _same_unit(self, other: Amount) -> Decimal:
-        if other.unit is not self.unit:
-            raise UnitMismatch("unit", str(other.unit), str(self.unit))
-        return other.value
+    def value_in(self, unit: Unit) -> Decimal:
+        """Its value, which is in *unit*.
+
+        Raises:
+            UnitMismatch: it is in another.
+        """
+        if self.unit is not unit:
+            raise UnitMismatch("unit", str(self.unit), str(unit))
+        return self.value
 
 
 ZERO: Final = Amount(0, CREDIT)
@@ -257,10 +262,10 @@ def positive_credits(amount: object, field: str) -> Amount:
 
 def total(amounts: Iterable[Amount], unit: Unit) -> Amount:
     """The exact sum of *amounts*, all in *unit*; zero of it when there are none."""
-    result = Amount.computed(Decimal(0), unit)
+    value = Decimal(0)
     for amount in amounts:
-        result += amount
-    return result
+        value = exact_sum(value, amount.value_in(unit))
+    return Amount.computed(value, unit)
 
 
 def exact_sum(left: Decimal, right: Decimal) -> Decimal:

@@ -43,11 +43,14 @@ def frozen_metadata(given: object) -> Mapping[str, Json]:
     return copy
 
 
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict
+)
+
+
 def encoded(value: Mapping[str, Json]) -> str:
     """*value* as compact JSON text."""
-    return json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict
-    )
+    return _ENCODER.encode(value)
 
 
 def read_only(value: Mapping[str, Any]) -> Mapping[str, Json]:

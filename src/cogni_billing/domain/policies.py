@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
@@ -32,7 +33,7 @@ from cogni_billing.domain.errors import (
     shown,
 )
 from cogni_billing.domain.identity import SYSTEM_ACCOUNT_ID, AccountId, reference
-from cogni_billing.domain.metadata import Json
+from cogni_billing.domain.metadata import Json, read_only
 from cogni_billing.domain.moments import EARLIEST, utc
 from cogni_billing.domain.shares import (
     Share,
@@ -208,7 +209,14 @@ class RevenueSharePolicy:
         """These rules without any whose beneficiary is the buyer itself: nobody earns a share of
         its own purchase, the system tenant least of all.
         """
+        if all(rule.beneficiary != account for rule in self.rules):
+            return self
         return evolve(self, rules=tuple(r for r in self.rules if r.beneficiary != account))
+
+    @cached_property
+    def record(self) -> Mapping[str, Json]:
+        """What a purchase keeps of it, which nobody can change."""
+        return read_only(self.to_dict())
 
     def to_dict(self) -> dict[str, Json]:
         """All inputs, as a purchase records them: exact numbers and moments as text."""

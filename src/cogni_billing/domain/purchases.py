@@ -10,7 +10,7 @@ from attrs import frozen
 
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.identity import TenantId, account_of, reference, tenant_id
-from cogni_billing.domain.metadata import Json, frozen_metadata, read_only
+from cogni_billing.domain.metadata import Json, frozen_metadata
 from cogni_billing.domain.policies import Policies
 from cogni_billing.domain.pricing import bought
 from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
@@ -65,6 +65,6 @@ def plan_purchase(
         postings=balanced(TransactionKind.PURCHASE, request.buyer, credited, shares),
         shares=shares,
         request=request.asked,
-        policy=read_only(policy.to_dict()),
+        policy=policy.record,
         metadata=request.metadata,
     )

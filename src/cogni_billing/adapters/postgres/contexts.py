@@ -19,15 +19,16 @@ KEY_BYTES_MAX: Final = 64
 # The third argument ends the setting with the transaction, so a pooled connection forgets it. The
 # path is set, too: one that somebody left on the connection could lend every operator of the
 # scope's statements another meaning, in the next tenant's name.
-_SET: Final = text("""
-    SELECT pg_catalog.set_config('app.current_user_id', :tenant, true),
+# As the driver takes them: each scope starts with one.
+_SET: Final = """
+    SELECT pg_catalog.set_config('app.current_user_id', %(tenant)s, true),
            pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
-""")
-_SET_WITH_PROOF: Final = text("""
-    SELECT pg_catalog.set_config('app.current_user_id', :tenant, true),
-           pg_catalog.set_config('app.current_user_proof', :proof, true),
+"""
+_SET_WITH_PROOF: Final = """
+    SELECT pg_catalog.set_config('app.current_user_id', %(tenant)s, true),
+           pg_catalog.set_config('app.current_user_proof', %(proof)s, true),
            pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
-""")
+"""
 _READ: Final = text("""
     SELECT coalesce(pg_catalog.current_setting('app.current_user_id', true), '') AS tenant,
            coalesce(pg_catalog.current_setting('app.current_user_proof', true), '') AS proof,
@@ -72,10 +73,10 @@ class Context:
         """Let the open transaction act for *tenant* from here on."""
         name = str(tenant)
         if self._key is None:
-            connection.execute(_SET, {"tenant": name})
+            connection.exec_driver_sql(_SET, {"tenant": name})
         else:
             proof = proved(name, self._key, int(time.time()))
-            connection.execute(_SET_WITH_PROOF, {"tenant": name, "proof": proof})
+            connection.exec_driver_sql(_SET_WITH_PROOF, {"tenant": name, "proof": proof})
 
 
 def proved(tenant: str, key: bytes, second: int) -> str:

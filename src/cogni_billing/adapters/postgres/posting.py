@@ -16,6 +16,10 @@ _SETTLED: Final = """NOT EXISTS (
             WHERE tenant_id = :tenant AND account_id = :account AND unit = :unit
               AND due_at <= greatest(:at, as_of)
         )"""
+# To look is cheaper than to offer a row that is there: its CHECKs would be planned first.
+_NO_ACCOUNT: Final = """NOT EXISTS (
+            SELECT FROM cogni_billing.accounts WHERE tenant_id = :tenant AND id = :account
+        )"""
 
 
 def _posting(ready: str, *, first: str = "", then: str = "", columns: str = "") -> TextClause:
@@ -35,7 +39,8 @@ def _posting(ready: str, *, first: str = "", then: str = "", columns: str = "") 
             request, policy, metadata, occurred_at{more}
         )
         SELECT
-            :tenant, :id, :kind, :reference, :unit, :amount, :beneficiaries, :shares, :subject,
+            :tenant, :id, :kind, :reference, :unit, :amount,
+            CAST(:beneficiaries AS uuid[]), CAST(:shares AS numeric[]), :subject,
             CAST(:request AS json), CAST(:policy AS json), CAST(:metadata AS json), :at{values}
         FROM {ready}
         ON CONFLICT DO NOTHING
@@ -48,8 +53,11 @@ def _posting(ready: str, *, first: str = "", then: str = "", columns: str = "") 
         SELECT
             leg.tenant_id, leg.account_id, :tenant, manifest.id, leg.sequence + 1,
             :kind, :unit, leg.amount, :at
-        FROM manifest, unnest(:other_tenants, :other_accounts, :other_amounts)
-            WITH ORDINALITY AS leg (tenant_id, account_id, amount, sequence)
+        FROM manifest, unnest(
+            CAST(:other_tenants AS uuid[]),
+            CAST(:other_accounts AS uuid[]),
+            CAST(:other_amounts AS numeric[])
+        ) WITH ORDINALITY AS leg (tenant_id, account_id, amount, sequence)
     )
     INSERT INTO cogni_billing.postings (
         tenant_id, account_id, origin_tenant_id, transaction_id, sequence,
@@ -82,6 +90,7 @@ POST: Final = {
     ), opened AS (
         INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
         SELECT :tenant, :account, :at FROM claim
+        WHERE {_NO_ACCOUNT}
         ON CONFLICT DO NOTHING
     ), """,
     ),
@@ -96,6 +105,7 @@ POST: Final = {
     ), opened AS (
         INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
         SELECT :tenant, :account, :at FROM settled
+        WHERE {_NO_ACCOUNT}
         ON CONFLICT DO NOTHING
     ), """,
         then="""terms AS (
@@ -198,7 +208,7 @@ POST_MANY: Final = {
         RETURNING payment
     ), opened AS (
         INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)
-        SELECT :tenant, :account, :at FROM claim LIMIT 1
+        SELECT :tenant, :account, :at FROM claim WHERE {_NO_ACCOUNT} LIMIT 1
         ON CONFLICT DO NOTHING
     ), """,
     ),

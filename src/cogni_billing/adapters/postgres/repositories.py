@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from attrs import define, evolve, frozen
@@ -58,6 +58,7 @@ from cogni_billing.domain.refunds import Payment
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 
+_POST: Final = {kind: statements.sent(clause) for kind, clause in posting.POST.items()}
 _POSITION_MAX = 2**63 - 1
 _PLANS_MAX = 10
 
@@ -197,10 +198,9 @@ class PostgresLedger:
 
     def _posted(self, transaction: Transaction) -> Decimal | None:
         """The balance after *transaction*; `None` when nothing was posted."""
-        statement = posting.POST[transaction.kind]
-        parameters = transaction_parameters(transaction)
+        statement, parameters = _POST[transaction.kind], transaction_parameters(transaction)
         try:
-            return self._connection.execute(statement, parameters).scalar_one_or_none()
+            return self._connection.exec_driver_sql(statement, parameters).scalar_one_or_none()
         except DBAPIError as error:
             if transaction.kind.raises and is_privilege(error):
                 raise minting_refused() from error

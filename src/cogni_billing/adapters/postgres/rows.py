@@ -43,8 +43,8 @@ def transaction_parameters(transaction: Transaction) -> Parameters:
         "reference": transaction.reference,
         "unit": own.amount.unit.code,
         "amount": own.amount.value,
-        "beneficiaries": [share.beneficiary for share in transaction.shares],
-        "shares": [share.amount.value for share in transaction.shares],
+        "beneficiaries": _array(share.beneficiary for share in transaction.shares),
+        "shares": _array(share.amount.value for share in transaction.shares),
         "request": encoded(transaction.request),
         "policy": encoded(transaction.policy),
         "metadata": encoded(transaction.metadata),
@@ -59,9 +59,9 @@ def transaction_parameters(transaction: Transaction) -> Parameters:
         "priority": terms and terms.priority,
         "expires_at": terms and terms.expires_at,
         "at": transaction.at,
-        "other_tenants": [posting.tenant for posting in others],
-        "other_accounts": [posting.account for posting in others],
-        "other_amounts": [posting.amount.value for posting in others],
+        "other_tenants": _array(posting.tenant for posting in others),
+        "other_accounts": _array(posting.account for posting in others),
+        "other_amounts": _array(posting.amount.value for posting in others),
     }
 
 
@@ -95,7 +95,9 @@ def batch_parameters(tenant: TenantId, transactions: Sequence[Transaction]) -> P
 
 
 def _array(values: Iterable[UUID | Decimal]) -> str:
-    """An array as PostgreSQL reads it: arrays of arrays would have to be of one length."""
+    """An array as PostgreSQL reads it. Arrays of arrays would have to be of one length; and a
+    driver takes its time to find out what is in a list.
+    """
     return "{" + ",".join(map(str, values)) + "}"
 
 
@@ -192,8 +194,8 @@ def dispute_parameters(dispute: Dispute) -> Parameters:
         "disputed_unit": dispute.amount.unit.code,
         "unit": dispute.set_aside.unit.code,
         "amount": dispute.set_aside.value,
-        "beneficiaries": [share.beneficiary for share in dispute.shares],
-        "shares": [share.amount.value for share in dispute.shares],
+        "beneficiaries": _array(share.beneficiary for share in dispute.shares),
+        "shares": _array(share.amount.value for share in dispute.shares),
         "request": encoded(dispute.request),
         "metadata": encoded(dispute.metadata),
         "at": dispute.opened_at,

@@ -14,7 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Integer,
-    Numeric,
     Select,
     Text,
     TextClause,
@@ -29,6 +28,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.types import TypeEngine
 
 from cogni_billing.adapters.postgres.schema import (
@@ -56,6 +56,7 @@ ACCOUNT: Final = select(
     accounts.c.id == bindparam("account"),
 )
 
+_DIALECT: Final = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _TYPES: Final[dict[str, TypeEngine[Any]]] = {
     "at": TIMESTAMP(timezone=True),
     "ends_at": TIMESTAMP(timezone=True),
@@ -63,20 +64,20 @@ _TYPES: Final[dict[str, TypeEngine[Any]]] = {
     "source": Text(),
     "priority": Integer(),
     "subject": Uuid(),
-    "beneficiaries": ARRAY(Uuid),
-    "shares": ARRAY(Numeric),
-    "other_tenants": ARRAY(Uuid),
-    "other_accounts": ARRAY(Uuid),
-    "other_amounts": ARRAY(Numeric),
 }
 
 
 def typed(sql: str) -> TextClause:
-    """The statement, with the types of those of its parameters that may be NULL or a list."""
+    """The statement, with the types of those of its parameters that may be NULL."""
     named = set(re.findall(r":(\w+)", sql))
     return text(sql).bindparams(
         *(bindparam(name, type_=kind) for name, kind in _TYPES.items() if name in named)
     )
+
+
+def sent(statement: TextClause) -> str:
+    """*statement* as the driver gets it, so that nobody works that out anew for each call."""
+    return str(statement.compile(dialect=_DIALECT))
 
 
 def _json_as_text(columns: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
@@ -227,7 +228,7 @@ OPEN_DISPUTE: Final = typed("""
     )
     VALUES (
         :tenant, :id, :reference, :purchase, :payment, :disputed, :disputed_unit,
-        :unit, :amount, :beneficiaries, :shares,
+        :unit, :amount, CAST(:beneficiaries AS uuid[]), CAST(:shares AS numeric[]),
         CAST(:request AS json), CAST(:metadata AS json), :at
     )
 """)

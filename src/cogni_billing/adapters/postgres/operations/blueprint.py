@@ -213,7 +213,8 @@ TRIGGERS: Final = frozenset(
             "keep_wallet",
             f"CREATE TRIGGER keep_wallet BEFORE INSERT ON {SCHEMA}.postings FOR EACH ROW"
             " WHEN (((new.tenant_id = new.origin_tenant_id)"
-            " AND (new.account_id = cogni_billing.account_of(new.tenant_id))))"
+            " AND ((new.account_id = new.tenant_id)"
+            " OR (new.account_id = '00000000-0000-4000-b000-000000000000'::uuid))))"
             f" EXECUTE FUNCTION {SCHEMA}.keep_wallet()",
         ),
     )

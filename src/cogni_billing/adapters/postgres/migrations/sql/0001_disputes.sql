@@ -27,7 +27,8 @@ CREATE TABLE cogni_billing.disputes (
     CONSTRAINT disputes_key_used_once UNIQUE (reference, tenant_id),
     CONSTRAINT disputes_are_of_purchases
         FOREIGN KEY (tenant_id, purchase_id) REFERENCES cogni_billing.transactions (tenant_id, id),
-    CONSTRAINT disputes_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
+    CONSTRAINT disputes_reference_visible_ascii
+        CHECK (reference <> '' AND octet_length(reference) <= 255 AND reference !~ '[^\x21-\x7e]'),
     CONSTRAINT disputes_unit_known CHECK (unit IN ('CREDIT')),
     CONSTRAINT disputes_disputed_bounded CHECK (disputed > 0 AND disputed < 1e40),
     CONSTRAINT disputes_amount_whole_and_bounded

@@ -17,10 +17,14 @@ CREATE TABLE cogni_billing.grants (
     granted_at timestamptz      NOT NULL,
     expires_at timestamptz,
     CONSTRAINT grants_pkey PRIMARY KEY (tenant_id, id),
-    CONSTRAINT grants_are_on_the_own_account CHECK (account_id = cogni_billing.account_of(tenant_id)),
+    CONSTRAINT grants_are_on_the_own_account
+        CHECK (tenant_id <> '00000000-0000-4000-a000-000000000001' AND account_id = tenant_id
+               OR tenant_id = '00000000-0000-4000-a000-000000000001'
+                  AND account_id = '00000000-0000-4000-b000-000000000000'),
     CONSTRAINT grants_unit_known CHECK (unit IN ('CREDIT')),
     CONSTRAINT grants_taken_within_their_amount CHECK (taken >= 0 AND taken <= amount),
-    CONSTRAINT grants_source_visible_ascii CHECK (source ~ '^[\x21-\x7e]{1,255}$'),
+    CONSTRAINT grants_source_visible_ascii
+        CHECK (source <> '' AND octet_length(source) <= 255 AND source !~ '[^\x21-\x7e]'),
     CONSTRAINT grants_priority_in_bounds CHECK (priority >= 0 AND priority <= 1000000),
     CONSTRAINT grants_expires_at_in_range
         CHECK (expires_at > granted_at AND expires_at < '9999-01-01 00:00:00+00')

@@ -29,8 +29,12 @@ CREATE TABLE cogni_billing.holds (
     CONSTRAINT holds_key_used_once UNIQUE (reference, tenant_id, kind),
     CONSTRAINT holds_kind_known
         CHECK (kind IN ('work', 'dispute') AND (kind = 'dispute') = (dispute_id IS NOT NULL)),
-    CONSTRAINT holds_are_on_the_own_account CHECK (account_id = cogni_billing.account_of(tenant_id)),
-    CONSTRAINT holds_reference_visible_ascii CHECK (reference ~ '^[\x21-\x7e]{1,255}$'),
+    CONSTRAINT holds_are_on_the_own_account
+        CHECK (tenant_id <> '00000000-0000-4000-a000-000000000001' AND account_id = tenant_id
+               OR tenant_id = '00000000-0000-4000-a000-000000000001'
+                  AND account_id = '00000000-0000-4000-b000-000000000000'),
+    CONSTRAINT holds_reference_visible_ascii
+        CHECK (reference <> '' AND octet_length(reference) <= 255 AND reference !~ '[^\x21-\x7e]'),
     CONSTRAINT holds_unit_known CHECK (unit IN ('CREDIT')),
     CONSTRAINT holds_amount_whole_and_bounded
         CHECK (amount >= 0 AND (amount > 0 OR kind = 'dispute')

@@ -26,6 +26,16 @@ BINARIES = "COGNI_BILLING_TEST_POSTGRES_BIN"
 
 # They judge by their own lights, which change: new versions are tried by hand.
 MUTMUT = "mutmut==3.8.1"
+PEERS = (
+    "credit-ledger==0.3.0",
+    "django==5.2.19",
+    "django-hordak==2.0.0",
+    "hf-nostro[postgres]==0.2.0",
+    "python-dateutil==2.9.0.post0",  # for python-accounting, like SQLAlchemy
+    "sqlalchemy==2.1.9",
+)
+# Without what it requires: drivers of databases that are not needed, and are compiled.
+PEERS_ALONE = ("python-accounting==2.0.0",)
 JUDGES = ("pgrls==0.57.1", "rlsautotest==0.7.1", "squawk-cli==2.70.0")
 
 
@@ -105,6 +115,14 @@ def mutants(session: nox.Session) -> None:
     """Which changes to the code no test would notice: `nox -s mutants -- memory postgres`."""
     session.install("-e", ".[dev]", MUTMUT)
     session.run("python", "tools/mutants.py", *session.posargs)
+
+
+@nox.session(venv_backend="virtualenv")
+def benchmarks(session: nox.Session) -> None:
+    """The library, its limit and others side by side: `nox -s benchmarks -- purchases peers`."""
+    session.install("-e", ".[dev]", *PEERS)
+    session.install("--no-deps", *PEERS_ALONE)
+    session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,280 @@
+"""Contenders at work side by side: so many clients for some seconds, in turns, and what that took.
+
+A contender does one job in its own way; a cell is a contender with a number of clients. Each round
+goes through all cells, so that whatever else the machine does meets all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.synchronize import Barrier
+from typing import Any, Final
+
+import psutil
+from attrs import define, frozen
+from rich.progress import track
+from sqlalchemy import URL, create_engine, text
+
+PROCESSES_MAX: Final = 4
+"""The clients are threads or tasks of so many processes: more would only crowd two cores."""
+WARM_UP_CALLS: Final = 10
+WARM_UP_S: Final = 1.0
+"""As many calls, or those that begin within so many seconds."""
+PAUSE_S: Final = 0.01
+MS, US = 1e3, 1e6
+_CONTEXT: Final = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["benchmarks.library", "benchmarks.handwritten"])
+
+Call = Callable[[], object]
+AsyncCall = Callable[[], Awaitable[object]]
+
+
+@define
+class Database:
+    """Where contenders work: the URL of each role, and what the server has taken so far."""
+
+    urls: Mapping[str, URL]
+    _postmaster: int = 0
+
+    def url(self, role: str) -> URL:
+        return self.urls[role]
+
+    def ask(self, question: str) -> Any:
+        """What a query of one value answers, as a superuser."""
+        engine = create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            answer = connection.execute(text(question)).scalar_one()
+        engine.dispose()
+        return answer
+
+    def wal_bytes(self) -> int:
+        return int(self.ask("SELECT pg_current_wal_insert_lsn() - '0/0'"))
+
+    def cpu_s(self) -> float:
+        """Seconds of the processors that the server has had, once all clients have gone."""
+        self._postmaster = self._postmaster or self._parent_of_a_backend()
+        server = psutil.Process(self._postmaster)
+        while any("app_user" in _title(child) for child in server.children()):
+            time.sleep(PAUSE_S)
+        times = server.cpu_times()
+        return float(times.user + times.system + times.children_user + times.children_system)
+
+    def _parent_of_a_backend(self) -> int:
+        engine = create_engine(self.url("postgres"))
+        with engine.connect() as connection:
+            pid: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            parent = psutil.Process(pid).ppid()
+        engine.dispose()
+        return parent
+
+
+def _title(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
+@frozen
+class Work:
+    """What some clients did: the seconds of each call, and those they took in all."""
+
+    calls_s: Sequence[float]
+    elapsed_s: float
+    cpu_s: float
+
+
+@frozen
+class Sample:
+    """What one cell did in one round. Of a call that does many jobs at once, each job has a part
+    of what it took; the percentiles are of calls.
+    """
+
+    jobs_per_s: float
+    p50_ms: float
+    p99_ms: float
+    client_cpu_us: float
+    server_cpu_us: float
+    wal_bytes: float
+
+
+class Contender(ABC):
+    """One way to do a job."""
+
+    name: str
+    at_once: int = 1
+    """How many jobs a call does."""
+
+    @abstractmethod
+    def work(self, database: Database, clients: int, seconds: float) -> Work:
+        """Do it with as many clients at once, for as long."""
+
+    def sample(self, database: Database, clients: int, seconds: float) -> Sample:
+        cpu, wal = database.cpu_s(), database.wal_bytes()
+        done = self.work(database, clients, seconds)
+        ordered = sorted(done.calls_s)
+        calls = len(ordered)
+        jobs = calls * self.at_once
+        return Sample(
+            jobs_per_s=jobs / done.elapsed_s,
+            p50_ms=ordered[calls * 50 // 100] * MS,
+            p99_ms=ordered[calls * 99 // 100] * MS,
+            client_cpu_us=done.cpu_s / jobs * US,
+            server_cpu_us=(database.cpu_s() - cpu) / jobs * US,
+            wal_bytes=(database.wal_bytes() - wal) / jobs,
+        )
+
+
+@frozen
+class Gate:
+    """Where the processes of a cell meet before the seconds that count."""
+
+    barrier: Barrier
+    seconds: float
+
+    def deadline(self) -> float:
+        self.barrier.wait()
+        return time.perf_counter() + self.seconds
+
+
+class InPython(Contender):
+    """One whose clients are in a few processes of Python, as in a host."""
+
+    @abstractmethod
+    def drive(self, database: Database, clients: int, gate: Gate) -> Work:
+        """Do it in this process: get ready, meet the others, and go on until the deadline."""
+
+    def work(self, database: Database, clients: int, seconds: float) -> Work:
+        processes = min(clients, PROCESSES_MAX)
+        gate = Gate(_CONTEXT.Barrier(processes), seconds)
+        shares = [len(range(first, clients, processes)) for first in range(processes)]
+        with ThreadPoolExecutor(processes) as pool:
+            done = list(pool.map(partial(_in_process, self, database, gate), shares))
+        return Work(
+            [seconds for work in done for seconds in work.calls_s],
+            max(work.elapsed_s for work in done),
+            sum(work.cpu_s for work in done),
+        )
+
+
+def _in_process(contender: InPython, database: Database, gate: Gate, clients: int) -> Work:
+    ours, theirs = _CONTEXT.Pipe(duplex=False)
+    arguments = (contender, database, gate, clients, theirs)
+    process = _CONTEXT.Process(target=_driven, args=arguments)
+    process.start()
+    theirs.close()
+    try:
+        done: Work = ours.recv()
+    except EOFError:
+        gate.barrier.abort()  # the others need not wait for one that failed
+        raise
+    finally:
+        process.join()
+    return done
+
+
+def _driven(
+    contender: InPython, database: Database, gate: Gate, clients: int, answer: Pipe
+) -> None:
+    answer.send(contender.drive(database, clients, gate))
+
+
+@frozen
+class Threads(InPython):
+    """Its clients are threads."""
+
+    name: str
+    open: Callable[[Database, int], AbstractContextManager[Sequence[Call]]]
+    """Makes a call for each client."""
+    at_once: int = 1
+
+    def drive(self, database: Database, clients: int, gate: Gate) -> Work:
+        with self.open(database, clients) as calls, ThreadPoolExecutor(clients) as pool:
+            list(pool.map(_warm_up, calls))
+            deadline = gate.deadline()
+            began, cpu = time.perf_counter(), time.process_time()
+            done = [each for calls in pool.map(partial(_repeat, deadline), calls) for each in calls]
+            return Work(done, time.perf_counter() - began, time.process_time() - cpu)
+
+
+def _warm_up(call: Call) -> None:
+    deadline = time.perf_counter() + WARM_UP_S
+    for _ in range(WARM_UP_CALLS):
+        if time.perf_counter() < deadline:
+            call()
+
+
+def _repeat(deadline: float, call: Call) -> list[float]:
+    """The seconds of each call until the deadline."""
+    taken = []
+    began = time.perf_counter()
+    while began < deadline:
+        call()
+        ended = time.perf_counter()
+        taken.append(ended - began)
+        began = ended
+    return taken
+
+
+@frozen
+class Tasks(InPython):
+    """Its clients are tasks of an event loop."""
+
+    name: str
+    open: Callable[[Database, int], AbstractAsyncContextManager[Sequence[AsyncCall]]]
+
+    def drive(self, database: Database, clients: int, gate: Gate) -> Work:
+        return asyncio.run(self._drive(database, clients, gate))
+
+    async def _drive(self, database: Database, clients: int, gate: Gate) -> Work:
+        async with self.open(database, clients) as calls:
+            await asyncio.gather(*(_warm_up_awaited(call) for call in calls))
+            deadline = gate.deadline()
+            began, cpu = time.perf_counter(), time.process_time()
+            taken = await asyncio.gather(*(_repeat_awaited(deadline, call) for call in calls))
+            done = [each for calls in taken for each in calls]
+            return Work(done, time.perf_counter() - began, time.process_time() - cpu)
+
+
+async def _warm_up_awaited(call: AsyncCall) -> None:
+    deadline = time.perf_counter() + WARM_UP_S
+    for _ in range(WARM_UP_CALLS):
+        if time.perf_counter() < deadline:
+            await call()
+
+
+async def _repeat_awaited(deadline: float, call: AsyncCall) -> list[float]:
+    taken = []
+    began = time.perf_counter()
+    while began < deadline:
+        await call()
+        ended = time.perf_counter()
+        taken.append(ended - began)
+        began = ended
+    return taken
+
+
+@frozen
+class Cell:
+    """A contender with a number of clients."""
+
+    contender: Contender
+    clients: int
+
+
+def measured(
+    database: Database, cells: Sequence[Cell], *, rounds: int, seconds: float
+) -> list[list[Sample]]:
+    """What each cell did in each round."""
+    samples: list[list[Sample]] = [[] for _ in cells]
+    for _ in track(range(rounds), "rounds"):
+        for cell, found in zip(cells, samples, strict=True):
+            found.append(cell.contender.sample(database, cell.clients, seconds))
+    return samples

@@ -15,6 +15,7 @@ from cogni_billing import AccountId, TenantId
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.testing.base import Totals
+from stack.command import Run
 
 
 @frozen
@@ -134,3 +135,8 @@ def own_database(empty_database: Clone) -> Iterator[Database]:
     empty_database.install(test_database=True)
     with opened(empty_database) as database:
         yield database
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(monkeypatch, capsys)

@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from uuid import UUID
 
 import pytest
-from attrs import frozen
 from sqlalchemy import create_engine, text
 
 from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, sign_contexts
-from cogni_billing.cli import main
 from cogni_billing.cli.demo import bundled_payments
 from cogni_billing.testing.base import ALICE, BOB
+from stack.command import Run
 from stack.conftest import Clone, Database
 
-URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
 ACME = TenantId(UUID("0637e301-e05d-505b-8267-486f5677de9b"))
-
-
-@frozen
-class Ran:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@frozen
-class Run:
-    """Calls the command, as from a shell with a width of its own."""
-
-    monkeypatch: pytest.MonkeyPatch
-    capsys: pytest.CaptureFixture[str]
-
-    def __call__(self, *arguments: str, url: str | None = None) -> Ran:
-        with self.monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["cogni-billing", *arguments])
-            patch.setenv("COLUMNS", "160")
-            patch.delenv(URL_VARIABLE, raising=False)
-            if url is not None:
-                patch.setenv(URL_VARIABLE, url)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        shown = self.capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ran(ended.value.code, shown.out, shown.err)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(monkeypatch, capsys)
 
 
 @pytest.fixture

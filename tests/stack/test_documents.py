@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -69,7 +70,7 @@ def test_the_policies_in_the_docs_are_policies() -> None:
     assert RevenueSharePolicies.from_dict(policies.to_dict()) == policies
 
 
-def test_commands_in_the_docs_work_one_after_another(empty_database: Clone) -> None:
+def test_commands_in_the_docs_work_one_after_another(empty_database: Clone, tmp_path: Path) -> None:
     lines = [
         line.removeprefix("$ ")
         for code in blocks("docs/postgres.md", "console")
@@ -83,12 +84,15 @@ def test_commands_in_the_docs_work_one_after_another(empty_database: Clone) -> N
         capture_output=True,
         text=True,
         check=False,
+        cwd=tmp_path,  # where the files are that they write
         env={"COLUMNS": "160", "PATH": "/usr/bin:/bin"},
     )
 
     assert ran.stderr == ""
     assert "credited 100 000 000" in ran.stdout
     assert "│ purchase │ stripe:pi_1 │ 100 000 000 │   100 000 000 │" in ran.stdout
+    counts = re.findall(r"^(?:done|replayed|refused) +(\d+)$", ran.stdout, re.MULTILINE)
+    assert counts == ["2", "0", "0", "1", "0", "0", "0", "2", "0"]
 
 
 def test_readme_and_contributing_name_the_same_command() -> None:

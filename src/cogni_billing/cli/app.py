@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Annotated
 from uuid import UUID
 
 import typer
@@ -19,6 +20,8 @@ from cogni_billing.adapters import postgres
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, Roles
 from cogni_billing.billing import Billing
 from cogni_billing.cli.demo import run_demo
+from cogni_billing.cli.importing import CHARGES, PURCHASES, Import, Kind, Request, run_import
+from cogni_billing.cli.records import Format
 from cogni_billing.cli.tables import quantity, report_table, statement_table, verification_table
 from cogni_billing.domain.amounts import USD, Amount, Unit
 from cogni_billing.domain.errors import BillingError, LedgerUnavailable
@@ -30,6 +33,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+imports = typer.Typer(
+    help="Import many from a file. Broken off, import it again: what is done is replayed.",
+    no_args_is_help=True,
+)
+app.add_typer(imports, name="import")
 # A pipe has no width of its own, and the tables need more than the 80 columns it would get.
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
 console = Console(width=_WIDTH)
@@ -47,6 +55,24 @@ ServiceUrl = Annotated[
 ]
 _KEY_VARIABLE = "COGNI_BILLING_SIGNING_KEY"
 Tenant = Annotated[UUID, typer.Argument(help="The tenant's UUID.")]
+
+ImportedFile = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="Read line by line.")
+]
+Written = Annotated[
+    Format | None, typer.Option("--format", help="By default what the file's name ends in.")
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, max=100_000, help="How many lines are sent at once.")
+]
+RefusedFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--refused",
+        dir_okay=False,
+        help="Write refused lines there, in JSON lines, to be mended and imported.",
+    ),
+]
 
 
 @app.command()
@@ -137,6 +163,30 @@ def purchase(
     console.print("balance ", quantity(receipt.balance))
 
 
+@imports.command("purchases")
+def import_purchases(
+    file: ImportedFile,
+    database_url: DatabaseUrl,
+    written: Written = None,
+    batch_size: BatchSize = 1000,
+    refused: RefusedFile = None,
+) -> None:
+    """Confirm the payments of a file: tenant, amount, payment; perhaps unit, metadata."""
+    _import(database_url, PURCHASES, file, written=written, batch_size=batch_size, refused=refused)
+
+
+@imports.command("charges")
+def import_charges(
+    file: ImportedFile,
+    database_url: DatabaseUrl,
+    written: Written = None,
+    batch_size: BatchSize = 1000,
+    refused: RefusedFile = None,
+) -> None:
+    """Take the charges of a file: tenant, amount, reference; perhaps allow_overdraft, metadata."""
+    _import(database_url, CHARGES, file, written=written, batch_size=batch_size, refused=refused)
+
+
 @app.command()
 def balance(tenant: Tenant, database_url: DatabaseUrl) -> None:
     """Show the tenant's balance."""
@@ -193,7 +243,8 @@ def main() -> None:
     try:
         app()
     except BillingError as error:
-        Console(stderr=True).print(f"{error.code}: {error}", style="red", markup=False)
+        errors = Console(stderr=True, markup=False, emoji=False)
+        errors.print(f"{error.code}: {error}", style="red", soft_wrap=True)
         sys.exit(_UNAVAILABLE if isinstance(error, LedgerUnavailable) else 1)
 
 
@@ -207,6 +258,44 @@ def _billing(database_url: str) -> Iterator[Billing]:
 def _back_office(database_url: str, service_url: str) -> Iterator[Billing]:
     with _engine(database_url) as engine, _engine(service_url) as service:
         yield Billing(PostgresUnitOfWork(engine, service=service, signing_key=_signing_key()))
+
+
+def _import(
+    database_url: str,
+    kind: Kind[Request],
+    file: Path,
+    *,
+    written: Format | None,
+    batch_size: int,
+    refused: Path | None,
+) -> None:
+    with ExitStack() as stack:
+        what = Import(
+            kind,
+            stack.enter_context(file.open("rb")),
+            _format_of(file) if written is None else written,
+            batch_size,
+            None if refused is None else stack.enter_context(_rewritten(refused, file)),
+        )
+        billing = stack.enter_context(_billing(database_url))
+        if run_import(console, billing, what).refused:
+            raise typer.Exit(1)
+
+
+def _format_of(file: Path) -> Format:
+    try:
+        return Format(file.suffix.removeprefix(".").lower())
+    except ValueError as error:
+        raise typer.BadParameter(f"{file} ends in no .csv or .jsonl; say its --format") from error
+
+
+def _rewritten(refused: Path, file: Path) -> IO[str]:
+    if refused.exists() and refused.samefile(file):
+        raise typer.BadParameter(f"--refused would overwrite {file}")
+    try:
+        return refused.open("w", encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"--refused {refused}: {error.strerror}") from error
 
 
 def _signing_key() -> bytes | None:

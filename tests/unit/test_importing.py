@@ -1,0 +1,216 @@
+"""What each line of a file asks for, what became of it, and where an import stops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from cogni_billing import (
+    CREDIT,
+    USD,
+    USDC,
+    Amount,
+    Billing,
+    BillingError,
+    Charge,
+    InvalidInput,
+    LedgerCorruption,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PrivilegeRequired,
+    Purchase,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.cli.importing import CHARGES, PURCHASES, Answered, Kind, Tally, answered
+from cogni_billing.cli.records import Format, Lines, Record, records
+from cogni_billing.domain.batches import Outcome, OutcomeState
+from cogni_billing.testing import ALICE, BOB
+
+TO_ALICE: dict[str, Any] = {"tenant": str(ALICE), "amount": "1", "payment": "stripe:1"}
+BY_ALICE: dict[str, Any] = {"tenant": str(ALICE), "amount": "1", "reference": "run-1"}
+
+
+def numbered(*columns: dict[str, Any]) -> Iterator[Record]:
+    return (Record(line, each) for line, each in enumerate(columns, start=1))
+
+
+def sent(kind: Kind[Any], *columns: dict[str, Any]) -> list[Any]:
+    """What is asked of the ledger for these lines."""
+    asked: list[Any] = []
+
+    def send(_: Billing, requests: Iterable[Any]) -> list[Outcome[Any]]:
+        asked.extend(requests)
+        return [Outcome(error=LedgerUnavailable("nobody"))] * len(asked)
+
+    nobody = Billing(InMemoryUnitOfWork())
+    with pytest.raises(LedgerUnavailable):
+        list(answered(nobody, Kind(kind.columns, kind.request, send), numbered(*columns), 10))
+    return asked
+
+
+def test_a_line_is_a_purchase() -> None:
+    more = {"unit": "USDC", "amount": "0.000001", "metadata": {"run": 7}}
+
+    assert sent(PURCHASES, TO_ALICE, TO_ALICE | more | {"tenant": str(BOB).upper()}) == [
+        Purchase(tenant=ALICE, amount=Amount("1", USD), payment="stripe:1"),
+        Purchase(
+            tenant=BOB, amount=Amount("0.000001", USDC), payment="stripe:1", metadata={"run": 7}
+        ),
+    ]
+
+
+def test_a_line_is_a_charge() -> None:
+    more = {"amount": 5, "allow_overdraft": True, "metadata": {"run": 7}}
+
+    assert sent(CHARGES, BY_ALICE, BY_ALICE | more) == [
+        Charge(tenant=ALICE, amount=Amount(1, CREDIT), reference="run-1"),
+        Charge(
+            tenant=ALICE,
+            amount=Amount(5, CREDIT),
+            reference="run-1",
+            allow_overdraft=True,
+            metadata={"run": 7},
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "said"),
+    [
+        (PURCHASES, {"tenant": "alice"}, "invalid_tenant: tenant: expected a UUID such as"),
+        (PURCHASES, {"tenant": ALICE.hex}, "invalid_tenant: tenant: expected a UUID such as"),
+        (PURCHASES, {"tenant": f"{{{ALICE}}}"}, "invalid_tenant: tenant: expected a UUID such"),
+        (PURCHASES, {"tenant": 7}, "invalid_tenant: tenant: expected a UUID such as"),
+        (PURCHASES, {"tenant": str(UUID(int=0))}, "invalid_tenant: tenant:"),
+        (PURCHASES, {"amount": "1.001"}, "invalid_amount: amount: expected at most 2 decimals"),
+        (PURCHASES, {"amount": 1.5}, "invalid_amount: amount: expected an exact Decimal, int or"),
+        (PURCHASES, {"amount": "0"}, "invalid_amount: amount: expected an Amount greater than"),
+        (PURCHASES, {"amount": " 1"}, "invalid_amount: amount: expected an exact Decimal, int"),
+        (PURCHASES, {"unit": "EUR"}, "unit_mismatch: unit: expected USD or USDC, got 'EUR'"),
+        (PURCHASES, {"unit": 1}, "unit_mismatch: unit: expected USD or USDC, got 1"),
+        (PURCHASES, {"unit": "CREDIT"}, "unit_mismatch: "),
+        (PURCHASES, {"payment": "a b"}, "invalid_reference: payment: expected 1 to 255 visible"),
+        (PURCHASES, {"payment": 7}, "invalid_reference: payment: expected 1 to 255 visible"),
+        (PURCHASES, {"metadata": "{}"}, "invalid_metadata: metadata: expected a JSON object"),
+        (
+            PURCHASES,
+            {"reference": "run-1"},
+            "invalid_input: columns: expected tenant, amount, payment, and perhaps unit, metadata,"
+            " got 'reference'",
+        ),
+        (CHARGES, {"amount": "1.5"}, "invalid_amount: amount: expected at most 0 decimals"),
+        (CHARGES, {"allow_overdraft": "yes"}, "invalid_input: allow_overdraft: expected True or"),
+        (CHARGES, {"amount": "11"}, "insufficient_credits: 11 CREDIT required, 10 CREDIT availab"),
+        (CHARGES, {"tenant": str(BOB)}, "unknown_account: "),
+    ],
+)
+def test_a_refused_line_says_what_would_be_right(
+    kind: Kind[Any], columns: dict[str, Any], said: str
+) -> None:
+    ledger = InMemoryUnitOfWork()
+    billing = Billing(ledger)
+    billing.grant(ALICE, credits(10), source="promo", reference="g")
+    before = ledger.totals()
+    line = (TO_ALICE if kind is PURCHASES else BY_ALICE) | columns
+
+    [[answer]] = answered(billing, kind, numbered(line), 10)
+
+    assert str(answer).startswith(f"line 1: {said}")
+    assert "\n" not in str(answer)
+    assert ledger.totals() == before
+
+
+def test_a_line_without_a_column_says_which() -> None:
+    without = {"tenant": str(ALICE), "amount": "1"}
+
+    [[answer]] = answered(Billing(InMemoryUnitOfWork()), PURCHASES, numbered(without), 10)
+
+    assert str(answer).endswith(" and perhaps unit, metadata, got no payment")
+
+
+def test_a_refused_line_is_written_out_to_be_mended_and_imported() -> None:
+    billing = Billing(InMemoryUnitOfWork())
+    metadata = {"run": [7, {"deep": "ü"}]}
+    wrong = TO_ALICE | {"amount": "1.001", "metadata": metadata}
+    [[answer]] = answered(billing, PURCHASES, numbered(wrong), 10)
+
+    written = json.dumps(answer.to_dict())
+    mended = Lines(BytesIO(written.replace("1.001", "1.01").encode()))
+    [[again]] = answered(billing, PURCHASES, records(mended, Format.JSONL, PURCHASES.columns), 10)
+
+    assert json.loads(written) == wrong | {
+        "refused": {"line": 1, "code": "invalid_amount", "error": str(answer.error)}
+    }
+    assert again.outcome.state is OutcomeState.DONE
+    assert billing.balance(ALICE).posted == credits(10_100_000)
+
+
+def test_lines_are_sent_in_batches_and_counted() -> None:
+    billing, tally = Billing(InMemoryUnitOfWork()), Tally()
+    lines = [TO_ALICE | {"payment": f"stripe:{n}"} for n in (1, 2, 3, 1, 4)]
+    malformed = Record(6, {}, InvalidInput("line", "x", "y"))
+
+    sizes = []
+    for answers in answered(billing, PURCHASES, iter([*numbered(*lines), malformed]), 4):
+        sizes.append(len(answers))
+        tally.count(answers)
+
+    assert sizes == [4, 2]
+    assert tally == Tally(done=4, replayed=1, refused=1)
+    assert tally.lines == 6
+    assert billing.balance(ALICE).posted == credits(40_000_000)
+
+
+def test_no_more_is_read_than_is_sent() -> None:
+    billing = Billing(InMemoryUnitOfWork())
+    lines = numbered(*(TO_ALICE | {"payment": f"stripe:{n}"} for n in range(5)))
+
+    next(answered(billing, PURCHASES, lines, 2))
+
+    assert next(lines).line == 3
+    assert billing.balance(ALICE).posted == credits(20_000_000)
+
+
+CORRUPT = LedgerCorruption("the books")
+UNKNOWN = OutcomeUnknown("the answer to COMMIT was lost")
+UNAVAILABLE = LedgerUnavailable("a lock was not free in time")
+
+
+@pytest.mark.parametrize(
+    ("errors", "raised"),
+    [
+        ([UNAVAILABLE], UNAVAILABLE),
+        ([PrivilegeRequired("minting")], PrivilegeRequired("minting")),
+        ([UNAVAILABLE, UNKNOWN], UNKNOWN),
+        ([UNKNOWN, UNAVAILABLE], UNKNOWN),
+        ([UNKNOWN, CORRUPT, UNAVAILABLE], CORRUPT),
+    ],
+)
+def test_where_the_ledger_does_not_answer_nothing_more_is_sent(
+    errors: list[BillingError], raised: BillingError
+) -> None:
+    """What it did answer is told first: those lines are done."""
+    billing = Billing(InMemoryUnitOfWork())
+    receipt = billing.confirm_purchase(ALICE, usd("1"), payment="stripe:1")
+    calls = []
+
+    def send(_: Billing, requests: Iterable[Any]) -> list[Outcome[Any]]:
+        calls.append(list(requests))
+        return [Outcome(receipt), *(Outcome(error=error) for error in errors)]
+
+    kind = Kind(PURCHASES.columns, PURCHASES.request, send)
+    size = len(errors) + 1
+    batches = answered(billing, kind, numbered(*[TO_ALICE] * size * 2), size)
+
+    answers: list[Answered] = next(batches)
+    assert [(answer.record.line, answer.error) for answer in answers] == [(1, None)]
+    with pytest.raises(type(raised), match=str(raised)):
+        next(batches)
+    assert len(calls) == 1

@@ -8,6 +8,7 @@ import pytest
 from attrs import frozen
 
 from cogni_billing.cli import main
+from cogni_billing.cli.app import console
 
 URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
 
@@ -29,7 +30,7 @@ class Run:
     def __call__(self, *arguments: str, url: str | None = None) -> Ran:
         with self.monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["cogni-billing", *arguments])
-            patch.setenv("COLUMNS", "160")
+            patch.setattr(console, "width", 160)  # it was made with the width of this process
             patch.delenv(URL_VARIABLE, raising=False)
             if url is not None:
                 patch.setenv(URL_VARIABLE, url)

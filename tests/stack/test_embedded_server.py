@@ -33,8 +33,9 @@ from cogni_billing.testing.base import ALICE
 
 PATIENCE_S = 30.0
 CHILD = """
-import json, multiprocessing, sys
+import json, multiprocessing, signal, sys
 from cogni_billing.adapters.postgres.embedded.server import Server
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 server = Server()
 server.start()
 print(json.dumps({"base": str(server.socket_dir)}), flush=True)

@@ -161,6 +161,7 @@ class TestPostgres(Called, DurableConformance):
             return partial(Billing, PostgresUnitOfWork(shared.spender))
 
 
+@pytest.mark.exhaustive
 class TestOnOneUnpreparedConnection(Called):
     class TestModel:
         """Tried above: it asks one call after another."""

@@ -115,6 +115,7 @@ def as_json_lines(lines: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("kind", "key", "name", "credits_each"),
     [

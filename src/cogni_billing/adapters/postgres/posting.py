@@ -143,7 +143,7 @@ def _posting_many(ready: str, *, first: str = "") -> TextClause:
         SELECT *
         FROM unnest(
             :ids, :references, :amounts, :overdrafts, :beneficiaries, :shares,
-            :requests, :policies, :metadata
+            :requests, :policy_numbers, :metadata
         ) WITH ORDINALITY AS item (
             id, reference, amount, overdraft, beneficiaries, shares, request, policy, metadata, n
         )
@@ -155,7 +155,7 @@ def _posting_many(ready: str, *, first: str = "") -> TextClause:
         SELECT
             :tenant, item.id, :kind, reference, :unit, amount,
             CAST(beneficiaries AS uuid[]), CAST(shares AS numeric[]),
-            CAST(request AS json), CAST(policy AS json), CAST(metadata AS json), :at
+            CAST(request AS json), CAST((:policies)[policy] AS json), CAST(metadata AS json), :at
         FROM {ready}
         ORDER BY reference
         ON CONFLICT DO NOTHING
@@ -190,7 +190,7 @@ def _posting_many(ready: str, *, first: str = "") -> TextClause:
                 (Uuid, "ids leg_ids leg_tenants leg_accounts"),
                 (Numeric, "amounts leg_amounts"),
                 (Boolean, "overdrafts"),
-                (Integer, "leg_sequences"),
+                (Integer, "leg_sequences policy_numbers"),
                 (Text, "references beneficiaries shares requests policies metadata"),
             )
             for name in names.split()

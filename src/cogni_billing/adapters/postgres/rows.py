@@ -68,6 +68,9 @@ def transaction_parameters(transaction: Transaction) -> Parameters:
 def batch_parameters(tenant: TenantId, transactions: Sequence[Transaction]) -> Parameters:
     """What the statement that posts many transactions of one kind and moment takes."""
     first = transactions[0]
+    # Almost all of them have the same one.
+    policies = [encoded(each.policy) for each in transactions]
+    numbers = {policy: number for number, policy in enumerate(dict.fromkeys(policies), start=1)}
     legs = [
         (transaction.id, sequence, posting)
         for transaction in transactions
@@ -84,7 +87,8 @@ def batch_parameters(tenant: TenantId, transactions: Sequence[Transaction]) -> P
         "beneficiaries": [_array(s.beneficiary for s in each.shares) for each in transactions],
         "shares": [_array(s.amount.value for s in each.shares) for each in transactions],
         "requests": [encoded(each.request) for each in transactions],
-        "policies": [encoded(each.policy) for each in transactions],
+        "policies": list(numbers),
+        "policy_numbers": [numbers[policy] for policy in policies],
         "metadata": [encoded(each.metadata) for each in transactions],
         "leg_ids": [id_ for id_, _, _ in legs],
         "leg_sequences": [sequence for _, sequence, _ in legs],

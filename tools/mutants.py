@@ -32,7 +32,7 @@ from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = ROOT / "src" / "cogni_billing"
-KEPT: Final = ("src", "tests", "docs", "examples", "README.md", "pyproject.toml")
+KEPT: Final = ("src", "tests", "benchmarks", "docs", "examples", "README.md", "pyproject.toml")
 
 
 @frozen
@@ -89,7 +89,7 @@ source_paths = ["src"]
 only_mutate = {mutated}
 timeout_constant = 5.0
 timeout_multiplier = 2.0
-also_copy = ["tests", "docs", "examples", "README.md"]
+also_copy = ["tests", "benchmarks", "docs", "examples", "README.md"]
 pytest_add_cli_args = ["-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", "not exhaustive",
     "-k", "not TestModel and not saboteurs and not public_names"]
 pytest_add_cli_args_test_selection = {tests}

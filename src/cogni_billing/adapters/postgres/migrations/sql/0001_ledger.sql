@@ -7,7 +7,7 @@
 -- Every policy asks through a sub-select, which PostgreSQL evaluates once for each statement.
 -- Names and operators are qualified, so that nobody's search_path can lend them another meaning;
 -- pinning the path by SET would do, too, but the planner could not inline the function any more.
--- One regular expression could tell what is an UUID, but takes six times as long as these three.
+-- One regular expression could tell what is an UUID, but its automaton is built anew each time.
 CREATE FUNCTION cogni_billing.tenant() RETURNS uuid
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
@@ -633,6 +633,7 @@ BEGIN
 END
 $$;
 
+-- A tenant that names the system's account as its own comes in, too; the check below refuses it.
 CREATE TRIGGER keep_wallet BEFORE INSERT ON cogni_billing.postings
 FOR EACH ROW
 WHEN (NEW.tenant_id = NEW.origin_tenant_id

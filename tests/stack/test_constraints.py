@@ -288,10 +288,29 @@ def test_a_moment_is_that_of_the_transaction_or_the_wallets_later_one(database: 
     assert moments == [NOON, NOON]
 
 
-@pytest.mark.parametrize("moment", ["'epoch'", "'9000-01-01'"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "'epoch'",
+        "'9000-01-01'",
+        "CASE WHEN leg.amount < 0 THEN 'epoch' ELSE :at END",
+        "CASE WHEN leg.amount < 0 THEN '9000-01-01' ELSE :at END",
+    ],
+)
 def test_what_is_added_to_others_is_of_the_declared_moment(database: Database, moment: str) -> None:
     written = POST[TransactionKind.PURCHASE].text
     statement = typed(written.replace("leg.amount, :at", f"leg.amount, {moment}"))
+    with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
+        connection.execute(statement, transaction_parameters(planned()))
+
+    assert "are not what it declares" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["'charge'", "'refund'"])
+def test_what_is_added_to_others_is_of_the_declared_kind(database: Database, kind: str) -> None:
+    written = POST[TransactionKind.PURCHASE].text
+    forged = f"CASE WHEN leg.amount < 0 THEN {kind} ELSE :kind END, :unit, leg.amount"
+    statement = typed(written.replace(":kind, :unit, leg.amount", forged))
     with database.acting_for(ALICE) as connection, pytest.raises(DBAPIError) as caught:
         connection.execute(statement, transaction_parameters(planned()))
 

@@ -65,8 +65,8 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         "test_purchases_of_one_tenant_at_once_leave_no_gap_between_balances",
         replaced(
             "keep_wallet",
-            "posted = wallet.posted + excluded.posted",
-            "posted = excluded.posted + (SELECT w.posted FROM cogni_billing.wallets w "
+            "posted = posted + NEW.amount",
+            "posted = NEW.amount + (SELECT w.posted FROM cogni_billing.wallets w "
             "WHERE (w.tenant_id, w.account_id) = (NEW.tenant_id, NEW.account_id))",
         ),
     ),

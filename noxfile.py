@@ -34,6 +34,7 @@ PEERS = (
     "python-dateutil==2.9.0.post0",  # for python-accounting, like SQLAlchemy
     "sqlalchemy==2.1.9",
 )
+PLOTS = "matplotlib==3.10.7"
 # Without what it requires: drivers of databases that are not needed, and are compiled.
 PEERS_ALONE = ("python-accounting==2.0.0",)
 JUDGES = ("pgrls==0.57.1", "rlsautotest==0.7.1", "squawk-cli==2.70.0")
@@ -120,7 +121,7 @@ def mutants(session: nox.Session) -> None:
 @nox.session(venv_backend="virtualenv")
 def benchmarks(session: nox.Session) -> None:
     """The library, its limit and others side by side: `nox -s benchmarks -- purchases peers`."""
-    session.install("-e", ".[dev]", *PEERS)
+    session.install("-e", ".[dev]", *PEERS, PLOTS)
     session.install("--no-deps", *PEERS_ALONE)
     session.run("python", "-m", "benchmarks", *session.posargs)
 

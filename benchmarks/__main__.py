@@ -6,10 +6,10 @@ python -m benchmarks purchases charges --rounds 3 --seconds 10 --clients 1 16
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks import rendering
 from benchmarks.harness import Cell, measured
 from benchmarks.report import Report
 from benchmarks.serving import served
@@ -22,19 +22,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--clients", type=int, nargs="+")
-    parser.add_argument("--keep", type=Path, help="the folder that gets a file for each suite")
+    parser.add_argument("--keep", action="store_true", help="and render docs/benchmarks.md anew")
     options = parser.parse_args()
     for name in options.suites:
         suite = SUITES[name]
         with served() as database, suite.contenders(database) as contenders:
             numbers = options.clients or suite.clients
             cells = [Cell(each, clients) for clients in numbers for each in contenders]
-            server = f"PostgreSQL {database.ask('SHOW server_version')}"
             samples = measured(database, cells, rounds=options.rounds, seconds=options.seconds)
-        report = Report.of(suite.title, server, options.seconds, cells, samples)
-        Console().print(report.table())
-        if options.keep is not None:
-            report.write(options.keep / f"{name}.json")
+            report = Report.of(suite.title, database, options.seconds, cells, samples)
+        Console().print(report.table(), *report.notes, sep="\n")
+        if options.keep:
+            report.write(rendering.KEPT / f"{name}.json")
+            rendering.main()
 
 
 if __name__ == "__main__":

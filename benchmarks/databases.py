@@ -1,26 +1,22 @@
-"""Contenders in databases of their own on one server: without a safety device, or with a past."""
+"""Contenders in databases of their own on one server: without a safety device, or with one more."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context
-from typing import Final
+from typing import Any, Final
 
 from attrs import evolve, frozen
-from rich.progress import track
 from sqlalchemy import Connection, create_engine, text
 
-from benchmarks import jobs, library, limit
+from benchmarks import library, limit
 from benchmarks.harness import Contender, Database, Work
 from benchmarks.serving import ROLES, endow
-from cogni_billing import Billing, TransactionKind
-from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing import TransactionKind
+from cogni_billing.adapters.postgres import sign_contexts
 from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.adapters.postgres.operations.sandbox import temporary_database
-
-BATCH: Final = 1_000
-POSTINGS_OF_A_PURCHASE: Final = 3
 
 
 @frozen
@@ -30,6 +26,11 @@ class Elsewhere(Contender):
     name: str
     contender: Contender
     database: Database
+    against: str = ""
+
+    @property
+    def at_once(self) -> int:  # type: ignore[override]
+        return self.contender.at_once
 
     def work(self, _database: Database, clients: int, seconds: float) -> Work:
         return self.contender.work(self.database, clients, seconds)
@@ -86,54 +87,24 @@ def without_each_device(database: Database) -> Iterator[Sequence[Contender]]:
 
 
 @contextmanager
-def administering(database: Database) -> Iterator[Connection]:
-    engine = create_engine(database.url("postgres"))
-    with engine.begin() as connection:
-        yield connection
-    engine.dispose()
-
-
-GROWN: Final = {
-    "a purchase": library.purchase,
-    "a charge": library.charge,
-    "a balance": library.read_balance,
-    "a page of a statement": library.read_statement,
-}
-
-
-@contextmanager
-def grown(database: Database, postings: int) -> Iterator[Sequence[Contender]]:
-    """Each job on a ledger with nothing in it, and on one with so many postings."""
-    with another(database) as empty, another(database) as full:
-        fill(full, postings)
+def signed_and_unsigned(database: Database) -> Iterator[Sequence[Contender]]:
+    """The library's calls where anybody may set the tenant, and where a proof is asked for."""
+    key = secrets.token_bytes(32)
+    with another(database) as plain, another(database) as other:
+        migrator = create_engine(other.url("app_migrator"))
+        sign_contexts(migrator, [key])
+        migrator.dispose()
+        signed = evolve(other, signing_key=key)
         yield [
-            Elsewhere(f"{name}, {size}", library.called(name, job), where)
-            for name, job in GROWN.items()
-            for size, where in (("empty", empty), (f"{postings:,} postings", full))
+            Elsewhere(f"{name}{how}", library.called(name, job), where, against=name)
+            for name, job in library.CALLS.items()
+            for how, where in (("", plain), (", signed", signed))
         ]
 
 
-def fill(database: Database, postings: int) -> None:
-    """Purchases of all customers in batches, by a process for each processor."""
-    batches = postings // POSTINGS_OF_A_PURCHASE // BATCH
-    with get_context("forkserver").Pool(2, _connect, (database,)) as pool:
-        for _ in track(pool.imap_unordered(_buy, range(batches)), "filling", total=batches):
-            pass
-    with administering(database) as connection:
-        connection.execute(text("ANALYZE"))
-
-
-_BILLING: list[Billing] = []
-
-
-def _connect(database: Database) -> None:
-    engine = create_engine(database.url("app_user"))
-    _BILLING.append(Billing(PostgresUnitOfWork(engine)))
-
-
-def _buy(number: int) -> None:
-    customer = jobs.customers()[number % jobs.CUSTOMERS]
-    _BILLING[0].confirm_purchases(
-        {"tenant": customer, "amount": jobs.PRICE, "payment": jobs.reference()}
-        for _ in range(BATCH)
-    )
+@contextmanager
+def administering(database: Database, **options: Any) -> Iterator[Connection]:
+    engine = create_engine(database.url("postgres"), **options)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()

@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any, Final
 
 import psutil
-from attrs import define, frozen
+from attrs import Factory, define, frozen
 from rich.progress import track
 from sqlalchemy import URL, create_engine, text
 
@@ -28,7 +28,6 @@ PROCESSES_MAX: Final = 4
 WARM_UP_CALLS: Final = 10
 WARM_UP_S: Final = 1.0
 """As many calls, or those that begin within so many seconds."""
-PAUSE_S: Final = 0.01
 MS, US = 1e3, 1e6
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["benchmarks.library", "benchmarks.handwritten"])
@@ -42,7 +41,11 @@ class Database:
     """Where contenders work: the URL of each role, and what the server has taken so far."""
 
     urls: Mapping[str, URL]
+    signing_key: bytes | None = None
+    notes: list[str] = Factory(list)
+    """What was seen once, when it was made ready."""
     _postmaster: int = 0
+    """Of the process that all of the server's others come from."""
 
     def url(self, role: str) -> URL:
         return self.urls[role]
@@ -55,17 +58,14 @@ class Database:
         engine.dispose()
         return answer
 
-    def wal_bytes(self) -> int:
-        return int(self.ask("SELECT pg_current_wal_insert_lsn() - '0/0'"))
-
-    def cpu_s(self) -> float:
-        """Seconds of the processors that the server has had, once all clients have gone."""
+    def taken(self) -> Taken:
+        """What the server has had of the processors, and written to its log, until now."""
         self._postmaster = self._postmaster or self._parent_of_a_backend()
         server = psutil.Process(self._postmaster)
-        while any("app_user" in _title(child) for child in server.children()):
-            time.sleep(PAUSE_S)
-        times = server.cpu_times()
-        return float(times.user + times.system + times.children_user + times.children_system)
+        wal = int(self.ask("SELECT pg_current_wal_insert_lsn() - '0/0'"))
+        # Those that end while they are asked are the server's own from then on.
+        parts = [_cpu_s(child) for child in server.children()]
+        return Taken(_cpu_s(server) + sum(parts), wal)
 
     def _parent_of_a_backend(self) -> int:
         engine = create_engine(self.url("postgres"))
@@ -76,19 +76,35 @@ class Database:
         return parent
 
 
-def _title(process: psutil.Process) -> str:
+def _cpu_s(process: psutil.Process) -> float:
+    """Seconds of the processors that it and those of its children that have ended have had."""
     with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
+        return float(sum(process.cpu_times()[:4]))
+    return 0.0
 
 
 @frozen
-class Work:
-    """What some clients did: the seconds of each call, and those they took in all."""
+class Taken:
+    """What a server has had by some moment."""
+
+    cpu_s: float
+    wal_bytes: int
+
+
+@frozen
+class Done:
+    """What the clients of one process did: the seconds of each call, and those they took in all."""
 
     calls_s: Sequence[float]
     elapsed_s: float
     cpu_s: float
+
+
+@frozen
+class Work(Done):
+    """What all of them did, and what the server had taken when they began."""
+
+    before: Taken
 
 
 @frozen
@@ -111,14 +127,16 @@ class Contender(ABC):
     name: str
     at_once: int = 1
     """How many jobs a call does."""
+    against: str = ""
+    """The name of the one that it is compared to, where that is not the first of all."""
 
     @abstractmethod
     def work(self, database: Database, clients: int, seconds: float) -> Work:
         """Do it with as many clients at once, for as long."""
 
     def sample(self, database: Database, clients: int, seconds: float) -> Sample:
-        cpu, wal = database.cpu_s(), database.wal_bytes()
         done = self.work(database, clients, seconds)
+        taken = database.taken()
         ordered = sorted(done.calls_s)
         calls = len(ordered)
         jobs = calls * self.at_once
@@ -127,56 +145,66 @@ class Contender(ABC):
             p50_ms=ordered[calls * 50 // 100] * MS,
             p99_ms=ordered[calls * 99 // 100] * MS,
             client_cpu_us=done.cpu_s / jobs * US,
-            server_cpu_us=(database.cpu_s() - cpu) / jobs * US,
-            wal_bytes=(database.wal_bytes() - wal) / jobs,
+            server_cpu_us=(taken.cpu_s - done.before.cpu_s) / jobs * US,
+            wal_bytes=(taken.wal_bytes - done.before.wal_bytes) / jobs,
         )
 
 
 @frozen
 class Gate:
-    """Where the processes of a cell meet before the seconds that count."""
+    """Where the processes of a cell wait for each other, connected and warm, for their seconds."""
 
     barrier: Barrier
     seconds: float
 
     def deadline(self) -> float:
         self.barrier.wait()
+        self.barrier.wait()
         return time.perf_counter() + self.seconds
+
+    def opened(self, database: Database) -> Taken:
+        """Let them begin once all are there; what the server had taken by then."""
+        self.barrier.wait()
+        before = database.taken()
+        self.barrier.wait()
+        return before
 
 
 class InPython(Contender):
     """One whose clients are in a few processes of Python, as in a host."""
 
     @abstractmethod
-    def drive(self, database: Database, clients: int, gate: Gate) -> Work:
+    def drive(self, database: Database, clients: int, gate: Gate) -> Done:
         """Do it in this process: get ready, meet the others, and go on until the deadline."""
 
     def work(self, database: Database, clients: int, seconds: float) -> Work:
         processes = min(clients, PROCESSES_MAX)
-        gate = Gate(_CONTEXT.Barrier(processes), seconds)
+        gate = Gate(_CONTEXT.Barrier(processes + 1), seconds)
         shares = [len(range(first, clients, processes)) for first in range(processes)]
         with ThreadPoolExecutor(processes) as pool:
-            done = list(pool.map(partial(_in_process, self, database, gate), shares))
+            running = pool.map(partial(_in_process, self, database, gate), shares)
+            before = gate.opened(database)
+            done = list(running)
         return Work(
-            [seconds for work in done for seconds in work.calls_s],
-            max(work.elapsed_s for work in done),
-            sum(work.cpu_s for work in done),
+            [seconds for each in done for seconds in each.calls_s],
+            max(each.elapsed_s for each in done),
+            sum(each.cpu_s for each in done),
+            before,
         )
 
 
-def _in_process(contender: InPython, database: Database, gate: Gate, clients: int) -> Work:
+def _in_process(contender: InPython, database: Database, gate: Gate, clients: int) -> Done:
     ours, theirs = _CONTEXT.Pipe(duplex=False)
     arguments = (contender, database, gate, clients, theirs)
     process = _CONTEXT.Process(target=_driven, args=arguments)
-    process.start()
-    theirs.close()
     try:
-        done: Work = ours.recv()
-    except EOFError:
+        process.start()
+        theirs.close()
+        done: Done = ours.recv()
+        process.join()
+    except BaseException:
         gate.barrier.abort()  # the others need not wait for one that failed
         raise
-    finally:
-        process.join()
     return done
 
 
@@ -195,13 +223,13 @@ class Threads(InPython):
     """Makes a call for each client."""
     at_once: int = 1
 
-    def drive(self, database: Database, clients: int, gate: Gate) -> Work:
+    def drive(self, database: Database, clients: int, gate: Gate) -> Done:
         with self.open(database, clients) as calls, ThreadPoolExecutor(clients) as pool:
             list(pool.map(_warm_up, calls))
             deadline = gate.deadline()
             began, cpu = time.perf_counter(), time.process_time()
             done = [each for calls in pool.map(partial(_repeat, deadline), calls) for each in calls]
-            return Work(done, time.perf_counter() - began, time.process_time() - cpu)
+            return Done(done, time.perf_counter() - began, time.process_time() - cpu)
 
 
 def _warm_up(call: Call) -> None:
@@ -230,17 +258,17 @@ class Tasks(InPython):
     name: str
     open: Callable[[Database, int], AbstractAsyncContextManager[Sequence[AsyncCall]]]
 
-    def drive(self, database: Database, clients: int, gate: Gate) -> Work:
+    def drive(self, database: Database, clients: int, gate: Gate) -> Done:
         return asyncio.run(self._drive(database, clients, gate))
 
-    async def _drive(self, database: Database, clients: int, gate: Gate) -> Work:
+    async def _drive(self, database: Database, clients: int, gate: Gate) -> Done:
         async with self.open(database, clients) as calls:
             await asyncio.gather(*(_warm_up_awaited(call) for call in calls))
             deadline = gate.deadline()
             began, cpu = time.perf_counter(), time.process_time()
             taken = await asyncio.gather(*(_repeat_awaited(deadline, call) for call in calls))
             done = [each for calls in taken for each in calls]
-            return Work(done, time.perf_counter() - began, time.process_time() - cpu)
+            return Done(done, time.perf_counter() - began, time.process_time() - cpu)
 
 
 async def _warm_up_awaited(call: AsyncCall) -> None:

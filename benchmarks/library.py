@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
+from rich.console import Console
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from benchmarks import jobs
 from benchmarks.harness import AsyncCall, Call, Database, Tasks, Threads
-from cogni_billing import AsyncBilling, Billing
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    AccountId,
+    AsyncBilling,
+    Billing,
+    RevenueSharePolicy,
+    ShareMode,
+    ShareRule,
+)
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
+from cogni_billing.cli.importing import PURCHASES, Import, run_import
+from cogni_billing.cli.records import Format
 
 Job = Callable[[Billing], object]
 AwaitedJob = Callable[[AsyncBilling], Awaitable[object]]
+
+PLATFORMS: Final = 64
 
 
 def purchase(billing: Billing) -> object:
@@ -48,9 +63,31 @@ def read_balance(billing: Billing) -> object:
     return billing.balance(jobs.customer())
 
 
+def read_past_balance(billing: Billing) -> object:
+    """As of some moment within the last hour."""
+    ago = timedelta(seconds=random.uniform(0, 3600))  # noqa: S311
+    return billing.balance(jobs.customer(), at=datetime.now(UTC) - ago)
+
+
+def read_balance_of_the_system(billing: Billing) -> object:
+    return billing.balance(SYSTEM_TENANT_ID)
+
+
 def read_statement(billing: Billing) -> object:
+    """Its first fifty lines, as by default."""
     return billing.statement(jobs.customer())
 
+
+def read_statement_of_the_system(billing: Billing, after: str | None = None) -> object:
+    return billing.statement(SYSTEM_TENANT_ID, after=after)
+
+
+CALLS: Final[dict[str, Job]] = {
+    "a purchase": purchase,
+    "a charge": charge,
+    "a balance": read_balance,
+    "a statement's page": read_statement,
+}
 
 MIXTURE: Final[dict[Job, float]] = {
     charge: 90,
@@ -74,6 +111,20 @@ def purchases(size: int, billing: Billing) -> object:
     )
 
 
+def imported(size: int, billing: Billing) -> object:
+    """As many payments of one customer from a file, as the command does it."""
+    tenant = jobs.customer()
+    with tempfile.TemporaryFile() as file:
+        file.write(b"tenant,amount,payment\n")
+        for _ in range(size):
+            file.write(f"{tenant},{jobs.PRICE.value},{jobs.reference()}\n".encode())
+        file.seek(0)
+        what = Import(PURCHASES, file, Format.CSV, batch_size=1_000)
+        tally = run_import(Console(quiet=True), billing, what)
+    assert tally.done == size
+    return tally
+
+
 def charges(size: int, billing: Billing) -> object:
     tenant = jobs.customer()
     return billing.charge_many(
@@ -82,11 +133,45 @@ def charges(size: int, billing: Billing) -> object:
 
 
 @contextmanager
-def _called(job: Job, database: Database, clients: int) -> Iterator[Sequence[Call]]:
+def connected(database: Database, clients: int) -> Iterator[PostgresUnitOfWork]:
+    """A unit of work on a pool for so many clients."""
     engine = create_engine(database.url("app_user"), pool_size=clients, max_overflow=0)
-    billing = Billing(PostgresUnitOfWork(engine))
-    yield [partial(job, billing)] * clients
+    service = create_engine(database.url("app_service"), pool_size=1)
+    yield PostgresUnitOfWork(engine, service=service, signing_key=database.signing_key)
     engine.dispose()
+    service.dispose()
+
+
+@contextmanager
+def opened(database: Database, clients: int) -> Iterator[Billing]:
+    with connected(database, clients) as unit_of_work:
+        yield Billing(unit_of_work)
+
+
+@contextmanager
+def _called(job: Job, database: Database, clients: int) -> Iterator[Sequence[Call]]:
+    with opened(database, clients) as billing:
+        yield [partial(job, billing)] * clients
+
+
+@contextmanager
+def _with_many_platforms(database: Database, clients: int) -> Iterator[Sequence[Call]]:
+    """Purchases whose share goes to one of so many partners, and never to the system tenant."""
+    with connected(database, clients) as unit_of_work:
+        billings = [
+            Billing(unit_of_work, policy=_policy_for(AccountId(partner)))
+            for partner in jobs.customers()[:PLATFORMS]
+        ]
+        yield [lambda: purchase(random.choice(billings))] * clients  # noqa: S311
+
+
+def _policy_for(partner: AccountId) -> RevenueSharePolicy:
+    return RevenueSharePolicy(
+        version=str(partner),
+        effective_from=datetime(2020, 1, 1, tzinfo=UTC),
+        mode=ShareMode.BONUS,
+        rules=(ShareRule(partner, "0.25"),),
+    )
 
 
 @asynccontextmanager
@@ -101,6 +186,10 @@ async def _awaited(
 
 def called(name: str, job: Job, *, at_once: int = 1) -> Threads:
     return Threads(name, partial(_called, job), at_once)
+
+
+def called_for_many_platforms(name: str) -> Threads:
+    return Threads(name, _with_many_platforms)
 
 
 def awaited(name: str, job: AwaitedJob) -> Tasks:

@@ -98,6 +98,7 @@ class Pgbench(Contender):
                 *(f"--host={url.query['host']}", f"--port={url.query['port']}"),
                 *(f"--username={url.username}", str(url.database)),
             ]
+            taken = database.taken()
             before, began = psutil.Process().cpu_times(), time.perf_counter()
             # A database of a benchmark's own is entered as a superuser who takes on the role.
             environment = os.environ | {"PGOPTIONS": str(url.query.get("options", ""))}
@@ -112,7 +113,7 @@ class Pgbench(Contender):
             getattr(after, kind) - getattr(before, kind)
             for kind in ("children_user", "children_system")
         )
-        return Work(calls, elapsed, cpu)
+        return Work(calls, elapsed, cpu, taken)
 
 
 def script(made: Transaction) -> str:

@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md, from the runs that are kept beside it.
+"""The tables and plots of docs/benchmarks.md, from the runs that are kept beside it.
 
 python -m benchmarks.rendering
 """
@@ -14,6 +14,7 @@ from benchmarks.report import Report
 PAGE: Final = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 KEPT: Final = PAGE.with_suffix("")
 TABLE: Final = re.compile(r"(<!-- table of (?P<suite>\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PLOT: Final = re.compile(r"\]\(benchmarks/(?P<suite>\w+)\.svg\)")
 
 
 def rendered(page: str) -> str:
@@ -29,8 +30,19 @@ def _table(suite: str) -> str:
         f" {report.rounds} rounds of {report.seconds:g} s"
     )
     rows = [heading, ["---"] * len(heading), *lines]
-    return "\n".join(("", *(f"| {' | '.join(row)} |" for row in rows), "", f"{ran}.", "", ""))
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n\n".join(("", table, *report.notes, f"{ran}.", ""))
+
+
+def main() -> None:
+    from benchmarks import plotting  # noqa: PLC0415 - reading the page needs no such library
+
+    page = rendered(PAGE.read_text("utf-8"))
+    PAGE.write_text(page, "utf-8")
+    for found in PLOT.finditer(page):
+        suite = found["suite"]
+        plotting.plot(Report.read(KEPT / f"{suite}.json"), KEPT / f"{suite}.svg")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered(PAGE.read_text("utf-8")), "utf-8")
+    main()

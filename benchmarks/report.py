@@ -14,7 +14,7 @@ from typing import Final, Self
 from attrs import asdict, frozen
 from rich.table import Table
 
-from benchmarks.harness import Cell, Sample
+from benchmarks.harness import Cell, Database, Sample
 
 COLUMNS: Final = {
     "jobs_per_s": "a second",
@@ -32,15 +32,21 @@ class Row:
 
     contender: str
     clients: int
+    against: str
+    """The contender that it is compared to."""
     samples: tuple[Sample, ...]
 
     def median(self, column: str) -> float:
         return float(median(getattr(each, column) for each in self.samples))
 
     def ratio(self, to: Row) -> float:
-        """Of jobs a second: the median of the rounds' ratios, for what met one met the other."""
+        """Of jobs a second: the median of the rounds' ratios."""
+        return median(self.ratios(to))
+
+    def ratios(self, to: Row) -> list[float]:
+        """In each round, for what met one met the other."""
         pairs = zip(self.samples, to.samples, strict=True)
-        return median(each.jobs_per_s / other.jobs_per_s for each, other in pairs)
+        return [each.jobs_per_s / other.jobs_per_s for each, other in pairs]
 
 
 @frozen
@@ -54,28 +60,32 @@ class Report:
     server: str
     rounds: int
     seconds: float
+    notes: tuple[str, ...]
     rows: tuple[Row, ...]
 
     @classmethod
     def of(
         cls,
         suite: str,
-        server: str,
+        database: Database,
         seconds: float,
         cells: Sequence[Cell],
         samples: Sequence[Sequence[Sample]],
     ) -> Self:
+        first = cells[0].contender.name
         return cls(
             suite=suite,
             day=datetime.now(UTC).date().isoformat(),
             processors=os.cpu_count() or 0,
             python=platform.python_version(),
-            server=server,
+            server=f"PostgreSQL {database.ask('SHOW server_version')}",
             rounds=len(samples[0]),
             seconds=seconds,
+            notes=tuple(database.notes),
             rows=tuple(
-                Row(cell.contender.name, cell.clients, tuple(found))
+                Row(each.name, cell.clients, each.against or first, tuple(found))
                 for cell, found in zip(cells, samples, strict=True)
+                for each in (cell.contender,)
             ),
         )
 
@@ -83,24 +93,24 @@ class Report:
     def read(cls, path: Path) -> Self:
         written = json.loads(path.read_text("utf-8"))
         rows = [
-            Row(row["contender"], row["clients"], tuple(Sample(**each) for each in row["samples"]))
+            Row(**(row | {"samples": tuple(Sample(**each) for each in row["samples"])}))
             for row in written["rows"]
         ]
-        return cls(**(written | {"rows": tuple(rows)}))
+        return cls(**(written | {"notes": tuple(written["notes"]), "rows": tuple(rows)}))
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
 
     def lines(self) -> list[list[str]]:
-        """The table: a heading, and a line for each row. Ratios are to the first contender."""
-        first = {row.clients: row for row in reversed(self.rows)}
+        """The table: a heading, and a line for each row."""
+        rows = {(row.contender, row.clients): row for row in self.rows}
         return [
             ["contender", "clients", "ratio", "lowest", "highest", *COLUMNS.values()],
             *(
                 [
                     row.contender,
                     str(row.clients),
-                    f"{row.ratio(first[row.clients]):.2f}",
+                    f"{row.ratio(rows[row.against, row.clients]):.2f}",
                     f"{min(each.jobs_per_s for each in row.samples):.0f}",
                     f"{max(each.jobs_per_s for each in row.samples):.0f}",
                     *(f"{row.median(column):.4g}" for column in COLUMNS),

@@ -9,7 +9,7 @@ from typing import Final
 
 from attrs import frozen
 
-from benchmarks import databases, handwritten, library, limit, peers
+from benchmarks import arithmetic, databases, growth, handwritten, library, limit, peers
 from benchmarks.harness import Contender, Database
 from cogni_billing import TransactionKind
 
@@ -18,7 +18,7 @@ Contenders = Sequence[Contender]
 
 @frozen
 class Suite:
-    """Contenders for one job. Ratios are to the first."""
+    """Contenders for one job. Ratios are to the first, or to the one that a contender names."""
 
     title: str
     contenders: Callable[[Database], AbstractContextManager[Contenders]]
@@ -72,6 +72,14 @@ SUITES: Final = {
         ),
         clients=(1, 16),
     ),
+    "platforms": Suite(
+        "One platform that has a share of all purchases, and many",
+        _these(
+            library.called("all for the system tenant", library.purchase),
+            library.called_for_many_platforms(f"spread over {library.PLATFORMS} partners"),
+        ),
+        clients=(16, 64),
+    ),
     "mixed": Suite(
         "A mixed load, and holds",
         _these(
@@ -89,6 +97,7 @@ SUITES: Final = {
                 library.called(f"{size:,} at once", partial(library.purchases, size), at_once=size)
                 for size in (10, 100, 1_000, 10_000)
             ),
+            library.called("a file of 10,000", partial(library.imported, 10_000), at_once=10_000),
         ),
         clients=(1,),
     ),
@@ -97,9 +106,19 @@ SUITES: Final = {
         databases.without_each_device,
         clients=(1,),
     ),
+    "signing": Suite(
+        "What signed contexts cost",
+        databases.signed_and_unsigned,
+        clients=(1,),
+    ),
     "growth": Suite(
-        "On an empty ledger, and on one with a million postings",
-        partial(databases.grown, postings=1_000_000),
+        "On a new ledger, and on grown ones",
+        partial(growth.grown, sizes=(1_000_000, 10_000_000)),
         clients=(4,),
+    ),
+    "arithmetic": Suite(
+        "The domain by itself",
+        _these(*arithmetic.contenders()),
+        clients=(1,),
     ),
 }

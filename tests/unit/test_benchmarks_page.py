@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.rendering import KEPT, PAGE, TABLE, rendered
+from benchmarks.rendering import KEPT, PAGE, PLOT, TABLE, rendered
+from benchmarks.report import Report
 
 
 def test_its_tables_are_those_of_the_latest_runs() -> None:
@@ -15,3 +16,12 @@ def test_each_run_has_its_table() -> None:
     shown = {found["suite"] for found in TABLE.finditer(PAGE.read_text("utf-8"))}
 
     assert {path.stem for path in KEPT.glob("*.json")} == shown
+
+
+def test_its_plots_are_of_the_latest_runs() -> None:
+    shown = [found["suite"] for found in PLOT.finditer(PAGE.read_text("utf-8"))]
+
+    assert shown
+    for suite in shown:
+        report = Report.read(KEPT / f"{suite}.json")
+        assert f"{report.suite}, {report.day}" in (KEPT / f"{suite}.svg").read_text("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -366,8 +367,12 @@ def _running(page: CTE) -> Select[tuple[object, ...]]:
     )
 
 
+@cache
 def lines(*, kind: bool, since: bool, until: bool) -> Select[tuple[object, ...]]:
-    """The statement's lines, under the filters that are asked for, so that each is planned well."""
+    """The statement's lines, under the filters that are asked for, so that each is planned well.
+
+    Put together once each: that takes longer than to run them.
+    """
     if not (kind or since or until):
         return _running(_LINES.add_columns(postings.c.posted_after).cte("page"))
     statement = _LINES.add_columns(_balance_after(postings).label("balance_after"))

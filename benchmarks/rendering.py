@@ -18,12 +18,20 @@ PLOT: Final = re.compile(r"\]\(benchmarks/(?P<suite>\w+)\.svg\)")
 
 
 def rendered(page: str) -> str:
-    """*page* with the tables of the latest runs."""
+    """*page* with the tables of the latest runs; a suite that never ran has none."""
     return TABLE.sub(lambda found: found[1] + _table(found["suite"]), page)
 
 
+def kept(suite: str) -> Report | None:
+    """The latest run of *suite*."""
+    path = KEPT / f"{suite}.json"
+    return Report.read(path) if path.exists() else None
+
+
 def _table(suite: str) -> str:
-    report = Report.read(KEPT / f"{suite}.json")
+    report = kept(suite)
+    if report is None:
+        return ""
     heading, *lines = report.lines()
     ran = (
         f"{report.day}, {report.server}, Python {report.python}, {report.processors} processors;"
@@ -40,8 +48,8 @@ def main() -> None:
     page = rendered(PAGE.read_text("utf-8"))
     PAGE.write_text(page, "utf-8")
     for found in PLOT.finditer(page):
-        suite = found["suite"]
-        plotting.plot(Report.read(KEPT / f"{suite}.json"), KEPT / f"{suite}.svg")
+        if report := kept(found["suite"]):
+            plotting.plot(report, KEPT / f"{found['suite']}.svg")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.rendering import KEPT, PAGE, PLOT, TABLE, rendered
 from benchmarks.report import Report
+from benchmarks.suites import SUITES
 
 
 def test_its_tables_are_those_of_the_latest_runs() -> None:
@@ -12,10 +13,10 @@ def test_its_tables_are_those_of_the_latest_runs() -> None:
     assert rendered(page) == page
 
 
-def test_each_run_has_its_table() -> None:
+def test_each_suite_has_its_run_and_its_table() -> None:
     shown = {found["suite"] for found in TABLE.finditer(PAGE.read_text("utf-8"))}
 
-    assert {path.stem for path in KEPT.glob("*.json")} == shown
+    assert {path.stem for path in KEPT.glob("*.json")} == shown == set(SUITES)
 
 
 def test_its_plots_are_of_the_latest_runs() -> None:

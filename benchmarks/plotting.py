@@ -56,7 +56,7 @@ def _ratios(report: Report) -> Figure:
     axes = figure.subplots()
     for row in report.rows:
         ratios = row.ratios(rows[row.against, row.clients])
-        axes.barh(row.contender, row.ratio(rows[row.against, row.clients]))
+        axes.barh(row.contender, row.ratio(rows[row.against, row.clients]), color="C0")
         axes.plot([min(ratios), max(ratios)], [row.contender] * 2, color="black", marker="|")
     axes.invert_yaxis()
     axes.set_xlabel("jobs a second, to what it is compared to")

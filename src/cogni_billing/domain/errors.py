@@ -9,7 +9,8 @@ BillingError
 │   ├── InvalidMetadata
 │   ├── InvalidTime
 │   ├── InvalidPage
-│   └── InvalidPolicy
+│   ├── InvalidPolicy
+│   └── InvalidSignature
 ├── UnknownAccount              the ledger's state refuses; nothing was written
 ├── InsufficientCredits
 ├── IdempotencyConflict
@@ -20,10 +21,13 @@ BillingError
 ├── HoldClosed
 ├── UnknownDispute
 ├── DisputeClosed
+├── UnknownAttempt
+├── AttemptClosed
 ├── OthersRefused
 ├── PrivilegeRequired           this caller may not do that
 ├── UnbalancedTransaction       a programming error; nothing was written
 ├── ScopeClosed
+├── VerifierFailed              the payment verifier broke; the attempt waits
 ├── SystemTenantMissing         the installation is incomplete
 ├── LedgerUnavailable           not now; nothing was written; try again
 │   └── OutcomeUnknown          perhaps written; the same call with the same key tells
@@ -128,6 +132,12 @@ class InvalidPolicy(InvalidInput):
     """A revenue-share policy breaks its rules, or none is in force."""
 
     code: ClassVar[str] = "invalid_policy"
+
+
+class InvalidSignature(InvalidInput):
+    """A webhook is not signed by whom it claims to be of, or was not lately."""
+
+    code: ClassVar[str] = "invalid_signature"
 
 
 @define
@@ -269,6 +279,31 @@ class DisputeClosed(BillingError):
 
 
 @define
+class UnknownAttempt(BillingError):
+    """This tenant has no such payment attempt."""
+
+    code: ClassVar[str] = "unknown_attempt"
+
+    attempt_id: UUID
+
+    def __str__(self) -> str:
+        return f"no payment attempt {self.attempt_id} for this tenant"
+
+
+@define
+class AttemptClosed(BillingError):
+    """The payment attempt's state does not lead where it was to go."""
+
+    code: ClassVar[str] = "attempt_closed"
+
+    attempt_id: UUID
+    state: str
+
+    def __str__(self) -> str:
+        return f"payment attempt {self.attempt_id} is {self.state}"
+
+
+@define
 class OthersRefused(BillingError):
     """Of a tenant's requests all or none were to be done, and another one was refused."""
 
@@ -313,6 +348,19 @@ class ScopeClosed(BillingError):
 
     def __str__(self) -> str:
         return f"the scope is closed: {self.reason}"
+
+
+@define
+class VerifierFailed(BillingError):
+    """The verifier raised, or answered what is no finding; the attempt waits as it was."""
+
+    code: ClassVar[str] = "verifier_failed"
+
+    attempt_id: UUID
+    reason: str
+
+    def __str__(self) -> str:
+        return f"verifying payment attempt {self.attempt_id} failed: {self.reason}"
 
 
 @define

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from attrs import frozen
 
 from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.errors import InvalidReference, shown
 from cogni_billing.domain.identity import TenantId, account_of, reference, tenant_id
 from cogni_billing.domain.metadata import Json, frozen_metadata
 from cogni_billing.domain.policies import Policies
 from cogni_billing.domain.pricing import bought
 from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
+
+_TRANSACTION: Final = re.compile(r"[0-9]+:0x[0-9a-fA-F]{64}", re.ASCII)
 
 
 @frozen(kw_only=True)
@@ -35,10 +40,22 @@ def request_purchase(
     return PurchaseRequest(
         buyer=tenant_id(tenant),
         purchased=bought(amount, "amount"),
-        payment=reference(payment, "payment"),
+        payment=_payment(payment),
         metadata=frozen_metadata(metadata),
         asked={"amount": str(amount)},
     )
+
+
+def _payment(given: object) -> str:
+    """*given* as a payment. A transaction's hash has one spelling, so that it is one payment.
+
+    Raises:
+        InvalidReference: it is no reference; or a hash on a chain, in capital letters.
+    """
+    found = reference(given, "payment")
+    if _TRANSACTION.fullmatch(found) and found != found.lower():
+        raise InvalidReference("payment", shown(found), "the transaction's hash in small letters")
+    return found
 
 
 def plan_purchase(

@@ -36,6 +36,11 @@ class Rule(Enum):
     PURCHASES_CREDIT_WHAT_WAS_PAID = ("I3", "a purchase credits what its payment buys, in full")
     PURCHASES_CLAIM_THEIR_PAYMENT = ("I5", "a purchase has claimed its payment")
     PAYMENTS_HAVE_THEIR_PURCHASE = ("I5", "a claimed payment has its purchase")
+    ATTEMPTS_HAVE_THEIR_PURCHASE = (
+        "I5",
+        "a credited attempt has its purchase, of as much",
+    )
+    ATTEMPTS_FOLLOW_THEIR_EVENTS = ("I5", "an attempt is where its events have led it")
     CAPTURES_MATCH_THEIR_HOLD = ("I10", "a captured hold has one capture, of what it says")
     GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant is of what its transaction minted")
     GRANTS_ADD_UP = ("I10", "what is taken of a grant was spent, is held, or has lapsed")

@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from cogni_billing import (
+    AttemptClosed,
     BillingError,
     Difference,
     DisputeClosed,
@@ -31,9 +32,11 @@ from cogni_billing import (
     SystemTenantMissing,
     UnbalancedTransaction,
     UnknownAccount,
+    UnknownAttempt,
     UnknownDispute,
     UnknownHold,
     UnknownPayment,
+    VerifierFailed,
     credits,
     usd,
 )
@@ -65,6 +68,12 @@ SAMPLES: list[tuple[BillingError, str]] = [
         "no dispute 'dp_1' of 'stripe:pi_1'; open it first",
     ),
     (DisputeClosed("dp_1", "won"), "dispute 'dp_1' is won"),
+    (UnknownAttempt(NUMBER), f"no payment attempt {NUMBER} for this tenant"),
+    (AttemptClosed(NUMBER, "CREDITED"), f"payment attempt {NUMBER} is CREDITED"),
+    (
+        VerifierFailed(NUMBER, "'ValueError: no'"),
+        f"verifying payment attempt {NUMBER} failed: 'ValueError: no'",
+    ),
     (
         OthersRefused(),
         "nothing was done, because another request of this tenant's was refused",

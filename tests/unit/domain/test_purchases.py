@@ -187,3 +187,12 @@ def test_plans_of_two_tenants_differ_in_nothing_but_the_tenant(tenant: TenantId)
         tenant=tenant,
         postings=(Posting(AccountId(tenant), alices.amount), *alices.postings[1:]),
     )
+
+
+def test_a_transaction_on_a_chain_has_one_spelling() -> None:
+    small = "8453:0x" + "ab" * 32
+
+    assert plan(payment=small).reference == small
+    with pytest.raises(InvalidReference, match="payment: expected the transaction's hash in small"):
+        plan(payment="8453:0x" + "aB" * 32)
+    assert plan(payment="stripe:PI_1").reference == "stripe:PI_1"

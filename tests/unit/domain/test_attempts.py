@@ -1,0 +1,412 @@
+"""Payment attempts as a state machine, and as the documents draw it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    Attempt,
+    AttemptClosed,
+    AttemptRules,
+    AttemptState,
+    AttemptStatus,
+    Destination,
+    FailureCode,
+    InvalidAmount,
+    InvalidInput,
+    InvalidReference,
+    PaymentFailed,
+    PaymentPending,
+    PaymentVerified,
+    UnitMismatch,
+    credits,
+    usd,
+)
+from cogni_billing.domain.attempts import (
+    DEFAULT_RULES,
+    NOT_THERE_YET,
+    TRANSIENT,
+    TRANSITIONS,
+    Move,
+    checked_attempt_id,
+    checked_finding,
+    checked_rules,
+    plan_intent,
+)
+from cogni_billing.domain.destinations import (
+    checked_destinations,
+    checked_evidence,
+    require_provider,
+)
+from cogni_billing.domain.purchases import request_purchase
+from cogni_billing.testing import ALICE, NOON
+from cogni_billing.testing.contracts.attempts import CARD, PLATFORM, TOKEN, USDC, WALLET
+from cogni_billing.testing.verifiers import paid_but
+
+PAGE: Final = (Path(__file__).parents[3] / "docs" / "attempts.md").read_text("utf-8")
+ARROW: Final = re.compile(r"^ +(\w+|\[\*\]) --> (\w+|\[\*\])", re.MULTILINE)
+
+
+def attempt(state: AttemptState = AttemptState.CREATED_INTENT) -> Attempt:
+    intent = plan_intent(
+        ALICE,
+        usd("2.00"),
+        payer=WALLET,
+        metadata=None,
+        destination=USDC,
+        rules=DEFAULT_RULES,
+        at=NOON,
+        attempt_id=UUID(int=1),
+    )
+    return Attempt(intent=intent, state=state, changed_at=NOON)
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(AttemptState, repeat=2)))
+def test_it_moves_as_its_state_leads_and_nowhere_else(
+    before: AttemptState, after: AttemptState
+) -> None:
+    reasons: dict[AttemptState, dict[str, Any]] = {
+        AttemptState.PENDING_UNVERIFIED: {"evidence": "8453:0x1"},
+        AttemptState.CREDITED: {"transaction_id": UUID(int=2)},
+        AttemptState.REJECTED: {"failure": FailureCode.INVALID_TOKEN},
+        AttemptState.FAILED: {"failure": FailureCode.TX_REVERTED},
+    }
+    move = Move(state=after, at=NOON + timedelta(seconds=1), **reasons.get(after, {}))
+
+    if after in TRANSITIONS[before]:
+        assert attempt(before).moved(move).state is after
+    else:
+        with pytest.raises(AttemptClosed) as caught:
+            attempt(before).moved(move)
+        assert (caught.value.attempt_id, caught.value.state) == (UUID(int=1), before)
+
+
+def test_nothing_leaves_a_terminal_state() -> None:
+    assert {state for state in AttemptState if state.is_terminal} == {
+        AttemptState.CREDITED,
+        AttemptState.REJECTED,
+        AttemptState.FAILED,
+    }
+
+
+def test_a_client_is_told_of_three_states() -> None:
+    assert [attempt(state).status for state in AttemptState] == [
+        AttemptStatus.PENDING_VERIFICATION,
+        AttemptStatus.PENDING_VERIFICATION,
+        AttemptStatus.CONFIRMED,
+        AttemptStatus.FAILED,
+        AttemptStatus.FAILED,
+    ]
+
+
+def test_the_documents_draw_it_as_it_is() -> None:
+    drawn = set(ARROW.findall(PAGE))
+
+    assert drawn == {
+        ("[*]", "CREATED_INTENT"),
+        *((before.value, after.value) for before in TRANSITIONS for after in TRANSITIONS[before]),
+        *((state.value, "[*]") for state in AttemptState if state.is_terminal),
+    }
+
+
+def test_the_documents_tell_of_every_failure() -> None:
+    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
+    told = [code for row in rows for code in re.findall(r"`(\w+)`", row)]
+
+    assert sorted(told) == sorted(FailureCode)
+
+
+@pytest.mark.parametrize("code", [*FailureCode, "nonsense", None])
+def test_what_is_waited_for_is_pending_and_nothing_else_is(code: Any) -> None:
+    if code in NOT_THERE_YET | TRANSIENT:
+        assert PaymentPending(code).reason is code
+    else:
+        with pytest.raises(InvalidInput, match="reason: expected INSUFFICIENT_CONFIRMATIONS or "):
+            PaymentPending(code)
+
+
+@pytest.mark.parametrize("code", [FailureCode.INTENT_EXPIRED, "nonsense", None, 7])
+def test_no_verifier_tells_of_an_intent_s_time(code: Any) -> None:
+    with pytest.raises(InvalidInput, match="code: expected a FailureCode that a verifier can tell"):
+        PaymentFailed(code)
+
+
+@pytest.mark.parametrize(
+    ("rules", "error"),
+    [
+        ({"minimum": usd("0.00")}, InvalidAmount),
+        ({"maximum": credits(5)}, UnitMismatch),
+        ({"maximum": 5}, InvalidAmount),
+        ({"minimum": usd("5.00"), "maximum": usd("4.99")}, InvalidInput),
+        ({"expires_after": timedelta(seconds=-1)}, InvalidInput),
+        ({"gives_up_after": 24}, InvalidInput),
+        ({"checks_every": None}, InvalidInput),
+        ({"checks_every": timedelta.max}, InvalidInput),
+        ({"gives_up_after": timedelta(days=3651)}, InvalidInput),
+        ({"maximum": usd("1000000000.01")}, InvalidAmount),
+    ],
+)
+def test_rules_make_sense(rules: dict[str, Any], error: type[InvalidInput]) -> None:
+    with pytest.raises(error):
+        AttemptRules(**rules)
+
+
+def test_rules_may_go_far() -> None:
+    AttemptRules(maximum=usd("1000000000.00"), expires_after=timedelta(days=3650))
+
+
+@pytest.mark.parametrize(
+    ("state", "reasons"),
+    [
+        (AttemptState.PENDING_UNVERIFIED, {}),
+        (AttemptState.PENDING_UNVERIFIED, {"evidence": "a:b", "failure": FailureCode.RPC_ERROR}),
+        (AttemptState.FAILED, {}),
+        (AttemptState.FAILED, {"evidence": "a:b"}),
+    ],
+)
+def test_a_move_says_why_and_nothing_else(state: AttemptState, reasons: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match=f"its evidence, purchase or failure, got '{state}'"):
+        attempt().moved(Move(state=state, at=NOON, **reasons))
+
+
+def test_rules_are_rules() -> None:
+    with pytest.raises(InvalidInput, match="rules: expected AttemptRules, got None"):
+        checked_rules(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"provider": "a:b"}, "provider"),
+        ({"provider": ""}, "provider"),
+        ({"provider": 8453}, "provider"),
+        ({"token": "usdc"}, "token"),
+        ({"recipient": None}, "recipient"),
+        ({"recipient": "0x70"}, "recipient"),
+        ({"decimals": 1}, "decimals"),
+        ({"decimals": 19}, "decimals"),
+        ({"decimals": True}, "decimals"),
+        ({"confirmations": -1}, "confirmations"),
+        ({"confirmations": 10_001}, "confirmations"),
+        ({"confirmations": 1.0}, "confirmations"),
+    ],
+)
+def test_a_destination_makes_sense(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        evolve(USDC, **change)
+
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("chain", [0, -1, "8453", None, True, 10**18])
+def test_a_chain_has_a_number(chain: Any) -> None:
+    with pytest.raises(InvalidInput, match="chain_id"):
+        Destination.usdc(chain_id=chain, token=TOKEN, recipient=PLATFORM)
+
+
+def test_what_is_counted_in_more_decimals_is_more() -> None:
+    assert USDC.raw_amount(usd("0.01")) == 10_000
+    assert evolve(USDC, decimals=18).raw_amount(usd("0.01")) == 10**16
+    assert evolve(USDC, decimals=2).raw_amount(usd("10000.00")) == 1_000_000
+    with pytest.raises(UnitMismatch):
+        USDC.raw_amount(credits(5))
+
+
+def test_addresses_of_a_chain_are_kept_in_small_letters() -> None:
+    upper = Destination.usdc(
+        chain_id=1,
+        token="0x" + TOKEN[2:].upper(),
+        recipient="0x" + PLATFORM[2:].upper(),
+        confirmations=0,
+    )
+
+    assert (upper.token, upper.recipient) == (TOKEN, PLATFORM)
+    account = Destination.card("Stripe", recipient="acct_A")
+    assert (account.recipient, account.token) == ("acct_A", "usd")
+
+
+@pytest.mark.parametrize("given", [None, "stripe", b"", [], [CARD, None], [CARD, CARD], 7])
+def test_destinations_are_one_for_each_provider(given: Any) -> None:
+    with pytest.raises(InvalidInput, match="destinations"):
+        checked_destinations(given)
+
+
+def test_one_destination_may_stand_alone() -> None:
+    assert checked_destinations(CARD) == (CARD,)
+    assert checked_destinations(iter([CARD, USDC])) == (CARD, USDC)
+
+
+def test_a_payer_with_a_card_is_nobody_in_particular_or_a_name() -> None:
+    assert CARD.payer(None) is None
+    assert CARD.payer("cus_A") == "cus_A"
+    with pytest.raises(InvalidReference, match="payer"):
+        CARD.payer("a b")
+
+
+def test_the_bounds_of_a_chain_s_name() -> None:
+    assert not evolve(CARD, provider="0").is_chain
+    assert not evolve(CARD, provider="007").is_chain
+    assert USDC.is_chain
+    found = attempt().intent
+    assert found.chain_id == 8453
+
+
+def found(**changes: Any) -> object:
+    return checked_finding(paid_but(**changes)(attempt().intent))
+
+
+BIGGEST = 2**256 - 1
+SPAN = "a timedelta from 0 to 3650 days, 0:00:00"
+REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
+    (
+        lambda: PaymentPending(FailureCode.TX_REVERTED),
+        "reason: expected INSUFFICIENT_CONFIRMATIONS or RECEIPT_NOT_FOUND or RPC_ERROR or TX_NOT_FOUND, got 'TX_REVERTED'",
+    ),
+    (
+        lambda: PaymentFailed(FailureCode.INTENT_EXPIRED),
+        "code: expected a FailureCode that a verifier can tell, got 'INTENT_EXPIRED'",
+    ),
+    (lambda: AttemptRules(minimum=credits(5)), "amount: expected USD, got CREDIT"),
+    (
+        lambda: AttemptRules(maximum=usd("1000000000.01")),
+        "amount: expected at most 1000000000.00 USD, got 1000000000.01 USD",
+    ),
+    (
+        lambda: AttemptRules(minimum=usd("5.00"), maximum=usd("4.99")),
+        "maximum: expected at least 5.00 USD, got 4.99 USD",
+    ),
+    (
+        lambda: AttemptRules(expires_after=timedelta(days=-1)),
+        f"rules: expected {SPAN}, got '-1 day, 0:00:00'",
+    ),
+    (
+        lambda: DEFAULT_RULES.amount(usd("1.99")),
+        "amount: expected from 2.00 USD to 10000.00 USD, got 1.99 USD",
+    ),
+    (lambda: DEFAULT_RULES.amount(5), "amount: expected an Amount greater than zero, got 5"),
+    (lambda: checked_rules(5), "rules: expected AttemptRules, got 5"),  # type: ignore[arg-type]
+    (
+        lambda: attempt().moved(Move(state=AttemptState.FAILED, at=NOON)),
+        "move: expected its evidence, purchase or failure, got 'FAILED'",
+    ),
+    (
+        lambda: checked_attempt_id("7"),
+        "attempt_id: expected the id of an attempt, a uuid.UUID, got '7'",
+    ),
+    (
+        lambda: checked_finding("paid"),
+        "finding: expected PaymentVerified, PaymentPending or PaymentFailed, got 'paid'",
+    ),
+    (
+        lambda: found(token=""),
+        "token: expected 1 to 255 visible ASCII characters (0x21-0x7E), got ''",
+    ),
+    (
+        lambda: found(raw_amount=-7),
+        f"raw_amount: expected a whole number from 0 to {BIGGEST}, got -7",
+    ),
+    (
+        lambda: found(confirmations=2.5),
+        f"confirmations: expected a whole number from 0 to {2**63 - 1}, got 2.5",
+    ),
+    (
+        lambda: plan_purchase_of("8453:0x" + "A" * 64),
+        f"payment: expected the transaction's hash in small letters, got '8453:0x{'A' * 53}...",
+    ),
+    (
+        lambda: Destination.card("a:b", recipient="acct_1"),
+        "provider: expected a name without a colon, such as stripe, got 'a:b'",
+    ),
+    (
+        lambda: evolve(USDC, decimals=1),
+        "decimals: expected a whole number from 2 to 18, got 1",
+    ),
+    (
+        lambda: evolve(USDC, confirmations=-1),
+        "confirmations: expected a whole number from 0 to 10000, got -1",
+    ),
+    (
+        lambda: evolve(USDC, token="usdc"),
+        "token: expected an address, 0x and 40 hexadecimal digits, got 'usdc'",
+    ),
+    (
+        lambda: evolve(USDC, recipient="me"),
+        "recipient: expected an address, 0x and 40 hexadecimal digits, got 'me'",
+    ),
+    (
+        lambda: Destination.usdc(chain_id=0, token=TOKEN, recipient=PLATFORM),
+        "chain_id: expected a whole number from 1 to 999999999999999999, got 0",
+    ),
+    (
+        lambda: USDC.payer("alice"),
+        "payer: expected an address, 0x and 40 hexadecimal digits, got 'alice'",
+    ),
+    (
+        lambda: checked_evidence("stripe"),
+        "evidence: expected provider:id, such as stripe:pi_1, got 'stripe'",
+    ),
+    (
+        lambda: checked_evidence(":pi_1"),
+        "evidence: expected provider:id, such as stripe:pi_1, got ':pi_1'",
+    ),
+    (
+        lambda: checked_evidence(7),
+        "evidence: expected 1 to 255 visible ASCII characters (0x21-0x7E), got 7",
+    ),
+    (
+        lambda: checked_evidence("8453:0x1"),
+        "evidence: expected chain_id:tx_hash, the hash being 0x and 64 hexadecimal digits, got '8453:0x1'",
+    ),
+    (
+        lambda: require_provider("stripe:pi_1", "8453"),
+        "evidence: expected evidence that begins 8453:, got 'stripe:pi_1'",
+    ),
+    (
+        lambda: checked_destinations(7),
+        "destinations: expected a Destination, or some with a provider each, got 7",
+    ),
+    (
+        lambda: checked_destinations([None]),
+        "destinations: expected a Destination, or some with a provider each, got a list",
+    ),
+    (
+        lambda: checked_destinations([CARD, CARD]),
+        "destinations: expected a Destination, or some with a provider each, got two of one provider",
+    ),
+]
+
+
+def plan_purchase_of(payment: str) -> object:
+    return request_purchase(ALICE, usd("1.00"), payment=payment, metadata=None)
+
+
+@pytest.mark.parametrize(("refused", "said"), REFUSALS)
+def test_a_refusal_says_what_was_wrong_and_what_would_be_right(
+    refused: Callable[[], object], said: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        refused()
+
+    assert str(caught.value) == said
+
+
+def test_what_is_just_within_bounds_is_taken() -> None:
+    most = found(raw_amount=BIGGEST, confirmations=2**63 - 1, sender=None)
+    assert isinstance(most, PaymentVerified)
+    assert evolve(USDC, decimals=2, confirmations=0).decimals == 2
+    assert evolve(USDC, decimals=18, confirmations=10_000).decimals == 18
+    assert Destination.usdc(chain_id=1, token=TOKEN, recipient=PLATFORM).confirmations == 5
+    assert Destination.usdc(chain_id=10**18 - 1, token=TOKEN, recipient=PLATFORM).is_chain
+    one = AttemptRules(minimum=usd("5.00"), maximum=usd("5.00"))
+    assert one.amount(usd("5.00")) == usd("5.00")
+    now = AttemptRules(expires_after=timedelta(0), gives_up_after=timedelta(0))
+    assert now.expires_after == timedelta(0)

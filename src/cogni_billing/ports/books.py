@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId
@@ -28,6 +29,16 @@ class BooksRepository(Protocol):
         """Some tenants on whose wallets something may be due that time brought about, if any are.
 
         They are the longest due, and no more than a thousand. Settling a wallet strikes it off.
+        """
+        ...
+
+    def due_attempts(
+        self, now: datetime, every: timedelta, after: DueAttempt | None, /
+    ) -> tuple[DueAttempt, ...]:
+        """Payment attempts that something may have become of, and come after that one: those that
+        are pending and were not checked for as long as *every*, and intents that have expired.
+
+        They are a thousand at most, in the order of their moments.
         """
         ...
 

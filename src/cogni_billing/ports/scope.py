@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.ports.attempts import AttemptRepository
 from cogni_billing.ports.books import BooksRepository
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.ledger import LedgerRepository
@@ -27,6 +28,9 @@ class Scope(Protocol):
 
     @property
     def ledger(self) -> LedgerRepository: ...
+
+    @property
+    def attempts(self) -> AttemptRepository: ...
 
 
 class ServiceScope(Scope, Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, Amount, total
+from cogni_billing.domain.attempts import AttemptState
 from cogni_billing.domain.identity import account_of
 from cogni_billing.domain.transactions import Reversal, Transaction, TransactionKind, imbalance
 from cogni_billing.domain.verification import Rule, Violation, purchase_problems, return_problems
@@ -19,6 +20,7 @@ def violations(store: Store) -> Iterator[Violation]:
     yield from _lines(store)
     yield from _wallets(store)
     yield from _payments(store)
+    yield from _attempts(store)
 
 
 def _transactions(store: Store) -> Iterator[Violation]:
@@ -98,3 +100,17 @@ def _payments(store: Store) -> Iterator[Violation]:
         if (tenant, TransactionKind.PURCHASE, payment) not in store.recorded:
             where = {"tenant": str(tenant), "payment": payment}
             yield Violation(Rule.PAYMENTS_HAVE_THEIR_PURCHASE, where, "no purchase")
+
+
+def _attempts(store: Store) -> Iterator[Violation]:
+    for (tenant, attempt_id), attempt in store.attempts.items():
+        where = {"tenant": str(tenant), "attempt": str(attempt_id)}
+        key = (tenant, TransactionKind.PURCHASE, attempt.evidence or "")
+        recorded = store.recorded.get(key)
+        if not attempt.is_credited_by(None if recorded is None else recorded.transaction):
+            detail = f"no purchase of {attempt.intent.amount} by {attempt.evidence}"
+            yield Violation(Rule.ATTEMPTS_HAVE_THEIR_PURCHASE, where, detail)
+        led_to = [event.state for event in store.events[tenant, attempt_id]]
+        if attempt.state is not (led_to or [AttemptState.CREATED_INTENT])[-1]:
+            detail = f"{attempt.state} after {', '.join(led_to) or 'nothing'}"
+            yield Violation(Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS, where, detail)

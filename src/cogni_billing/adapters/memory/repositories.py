@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from uuid import UUID
@@ -12,11 +12,13 @@ from attrs import evolve, field, frozen
 
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.memory.attempts import due_attempts
 from cogni_billing.adapters.memory.audit import violations
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
+from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.batches import given_twice
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
@@ -297,6 +299,13 @@ class MemoryBooks:
         with self._guard.call():
             return tuple(t for t, wallet in self._store.wallets.items() if wallet.is_due(now))
 
+    def due_attempts(
+        self, now: datetime, every: timedelta, after: DueAttempt | None, /
+    ) -> tuple[DueAttempt, ...]:
+        with self._guard.call():
+            due = sorted(due_attempts(self._store, now, every), key=_place)
+            return tuple(each for each in due if after is None or _place(each) > _place(after))
+
     def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
         with self._guard.call():
             earned = {}
@@ -356,3 +365,7 @@ class MemoryBooks:
             return Folding(
                 accounts=sum(count > 0 for count in newer.values()), lines=sum(newer.values())
             )
+
+
+def _place(due: DueAttempt) -> tuple[datetime, UUID, UUID]:
+    return due.at, due.tenant, due.attempt_id

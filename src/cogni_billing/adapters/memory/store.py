@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from attrs import define, field
 
 from cogni_billing.domain.accounts import Account, new_account
 from cogni_billing.domain.amounts import ZERO, Amount
+from cogni_billing.domain.attempts import Attempt, AttemptEvent
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
@@ -43,6 +45,9 @@ class Store:
     holds: dict[tuple[TenantId, str], UUID] = field(factory=dict)
     disputes: dict[tuple[TenantId, str], Dispute] = field(factory=dict)
     folded: dict[AccountId, int] = field(factory=dict)
+    attempts: dict[tuple[TenantId, UUID], Attempt] = field(factory=dict)
+    events: dict[tuple[TenantId, UUID], tuple[AttemptEvent, ...]] = field(factory=dict)
+    checked: dict[tuple[TenantId, UUID], datetime] = field(factory=dict)
     _undo: list[Callable[[], object]] = field(factory=list)
     _lock: threading.Lock = field(factory=threading.Lock)
     _holder: int | None = None

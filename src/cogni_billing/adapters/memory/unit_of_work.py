@@ -10,6 +10,7 @@ from typing import TypeVar
 from attrs import frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.memory.attempts import MemoryAttempts
 from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger, MemoryTenants
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.rights import service_refused
@@ -26,6 +27,7 @@ class MemoryScope:
 
     tenants: MemoryTenants
     ledger: MemoryLedger
+    attempts: MemoryAttempts
     books: MemoryBooks
 
 
@@ -74,6 +76,7 @@ class InMemoryUnitOfWork:
                 yield MemoryScope(
                     MemoryTenants(self._store, owner, guard),
                     MemoryLedger(self._store, owner, guard, may_mint=self._may_mint),
+                    MemoryAttempts(self._store, owner, guard, may_mint=self._may_mint),
                     MemoryBooks(self._store, guard),
                 )
                 guard.require_open()

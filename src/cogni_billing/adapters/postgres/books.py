@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import frozen
@@ -15,6 +15,7 @@ from cogni_billing.adapters.postgres.audit import verification
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.rows import dispute_parameters
 from cogni_billing.domain.amounts import CREDIT, Amount
+from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.folding import Folding
@@ -47,6 +48,21 @@ class PostgresBooks:
             self._connection.execute(_EVERY_ROW)
             found = self._connection.execute(_DUE, {"now": now}).scalars()
             return tuple(map(TenantId, found))
+
+    def due_attempts(
+        self, now: datetime, every: timedelta, after: DueAttempt | None, /
+    ) -> tuple[DueAttempt, ...]:
+        with self._guard.call(), translated():
+            self._connection.execute(_EVERY_ROW)
+            asked: dict[str, object] = {"now": now, "until": now - every, "beyond": now + every}
+            if after is not None:
+                asked |= {"at": after.at, "tenant": after.tenant, "id": after.attempt_id}
+            statement = _DUE_ATTEMPTS if after is None else _DUE_ATTEMPTS_AFTER
+            rows = self._connection.execute(statement, asked)
+            return tuple(
+                DueAttempt(at=row.at.astimezone(UTC), tenant=row.tenant_id, attempt_id=row.id)
+                for row in rows
+            )
 
     def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
         with self._guard.call(), translated():
@@ -108,6 +124,24 @@ _EVERY_ROW: Final = text("SET LOCAL row_security = off")
 _DUE: Final = text("""
     SELECT tenant_id FROM cogni_billing.wallets WHERE due_at <= :now ORDER BY due_at LIMIT 1000
 """)
+
+_ATTEMPTS_DUE: Final = """
+    SELECT at, tenant_id, id
+    FROM (
+        SELECT checked_at AS at, tenant_id, id FROM cogni_billing.payment_attempts
+        WHERE state = 'PENDING_UNVERIFIED' AND (checked_at <= :until OR checked_at > :beyond)
+        UNION ALL
+        SELECT expires_at AS at, tenant_id, id FROM cogni_billing.payment_attempts
+        WHERE state = 'CREATED_INTENT' AND expires_at <= :now
+    ) AS due
+    {}
+    ORDER BY at, tenant_id, id
+    LIMIT 1000
+"""
+_DUE_ATTEMPTS: Final = text(_ATTEMPTS_DUE.format(""))
+_DUE_ATTEMPTS_AFTER: Final = text(
+    _ATTEMPTS_DUE.format("WHERE (at, tenant_id, id) > (:at, :tenant, :id)")
+)
 
 _SETTLED_POSITION: Final = text(
     "SELECT cogni_billing.settled_position(CAST(:patience AS interval))"

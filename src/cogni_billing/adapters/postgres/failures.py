@@ -174,6 +174,7 @@ _RULES: Final[Mapping[str | None, Callable[[str, str], BillingError]]] = {
     "postings_match_their_transaction": _unbalanced,
     "transactions_have_postings": _unbalanced,
     "purchases_claim_their_payment": _unbalanced,
+    "payment_attempts_have_their_purchase": _unbalanced,
     "history_is_append_only": _append_only,
     "wallets_cover_what_is_taken": _insufficient,
 }

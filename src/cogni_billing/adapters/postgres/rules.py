@@ -273,6 +273,47 @@ VIOLATIONS: Final = {
               AND transactions.reference = payment
         )
     """,
+    Rule.ATTEMPTS_HAVE_THEIR_PURCHASE: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'attempt', id) AS located,
+            format('no purchase of %s %s by %s', amount, unit, evidence) AS detail
+        FROM cogni_billing.payment_attempts AS attempt
+        WHERE state = 'CREDITED'
+          AND NOT EXISTS (
+            SELECT FROM cogni_billing.transactions AS purchase
+            WHERE purchase.tenant_id = attempt.tenant_id
+              AND purchase.id = attempt.transaction_id
+              AND purchase.kind = 'purchase'
+              AND purchase.reference = attempt.evidence
+              AND purchase.request ->> 'amount' = attempt.amount || ' ' || attempt.unit
+          )
+    """,
+    Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS: """
+        SELECT
+            json_build_object('tenant', tenant_id, 'attempt', attempt.id) AS located,
+            format('%s after %s', attempt.state, coalesce(led.path, 'nothing')) AS detail
+        FROM cogni_billing.payment_attempts AS attempt
+        LEFT JOIN (
+            SELECT
+                tenant_id,
+                attempt_id AS id,
+                string_agg(from_state || ' ' || state, ', ' ORDER BY from_state) AS path,
+                max(evidence) AS evidence,
+                max(failure) AS failure,
+                (array_agg(transaction_id ORDER BY transaction_id))[1] AS transaction_id
+            FROM cogni_billing.payment_attempt_events
+            GROUP BY tenant_id, attempt_id
+        ) AS led USING (tenant_id, id)
+        WHERE coalesce(led.path, '') IS DISTINCT FROM CASE
+                WHEN state = 'CREATED_INTENT' THEN ''
+                WHEN attempt.evidence IS NULL THEN 'CREATED_INTENT ' || state
+                WHEN state = 'PENDING_UNVERIFIED' THEN 'CREATED_INTENT PENDING_UNVERIFIED'
+                ELSE 'CREATED_INTENT PENDING_UNVERIFIED, PENDING_UNVERIFIED ' || state
+              END
+           OR attempt.evidence IS DISTINCT FROM led.evidence
+           OR attempt.failure IS DISTINCT FROM led.failure
+           OR attempt.transaction_id IS DISTINCT FROM led.transaction_id
+    """,
     Rule.CAPTURES_MATCH_THEIR_HOLD: """
         SELECT
             json_build_object('tenant', tenant_id, 'hold', id) AS located,

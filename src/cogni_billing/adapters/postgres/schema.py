@@ -297,3 +297,76 @@ disputes = Table(
     ),
 )
 Index("disputes_of_purchases", disputes.c.purchase_id, disputes.c.tenant_id)
+
+payment_attempts = Table(
+    "payment_attempts",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("amount", Numeric, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("payer", _KEY),
+    Column("provider", _KEY, nullable=False),
+    Column("token", _KEY, nullable=False),
+    Column("recipient", _KEY, nullable=False),
+    Column("raw_amount", Numeric, nullable=False),
+    Column("confirmations", Integer, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("created_at", _MOMENT, nullable=False),
+    Column("expires_at", _MOMENT, nullable=False),
+    Column("state", Text, nullable=False, server_default="CREATED_INTENT"),
+    Column("changed_at", _MOMENT),
+    Column("evidence", _KEY),
+    Column("submitted_at", _MOMENT),
+    Column("failure", Text),
+    Column("transaction_id", Uuid),
+    Column("checked_at", _MOMENT),
+    PrimaryKeyConstraint("tenant_id", "id", name="payment_attempts_pkey"),
+)
+Index(
+    "payment_attempts_evidence_used_once",
+    payment_attempts.c.evidence,
+    unique=True,
+    postgresql_where=payment_attempts.c.state.in_(["PENDING_UNVERIFIED", "CREDITED"]),
+)
+Index(
+    "payment_attempts_pending",
+    payment_attempts.c.checked_at,
+    payment_attempts.c.tenant_id,
+    payment_attempts.c.id,
+    postgresql_where=payment_attempts.c.state == "PENDING_UNVERIFIED",
+)
+Index(
+    "payment_attempts_expiring",
+    payment_attempts.c.expires_at,
+    payment_attempts.c.tenant_id,
+    payment_attempts.c.id,
+    postgresql_where=payment_attempts.c.state == "CREATED_INTENT",
+)
+
+payment_attempt_events = Table(
+    "payment_attempt_events",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("attempt_id", Uuid, nullable=False),
+    Column("from_state", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("evidence", _KEY),
+    Column("failure", Text),
+    Column("transaction_id", Uuid),
+    Column("found", JSON, nullable=False),
+    PrimaryKeyConstraint(
+        "tenant_id", "attempt_id", "from_state", name="payment_attempt_events_pkey"
+    ),
+    ForeignKeyConstraint(
+        ["tenant_id", "attempt_id"],
+        [payment_attempts.c.tenant_id, payment_attempts.c.id],
+        name="payment_attempt_events_of_attempts",
+    ),
+    ForeignKeyConstraint(
+        ["tenant_id", "transaction_id"],
+        [transactions.c.tenant_id, transactions.c.id],
+        name="payment_attempt_events_of_purchases",
+    ),
+)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.exc import SQLAlchemyError
 
 from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.postgres.attempts import PostgresAttempts
 from cogni_billing.adapters.postgres.books import PostgresBooks
 from cogni_billing.adapters.postgres.contexts import Before, Context
 from cogni_billing.adapters.postgres.failures import commit_translation, translated
@@ -31,6 +32,7 @@ class PostgresScope:
 
     tenants: PostgresTenants
     ledger: PostgresLedger
+    attempts: PostgresAttempts
     books: PostgresBooks
 
 
@@ -107,6 +109,7 @@ def _scope(connection: Connection, tenant: TenantId) -> Iterator[PostgresScope]:
         yield PostgresScope(
             PostgresTenants(connection, tenant, guard),
             PostgresLedger(connection, tenant, guard),
+            PostgresAttempts(connection, tenant, guard),
             PostgresBooks(connection, guard),
         )
         guard.require_open()

@@ -73,6 +73,19 @@ _GRANTS: Final = frozenset().union(
         "grants",
         "tenant_id id account_id unit amount source priority granted_at expires_at",
     ),
+    _columns(
+        "user",
+        "INSERT",
+        "payment_attempts",
+        "tenant_id id amount unit payer provider token recipient raw_amount confirmations metadata"
+        " created_at expires_at",
+    ),
+    _columns(
+        "user",
+        "INSERT",
+        "payment_attempt_events",
+        "tenant_id attempt_id from_state state at evidence failure transaction_id found",
+    ),
     (Grant("service", "SELECT", table) for table in LEDGER),
     _columns(
         "service",
@@ -128,7 +141,24 @@ _GRANTS: Final = frozenset().union(
         "tenant_id id account_id unit amount taken priority granted_at expires_at",
     ),
     _columns("keeper", "UPDATE", "grants", "taken"),
-    _columns("keeper", "SELECT", "transactions", "tenant_id id kind unit amount occurred_at"),
+    _columns(
+        "keeper",
+        "SELECT",
+        "transactions",
+        "tenant_id id kind reference unit amount request occurred_at",
+    ),
+    _columns(
+        "keeper",
+        "SELECT",
+        "payment_attempts",
+        "tenant_id id amount unit created_at state changed_at evidence submitted_at checked_at",
+    ),
+    _columns(
+        "keeper",
+        "UPDATE",
+        "payment_attempts",
+        "state changed_at evidence submitted_at checked_at failure transaction_id",
+    ),
     _columns(
         "keeper",
         "SELECT",
@@ -157,6 +187,7 @@ _CALLERS: Final = frozenset(
         ("user spender service keeper", "revision"),
         ("user spender service migrator", "signed_tenant"),
         ("user spender", "release_hold settle_wallet"),
+        ("user", "begin_check"),
         ("service", "give_back lock_earned set_aside settle_wallet settled_position"),
         ("keeper", "draw_grants end_hold lapse_grant lock_wallet next_due"),
         ("keeper", "act_again acting mac refuse_overdraft refuse_unsettled"),

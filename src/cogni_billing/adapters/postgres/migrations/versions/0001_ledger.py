@@ -15,6 +15,8 @@ depends_on = None
 
 _TABLES = (
     "context_keys",
+    "payment_attempt_events",
+    "payment_attempts",
     "disputes",
     "grants",
     "holds",
@@ -26,6 +28,8 @@ _TABLES = (
     "accounts",
 )
 _FUNCTIONS = (
+    "begin_check(uuid, timestamptz, interval)",
+    "keep_attempt()",
     "give_back(uuid, uuid, text, timestamptz)",
     "set_aside(uuid, uuid, uuid, text, numeric, timestamptz)",
     "lock_earned(uuid, text, timestamptz)",
@@ -73,6 +77,8 @@ _KEEPERS = (
     "give_back(uuid, uuid, text, timestamptz)",
     "signed_tenant()",
     "act_for(uuid)",
+    "keep_attempt()",
+    "begin_check(uuid, timestamptz, interval)",
 )
 
 
@@ -87,6 +93,7 @@ def upgrade() -> None:
     run_file("0001_holds.sql")
     run_file("0001_grants.sql")
     run_file("0001_disputes.sql")
+    run_file("0001_attempts.sql")
     run_file("0001_contexts.sql")
     op.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA cogni_billing FROM PUBLIC")
     op.execute(f"GRANT USAGE ON SCHEMA cogni_billing TO {everybody}")
@@ -128,6 +135,19 @@ def upgrade() -> None:
     op.execute(
         "GRANT EXECUTE ON FUNCTION cogni_billing.release_hold(uuid, text, timestamptz),"
         f" cogni_billing.settle_wallet(text, timestamptz) TO {spenders}"
+    )
+    op.execute(
+        "GRANT INSERT (tenant_id, id, amount, unit, payer, provider, token, recipient, raw_amount,"
+        " confirmations, metadata, created_at, expires_at)"
+        f" ON cogni_billing.payment_attempts TO {user}"
+    )
+    op.execute(
+        "GRANT INSERT (tenant_id, attempt_id, from_state, state, at, evidence, failure,"
+        f" transaction_id, found) ON cogni_billing.payment_attempt_events TO {user}"
+    )
+    op.execute(
+        "GRANT EXECUTE ON FUNCTION cogni_billing.begin_check(uuid, timestamptz, interval)"
+        f" TO {user}"
     )
     _let_take_back(service)
     op.execute(
@@ -208,8 +228,14 @@ def _hand_wallets_to(migrator: str, keeper: str) -> None:
         f" expires_at), UPDATE (taken) ON cogni_billing.grants TO {keeper}"
     )
     op.execute(
-        "GRANT SELECT (tenant_id, id, kind, unit, amount, occurred_at)"
+        "GRANT SELECT (tenant_id, id, kind, reference, unit, amount, request, occurred_at)"
         f" ON cogni_billing.transactions TO {keeper}"
+    )
+    op.execute(
+        "GRANT SELECT (tenant_id, id, amount, unit, created_at, state, changed_at, evidence,"
+        " submitted_at, checked_at),"
+        " UPDATE (state, changed_at, evidence, submitted_at, checked_at, failure, transaction_id)"
+        f" ON cogni_billing.payment_attempts TO {keeper}"
     )
     op.execute(f"GRANT INSERT (tenant_id, id, opened_at) ON cogni_billing.accounts TO {keeper}")
     op.execute(

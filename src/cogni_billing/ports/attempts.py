@@ -1,0 +1,62 @@
+"""The scope's tenant's payment attempts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent, Move
+
+
+class AttemptRepository(Protocol):
+    """Keeps payment attempts, and the history of each."""
+
+    def create(self, intent: Intent, /) -> None:
+        """Record a new intent.
+
+        Raises:
+            PrivilegeRequired: it is not the scope's tenant's; or the scope may not mint.
+            LedgerCorruption: its id is taken.
+        """
+        ...
+
+    def attempt(self, attempt_id: UUID, /) -> Attempt:
+        """The attempt as it is now.
+
+        Raises:
+            UnknownAttempt: the tenant has none of that id.
+        """
+        ...
+
+    def record(self, attempt: Attempt, move: Move, /) -> Attempt:
+        """The attempt after *move*, which goes into its history in the same transaction.
+
+        Evidence belongs to one attempt in the whole system while that is pending or credited.
+
+        Raises:
+            PaymentAlreadyClaimed: another attempt has the evidence, whosever it is.
+            LedgerUnavailable: the attempt has moved on since it was read; read it again.
+            UnbalancedTransaction: it is to be credited by what is no purchase of its payment.
+            PrivilegeRequired: the scope may not mint.
+        """
+        ...
+
+    def begin_check(self, attempt_id: UUID, now: datetime, every: timedelta, /) -> bool:
+        """Whether a verifier is to be asked now: it is the caller's turn, and nobody else's.
+
+        There is one turn in each span of *every* while the attempt is pending, and none when it is
+        not, or is not there.
+
+        Raises:
+            PrivilegeRequired: the scope may not mint.
+        """
+        ...
+
+    def events(self, attempt_id: UUID, /) -> tuple[AttemptEvent, ...]:
+        """What has become of it so far, in order; the first is the intent.
+
+        Raises:
+            UnknownAttempt: the tenant has none of that id.
+        """
+        ...

@@ -7,13 +7,28 @@ The units of work are in `cogni_billing.adapters.memory` and `cogni_billing.adap
 """
 
 from cogni_billing.aio import AsyncBilling
+from cogni_billing.attempts import AsyncPaymentAttempts, PaymentAttempts
 from cogni_billing.billing import Billing
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.allocation import allocate
 from cogni_billing.domain.amounts import CREDIT, USD, USDC, Amount, Unit, credits, usd, usd_cents
+from cogni_billing.domain.attempts import (
+    Attempt,
+    AttemptEvent,
+    AttemptRules,
+    AttemptState,
+    AttemptStatus,
+    FailureCode,
+    Intent,
+    PaymentFailed,
+    PaymentPending,
+    PaymentVerified,
+)
 from cogni_billing.domain.batches import Charge, Outcome, OutcomeState, Purchase
+from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
+    AttemptClosed,
     BillingError,
     Difference,
     DisputeClosed,
@@ -26,6 +41,7 @@ from cogni_billing.domain.errors import (
     InvalidPage,
     InvalidPolicy,
     InvalidReference,
+    InvalidSignature,
     InvalidTenant,
     InvalidTime,
     LedgerCorruption,
@@ -40,9 +56,11 @@ from cogni_billing.domain.errors import (
     UnbalancedTransaction,
     UnitMismatch,
     UnknownAccount,
+    UnknownAttempt,
     UnknownDispute,
     UnknownHold,
     UnknownPayment,
+    VerifierFailed,
 )
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState
@@ -83,6 +101,13 @@ __all__ = [
     "AccountId",
     "Amount",
     "AsyncBilling",
+    "AsyncPaymentAttempts",
+    "Attempt",
+    "AttemptClosed",
+    "AttemptEvent",
+    "AttemptRules",
+    "AttemptState",
+    "AttemptStatus",
     "Balance",
     "Billing",
     "BillingError",
@@ -90,10 +115,12 @@ __all__ = [
     "Charge",
     "ChargeReceipt",
     "ChargebackReceipt",
+    "Destination",
     "Difference",
     "Dispute",
     "DisputeClosed",
     "DisputeState",
+    "FailureCode",
     "Grant",
     "GrantReceipt",
     "Hold",
@@ -101,12 +128,14 @@ __all__ = [
     "HoldState",
     "IdempotencyConflict",
     "InsufficientCredits",
+    "Intent",
     "InvalidAmount",
     "InvalidInput",
     "InvalidMetadata",
     "InvalidPage",
     "InvalidPolicy",
     "InvalidReference",
+    "InvalidSignature",
     "InvalidTenant",
     "InvalidTime",
     "LedgerCorruption",
@@ -118,6 +147,10 @@ __all__ = [
     "OutcomeUnknown",
     "Page",
     "PaymentAlreadyClaimed",
+    "PaymentAttempts",
+    "PaymentFailed",
+    "PaymentPending",
+    "PaymentVerified",
     "PrivilegeRequired",
     "Purchase",
     "PurchaseReceipt",
@@ -141,10 +174,12 @@ __all__ = [
     "Unit",
     "UnitMismatch",
     "UnknownAccount",
+    "UnknownAttempt",
     "UnknownDispute",
     "UnknownHold",
     "UnknownPayment",
     "Verification",
+    "VerifierFailed",
     "Violation",
     "allocate",
     "charge_for",

@@ -16,7 +16,7 @@ from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
-from cogni_billing.domain.policies import Policies, RevenueSharePolicy, Shortfall
+from cogni_billing.domain.policies import Policies, Shortfall
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
     ChargebackReceipt,
@@ -50,11 +50,7 @@ class AsyncBilling:
         ids: IdSource | None = None,
     ) -> None:
         self._unit_of_work = unit_of_work
-        self._cases = UseCases(
-            RevenueSharePolicy.default() if policy is None else policy,
-            unit_of_work.clock if clock is None else clock,
-            unit_of_work.ids if ids is None else ids,
-        )
+        self._cases = UseCases.over(unit_of_work, policy, clock, ids)
 
     async def _run(self, case: UseCase[Result]) -> Result:
         return await self._unit_of_work.run_async(case.tenant, case.work)
@@ -295,7 +291,7 @@ class AsyncBilling:
 
     async def sweep(self) -> int:
         """See `Billing.sweep`."""
-        now, sweep = self._cases.now(), Sweep()
+        now, sweep = self._cases.now(), Sweep[TenantId]()
         while due := sweep.still(await self._run_service(self._cases.due(now))):
             for tenant in due:
                 with sweep.settling(tenant):

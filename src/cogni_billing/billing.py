@@ -16,7 +16,7 @@ from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
-from cogni_billing.domain.policies import Policies, RevenueSharePolicy, Shortfall
+from cogni_billing.domain.policies import Policies, Shortfall
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
     ChargebackReceipt,
@@ -62,11 +62,7 @@ class Billing:
         ids: IdSource | None = None,
     ) -> None:
         self._unit_of_work = unit_of_work
-        self._cases = UseCases(
-            RevenueSharePolicy.default() if policy is None else policy,
-            unit_of_work.clock if clock is None else clock,
-            unit_of_work.ids if ids is None else ids,
-        )
+        self._cases = UseCases.over(unit_of_work, policy, clock, ids)
 
     def _run(self, case: UseCase[Result]) -> Result:
         return self._unit_of_work.run(case.tenant, case.work)
@@ -101,8 +97,9 @@ class Billing:
             tenant: Who paid.
             amount: What was paid, in USD or USDC, greater than zero. It becomes credits at
                 10 000 000 for a dollar, rounded up; shares of them are rounded down.
-            payment: The evidence, `provider:id`, 1 to 255 visible ASCII characters. It can be
-                claimed once in the whole system.
+            payment: The evidence, `provider:id`, 1 to 255 visible ASCII characters; a
+                transaction's hash on a chain in small letters. It can be claimed once in the whole
+                system.
             metadata: A JSON object kept with the transaction.
 
         Raises:
@@ -557,7 +554,7 @@ class Billing:
             OutcomeUnknown: some wallet may have been settled; sweep again.
             LedgerCorruption: some wallet cannot be settled; look at its tenant.
         """
-        now, sweep = self._cases.now(), Sweep()
+        now, sweep = self._cases.now(), Sweep[TenantId]()
         while due := sweep.still(self._run_service(self._cases.due(now))):
             for tenant in due:
                 with sweep.settling(tenant):

@@ -1,44 +1,48 @@
-"""How a sweep goes on where one wallet cannot be settled."""
+"""How a sweep goes on where one of what it settles cannot be: a wallet, or a payment attempt."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 from attrs import define, field
 
 from cogni_billing.domain.errors import BillingError, LedgerCorruption, OutcomeUnknown
-from cogni_billing.domain.identity import TenantId
+
+Subject = TypeVar("Subject")
 
 
 @define
-class Sweep:
-    """How many wallets were settled, and which could not be."""
+class Sweep(Generic[Subject]):
+    """How many were settled, and what kept others from it."""
 
     settled: int = 0
-    _failed: dict[TenantId, BillingError] = field(factory=dict)
+    _tried: set[Subject] = field(factory=set)
+    _failures: list[BillingError] = field(factory=list)
 
-    def still(self, due: tuple[TenantId, ...]) -> list[TenantId]:
-        """Those of *due* that were not tried in vain."""
-        return [tenant for tenant in due if tenant not in self._failed]
+    def still(self, due: tuple[Subject, ...]) -> list[Subject]:
+        """Those of *due* that were not tried yet."""
+        return [subject for subject in due if subject not in self._tried]
 
     @contextmanager
-    def settling(self, tenant: TenantId) -> Iterator[None]:
-        """Remembers that *tenant*'s wallet could not be settled, and why."""
+    def settling(self, subject: Subject) -> Iterator[None]:
+        """Remembers that *subject* was tried, and why it could not be settled."""
+        self._tried.add(subject)
         try:
             yield
         except BillingError as error:
-            self._failed[tenant] = error
+            self._failures.append(error)
 
     def outcome(self) -> int:
-        """How many wallets were settled.
+        """How many were settled.
 
         Raises:
-            BillingError: the worst of those that kept a wallet from being settled: what asks for a
-                look, then what may have happened, then what has not.
+            BillingError: the worst of what kept one from being settled: what asks for a look, then
+                what may have happened, then what has not.
         """
-        if self._failed:
-            raise min(self._failed.values(), key=_how_bad)
+        if self._failures:
+            raise min(self._failures, key=_how_bad)
         return self.settled
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Self, TypeVar
 from uuid import UUID
 
 from attrs import field, frozen
@@ -25,7 +25,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.moments import utc
-from cogni_billing.domain.policies import Policies, checked_policies
+from cogni_billing.domain.policies import Policies, RevenueSharePolicy, checked_policies
 from cogni_billing.domain.purchases import PurchaseRequest, plan_purchase, request_purchase
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
@@ -54,7 +54,7 @@ from cogni_billing.domain.statements import (
 from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
-from cogni_billing.ports.scope import Scope, ServiceScope
+from cogni_billing.ports.scope import Environment, Scope, ServiceScope
 from cogni_billing.returns import Returns
 
 Result = TypeVar("Result")
@@ -84,6 +84,21 @@ class UseCases:
     policy: Policies = field(converter=checked_policies)
     clock: Clock
     ids: IdSource
+
+    @classmethod
+    def over(
+        cls,
+        environment: Environment,
+        policy: Policies | None,
+        clock: Clock | None,
+        ids: IdSource | None,
+    ) -> Self:
+        """With what *environment* brings along, and the default policy, where no other is given."""
+        return cls(
+            RevenueSharePolicy.default() if policy is None else policy,
+            environment.clock if clock is None else clock,
+            environment.ids if ids is None else ids,
+        )
 
     def open_account(self, tenant: object) -> UseCase[Account]:
         owner = tenant_id(tenant)

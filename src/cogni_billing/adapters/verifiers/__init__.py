@@ -1,0 +1,8 @@
+"""Payment verifiers: `evm` for tokens on a chain (extra `evm`), `webhooks` for card processors.
+
+Neither is imported unless a host does.
+"""
+
+from cogni_billing.adapters.verifiers.routing import ByProvider
+
+__all__ = ["ByProvider"]

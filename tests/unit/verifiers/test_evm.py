@@ -1,0 +1,306 @@
+"""Payments on chains, looked up on a node that answers as nodes do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    AttemptState,
+    FailureCode,
+    Intent,
+    InvalidInput,
+    PaymentAttempts,
+    PaymentFailed,
+    PaymentPending,
+    PaymentVerified,
+    usd,
+)
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.adapters.verifiers.evm import EvmVerifier
+from cogni_billing.domain.attempts import Finding
+from cogni_billing.testing import ALICE, MovableClock
+from cogni_billing.testing.contracts.attempts import (
+    PLATFORM,
+    POLL,
+    PROOF,
+    STRANGER,
+    TOKEN,
+    USDC,
+    WALLET,
+)
+from unit.verifiers.json_rpc import BLOCK, Node, block, receipt, serving, transfer
+
+Verify = Callable[..., Finding]
+"""Of an intent; and for how long each answer is waited for, where that is not `LONG`."""
+LONG = timedelta(minutes=1)
+PAID = transfer(TOKEN, WALLET, PLATFORM, 2_000_000)
+OF_A_COLLECTIBLE = {**PAID, "topics": [*PAID["topics"], "0x" + "0" * 64], "data": "0x"}
+DIRTY = {**PAID, "topics": [PAID["topics"][0], "0x" + "ff" * 32, PAID["topics"][2]]}
+"""An address that is none, as a token of somebody's may have it."""
+CODE = FailureCode
+
+
+@pytest.fixture
+def intent() -> Intent:
+    attempts = PaymentAttempts(
+        InMemoryUnitOfWork(), verifier=EvmVerifier({1: ""}), destinations=USDC
+    )
+    return attempts.create_intent(ALICE, usd("2.00"), payer=WALLET)
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """Of chain 8453, five blocks on, its own being the first."""
+    results: dict[str, Any] = {
+        "eth_chainId": hex(8453),
+        "eth_blockNumber": hex(BLOCK + 4),
+        "eth_getTransactionReceipt": receipt(PAID),
+        "eth_getBlockByNumber": block(BLOCK),
+    }
+    with serving(Node(results)) as node:
+        yield node
+
+
+@pytest.fixture(params=["called", "awaited"])
+def verify(request: pytest.FixtureRequest, node: Node) -> Verify:
+    def called(intent: Intent, waits: timedelta = LONG) -> Finding:
+        return EvmVerifier({8453: node.url}, waits=waits).verify(PROOF, intent)
+
+    def awaited(intent: Intent, waits: timedelta = LONG) -> Finding:
+        async def ask() -> Finding:
+            verifier = EvmVerifier({8453: node.url}, waits=waits)
+            try:
+                return await verifier.verify_async(PROOF, intent)
+            finally:
+                await verifier.aclose()
+
+        return asyncio.run(ask())
+
+    return called if request.param == "called" else awaited
+
+
+def verified(**changes: Any) -> PaymentVerified:
+    found = PaymentVerified(
+        provider="8453",
+        token=TOKEN,
+        sender=WALLET,
+        recipient=PLATFORM,
+        raw_amount=2_000_000,
+        confirmations=5,
+    )
+    return evolve(found, **changes)
+
+
+def test_a_transfer_is_found(verify: Verify, intent: Intent, node: Node) -> None:
+    assert verify(intent) == verified()
+    assert node.asked == [
+        "eth_chainId",
+        "eth_blockNumber",
+        "eth_getTransactionReceipt",
+        "eth_getBlockByNumber",
+    ]
+
+
+def test_the_chain_is_asked_for_once(intent: Intent, node: Node) -> None:
+    verifier = EvmVerifier({8453: node.url}, waits=LONG)
+    for _ in range(3):
+        assert verifier.verify(PROOF, intent) == verified()
+
+    assert node.asked.count("eth_chainId") == 1
+
+
+@pytest.mark.parametrize(
+    ("logs", "found"),
+    [
+        ([], PaymentFailed(CODE.TOKEN_TRANSFER_NOT_FOUND)),
+        ([transfer(STRANGER, WALLET, STRANGER, 1)], PaymentFailed(CODE.TOKEN_TRANSFER_NOT_FOUND)),
+        ([transfer(STRANGER, WALLET, PLATFORM, 2_000_000)], PaymentFailed(CODE.INVALID_TOKEN)),
+        ([transfer(TOKEN, WALLET, STRANGER, 2_000_000)], PaymentFailed(CODE.RECIPIENT_MISMATCH)),
+        ([transfer(TOKEN, STRANGER, PLATFORM, 2_000_000)], verified(sender=STRANGER)),
+        ([transfer(TOKEN, WALLET, PLATFORM, 1)], verified(raw_amount=1)),
+        ([transfer(TOKEN, STRANGER, PLATFORM, 9), PAID], verified()),
+        ([PAID, PAID], verified(raw_amount=4_000_000)),
+        ([transfer(TOKEN.upper().replace("X", "x"), WALLET, PLATFORM, 2_000_000)], verified()),
+        ([OF_A_COLLECTIBLE], PaymentFailed(CODE.TOKEN_TRANSFER_NOT_FOUND)),
+        ([{**PAID, "topics": ["0x" + "11" * 32]}, PAID], verified()),
+        ([DIRTY, PAID], verified()),
+        ([{**PAID, "removed": True}, PAID], verified()),
+    ],
+)
+def test_what_counts_is_what_the_payer_sent_of_the_token_to_the_recipient(
+    verify: Verify, intent: Intent, node: Node, logs: list[dict[str, Any]], found: Finding
+) -> None:
+    node.results["eth_getTransactionReceipt"] = receipt(*logs)
+
+    assert verify(intent) == found
+
+
+def test_a_transaction_that_was_reverted_pays_nothing(
+    verify: Verify, intent: Intent, node: Node
+) -> None:
+    node.results["eth_getTransactionReceipt"] = receipt(PAID, status=0)
+
+    assert verify(intent) == PaymentFailed(CODE.TX_REVERTED)
+
+
+def test_one_that_is_not_there_is_waited_for(verify: Verify, intent: Intent, node: Node) -> None:
+    node.results["eth_getTransactionReceipt"] = None
+
+    assert verify(intent) == PaymentPending(CODE.RECEIPT_NOT_FOUND)
+
+
+@pytest.mark.parametrize("head", [BLOCK + 3, BLOCK, BLOCK - 7])
+@pytest.mark.parametrize("status", [0, 1])
+def test_so_are_blocks_that_confirm_it(
+    verify: Verify, intent: Intent, node: Node, head: int, status: int
+) -> None:
+    node.results["eth_blockNumber"] = hex(head)
+    node.results["eth_getTransactionReceipt"] = receipt(PAID, status=status)
+
+    assert verify(intent) == PaymentPending(CODE.INSUFFICIENT_CONFIRMATIONS)
+
+
+def test_a_receipt_of_a_block_that_the_chain_has_left_counts_for_nothing(
+    verify: Verify, intent: Intent, node: Node
+) -> None:
+    node.results["eth_getBlockByNumber"] = block(BLOCK) | {"hash": "0x" + "99" * 32}
+
+    assert verify(intent) == PaymentPending(CODE.INSUFFICIENT_CONFIRMATIONS)
+
+
+def test_blocks_that_authority_proves_are_read_too(
+    verify: Verify, intent: Intent, node: Node
+) -> None:
+    node.results["eth_getBlockByNumber"] = block(BLOCK, extra="0x" + "ee" * 97)
+
+    assert verify(intent) == verified()
+
+
+def _told(value: object) -> tuple[int, bytes]:
+    return 200, json.dumps({"jsonrpc": "2.0", "id": 0, "result": value}).encode()
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        lambda: (429, b'{"error": {"code": 429, "message": "slow down"}}'),
+        lambda: (500, b"oops"),
+        lambda: (200, b"<html>maintenance</html>"),
+        lambda: (200, b""),
+        lambda: (200, b"[]"),
+        lambda: (200, b"null"),
+        lambda: (200, b'{"jsonrpc": "2.0", "id": 0}'),
+        lambda: (
+            200,
+            b'{"jsonrpc":"2.0","id":0,"error":{"code":-32005,"message":"limit exceeded"}}',
+        ),
+        lambda: (200, b"[" * 100_000),
+        lambda: _told("not hexadecimal"),
+        lambda: _told({"some": "thing"}),
+    ],
+)
+def test_what_is_no_answer_is_waited_for(
+    verify: Verify, intent: Intent, node: Node, instead: Callable[[], tuple[int, bytes]]
+) -> None:
+    node.instead = instead
+
+    assert verify(intent) == PaymentPending(CODE.RPC_ERROR)
+
+
+@pytest.mark.parametrize("missing", ["blockNumber", "blockHash", "status", "logs"])
+def test_so_is_a_receipt_that_lacks_something(
+    verify: Verify, intent: Intent, node: Node, missing: str
+) -> None:
+    whole = receipt(PAID)
+    del whole[missing]
+    node.results["eth_getTransactionReceipt"] = whole
+
+    assert verify(intent) == PaymentPending(CODE.RPC_ERROR)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"status": None}, {"status": "0x2"}, {"transactionHash": "0x" + "cd" * 32}]
+)
+def test_so_is_one_of_something_else(
+    verify: Verify, intent: Intent, node: Node, odd: dict[str, Any]
+) -> None:
+    node.results["eth_getTransactionReceipt"] = receipt(PAID) | odd
+
+    assert verify(intent) == PaymentPending(CODE.RPC_ERROR)
+
+
+def test_a_node_that_does_not_answer_is_given_up(
+    verify: Verify, intent: Intent, node: Node
+) -> None:
+    ended = Event()
+
+    def never() -> tuple[int, bytes]:
+        ended.wait()
+        return 200, b"{}"
+
+    node.instead = never
+    try:
+        assert verify(intent, timedelta(milliseconds=100)) == PaymentPending(CODE.RPC_ERROR)
+    finally:
+        ended.set()
+
+
+def test_nobody_there_is_waited_for(intent: Intent) -> None:
+    with serving(Node()) as gone:
+        url = gone.url
+
+    assert EvmVerifier({8453: url}).verify(PROOF, intent) == PaymentPending(CODE.RPC_ERROR)
+
+
+def test_a_node_of_another_chain_is_told_to_the_host(
+    verify: Verify, intent: Intent, node: Node
+) -> None:
+    node.results["eth_chainId"] = "0x1"
+
+    with pytest.raises(InvalidInput, match="expected one of chain 8453, got a node of chain 1"):
+        verify(intent)
+
+
+def test_a_chain_that_has_no_url_is_told_to_the_host(intent: Intent) -> None:
+    with pytest.raises(InvalidInput, match="chain_id: expected 1 or 10, got 8453"):
+        EvmVerifier({1: "", 10: ""}).verify(PROOF, intent)
+
+
+@pytest.mark.parametrize("urls", [{}, None, "http://127.0.0.1", {"8453": "http://127.0.0.1"}])
+def test_urls_are_one_for_each_chain(urls: Any) -> None:
+    with pytest.raises(InvalidInput, match="urls"):
+        EvmVerifier(urls)
+
+
+def test_python_s_own_bound_on_nesting_is_kept() -> None:
+    """What web3 imports lifts it, and then JSON that is nested deeply ends the process."""
+    with pytest.raises(RecursionError):
+        json.loads("[" * 100_000)
+
+
+def test_from_the_chain_to_the_credits(node: Node) -> None:
+    clock = MovableClock()
+    attempts = PaymentAttempts(
+        InMemoryUnitOfWork(),
+        verifier=EvmVerifier({8453: node.url}, waits=LONG),
+        answers_within=LONG,
+        destinations=USDC,
+        clock=clock,
+    )
+    intent = attempts.create_intent(ALICE, usd("2.00"), payer=WALLET)
+    node.results["eth_blockNumber"] = hex(BLOCK)
+
+    states = [attempts.submit(ALICE, intent.attempt_id, PROOF).state]
+    node.results["eth_blockNumber"] = hex(BLOCK + 4)
+    clock.move(POLL)
+    states.append(attempts.status(ALICE, intent.attempt_id).state)
+
+    assert states == [AttemptState.PENDING_UNVERIFIED, AttemptState.CREDITED]

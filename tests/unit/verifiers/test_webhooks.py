@@ -1,0 +1,234 @@
+"""Card payments told of in webhooks, rightly and wrongly signed."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    AttemptState,
+    FailureCode,
+    Intent,
+    InvalidInput,
+    InvalidSignature,
+    InvalidTenant,
+    PaymentAttempts,
+    PaymentFailed,
+    PaymentPending,
+    PaymentVerified,
+    usd,
+)
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.adapters.verifiers.webhooks import ReceivedPayment, SignedWebhooks
+from cogni_billing.testing import ALICE, NOON, MovableClock
+from cogni_billing.testing.contracts.attempts import CARD
+from cogni_billing.testing.verifiers import FakeVerifier
+
+SECRET, OLD = "whsec_0123456789abcdef", "whsec_fedcba9876543210"
+ATTEMPT = UUID(int=7)
+SECOND = int(NOON.timestamp())
+
+
+def event(kind: str = "payment_intent.succeeded", **changes: Any) -> bytes:
+    payment = {
+        "id": "pi_1",
+        "object": "payment_intent",
+        "amount": 200,
+        "amount_received": 200,
+        "currency": "usd",
+        "customer": None,
+        "metadata": {"tenant": str(ALICE), "attempt_id": str(ATTEMPT)},
+    }
+    return json.dumps({"type": kind, "data": {"object": payment | changes}}).encode()
+
+
+def signed(body: bytes, *, secret: str = SECRET, second: int = SECOND) -> str:
+    code = hmac.digest(secret.encode(), f"{second}.".encode() + body, "sha256").hex()
+    return f"t={second},v1={code}"
+
+
+@pytest.fixture
+def webhooks() -> SignedWebhooks:
+    return SignedWebhooks([SECRET, OLD], recipient="acct_1", clock=MovableClock())
+
+
+def found(**changes: Any) -> PaymentVerified:
+    told = PaymentVerified(
+        provider="stripe", token="usd", sender=None, recipient="acct_1", raw_amount=200
+    )
+    return evolve(told, **changes)
+
+
+def test_a_signed_event_tells_of_a_payment(webhooks: SignedWebhooks) -> None:
+    body = event()
+
+    assert webhooks.received(body, signed(body)) == ReceivedPayment(
+        tenant=ALICE, attempt_id=ATTEMPT, evidence="stripe:pi_1", finding=found()
+    )
+
+
+@pytest.mark.parametrize("secret", [SECRET, OLD])
+def test_while_the_secret_is_changed_both_are_good(webhooks: SignedWebhooks, secret: str) -> None:
+    body = event()
+
+    assert webhooks.received(body, signed(body, secret=secret)) is not None
+
+
+def test_of_several_codes_one_is_enough(webhooks: SignedWebhooks) -> None:
+    body = event()
+    header = signed(body).replace(",v1=", f",v1={'0' * 64},v0=ff,v1=")
+
+    assert webhooks.received(body, header) is not None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("", "t=", "v1=00", "t=1,t=2,v1=00", "garbage", f"t={SECOND}", "t=x,v1=00", "\u0661=1"),
+        f"t={SECOND},v1={'0' * 64}",
+        f"t={SECOND},v1=",
+        f"t={SECOND},v0={signed(event())[-64:]}",
+        signed(event(), secret="whsec_another_one_00"),
+        signed(event() + b" "),
+        signed(event(), second=SECOND - 1).replace(str(SECOND - 1), str(SECOND)),
+        signed(event()).upper(),
+    ],
+)
+def test_what_nobody_signed_who_knows_a_secret_is_refused(
+    webhooks: SignedWebhooks, header: str
+) -> None:
+    with pytest.raises(InvalidSignature) as caught:
+        webhooks.received(event(), header)
+
+    assert SECRET not in str(caught.value)
+    assert OLD not in repr(webhooks)
+
+
+@pytest.mark.parametrize("off", [-301, 301])
+def test_so_is_what_was_signed_too_long_ago_or_is_yet_to_be(
+    webhooks: SignedWebhooks, off: int
+) -> None:
+    body = event()
+
+    with pytest.raises(InvalidSignature, match="within 0:05:00 of now"):
+        webhooks.received(body, signed(body, second=SECOND + off))
+
+
+@pytest.mark.parametrize("off", [-299, 299])
+def test_some_time_is_tolerated(webhooks: SignedWebhooks, off: int) -> None:
+    body = event()
+
+    assert webhooks.received(body, signed(body, second=SECOND + off)) is not None
+
+
+@pytest.mark.parametrize("kind", ["payment_intent.payment_failed", "charge.updated", None, []])
+def test_what_tells_of_no_payment_is_none(webhooks: SignedWebhooks, kind: str) -> None:
+    body = event(kind)
+
+    assert webhooks.received(body, signed(body)) is None
+
+
+def test_so_is_a_payment_of_something_else(webhooks: SignedWebhooks) -> None:
+    body = event(metadata={"order": "7"})
+
+    assert webhooks.received(body, signed(body)) is None
+
+
+def test_a_request_without_the_header_is_refused(webhooks: SignedWebhooks) -> None:
+    with pytest.raises(InvalidSignature, match="got None"):
+        webhooks.received(event(), None)
+    with pytest.raises(InvalidInput, match="body"):
+        webhooks.received(event().decode(), signed(event()))  # type: ignore[arg-type]
+
+
+def test_a_payment_that_was_canceled_has_failed(webhooks: SignedWebhooks) -> None:
+    body = event("payment_intent.canceled")
+    received = webhooks.received(body, signed(body))
+
+    assert received is not None
+    assert received.finding == PaymentFailed(FailureCode.TX_REVERTED)
+
+
+def test_of_a_connected_account_that_is_the_recipient(webhooks: SignedWebhooks) -> None:
+    body = json.dumps(json.loads(event(customer="cus_1")) | {"account": "acct_2"}).encode()
+    received = webhooks.received(body, signed(body))
+
+    assert received is not None
+    assert received.finding == found(recipient="acct_2", sender="cus_1")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"", "body"),
+        (b"[]", "body"),
+        (b"[" * 100_000, "body"),
+        (b"\xff", "body"),
+        (b'{"type": "payment_intent.succeeded"}', "data"),
+        (b'{"type": "payment_intent.succeeded", "data": {"object": []}}', "object"),
+        (event(metadata=None), "metadata"),
+        (event(metadata={"attempt_id": str(ATTEMPT)}), "tenant"),
+        (event(metadata={"tenant": "alice", "attempt_id": str(ATTEMPT)}), "tenant"),
+        (event(metadata={"tenant": str(UUID(int=0)), "attempt_id": str(ATTEMPT)}), "tenant"),
+        (event(metadata={"tenant": str(ALICE), "attempt_id": None}), "attempt_id"),
+        (event(amount_received=None), "amount_received"),
+        (event(amount_received=2.0), "amount_received"),
+        (event(amount_received=-200), "amount_received"),
+        (event(id="a b"), "id"),
+        (event(id=None), "id"),
+    ],
+)
+def test_a_signed_event_that_makes_no_sense_is_refused_by_name(
+    webhooks: SignedWebhooks, body: bytes, field: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        webhooks.received(body, signed(body))
+
+    assert caught.value.field == field
+    assert isinstance(caught.value, InvalidTenant) == (field == "tenant")
+
+
+@pytest.mark.parametrize("secrets", ["", "short", [], [SECRET, ""], [SECRET, 7], [None], None])
+def test_secrets_are_long_enough(secrets: Any) -> None:
+    with pytest.raises(InvalidInput, match="secrets"):
+        SignedWebhooks(secrets, recipient="acct_1")
+
+
+def test_a_webhook_credits_what_polls_were_waiting_for(webhooks: SignedWebhooks) -> None:
+    ledger, clock = InMemoryUnitOfWork(), MovableClock()
+    polled = PaymentAttempts(ledger, verifier=webhooks, destinations=CARD, clock=clock)
+    intent = polled.create_intent(ALICE, usd("2.00"))
+    pending = polled.submit(ALICE, intent.attempt_id, "stripe:pi_1")
+    told = {"tenant": str(ALICE), "attempt_id": str(intent.attempt_id)}
+    body = event(metadata=told)
+
+    received = webhooks.received(body, signed(body))
+    assert received is not None
+    credited = polled.report(
+        received.tenant, received.attempt_id, received.evidence, received.finding
+    )
+
+    assert (pending.state, credited.state) == (
+        AttemptState.PENDING_UNVERIFIED,
+        AttemptState.CREDITED,
+    )
+    assert polled.status(ALICE, intent.attempt_id) == credited
+
+
+def test_by_themselves_webhooks_are_waited_for(webhooks: SignedWebhooks, intent: Intent) -> None:
+    waiting = PaymentPending(FailureCode.RPC_ERROR)  # without end: webhooks may come after days
+
+    assert webhooks.verify("stripe:pi_1", intent) == waiting
+    assert asyncio.run(webhooks.verify_async("stripe:pi_1", intent)) == waiting
+
+
+@pytest.fixture
+def intent() -> Intent:
+    attempts = PaymentAttempts(InMemoryUnitOfWork(), verifier=FakeVerifier(), destinations=CARD)
+    return attempts.create_intent(ALICE, usd("2.00"))

@@ -10,13 +10,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from cogni_billing import (
     Amount,
     AsyncBilling,
+    Attempt,
     Billing,
     ChargebackReceipt,
     ChargeReceipt,
     Dispute,
     Hold,
+    Intent,
     Outcome,
     Page,
+    PaymentAttempts,
     PurchaseReceipt,
     RefundReceipt,
     TenantId,
@@ -27,8 +30,13 @@ from cogni_billing import (
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
+from cogni_billing.adapters.verifiers import ByProvider
+from cogni_billing.adapters.verifiers.evm import EvmVerifier
+from cogni_billing.adapters.verifiers.webhooks import SignedWebhooks
 from cogni_billing.ports.environment import Clock, IdSource
+from cogni_billing.ports.payments import AsyncPaymentVerifier, PaymentVerifier
 from cogni_billing.ports.scope import AsyncUnitOfWork, UnitOfWork
+from cogni_billing.testing import FakeVerifier
 
 
 def adapters_fit_their_ports(
@@ -44,6 +52,22 @@ def async_adapters_fit_their_port(
 ) -> tuple[AsyncUnitOfWork, AsyncUnitOfWork, AsyncUnitOfWork]:
     postgres = AsyncPostgresUnitOfWork(engine, service=engine)
     return InMemoryUnitOfWork(), postgres, AsyncPostgresUnitOfWork.joining(connection)
+
+
+def verifiers_fit_their_ports(
+    webhooks: SignedWebhooks,
+) -> tuple[list[PaymentVerifier], list[AsyncPaymentVerifier]]:
+    chain, fake = EvmVerifier({1: "http://localhost"}), FakeVerifier()
+    either = ByProvider({"1": chain, "stripe": webhooks})
+    return [chain, webhooks, fake, either], [chain, webhooks, fake, either]
+
+
+def attempts_infer(attempts: PaymentAttempts, tenant: TenantId) -> None:
+    intent: Intent = attempts.create_intent(tenant, usd("2.00"), payer=None)
+    attempt: Attempt = attempts.submit(tenant, intent.attempt_id, "stripe:pi_1")
+    attempts.status(tenant, attempt)  # type: ignore[arg-type]
+    attempts.create_intent(tenant, "2.00")  # type: ignore[arg-type]
+    attempts.submit(tenant, intent.attempt_id)  # type: ignore[call-arg]
 
 
 def the_public_api_infers(billing: Billing, tenant: TenantId, plain: UUID) -> None:

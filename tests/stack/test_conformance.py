@@ -15,7 +15,7 @@ from hypothesis import settings
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from cogni_billing import AsyncBilling, Billing
+from cogni_billing import AsyncBilling, AsyncPaymentAttempts, Billing
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork, reset
 from cogni_billing.ports.scope import UnitOfWork
@@ -26,6 +26,7 @@ from cogni_billing.testing import (
     Falsify,
     FindingContract,
     IsolatedConformance,
+    NewAttempts,
     NewBilling,
     NewUnitOfWork,
     Reached,
@@ -34,6 +35,7 @@ from cogni_billing.testing import (
     SpendingContract,
     Totals,
     blocking,
+    blocking_attempts,
     reaching,
     running_loop,
 )
@@ -184,6 +186,16 @@ class TestAwaitedPostgres(Called):
     ) -> NewBilling:
         ours = AsyncPostgresUnitOfWork(awaited("app_user"), service=awaited("app_service"))
         return lambda **options: blocking(AsyncBilling(ours, **options), loop)
+
+    @pytest.fixture
+    def new_attempts(
+        self,
+        unit_of_work: PostgresUnitOfWork,
+        awaited: Callable[[str], AsyncEngine],
+        loop: asyncio.AbstractEventLoop,
+    ) -> NewAttempts:
+        ours = AsyncPostgresUnitOfWork(awaited("app_user"), service=awaited("app_service"))
+        return lambda **options: blocking_attempts(AsyncPaymentAttempts(ours, **options), loop)
 
     @pytest.fixture
     def reached(self, monkeypatch: pytest.MonkeyPatch) -> Reached:

@@ -30,74 +30,88 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from cogni_billing import SYSTEM_TENANT_ID, Billing, credits, usd
+from cogni_billing import SYSTEM_TENANT_ID, Billing, PaymentAttempts, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
+from cogni_billing.testing import FakeVerifier
 from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.contracts.attempts import CARD
 from stack.attacks import PRIVILEGE
 from stack.conftest import Database
 
 MATRIX = """
-table         role      SELECT  INSERT  UPDATE   DELETE   TRUNCATE  COPY TO  COPY FROM  REF  TRIG
-accounts      user      own     own     -        -        -         own      no RLS     -    -
-accounts      spender   own     own     -        -        -         own      no RLS     -    -
-accounts      service   all     -       -        -        -         all      -          -    -
-accounts      migrator  own     own     history  history  history   own      no RLS     yes  yes
-accounts      keeper    -       own     -        -        -         -        no RLS     -    -
-accounts      public    -       -       -        -        -         -        -          -    -
-checkpoints   user      own     -       -        -        -         own      -          -    -
-checkpoints   spender   own     -       -        -        -         own      -          -    -
-checkpoints   service   all     all     -        -        -         all      all        -    -
-checkpoints   migrator  own     policy  history  history  history   own      no RLS     yes  yes
-checkpoints   keeper    own     -       -        -        -         own      -          -    -
-checkpoints   public    -       -       -        -        -         -        -          -    -
-context_keys  user      -       -       -        -        -         -        -          -    -
-context_keys  spender   -       -       -        -        -         -        -          -    -
-context_keys  service   -       -       -        -        -         -        -          -    -
-context_keys  migrator  all     all     all      all      all       all      no RLS     yes  yes
-context_keys  keeper    all     -       -        -        -         all      -          -    -
-context_keys  public    -       -       -        -        -         -        -          -    -
-disputes      user      own     -       -        -        -         own      -          -    -
-disputes      spender   own     -       -        -        -         own      -          -    -
-disputes      service   all     all     -        -        -         all      all        -    -
-disputes      migrator  own     own     history  history  history   own      no RLS     yes  yes
-disputes      keeper    -       -       -        -        -         -        -          -    -
-disputes      public    -       -       -        -        -         -        -          -    -
-grants        user      own     own     -        -        -         own      no RLS     -    -
-grants        spender   own     -       -        -        -         own      -          -    -
-grants        service   all     -       -        -        -         all      -          -    -
-grants        migrator  own     own     own      history  history   own      no RLS     yes  yes
-grants        keeper    own     -       own      -        -         own      -          -    -
-grants        public    -       -       -        -        -         -        -          -    -
-holds         user      own     own     -        -        -         own      no RLS     -    -
-holds         spender   own     own     -        -        -         own      no RLS     -    -
-holds         service   all     -       -        -        -         all      -          -    -
-holds         migrator  own     own     own      history  history   own      no RLS     yes  yes
-holds         keeper    own     own     own      -        -         own      no RLS     -    -
-holds         public    -       -       -        -        -         -        -          -    -
-payments      user      own     own     -        -        -         own      no RLS     -    -
-payments      spender   own     -       -        -        -         own      -          -    -
-payments      service   all     -       -        -        -         all      -          -    -
-payments      migrator  own     own     history  history  history   own      no RLS     yes  yes
-payments      keeper    -       -       -        -        -         -        -          -    -
-payments      public    -       -       -        -        -         -        -          -    -
-postings      user      own     own     -        -        -         own      no RLS     -    -
-postings      spender   own     own     -        -        -         own      no RLS     -    -
-postings      service   all     kept    -        -        -         all      all        -    -
-postings      migrator  own     own     history  history  history   own      no RLS     yes  yes
-postings      keeper    own     -       -        -        -         own      -          -    -
-postings      public    -       -       -        -        -         -        -          -    -
-transactions  user      own     own     -        -        -         own      no RLS     -    -
-transactions  spender   own     own     -        -        -         own      no RLS     -    -
-transactions  service   all     all     -        -        -         all      all        -    -
-transactions  migrator  own     own     history  history  history   own      no RLS     yes  yes
-transactions  keeper    own     -       -        -        -         own      -          -    -
-transactions  public    -       -       -        -        -         -        -          -    -
-wallets       user      own     -       -        -        -         own      -          -    -
-wallets       spender   own     -       -        -        -         own      -          -    -
-wallets       service   all     -       -        -        -         all      -          -    -
-wallets       migrator  own     own     own      history  history   own      no RLS     yes  yes
-wallets       keeper    own     own     own      -        -         own      no RLS     -    -
-wallets       public    -       -       -        -        -         -        -          -    -
+table                  role     SELECT INSERT UPDATE  DELETE  TRUNCATE COPY TO COPY FROM REF TRIG
+accounts               user     own    own    -       -       -        own     no RLS    -   -
+accounts               spender  own    own    -       -       -        own     no RLS    -   -
+accounts               service  all    -      -       -       -        all     -         -   -
+accounts               migrator own    own    history history history  own     no RLS    yes yes
+accounts               keeper   -      own    -       -       -        -       no RLS    -   -
+accounts               public   -      -      -       -       -        -       -         -   -
+checkpoints            user     own    -      -       -       -        own     -         -   -
+checkpoints            spender  own    -      -       -       -        own     -         -   -
+checkpoints            service  all    all    -       -       -        all     all       -   -
+checkpoints            migrator own    policy history history history  own     no RLS    yes yes
+checkpoints            keeper   own    -      -       -       -        own     -         -   -
+checkpoints            public   -      -      -       -       -        -       -         -   -
+context_keys           user     -      -      -       -       -        -       -         -   -
+context_keys           spender  -      -      -       -       -        -       -         -   -
+context_keys           service  -      -      -       -       -        -       -         -   -
+context_keys           migrator all    all    all     all     all      all     no RLS    yes yes
+context_keys           keeper   all    -      -       -       -        all     -         -   -
+context_keys           public   -      -      -       -       -        -       -         -   -
+disputes               user     own    -      -       -       -        own     -         -   -
+disputes               spender  own    -      -       -       -        own     -         -   -
+disputes               service  all    all    -       -       -        all     all       -   -
+disputes               migrator own    own    history history history  own     no RLS    yes yes
+disputes               keeper   -      -      -       -       -        -       -         -   -
+disputes               public   -      -      -       -       -        -       -         -   -
+grants                 user     own    own    -       -       -        own     no RLS    -   -
+grants                 spender  own    -      -       -       -        own     -         -   -
+grants                 service  all    -      -       -       -        all     -         -   -
+grants                 migrator own    own    own     history history  own     no RLS    yes yes
+grants                 keeper   own    -      own     -       -        own     -         -   -
+grants                 public   -      -      -       -       -        -       -         -   -
+holds                  user     own    own    -       -       -        own     no RLS    -   -
+holds                  spender  own    own    -       -       -        own     no RLS    -   -
+holds                  service  all    -      -       -       -        all     -         -   -
+holds                  migrator own    own    own     history history  own     no RLS    yes yes
+holds                  keeper   own    own    own     -       -        own     no RLS    -   -
+holds                  public   -      -      -       -       -        -       -         -   -
+payment_attempt_events user     own    own    -       -       -        own     no RLS    -   -
+payment_attempt_events spender  own    -      -       -       -        own     -         -   -
+payment_attempt_events service  all    -      -       -       -        all     -         -   -
+payment_attempt_events migrator own    own    history history history  own     no RLS    yes yes
+payment_attempt_events keeper   -      -      -       -       -        -       -         -   -
+payment_attempt_events public   -      -      -       -       -        -       -         -   -
+payment_attempts       user     own    own    -       -       -        own     no RLS    -   -
+payment_attempts       spender  own    -      -       -       -        own     -         -   -
+payment_attempts       service  all    -      -       -       -        all     -         -   -
+payment_attempts       migrator own    own    own     history history  own     no RLS    yes yes
+payment_attempts       keeper   own    -      own     -       -        own     -         -   -
+payment_attempts       public   -      -      -       -       -        -       -         -   -
+payments               user     own    own    -       -       -        own     no RLS    -   -
+payments               spender  own    -      -       -       -        own     -         -   -
+payments               service  all    -      -       -       -        all     -         -   -
+payments               migrator own    own    history history history  own     no RLS    yes yes
+payments               keeper   -      -      -       -       -        -       -         -   -
+payments               public   -      -      -       -       -        -       -         -   -
+postings               user     own    own    -       -       -        own     no RLS    -   -
+postings               spender  own    own    -       -       -        own     no RLS    -   -
+postings               service  all    kept   -       -       -        all     all       -   -
+postings               migrator own    own    history history history  own     no RLS    yes yes
+postings               keeper   own    -      -       -       -        own     -         -   -
+postings               public   -      -      -       -       -        -       -         -   -
+transactions           user     own    own    -       -       -        own     no RLS    -   -
+transactions           spender  own    own    -       -       -        own     no RLS    -   -
+transactions           service  all    all    -       -       -        all     all       -   -
+transactions           migrator own    own    history history history  own     no RLS    yes yes
+transactions           keeper   own    -      -       -       -        own     -         -   -
+transactions           public   -      -      -       -       -        -       -         -   -
+wallets                user     own    -      -       -       -        own     -         -   -
+wallets                spender  own    -      -       -       -        own     -         -   -
+wallets                service  all    -      -       -       -        all     -         -   -
+wallets                migrator own    own    own     history history  own     no RLS    yes yes
+wallets                keeper   own    own    own     -       -        own     no RLS    -   -
+wallets                public   -      -      -       -       -        -       -         -   -
 """
 
 CONTEXTS: dict[str, str | None] = {
@@ -122,7 +136,9 @@ ROLES = {
 def database(shared: Database) -> Iterator[Database]:
     """Rows of Alice's, of Bob's and of the system tenant's in every table that can have them."""
     reset(shared.migrator)
-    billing = Billing(PostgresUnitOfWork(shared.user, service=shared.service))
+    unit_of_work = PostgresUnitOfWork(shared.user, service=shared.service)
+    billing = Billing(unit_of_work)
+    attempts = PaymentAttempts(unit_of_work, verifier=FakeVerifier(), destinations=CARD)
     for tenant in (ALICE, BOB, SYSTEM_TENANT_ID):
         billing.confirm_purchase(tenant, usd("1.00"), payment=f"stripe:{tenant}")
         billing.hold(tenant, credits(5), reference="run-1")
@@ -130,6 +146,8 @@ def database(shared: Database) -> Iterator[Database]:
         billing.open_dispute(
             tenant, payment=f"stripe:{tenant}", amount=usd("0.50"), reference="dp_1"
         )
+        intent = attempts.create_intent(tenant, usd("2.00"))
+        attempts.submit(tenant, intent.attempt_id, f"stripe:a-{tenant}")
     with shared.admin.begin() as connection:
         connection.execute(
             text("""

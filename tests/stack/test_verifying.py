@@ -9,11 +9,25 @@ from decimal import localcontext  # noqa: TID251 (the caller's, who may do as th
 import pytest
 from sqlalchemy import Connection, text
 
-from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Billing, PrivilegeRequired, Rule, usd
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    Billing,
+    FailureCode,
+    PaymentAttempts,
+    PaymentFailed,
+    PaymentPending,
+    PrivilegeRequired,
+    Rule,
+    usd,
+)
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.audit import verification
+from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
+from cogni_billing.testing.contracts.attempts import CARD
 from cogni_billing.testing.contracts.verifying import live
+from cogni_billing.testing.verifiers import FakeVerifier, paid
 from stack.conftest import Database
 
 POSTING = "UPDATE cogni_billing.postings SET {} WHERE transaction_id = {} AND sequence = {}"
@@ -266,6 +280,37 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
         "UPDATE cogni_billing.disputes SET disputed = disputed + 1 WHERE reference = 'dp_1'",
         {Rule.CHARGEBACKS_END_A_DISPUTE, Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
     ),
+    "an attempt was credited by another purchase": (
+        f"UPDATE cogni_billing.payment_attempts SET transaction_id = {PURCHASE}"
+        " WHERE state = 'CREDITED'",
+        {Rule.ATTEMPTS_HAVE_THEIR_PURCHASE, Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
+    "an attempt was of another amount": (
+        "UPDATE cogni_billing.payment_attempts SET amount = amount + 1",
+        {Rule.ATTEMPTS_HAVE_THEIR_PURCHASE},
+    ),
+    "an attempt was credited by itself": (
+        "UPDATE cogni_billing.payment_attempts SET state = 'CREDITED' WHERE state = 'REJECTED'",
+        {Rule.ATTEMPTS_HAVE_THEIR_PURCHASE, Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
+    "an attempt's rejection is forgotten": (
+        "DELETE FROM cogni_billing.payment_attempt_events WHERE state = 'REJECTED'",
+        {Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
+    "an attempt is pending by itself": (
+        "UPDATE cogni_billing.payment_attempts SET state = 'PENDING_UNVERIFIED'"
+        " WHERE state = 'CREATED_INTENT'",
+        {Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
+    "an attempt had other evidence": (
+        "UPDATE cogni_billing.payment_attempts SET evidence = '8453:0x1' WHERE state = 'REJECTED'",
+        {Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
+    "an attempt failed for another reason": (
+        "UPDATE cogni_billing.payment_attempts SET failure = 'TX_REVERTED'"
+        " WHERE state = 'REJECTED'",
+        {Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
     "a checkpoint is rewritten": (
         f"UPDATE cogni_billing.checkpoints SET balance = balance + 1"
         f" WHERE tenant_id = '{SYSTEM_TENANT_ID}'",
@@ -280,12 +325,27 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
 
 @pytest.fixture
 def billing(database: Database) -> Billing:
-    clock = SteppingClock()
-    billing = Billing(
-        PostgresUnitOfWork(database.user, service=database.service), clock=clock, ids=CountingIds()
-    )
+    clock, ids = SteppingClock(), CountingIds()
+    unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
+    billing = Billing(unit_of_work, clock=clock, ids=ids)
     live(billing, clock)
+    attempted(unit_of_work, ids)
     return billing
+
+
+def attempted(unit_of_work: UnitOfWork, ids: CountingIds) -> None:
+    """An attempt in each state that takes evidence to come to, and an intent."""
+    verifier = FakeVerifier()
+    attempts = PaymentAttempts(unit_of_work, verifier=verifier, destinations=CARD, ids=ids)
+    for evidence, answer in (
+        ("stripe:a_1", paid),
+        ("stripe:a_2", PaymentFailed(FailureCode.TOKEN_TRANSFER_NOT_FOUND)),
+        ("stripe:a_3", PaymentPending()),
+    ):
+        verifier.tell(evidence, answer)
+        intent = attempts.create_intent(ALICE, usd("2.00"))
+        attempts.submit(ALICE, intent.attempt_id, evidence)
+    attempts.create_intent(BOB, usd("2.00"))
 
 
 @contextmanager

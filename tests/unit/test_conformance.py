@@ -11,18 +11,27 @@ import pytest
 from attrs import evolve
 from hypothesis import settings
 
-from cogni_billing import AccountId, AsyncBilling, Billing, credits
+from cogni_billing import (
+    AccountId,
+    AsyncBilling,
+    AsyncPaymentAttempts,
+    Billing,
+    PaymentAttempts,
+    credits,
+)
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.testing import (
     ALICE,
     Falsify,
     FindingContract,
     IsolatedConformance,
+    NewAttempts,
     NewBilling,
     NewUnitOfWork,
     SpendingContract,
     Totals,
     blocking,
+    blocking_attempts,
     running_loop,
 )
 from cogni_billing.testing.machine import ModelContract
@@ -42,6 +51,18 @@ class TestMemory(IsolatedConformance):
         else:
             with running_loop() as loop:
                 yield lambda **options: blocking(AsyncBilling(unit_of_work, **options), loop)
+
+    @pytest.fixture(params=["called", "awaited"])
+    def new_attempts(
+        self, request: pytest.FixtureRequest, unit_of_work: InMemoryUnitOfWork
+    ) -> Iterator[NewAttempts]:
+        if request.param == "called":
+            yield partial(PaymentAttempts, unit_of_work)
+        else:
+            with running_loop() as loop:
+                yield lambda **options: blocking_attempts(
+                    AsyncPaymentAttempts(unit_of_work, **options), loop
+                )
 
     @pytest.fixture
     def totals(self, unit_of_work: InMemoryUnitOfWork) -> Totals:

@@ -25,7 +25,7 @@ WORST_FIRST: Final = (
 )
 
 
-def kept(sweep: Sweep, tenant: TenantId, error: BillingError) -> None:
+def kept(sweep: Sweep[TenantId], tenant: TenantId, error: BillingError) -> None:
     with sweep.settling(tenant):
         raise error
 
@@ -34,7 +34,7 @@ def kept(sweep: Sweep, tenant: TenantId, error: BillingError) -> None:
 def test_of_what_kept_wallets_from_being_settled_the_worst_is_raised(
     errors: tuple[BillingError, ...],
 ) -> None:
-    sweep = Sweep()
+    sweep = Sweep[TenantId]()
     for number, error in enumerate(errors, start=1):
         kept(sweep, TenantId(UUID(int=number)), error)
 
@@ -43,7 +43,7 @@ def test_of_what_kept_wallets_from_being_settled_the_worst_is_raised(
 
 
 def test_what_may_have_happened_is_told_before_what_has_not() -> None:
-    sweep = Sweep()
+    sweep = Sweep[TenantId]()
     for tenant, error in zip((ALICE, BOB), reversed(WORST_FIRST), strict=False):
         kept(sweep, tenant, error)
 
@@ -51,8 +51,8 @@ def test_what_may_have_happened_is_told_before_what_has_not() -> None:
         sweep.outcome()
 
 
-def test_nobody_is_tried_in_vain_twice() -> None:
-    sweep = Sweep()
+def test_nobody_is_tried_twice() -> None:
+    sweep = Sweep[TenantId]()
     kept(sweep, ALICE, LedgerUnavailable("a lock was not free in time"))
 
     assert sweep.still((ALICE, BOB)) == [BOB]

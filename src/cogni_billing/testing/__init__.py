@@ -17,6 +17,7 @@ from cogni_billing.testing.base import (  # noqa: E402
     CountingIds,
     Fixtures,
     MovableClock,
+    NewAttempts,
     NewBilling,
     NewUnitOfWork,
     Reached,
@@ -24,7 +25,7 @@ from cogni_billing.testing.base import (  # noqa: E402
     Totals,
     reaching,
 )
-from cogni_billing.testing.blocking import blocking, running_loop  # noqa: E402
+from cogni_billing.testing.blocking import blocking, blocking_attempts, running_loop  # noqa: E402
 from cogni_billing.testing.conformance import (  # noqa: E402
     DurableConformance,
     IsolatedConformance,
@@ -35,6 +36,7 @@ from cogni_billing.testing.contracts.breaking_off import BreakingOffContract, Br
 from cogni_billing.testing.contracts.restarting import Restart, RestartContract  # noqa: E402
 from cogni_billing.testing.contracts.spending import SpendingContract  # noqa: E402
 from cogni_billing.testing.contracts.verifying import Falsify, FindingContract  # noqa: E402
+from cogni_billing.testing.verifiers import FakeVerifier, paid  # noqa: E402
 
 __all__ = [
     "ALICE",
@@ -46,12 +48,14 @@ __all__ = [
     "Contract",
     "CountingIds",
     "DurableConformance",
+    "FakeVerifier",
     "Falsify",
     "FindingContract",
     "Fixtures",
     "IsolatedConformance",
     "MemoryConformance",
     "MovableClock",
+    "NewAttempts",
     "NewBilling",
     "NewUnitOfWork",
     "Reached",
@@ -62,6 +66,8 @@ __all__ = [
     "Totals",
     "TransactionalConformance",
     "blocking",
+    "blocking_attempts",
+    "paid",
     "reaching",
     "running_loop",
 ]

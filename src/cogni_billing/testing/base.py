@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from attrs import define
 
-from cogni_billing import SYSTEM_ACCOUNT_ID, AccountId, Billing, TenantId
+from cogni_billing import SYSTEM_ACCOUNT_ID, AccountId, Billing, PaymentAttempts, TenantId
 from cogni_billing.domain.identity import ISSUANCE
 from cogni_billing.ports.scope import UnitOfWork
 
@@ -24,6 +24,8 @@ NewUnitOfWork = Callable[[], UnitOfWork]
 """Empties the ledger, and makes a unit of work over it."""
 NewBilling = Callable[..., Billing]
 """Makes a `Billing` over the ledger, with the options that are given."""
+NewAttempts = Callable[..., PaymentAttempts]
+"""Makes `PaymentAttempts` over the ledger, with the options that are given."""
 Totals = Callable[[], dict[AccountId, Decimal]]
 """Reads what each account's postings sum to, below the adapter: it cannot vouch for itself."""
 Reached = Callable[[], int]
@@ -79,7 +81,7 @@ class Fixtures:
     """What a ledger gives to be tried.
 
     A subclass gives `new_unit_of_work` and `totals`. It may give `new_billing`, for instance an
-    `AsyncBilling` that is made `blocking`; and `reached` with it.
+    `AsyncBilling` that is made `blocking`; and `new_attempts` and `reached` with it.
     """
 
     @pytest.fixture
@@ -101,6 +103,11 @@ class Fixtures:
     def new_billing(self, unit_of_work: UnitOfWork) -> NewBilling:
         """Makes a `Billing` over the ledger, with the options that a test gives."""
         return partial(Billing, unit_of_work)
+
+    @pytest.fixture
+    def new_attempts(self, unit_of_work: UnitOfWork) -> NewAttempts:
+        """Makes `PaymentAttempts` over the ledger, with the options that a test gives."""
+        return partial(PaymentAttempts, unit_of_work)
 
     @pytest.fixture
     def reached(self, unit_of_work: UnitOfWork, monkeypatch: pytest.MonkeyPatch) -> Reached:

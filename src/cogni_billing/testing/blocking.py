@@ -1,4 +1,4 @@
-"""`AsyncBilling` for tests that are written for `Billing`: each call waits for its coroutine."""
+"""What is awaited, called: each call waits for its coroutine, in tests that are for both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from attrs import frozen
 
-from cogni_billing import AsyncBilling, Billing
+from cogni_billing import AsyncBilling, AsyncPaymentAttempts, Billing, PaymentAttempts
 
 
 @contextmanager
@@ -29,11 +29,11 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @frozen
 class _Blocking:
-    _billing: AsyncBilling
+    _awaited: AsyncBilling | AsyncPaymentAttempts
     _loop: asyncio.AbstractEventLoop
 
     def __getattr__(self, name: str) -> Callable[..., object]:
-        method = getattr(self._billing, name)
+        method = getattr(self._awaited, name)
 
         def call(*args: Any, **kwargs: Any) -> object:
             async def awaited() -> object:
@@ -48,3 +48,10 @@ class _Blocking:
 def blocking(billing: AsyncBilling, loop: asyncio.AbstractEventLoop) -> Billing:
     """*billing*, called like a `Billing` from any thread but the loop's."""
     return cast("Billing", _Blocking(billing, loop))
+
+
+def blocking_attempts(
+    attempts: AsyncPaymentAttempts, loop: asyncio.AbstractEventLoop
+) -> PaymentAttempts:
+    """*attempts*, called like `PaymentAttempts`."""
+    return cast("PaymentAttempts", _Blocking(attempts, loop))

@@ -21,6 +21,7 @@ import pytest
 from cogni_billing.testing import machine
 from cogni_billing.testing.base import Fixtures, not_given
 from cogni_billing.testing.contracts import (
+    attempts,
     bad_input,
     batches,
     breaking_off,
@@ -46,6 +47,9 @@ class MemoryConformance(Fixtures):
 
     Fixtures to give: those of `Fixtures`.
     """
+
+    class TestAttempts(attempts.AttemptContract):
+        pass
 
     class TestBadInput(bad_input.BadInputContract):
         pass
@@ -110,6 +114,9 @@ class MemoryConformance(Fixtures):
 
 class TransactionalConformance(MemoryConformance):
     """And all of a scope is kept or none of it, however many work at once."""
+
+    class TestAttemptRaces(attempts.AttemptRaces):
+        pass
 
     class TestBatchRaces(batches.BatchRaces):
         pass

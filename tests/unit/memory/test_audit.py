@@ -10,14 +10,18 @@ from uuid import UUID
 import pytest
 from attrs import evolve
 
-from cogni_billing import Billing, credits, usd
+from cogni_billing import Amount, AttemptState, Billing, PaymentAttempts, TenantId, credits, usd
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.identity import USAGE, account_of
 from cogni_billing.domain.transactions import Transaction
-from cogni_billing.testing import ALICE, BOB, CountingIds, MovableClock
+from cogni_billing.testing import ALICE, BOB, CountingIds, FakeVerifier, MovableClock, paid
+from cogni_billing.testing.contracts.attempts import CARD
 
-PURCHASE, CHARGE, REFUND = (f"00000000-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
+CAROL = TenantId(UUID(int=2**64))
+PURCHASE, CHARGE, REFUND, PAID_ATTEMPT, _, AN_INTENT = (
+    f"00000000-0000-0000-0000-00000000000{n}" for n in range(1, 7)
+)
 
 
 def record(store: Store, transaction: str, changed: Callable[[Transaction], Transaction]) -> None:
@@ -43,6 +47,16 @@ def change_line(store: Store) -> None:
 def change_reversal(transaction: Transaction) -> Transaction:
     assert transaction.reversal is not None
     return evolve(transaction, reversal=evolve(transaction.reversal, amount=usd("0.01")))
+
+
+def change_attempt(
+    store: Store, attempt: str, *, intent: Amount | None = None, **fields: Any
+) -> None:
+    key = (CAROL, UUID(attempt))
+    found = store.attempts[key]
+    if intent is not None:
+        fields["intent"] = evolve(found.intent, amount=intent)
+    store.attempts[key] = evolve(found, **fields)
 
 
 def claim_another(store: Store) -> None:
@@ -122,6 +136,25 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         ],
     ),
     (
+        lambda store: change_attempt(store, PAID_ATTEMPT, intent=usd("3.00")),
+        [
+            f"I5 attempts_have_their_purchase: tenant {CAROL}, attempt {PAID_ATTEMPT}: no purchase of 3.00 USD by stripe:pi_9",
+        ],
+    ),
+    (
+        lambda store: change_attempt(store, AN_INTENT, state=AttemptState.CREDITED),
+        [
+            f"I5 attempts_have_their_purchase: tenant {CAROL}, attempt {AN_INTENT}: no purchase of 2.00 USD by None",
+            f"I5 attempts_follow_their_events: tenant {CAROL}, attempt {AN_INTENT}: CREDITED after nothing",
+        ],
+    ),
+    (
+        lambda store: change_attempt(store, PAID_ATTEMPT, state=AttemptState.REJECTED),
+        [
+            f"I5 attempts_follow_their_events: tenant {CAROL}, attempt {PAID_ATTEMPT}: REJECTED after PENDING_UNVERIFIED, CREDITED",
+        ],
+    ),
+    (
         lambda store: store.accounts.pop(ALICE),
         [
             f"I2 wallets_have_accounts: tenant {ALICE}: no account",
@@ -132,12 +165,20 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
 
 @pytest.fixture
 def unit_of_work() -> InMemoryUnitOfWork:
-    """Alice has paid ten cents, spent seven credits, and got two cents back."""
+    """Alice has paid ten cents, spent seven credits, got two cents back; Carol has paid two dollars."""
     unit_of_work = InMemoryUnitOfWork()
-    billing = Billing(unit_of_work, clock=MovableClock(), ids=CountingIds())
+    clock, ids, verifier = MovableClock(), CountingIds(), FakeVerifier()
+    billing = Billing(unit_of_work, clock=clock, ids=ids)
     billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
     billing.charge(ALICE, credits(7), reference="run-1")
     billing.refund(ALICE, payment="stripe:pi_1", amount=usd("0.02"), reference="re_1")
+    attempts = PaymentAttempts(
+        unit_of_work, verifier=verifier, destinations=CARD, clock=clock, ids=ids
+    )
+    verifier.tell("stripe:pi_9", paid)
+    intent = attempts.create_intent(CAROL, usd("2.00"))
+    attempts.submit(CAROL, intent.attempt_id, "stripe:pi_9")
+    attempts.create_intent(CAROL, usd("2.00"))
     return unit_of_work
 
 

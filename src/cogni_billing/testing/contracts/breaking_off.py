@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -13,16 +14,22 @@ from attrs import evolve, frozen
 from cogni_billing import (
     AccountId,
     Amount,
+    Attempt,
+    AttemptRules,
     Billing,
+    Destination,
     Dispute,
     Hold,
+    PaymentAttempts,
     UnknownAccount,
     credits,
     usd,
 )
 from cogni_billing.domain.receipts import Receipt
+from cogni_billing.ports.environment import IdSource
 from cogni_billing.ports.scope import UnitOfWork
-from cogni_billing.testing.base import ALICE, BOB, Contract, Totals
+from cogni_billing.testing.base import ALICE, BOB, Contract, CountingIds, Totals
+from cogni_billing.testing.verifiers import FakeVerifier, paid
 
 PAYMENT: Final = "stripe:ready"
 MOST_PLACES: Final = 60
@@ -31,6 +38,31 @@ MOST_PLACES: Final = 60
 def held(billing: Billing) -> UUID:
     """The same hold, every time."""
     return billing.hold(ALICE, credits(30), reference="ready").id
+
+
+INTENT, PENDING = UUID(int=1001), UUID(int=1002)
+"""Attempts of Alice's: the evidence for one is yet to come."""
+
+
+def attempts_over(billing: Billing, *paid_by: str, ids: IdSource | None = None) -> PaymentAttempts:
+    """Attempts over the same ledger, verified as often as anybody asks; those were paid."""
+    verifier = FakeVerifier()
+    for evidence in paid_by:
+        verifier.tell(evidence, paid)
+    return PaymentAttempts(
+        billing._unit_of_work,
+        verifier=verifier,
+        destinations=Destination.card("stripe", recipient="acct_1"),
+        rules=AttemptRules(checks_every=timedelta(0)),
+        ids=ids,
+    )
+
+
+def settled(billing: Billing) -> Attempt:
+    """The last step alone: the attempt, its purchase and its history, in one transaction."""
+    attempts = attempts_over(billing)
+    pending = attempts.status(ALICE, PENDING)
+    return attempts._run(attempts._cases.conclude(pending, paid(pending.intent)))
 
 
 CALLS: Final[dict[str, Callable[[Billing], object]]] = {
@@ -56,6 +88,9 @@ CALLS: Final[dict[str, Callable[[Billing], object]]] = {
     "open_dispute": lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="d1"),
     "win_dispute": lambda billing: billing.win_dispute(ALICE, payment="stripe:d", reference="d"),
     "lose_dispute": lambda billing: billing.lose_dispute(ALICE, payment="stripe:d", reference="d"),
+    "submit": lambda billing: attempts_over(billing, "stripe:a").submit(ALICE, INTENT, "stripe:a"),
+    "status": lambda billing: attempts_over(billing, "stripe:b").status(ALICE, PENDING),
+    "a verified attempt": settled,
 }
 
 
@@ -124,6 +159,10 @@ def ready(billing: Billing) -> None:
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:d")
     billing.open_dispute(ALICE, payment="stripe:d", reference="d")
     held(billing)
+    attempts = attempts_over(billing, ids=CountingIds(1000))
+    for _ in (INTENT, PENDING):
+        attempts.create_intent(ALICE, usd("2.00"))
+    attempts.submit(ALICE, PENDING, "stripe:b")
 
 
 def settles(billing: Billing, totals: Totals, call: Call, before: State, broken: State) -> None:

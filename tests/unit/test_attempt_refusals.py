@@ -1,0 +1,84 @@
+"""Bad input to every argument of payment attempts: refused by name, no ledger reached."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+
+from cogni_billing import InvalidInput, PaymentAttempts, PaymentPending, usd
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.testing import ALICE, FakeVerifier, reaching
+from cogni_billing.testing.contracts.attempts import CARD, PROOF, USDC, WALLET
+from cogni_billing.testing.contracts.bad_input import BAD, KEYS
+
+ATTEMPT: Final[dict[str, tuple[object, str]]] = {
+    "tenant": (ALICE, "tenant"),
+    "attempt_id": (UUID(int=1), "id"),
+}
+CALLS: Final[dict[str, dict[str, tuple[object, str]]]] = {
+    "create_intent": {
+        "tenant": (ALICE, "tenant"),
+        "amount": (usd("2.00"), "money"),
+        "payer": (WALLET, "key"),
+        "provider": (None, "provider"),
+        "metadata": (None, "metadata"),
+    },
+    "submit": ATTEMPT | {"evidence": (PROOF, "key")},
+    "report": ATTEMPT | {"evidence": (PROOF, "key"), "finding": (PaymentPending(), "finding")},
+    "status": ATTEMPT,
+    "history": ATTEMPT,
+}
+"""A good argument for each, and what kind of it there are bad ones of."""
+
+
+OTHERS: Final[dict[str, tuple[object, ...]]] = {
+    "provider": tuple(key for key in KEYS if key is not None),
+    "finding": (None, True, "verified", {"state": "verified"}, PaymentPending),
+}
+
+
+def cases() -> Iterator[tuple[str, str, object]]:
+    for call, arguments in CALLS.items():
+        for name, (_, kind) in arguments.items():
+            bad = BAD.get(kind) or OTHERS[kind]
+            yield from ((call, name, given) for given in bad)
+
+
+def test_every_argument_is_tried() -> None:
+    for call, arguments in CALLS.items():
+        signature = inspect.signature(getattr(PaymentAttempts, call))
+        assert list(signature.parameters)[1:] == list(arguments)
+
+
+@pytest.mark.parametrize(("call", "name", "bad"), list(cases()))
+def test_it_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, call: str, name: str, bad: Any
+) -> None:
+    reached = reaching(InMemoryUnitOfWork, monkeypatch)
+    attempts = PaymentAttempts(
+        InMemoryUnitOfWork(), verifier=FakeVerifier(), destinations=[USDC, CARD]
+    )
+    given = {each: good for each, (good, _) in CALLS[call].items()} | {name: bad}
+
+    with pytest.raises(InvalidInput) as caught:
+        getattr(attempts, call)(**given)
+
+    assert re.split(r"\W", caught.value.field)[0] == name  # of metadata, with the place in it
+    assert len(str(caught.value)) < 400
+    assert reached() == 0
+
+
+@pytest.mark.parametrize("within", [None, 5, "5", 0])
+def test_a_verifier_has_some_time(within: Any) -> None:
+    with pytest.raises(InvalidInput, match="answers_within"):
+        PaymentAttempts(
+            InMemoryUnitOfWork(),
+            verifier=FakeVerifier(),
+            destinations=CARD,
+            answers_within=within,
+        )

@@ -52,6 +52,7 @@ class Room:
 
 # What is in the other files there is SQL, put together as they are imported.
 POSTGRES: Final = (
+    "adapters/postgres/attempts.py",
     "adapters/postgres/audit.py",
     "adapters/postgres/books.py",
     "adapters/postgres/contexts.py",
@@ -67,6 +68,7 @@ STACK: Final = (
     "tests/stack/test_conformance.py::TestPostgres",
     "tests/stack/test_conformance.py::TestAwaitedPostgres::TestRefunds",
     "tests/stack/test_async.py",
+    "tests/stack/test_attempts.py",
     "tests/stack/test_failures.py",
     "tests/stack/test_folding.py",
     "tests/stack/test_forged_holds_and_grants.py",

@@ -18,7 +18,15 @@ from attrs import field, frozen
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from cogni_billing import SYSTEM_ACCOUNT_ID, SYSTEM_TENANT_ID, Billing, TenantId, credits, usd
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    Billing,
+    PaymentAttempts,
+    TenantId,
+    credits,
+    usd,
+)
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.posting import POST
 from cogni_billing.adapters.postgres.rows import transaction_parameters
@@ -27,7 +35,9 @@ from cogni_billing.domain.identity import ISSUANCE
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.refunds import Payment, There, plan_reversal, request_refund
 from cogni_billing.domain.transactions import Transaction, TransactionKind
+from cogni_billing.testing import FakeVerifier
 from cogni_billing.testing.base import ALICE, BOB, NOON
+from cogni_billing.testing.contracts.attempts import CARD
 from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database
 
@@ -509,13 +519,18 @@ ATTACKS |= {
         "keep_hold": "INSERT INTO cogni_billing.holds (tenant_id, id, account_id, reference, unit,"
         " amount, opened_at, ends_at, request, metadata) VALUES (:alice, gen_random_uuid(), :alice,"
         " 'run-9', 'CREDIT', 5, now(), '9998-01-01', '{}', '{}')",
+        "begin_check": "SELECT cogni_billing.begin_check(id, now(), '0')"
+        " FROM cogni_billing.payment_attempts",
+        "keep_attempt": "INSERT INTO cogni_billing.payment_attempt_events (tenant_id, attempt_id,"
+        " from_state, state, at, failure, found) SELECT tenant_id, id, state, 'FAILED', now(),"
+        " 'TX_REVERTED', '{}' FROM cogni_billing.payment_attempts",
     }.items()
 }
 
 
 @pytest.fixture(scope="module")
 def kept(shared: Database) -> Database:
-    """Alice and Bob have bought; Alice has a hold, Bob a dispute."""
+    """Alice and Bob have bought; Alice has a hold and a pending attempt, Bob a dispute."""
     reset(shared.migrator)
     unit_of_work = PostgresUnitOfWork(shared.user, service=shared.service)
     unit_of_work.run(
@@ -526,6 +541,9 @@ def kept(shared: Database) -> Database:
     )
     Billing(unit_of_work).hold(ALICE, credits(7), reference="run-1")
     Billing(unit_of_work).open_dispute(BOB, payment=BOBS, reference="dp_1")
+    attempts = PaymentAttempts(unit_of_work, verifier=FakeVerifier(), destinations=CARD)
+    intent = attempts.create_intent(ALICE, usd("2.00"))
+    attempts.submit(ALICE, intent.attempt_id, "stripe:attempted")
     return shared
 
 

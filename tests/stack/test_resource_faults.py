@@ -23,6 +23,10 @@ from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database, opened
 
 LOG_FILE_BYTES, LOG_FILL_BYTES = 16 * 2**20, 3 * 2**20
+# More than the server's binary, which may be copied under the limit, and too little for the next
+# file of the log to be made ahead.
+LOG_BEGUN_BYTES = 10 * 2**20
+FILL_LOG = text("SELECT pg_logical_emit_message(false, '', repeat('x', :size))")
 
 # What an administrator does to the database, and undoes; what a call is told meanwhile.
 SWITCHES = {
@@ -174,8 +178,8 @@ def test_a_log_that_is_full_takes_the_server_down_with_an_unknown_outcome() -> N
             with database.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
                 # So that nobody writes the log before COMMIT does.
                 admin.execute(text("ALTER SYSTEM SET wal_writer_delay = '10s'"))
-                # From the beginning of a file on, so that the next one is not needed before.
                 admin.execute(text("SELECT pg_switch_wal()"))
+                admin.execute(FILL_LOG, {"size": LOG_BEGUN_BYTES})
                 reached = admin.scalar(text("SELECT pg_current_wal_insert_lsn() - '0/0'"))
         room = LOG_FILL_BYTES // 2 + int(reached) % LOG_FILE_BYTES
 
@@ -185,9 +189,8 @@ def test_a_log_that_is_full_takes_the_server_down_with_an_unknown_outcome() -> N
             database = running.enter_context(opened(server))
 
             def fill_up(_: Connection) -> None:
-                message = text("SELECT pg_logical_emit_message(false, '', repeat('x', :size))")
                 with database.admin.connect() as admin:
-                    admin.execute(message, {"size": LOG_FILL_BYTES})
+                    admin.execute(FILL_LOG, {"size": LOG_FILL_BYTES})
 
             event.listen(database.user, "commit", fill_up)
             with pytest.raises(OutcomeUnknown):

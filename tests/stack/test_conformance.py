@@ -168,6 +168,9 @@ class TestOnOneUnpreparedConnection(Called):
     class TestModel:
         """Tried above: it asks one call after another."""
 
+    class TestBadInput:
+        """Tried above: it never gets to a connection."""
+
     @pytest.fixture
     def engine(self, single: Engine) -> Engine:
         return single

@@ -415,7 +415,7 @@ def test_what_is_just_within_bounds_is_taken() -> None:
     assert evolve(USDC, decimals=18, confirmations=10_000).decimals == 18
     assert Destination.usdc(chain_id=1, token=TOKEN, recipient=PLATFORM).confirmations == 5
     assert Destination.usdc(chain_id=10**18 - 1, token=TOKEN, recipient=PLATFORM).is_chain
-    assert CARD.confirmations == 0
+    assert Destination.card("stripe", recipient="acct_1").confirmations == 0
     assert checked_evidence("stripe:pi:1") == "stripe:pi:1"
     require_provider("stripe:pi:1", "stripe")
     one = AttemptRules(minimum=usd("5.00"), maximum=usd("5.00"))

@@ -19,7 +19,6 @@ from cogni_billing.domain.attempts import (
     DueAttempt,
     Finding,
     Intent,
-    Move,
     checked_attempt_id,
     checked_finding,
     checked_rules,
@@ -154,7 +153,7 @@ class AttemptCases:
             move = self._credited(scope, attempt, move)
         return scope.attempts.record(attempt, move)
 
-    def _credited(self, scope: Scope, attempt: Attempt, move: Move) -> Move:
+    def _credited(self, scope: Scope, attempt: Attempt, move: AttemptEvent) -> AttemptEvent:
         purchase = self.billing.confirm_purchase(
             attempt.tenant,
             attempt.intent.amount,

@@ -24,7 +24,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from cogni_billing.domain.attempts import Finding, Move
+from cogni_billing.domain.attempts import AttemptEvent, Finding
 from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, FakeVerifier, MovableClock, paid
 from cogni_billing.testing.contracts.attempts import CARD
 from stack.attacks import CHECK, PRIVILEGE
@@ -402,7 +402,7 @@ def test_who_was_overtaken_is_told_and_nothing_is_written(
 ) -> None:
     unit_of_work = PostgresUnitOfWork(database.user)
     stale = attempts.status(ALICE, PENDING)
-    failed = Move(state=AttemptState.FAILED, at=NOON, failure=FailureCode.TX_REVERTED)
+    failed = AttemptEvent(state=AttemptState.FAILED, at=NOON, failure=FailureCode.TX_REVERTED)
     unit_of_work.run(ALICE, lambda scope: scope.attempts.record(stale, failed))
 
     with (

@@ -281,7 +281,7 @@ class Attempt:
         """When it expires by itself: an intent does, and evidence lifts that."""
         return self.intent.expires_at if self.state is AttemptState.CREATED_INTENT else None
 
-    def moved(self, move: Move) -> Attempt:
+    def moved(self, move: AttemptEvent) -> Attempt:
         """This attempt after *move*. Its time never runs backwards, whatever clocks say.
 
         Raises:
@@ -315,8 +315,8 @@ class Attempt:
 
 
 @frozen(kw_only=True)
-class Move:
-    """A step from one state to the next, and why."""
+class AttemptEvent:
+    """A step of an attempt, to be taken or taken: what it came to, and why."""
 
     state: AttemptState
     at: datetime
@@ -355,19 +355,6 @@ class DueAttempt:
     attempt_id: UUID
 
 
-@frozen(kw_only=True)
-class AttemptEvent:
-    """One line of an attempt's history, which is only ever added to."""
-
-    state: AttemptState
-    """That it came to."""
-    at: datetime
-    evidence: str | None = None
-    failure: FailureCode | None = None
-    transaction_id: UUID | None = None
-    found: Mapping[str, Json] = EMPTY
-
-
 def history(intent: Intent, events: Iterable[AttemptEvent]) -> tuple[AttemptEvent, ...]:
     """What became of *intent*, which is the first event, in order."""
     created = AttemptEvent(state=AttemptState.CREATED_INTENT, at=intent.created_at)
@@ -404,16 +391,16 @@ def plan_intent(
     )
 
 
-def overdue(attempt: Attempt, at: datetime) -> Move | None:
+def overdue(attempt: Attempt, at: datetime) -> AttemptEvent | None:
     """What time alone has done to it by *at*: an intent without evidence fails."""
     if attempt.expires_at is None or at < attempt.expires_at:
         return None
-    return Move(
+    return AttemptEvent(
         state=AttemptState.FAILED, at=attempt.expires_at, failure=FailureCode.INTENT_EXPIRED
     )
 
 
-def submission(attempt: Attempt, evidence: str, at: datetime) -> Move | None:
+def submission(attempt: Attempt, evidence: str, at: datetime) -> AttemptEvent | None:
     """What submitting *evidence* does to it; `None` where it was submitted before.
 
     An intent that expired fails, whatever evidence comes.
@@ -428,12 +415,14 @@ def submission(attempt: Attempt, evidence: str, at: datetime) -> Move | None:
         return None
     if attempt.state.is_terminal:
         return None
-    return overdue(attempt, at) or Move(
+    return overdue(attempt, at) or AttemptEvent(
         state=AttemptState.PENDING_UNVERIFIED, at=at, evidence=evidence
     )
 
 
-def judged(attempt: Attempt, finding: Finding, rules: AttemptRules, at: datetime) -> Move | None:
+def judged(
+    attempt: Attempt, finding: Finding, rules: AttemptRules, at: datetime
+) -> AttemptEvent | None:
     """What *finding* does to an attempt that is pending, but for crediting it.
 
     Returns:
@@ -449,12 +438,12 @@ def judged(attempt: Attempt, finding: Finding, rules: AttemptRules, at: datetime
     if code in NOT_THERE_YET:
         if at < attempt.submitted_at + rules.gives_up_after:
             return None
-        return Move(state=AttemptState.FAILED, at=at, failure=FailureCode.RECEIPT_NOT_FOUND)
+        return AttemptEvent(state=AttemptState.FAILED, at=at, failure=FailureCode.RECEIPT_NOT_FOUND)
     state = AttemptState.FAILED if code in _FAILS else AttemptState.REJECTED
-    return Move(state=state, at=at, failure=code)
+    return AttemptEvent(state=state, at=at, failure=code)
 
 
-def _judged_by_facts(intent: Intent, found: PaymentVerified, at: datetime) -> Move | None:
+def _judged_by_facts(intent: Intent, found: PaymentVerified, at: datetime) -> AttemptEvent | None:
     # Until then a chain may still come to show something else.
     if found.confirmations < intent.confirmations:
         return None
@@ -468,7 +457,7 @@ def _judged_by_facts(intent: Intent, found: PaymentVerified, at: datetime) -> Mo
     }
     failure = _mismatch(intent, found)
     state = AttemptState.CREDITED if failure is None else AttemptState.REJECTED
-    return Move(state=state, at=at, failure=failure, found=frozen_metadata(facts))
+    return AttemptEvent(state=state, at=at, failure=failure, found=frozen_metadata(facts))
 
 
 def _mismatch(intent: Intent, found: PaymentVerified) -> FailureCode | None:

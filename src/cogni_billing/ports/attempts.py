@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent, Move
+from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent
 
 
 class AttemptRepository(Protocol):
@@ -29,7 +29,7 @@ class AttemptRepository(Protocol):
         """
         ...
 
-    def record(self, attempt: Attempt, move: Move, /) -> Attempt:
+    def record(self, attempt: Attempt, move: AttemptEvent, /) -> Attempt:
         """The attempt after *move*, which goes into its history in the same transaction.
 
         Evidence belongs to one attempt in the whole system while that is pending or credited.

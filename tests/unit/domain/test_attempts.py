@@ -35,7 +35,7 @@ from cogni_billing.domain.attempts import (
     NOT_THERE_YET,
     TRANSIENT,
     TRANSITIONS,
-    Move,
+    AttemptEvent,
     checked_attempt_id,
     checked_finding,
     checked_rules,
@@ -79,7 +79,7 @@ def test_it_moves_as_its_state_leads_and_nowhere_else(
         AttemptState.REJECTED: {"failure": FailureCode.INVALID_TOKEN},
         AttemptState.FAILED: {"failure": FailureCode.TX_REVERTED},
     }
-    move = Move(state=after, at=NOON + timedelta(seconds=1), **reasons.get(after, {}))
+    move = AttemptEvent(state=after, at=NOON + timedelta(seconds=1), **reasons.get(after, {}))
 
     if after in TRANSITIONS[before]:
         assert attempt(before).moved(move).state is after
@@ -174,7 +174,7 @@ def test_rules_may_go_far() -> None:
 )
 def test_a_move_says_why_and_nothing_else(state: AttemptState, reasons: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=f"its evidence, purchase or failure, got '{state}'"):
-        attempt().moved(Move(state=state, at=NOON, **reasons))
+        attempt().moved(AttemptEvent(state=state, at=NOON, **reasons))
 
 
 def test_rules_are_rules() -> None:
@@ -292,7 +292,7 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
     (lambda: DEFAULT_RULES.amount(5), "amount: expected an Amount greater than zero, got 5"),
     (lambda: checked_rules(5), "rules: expected AttemptRules, got 5"),  # type: ignore[arg-type]
     (
-        lambda: attempt().moved(Move(state=AttemptState.FAILED, at=NOON)),
+        lambda: attempt().moved(AttemptEvent(state=AttemptState.FAILED, at=NOON)),
         "move: expected its evidence, purchase or failure, got 'FAILED'",
     ),
     (

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.store import Store
@@ -18,7 +18,6 @@ from cogni_billing.domain.attempts import (
     AttemptState,
     DueAttempt,
     Intent,
-    Move,
     history,
     overdue,
 )
@@ -68,7 +67,7 @@ class MemoryAttempts:
             raise UnknownAttempt(attempt_id)
         return found
 
-    def record(self, attempt: Attempt, move: Move, /) -> Attempt:
+    def record(self, attempt: Attempt, move: AttemptEvent, /) -> Attempt:
         with self._guard.call():
             if not self._may_mint:
                 raise minting_refused()
@@ -82,14 +81,7 @@ class MemoryAttempts:
                 self._claim(move.evidence)
                 self._store.put(self._store.checked, (self._tenant, attempt.id), moved.changed_at)
             self._store.put(self._store.attempts, (self._tenant, attempt.id), moved)
-            event = AttemptEvent(
-                state=moved.state,
-                at=moved.changed_at,
-                evidence=move.evidence,
-                failure=move.failure,
-                transaction_id=move.transaction_id,
-                found=move.found,
-            )
+            event = evolve(move, at=moved.changed_at)
             key = (self._tenant, attempt.id)
             self._store.put(self._store.events, key, (*self._store.events[key], event))
             return moved

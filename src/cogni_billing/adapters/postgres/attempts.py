@@ -23,7 +23,6 @@ from cogni_billing.domain.attempts import (
     AttemptState,
     FailureCode,
     Intent,
-    Move,
     history,
 )
 from cogni_billing.domain.batches import given_twice
@@ -113,7 +112,7 @@ class PostgresAttempts:
     def _key(self, attempt_id: UUID) -> dict[str, UUID]:
         return {"tenant": self._tenant, "id": attempt_id}
 
-    def record(self, attempt: Attempt, move: Move, /) -> Attempt:
+    def record(self, attempt: Attempt, move: AttemptEvent, /) -> Attempt:
         with self._guard.call(), translated(), _minting(), _claiming(move.evidence):
             attempt.moved(move)
             self._connection.execute(

@@ -136,6 +136,21 @@ def upgrade() -> None:
         "GRANT EXECUTE ON FUNCTION cogni_billing.release_hold(uuid, text, timestamptz),"
         f" cogni_billing.settle_wallet(text, timestamptz) TO {spenders}"
     )
+    _let_attempt(user)
+    _let_take_back(service)
+    op.execute(
+        "GRANT INSERT (tenant_id, account_id, unit, position, after_position, arrived, balance,"
+        f" added, earliest_at, latest_at) ON cogni_billing.checkpoints TO {service}"
+    )
+    op.execute(f"GRANT SELECT ON SEQUENCE cogni_billing.postings_position_seq TO {service}")
+    op.execute(f"GRANT EXECUTE ON FUNCTION cogni_billing.settled_position(interval) TO {service}")
+    _guard_keys(*roles.quoted("migrator", "keeper"))
+    _hand_wallets_to(*roles.quoted("migrator", "keeper"))
+    op.execute("SELECT cogni_billing.seed_system_tenant()")
+
+
+def _let_attempt(user: str) -> None:
+    """What payment attempts need; they mint in the end."""
     op.execute(
         "GRANT INSERT (tenant_id, id, amount, unit, payer, provider, token, recipient, raw_amount,"
         " confirmations, metadata, created_at, expires_at)"
@@ -149,16 +164,6 @@ def upgrade() -> None:
         "GRANT EXECUTE ON FUNCTION cogni_billing.begin_check(uuid, timestamptz, interval)"
         f" TO {user}"
     )
-    _let_take_back(service)
-    op.execute(
-        "GRANT INSERT (tenant_id, account_id, unit, position, after_position, arrived, balance,"
-        f" added, earliest_at, latest_at) ON cogni_billing.checkpoints TO {service}"
-    )
-    op.execute(f"GRANT SELECT ON SEQUENCE cogni_billing.postings_position_seq TO {service}")
-    op.execute(f"GRANT EXECUTE ON FUNCTION cogni_billing.settled_position(interval) TO {service}")
-    _guard_keys(*roles.quoted("migrator", "keeper"))
-    _hand_wallets_to(*roles.quoted("migrator", "keeper"))
-    op.execute("SELECT cogni_billing.seed_system_tenant()")
 
 
 def _let_take_back(service: str) -> None:

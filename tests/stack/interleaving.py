@@ -165,10 +165,10 @@ def staged(database: Database) -> Iterator[Stage]:
 
 
 def schedules(statements: tuple[int, int]) -> Iterator[list[tuple[int, int]]]:
-    """Every order with at most two preemptions, of calls of so many statements."""
+    """Every order with one preemption or two, of calls of so many statements."""
     for first in (0, 1):
         other = 1 - first
-        for before in range(statements[first]):
+        for before in range(1, statements[first]):
             for between in range(1, statements[other] + 1):
                 yield [
                     (first, before),

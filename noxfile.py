@@ -82,7 +82,8 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def exhaustive(session: nox.Session) -> None:
     """The tests that take a minute: everything broken off everywhere, in every order, by many."""
-    python(session, "pytest", "-m", "exhaustive")
+    # One more than there are processors where all this is tried: they often wait for each other.
+    python(session, "pytest", "-m", "exhaustive", "--numprocesses=3")
 
 
 @nox.session(venv_backend="virtualenv")

@@ -26,7 +26,8 @@ from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Database
 
 SLEEPING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-SPAWN = multiprocessing.get_context("spawn")
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["pytest", "stack.conftest", "cogni_billing.testing"])
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_writers_spenders_and_folders_at_once_drift_by_nothing(
         *(partial(spend, urls, number) for number in range(4)),
         *(partial(fold, urls, number) for number in range(2)),
     ]
-    with ProcessPoolExecutor(len(jobs), mp_context=SPAWN) as processes:
+    with ProcessPoolExecutor(len(jobs), mp_context=FORKS) as processes:
         spent = sum(job.result() for job in [processes.submit(job) for job in jobs])
 
     totals = database.totals()

@@ -176,8 +176,9 @@ def test_a_log_that_is_full_takes_the_server_down_with_an_unknown_outcome() -> N
             billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
             before = database.totals()
             with database.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
-                # So that nobody writes the log before COMMIT does.
+                # So that nobody writes the log before COMMIT does, or tries to again.
                 admin.execute(text("ALTER SYSTEM SET wal_writer_delay = '10s'"))
+                admin.execute(text("ALTER SYSTEM SET restart_after_crash = off"))
                 admin.execute(text("SELECT pg_switch_wal()"))
                 admin.execute(FILL_LOG, {"size": LOG_BEGUN_BYTES})
                 reached = admin.scalar(text("SELECT pg_current_wal_insert_lsn() - '0/0'"))

@@ -82,6 +82,10 @@ class TestMemory(IsolatedConformance):
             return change
 
     class TestModel(ModelContract):
+        pass
+
+    @pytest.mark.exhaustive
+    class TestModelAtLength(ModelContract):
         SEQUENCES: ClassVar = 250
         ANEW: ClassVar = not settings().derandomize
 

@@ -93,6 +93,8 @@ CALLS: Final[dict[str, Callable[[Billing], object]]] = {
     "a verified attempt": settled,
 }
 
+OF_ATTEMPTS: Final = {"submit", "status", "a verified attempt"}
+
 
 @frozen
 class Call:
@@ -154,11 +156,15 @@ def answer(given: object) -> object:
 
 
 def ready(billing: Billing) -> None:
-    """Make a ledger that each call can work on."""
+    """Make a ledger that each call can work on, but for attempts."""
     billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:d")
     billing.open_dispute(ALICE, payment="stripe:d", reference="d")
     held(billing)
+
+
+def attempted(billing: Billing) -> None:
+    """Make the attempts that calls go on with."""
     attempts = attempts_over(billing, ids=CountingIds(1000))
     for _ in (INTENT, PENDING):
         attempts.create_intent(ALICE, usd("2.00"))
@@ -192,6 +198,8 @@ class BreakingOffContract(Contract):
         for place in range(MOST_PLACES):
             steady = Billing(new_unit_of_work())
             ready(steady)
+            if name in OF_ATTEMPTS:
+                attempted(steady)
             before = state(steady, totals)
             if not break_off(place, call):
                 assert place > 0

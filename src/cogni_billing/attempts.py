@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from contextvars import copy_context
 from datetime import timedelta
-from threading import Thread
+from threading import BoundedSemaphore, Thread
 from typing import Final
 from uuid import UUID
 
@@ -40,6 +40,8 @@ from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
 
 ANSWERS_WITHIN: Final = timedelta(seconds=10)
 """How long a verifier has, unless a host says otherwise."""
+ASKED_AT_ONCE: Final = 100
+"""So many threads at most wait for a verifier, those included that nobody waits for any more."""
 _UNHEARD: Final = PaymentPending(FailureCode.RPC_ERROR)
 
 
@@ -57,7 +59,8 @@ class PaymentAttempts:
         policy: As for `Billing`: who gets what of a purchase.
         rules: How much may be paid, and how long each step is waited for.
         answers_within: How long the verifier has. An answer after that is not heard, and the
-            attempt waits. It is asked in a thread of its own, which is left to itself then.
+            attempt waits. It is asked in a thread of its own, which is left to itself then; while
+            `ASKED_AT_ONCE` are, whoever comes next waits as long for one of them to end.
         clock, ids: As for `Billing`.
 
     Raises:
@@ -82,6 +85,7 @@ class PaymentAttempts:
         billing = UseCases.over(unit_of_work, policy, clock, ids)
         self._cases = AttemptCases(billing, destinations, rules)
         self._seconds = _seconds(answers_within)
+        self._room = BoundedSemaphore(ASKED_AT_ONCE)
 
     def create_intent(
         self,
@@ -211,6 +215,8 @@ class PaymentAttempts:
 
     def _asked(self, evidence: str, intent: Intent) -> Finding:
         """What the verifier says, or that it said nothing in time."""
+        if not self._room.acquire(timeout=self._seconds):
+            return _UNHEARD
         answer: Future[object] = Future()
 
         def ask() -> None:
@@ -218,6 +224,8 @@ class PaymentAttempts:
                 answer.set_result(self._verifier.verify(evidence, intent))
             except BaseException as error:  # noqa: BLE001 (whoever asks gets it)
                 answer.set_exception(error)
+            finally:
+                self._room.release()
 
         Thread(target=copy_context().run, args=(ask,), daemon=True).start()
         try:

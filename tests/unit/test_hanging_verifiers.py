@@ -1,0 +1,49 @@
+"""Verifiers that hang have so many threads at most, and no more than their own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from threading import Event
+
+import pytest
+
+from cogni_billing import AttemptRules, AttemptState, Intent, PaymentAttempts, usd
+from cogni_billing import attempts as facade
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.domain.attempts import Finding
+from cogni_billing.testing import ALICE, FakeVerifier, paid
+from cogni_billing.testing.contracts.attempts import CARD
+
+ROOM = 2
+EVERY_TIME = AttemptRules(checks_every=timedelta(0))
+
+
+def test_they_have_so_many_threads_at_most_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facade, "ASKED_AT_ONCE", ROOM)
+    released = Event()
+
+    def hang(intent: Intent) -> Finding:
+        released.wait()
+        return paid(intent)
+
+    verifier = FakeVerifier()
+    verifier.tell("stripe:pi_1", hang)
+    attempts = PaymentAttempts(
+        InMemoryUnitOfWork(),
+        verifier=verifier,
+        destinations=CARD,
+        rules=EVERY_TIME,
+        answers_within=timedelta(milliseconds=50),
+    )
+    intent = attempts.create_intent(ALICE, usd("2.00"))
+    attempt = attempts.submit(ALICE, intent.attempt_id, "stripe:pi_1")
+
+    for _ in range(ROOM):
+        attempt = attempts.status(ALICE, intent.attempt_id)
+
+    assert attempt.state is AttemptState.PENDING_UNVERIFIED
+    assert len(verifier.asked) == ROOM
+
+    released.set()
+    tries = (attempts.status(ALICE, intent.attempt_id).state for _ in range(100))
+    assert AttemptState.CREDITED in tries

@@ -108,9 +108,11 @@ class AttemptCases:
         move = submission(attempt, evidence, at)
         if move is None:
             return None
+        # First, or what this same attempt was credited by meanwhile would seem to be another's.
+        submitted = scope.attempts.record(attempt, move)
         if move.state is _PENDING and scope.ledger.find(TransactionKind.PURCHASE, evidence):
             raise PaymentAlreadyClaimed(evidence)
-        return scope.attempts.record(attempt, move)
+        return submitted
 
     def report(
         self, tenant: object, attempt_id: object, evidence: object, finding: object

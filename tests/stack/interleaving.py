@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from stack.conftest import Database
 PATIENCE_S: Final = 30.0
 TURN_S: Final = 0.002
 TO_THE_END: Final = 10_000
+SETS_CONTEXT: Final = re.compile(r"\A\s*SELECT\s+pg_catalog\.set_config\(")
 # By a lock, or asleep until others are done.
 WAITING: Final = text("""
     SELECT cardinality(pg_blocking_pids(:pid)) > 0
@@ -53,8 +55,13 @@ class Session:
 
     def __attrs_post_init__(self) -> None:
         for engine in (self.user, self.service):
-            event.listen(engine, "before_cursor_execute", lambda each, *_: self._arrive(each))
+            event.listen(engine, "before_cursor_execute", self._arrive_at)
             event.listen(engine, "commit", self._arrive)
+
+    def _arrive_at(self, connection: Connection, _cursor: object, sql: str, *_: object) -> None:
+        # Who sets its context neither sees nor keeps what others do, until the next statement.
+        if not SETS_CONTEXT.search(sql):
+            self._arrive(connection)
 
     def _arrive(self, connection: Connection) -> None:
         driver = connection.connection.driver_connection

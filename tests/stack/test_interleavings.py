@@ -13,6 +13,7 @@ from attrs import asdict
 
 from cogni_billing import (
     SYSTEM_TENANT_ID,
+    Attempt,
     Billing,
     Dispute,
     Hold,
@@ -24,6 +25,7 @@ from cogni_billing import (
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.domain.receipts import Receipt
 from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, MovableClock
+from cogni_billing.testing.contracts.breaking_off import attempts_over
 from cogni_billing.testing.contracts.refunds import policy
 from stack.conftest import Database
 from stack.interleaving import TO_THE_END, Call, Outcome, Stage, schedules, staged
@@ -33,6 +35,7 @@ CAROL = TenantId(UUID(int=2**100))
 PAYMENT = "stripe:ready"
 HELD = UUID(int=4)  # the fourth thing that there is
 IDS = {"id", "transaction_id"}
+INTENTS = {ALICE: UUID(int=1001), BOB: UUID(int=1002)}
 
 
 def buy(payment: str, amount: str = "1.00", tenant: object = ALICE) -> Call:
@@ -50,6 +53,12 @@ def hold(amount: int, reference: str = "hold-1") -> Call:
 def refund(amount: str, reference: str, shortfall: Shortfall = Shortfall.DEBT) -> Call:
     return lambda billing: billing.refund(
         ALICE, payment=PAYMENT, amount=usd(amount), reference=reference, shortfall=shortfall
+    )
+
+
+def submit(tenant: TenantId = ALICE) -> Call:
+    return lambda billing: attempts_over(billing, "stripe:1").submit(
+        tenant, INTENTS[tenant], "stripe:1"
     )
 
 
@@ -94,6 +103,13 @@ PAIRS: dict[str, tuple[Call, Call]] = {
     "a charge and a sweep, when something is due": (charge(5), lambda billing: billing.sweep()),
     "folding and a purchase": (lambda billing: billing.fold(), buy("stripe:1")),
 }
+# A ledger where nobody has bought yet, and both intend to.
+PAIRS_OF_ATTEMPTS: dict[str, tuple[Call, Call]] = {
+    "evidence twice": (submit(), submit()),
+    "two tenants with one piece of evidence": (submit(), submit(BOB)),
+    "evidence, and another tenant who buys with it": (submit(), buy("stripe:1", tenant=BOB)),
+}
+EACH = PAIRS | PAIRS_OF_ATTEMPTS
 # These never wait for each other, though each raises what the others' tenants have.
 APART = {
     "two tenants who buy",
@@ -111,25 +127,41 @@ LATER = {
 POLICY = policy()  # a tenth of each purchase for Bob, a quarter for the system tenant
 
 
-def ready(database: Database) -> MovableClock:
+def ready(database: Database, pair: str) -> MovableClock:
     """Makes that ledger; the clock that goes on with it."""
     reset(database.migrator)
     clock = MovableClock()
     unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
     billing = Billing(unit_of_work, policy=POLICY, clock=clock, ids=CountingIds())
+    if pair in PAIRS_OF_ATTEMPTS:
+        intend(billing)
+    else:
+        sell(billing)
+    if pair in LATER:
+        clock.move(2 * HOUR)
+    return clock
+
+
+def sell(billing: Billing) -> None:
     billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
     billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bob")
     expires = NOON + HOUR
     billing.grant(ALICE, credits(50), source="promo:a", reference="a", expires_at=expires)
     assert billing.hold(ALICE, credits(30), reference="ready").id == HELD
     billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.05"), reference="dp_1")
-    return clock
+
+
+def intend(billing: Billing) -> None:
+    for tenant, intent in INTENTS.items():
+        billing.open_account(tenant)
+        attempts = attempts_over(billing, ids=CountingIds(intent.int - 1))
+        assert attempts.create_intent(tenant, usd("2.00")).attempt_id == intent
 
 
 def told(outcome: Outcome) -> object:
     """What a caller is told, but for ids."""
     code, value = outcome
-    if isinstance(value, (Receipt, Hold, Dispute)):
+    if isinstance(value, (Receipt, Hold, Dispute, Attempt)):
         fields = asdict(value, recurse=False)
         return code, {name: each for name, each in fields.items() if name not in IDS}
     return code, value
@@ -152,16 +184,14 @@ def stage(database: Database) -> Iterator[Stage]:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", EACH)
 def test_it_is_as_if_one_had_come_after_the_other(
     database: Database, stage: Stage, pair: str
 ) -> None:
-    calls = PAIRS[pair]
+    calls = EACH[pair]
 
     def played(turns: list[tuple[int, int]]) -> object:
-        clock = ready(database)
-        if pair in LATER:
-            clock.move(2 * HOUR)
+        clock = ready(database, pair)
         outcomes = stage.play(calls, turns, policy=POLICY, clock=clock)
         return [told(outcome) for outcome in outcomes], state(database)
 

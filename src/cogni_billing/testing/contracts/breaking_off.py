@@ -45,7 +45,7 @@ INTENT, PENDING = UUID(int=1001), UUID(int=1002)
 
 
 def attempts_over(billing: Billing, *paid_by: str, ids: IdSource | None = None) -> PaymentAttempts:
-    """Attempts over the same ledger, verified as often as anybody asks; those were paid."""
+    """Attempts like *billing*, verified as often as anybody asks; those were paid."""
     verifier = FakeVerifier()
     for evidence in paid_by:
         verifier.tell(evidence, paid)
@@ -53,7 +53,9 @@ def attempts_over(billing: Billing, *paid_by: str, ids: IdSource | None = None) 
         billing._unit_of_work,
         verifier=verifier,
         destinations=Destination.card("stripe", recipient="acct_1"),
+        policy=billing._cases.policy,
         rules=AttemptRules(checks_every=timedelta(0)),
+        clock=billing._cases.clock,
         ids=ids,
     )
 

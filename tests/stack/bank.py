@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -23,17 +24,23 @@ from sqlalchemy import create_engine
 from cogni_billing import (
     SYSTEM_TENANT_ID,
     AccountId,
+    AttemptRules,
     Billing,
     BillingError,
+    Destination,
+    Intent,
     LedgerCorruption,
     LedgerUnavailable,
     OutcomeUnknown,
+    PaymentAlreadyClaimed,
+    PaymentAttempts,
     Shortfall,
     TenantId,
     credits,
     usd_cents,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.domain.attempts import Finding
 from cogni_billing.domain.identity import account_of
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
@@ -43,6 +50,7 @@ from cogni_billing.domain.receipts import (
     Receipt,
     RefundReceipt,
 )
+from cogni_billing.testing import paid
 
 CUSTOMERS: Final = tuple(TenantId(UUID(int=2**100 + n)) for n in range(4))
 TENANTS: Final = (*CUSTOMERS, SYSTEM_TENANT_ID)
@@ -68,10 +76,29 @@ SHARES_OF_CALLS: Final = {
     "dispute": 4,
     "win": 3,
     "lose": 3,
+    "attempt": 6,
+    "attempts": 1,
     "balance": 8,
     "statement": 4,
     "fold": 1,
 }
+
+
+def attempts_over(billing: Billing) -> PaymentAttempts:
+    """Attempts over the same ledger, whose payments have all been paid as they were meant."""
+    return PaymentAttempts(
+        billing._unit_of_work,
+        verifier=AlwaysPaid(),
+        destinations=Destination.card("bank", recipient="acct_1"),
+        rules=AttemptRules(minimum=usd_cents(1)),
+    )
+
+
+class AlwaysPaid:
+    """Finds every payment."""
+
+    def verify(self, evidence: str, intent: Intent, /) -> Finding:
+        return paid(intent)
 
 
 def drawn(chance: random.Random, window: int) -> Request:
@@ -96,6 +123,13 @@ def asked(billing: Billing, request: Request) -> tuple[list[Told], bool]:
     def held() -> UUID:
         return billing.hold(tenant, some, reference=key).id
 
+    def attempted() -> object:
+        attempts = attempts_over(billing)
+        with suppress(PaymentAlreadyClaimed):
+            intent = attempts.create_intent(tenant, cents)
+            attempts.submit(tenant, intent.attempt_id, f"bank:{key}")
+        return billing.confirm_purchase(tenant, cents, payment=f"bank:{key}")
+
     calls: dict[str, Callable[[], object]] = {
         "purchase": lambda: billing.confirm_purchase(tenant, cents, payment=f"bank:{key}"),
         "purchases": lambda: billing.confirm_purchases(
@@ -118,6 +152,8 @@ def asked(billing: Billing, request: Request) -> tuple[list[Told], bool]:
         "dispute": lambda: billing.open_dispute(tenant, amount=cents, **on),
         "win": lambda: billing.win_dispute(tenant, **on),
         "lose": lambda: billing.lose_dispute(tenant, **on),
+        "attempt": attempted,
+        "attempts": lambda: attempts_over(billing).sweep(),
         "balance": lambda: billing.balance(tenant),
         "statement": lambda: billing.statement(tenant, limit=20),
         "fold": billing.fold,

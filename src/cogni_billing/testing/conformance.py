@@ -21,6 +21,9 @@ import pytest
 from cogni_billing.testing import machine
 from cogni_billing.testing.base import Fixtures, not_given
 from cogni_billing.testing.contracts import (
+    attempt_claims,
+    attempt_intents,
+    attempt_turns,
     attempts,
     bad_input,
     batches,
@@ -47,6 +50,15 @@ class MemoryConformance(Fixtures):
 
     Fixtures to give: those of `Fixtures`.
     """
+
+    class TestAttemptClaims(attempt_claims.ClaimContract):
+        pass
+
+    class TestAttemptIntents(attempt_intents.IntentContract):
+        pass
+
+    class TestAttemptTurns(attempt_turns.TurnContract):
+        pass
 
     class TestAttempts(attempts.AttemptContract):
         pass

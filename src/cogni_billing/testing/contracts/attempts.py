@@ -14,7 +14,6 @@ from attrs import Factory, define
 from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     AccountId,
-    Amount,
     Attempt,
     AttemptEvent,
     AttemptRules,
@@ -23,29 +22,19 @@ from cogni_billing import (
     Billing,
     Destination,
     FailureCode,
-    IdempotencyConflict,
     Intent,
-    InvalidAmount,
-    InvalidInput,
-    InvalidReference,
     PaymentAlreadyClaimed,
     PaymentAttempts,
     PaymentFailed,
     PaymentPending,
     TenantId,
     TransactionKind,
-    Unit,
-    UnitMismatch,
-    UnknownAttempt,
-    VerifierFailed,
-    credits,
     usd,
     usd_cents,
 )
 from cogni_billing.domain.attempts import Finding
 from cogni_billing.testing.base import (
     ALICE,
-    BOB,
     NOON,
     Contract,
     CountingIds,
@@ -109,40 +98,6 @@ class Attempting(Contract):
 
 class AttemptContract(Attempting):
     """From intent to credits: what is verified is credited once, and nothing else ever is."""
-
-    def test_an_intent_says_what_to_pay_where(
-        self, attempts: PaymentAttempts, totals: Totals
-    ) -> None:
-        intent = attempts.create_intent(
-            ALICE, usd("2.00"), payer=WALLET.upper().replace("X", "x"), metadata={"cart": [1]}
-        )
-
-        assert intent == Intent(
-            attempt_id=UUID(int=1),
-            tenant=ALICE,
-            amount=usd("2.00"),
-            payer=WALLET,
-            provider="8453",
-            token=TOKEN,
-            recipient=PLATFORM,
-            raw_amount=2_000_000,
-            confirmations=5,
-            created_at=NOON,
-            expires_at=NOON + timedelta(minutes=30),
-            metadata={"cart": (1,)},
-        )
-        assert intent.chain_id == 8453
-        attempt = attempts.status(ALICE, intent.attempt_id)
-        assert attempt == Attempt(intent=intent, changed_at=NOON)
-        assert attempt.status is AttemptStatus.PENDING_VERIFICATION
-        assert attempt.expires_at == intent.expires_at
-        assert ALICE not in totals()
-
-    def test_a_card_is_paid_in_cents_by_whoever(self, attempts: PaymentAttempts) -> None:
-        intent = attempts.create_intent(ALICE, usd("19.99"), provider="stripe")
-
-        assert (intent.raw_amount, intent.token, intent.recipient) == (1999, "usd", "acct_1")
-        assert (intent.payer, intent.confirmations, intent.chain_id) == (None, 0, None)
 
     @pytest.mark.parametrize(
         ("cents", "raw", "credited", "share"),
@@ -364,249 +319,6 @@ class AttemptContract(Attempting):
         assert credited.changed_at == NOON + POLL
         assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
 
-    def test_the_verifier_is_asked_once_in_ten_seconds_however_often_the_status_is(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-    ) -> None:
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        for _ in range(3):
-            attempts.status(ALICE, intent.attempt_id)
-        assert verifier.asked == [PROOF]
-
-        moving.move(POLL - timedelta(microseconds=1))
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        assert verifier.asked == [PROOF]
-        moving.move(timedelta(microseconds=1))
-        for _ in range(3):
-            attempts.status(ALICE, intent.attempt_id)
-        assert verifier.asked == [PROOF] * 2
-        moving.move(POLL)
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        assert verifier.asked == [PROOF] * 3
-
-    def test_nobody_is_asked_about_an_intent_or_about_what_has_ended(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-    ) -> None:
-        attempts.status(ALICE, intent.attempt_id)
-        assert verifier.asked == []
-        verifier.tell(PROOF, paid)
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        moving.move(POLL)
-        attempts.status(ALICE, intent.attempt_id)
-
-        assert verifier.asked == [PROOF]
-
-    def test_the_same_evidence_again_has_the_same_answer_and_one_credit(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-        totals: Totals,
-    ) -> None:
-        verifier.tell(PROOF, paid)
-        first = attempts.submit(ALICE, intent.attempt_id, PROOF)
-        moving.move(POLL)
-
-        assert attempts.submit(ALICE, intent.attempt_id, PROOF) == first
-        assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
-
-    def test_other_evidence_for_the_same_attempt_conflicts(
-        self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent
-    ) -> None:
-        other = "8453:0x" + "cd" * 32
-        pending = attempts.submit(ALICE, intent.attempt_id, PROOF)
-
-        with pytest.raises(IdempotencyConflict) as caught:
-            attempts.submit(ALICE, intent.attempt_id, other)
-
-        assert caught.value.reference == str(intent.attempt_id)
-        [difference] = caught.value.differences
-        assert (difference.field, difference.stored, difference.requested) == (
-            "evidence",
-            PROOF,
-            other,
-        )
-        assert attempts.status(ALICE, intent.attempt_id) == pending
-        assert verifier.asked == [PROOF]
-
-    @pytest.mark.parametrize("second", [ALICE, BOB], ids=["the same tenant", "another"])
-    @pytest.mark.parametrize("answer", [paid, PaymentPending()], ids=["credited", "pending"])
-    def test_evidence_is_taken_for_one_attempt_only(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        intent: Intent,
-        totals: Totals,
-        second: TenantId,
-        answer: Finding,
-    ) -> None:
-        verifier.tell(PROOF, answer)
-        first = attempts.submit(ALICE, intent.attempt_id, PROOF)
-        before = totals()
-        another = attempts.create_intent(second, usd("2.00"), payer=WALLET)
-
-        with pytest.raises(PaymentAlreadyClaimed) as caught:
-            attempts.submit(second, another.attempt_id, PROOF)
-
-        assert caught.value.payment == PROOF
-        assert totals() == before
-        assert attempts.status(second, another.attempt_id).state is State.CREATED_INTENT
-        assert attempts.status(ALICE, intent.attempt_id) == first
-
-    def test_evidence_that_was_rejected_is_free_for_whoever_paid(
-        self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent, totals: Totals
-    ) -> None:
-        """Else whoever sees a payment on a chain could keep its payer from claiming it."""
-        thief = attempts.create_intent(BOB, usd("2.00"), payer=STRANGER)
-        verifier.tell(PROOF, paid_but(sender=WALLET))
-
-        stolen = attempts.submit(BOB, thief.attempt_id, PROOF)
-        assert stolen.failure is Code.SENDER_MISMATCH
-        attempt = attempts.submit(ALICE, intent.attempt_id, PROOF)
-
-        assert attempt.state is State.CREDITED
-        assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
-
-    def test_what_a_purchase_has_credited_is_no_evidence_any_more(
-        self,
-        attempts: PaymentAttempts,
-        billing: Billing,
-        verifier: FakeVerifier,
-        intent: Intent,
-        totals: Totals,
-    ) -> None:
-        billing.confirm_purchase(ALICE, usd("2.00"), payment=PROOF)
-        before = totals()
-
-        with pytest.raises(PaymentAlreadyClaimed):
-            attempts.submit(ALICE, intent.attempt_id, PROOF)
-
-        assert totals() == before
-        assert verifier.asked == []
-        assert attempts.status(ALICE, intent.attempt_id).state is State.CREATED_INTENT
-
-    def test_what_a_purchase_credits_meanwhile_is_not_credited_again(
-        self,
-        attempts: PaymentAttempts,
-        billing: Billing,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-        totals: Totals,
-    ) -> None:
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        receipt = billing.confirm_purchase(ALICE, usd("2.00"), payment=PROOF)
-        verifier.tell(PROOF, paid)
-        moving.move(POLL)
-
-        attempt = attempts.status(ALICE, intent.attempt_id)
-
-        assert (attempt.state, attempt.transaction_id) == (State.CREDITED, receipt.transaction_id)
-        assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
-
-    @pytest.mark.parametrize(
-        ("tenant", "amount", "error"),
-        [(BOB, usd("2.00"), PaymentAlreadyClaimed), (ALICE, usd("3.00"), IdempotencyConflict)],
-    )
-    def test_what_a_purchase_credits_otherwise_meanwhile_is_told_and_waits(
-        self,
-        attempts: PaymentAttempts,
-        billing: Billing,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-        totals: Totals,
-        tenant: TenantId,
-        amount: Amount,
-        error: type[Exception],
-    ) -> None:
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        billing.confirm_purchase(tenant, amount, payment=PROOF)
-        before = totals()
-        verifier.tell(PROOF, paid)
-        moving.move(POLL)
-
-        with pytest.raises(error):
-            attempts.status(ALICE, intent.attempt_id)
-
-        assert totals() == before
-        found = attempts.status(ALICE, intent.attempt_id)
-        assert found.state is State.PENDING_UNVERIFIED
-
-    def test_an_intent_expires_after_half_an_hour(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-    ) -> None:
-        moving.move(timedelta(minutes=30, microseconds=-1))
-        assert attempts.status(ALICE, intent.attempt_id).state is State.CREATED_INTENT
-        moving.move(timedelta(hours=1))
-        attempt = attempts.status(ALICE, intent.attempt_id)
-
-        assert (attempt.state, attempt.failure) == (State.FAILED, Code.INTENT_EXPIRED)
-        assert attempt.changed_at == intent.expires_at
-        assert attempts.submit(ALICE, intent.attempt_id, PROOF) == attempt
-        assert verifier.asked == []
-
-    def test_evidence_that_comes_when_the_intent_expires_is_too_late(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-    ) -> None:
-        moving.move(timedelta(minutes=30))
-        verifier.tell(PROOF, paid)
-
-        attempt = attempts.submit(ALICE, intent.attempt_id, PROOF)
-
-        assert (attempt.state, attempt.failure) == (State.FAILED, Code.INTENT_EXPIRED)
-        assert (attempt.evidence, verifier.asked) == (None, [])
-
-    def test_evidence_lifts_the_expiry(
-        self,
-        attempts: PaymentAttempts,
-        moving: MovableClock,
-        verifier: FakeVerifier,
-        intent: Intent,
-    ) -> None:
-        moving.move(timedelta(minutes=29))
-        submitted = attempts.submit(ALICE, intent.attempt_id, PROOF)
-        assert submitted.expires_at is None
-        moving.move(timedelta(hours=2))
-
-        assert attempts.status(ALICE, intent.attempt_id).state is State.PENDING_UNVERIFIED
-
-    def test_the_attempt_of_another_tenant_looks_as_if_it_were_not_there(
-        self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent
-    ) -> None:
-        nowhere = UUID(int=77)
-        calls = (
-            lambda of: attempts.status(BOB, of),
-            lambda of: attempts.submit(BOB, of, PROOF),
-            lambda of: attempts.history(BOB, of),
-        )
-        for call in calls:
-            told = []
-            for of in (intent.attempt_id, nowhere):
-                with pytest.raises(UnknownAttempt) as caught:
-                    call(of)
-                assert caught.value.attempt_id == of
-                told.append(str(caught.value).replace(str(of), "it"))
-            assert told[0] == told[1]
-        assert attempts.status(ALICE, intent.attempt_id).state is State.CREATED_INTENT
-        assert verifier.asked == []
-
     def test_every_step_is_in_the_history_with_what_the_verifier_said(
         self,
         attempts: PaymentAttempts,
@@ -658,19 +370,6 @@ class AttemptContract(Attempting):
         assert verifier.asked == []
         assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
 
-    def test_it_waits_for_no_turn_however_wrong_another_clock_was(
-        self,
-        attempts: PaymentAttempts,
-        moving: MovableClock,
-        intent: Intent,
-    ) -> None:
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        moving.move(-POLL)
-
-        credited = attempts.report(ALICE, intent.attempt_id, PROOF, paid(intent))
-
-        assert credited.state is State.CREDITED
-
     @pytest.mark.parametrize(
         ("finding", "state"),
         [
@@ -692,101 +391,6 @@ class AttemptContract(Attempting):
         assert attempts.report(ALICE, intent.attempt_id, PROOF, finding).state is state
         assert totals() == before
 
-    def test_a_report_of_evidence_that_another_attempt_has_is_refused(
-        self, attempts: PaymentAttempts, intent: Intent, totals: Totals
-    ) -> None:
-        attempts.report(ALICE, intent.attempt_id, PROOF, paid(intent))
-        other = attempts.create_intent(BOB, usd("2.00"), payer=WALLET)
-        before = totals()
-
-        with pytest.raises(PaymentAlreadyClaimed):
-            attempts.report(BOB, other.attempt_id, PROOF, paid(other))
-
-        assert totals() == before
-        assert attempts.status(BOB, other.attempt_id).state is State.CREATED_INTENT
-
-    def test_a_turn_that_a_clock_far_ahead_took_is_not_waited_for(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-    ) -> None:
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        moving.move(timedelta(hours=12))
-        attempts.status(ALICE, intent.attempt_id)
-        moving.move(-timedelta(hours=6))
-        verifier.tell(PROOF, paid)
-
-        assert attempts.sweep() == 1
-        assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
-
-    def test_a_sweep_asks_about_every_pending_attempt_and_lets_intents_expire(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-        totals: Totals,
-    ) -> None:
-        other = attempts.create_intent(BOB, usd("3.00"), provider="stripe")
-        waits = attempts.create_intent(BOB, usd("4.00"), provider="stripe")
-        attempts.submit(BOB, other.attempt_id, "stripe:pi_1")
-        attempts.submit(BOB, waits.attempt_id, "stripe:pi_2")
-        verifier.tell("stripe:pi_1", paid)
-        assert attempts.sweep() == 0
-
-        moving.move(timedelta(minutes=30))
-        assert attempts.sweep() == 2
-
-        states = [
-            attempts.status(each.tenant, each.attempt_id).state for each in (intent, other, waits)
-        ]
-        assert states == [State.FAILED, State.CREDITED, State.PENDING_UNVERIFIED]
-        assert verifier.asked == ["stripe:pi_1", "stripe:pi_2"] * 2
-        assert totals() == purchase_totals(BOB, 30_000_000, 7_500_000)
-        assert attempts.sweep() == 0
-
-    def test_a_sweep_goes_on_where_an_attempt_fails_and_tells_it_in_the_end(
-        self,
-        attempts: PaymentAttempts,
-        billing: Billing,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-        totals: Totals,
-    ) -> None:
-        other = attempts.create_intent(BOB, usd("3.00"), provider="stripe")
-        attempts.submit(ALICE, intent.attempt_id, PROOF)
-        attempts.submit(BOB, other.attempt_id, "stripe:pi_1")
-        billing.confirm_purchase(BOB, usd("0.01"), payment="stripe:pi_1")
-        before = totals()[AccountId(BOB)]
-        verifier.tell(PROOF, paid)
-        verifier.tell("stripe:pi_1", paid)
-        moving.move(POLL)
-
-        with pytest.raises(IdempotencyConflict):
-            attempts.sweep()
-
-        assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
-        assert attempts.status(BOB, other.attempt_id).state is State.PENDING_UNVERIFIED
-        assert totals()[AccountId(BOB)] == before
-
-    def test_a_sweep_tries_each_attempt_once_even_where_no_time_passes(
-        self, new_attempts: NewAttempts, verifier: FakeVerifier, moving: MovableClock
-    ) -> None:
-        attempts = new_attempts(
-            verifier=verifier,
-            destinations=CARD,
-            clock=moving,
-            rules=AttemptRules(checks_every=timedelta(0)),
-        )
-        intent = attempts.create_intent(ALICE, usd("2.00"))
-        attempts.submit(ALICE, intent.attempt_id, "stripe:pi_1")
-
-        assert attempts.sweep() == 0
-        assert verifier.asked == ["stripe:pi_1"] * 2
-
     def test_its_time_never_runs_backwards(
         self, attempts: PaymentAttempts, moving: MovableClock, intent: Intent
     ) -> None:
@@ -796,127 +400,6 @@ class AttemptContract(Attempting):
 
         assert attempt.changed_at == attempt.submitted_at == NOON
         assert [event.at for event in attempts.history(ALICE, intent.attempt_id)] == [NOON, NOON]
-
-    @pytest.mark.parametrize(
-        "amount", [usd("1.99"), usd("10000.01"), usd("0.00"), usd("-2.00"), None, 2, "2.00"]
-    )
-    def test_an_amount_out_of_bounds_is_refused(
-        self, attempts: PaymentAttempts, amount: Amount
-    ) -> None:
-        with pytest.raises(InvalidAmount) as caught:
-            attempts.create_intent(ALICE, amount, payer=WALLET)
-
-        assert caught.value.field == "amount"
-
-    @pytest.mark.parametrize("amount", [credits(5), Amount(5, Unit.of("USDC"))])
-    def test_an_amount_of_something_else_is_refused(
-        self, attempts: PaymentAttempts, amount: Amount
-    ) -> None:
-        with pytest.raises(UnitMismatch):
-            attempts.create_intent(ALICE, amount, payer=WALLET)
-
-    def test_the_bounds_are_the_host_s(self, new_attempts: NewAttempts) -> None:
-        rules = AttemptRules(minimum=usd("0.01"), maximum=usd("0.01"))
-        attempts = new_attempts(verifier=FakeVerifier(), destinations=CARD, rules=rules)
-
-        assert attempts.create_intent(ALICE, usd("0.01")).raw_amount == 1
-        with pytest.raises(InvalidAmount, match=r"from 0\.01 USD to 0\.01 USD"):
-            attempts.create_intent(ALICE, usd("0.02"))
-
-    @pytest.mark.parametrize("payer", [None, "", "0x" + "a" * 39, "0X" + "a1" * 20, "alice", 7])
-    def test_on_a_chain_the_payer_is_an_address(
-        self, attempts: PaymentAttempts, payer: str
-    ) -> None:
-        with pytest.raises(InvalidReference) as caught:
-            attempts.create_intent(ALICE, usd("2.00"), payer=payer)
-
-        assert caught.value.field == "payer"
-
-    @pytest.mark.parametrize("provider", ["1", "", 8453, "paypal"])
-    def test_a_provider_that_has_no_destination_is_refused(
-        self, attempts: PaymentAttempts, provider: str
-    ) -> None:
-        with pytest.raises(InvalidInput, match="8453 or stripe") as caught:
-            attempts.create_intent(ALICE, usd("2.00"), payer=WALLET, provider=provider)
-
-        assert caught.value.field == "provider"
-
-    @pytest.mark.parametrize(
-        "evidence",
-        [
-            *(None, "", "8453", "8453:", ":0x", b"8453:0x", 7, "8453:0x" + "ab" * 31),
-            *("8453:" + "ab" * 32, "8453:0x" + "zz" * 32, "8453:0x" + "ab" * 33),
-            *("1:0x" + "ab" * 32, "stripe:pi_1", "8453:0x" + "ab" * 32 + " ", "08453:0x1"),
-        ],
-    )
-    def test_what_is_no_evidence_of_such_a_payment_is_refused_and_leaves_nothing(
-        self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent, evidence: str
-    ) -> None:
-        with pytest.raises(InvalidReference) as caught:
-            attempts.submit(ALICE, intent.attempt_id, evidence)
-
-        assert caught.value.field == "evidence"
-        assert attempts.status(ALICE, intent.attempt_id).state is State.CREATED_INTENT
-        assert verifier.asked == []
-
-    @pytest.mark.parametrize("attempt_id", [None, "", str(ALICE), 7])
-    def test_an_id_is_a_uuid(self, attempts: PaymentAttempts, attempt_id: UUID) -> None:
-        for call in (attempts.status, attempts.history, partial(attempts.submit, evidence=PROOF)):
-            with pytest.raises(InvalidInput) as caught:
-                call(ALICE, attempt_id)
-            assert caught.value.field == "attempt_id"
-
-    @pytest.mark.parametrize(
-        "lie",
-        [
-            *(None, True, "verified", {"state": "verified"}),
-            *(paid_but(raw_amount=odd) for odd in (2e6, True, None, -1, 2**256, 10**5000)),
-            *(paid_but(confirmations=odd) for odd in (5.0, -1, 2**63)),
-            *(paid_but(sender=odd) for odd in (7, "", "a" * 256, "a\0", "\ud800")),
-            *(paid_but(token=odd) for odd in (None, "usd coin")),
-            *(paid_but(recipient=odd) for odd in (None, b"")),
-            paid_but(provider=8453),
-        ],
-    )
-    def test_a_verifier_that_talks_nonsense_is_told_and_the_attempt_waits(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-        totals: Totals,
-        lie: Finding,
-    ) -> None:
-        before = totals()
-        verifier.tell(PROOF, lie, paid)
-
-        with pytest.raises(VerifierFailed) as caught:
-            attempts.submit(ALICE, intent.attempt_id, PROOF)
-
-        assert caught.value.attempt_id == intent.attempt_id
-        assert totals() == before
-        assert attempts.status(ALICE, intent.attempt_id).state is State.PENDING_UNVERIFIED
-        moving.move(POLL)
-        assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
-
-    def test_a_verifier_that_raises_is_told_and_the_attempt_waits(
-        self,
-        attempts: PaymentAttempts,
-        verifier: FakeVerifier,
-        moving: MovableClock,
-        intent: Intent,
-    ) -> None:
-        def broken(_intent: Intent) -> Finding:
-            raise ValueError("no such field: logs")
-
-        verifier.tell(PROOF, broken, paid)
-
-        with pytest.raises(VerifierFailed, match="ValueError: no such field: logs") as caught:
-            attempts.submit(ALICE, intent.attempt_id, PROOF)
-
-        assert isinstance(caught.value.__cause__, ValueError)
-        moving.move(POLL)
-        assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
 
 
 class AttemptRaces(Attempting):

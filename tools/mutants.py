@@ -1,11 +1,11 @@
-"""Which changes to the code no test would notice: `nox -s mutants -- memory postgres`.
+"""Which changes to the code no test would notice: `nox -s mutants -- memory postgres verifiers`.
 
 mutmut changes the code of a room in one place after another, what errors say included, and runs
 the tests of that place. A change that survives is a failure, unless a rule in `mutants.toml` says
 why it may: at most one in twenty. One with which the tests do not end counts as noticed.
 
     python tools/mutants.py                 # domain: every change must be noticed
-    python tools/mutants.py memory postgres # the adapters: nine in ten
+    python tools/mutants.py memory postgres verifiers  # the adapters: nine in ten
     python tools/mutants.py domain --only "*/wallets.py"
 """
 
@@ -83,6 +83,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "domain": Room(("domain/*.py",), ("tests/unit",), 100),
     "memory": Room(("adapters/*.py", "adapters/memory/*.py"), ("tests/unit",), 90),
     "postgres": Room(POSTGRES, STACK, 90),
+    "verifiers": Room(("adapters/verifiers/*.py",), ("tests/unit/verifiers",), 90),
 }
 CONFIGURATION: Final = r"""
 

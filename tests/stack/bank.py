@@ -84,7 +84,7 @@ SHARES_OF_CALLS: Final = {
 }
 
 
-def attempts_over(billing: Billing) -> PaymentAttempts:
+def attempts_of(billing: Billing) -> PaymentAttempts:
     """Attempts over the same ledger, whose payments have all been paid as they were meant."""
     return PaymentAttempts(
         billing._unit_of_work,
@@ -124,7 +124,7 @@ def asked(billing: Billing, request: Request) -> tuple[list[Told], bool]:
         return billing.hold(tenant, some, reference=key).id
 
     def attempted() -> object:
-        attempts = attempts_over(billing)
+        attempts = attempts_of(billing)
         with suppress(PaymentAlreadyClaimed):
             intent = attempts.create_intent(tenant, cents)
             attempts.submit(tenant, intent.attempt_id, f"bank:{key}")
@@ -153,7 +153,7 @@ def asked(billing: Billing, request: Request) -> tuple[list[Told], bool]:
         "win": lambda: billing.win_dispute(tenant, **on),
         "lose": lambda: billing.lose_dispute(tenant, **on),
         "attempt": attempted,
-        "attempts": lambda: attempts_over(billing).sweep(),
+        "attempts": lambda: attempts_of(billing).sweep(),
         "balance": lambda: billing.balance(tenant),
         "statement": lambda: billing.statement(tenant, limit=20),
         "fold": billing.fold,

@@ -37,7 +37,7 @@ from cogni_billing.domain.refunds import Payment, There, plan_reversal, request_
 from cogni_billing.domain.transactions import Transaction, TransactionKind
 from cogni_billing.testing import FakeVerifier
 from cogni_billing.testing.base import ALICE, BOB, NOON
-from cogni_billing.testing.contracts.attempts import CARD
+from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database
 

@@ -26,7 +26,7 @@ from cogni_billing import (
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.domain.attempts import AttemptEvent, Finding
 from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, FakeVerifier, MovableClock, paid
-from cogni_billing.testing.contracts.attempts import CARD
+from cogni_billing.testing.contracts.attempt_base import CARD
 from stack.attacks import CHECK, PRIVILEGE
 from stack.conftest import Database
 

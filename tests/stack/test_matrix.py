@@ -34,7 +34,7 @@ from cogni_billing import SYSTEM_TENANT_ID, Billing, PaymentAttempts, credits, u
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.testing import FakeVerifier
 from cogni_billing.testing.base import ALICE, BOB
-from cogni_billing.testing.contracts.attempts import CARD
+from cogni_billing.testing.contracts.attempt_base import CARD
 from stack.attacks import PRIVILEGE
 from stack.conftest import Database
 

@@ -25,7 +25,7 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.audit import verification
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
-from cogni_billing.testing.contracts.attempts import CARD
+from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.contracts.verifying import live
 from cogni_billing.testing.verifiers import FakeVerifier, paid
 from stack.conftest import Database

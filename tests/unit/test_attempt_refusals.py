@@ -13,7 +13,7 @@ import pytest
 from cogni_billing import InvalidInput, PaymentAttempts, PaymentPending, usd
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.testing import ALICE, FakeVerifier, reaching
-from cogni_billing.testing.contracts.attempts import CARD, PROOF, USDC, WALLET
+from cogni_billing.testing.contracts.attempt_base import CARD, PROOF, USDC, WALLET
 from cogni_billing.testing.contracts.bad_input import BAD, KEYS
 
 ATTEMPT: Final[dict[str, tuple[object, str]]] = {

@@ -29,7 +29,7 @@ from cogni_billing import (
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.attempts import TRANSITIONS
 from cogni_billing.testing import ALICE, BOB, CountingIds, FakeVerifier, MovableClock, paid
-from cogni_billing.testing.contracts.attempts import CARD, STRANGER
+from cogni_billing.testing.contracts.attempt_base import CARD, STRANGER
 from cogni_billing.testing.verifiers import Answer, paid_but
 
 OWNERS: Final = (ALICE, ALICE, BOB)

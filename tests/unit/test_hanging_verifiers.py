@@ -12,7 +12,7 @@ from cogni_billing import attempts as facade
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.attempts import Finding
 from cogni_billing.testing import ALICE, FakeVerifier, paid
-from cogni_billing.testing.contracts.attempts import CARD
+from cogni_billing.testing.contracts.attempt_base import CARD
 
 ROOM = 2
 EVERY_TIME = AttemptRules(checks_every=timedelta(0))

@@ -23,6 +23,8 @@ from cogni_billing.testing.base import Fixtures, not_given
 from cogni_billing.testing.contracts import (
     attempt_claims,
     attempt_intents,
+    attempt_races,
+    attempt_records,
     attempt_turns,
     attempts,
     bad_input,
@@ -51,13 +53,16 @@ class MemoryConformance(Fixtures):
     Fixtures to give: those of `Fixtures`.
     """
 
-    class TestAttemptClaims(attempt_claims.ClaimContract):
+    class TestAttemptClaims(attempt_claims.AttemptClaimContract):
         pass
 
-    class TestAttemptIntents(attempt_intents.IntentContract):
+    class TestAttemptIntents(attempt_intents.AttemptIntentContract):
         pass
 
-    class TestAttemptTurns(attempt_turns.TurnContract):
+    class TestAttemptRecords(attempt_records.AttemptRecordContract):
+        pass
+
+    class TestAttemptTurns(attempt_turns.AttemptTurnContract):
         pass
 
     class TestAttempts(attempts.AttemptContract):
@@ -127,7 +132,7 @@ class MemoryConformance(Fixtures):
 class TransactionalConformance(MemoryConformance):
     """And all of a scope is kept or none of it, however many work at once."""
 
-    class TestAttemptRaces(attempts.AttemptRaces):
+    class TestAttemptRaces(attempt_races.AttemptRaces):
         pass
 
     class TestBatchRaces(batches.BatchRaces):

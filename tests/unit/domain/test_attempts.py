@@ -48,7 +48,7 @@ from cogni_billing.domain.destinations import (
 )
 from cogni_billing.domain.purchases import request_purchase
 from cogni_billing.testing import ALICE, NOON
-from cogni_billing.testing.contracts.attempts import CARD, PLATFORM, TOKEN, USDC, WALLET
+from cogni_billing.testing.contracts.attempt_base import CARD, PLATFORM, TOKEN, USDC, WALLET
 from cogni_billing.testing.verifiers import paid_but
 
 PAGE: Final = (Path(__file__).parents[3] / "docs" / "attempts.md").read_text("utf-8")

@@ -16,7 +16,7 @@ from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.identity import USAGE, account_of
 from cogni_billing.domain.transactions import Transaction
 from cogni_billing.testing import ALICE, BOB, CountingIds, FakeVerifier, MovableClock, paid
-from cogni_billing.testing.contracts.attempts import CARD
+from cogni_billing.testing.contracts.attempt_base import CARD
 
 CAROL = TenantId(UUID(int=2**64))
 PURCHASE, CHARGE, REFUND, PAID_ATTEMPT, _, AN_INTENT = (

@@ -27,7 +27,7 @@ from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.verifiers.evm import EvmVerifier
 from cogni_billing.domain.attempts import Finding
 from cogni_billing.testing import ALICE, MovableClock
-from cogni_billing.testing.contracts.attempts import (
+from cogni_billing.testing.contracts.attempt_base import (
     PLATFORM,
     POLL,
     PROOF,
@@ -127,6 +127,10 @@ def test_the_chain_is_asked_for_once(intent: Intent, node: Node) -> None:
         ([transfer(TOKEN, STRANGER, PLATFORM, 2_000_000)], verified(sender=STRANGER)),
         ([transfer(TOKEN, WALLET, PLATFORM, 1)], verified(raw_amount=1)),
         ([transfer(TOKEN, STRANGER, PLATFORM, 9), PAID], verified()),
+        (
+            [transfer(TOKEN, STRANGER, PLATFORM, 9), transfer(TOKEN, TOKEN, PLATFORM, 7)],
+            verified(sender=STRANGER, raw_amount=9),
+        ),
         ([PAID, PAID], verified(raw_amount=4_000_000)),
         ([transfer(TOKEN.upper().replace("X", "x"), WALLET, PLATFORM, 2_000_000)], verified()),
         ([OF_A_COLLECTIBLE], PaymentFailed(CODE.TOKEN_TRANSFER_NOT_FOUND)),
@@ -253,6 +257,16 @@ def test_a_node_that_does_not_answer_is_given_up(
         ended.set()
 
 
+def test_a_node_that_fails_is_asked_again_later_not_at_once(
+    verify: Verify, intent: Intent, node: Node
+) -> None:
+    node.instead = lambda: (500, b"oops")
+
+    verify(intent)
+
+    assert node.asked == ["eth_chainId"]
+
+
 def test_nobody_there_is_waited_for(intent: Intent) -> None:
     with serving(Node()) as gone:
         url = gone.url
@@ -265,8 +279,10 @@ def test_a_node_of_another_chain_is_told_to_the_host(
 ) -> None:
     node.results["eth_chainId"] = "0x1"
 
-    with pytest.raises(InvalidInput, match="expected one of chain 8453, got a node of chain 1"):
+    with pytest.raises(InvalidInput) as caught:
         verify(intent)
+
+    assert str(caught.value) == "urls: expected one of chain 8453, got a node of chain 1"
 
 
 def test_a_chain_that_has_no_url_is_told_to_the_host(intent: Intent) -> None:
@@ -274,10 +290,15 @@ def test_a_chain_that_has_no_url_is_told_to_the_host(intent: Intent) -> None:
         EvmVerifier({1: "", 10: ""}).verify(PROOF, intent)
 
 
-@pytest.mark.parametrize("urls", [{}, None, "http://127.0.0.1", {"8453": "http://127.0.0.1"}])
-def test_urls_are_one_for_each_chain(urls: Any) -> None:
-    with pytest.raises(InvalidInput, match="urls"):
+@pytest.mark.parametrize(
+    ("urls", "shown"),
+    [({}, "a dict"), (None, "None"), ("http://n", "'http://n'"), ({"1": "n"}, "a dict")],
+)
+def test_urls_are_one_for_each_chain(urls: Any, shown: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
         EvmVerifier(urls)
+
+    assert str(caught.value) == f"urls: expected a JSON-RPC URL for each chain's id, got {shown}"
 
 
 def test_python_s_own_bound_on_nesting_is_kept() -> None:

@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 
-from cogni_billing import Intent, InvalidInput, PaymentAttempts, PaymentFailed, usd
+from cogni_billing import Intent, InvalidInput, PaymentAttempts, usd
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.verifiers import ByProvider
-from cogni_billing.domain.attempts import FailureCode
-from cogni_billing.testing import ALICE, FakeVerifier
-from cogni_billing.testing.contracts.attempts import CARD, USDC, WALLET
-
-NO = PaymentFailed(FailureCode.TX_REVERTED)
+from cogni_billing.testing import ALICE, FakeVerifier, paid
+from cogni_billing.testing.contracts.attempt_base import CARD, USDC, WALLET
 
 
 @pytest.fixture
@@ -25,22 +22,27 @@ def intent() -> Intent:
 
 def test_the_intent_s_provider_is_asked(intent: Intent) -> None:
     cards, chain = FakeVerifier(), FakeVerifier()
-    chain.tell("8453:0x1", NO)
+    chain.tell("8453:0x1", paid)
     verifier = ByProvider({"stripe": cards, "8453": chain})
 
-    assert verifier.verify("8453:0x1", intent) == NO
-    assert asyncio.run(verifier.verify_async("8453:0x1", intent)) == NO
+    assert verifier.verify("8453:0x1", intent) == paid(intent)
+    assert asyncio.run(verifier.verify_async("8453:0x1", intent)) == paid(intent)
     assert (cards.asked, chain.asked) == ([], ["8453:0x1"] * 2)
 
 
 def test_one_that_has_none_is_told_to_the_host(intent: Intent) -> None:
-    verifier = ByProvider({CARD.provider: FakeVerifier()})
+    verifier = ByProvider({CARD.provider: FakeVerifier(), "1": FakeVerifier()})
 
-    with pytest.raises(InvalidInput, match="provider: expected stripe, got '8453'"):
+    with pytest.raises(InvalidInput, match="provider: expected stripe or 1, got '8453'"):
         verifier.verify("8453:0x1", intent)
 
 
-@pytest.mark.parametrize("verifiers", [None, [], {8453: FakeVerifier()}])
-def test_providers_have_names(verifiers: Any) -> None:
-    with pytest.raises(InvalidInput, match="verifiers"):
+@pytest.mark.parametrize(
+    ("verifiers", "shown"), [(None, "None"), ([], "a list"), ({7: None}, "a dict")]
+)
+def test_providers_have_names(verifiers: Any, shown: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
         ByProvider(verifiers)
+
+    expected = f"verifiers: expected a verifier for each provider's name, got {shown}"
+    assert str(caught.value) == expected

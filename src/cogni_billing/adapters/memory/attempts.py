@@ -74,7 +74,7 @@ class MemoryAttempts:
             moved = attempt.moved(move)
             kept = self._store.attempts.get((self._tenant, attempt.id))
             if kept is None or kept.state is not attempt.state:
-                raise LedgerUnavailable("the attempt has moved on since it was read")
+                raise LedgerUnavailable("another transaction got in the way")
             if not moved.is_credited_by(self._purchase(moved)):
                 raise UnbalancedTransaction(f"attempt {attempt.id} is not credited by its purchase")
             if move.evidence is not None:

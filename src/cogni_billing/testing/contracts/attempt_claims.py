@@ -27,7 +27,7 @@ from cogni_billing.testing.base import (
     Totals,
     purchase_totals,
 )
-from cogni_billing.testing.contracts.attempts import (
+from cogni_billing.testing.contracts.attempt_base import (
     POLL,
     PROOF,
     STRANGER,
@@ -39,7 +39,7 @@ from cogni_billing.testing.contracts.attempts import (
 from cogni_billing.testing.verifiers import FakeVerifier, paid, paid_but
 
 
-class ClaimContract(Attempting):
+class AttemptClaimContract(Attempting):
     """A payment is for one attempt or purchase, and for its tenant, once."""
 
     def test_the_same_evidence_again_has_the_same_answer_and_one_credit(

@@ -30,7 +30,7 @@ from cogni_billing.testing.base import (
     NewAttempts,
     Totals,
 )
-from cogni_billing.testing.contracts.attempts import (
+from cogni_billing.testing.contracts.attempt_base import (
     CARD,
     PLATFORM,
     PROOF,
@@ -43,7 +43,7 @@ from cogni_billing.testing.contracts.attempts import (
 from cogni_billing.testing.verifiers import FakeVerifier, paid
 
 
-class IntentContract(Attempting):
+class AttemptIntentContract(Attempting):
     """What is to be paid where is fixed, and evidence of it taken until it expires."""
 
     def test_an_intent_says_what_to_pay_where(

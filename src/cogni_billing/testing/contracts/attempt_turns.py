@@ -25,7 +25,7 @@ from cogni_billing.testing.base import (
     Totals,
     purchase_totals,
 )
-from cogni_billing.testing.contracts.attempts import (
+from cogni_billing.testing.contracts.attempt_base import (
     CARD,
     POLL,
     PROOF,
@@ -35,7 +35,7 @@ from cogni_billing.testing.contracts.attempts import (
 from cogni_billing.testing.verifiers import FakeVerifier, paid, paid_but
 
 
-class TurnContract(Attempting):
+class AttemptTurnContract(Attempting):
     """One asks at a time, now and then; and a verifier that is wrong credits nobody."""
 
     def test_the_verifier_is_asked_once_in_ten_seconds_however_often_the_status_is(
@@ -105,6 +105,22 @@ class TurnContract(Attempting):
 
         assert attempts.sweep() == 1
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
+
+    def test_a_turn_that_a_clock_a_little_ahead_took_is_a_turn(
+        self,
+        attempts: PaymentAttempts,
+        verifier: FakeVerifier,
+        moving: MovableClock,
+        intent: Intent,
+    ) -> None:
+        attempts.submit(ALICE, intent.attempt_id, PROOF)
+        moving.move(-POLL)
+        attempts.status(ALICE, intent.attempt_id)
+        assert (attempts.sweep(), verifier.asked) == (0, [PROOF])
+
+        moving.move(-timedelta(microseconds=1))
+        attempts.status(ALICE, intent.attempt_id)
+        assert verifier.asked == [PROOF] * 2
 
     def test_a_sweep_asks_about_every_pending_attempt_and_lets_intents_expire(
         self,

@@ -17,7 +17,6 @@ from cogni_billing import (
     Attempt,
     AttemptRules,
     Billing,
-    Destination,
     Dispute,
     Hold,
     PaymentAttempts,
@@ -29,6 +28,7 @@ from cogni_billing.domain.receipts import Receipt
 from cogni_billing.ports.environment import IdSource
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, Contract, CountingIds, Totals
+from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.verifiers import FakeVerifier, paid
 
 PAYMENT: Final = "stripe:ready"
@@ -52,7 +52,7 @@ def attempts_over(billing: Billing, *paid_by: str, ids: IdSource | None = None) 
     return PaymentAttempts(
         billing._unit_of_work,
         verifier=verifier,
-        destinations=Destination.card("stripe", recipient="acct_1"),
+        destinations=CARD,
         policy=billing._cases.policy,
         rules=AttemptRules(checks_every=timedelta(0)),
         clock=billing._cases.clock,

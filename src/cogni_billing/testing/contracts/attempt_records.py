@@ -1,0 +1,74 @@
+"""What a repository of payment attempts keeps out, on every adapter, whoever uses it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from attrs import evolve
+
+from cogni_billing import (
+    AttemptEvent,
+    FailureCode,
+    Intent,
+    LedgerCorruption,
+    LedgerUnavailable,
+    PaymentAttempts,
+    PrivilegeRequired,
+    UnbalancedTransaction,
+    UnknownAttempt,
+)
+from cogni_billing.ports.scope import UnitOfWork
+from cogni_billing.testing.base import ALICE, BOB, NOON
+from cogni_billing.testing.contracts.attempt_base import PROOF, Attempting, State
+
+REJECTED = AttemptEvent(state=State.REJECTED, at=NOON, failure=FailureCode.INVALID_TOKEN)
+CREDITED = AttemptEvent(state=State.CREDITED, at=NOON, transaction_id=UUID(int=7))
+
+
+class AttemptRecordContract(Attempting):
+    """Intents of the scope's tenant, moves from where an attempt is, credits of its purchase."""
+
+    def test_an_intent_is_its_tenant_s(self, unit_of_work: UnitOfWork, intent: Intent) -> None:
+        other = evolve(intent, attempt_id=UUID(int=99))
+
+        with pytest.raises(PrivilegeRequired):
+            unit_of_work.run(BOB, lambda scope: scope.attempts.create(other))
+        with pytest.raises(UnknownAttempt):
+            unit_of_work.run(ALICE, lambda scope: scope.attempts.attempt(other.attempt_id))
+
+    def test_an_id_is_given_once(self, unit_of_work: UnitOfWork, intent: Intent) -> None:
+        with pytest.raises(LedgerCorruption, match=f"gave {intent.attempt_id} twice"):
+            unit_of_work.run(ALICE, lambda scope: scope.attempts.create(intent))
+
+    def test_what_has_moved_on_since_it_was_read_is_left_as_it_is(
+        self, unit_of_work: UnitOfWork, attempts: PaymentAttempts, intent: Intent
+    ) -> None:
+        pending = attempts.submit(ALICE, intent.attempt_id, PROOF)
+        unit_of_work.run(ALICE, lambda scope: scope.attempts.record(pending, REJECTED))
+        late = evolve(REJECTED, failure=FailureCode.INVALID_RECIPIENT)
+
+        with pytest.raises(LedgerUnavailable, match="another transaction got in the way"):
+            unit_of_work.run(ALICE, lambda scope: scope.attempts.record(pending, late))
+
+        assert attempts.status(ALICE, intent.attempt_id).failure is FailureCode.INVALID_TOKEN
+
+    def test_it_is_credited_by_its_purchase_alone(
+        self, unit_of_work: UnitOfWork, attempts: PaymentAttempts, intent: Intent
+    ) -> None:
+        pending = attempts.submit(ALICE, intent.attempt_id, PROOF)
+
+        with pytest.raises(UnbalancedTransaction):
+            unit_of_work.run(ALICE, lambda scope: scope.attempts.record(pending, CREDITED))
+
+        assert attempts.status(ALICE, intent.attempt_id) == pending
+
+    def test_a_turn_is_of_what_is_there(self, unit_of_work: UnitOfWork, intent: Intent) -> None:
+        def begins(attempt_id: UUID) -> bool:
+            return unit_of_work.run(
+                ALICE, lambda scope: scope.attempts.begin_check(attempt_id, NOON, timedelta(0))
+            )
+
+        assert not begins(intent.attempt_id)
+        assert not begins(UUID(int=99))

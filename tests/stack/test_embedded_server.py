@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 
 from cogni_billing import InvalidInput, LedgerUnavailable, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
-from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres, server
+from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres, server, supervisor
 from cogni_billing.adapters.postgres.embedded.server import (
     Server,
     bundled_binaries,
@@ -221,10 +221,10 @@ class TestEnding:
         server = Server()
         server.start()
         process = postmaster(server.socket_dir)
-        supervisor = process.parent()
-        assert supervisor is not None
+        parent = process.parent()
+        assert parent is not None
 
-        supervisor.kill()
+        parent.kill()
 
         process.wait(PATIENCE_S)
         server.stop()
@@ -240,6 +240,19 @@ class TestKeptData:
                 receipt = billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
                 engine.dispose()
             assert receipt.replayed == expected
+
+    def test_what_a_killed_server_left_may_go_while_the_next_one_is_waited_for(
+        self, folder: Path
+    ) -> None:
+        """PostgreSQL takes its status file away before it writes the next."""
+        status = folder / "postmaster.pid"
+        status.write_text("1\n/data\n1700000000\n5432\n/tmp\n\n  1 1\nready\n")
+        assert supervisor._is_ready(status, 1)
+        assert not supervisor._is_ready(status, 2)
+
+        status.unlink()
+
+        assert not supervisor._is_ready(status, 2)
 
     def test_it_is_not_marked_as_test_data(self, folder: Path) -> None:
         with EmbeddedPostgres(folder / "data") as database:

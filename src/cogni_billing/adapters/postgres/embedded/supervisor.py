@@ -92,14 +92,17 @@ def _wait_until_ready(server: subprocess.Popen[bytes], plan: dict[str, Any]) -> 
     for _ in range(int(_START_MAX_S / _POLL_S)):
         if server.poll() is not None:
             raise Failed(_log_tail(plan))
-        if status.exists() and _is_ready(status, server.pid):
+        if _is_ready(status, server.pid):
             return
         _pause()
     raise Failed(f"not ready after {_START_MAX_S:.0f} s: {_log_tail(plan)}")
 
 
 def _is_ready(status: Path, pid: int) -> bool:
-    lines = status.read_text().split()
+    try:
+        lines = status.read_text().split()
+    except FileNotFoundError:  # the one before was killed and left it, until this one came
+        return False
     return lines[:1] == [str(pid)] and lines[-1:] == ["ready"]
 
 

@@ -1,7 +1,7 @@
 """How long it takes to refuse bad input: the catalogue of the tests, each entry in each place.
 
 Each must be refused within 10 ms, however long it is; the exit code is 1 when one is not. The least
-of five attempts counts, for on a shared machine any one can be interrupted.
+of five tries counts, for on a shared machine any one can be interrupted.
 
     python benchmarks/refusals.py
 """
@@ -11,18 +11,15 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from cogni_billing import Billing, BillingError
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from cogni_billing.testing.contracts.bad_input import ARGUMENTS, BAD, PLACES, arguments
 
-ATTEMPTS = 5
+TRIES = 5
 MS_MAX = 10.0
 SHOWN = 8
 
@@ -41,7 +38,7 @@ def main() -> int:
         kind = ARGUMENTS[call][name][1]
         for place, bad in enumerate(BAD[kind]):
             given = arguments(call) | {name: bad}
-            took = min(milliseconds(billing, call, given) for _ in range(ATTEMPTS))
+            took = min(milliseconds(billing, call, given) for _ in range(TRIES))
             figures.append((took, call, name, f"{type(bad).__name__}, {kind}[{place}]"))
     figures.sort(reverse=True)
     table = Table("ms", "call", "argument", "given", title=f"{len(figures)} refusals, the slowest")

@@ -34,7 +34,7 @@ from cogni_billing.ports.scope import ServiceScope
 
 @frozen
 class Returns:
-    """One attempt at a return, in a scope of the service role."""
+    """One try at a return, in a scope of the service role."""
 
     scope: ServiceScope
     tenant: TenantId

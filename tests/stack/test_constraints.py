@@ -20,10 +20,10 @@ from cogni_billing.adapters.postgres.statements import typed
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
 from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.testing.base import ALICE, BOB, NOON
-from cogni_billing.testing.contracts.charges import planned_charge
 from cogni_billing.testing.contracts.purchases import planned, post
 from stack.attacks import CHECK, PRIVILEGE, post_altered, refusal, refusal_of_altered
 from stack.conftest import Database
+from stack.planning import planned_charge
 
 FULL = 100_000_000
 SHARE = 25_000_000

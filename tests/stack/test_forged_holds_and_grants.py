@@ -22,9 +22,9 @@ from cogni_billing.domain.grants import Lapse, plan_expiry, plan_grant
 from cogni_billing.domain.holds import plan_capture, plan_hold
 from cogni_billing.domain.transactions import Transaction, TransactionKind
 from cogni_billing.testing.base import ALICE, BOB, NOON, CountingIds, SteppingClock
-from cogni_billing.testing.contracts.charges import planned_charge
 from stack.attacks import CHECK, PRIVILEGE, refusal, refusal_of_altered
 from stack.conftest import Database
+from stack.planning import planned_charge
 
 HOUR = timedelta(hours=1)
 MILLION = credits(1_000_000)

@@ -31,7 +31,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.scopes import PostgresScope
-from cogni_billing.adapters.postgres.unit_of_work import ATTEMPTS_MAX
+from cogni_billing.adapters.postgres.unit_of_work import TRIES_MAX
 from cogni_billing.domain.transactions import Recorded
 from cogni_billing.testing.base import ALICE, BOB, NOON
 from cogni_billing.testing.contracts.purchases import planned, post
@@ -332,14 +332,14 @@ class TestRunningAgain:
     def test_a_deadlock_is_resolved_by_running_the_loser_again(self, database: Database) -> None:
         unit_of_work = PostgresUnitOfWork(database.user)
         barrier = Barrier(2)
-        attempts = {ALICE: 0, BOB: 0}
+        tries = {ALICE: 0, BOB: 0}
 
         def claim_both(tenant: TenantId, payments: tuple[str, str]) -> str:
             def work(scope: PostgresScope) -> None:
-                attempts[tenant] += 1
+                tries[tenant] += 1
                 for number, payment in enumerate(payments, start=10):
                     scope.ledger.post(planned(tenant, payment=payment, number=number))
-                    if attempts[tenant] == 1 and payment == payments[0]:
+                    if tries[tenant] == 1 and payment == payments[0]:
                         barrier.wait()
 
             try:
@@ -355,14 +355,14 @@ class TestRunningAgain:
             ]
 
         assert sorted(outcome.result() for outcome in outcomes) == ["done", "refused"]
-        assert sorted(attempts.values()) == [1, 2]
+        assert sorted(tries.values()) == [1, 2]
         assert database.totals()[SYSTEM_ACCOUNT_ID] == 50_000_000
 
     @pytest.mark.parametrize(
         ("error", "times"),
         [
-            (LedgerUnavailable("in the way", "40001"), ATTEMPTS_MAX),
-            (LedgerUnavailable("in the way", "40P01"), ATTEMPTS_MAX),
+            (LedgerUnavailable("in the way", "40001"), TRIES_MAX),
+            (LedgerUnavailable("in the way", "40P01"), TRIES_MAX),
             (LedgerUnavailable("in the way", "55P03"), 1),
             (OutcomeUnknown("perhaps", "40001"), 1),
         ],
@@ -371,16 +371,16 @@ class TestRunningAgain:
     def test_what_may_help_is_repeated_a_few_times_and_nothing_else(
         self, database: Database, error: LedgerUnavailable, times: int
     ) -> None:
-        attempts = []
+        tries = []
 
         def work(_: PostgresScope) -> None:
-            attempts.append(1)
+            tries.append(1)
             raise error
 
         with pytest.raises(LedgerUnavailable):
             PostgresUnitOfWork(database.user).run(ALICE, work)
 
-        assert len(attempts) == times
+        assert len(tries) == times
 
     def test_a_batch_that_was_disturbed_before_it_posted_is_repeated_too(
         self, database: Database

@@ -1,1 +1,1 @@
-"""What keeps the ports' promises: `memory` without a database, `postgres` with one."""
+"""What keeps the ports' promises: `memory` without a database, `postgres` with one; `verifiers`."""

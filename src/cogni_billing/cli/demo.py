@@ -50,7 +50,7 @@ class Call:
     name: str
     reference: str
     asked: str
-    attempt: Callable[[], object]
+    make: Callable[[], object]
 
 
 def run_demo(console: Console, admin_url: str | None) -> None:
@@ -163,7 +163,7 @@ def _called(billing: Billing, title: str, tenant: UUID, calls: Iterable[Call]) -
     result = table(title, columns, numeric=(columns[2], *columns[4:]))
     for call in calls:
         try:
-            call.attempt()
+            call.make()
             outcome = "[green]done"
         except BillingError as error:
             outcome = f"[red]{error.code}[/red]: {escape(str(error))}"

@@ -135,7 +135,7 @@ def _reason(given: FailureCode) -> FailureCode:
 
 @frozen
 class PaymentPending:
-    """There is no saying yet."""
+    """Nothing is known yet, for this reason: ask again."""
 
     reason: FailureCode = field(default=FailureCode.RECEIPT_NOT_FOUND, converter=_reason)
 
@@ -148,7 +148,10 @@ def _code(given: FailureCode) -> FailureCode:
 
 @frozen
 class PaymentFailed:
-    """There is such evidence, and it is of no payment as it was meant."""
+    """The payment is not as it was meant.
+
+    A code in `NOT_THERE_YET` or `TRANSIENT` is waited for all the same.
+    """
 
     code: FailureCode = field(converter=_code)
 
@@ -304,7 +307,9 @@ class Attempt:
         )
 
     def is_credited_by(self, purchase: Transaction | None) -> bool:
-        """Whether it is not credited, or by *purchase* of its evidence, as it says."""
+        """Whether its state agrees with *purchase*, the one that is recorded for its evidence: it
+        is not credited, or by that one and with its amount.
+        """
         if self.state is not AttemptState.CREDITED:
             return True
         return (

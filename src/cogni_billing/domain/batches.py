@@ -18,6 +18,7 @@ from cogni_billing.domain.errors import (
     LedgerUnavailable,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
+    given_twice,
     shown,
 )
 from cogni_billing.domain.idempotency import same_or_conflict
@@ -164,8 +165,3 @@ def to_post(answers: Sequence[Answer]) -> tuple[Transaction, ...]:
             raise given_twice(transaction.id)
         ids.add(transaction.id)
     return tuple(found.values())
-
-
-def given_twice(given_id: UUID) -> LedgerCorruption:
-    """The answer to whose id source is broken."""
-    return LedgerCorruption(f"the id source gave {given_id} twice")

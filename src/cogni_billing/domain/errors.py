@@ -192,7 +192,10 @@ class IdempotencyConflict(BillingError):
 
 @define
 class PaymentAlreadyClaimed(BillingError):
-    """The payment was already credited, to somebody this tenant learns nothing about."""
+    """The payment was credited already, or is the evidence of another attempt that may yet be.
+
+    Whose it is nobody is told.
+    """
 
     code: ClassVar[str] = "payment_already_claimed"
 
@@ -352,7 +355,10 @@ class ScopeClosed(BillingError):
 
 @define
 class VerifierFailed(BillingError):
-    """The verifier raised, or answered what is no finding; the attempt waits as it was."""
+    """The verifier raised, or answered what is no finding.
+
+    Evidence that was submitted stays recorded, and the attempt waits.
+    """
 
     code: ClassVar[str] = "verifier_failed"
 
@@ -410,3 +416,8 @@ class LedgerCorruption(BillingError):
 
     def __str__(self) -> str:
         return self.finding
+
+
+def given_twice(given_id: UUID) -> LedgerCorruption:
+    """The answer to whose id source is broken."""
+    return LedgerCorruption(f"the id source gave {given_id} twice")

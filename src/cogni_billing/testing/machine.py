@@ -1,4 +1,5 @@
-"""A state machine: random sequences of all calls, on every adapter at once and on the model.
+"""A state machine: random sequences of all calls of `Billing`, on every adapter at once and on
+the model.
 
 After each call all agree on its outcome, and on every tenant's balance.
 """
@@ -488,7 +489,7 @@ def run(
 
 
 class ModelContract:
-    """Random sequences of all calls do what the model says."""
+    """Random sequences of all calls of `Billing` do what the model says."""
 
     SEQUENCES: ClassVar = 50
     ANEW: ClassVar = False

@@ -21,16 +21,15 @@ from cogni_billing.domain.attempts import (
     history,
     overdue,
 )
-from cogni_billing.domain.batches import given_twice
 from cogni_billing.domain.errors import (
     LedgerUnavailable,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
     UnbalancedTransaction,
     UnknownAttempt,
+    given_twice,
 )
 from cogni_billing.domain.identity import TenantId
-from cogni_billing.domain.transactions import Transaction, TransactionKind
 
 _CLAIMS: Final = {AttemptState.PENDING_UNVERIFIED, AttemptState.CREDITED}
 
@@ -75,7 +74,7 @@ class MemoryAttempts:
             kept = self._store.attempts.get((self._tenant, attempt.id))
             if kept is None or kept.state is not attempt.state:
                 raise LedgerUnavailable("another transaction got in the way")
-            if not moved.is_credited_by(self._purchase(moved)):
+            if not moved.is_credited_by(self._store.purchase(self._tenant, moved.evidence)):
                 raise UnbalancedTransaction(f"attempt {attempt.id} is not credited by its purchase")
             if move.evidence is not None:
                 self._claim(move.evidence)
@@ -85,11 +84,6 @@ class MemoryAttempts:
             key = (self._tenant, attempt.id)
             self._store.put(self._store.events, key, (*self._store.events[key], event))
             return moved
-
-    def _purchase(self, attempt: Attempt) -> Transaction | None:
-        key = (self._tenant, TransactionKind.PURCHASE, attempt.evidence or "")
-        found = self._store.recorded.get(key)
-        return None if found is None else found.transaction
 
     def _claim(self, evidence: str) -> None:
         if any(

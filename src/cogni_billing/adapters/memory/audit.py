@@ -105,9 +105,7 @@ def _payments(store: Store) -> Iterator[Violation]:
 def _attempts(store: Store) -> Iterator[Violation]:
     for (tenant, attempt_id), attempt in store.attempts.items():
         where = {"tenant": str(tenant), "attempt": str(attempt_id)}
-        key = (tenant, TransactionKind.PURCHASE, attempt.evidence or "")
-        recorded = store.recorded.get(key)
-        if not attempt.is_credited_by(None if recorded is None else recorded.transaction):
+        if not attempt.is_credited_by(store.purchase(tenant, attempt.evidence)):
             detail = f"no purchase of {attempt.intent.amount} by {attempt.evidence}"
             yield Violation(Rule.ATTEMPTS_HAVE_THEIR_PURCHASE, where, detail)
         led_to = [event.state for event in store.events[tenant, attempt_id]]

@@ -19,7 +19,6 @@ from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
 from cogni_billing.domain.attempts import DueAttempt
-from cogni_billing.domain.batches import given_twice
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
     BillingError,
@@ -27,6 +26,7 @@ from cogni_billing.domain.errors import (
     PaymentAlreadyClaimed,
     PrivilegeRequired,
     UnknownAccount,
+    given_twice,
 )
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import Grant, plan_expiry

@@ -19,7 +19,7 @@ from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
 from cogni_billing.domain.moments import EARLIEST
 from cogni_billing.domain.statements import Line
-from cogni_billing.domain.transactions import Recorded, TransactionKind
+from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
 from cogni_billing.domain.wallets import Wallet
 
 Name = TypeVar("Name", bound=Hashable)
@@ -51,6 +51,11 @@ class Store:
     _undo: list[Callable[[], object]] = field(factory=list)
     _lock: threading.Lock = field(factory=threading.Lock)
     _holder: int | None = None
+
+    def purchase(self, tenant: TenantId, payment: str | None) -> Transaction | None:
+        """The tenant's purchase of *payment*."""
+        found = self.recorded.get((tenant, TransactionKind.PURCHASE, payment or ""))
+        return None if found is None else found.transaction
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

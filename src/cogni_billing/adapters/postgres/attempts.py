@@ -25,8 +25,7 @@ from cogni_billing.domain.attempts import (
     Intent,
     history,
 )
-from cogni_billing.domain.batches import given_twice
-from cogni_billing.domain.errors import PaymentAlreadyClaimed, UnknownAttempt
+from cogni_billing.domain.errors import PaymentAlreadyClaimed, UnknownAttempt, given_twice
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.metadata import encoded, read_only
 

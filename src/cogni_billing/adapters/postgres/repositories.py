@@ -37,7 +37,7 @@ from cogni_billing.adapters.postgres.rows import (
 )
 from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed
-from cogni_billing.domain.batches import Key, given_twice, plan_batch, to_post
+from cogni_billing.domain.batches import Key, plan_batch, to_post
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import (
     BillingError,
@@ -48,6 +48,7 @@ from cogni_billing.domain.errors import (
     PaymentAlreadyClaimed,
     UnknownAccount,
     UnknownHold,
+    given_twice,
 )
 from cogni_billing.domain.grants import Grant, Lapse, plan_expiry
 from cogni_billing.domain.holds import Hold, HoldState

@@ -27,7 +27,7 @@ from cogni_billing.adapters.system import SystemClock, Uuid7Source
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, OutcomeUnknown, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 
-ATTEMPTS_MAX: Final = 5
+TRIES_MAX: Final = 5
 _PAUSE_MAX_S: Final = 0.01
 # Work across tenants waits for locks, and must see what their holders did before.
 _SERVICE_ISOLATION: Final = "READ COMMITTED"
@@ -40,9 +40,8 @@ class PostgresUnitOfWork:
     """A ledger in PostgreSQL, under row-level security. Safe to share between threads.
 
     Args:
-        engine: A SQLAlchemy engine on psycopg 3 that connects as `app_user`, or as the role that
-            reads and spends only, with a pool of the host's choosing. Behind a transaction-mode
-            pooler create it with
+        engine: A SQLAlchemy engine on psycopg 3 that connects as `app_user`, or as the spender,
+            with a pool of the host's choosing. Behind a pooler in transaction mode create it with
             `connect_args={"prepare_threshold": None}`.
         service: One that connects as `app_service`, for what spans tenants; without it such a
             call raises `PrivilegeRequired`. Webhooks and back offices have one, request handlers
@@ -98,7 +97,7 @@ class PostgresUnitOfWork:
         return self._run(_privileged(self._service), tenant_id(tenant), work)
 
     def _run(self, engine: Engine, tenant: TenantId, work: Work[Result]) -> Result:
-        attempts = _Attempts()
+        tries = _Tries()
         while True:
             try:
                 with (
@@ -107,7 +106,7 @@ class PostgresUnitOfWork:
                 ):
                     return work(scope)
             except LedgerUnavailable as error:
-                pause = attempts.pause_after(error)
+                pause = tries.pause_after(error)
             time.sleep(pause)
 
 
@@ -119,7 +118,8 @@ class AsyncPostgresUnitOfWork:
     closed and never used again, so nothing is left half done and no tenant is left behind.
 
     Args:
-        engine: A SQLAlchemy async engine on psycopg 3 that connects as `app_user`.
+        engine: A SQLAlchemy async engine on psycopg 3 that connects as `app_user`, or as the
+            spender.
         service: One that connects as `app_service`, for what spans tenants.
         signing_key: As for `PostgresUnitOfWork`.
 
@@ -166,7 +166,7 @@ class AsyncPostgresUnitOfWork:
             with transaction(connection, tenant, self._context) as scope:
                 return work(scope)
 
-        attempts = _Attempts()
+        tries = _Tries()
         while True:
             try:
                 async with AsyncExitStack() as stack:
@@ -174,7 +174,7 @@ class AsyncPostgresUnitOfWork:
                         connection = await stack.enter_async_context(engine.connect())
                     return await connection.run_sync(scoped)
             except LedgerUnavailable as error:
-                pause = attempts.pause_after(error)
+                pause = tries.pause_after(error)
             await asyncio.sleep(pause)
 
 
@@ -260,15 +260,15 @@ def _connected(engine: Engine) -> Iterator[Connection]:
 
 
 @define
-class _Attempts:
+class _Tries:
     """How often work is done again, and after what pause."""
 
     _made: int = 1
 
     def pause_after(self, error: LedgerUnavailable) -> float:
-        """Seconds to wait before the next attempt; raises *error* where there is none."""
+        """Seconds to wait before the next try; raises *error* where there is none."""
         again = error.sqlstate in DISTURBED and not isinstance(error, OutcomeUnknown)
-        if not again or self._made == ATTEMPTS_MAX:
+        if not again or self._made == TRIES_MAX:
             raise error
         self._made += 1
         # Jitter, so that those who met do not meet again.

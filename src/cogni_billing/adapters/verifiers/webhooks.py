@@ -67,6 +67,7 @@ class SignedWebhooks:
         recipient: The merchant account that these webhooks are of.
         provider: What evidence begins with.
         tolerance: How far a signature's time may be off.
+        clock: What that is measured by.
 
     Raises:
         InvalidInput: *secrets* are none, or too short.

@@ -23,32 +23,14 @@ from cogni_billing import (
     InvalidAmount,
     InvalidInput,
     InvalidReference,
-    TenantId,
     UnitMismatch,
     UnknownAccount,
     credits,
     usd,
 )
-from cogni_billing.domain.charges import plan_charge
 from cogni_billing.domain.identity import ISSUANCE, USAGE
-from cogni_billing.domain.transactions import Transaction
-from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, Totals
+from cogni_billing.testing.base import ALICE, BOB, Contract, NewBilling, Totals
 from cogni_billing.testing.racing import at_once
-
-
-def planned_charge(
-    tenant: TenantId = ALICE, *, amount: int = 100, number: int = 88, overdraft: bool = False
-) -> Transaction:
-    """A charge, planned as `Billing.charge` plans it."""
-    return plan_charge(
-        tenant,
-        credits(amount),
-        reference="run-1",
-        allow_overdraft=overdraft,
-        metadata=None,
-        at=NOON,
-        transaction_id=UUID(int=number),
-    )
 
 
 class ChargeContract(Contract):

@@ -36,7 +36,8 @@ class Roles:
         user: Serves requests, under row-level security, one tenant at a time.
         service: Takes shares back, and reads across tenants (BYPASSRLS), for refunds, disputes,
             verification and reports.
-        keeper: Owns the functions that keep wallets. Nobody logs in as it.
+        keeper: Owns the functions that keep wallets, holds, grants and the states of attempts.
+            Nobody logs in as it.
         spender: Like *user*, but it cannot mint: it neither confirms purchases nor grants. There
             is none unless it is named here.
     """

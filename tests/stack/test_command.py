@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 from sqlalchemy import create_engine, text
+from typer.main import get_group
 
 from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, sign_contexts
+from cogni_billing.cli.app import app, imports
 from cogni_billing.cli.demo import bundled_payments
 from cogni_billing.testing.base import ALICE, BOB
 from stack.command import Run
 from stack.conftest import Clone, Database
 
+PAGE = Path(__file__).parents[2] / "docs" / "postgres.md"
 ACME = TenantId(UUID("0637e301-e05d-505b-8267-486f5677de9b"))
 
 
@@ -48,6 +53,16 @@ def test_the_demo_tells_the_product_on_one_screen(
         "│ sum          │            0 │",
     ):
         assert expected in shown.stdout
+
+
+def test_the_page_names_every_command() -> None:
+    app_and_groups = {"": get_group(app), "import ": get_group(imports)}
+    commands = {
+        f"{prefix}{name}" for prefix, group in app_and_groups.items() for name in group.commands
+    }
+    rows = [line.split("|")[1] for line in PAGE.read_text("utf-8").splitlines() if "| `" in line]
+
+    assert commands - {"import"} <= {told for row in rows for told in re.findall(r"`(.+?)`", row)}
 
 
 def test_the_bundled_payments_are_real_amounts() -> None:

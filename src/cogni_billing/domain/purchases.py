@@ -18,7 +18,7 @@ from cogni_billing.domain.policies import Policies
 from cogni_billing.domain.pricing import bought
 from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
 
-_TRANSACTION: Final = re.compile(r"[0-9]+:0x[0-9a-fA-F]{64}", re.ASCII)
+_TRANSACTION: Final = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})", re.ASCII)
 
 
 @frozen(kw_only=True)
@@ -50,11 +50,14 @@ def _payment(given: object) -> str:
     """*given* as a payment. A transaction's hash has one spelling, so that it is one payment.
 
     Raises:
-        InvalidReference: it is no reference; or a hash on a chain, in capital letters.
+        InvalidReference: it is no reference; or a hash on a chain, written otherwise.
     """
     found = reference(given, "payment")
-    if _TRANSACTION.fullmatch(found) and found != found.lower():
-        raise InvalidReference("payment", shown(found), "the transaction's hash in small letters")
+    if hashed := _TRANSACTION.fullmatch(found):
+        chain, digits = hashed.groups()
+        if found != f"{chain}:0x{digits.lower()}":
+            expected = "chain_id:0x and the transaction's hash, in small letters"
+            raise InvalidReference("payment", shown(found), expected)
     return found
 
 

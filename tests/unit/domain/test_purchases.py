@@ -189,10 +189,29 @@ def test_plans_of_two_tenants_differ_in_nothing_but_the_tenant(tenant: TenantId)
     )
 
 
-def test_a_transaction_on_a_chain_has_one_spelling() -> None:
-    small = "8453:0x" + "ab" * 32
+HASH = "ab" * 32
 
-    assert plan(payment=small).reference == small
-    with pytest.raises(InvalidReference, match="payment: expected the transaction's hash in small"):
-        plan(payment="8453:0x" + "aB" * 32)
-    assert plan(payment="stripe:PI_1").reference == "stripe:PI_1"
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "8453:0x" + "aB" * 32,
+        f"8453:0X{HASH}",
+        f"8453:{HASH}",
+        f"08453:0x{HASH}",
+        f"0008453:{HASH.upper()}",
+    ],
+)
+def test_a_transaction_on_a_chain_has_one_spelling(written: str) -> None:
+    with pytest.raises(InvalidReference) as caught:
+        plan(payment=written)
+
+    assert caught.value.field == "payment"
+    assert caught.value.expected == "chain_id:0x and the transaction's hash, in small letters"
+
+
+@pytest.mark.parametrize(
+    "payment", [f"8453:0x{HASH}", f"0:0x{HASH}", "stripe:PI_1", "08453:1", f"8453:{HASH}0", HASH]
+)
+def test_what_is_written_as_it_should_or_is_no_transaction_is_taken(payment: str) -> None:
+    assert plan(payment=payment).reference == payment

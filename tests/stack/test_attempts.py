@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import pytest
 from attrs import define
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import (
@@ -320,6 +320,30 @@ def test_a_turn_is_taken_at_a_moment_that_can_be_read(
     rule = refused(database, statement, id=PENDING, moment=moment)
 
     assert rule == (CHECK, "payment_attempts_moments_in_range")
+
+
+def test_a_day_is_24_hours_whatever_the_session_s_time_zone_makes_of_it(
+    database: Database,
+) -> None:
+    """The clocks went back in New York that night."""
+    zoned = create_engine(
+        database.sandbox.url("app_user"), connect_args={"options": "-c timezone=America/New_York"}
+    )
+    clock, verifier = MovableClock(datetime(2026, 10, 31, 16, tzinfo=UTC)), FakeVerifier()
+    attempts = PaymentAttempts(
+        PostgresUnitOfWork(zoned),
+        verifier=verifier,
+        destinations=CARD,
+        clock=clock,
+        rules=AttemptRules(checks_every=timedelta(days=1)),
+    )
+    intent = attempts.create_intent(ALICE, usd("2.00"))
+    attempts.submit(ALICE, intent.attempt_id, "stripe:pi_1")
+    verifier.tell("stripe:pi_1", paid)
+    clock.move(timedelta(days=1))
+
+    assert attempts.status(ALICE, intent.attempt_id).state is AttemptState.CREDITED
+    zoned.dispose()
 
 
 def test_a_turn_that_was_taken_for_ever_is_not_waited_for(

@@ -34,7 +34,16 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import USAGE
-from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
+from cogni_billing.testing.base import (
+    ALICE,
+    BOB,
+    NOON,
+    Contract,
+    MovableClock,
+    NewBilling,
+    SteppingClock,
+    Totals,
+)
 from cogni_billing.testing.racing import at_once
 
 HOUR = timedelta(hours=1)
@@ -81,6 +90,23 @@ class HoldContract(Contract):
         assert (balance.posted, balance.held) == (MILLION, credits(5000))
         assert balance.available == credits(995_000)
         assert totals() == before
+
+    def test_a_hold_that_is_over_does_not_expire_nor_has_any_time_passed_by_it(
+        self, new_billing: NewBilling
+    ) -> None:
+        clock = MovableClock()
+        billing = new_billing(clock=clock)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        soon = NOON + timedelta(minutes=5)
+        hold = billing.hold(ALICE, credits(7), reference="h", expires_at=soon)
+        billing.capture(ALICE, hold.id, credits(7), reference="h")
+        clock.move(timedelta(minutes=11))
+        assert billing.sweep() == 0
+        clock.move(-timedelta(minutes=10))
+
+        billing.charge(ALICE, credits(1), reference="c")
+
+        assert billing.statement(ALICE).lines[0].at == NOON + timedelta(minutes=1)
 
     def test_what_is_held_is_there_for_nothing_else(self, rich: Billing, hold: Hold) -> None:
         with pytest.raises(InsufficientCredits) as charged:

@@ -182,6 +182,9 @@ CREATE FUNCTION cogni_billing.begin_check(attempt uuid, moment timestamptz, ever
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    -- A day is 24 hours, whatever the session's time zone makes of it.
+    span CONSTANT interval := make_interval(secs => extract(epoch FROM every));
 BEGIN
     UPDATE cogni_billing.payment_attempts
     SET checked_at = moment
@@ -189,7 +192,7 @@ BEGIN
       AND id = attempt
       AND state = 'PENDING_UNVERIFIED'
       -- Far in the future is where no clock has been.
-      AND (checked_at <= moment - every OR checked_at > moment + every);
+      AND (checked_at <= moment - span OR checked_at > moment + span);
     RETURN FOUND;
 END
 $$;

@@ -204,9 +204,9 @@ AS $$
     FROM cogni_billing.end_hold(hold, 'released', 0, cogni_billing.lock_wallet(of_unit, moment))
 $$;
 
--- Lets the time of the scope's tenant's wallet go on to a moment, and ends the holds that have
--- expired by then; the wallet's time, and how many they were. What is left of grants that have is
--- for the caller to post.
+-- Lets the time of the scope's tenant's wallet go on to a moment by which something is due, and ends
+-- the holds that have expired by then; the wallet's time, and how many they were. What is left of
+-- grants that have is for the caller to post.
 CREATE FUNCTION cogni_billing.settle_wallet(
     of_unit text, moment timestamptz, OUT present timestamptz, OUT ended bigint
 )
@@ -217,8 +217,12 @@ DECLARE
     account CONSTANT uuid := cogni_billing.account_of(me);
     expired record;
 BEGIN
-    present := cogni_billing.lock_wallet(of_unit, moment);
+    present := cogni_billing.lock_wallet(of_unit, '-infinity');
     ended := 0;
+    -- What was due may have been captured, released or spent meanwhile: then no time has passed.
+    IF cogni_billing.next_due(of_unit) <= moment THEN
+        present := cogni_billing.lock_wallet(of_unit, moment);
+    END IF;
     FOR expired IN
         SELECT id
         FROM cogni_billing.holds

@@ -51,7 +51,7 @@ CODE = FailureCode
 @pytest.fixture
 def intent() -> Intent:
     attempts = PaymentAttempts(
-        InMemoryUnitOfWork(), verifier=EvmVerifier({1: ""}), destinations=USDC
+        InMemoryUnitOfWork(), verifier=EvmVerifier({1: "http://n"}), destinations=USDC
     )
     return attempts.create_intent(ALICE, usd("2.00"), payer=WALLET)
 
@@ -287,18 +287,43 @@ def test_a_node_of_another_chain_is_told_to_the_host(
 
 def test_a_chain_that_has_no_url_is_told_to_the_host(intent: Intent) -> None:
     with pytest.raises(InvalidInput, match="chain_id: expected 1 or 10, got 8453"):
-        EvmVerifier({1: "", 10: ""}).verify(PROOF, intent)
+        EvmVerifier({1: "http://n", 10: "https://n"}).verify(PROOF, intent)
 
 
 @pytest.mark.parametrize(
     ("urls", "shown"),
-    [({}, "a dict"), (None, "None"), ("http://n", "'http://n'"), ({"1": "n"}, "a dict")],
+    [
+        ({}, "a dict"),
+        (None, "None"),
+        ("http://n", "'http://n'"),
+        ({"1": "http://n"}, "one of chain '1'"),
+        ({0: "http://n"}, "one of chain 0"),
+        ({True: "http://n"}, "one of chain True"),
+        ({1: "http://n", 10: None}, "something else for chain 10"),
+        ({1: ""}, "something else for chain 1"),
+        ({1: "secret"}, "something else for chain 1"),
+        ({1: b"http://n"}, "something else for chain 1"),
+    ],
 )
 def test_urls_are_one_for_each_chain(urls: Any, shown: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         EvmVerifier(urls)
 
-    assert str(caught.value) == f"urls: expected a JSON-RPC URL for each chain's id, got {shown}"
+    expected = "a JSON-RPC URL, http:// or https://, for each chain's id"
+    assert str(caught.value) == f"urls: expected {expected}, got {shown}"
+
+
+@pytest.mark.parametrize(
+    ("waits", "shown"),
+    [(None, "None"), (5, "5"), (timedelta(0), "'0:00:00'"), (timedelta.max, None)],
+)
+def test_questions_are_waited_for_some_time(waits: Any, shown: str | None) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        EvmVerifier({1: "http://n"}, waits=waits)
+
+    expected = "a timedelta above zero, at most 3650 days, 0:00:00"
+    given = shown or f"'{timedelta.max}'"
+    assert str(caught.value) == f"waits: expected {expected}, got {given}"
 
 
 def test_python_s_own_bound_on_nesting_is_kept() -> None:

@@ -16,6 +16,7 @@ from cogni_billing import (
     FailureCode,
     Intent,
     InvalidInput,
+    InvalidReference,
     InvalidSignature,
     InvalidTenant,
     PaymentAttempts,
@@ -46,6 +47,10 @@ def event(kind: str = "payment_intent.succeeded", **changes: Any) -> bytes:
         "metadata": {"tenant": str(ALICE), "attempt_id": str(ATTEMPT)},
     }
     return json.dumps({"type": kind, "data": {"object": payment | changes}}).encode()
+
+
+def of_account(account: object, body: bytes) -> bytes:
+    return json.dumps(json.loads(body) | {"account": account}).encode()
 
 
 def signed(body: bytes, *, secret: str = SECRET, second: int = SECOND) -> str:
@@ -182,11 +187,28 @@ def test_a_payment_that_was_canceled_has_failed(webhooks: SignedWebhooks) -> Non
 
 
 def test_of_a_connected_account_that_is_the_recipient(webhooks: SignedWebhooks) -> None:
-    body = json.dumps(json.loads(event(customer="cus_1")) | {"account": "acct_2"}).encode()
+    body = of_account("acct_1", event(customer="cus_1"))
     received = webhooks.received(body, signed(body))
 
     assert received is not None
-    assert received.finding == found(recipient="acct_2", sender="cus_1")
+    assert received.finding == found(sender="cus_1")
+
+
+@pytest.mark.parametrize("kind", ["payment_intent.succeeded", "payment_intent.canceled"])
+@pytest.mark.parametrize("account", ["acct_2", "", 1, [], {}])
+def test_what_another_merchant_was_paid_or_not_ends_nobody_s_attempt(
+    webhooks: SignedWebhooks, kind: str, account: object
+) -> None:
+    body = of_account(account, event(kind))
+
+    assert webhooks.received(body, signed(body)) is None
+
+
+@pytest.mark.parametrize("name", ["recipient", "provider"])
+@pytest.mark.parametrize("given", [None, 7, "", "a b"])
+def test_the_merchant_and_the_processor_have_names(name: str, given: Any) -> None:
+    with pytest.raises(InvalidReference, match=f"{name}: expected 1 to 255 visible ASCII"):
+        SignedWebhooks(SECRET, **({"recipient": "acct_1"} | {name: given}))
 
 
 NO_EVENT = "an event, as a JSON object"
@@ -243,7 +265,16 @@ def test_a_signed_event_that_makes_no_sense_is_refused_by_name(
 
 @pytest.mark.parametrize(
     ("secrets", "given"),
-    [("", 1), ("s" * 15, 1), ([], 0), ([SECRET, ""], 2), ([SECRET, 7], 2), ([None], 1), (None, 0)],
+    [
+        ("", 1),
+        ("s" * 15, 1),
+        ([], 0),
+        ([SECRET, ""], 2),
+        ([SECRET, 7], 2),
+        ([None], 1),
+        (None, 1),
+        (5, 1),
+    ],
 )
 def test_secrets_are_long_enough(secrets: Any, given: int) -> None:
     with pytest.raises(InvalidInput) as caught:

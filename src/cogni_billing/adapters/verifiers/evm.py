@@ -33,6 +33,7 @@ from cogni_billing.domain.attempts import (  # noqa: E402
     PaymentFailed,
     PaymentPending,
     PaymentVerified,
+    positive_span,
 )
 from cogni_billing.domain.errors import InvalidInput, shown  # noqa: E402
 
@@ -54,6 +55,9 @@ _TRANSFER: Final = [
 _EVENT: Final = Web3().eth.contract(abi=_TRANSFER).events.Transfer()
 
 
+_EACH: Final = "a JSON-RPC URL, http:// or https://, for each chain's id"
+
+
 @frozen
 class Transfer:
     """One that a transaction made, of some token; addresses in small letters."""
@@ -65,13 +69,21 @@ class Transfer:
 
 
 def _urls(given: Mapping[int, str]) -> dict[int, str]:
-    if (
-        not isinstance(given, Mapping)
-        or not given
-        or not all(type(chain) is int for chain in given)
-    ):
-        raise InvalidInput("urls", shown(given), "a JSON-RPC URL for each chain's id")
+    if not isinstance(given, Mapping) or not given:
+        raise InvalidInput("urls", shown(given), _EACH)
+    for chain, url in given.items():
+        if type(chain) is not int or chain < 1:
+            raise InvalidInput("urls", f"one of chain {shown(chain)}", _EACH)
+        # web3 would take a node of this machine where there is none.
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise InvalidInput(
+                "urls", f"something else for chain {chain}", _EACH
+            )  # it may be a key
     return dict(given)
+
+
+def _waits(given: timedelta) -> timedelta:
+    return positive_span(given, "waits")
 
 
 @define
@@ -91,11 +103,11 @@ class EvmVerifier:
             time.
 
     Raises:
-        InvalidInput: there is no URL.
+        InvalidInput: there is no URL, or something else; *waits* is no span of time.
     """
 
     _urls: dict[int, str] = field(converter=_urls, repr=False)  # their paths hold keys
-    waits: timedelta = field(default=WAITS, kw_only=True)
+    waits: timedelta = field(default=WAITS, kw_only=True, converter=_waits)
     _called: dict[int, Web3] = field(factory=dict, init=False, repr=False)
     _awaited: dict[int, AsyncWeb3[AsyncHTTPProvider]] = field(factory=dict, init=False, repr=False)
     _right: set[int] = field(factory=set, init=False, repr=False)

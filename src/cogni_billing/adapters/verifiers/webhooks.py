@@ -47,12 +47,21 @@ class ReceivedPayment:
 
 
 def _secrets(given: str | Iterable[str]) -> tuple[bytes, ...]:
-    secrets = (given,) if isinstance(given, str) else tuple(given or ())
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    secrets = tuple(given) if several else (given,)
     found = tuple(secret.encode() for secret in secrets if isinstance(secret, str))
     if not found or len(found) < len(secrets) or min(map(len, found)) < SECRET_BYTES_MIN:
         expected = f"one or more of at least {SECRET_BYTES_MIN} bytes each"
         raise InvalidInput("secrets", f"{len(secrets)} given", expected)
     return found
+
+
+def _recipient(given: str) -> str:
+    return reference(given, "recipient")
+
+
+def _provider(given: str) -> str:
+    return reference(given, "provider")
 
 
 @frozen
@@ -71,17 +80,18 @@ class SignedWebhooks:
 
     Raises:
         InvalidInput: *secrets* are none, or too short.
+        InvalidReference: *recipient* or *provider* is no name.
     """
 
     _secrets: tuple[bytes, ...] = field(converter=_secrets, repr=False)
-    recipient: str = field(kw_only=True)
-    provider: str = field(kw_only=True, default="stripe")
+    recipient: str = field(kw_only=True, converter=_recipient)
+    provider: str = field(kw_only=True, default="stripe", converter=_provider)
     tolerance: timedelta = field(kw_only=True, default=TOLERANCE)
     clock: Clock = field(kw_only=True, factory=SystemClock)
 
     def received(self, body: bytes, signature: str | None) -> ReceivedPayment | None:
-        """The payment that a webhook tells of; `None` when it tells of something else, or of a
-        payment that is no attempt's.
+        """The payment that a webhook tells of; `None` when it tells of something else, of a
+        payment that is no attempt's, or of another merchant's than the recipient.
 
         Args:
             body: As it came, to the byte.
@@ -101,6 +111,9 @@ class SignedWebhooks:
         kind = event.get("type")
         if not isinstance(kind, str) or kind not in _TOLD:
             return None
+        # A connected account could else end what is to be paid to another.
+        if event.get("account") not in (None, self.recipient):
+            return None
         payment = _object_in(_object_in(event, "data"), "object")
         metadata = _object_in(payment, "metadata")
         if "attempt_id" not in metadata:
@@ -109,10 +122,10 @@ class SignedWebhooks:
             tenant=_tenant(metadata.get("tenant")),
             attempt_id=_uuid(metadata["attempt_id"], "attempt_id"),
             evidence=f"{self.provider}:{reference(payment.get('id'), 'id')}",
-            finding=self._finding(kind, payment, event.get("account")),
+            finding=self._finding(kind, payment),
         )
 
-    def _finding(self, kind: str, payment: dict[str, Any], account: object) -> Finding:
+    def _finding(self, kind: str, payment: dict[str, Any]) -> Finding:
         if kind == _CANCELED:
             return PaymentFailed(FailureCode.TX_REVERTED)
         amount = payment.get("amount_received")
@@ -122,7 +135,7 @@ class SignedWebhooks:
             provider=self.provider,
             token=str(payment.get("currency")),
             sender=payment.get("customer"),
-            recipient=self.recipient if account is None else str(account),
+            recipient=self.recipient,
             raw_amount=amount,
         )
 

@@ -27,6 +27,7 @@ from cogni_billing.domain.attempts import (
     Intent,
     PaymentPending,
     checked_finding,
+    positive_span,
 )
 from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.errors import InvalidInput, VerifierFailed, shown
@@ -84,7 +85,7 @@ class PaymentAttempts:
         self._verifier = verifier
         billing = UseCases.over(unit_of_work, policy, clock, ids)
         self._cases = AttemptCases(billing, destinations, rules)
-        self._seconds = _seconds(answers_within)
+        self._seconds = positive_span(answers_within, "answers_within").total_seconds()
         self._room = BoundedSemaphore(ASKED_AT_ONCE)
 
     def create_intent(
@@ -187,9 +188,10 @@ class PaymentAttempts:
         now, sweep, last = self._cases.now(), Sweep[UUID](), None
         while page := self._run_service(self._cases.due(now, last)):
             for last in page:
-                with sweep.settling(last.attempt_id):
-                    attempt = self.status(last.tenant, last.attempt_id)
-                    sweep.settled += attempt.state.is_terminal
+                if last.attempt_id not in sweep.tried:
+                    with sweep.settling(last.attempt_id):
+                        attempt = self.status(last.tenant, last.attempt_id)
+                        sweep.settled += attempt.state.is_terminal
         return sweep.outcome()
 
     def history(self, tenant: TenantId | UUID, attempt_id: UUID) -> tuple[AttemptEvent, ...]:
@@ -227,13 +229,16 @@ class PaymentAttempts:
             finally:
                 self._room.release()
 
-        Thread(target=copy_context().run, args=(ask,), daemon=True).start()
         try:
-            return checked_finding(answer.result(self._seconds))
+            Thread(target=copy_context().run, args=(ask,), daemon=True).start()
+        except RuntimeError as error:  # the system has no more threads
+            self._room.release()
+            raise _failed(intent, error) from error
+        try:
+            failure = answer.exception(self._seconds)
         except TimeoutError:
             return _UNHEARD
-        except (Exception, SystemExit) as error:  # a thread's end is not its caller's
-            raise _failed(intent, error) from error
+        return _told(intent, answer.result() if failure is None else failure)
 
 
 class AsyncPaymentAttempts:
@@ -258,7 +263,7 @@ class AsyncPaymentAttempts:
         self._verifier = verifier
         billing = UseCases.over(unit_of_work, policy, clock, ids)
         self._cases = AttemptCases(billing, destinations, rules)
-        self._seconds = _seconds(answers_within)
+        self._seconds = positive_span(answers_within, "answers_within").total_seconds()
 
     async def create_intent(
         self,
@@ -297,9 +302,10 @@ class AsyncPaymentAttempts:
         now, sweep, last = self._cases.now(), Sweep[UUID](), None
         while page := await self._run_service(self._cases.due(now, last)):
             for last in page:
-                with sweep.settling(last.attempt_id):
-                    attempt = await self.status(last.tenant, last.attempt_id)
-                    sweep.settled += attempt.state.is_terminal
+                if last.attempt_id not in sweep.tried:
+                    with sweep.settling(last.attempt_id):
+                        attempt = await self.status(last.tenant, last.attempt_id)
+                        sweep.settled += attempt.state.is_terminal
         return sweep.outcome()
 
     async def history(self, tenant: TenantId | UUID, attempt_id: UUID) -> tuple[AttemptEvent, ...]:
@@ -319,8 +325,11 @@ class AsyncPaymentAttempts:
         return await self._run(self._cases.conclude(step.attempt, finding))
 
     async def _asked(self, evidence: str, intent: Intent) -> Finding:
-        async def ask() -> Finding:
-            return await self._verifier.verify_async(evidence, intent)
+        async def ask() -> object:
+            try:
+                return await self._verifier.verify_async(evidence, intent)
+            except SystemExit as error:  # which would end the loop
+                return error
 
         answer = asyncio.ensure_future(ask())
         try:
@@ -331,20 +340,30 @@ class AsyncPaymentAttempts:
         if not done:
             return _UNHEARD
         if answer.cancelled():  # by somebody else: this task goes on
-            raise _failed(intent, asyncio.CancelledError("cancelled"))
-        try:
-            return checked_finding(answer.result())
-        except TimeoutError:
-            return _UNHEARD
-        except Exception as error:
-            raise _failed(intent, error) from error
+            return _told(intent, asyncio.CancelledError("cancelled"))
+        failure = answer.exception()
+        return _told(intent, answer.result() if failure is None else failure)
+
+
+def _told(intent: Intent, answer: object) -> Finding:
+    """What the verifier has found, whose answer may be an error.
+
+    Raises:
+        VerifierFailed: it is one, other than that time was up; or no finding.
+    """
+    if isinstance(answer, TimeoutError):
+        return _UNHEARD
+    if isinstance(answer, BaseException):
+        raise _failed(intent, answer) from answer
+    try:
+        return checked_finding(answer)
+    except InvalidInput as error:
+        raise _failed(intent, error) from error
 
 
 def _failed(intent: Intent, error: BaseException) -> VerifierFailed:
-    return VerifierFailed(intent.attempt_id, shown(f"{type(error).__name__}: {error}"))
-
-
-def _seconds(span: object) -> float:
-    if not isinstance(span, timedelta) or span <= timedelta(0):
-        raise InvalidInput("answers_within", shown(str(span)), "a timedelta above zero")
-    return span.total_seconds()
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 (somebody else's, and no reason to fail otherwise)
+        said = "what it says cannot be told"
+    return VerifierFailed(intent.attempt_id, shown(f"{type(error).__name__}: {said}"))

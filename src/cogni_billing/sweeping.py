@@ -18,17 +18,17 @@ class Sweep(Generic[Subject]):
     """How many were settled, and what kept others from it."""
 
     settled: int = 0
-    _tried: set[Subject] = field(factory=set)
+    tried: set[Subject] = field(factory=set)
     _failures: list[BillingError] = field(factory=list)
 
     def still(self, due: tuple[Subject, ...]) -> list[Subject]:
         """Those of *due* that were not tried yet."""
-        return [subject for subject in due if subject not in self._tried]
+        return [subject for subject in due if subject not in self.tried]
 
     @contextmanager
     def settling(self, subject: Subject) -> Iterator[None]:
         """Remembers that *subject* was tried, and why it could not be settled."""
-        self._tried.add(subject)
+        self.tried.add(subject)
         try:
             yield
         except BillingError as error:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
 import pytest
 
-from cogni_billing import InvalidInput, PaymentAttempts, PaymentPending, usd
+from cogni_billing import (
+    AttemptRules,
+    InvalidInput,
+    InvalidTime,
+    PaymentAttempts,
+    PaymentFailed,
+    PaymentPending,
+    usd,
+)
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from cogni_billing.testing import ALICE, FakeVerifier, reaching
+from cogni_billing.testing import ALICE, FakeVerifier, MovableClock, reaching
 from cogni_billing.testing.contracts.attempt_base import CARD, PROOF, USDC, WALLET
 from cogni_billing.testing.contracts.bad_input import BAD, KEYS
 
@@ -36,6 +46,7 @@ CALLS: Final[dict[str, dict[str, tuple[object, str]]]] = {
 """A good argument for each, and what kind of it there are bad ones of."""
 
 
+HUGE = pytest.param(10**5000, id="more digits than Python tells")
 OTHERS: Final[dict[str, tuple[object, ...]]] = {
     "provider": tuple(key for key in KEYS if key is not None),
     "finding": (None, True, "verified", {"state": "verified"}, PaymentPending),
@@ -73,7 +84,7 @@ def test_it_is_refused_by_name(
     assert reached() == 0
 
 
-@pytest.mark.parametrize("within", [None, 5, "5", 0])
+@pytest.mark.parametrize("within", [None, 5, "5", 0, HUGE, timedelta(0), timedelta.max])
 def test_a_verifier_has_some_time(within: Any) -> None:
     with pytest.raises(InvalidInput, match="answers_within"):
         PaymentAttempts(
@@ -82,3 +93,31 @@ def test_a_verifier_has_some_time(within: Any) -> None:
             destinations=CARD,
             answers_within=within,
         )
+
+
+@pytest.mark.parametrize("span", [None, HUGE, {"a": {}}, timedelta(-1), timedelta.max])
+@pytest.mark.parametrize("name", ["expires_after", "gives_up_after", "checks_every"])
+def test_rules_have_times(name: str, span: Any) -> None:
+    with pytest.raises(InvalidInput, match="rules: expected a timedelta from 0 to 3650 days"):
+        AttemptRules(**{name: span})
+
+
+@pytest.mark.parametrize("odd", [[], {}, None, Decimal("sNaN"), "NONSENSE"])
+def test_findings_have_codes(odd: Any) -> None:
+    with pytest.raises(InvalidInput, match="reason: expected"):
+        PaymentPending(odd)
+    with pytest.raises(InvalidInput, match="code: expected a FailureCode"):
+        PaymentFailed(odd)
+
+
+def test_an_intent_ends_before_time_does() -> None:
+    attempts = PaymentAttempts(
+        InMemoryUnitOfWork(),
+        verifier=FakeVerifier(),
+        destinations=CARD,
+        clock=MovableClock(datetime(9998, 12, 31, tzinfo=UTC)),
+        rules=AttemptRules(expires_after=timedelta(days=3650)),
+    )
+
+    with pytest.raises(InvalidTime, match="expires_at: expected before the year 10000"):
+        attempts.create_intent(ALICE, usd("2.00"))

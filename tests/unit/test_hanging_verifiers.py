@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
-from cogni_billing import AttemptRules, AttemptState, Intent, PaymentAttempts, usd
+from cogni_billing import (
+    AttemptRules,
+    AttemptState,
+    Intent,
+    PaymentAttempts,
+    PaymentPending,
+    VerifierFailed,
+    usd,
+)
 from cogni_billing import attempts as facade
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.attempts import Finding
@@ -47,3 +55,28 @@ def test_they_have_so_many_threads_at_most_until_they_end(monkeypatch: pytest.Mo
     released.set()
     tries = (attempts.status(ALICE, intent.attempt_id).state for _ in range(100))
     assert AttemptState.CREDITED in tries
+
+
+def test_where_the_system_has_no_thread_more_nothing_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(facade, "ASKED_AT_ONCE", ROOM)
+    verifier = FakeVerifier()
+    verifier.tell("stripe:pi_1", paid)
+    attempts = PaymentAttempts(
+        InMemoryUnitOfWork(), verifier=verifier, destinations=CARD, rules=EVERY_TIME
+    )
+    intent = attempts.create_intent(ALICE, usd("2.00"))
+    attempts.report(ALICE, intent.attempt_id, "stripe:pi_1", PaymentPending())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", refused)
+        for _ in range(ROOM + 1):
+            with pytest.raises(VerifierFailed, match="RuntimeError: can't start new thread"):
+                attempts.status(ALICE, intent.attempt_id)
+
+    assert attempts.status(ALICE, intent.attempt_id).state is AttemptState.CREDITED
+
+
+def refused(_: Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -22,6 +22,7 @@ from cogni_billing.domain.errors import (
     IdempotencyConflict,
     InvalidAmount,
     InvalidInput,
+    InvalidTime,
     UnitMismatch,
     shown,
 )
@@ -128,7 +129,7 @@ class PaymentVerified:
 
 def _reason(given: FailureCode) -> FailureCode:
     waited_for = NOT_THERE_YET | TRANSIENT
-    if given not in waited_for:
+    if not isinstance(given, str) or given not in waited_for:
         raise InvalidInput("reason", shown(given), " or ".join(sorted(waited_for)))
     return FailureCode(given)
 
@@ -141,7 +142,7 @@ class PaymentPending:
 
 
 def _code(given: FailureCode) -> FailureCode:
-    if given not in set(FailureCode) - _OURS:
+    if not isinstance(given, str) or given not in set(FailureCode) - _OURS:
         raise InvalidInput("code", shown(given), "a FailureCode that a verifier can tell")
     return FailureCode(given)
 
@@ -174,9 +175,25 @@ def _bound(given: Amount) -> Amount:
     return checked
 
 
+def positive_span(given: object, name: str) -> timedelta:
+    """*given*, when it is a span of time that somebody may be waited for.
+
+    Raises:
+        InvalidInput: it is not above zero, or above `SPAN_MAX`; or no `timedelta`.
+    """
+    if not isinstance(given, timedelta) or not timedelta(0) < given <= SPAN_MAX:
+        expected = f"a timedelta above zero, at most {SPAN_MAX}"
+        raise InvalidInput(name, _span_shown(given), expected)
+    return given
+
+
+def _span_shown(given: object) -> str:
+    return shown(str(given) if isinstance(given, timedelta) else given)
+
+
 def _span(given: timedelta) -> timedelta:
     if not isinstance(given, timedelta) or not timedelta(0) <= given <= SPAN_MAX:
-        raise InvalidInput("rules", shown(str(given)), f"a timedelta from 0 to {SPAN_MAX}")
+        raise InvalidInput("rules", _span_shown(given), f"a timedelta from 0 to {SPAN_MAX}")
     return given
 
 
@@ -391,9 +408,16 @@ def plan_intent(
         raw_amount=destination.raw_amount(price),
         confirmations=destination.confirmations,
         created_at=at,
-        expires_at=at + rules.expires_after,
+        expires_at=_after(at, rules.expires_after),
         metadata=frozen_metadata(metadata),
     )
+
+
+def _after(at: datetime, span: timedelta) -> datetime:
+    try:
+        return at + span
+    except OverflowError as error:
+        raise InvalidTime("expires_at", f"{span} after {at}", "before the year 10000") from error
 
 
 def overdue(attempt: Attempt, at: datetime) -> AttemptEvent | None:

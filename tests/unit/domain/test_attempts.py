@@ -317,7 +317,8 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
     ),
     (
         lambda: plan_purchase_of("8453:0x" + "A" * 64),
-        f"payment: expected the transaction's hash in small letters, got '8453:0x{'A' * 53}...",
+        "payment: expected chain_id:0x and the transaction's hash, in small letters,"
+        f" got '8453:0x{'A' * 53}...",
     ),
     (
         lambda: Destination.card("a:b", recipient="acct_1"),

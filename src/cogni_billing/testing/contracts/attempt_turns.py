@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from datetime import timedelta
+from typing import Final
 
 import pytest
 
@@ -13,6 +15,7 @@ from cogni_billing import (
     IdempotencyConflict,
     Intent,
     PaymentAttempts,
+    PaymentPending,
     VerifierFailed,
     usd,
 )
@@ -30,9 +33,29 @@ from cogni_billing.testing.contracts.attempt_base import (
     POLL,
     PROOF,
     Attempting,
+    Code,
     State,
 )
 from cogni_billing.testing.verifiers import FakeVerifier, paid, paid_but
+
+
+class Untellable(Exception):
+    """Fails to be told."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class OutsideTheTree(BaseException):
+    """As some libraries' timeouts are."""
+
+
+RAISED: Final[dict[BaseException, str]] = {
+    ValueError("no such field: logs"): "no such field: logs",
+    SystemExit(3): "3",
+    CancelledError("inner"): "",
+    OutsideTheTree("too slow"): "too slow",
+}
 
 
 class AttemptTurnContract(Attempting):
@@ -173,6 +196,23 @@ class AttemptTurnContract(Attempting):
         assert attempts.status(BOB, other.attempt_id).state is State.PENDING_UNVERIFIED
         assert totals()[AccountId(BOB)] == before
 
+    def test_a_sweep_tries_each_attempt_once_however_long_the_verifier_takes(
+        self, attempts: PaymentAttempts, verifier: FakeVerifier, moving: MovableClock
+    ) -> None:
+        def slow(intent: Intent) -> Finding:
+            moving.move(2 * POLL)
+            return PaymentPending(Code.RPC_ERROR) if len(verifier.asked) < 10 else paid(intent)
+
+        for proof in ("stripe:pi_1", "stripe:pi_2"):
+            intent = attempts.create_intent(ALICE, usd("2.00"), provider="stripe")
+            attempts.submit(ALICE, intent.attempt_id, proof)
+            verifier.tell(proof, slow)
+        moving.move(POLL)
+        verifier.asked.clear()
+
+        assert attempts.sweep() == 0
+        assert sorted(verifier.asked) == ["stripe:pi_1", "stripe:pi_2"]
+
     def test_a_sweep_tries_each_attempt_once_even_where_no_time_passes(
         self, new_attempts: NewAttempts, verifier: FakeVerifier, moving: MovableClock
     ) -> None:
@@ -221,21 +261,24 @@ class AttemptTurnContract(Attempting):
         moving.move(POLL)
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
 
+    @pytest.mark.parametrize("error", [*RAISED, Untellable()], ids=lambda each: type(each).__name__)
     def test_a_verifier_that_raises_is_told_and_the_attempt_waits(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
         moving: MovableClock,
         intent: Intent,
+        error: BaseException,
     ) -> None:
         def broken(_intent: Intent) -> Finding:
-            raise ValueError("no such field: logs")
+            raise error
 
         verifier.tell(PROOF, broken, paid)
+        said = RAISED.get(error, "what it says cannot be told")
 
-        with pytest.raises(VerifierFailed, match="ValueError: no such field: logs") as caught:
+        with pytest.raises(VerifierFailed, match=f"{type(error).__name__}: {said}") as caught:
             attempts.submit(ALICE, intent.attempt_id, PROOF)
 
-        assert isinstance(caught.value.__cause__, ValueError)
+        assert isinstance(caught.value.__cause__, type(error))
         moving.move(POLL)
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED

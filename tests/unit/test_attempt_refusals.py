@@ -22,6 +22,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.domain.attempts import SPAN_MAX
 from cogni_billing.testing import ALICE, FakeVerifier, MovableClock, reaching
 from cogni_billing.testing.contracts.attempt_base import CARD, PROOF, USDC, WALLET
 from cogni_billing.testing.contracts.bad_input import BAD, KEYS
@@ -93,6 +94,14 @@ def test_a_verifier_has_some_time(within: Any) -> None:
             destinations=CARD,
             answers_within=within,
         )
+
+
+def test_it_may_have_as_long_as_anything_may() -> None:
+    attempts = PaymentAttempts(
+        InMemoryUnitOfWork(), verifier=FakeVerifier(), destinations=CARD, answers_within=SPAN_MAX
+    )
+
+    assert attempts.create_intent(ALICE, usd("2.00")).amount == usd("2.00")
 
 
 @pytest.mark.parametrize("span", [None, HUGE, {"a": {}}, timedelta(-1), timedelta.max])

@@ -32,8 +32,8 @@ from sqlalchemy import text
 from cogni_billing import Billing
 from stack.bank import Tally, work
 from stack.killable import Killable, killable
+from stack.processes import FORKS
 
-SPAWN: Final = multiprocessing.get_context("forkserver")
 PROCESSES: Final = 6
 ROUND_S: Final = (2.0, 6.0)
 FAULT_S: Final = 0.1
@@ -60,7 +60,7 @@ class Soak:
         log = self.folder / f"{secrets.token_hex(8)}.log"
         log.touch()
         seed = self.chance.randrange(2**32)
-        client = SPAWN.Process(target=work, args=(self.address, log, seed, ROUND_S[1] * 4))
+        client = FORKS.Process(target=work, args=(self.address, log, seed, ROUND_S[1] * 4))
         client.start()
         self._clients[log] = client
 

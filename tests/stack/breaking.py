@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -17,10 +16,9 @@ from cogni_billing import Billing, LedgerUnavailable, OutcomeUnknown
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.testing import Call
 from stack.conftest import Database
+from stack.processes import FORKS
 from stack.proxy import Cut, proxied
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "stack.conftest", "cogni_billing.testing"])
 # A call sets its context, asks something and commits, at least.
 STATEMENTS_AT_LEAST = 3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from cogni_billing import Billing
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from stack.bank import Tally, work
 from stack.conftest import Database
+from stack.processes import FORKS
 
 SECONDS = 60.0
 PROCESSES = 6
@@ -26,9 +26,8 @@ def test_the_books_hold_what_everybody_was_told(database: Database, tmp_path: Pa
     roles = ("app_user", "app_service")
     address.write_text(json.dumps([database.sandbox.url(role) for role in roles]))
     logs = [tmp_path / f"{number}.log" for number in range(PROCESSES)]
-    context = multiprocessing.get_context("forkserver")
     workers = [
-        context.Process(target=work, args=(address, log, seed, SECONDS))
+        FORKS.Process(target=work, args=(address, log, seed, SECONDS))
         for seed, log in enumerate(logs)
     ]
     for worker in workers:

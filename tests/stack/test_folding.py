@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import secrets
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -24,10 +23,9 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork, books
 from cogni_billing.domain.identity import ISSUANCE, USAGE
 from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Database
+from stack.processes import FORKS
 
 SLEEPING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "stack.conftest", "cogni_billing.testing"])
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""What keeps the ports' promises: `memory` without a database, `postgres` with one; `verifiers`."""
+"""What keeps the ports' promises: `memory` and `postgres` a ledger's, `verifiers` a verifier's."""

@@ -74,11 +74,9 @@ def _urls(given: Mapping[int, str]) -> dict[int, str]:
     for chain, url in given.items():
         if type(chain) is not int or chain < 1:
             raise InvalidInput("urls", f"one of chain {shown(chain)}", _EACH)
-        # web3 would take a node of this machine where there is none.
+        # Without one web3 would ask this machine. What is none is not shown: it may be a key.
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise InvalidInput(
-                "urls", f"something else for chain {chain}", _EACH
-            )  # it may be a key
+            raise InvalidInput("urls", f"something else for chain {chain}", _EACH)
     return dict(given)
 
 

@@ -1,4 +1,4 @@
-"""The same jobs on ledgers of several sizes, and what filling, folding and verifying them takes."""
+"""The same jobs on ledgers of several sizes, and what folding and verifying them takes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing import get_context
 from typing import Final
 
-from rich.progress import track
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
-from benchmarks import jobs, library
+from benchmarks import jobs, library, limit
 from benchmarks.databases import Elsewhere, administering, another
+from benchmarks.filling import POSTINGS_OF_A_PURCHASE, bytes_of, vacuumed
 from benchmarks.harness import MS, Contender, Database
-from cogni_billing import SYSTEM_TENANT_ID, Billing
-from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from benchmarks.upkeep import verify
+from cogni_billing import SYSTEM_TENANT_ID, TransactionKind
 
-BATCH: Final = 1_000
-POSTINGS_OF_A_PURCHASE: Final = 3
 LATE: Final = 1_000
 """The page far back that is read, of fifty lines."""
 LINES: Final = 50
@@ -64,48 +61,56 @@ def grown(database: Database, sizes: Sequence[int]) -> Iterator[Sequence[Contend
 def filled(ledger: Database, postings: int) -> str:
     """Fill it, fold it and verify it; what that took."""
     purchases = postings // POSTINGS_OF_A_PURCHASE
-    before = _bytes(ledger)
-    filling = _seconds(partial(fill, ledger, purchases))
-    each = (_bytes(ledger) - before) / purchases
-    _vacuumed(ledger)
+    before = bytes_of(ledger)
+    fill(ledger, purchases)
+    each = (bytes_of(ledger) - before) / purchases
+    vacuumed(ledger)
     with library.opened(ledger, clients=1) as billing:
         unfolded = _seconds(partial(billing.balance, SYSTEM_TENANT_ID))
         folding = _seconds(billing.fold)
         folded = _seconds(partial(billing.balance, SYSTEM_TENANT_ID))
-        verifying = _seconds(partial(_verified, billing))
-    _vacuumed(ledger)
+        verifying = _seconds(partial(verify, billing))
+    vacuumed(ledger)
     return (
-        f"{postings:,} postings were written at {purchases / filling:,.0f} purchases a second,"
-        f" {each:,.0f} bytes each on disk with all indexes; folding them took {folding:.1f} s"
+        f"{postings:,} postings take {each:,.0f} bytes a purchase on disk with all indexes;"
+        f" folding them took {folding:.1f} s"
         f" ({postings / folding:,.0f} postings a second), and the system tenant's balance"
         f" {unfolded * MS:,.0f} ms before and {folded * MS:.0f} ms after; verifying all took"
         f" {verifying:.0f} s ({postings / verifying:,.0f} postings a second)."
     )
 
 
-def fill(database: Database, purchases: int) -> None:
-    """Purchases of all customers in batches, by a process for each processor."""
-    batches = purchases // BATCH
-    with get_context("forkserver").Pool(2, _connect, (database,)) as pool:
-        for _ in track(pool.imap_unordered(_buy, range(batches)), "filling", total=batches):
-            pass
-
-
-_BILLING: list[Billing] = []
-
-
-def _connect(database: Database) -> None:
-    engine = create_engine(database.url("app_user"))
-    _BILLING.append(Billing(PostgresUnitOfWork(engine)))
-
-
-def _buy(number: int) -> None:
-    customer = jobs.customers()[number % jobs.CUSTOMERS]
-    outcomes = _BILLING[0].confirm_purchases(
-        {"tenant": customer, "amount": jobs.PRICE, "payment": jobs.reference()}
-        for _ in range(BATCH)
-    )
-    assert all(outcome.error is None for outcome in outcomes)
+def fill(ledger: Database, purchases: int) -> None:
+    """Copy the latest purchase, as a superuser, to all customers in turns."""
+    customer = f"mod(n, {jobs.CUSTOMERS})"
+    line = f"2 + n / {jobs.CUSTOMERS}"  # each has one already
+    tenant = f"CAST('0c057000-0000-4000-8000-' || lpad(to_hex({customer}), 12, '0') AS uuid)"
+    key = "lpad(CAST(n AS text), 12, '0')"
+    varying = {
+        **dict.fromkeys(("tenant_id", "origin_id"), tenant),
+        **dict.fromkeys(
+            ("id", "transaction_id"), f"CAST('01900000-0000-7000-8000-' || {key} AS uuid)"
+        ),
+        **dict.fromkeys(("reference", "payment"), f"'filled:' || {key}"),
+        "posted_after": f"CAST({jobs.CREDITS} AS numeric) * ({line})",
+    }
+    with administering(ledger) as connection:
+        connection.execute(text("SET session_replication_role = replica"))
+        for table, columns, rows in limit.rows_of(ledger, TransactionKind.PURCHASE):
+            made = varying | ({"position": line} if table == "transactions" else {})
+            for row in rows:
+                values = [made.get(*pair) for pair in zip(columns, row, strict=True)]
+                connection.exec_driver_sql(
+                    f"INSERT INTO cogni_billing.{table} ({', '.join(columns)})"  # noqa: S608
+                    f" SELECT {', '.join(values)} FROM generate_series(0, {purchases - 1}) AS n"
+                )
+        connection.exec_driver_sql(
+            f"UPDATE cogni_billing.wallets SET lines = made.lines, as_of = made.as_of,"  # noqa: S608
+            f" posted = made.lines * {jobs.CREDITS}"
+            " FROM (SELECT tenant_id, max(position) AS lines, max(line_at) AS as_of"
+            " FROM cogni_billing.transactions GROUP BY tenant_id) AS made"
+            " WHERE wallets.tenant_id = made.tenant_id"
+        )
 
 
 def late(ledger: Database) -> str:
@@ -120,22 +125,7 @@ def late(ledger: Database) -> str:
     return after
 
 
-def _verified(billing: Billing) -> None:
-    assert billing.verify().ok
-
-
 def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def _bytes(ledger: Database) -> int:
-    return int(ledger.ask("SELECT pg_database_size(current_database())"))
-
-
-def _vacuumed(ledger: Database) -> None:
-    """As autovacuum leaves it."""
-    with administering(ledger, isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM (ANALYZE)"))
-        connection.execute(text("CHECKPOINT"))

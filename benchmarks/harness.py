@@ -173,12 +173,14 @@ class Gate:
 class InPython(Contender):
     """One whose clients are in a few processes of Python, as in a host."""
 
+    processes: int = PROCESSES_MAX
+
     @abstractmethod
     def drive(self, database: Database, clients: int, gate: Gate) -> Done:
         """Do it in this process: get ready, meet the others, and go on until the deadline."""
 
     def work(self, database: Database, clients: int, seconds: float) -> Work:
-        processes = min(clients, PROCESSES_MAX)
+        processes = min(clients, self.processes)
         gate = Gate(_CONTEXT.Barrier(processes + 1), seconds)
         shares = [len(range(first, clients, processes)) for first in range(processes)]
         with ThreadPoolExecutor(processes) as pool:
@@ -222,6 +224,8 @@ class Threads(InPython):
     open: Callable[[Database, int], AbstractContextManager[Sequence[Call]]]
     """Makes a call for each client."""
     at_once: int = 1
+    against: str = ""
+    processes: int = PROCESSES_MAX
 
     def drive(self, database: Database, clients: int, gate: Gate) -> Done:
         with self.open(database, clients) as calls, ThreadPoolExecutor(clients) as pool:
@@ -257,6 +261,7 @@ class Tasks(InPython):
 
     name: str
     open: Callable[[Database, int], AbstractAsyncContextManager[Sequence[AsyncCall]]]
+    processes: int = PROCESSES_MAX
 
     def drive(self, database: Database, clients: int, gate: Gate) -> Done:
         return asyncio.run(self._drive(database, clients, gate))

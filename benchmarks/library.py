@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from sqlalchemy import create_engine
@@ -50,6 +50,19 @@ def charge(billing: Billing) -> object:
 
 def charge_awaited(billing: AsyncBilling) -> Awaitable[object]:
     return billing.charge(jobs.customer(), jobs.COST, reference=jobs.reference())
+
+
+def charge_one(billing: Billing) -> object:
+    """Charge the same tenant as everybody else."""
+    return billing.charge(jobs.customers()[0], jobs.COST, reference=jobs.reference())
+
+
+def charge_one_awaited(billing: AsyncBilling) -> Awaitable[object]:
+    return billing.charge(jobs.customers()[0], jobs.COST, reference=jobs.reference())
+
+
+def grant(billing: Billing) -> object:
+    return billing.grant(jobs.customer(), jobs.COST, source="bench", reference=jobs.reference())
 
 
 def hold_and_capture(billing: Billing) -> object:
@@ -133,11 +146,11 @@ def charges(size: int, billing: Billing) -> object:
 
 
 @contextmanager
-def connected(database: Database, clients: int) -> Iterator[PostgresUnitOfWork]:
+def connected(database: Database, clients: int, **options: Any) -> Iterator[PostgresUnitOfWork]:
     """A unit of work on a pool for so many clients."""
     engine = create_engine(database.url("app_user"), pool_size=clients, max_overflow=0)
     service = create_engine(database.url("app_service"), pool_size=1)
-    yield PostgresUnitOfWork(engine, service=service, signing_key=database.signing_key)
+    yield PostgresUnitOfWork(engine, service=service, signing_key=database.signing_key, **options)
     engine.dispose()
     service.dispose()
 
@@ -174,18 +187,37 @@ def _policy_for(partner: AccountId) -> RevenueSharePolicy:
     )
 
 
+def _grouping() -> dict[str, Any]:
+    """The option that shares commits, which the library before has not."""
+    from cogni_billing.adapters.postgres import GroupCommit  # noqa: PLC0415
+
+    return {"group_commit": GroupCommit()}
+
+
+@contextmanager
+def _grouped(job: Job, database: Database, clients: int) -> Iterator[Sequence[Call]]:
+    with connected(database, clients, **_grouping()) as unit_of_work:
+        yield [partial(job, Billing(unit_of_work))] * clients
+
+
 @asynccontextmanager
 async def _awaited(
-    job: AwaitedJob, database: Database, clients: int
+    job: AwaitedJob, database: Database, clients: int, *, grouped: bool = False
 ) -> AsyncIterator[Sequence[AsyncCall]]:
     engine = create_async_engine(database.url("app_user"), pool_size=clients, max_overflow=0)
-    billing = AsyncBilling(AsyncPostgresUnitOfWork(engine))
+    options = _grouping() if grouped else {}
+    billing = AsyncBilling(AsyncPostgresUnitOfWork(engine, **options))
     yield [partial(job, billing)] * clients
     await engine.dispose()
 
 
-def called(name: str, job: Job, *, at_once: int = 1) -> Threads:
-    return Threads(name, partial(_called, job), at_once)
+def called(name: str, job: Job, *, at_once: int = 1, against: str = "") -> Threads:
+    return Threads(name, partial(_called, job), at_once, against)
+
+
+def called_in_groups(name: str, job: Job) -> Threads:
+    """Clients of one process share commits."""
+    return Threads(name, partial(_grouped, job), processes=1)
 
 
 def called_for_many_platforms(name: str) -> Threads:
@@ -194,3 +226,8 @@ def called_for_many_platforms(name: str) -> Threads:
 
 def awaited(name: str, job: AwaitedJob) -> Tasks:
     return Tasks(name, partial(_awaited, job))
+
+
+def awaited_in_groups(name: str, job: AwaitedJob) -> Tasks:
+    """Tasks of one event loop share commits."""
+    return Tasks(name, partial(_awaited, job, grouped=True), processes=1)

@@ -9,8 +9,19 @@ from typing import Final
 
 from attrs import frozen
 
-from benchmarks import arithmetic, databases, growth, handwritten, library, limit, peers
+from benchmarks import (
+    arithmetic,
+    databases,
+    growth,
+    handwritten,
+    library,
+    limit,
+    peers,
+    upkeep,
+)
+from benchmarks.before import Before
 from benchmarks.harness import Contender, Database
+from benchmarks.latency import Delayed
 from cogni_billing import TransactionKind
 
 Contenders = Sequence[Contender]
@@ -38,37 +49,111 @@ def _these(
     return made
 
 
+PURCHASE: Final = library.called("the library", library.purchase)
+CHARGE: Final = library.called("the library", library.charge)
+CHARGE_ONE: Final = library.called("the library", library.charge_one)
+BEFORE: Final = "the library before"
+
+
+def _before_and_now(**called: library.Job) -> Iterator[Contender]:
+    """Each job on both libraries; the present one is compared to the one before."""
+    for name, job in called.items():
+        spoken = name.replace("_", " ")
+        before = f"{spoken}, before"
+        now = library.called(spoken, job, against=before)
+        yield Before(before, now, before)
+        yield now
+
+
+def _installed_twice(database: Database) -> None:
+    handwritten.install(database)
+    limit.install(database)
+
+
+def _peers_installed(database: Database) -> None:
+    handwritten.install(database)
+    peers.install(database)
+
+
+BATCHES: Final = {
+    size: library.called(f"{size:,} at once", partial(library.purchases, size), at_once=size)
+    for size in (10, 100, 1_000, 10_000)
+}
 SUITES: Final = {
     "purchases": Suite(
         "Purchases, each with a share for the one platform",
         _these(
-            library.called("the library", library.purchase),
+            PURCHASE,
+            Before(BEFORE, PURCHASE),
             library.awaited("the library, awaited", library.purchase_awaited),
-            limit.pgbench(TransactionKind.PURCHASE),
+            limit.bare(TransactionKind.PURCHASE),
             limit.by_the_driver(TransactionKind.PURCHASE),
             handwritten.ONE_TRANSACTION,
             handwritten.TWO_TRANSACTIONS,
-            handwritten.OBJECTS,
+            install=_installed_twice,
+        ),
+        clients=(1, 16, 64),
+    ),
+    "groups": Suite(
+        "Purchases that share commits",
+        _these(
+            PURCHASE,
+            library.called_in_groups("the library, grouped", library.purchase),
+            library.awaited_in_groups("the library, grouped, awaited", library.purchase_awaited),
+            Before(BEFORE, PURCHASE),
+            limit.bare(TransactionKind.PURCHASE),
+            handwritten.ONE_TRANSACTION,
+            handwritten.TWO_TRANSACTIONS,
+            install=_installed_twice,
+        ),
+        clients=(64,),
+    ),
+    "hot": Suite(
+        "Charges of one tenant",
+        _these(
+            CHARGE_ONE,
+            library.called_in_groups("the library, grouped", library.charge_one),
+            library.awaited_in_groups("the library, grouped, awaited", library.charge_one_awaited),
+            Before(BEFORE, CHARGE_ONE),
+        ),
+        clients=(64,),
+    ),
+    "latency": Suite(
+        "Purchases, each message to the server a millisecond late",
+        _these(
+            *map(
+                Delayed,
+                (
+                    PURCHASE,
+                    library.called_in_groups("the library, grouped", library.purchase),
+                    handwritten.ONE_TRANSACTION,
+                    handwritten.TWO_TRANSACTIONS,
+                ),
+            ),
+            Before(BEFORE, Delayed(PURCHASE)),
             install=handwritten.install,
         ),
-        clients=(1, 4, 16, 64),
+        clients=(1, 16),
     ),
     "peers": Suite(
         "The same purchases by libraries from PyPI",
         _these(
-            library.called("the library", library.purchase),
+            PURCHASE,
+            handwritten.OBJECTS,
             *peers.CONTENDERS,
-            install=peers.install,
+            install=_peers_installed,
         ),
         clients=(1, 16),
     ),
     "charges": Suite(
         "Charges",
         _these(
-            library.called("the library", library.charge),
+            CHARGE,
+            Before(BEFORE, CHARGE),
             library.awaited("the library, awaited", library.charge_awaited),
-            limit.pgbench(TransactionKind.CHARGE),
+            limit.bare(TransactionKind.CHARGE),
             limit.by_the_driver(TransactionKind.CHARGE),
+            install=limit.install,
         ),
         clients=(1, 16),
     ),
@@ -81,24 +166,30 @@ SUITES: Final = {
         clients=(16, 64),
     ),
     "mixed": Suite(
-        "A mixed load, and holds",
+        "Grants, holds and a mixed load",
         _these(
-            library.called("charges alone", library.charge),
-            library.called("90 % charges, 9 % reads, 1 % purchases", library.mixed),
-            library.called("a hold and its capture", library.hold_and_capture),
+            *_before_and_now(
+                a_grant=library.grant,
+                a_hold_and_its_capture=library.hold_and_capture,
+                mixed=library.mixed,
+            )
         ),
         clients=(1, 16),
     ),
     "batches": Suite(
         "Purchases in batches",
         _these(
+            Before("one by one, before", PURCHASE),
+            Before("1,000 at once, before", BATCHES[1_000]),
             library.called("one by one", library.purchase),
-            *(
-                library.called(f"{size:,} at once", partial(library.purchases, size), at_once=size)
-                for size in (10, 100, 1_000, 10_000)
-            ),
+            *BATCHES.values(),
             library.called("a file of 10,000", partial(library.imported, 10_000), at_once=10_000),
         ),
+        clients=(1,),
+    ),
+    "upkeep": Suite(
+        "Folding and verifying",
+        upkeep.before_and_now,
         clients=(1,),
     ),
     "devices": Suite(
@@ -113,7 +204,7 @@ SUITES: Final = {
     ),
     "growth": Suite(
         "On a new ledger, and on grown ones",
-        partial(growth.grown, sizes=(1_000_000, 10_000_000)),
+        partial(growth.grown, sizes=(10_000_000,)),
         clients=(4,),
     ),
     "arithmetic": Suite(

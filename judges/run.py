@@ -26,18 +26,16 @@ from sqlalchemy import create_engine, event, text
 
 from cogni_billing.adapters.postgres import migrate, unmigrate
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
+from cogni_billing.adapters.postgres.operations import blueprint
 
 HERE = Path(__file__).parent
 TOOLS = Path(sys.executable).parent
 MODES = ("anon", "cross-tenant", "write")
 SABOTAGES = (
-    "ALTER TABLE cogni_billing.postings NO FORCE ROW LEVEL SECURITY",
+    "ALTER TABLE cogni_billing.arrivals NO FORCE ROW LEVEL SECURITY",
     "ALTER TABLE cogni_billing.wallets DISABLE ROW LEVEL SECURITY",
-    (
-        "CREATE POLICY open ON cogni_billing.wallets FOR SELECT USING (true);"
-        " DROP POLICY wallets_floor ON cogni_billing.wallets"
-    ),
-    "ALTER FUNCTION cogni_billing.keep_wallet() RESET search_path",
+    "CREATE POLICY open ON cogni_billing.wallets FOR SELECT TO cogni_billing_keeper USING (true)",
+    "ALTER FUNCTION cogni_billing.spend(uuid, text, json, boolean) RESET search_path",
 )
 
 
@@ -73,15 +71,32 @@ def ran(*command: str | Path) -> str:
     return result.stdout
 
 
-def pgrls(url: str) -> Iterator[Finding]:
-    config = ("--config", HERE / "pgrls.toml", "--database-url", url, "--format", "json")
-    for found in json.loads(ran("pgrls", "lint", *config))["violations"]:
+CONFIG = ("--config", HERE / "pgrls.toml")
+
+
+def lint(url: str) -> Iterator[Finding]:
+    for found in json.loads(ran("pgrls", "lint", *CONFIG, *asked(url)))["violations"]:
         yield Finding("pgrls lint", found["rule_id"], found["location"])
+
+
+def prove(url: str) -> Iterator[Finding]:
+    """Prove isolation of the keeper's policies; the service role's read every tenant."""
+    admin = create_engine(url.replace("postgresql", "postgresql+psycopg"))
+    with admin.begin() as connection:
+        for policy in blueprint.POLICIES:
+            if policy.role == "service":
+                drop = f"DROP POLICY {policy.name} ON cogni_billing.{policy.table}"
+                connection.execute(text(drop))
+    admin.dispose()
     for mode in MODES:
-        asked = ("--mode", mode, "--strict", "--auth-function", "cogni_billing.tenant")
-        for found in json.loads(ran("pgrls", "verify", *config, *asked))["tables"]:
+        options = ("--mode", mode, "--strict", "--auth-function", "cogni_billing.tenant")
+        for found in json.loads(ran("pgrls", "verify", *CONFIG, *asked(url), *options))["tables"]:
             if found["verdict"] != "isolated":
                 yield Finding("pgrls verify", found["verdict"], found["table"])
+
+
+def asked(url: str) -> tuple[str, ...]:
+    return ("--database-url", url, "--format", "json")
 
 
 def rlsautotest(url: str, folder: Path) -> Iterator[Finding]:
@@ -116,8 +131,9 @@ def migration_sql(server: EmbeddedPostgres) -> str:
 
 def findings(server: EmbeddedPostgres, folder: Path) -> Iterator[Finding]:
     url = server.admin_url.replace("postgresql+psycopg", "postgresql")
-    yield from pgrls(url)
+    yield from lint(url)
     yield from rlsautotest(url, folder)
+    yield from prove(url)
     script = folder / "migrations.sql"
     script.write_text(migration_sql(server), "utf-8")
     yield from squawk(script)
@@ -135,7 +151,8 @@ def gate_shuts(accepted: list[Accepted]) -> bool:
             with admin.begin() as connection:
                 connection.execute(text(sabotage))
             admin.dispose()
-            found = list(pgrls(server.admin_url.replace("postgresql+psycopg", "postgresql")))
+            url = server.admin_url.replace("postgresql+psycopg", "postgresql")
+            found = [*lint(url), *prove(url)]
         if not unexplained(found, accepted):
             Console().print(f"[red]not found: {sabotage}")
             return False

@@ -71,11 +71,11 @@ STACK: Final = (
     "tests/stack/test_attempts.py",
     "tests/stack/test_failures.py",
     "tests/stack/test_folding.py",
-    "tests/stack/test_forged_holds_and_grants.py",
+    "tests/stack/test_hostile_calls.py",
     "tests/stack/test_joining.py",
     "tests/stack/test_overtaking.py",
     "tests/stack/test_signed_contexts.py",
-    "tests/stack/test_taking_back.py",
+    "tests/stack/test_leaks.py",
     "tests/stack/test_unit_of_work.py",
     "tests/stack/test_verifying.py",
 )

@@ -70,6 +70,7 @@ from cogni_billing.domain.identity import (
     AccountId,
     TenantId,
 )
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.policies import (
     RevenueSharePolicies,
     RevenueSharePolicy,
@@ -88,7 +89,6 @@ from cogni_billing.domain.receipts import (
 )
 from cogni_billing.domain.shares import Share, ShareRule, ShareTier
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
-from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.domain.verification import Rule, Verification, Violation
 
 __all__ = [

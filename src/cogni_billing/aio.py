@@ -16,6 +16,7 @@ from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.policies import Policies, Shortfall
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
@@ -26,12 +27,11 @@ from cogni_billing.domain.receipts import (
     RefundReceipt,
 )
 from cogni_billing.domain.statements import Balance, Page, TransactionView
-from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import AsyncUnitOfWork
 from cogni_billing.sweeping import Sweep
-from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
+from cogni_billing.usecases import Case, Result, UseCases
 
 
 class AsyncBilling:
@@ -52,16 +52,13 @@ class AsyncBilling:
         self._unit_of_work = unit_of_work
         self._cases = UseCases.over(unit_of_work, policy, clock, ids)
 
-    async def _run(self, case: UseCase[Result]) -> Result:
-        return await self._unit_of_work.run_async(case.tenant, case.work)
-
-    async def _run_service(self, case: ServiceCase[Result]) -> Result:
-        return await self._unit_of_work.run_service_async(case.tenant, case.work)
+    async def _run(self, case: Case[Result]) -> Result:
+        return await case.on_async(self._unit_of_work)
 
     async def _run_batch(self, batch: Batch[Made]) -> tuple[Outcome[Made], ...]:
         for group in batch.groups:
             with group.answering():
-                group.answers = await self._run(UseCase(group.tenant, group.work))
+                group.answers = await self._run(self._cases.group(group))
         return batch.outcomes()
 
     async def open_account(self, tenant: TenantId | UUID) -> Account:
@@ -196,7 +193,7 @@ class AsyncBilling:
         metadata: Mapping[str, object] | None = None,
     ) -> RefundReceipt:
         """See `Billing.refund`."""
-        return await self._run_service(
+        return await self._run(
             self._cases.refund(
                 tenant,
                 payment=payment,
@@ -217,7 +214,7 @@ class AsyncBilling:
         metadata: Mapping[str, object] | None = None,
     ) -> Dispute:
         """See `Billing.open_dispute`."""
-        return await self._run_service(
+        return await self._run(
             self._cases.open_dispute(
                 tenant, payment=payment, reference=reference, amount=amount, metadata=metadata
             )
@@ -231,7 +228,7 @@ class AsyncBilling:
         reference: str,
     ) -> Dispute:
         """See `Billing.win_dispute`."""
-        return await self._run_service(
+        return await self._run(
             self._cases.win_dispute(tenant, payment=payment, reference=reference)
         )
 
@@ -245,7 +242,7 @@ class AsyncBilling:
         metadata: Mapping[str, object] | None = None,
     ) -> ChargebackReceipt:
         """See `Billing.lose_dispute`."""
-        return await self._run_service(
+        return await self._run(
             self._cases.lose_dispute(
                 tenant, payment=payment, reference=reference, shortfall=shortfall, metadata=metadata
             )
@@ -286,13 +283,13 @@ class AsyncBilling:
 
     async def fold(self) -> Folding:
         """See `Billing.fold`."""
-        position = await self._run_service(self._cases.settled_position())
-        return await self._run_service(self._cases.fold(position))
+        position = await self._run(self._cases.settled_position())
+        return await self._run(self._cases.fold(position))
 
     async def sweep(self) -> int:
         """See `Billing.sweep`."""
         now, sweep = self._cases.now(), Sweep[TenantId]()
-        while due := sweep.still(await self._run_service(self._cases.due(now))):
+        while due := sweep.still(await self._run(self._cases.due(now))):
             for tenant in due:
                 with sweep.settling(tenant):
                     sweep.settled += await self._run(self._cases.settle(tenant, now))
@@ -300,4 +297,4 @@ class AsyncBilling:
 
     async def verify(self, *, most: int = 1000) -> Verification:
         """See `Billing.verify`."""
-        return await self._run_service(self._cases.verify(most))
+        return await self._run(self._cases.verify(most))

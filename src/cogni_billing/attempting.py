@@ -35,7 +35,7 @@ from cogni_billing.domain.destinations import (
 )
 from cogni_billing.domain.errors import InvalidInput, PaymentAlreadyClaimed, shown
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, tenant_id
-from cogni_billing.domain.transactions import TransactionKind
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.ports.scope import Scope
 from cogni_billing.usecases import ServiceCase, UseCase, UseCases
 
@@ -110,7 +110,7 @@ class AttemptCases:
             return None
         # First, or what this same attempt was credited by meanwhile would seem to be another's.
         submitted = scope.attempts.record(attempt, move)
-        if move.state is _PENDING and scope.ledger.find(TransactionKind.PURCHASE, evidence):
+        if move.state is _PENDING and scope.ledger.replay(TransactionKind.PURCHASE, evidence):
             raise PaymentAlreadyClaimed(evidence)
         return submitted
 
@@ -162,7 +162,7 @@ class AttemptCases:
             payment=attempt.evidence,
             metadata=attempt.intent.metadata,
         )
-        return evolve(move, transaction_id=purchase.work(scope).transaction_id)
+        return evolve(move, transaction_id=purchase.within(scope).transaction_id)
 
     def due(self, now: datetime, after: DueAttempt | None) -> ServiceCase[tuple[DueAttempt, ...]]:
         every = self.rules.checks_every

@@ -37,7 +37,7 @@ from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.payments import AsyncPaymentVerifier, PaymentVerifier
 from cogni_billing.ports.scope import AsyncUnitOfWork, UnitOfWork
 from cogni_billing.sweeping import Sweep
-from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
+from cogni_billing.usecases import Case, Result, UseCases
 
 ANSWERS_WITHIN: Final = timedelta(seconds=10)
 """How long a verifier has, unless a host says otherwise."""
@@ -186,7 +186,7 @@ class PaymentAttempts:
                 attempt could not be settled; see `status`.
         """
         now, sweep, last = self._cases.now(), Sweep[UUID](), None
-        while page := self._run_service(self._cases.due(now, last)):
+        while page := self._run(self._cases.due(now, last)):
             for last in page:
                 if last.attempt_id not in sweep.tried:
                     with sweep.settling(last.attempt_id):
@@ -203,11 +203,8 @@ class PaymentAttempts:
         """
         return self._run(self._cases.history(tenant, attempt_id))
 
-    def _run(self, case: UseCase[Result]) -> Result:
-        return self._unit_of_work.run(case.tenant, case.work)
-
-    def _run_service(self, case: ServiceCase[Result]) -> Result:
-        return self._unit_of_work.run_service(case.tenant, case.work)
+    def _run(self, case: Case[Result]) -> Result:
+        return case.on(self._unit_of_work)
 
     def _followed(self, step: Step) -> Attempt:
         if step.evidence is None:
@@ -300,7 +297,7 @@ class AsyncPaymentAttempts:
     async def sweep(self) -> int:
         """See `PaymentAttempts.sweep`."""
         now, sweep, last = self._cases.now(), Sweep[UUID](), None
-        while page := await self._run_service(self._cases.due(now, last)):
+        while page := await self._run(self._cases.due(now, last)):
             for last in page:
                 if last.attempt_id not in sweep.tried:
                     with sweep.settling(last.attempt_id):
@@ -312,11 +309,8 @@ class AsyncPaymentAttempts:
         """See `PaymentAttempts.history`."""
         return await self._run(self._cases.history(tenant, attempt_id))
 
-    async def _run(self, case: UseCase[Result]) -> Result:
-        return await self._unit_of_work.run_async(case.tenant, case.work)
-
-    async def _run_service(self, case: ServiceCase[Result]) -> Result:
-        return await self._unit_of_work.run_service_async(case.tenant, case.work)
+    async def _run(self, case: Case[Result]) -> Result:
+        return await case.on_async(self._unit_of_work)
 
     async def _followed(self, step: Step) -> Attempt:
         if step.evidence is None:

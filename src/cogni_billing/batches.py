@@ -1,4 +1,4 @@
-"""How a batch comes apart into one scope for each tenant, and its outcomes together again."""
+"""Splits a batch into one scope for each tenant, and joins the outcomes again."""
 
 from __future__ import annotations
 
@@ -11,70 +11,95 @@ from attrs import define, field, frozen
 from cogni_billing.domain.batches import ENDS_ALL, Made, Outcome
 from cogni_billing.domain.errors import BillingError, OthersRefused
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.purchases import ReplayOnly
 from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.ports.scope import Scope
 
-Prepare: TypeAlias = Callable[[Scope], Transaction | Recorded]
-"""Says what is to be posted, or what is recorded already; in its tenant's scope, because that may
-depend on what is there."""
+Plan: TypeAlias = Transaction | ReplayOnly | BillingError
+"""The plan for one request, or the reason why it has none."""
+Answers: TypeAlias = Sequence[Recorded | BillingError]
 
 
 @frozen
 class Planned:
-    """One request of a batch whose tenant is known: what to do, or why not to."""
+    """One request of a batch whose tenant is valid."""
 
     tenant: TenantId
-    prepare: Prepare | BillingError
+    plan: Plan
 
 
 @define
 class Group:
-    """What a batch asks of one tenant, and the answers in the same order."""
+    """The plans for one tenant's requests, and the answers in the same order."""
 
     tenant: TenantId
     _all_or_nothing: bool
-    _planned: list[Planned] = field(factory=list)
+    _plans: list[Plan] = field(factory=list)
     places: list[int] = field(factory=list)
-    answers: Sequence[Recorded | BillingError] = ()
+    answers: Answers = ()
 
-    def add(self, place: int, planned: Planned) -> None:
+    def add(self, place: int, plan: Plan) -> None:
         self.places.append(place)
-        self._planned.append(planned)
+        self._plans.append(plan)
 
-    def work(self, scope: Scope) -> Sequence[Recorded | BillingError]:
-        """What to do in the tenant's scope; it returns the answers."""
-        prepared = [self._prepared(planned, scope) for planned in self._planned]
-        if self._all_or_nothing and any(isinstance(p, BillingError) for p in prepared):
-            return [p if isinstance(p, BillingError) else OthersRefused() for p in prepared]
-        transactions = [p for p in prepared if isinstance(p, Transaction)]
+    @property
+    def is_single(self) -> bool:
+        """Whether its work makes one call on a repository, and not several."""
+        return not any(isinstance(plan, ReplayOnly) for plan in self._plans)
+
+    @property
+    def needs_scope(self) -> bool:
+        """Whether its answers depend on the ledger."""
+        refused = [isinstance(plan, BillingError) for plan in self._plans]
+        if self._all_or_nothing and self.is_single:
+            return not any(refused)
+        return not all(refused)
+
+    def refuse(self) -> None:
+        """Answer without the ledger: with the errors of the plans."""
+        self.answers = _refused(self._plans)
+
+    def work(self, scope: Scope) -> Answers:
+        """Post the transactions in the tenant's scope, and return the answers."""
+        found = [_looked_up(plan, scope) for plan in self._plans]
+        if self._all_or_nothing and any(isinstance(each, BillingError) for each in found):
+            return _refused(found)
+        transactions = [each for each in found if isinstance(each, Transaction)]
         posted = scope.ledger.post_many(transactions, all_or_nothing=self._all_or_nothing)
         answers = iter(posted)
-        return [next(answers) if isinstance(p, Transaction) else p for p in prepared]
-
-    def _prepared(self, planned: Planned, scope: Scope) -> Transaction | Recorded | BillingError:
-        if isinstance(planned.prepare, BillingError):
-            return planned.prepare
-        try:
-            return planned.prepare(scope)
-        except ENDS_ALL:
-            raise
-        except BillingError as error:
-            return error
+        return [next(answers) if isinstance(each, Transaction) else each for each in found]
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Refuses all of the group with the error that its scope ended with."""
+        """Refuse the whole group with the error that its scope raises."""
         try:
             yield
         except BillingError as error:
             self.answers = [error] * len(self.places)
 
 
-class Batch(Generic[Made]):
-    """The requests of one call, tenant by tenant, and what became of each.
+def _refused(found: Sequence[object]) -> list[BillingError]:
+    return [each if isinstance(each, BillingError) else OthersRefused() for each in found]
 
-    Tenants come in the order of their ids, so that batches that meet wait for each other in one
-    direction.
+
+def _looked_up(plan: Plan, scope: Scope) -> Transaction | Recorded | BillingError:
+    if not isinstance(plan, ReplayOnly):
+        return plan
+    try:
+        stored = scope.ledger.replay(TransactionKind.PURCHASE, plan.request.payment)
+        return plan.answer(stored)
+    except ENDS_ALL:
+        raise
+    except BillingError as error:
+        return error
+
+
+class Batch(Generic[Made]):
+    """The requests of one call, grouped by tenant, and the outcome of each.
+
+    Groups are in the order of their tenants' ids, so that concurrent batches lock wallets in one
+    order.
     """
 
     def __init__(
@@ -89,14 +114,22 @@ class Batch(Generic[Made]):
         for place, request in enumerate(requests):
             if isinstance(request, Planned):
                 group = groups.setdefault(request.tenant, Group(request.tenant, all_or_nothing))
-                group.add(place, request)
-        self.groups = tuple(groups[tenant] for tenant in sorted(groups))
+                group.add(place, request.plan)
+        self._groups = tuple(groups[tenant] for tenant in sorted(groups))
+        for group in self._groups:
+            if not group.needs_scope:
+                group.refuse()
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that need a scope."""
+        return tuple(group for group in self._groups if group.needs_scope)
 
     def outcomes(self) -> tuple[Outcome[Made], ...]:
         """The outcome of each request, in the order in which they were given."""
         answers = {
             place: answer
-            for group in self.groups
+            for group in self._groups
             for place, answer in zip(group.places, group.answers, strict=True)
         }
         return tuple(

@@ -1,4 +1,4 @@
-"""What a host calls. What each call means is in `usecases`; here it meets a unit of work."""
+"""The calls of a host. `usecases` makes each call a case, which runs here on a unit of work."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.policies import Policies, Shortfall
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
@@ -26,12 +27,11 @@ from cogni_billing.domain.receipts import (
     RefundReceipt,
 )
 from cogni_billing.domain.statements import Balance, Page, TransactionView
-from cogni_billing.domain.transactions import TransactionKind
 from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.sweeping import Sweep
-from cogni_billing.usecases import Result, ServiceCase, UseCase, UseCases
+from cogni_billing.usecases import Case, Result, UseCases
 
 
 class Billing:
@@ -50,7 +50,8 @@ class Billing:
     `LedgerUnavailable` (nothing was written) and, when it writes, `OutcomeUnknown` (call again
     with the same key). A call with the key of an earlier one and the same request returns that
     one's outcome with `replayed`; with another request it raises `IdempotencyConflict`, which
-    names each difference. A refused call leaves nothing behind, its key included.
+    names each difference. A refused call records nothing, except expirations that were already
+    due, and its key stays free.
     """
 
     def __init__(
@@ -64,16 +65,13 @@ class Billing:
         self._unit_of_work = unit_of_work
         self._cases = UseCases.over(unit_of_work, policy, clock, ids)
 
-    def _run(self, case: UseCase[Result]) -> Result:
-        return self._unit_of_work.run(case.tenant, case.work)
-
-    def _run_service(self, case: ServiceCase[Result]) -> Result:
-        return self._unit_of_work.run_service(case.tenant, case.work)
+    def _run(self, case: Case[Result]) -> Result:
+        return case.on(self._unit_of_work)
 
     def _run_batch(self, batch: Batch[Made]) -> tuple[Outcome[Made], ...]:
         for group in batch.groups:
             with group.answering():
-                group.answers = self._run(UseCase(group.tenant, group.work))
+                group.answers = self._run(self._cases.group(group))
         return batch.outcomes()
 
     def open_account(self, tenant: TenantId | UUID) -> Account:
@@ -372,7 +370,7 @@ class Billing:
             UnknownPayment: the tenant has confirmed no such payment.
             RefundExceedsPayment: less remains of it, or nothing.
         """
-        return self._run_service(
+        return self._run(
             self._cases.refund(
                 tenant,
                 payment=payment,
@@ -408,7 +406,7 @@ class Billing:
         Raises:
             What `refund` raises; RefundExceedsPayment also where more is disputed than remains.
         """
-        return self._run_service(
+        return self._run(
             self._cases.open_dispute(
                 tenant, payment=payment, reference=reference, amount=amount, metadata=metadata
             )
@@ -431,9 +429,7 @@ class Billing:
                 order, let the provider send this one again.
             DisputeClosed: it was lost.
         """
-        return self._run_service(
-            self._cases.win_dispute(tenant, payment=payment, reference=reference)
-        )
+        return self._run(self._cases.win_dispute(tenant, payment=payment, reference=reference))
 
     def lose_dispute(
         self,
@@ -449,7 +445,7 @@ class Billing:
         Raises:
             What `refund` and `win_dispute` raise; DisputeClosed: it was won.
         """
-        return self._run_service(
+        return self._run(
             self._cases.lose_dispute(
                 tenant, payment=payment, reference=reference, shortfall=shortfall, metadata=metadata
             )
@@ -536,9 +532,9 @@ class Billing:
             PrivilegeRequired: the unit of work has no service role.
             LedgerUnavailable: somebody has had a transaction open on the ledger for very long.
         """
-        position = self._run_service(self._cases.settled_position())
+        position = self._run(self._cases.settled_position())
         # In a scope of its own, which sees everything under that position.
-        return self._run_service(self._cases.fold(position))
+        return self._run(self._cases.fold(position))
 
     def sweep(self) -> int:
         """Record what time brought about and nobody has touched since; how many wallets it was.
@@ -555,7 +551,7 @@ class Billing:
             LedgerCorruption: some wallet cannot be settled; look at its tenant.
         """
         now, sweep = self._cases.now(), Sweep[TenantId]()
-        while due := sweep.still(self._run_service(self._cases.due(now))):
+        while due := sweep.still(self._run(self._cases.due(now))):
             for tenant in due:
                 with sweep.settling(tenant):
                     sweep.settled += self._run(self._cases.settle(tenant, now))
@@ -578,4 +574,4 @@ class Billing:
             InvalidInput: *most* is no whole number from 1 to 100 000.
             PrivilegeRequired: the unit of work has no service role.
         """
-        return self._run_service(self._cases.verify(most))
+        return self._run(self._cases.verify(most))

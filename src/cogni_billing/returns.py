@@ -21,6 +21,7 @@ from cogni_billing.domain.disputes import (
 from cogni_billing.domain.errors import UnknownPayment
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.refunds import (
     Payment,
@@ -28,7 +29,7 @@ from cogni_billing.domain.refunds import (
     There,
     plan_reversal,
 )
-from cogni_billing.domain.transactions import Recorded, TransactionKind
+from cogni_billing.domain.transactions import Recorded
 from cogni_billing.ports.scope import ServiceScope
 
 
@@ -63,7 +64,7 @@ class Returns:
         self.begin(request.payment, disputed=True)
         found = self.scope.ledger.dispute(request.reference)
         if found is not None:
-            same_or_conflict(found, request.asked)
+            same_or_conflict(found, request.identity)
             return evolve(found, replayed=True)
         dispute = plan_dispute(
             request, self._payment(request.payment), at=self.now, dispute_id=self.new_id
@@ -88,12 +89,12 @@ class Returns:
         dispute = self._dispute(request.payment, request.reference)
         dispute.require_open()
         self.scope.books.close_dispute(dispute, self.now)
-        return self._reverse(kind, evolve(request, amount=dispute.amount), dispute.id)
+        return self._reverse(kind, request, dispute)
 
     def _found(self, kind: TransactionKind, request: RefundRequest) -> Recorded | None:
-        found = self.scope.ledger.find(kind, request.reference)
+        found = self.scope.ledger.replay(kind, request.reference)
         if found is not None:
-            same_or_conflict(found.transaction, request.asked)
+            same_or_conflict(found.transaction, request.identity)
         return found
 
     def _dispute(self, payment: str, reference: str) -> Dispute:
@@ -106,7 +107,7 @@ class Returns:
         return found
 
     def _reverse(
-        self, kind: TransactionKind, request: RefundRequest, subject: UUID | None = None
+        self, kind: TransactionKind, request: RefundRequest, lost: Dispute | None = None
     ) -> Recorded:
         payment = self._payment(request.payment)
         there = self.scope.books.lock(payment.clamped, self.now) if payment.clamped else There()
@@ -120,6 +121,7 @@ class Returns:
             there,
             at=self.now,
             transaction_id=self.new_id,
-            subject=subject,
+            subject=None if lost is None else lost.id,
+            disputed=None if lost is None else lost.amount,
         )
         return self.scope.ledger.post(reversal)

@@ -1,32 +1,39 @@
-"""What each call means, once for `Billing` and `AsyncBilling`: arguments are judged, what will be
-done is planned (pure), and what to do in a scope is returned for a unit of work to run.
+"""The calls of `Billing` and `AsyncBilling`, up to the point where a unit of work is needed.
+
+Each call validates its arguments, builds a plan (pure), and returns a case: a value that says how
+a unit of work is to run the plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Final, Generic, Self, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeVar
 from uuid import UUID
 
 from attrs import field, frozen
 
-from cogni_billing.batches import Batch, Planned, Prepare
+from cogni_billing.batches import Answers, Batch, Group, Plan, Planned
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.batches import Charge, Purchase, Request, batch_of, checked_request
 from cogni_billing.domain.charges import plan_charge
 from cogni_billing.domain.disputes import Dispute, request_dispute
-from cogni_billing.domain.errors import BillingError, InvalidInput, InvalidPolicy, shown
+from cogni_billing.domain.errors import BillingError, InvalidInput, shown
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import Grant, plan_grant
 from cogni_billing.domain.holds import Hold, checked_hold_id, plan_capture, plan_hold
-from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.moments import utc
 from cogni_billing.domain.policies import Policies, RevenueSharePolicy, checked_policies
-from cogni_billing.domain.purchases import PurchaseRequest, plan_purchase, request_purchase
+from cogni_billing.domain.purchases import (
+    PurchaseRequest,
+    ReplayOnly,
+    plan_or_replay,
+    request_purchase,
+)
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
     ChargebackReceipt,
@@ -51,30 +58,97 @@ from cogni_billing.domain.statements import (
     page_request,
     view_of,
 )
-from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
+from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
-from cogni_billing.ports.scope import Environment, Scope, ServiceScope
+from cogni_billing.ports.scope import (
+    AsyncUnitOfWork,
+    Environment,
+    Scope,
+    ServiceScope,
+    UnitOfWork,
+)
 from cogni_billing.returns import Returns
 
 Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 VIOLATIONS_MAX: Final = 100_000
 
 
+class Case(Protocol[Result_co]):
+    """A call that is ready to run on a unit of work."""
+
+    def on(self, unit_of_work: UnitOfWork, /) -> Result_co:
+        """Run it, and return the outcome of the call."""
+        ...
+
+    async def on_async(self, unit_of_work: AsyncUnitOfWork, /) -> Result_co:
+        """Run it without blocking the event loop."""
+        ...
+
+
 @frozen
-class UseCase(Generic[Result]):
-    """What to do, and in whose scope."""
+class PostCase(Generic[Result]):
+    """One transaction to record, and the receipt to make of it."""
+
+    transaction: Transaction
+    receipt: Callable[[Recorded], Result]
+
+    def within(self, scope: Scope) -> Result:
+        """Record it in a scope that is already open."""
+        return self.receipt(scope.ledger.post(self.transaction))
+
+    def on(self, unit_of_work: UnitOfWork) -> Result:
+        return self.receipt(unit_of_work.post(self.transaction))
+
+    async def on_async(self, unit_of_work: AsyncUnitOfWork) -> Result:
+        return self.receipt(await unit_of_work.post_async(self.transaction))
+
+
+@frozen
+class SingleCase(Generic[Result]):
+    """Work that makes one call on a repository, in the tenant's scope."""
 
     tenant: TenantId
     work: Callable[[Scope], Result]
 
+    def within(self, scope: Scope) -> Result:
+        """Do it in a scope that is already open."""
+        return self.work(scope)
+
+    def on(self, unit_of_work: UnitOfWork) -> Result:
+        return unit_of_work.single(self.tenant, self.work)
+
+    async def on_async(self, unit_of_work: AsyncUnitOfWork) -> Result:
+        return await unit_of_work.single_async(self.tenant, self.work)
+
+
+@frozen
+class UseCase(Generic[Result]):
+    """Work that makes several calls on repositories, in the tenant's scope."""
+
+    tenant: TenantId
+    work: Callable[[Scope], Result]
+
+    def on(self, unit_of_work: UnitOfWork) -> Result:
+        return unit_of_work.run(self.tenant, self.work)
+
+    async def on_async(self, unit_of_work: AsyncUnitOfWork) -> Result:
+        return await unit_of_work.run_async(self.tenant, self.work)
+
 
 @frozen
 class ServiceCase(Generic[Result]):
-    """What to do as the service role, and for whom."""
+    """Work for the service role, acting for a tenant."""
 
     tenant: TenantId
     work: Callable[[ServiceScope], Result]
+
+    def on(self, unit_of_work: UnitOfWork) -> Result:
+        return unit_of_work.run_service(self.tenant, self.work)
+
+    async def on_async(self, unit_of_work: AsyncUnitOfWork) -> Result:
+        return await unit_of_work.run_service_async(self.tenant, self.work)
 
 
 @frozen
@@ -100,10 +174,10 @@ class UseCases:
             environment.ids if ids is None else ids,
         )
 
-    def open_account(self, tenant: object) -> UseCase[Account]:
+    def open_account(self, tenant: object) -> SingleCase[Account]:
         owner = tenant_id(tenant)
         opened_at = self.now()
-        return UseCase(owner, lambda scope: scope.tenants.open_account(opened_at))
+        return SingleCase(owner, lambda scope: scope.tenants.open_account(opened_at))
 
     def confirm_purchase(
         self,
@@ -112,47 +186,34 @@ class UseCases:
         *,
         payment: object,
         metadata: Mapping[str, object] | None,
-    ) -> UseCase[PurchaseReceipt]:
+    ) -> PostCase[PurchaseReceipt] | SingleCase[PurchaseReceipt]:
         request = request_purchase(tenant, amount, payment=payment, metadata=metadata)
-        prepare = self._preparing(request, self.now())
+        plan = self._plan_purchase(request, self.now())
+        if isinstance(plan, Transaction):
+            return PostCase(plan, purchase_receipt)
 
-        def record(scope: Scope) -> PurchaseReceipt:
-            prepared = prepare(scope)
-            if isinstance(prepared, Transaction):
-                prepared = scope.ledger.post(prepared)
-            return purchase_receipt(prepared)
+        def find(scope: Scope) -> PurchaseReceipt:
+            stored = scope.ledger.replay(TransactionKind.PURCHASE, request.payment)
+            return purchase_receipt(plan.answer(stored))
 
-        return UseCase(request.buyer, record)
+        return SingleCase(request.buyer, find)
 
-    def _preparing(self, request: PurchaseRequest, at: datetime) -> Prepare:
-        transaction_id = self.ids.new()
-
-        def prepare(scope: Scope) -> Transaction | Recorded:
-            try:
-                return plan_purchase(request, self.policy, at, transaction_id)
-            except InvalidPolicy:
-                # A replay needs no policy: its shares were computed the first time.
-                stored = scope.ledger.find(TransactionKind.PURCHASE, request.payment)
-                if stored is None:
-                    raise
-                same_or_conflict(stored.transaction, request.asked)
-                return stored
-
-        return prepare
+    def _plan_purchase(self, request: PurchaseRequest, at: datetime) -> Transaction | ReplayOnly:
+        return plan_or_replay(request, self.policy, at, self.ids.new())
 
     def confirm_purchases(
         self, purchases: object, *, all_or_nothing: object
     ) -> Batch[PurchaseReceipt]:
         at = self.now()
 
-        def plan(purchase: Purchase) -> Prepare:
+        def plan(purchase: Purchase) -> Plan:
             request = request_purchase(
                 purchase.tenant,
                 purchase.amount,
                 payment=purchase.payment,
                 metadata=purchase.metadata,
             )
-            return self._preparing(request, at)
+            return self._plan_purchase(request, at)
 
         planned = self._planned(batch_of(purchases, Purchase, "purchases"), Purchase, plan)
         return Batch(planned, purchase_receipt, all_or_nothing=_flag(all_or_nothing))
@@ -160,8 +221,8 @@ class UseCases:
     def charge_many(self, charges: object, *, all_or_nothing: object) -> Batch[ChargeReceipt]:
         at = self.now()
 
-        def plan(charge: Charge) -> Prepare:
-            transaction = plan_charge(
+        def plan(charge: Charge) -> Plan:
+            return plan_charge(
                 charge.tenant,
                 charge.amount,
                 reference=charge.reference,
@@ -170,7 +231,6 @@ class UseCases:
                 at=at,
                 transaction_id=self.ids.new(),
             )
-            return lambda _: transaction
 
         planned = self._planned(batch_of(charges, Charge, "charges"), Charge, plan)
         return Batch(planned, charge_receipt, all_or_nothing=_flag(all_or_nothing))
@@ -179,12 +239,12 @@ class UseCases:
         self,
         requests: Iterable[object],
         kind: type[Request],
-        plan: Callable[[Request], Prepare],
+        plan: Callable[[Request], Plan],
     ) -> list[Planned | BillingError]:
         return [self._planned_one(request, kind, plan) for request in requests]
 
     def _planned_one(
-        self, given: object, kind: type[Request], plan: Callable[[Request], Prepare]
+        self, given: object, kind: type[Request], plan: Callable[[Request], Plan]
     ) -> Planned | BillingError:
         try:
             request = checked_request(given, kind)
@@ -196,6 +256,12 @@ class UseCases:
         except BillingError as error:
             return Planned(owner, error)
 
+    def group(self, group: Group) -> SingleCase[Answers] | UseCase[Answers]:
+        """The work of one tenant's part of a batch."""
+        if group.is_single:
+            return SingleCase(group.tenant, group.work)
+        return UseCase(group.tenant, group.work)
+
     def charge(
         self,
         tenant: object,
@@ -204,7 +270,7 @@ class UseCases:
         reference: object,
         allow_overdraft: object,
         metadata: Mapping[str, object] | None,
-    ) -> UseCase[ChargeReceipt]:
+    ) -> PostCase[ChargeReceipt]:
         charge = plan_charge(
             tenant,
             amount,
@@ -214,7 +280,7 @@ class UseCases:
             at=self.now(),
             transaction_id=self.ids.new(),
         )
-        return UseCase(charge.tenant, lambda scope: charge_receipt(scope.ledger.post(charge)))
+        return PostCase(charge, charge_receipt)
 
     def hold(
         self,
@@ -224,7 +290,7 @@ class UseCases:
         reference: object,
         expires_at: object,
         metadata: Mapping[str, object] | None,
-    ) -> UseCase[Hold]:
+    ) -> SingleCase[Hold]:
         hold = plan_hold(
             tenant,
             amount,
@@ -234,7 +300,7 @@ class UseCases:
             at=self.now(),
             hold_id=self.ids.new(),
         )
-        return UseCase(hold.tenant, lambda scope: scope.ledger.hold(hold))
+        return SingleCase(hold.tenant, lambda scope: scope.ledger.hold(hold))
 
     def capture(
         self,
@@ -244,7 +310,7 @@ class UseCases:
         *,
         reference: object,
         metadata: Mapping[str, object] | None,
-    ) -> UseCase[CaptureReceipt]:
+    ) -> PostCase[CaptureReceipt]:
         capture = plan_capture(
             tenant,
             hold_id,
@@ -254,17 +320,12 @@ class UseCases:
             at=self.now(),
             transaction_id=self.ids.new(),
         )
-        return UseCase(capture.tenant, lambda scope: capture_receipt(scope.ledger.post(capture)))
+        return PostCase(capture, capture_receipt)
 
-    def release(self, tenant: object, hold_id: object) -> UseCase[Hold]:
+    def release(self, tenant: object, hold_id: object) -> SingleCase[Hold]:
         owner, hold = tenant_id(tenant), checked_hold_id(hold_id)
         moment = self.now()
-
-        def give_back(scope: Scope) -> Hold:
-            scope.tenants.account()
-            return scope.ledger.release(hold, moment)
-
-        return UseCase(owner, give_back)
+        return SingleCase(owner, lambda scope: scope.ledger.release(hold, moment))
 
     def grant(
         self,
@@ -276,7 +337,7 @@ class UseCases:
         expires_at: object,
         priority: object,
         metadata: Mapping[str, object] | None,
-    ) -> UseCase[GrantReceipt]:
+    ) -> PostCase[GrantReceipt]:
         grant = plan_grant(
             tenant,
             amount,
@@ -288,7 +349,7 @@ class UseCases:
             at=self.now(),
             transaction_id=self.ids.new(),
         )
-        return UseCase(grant.tenant, lambda scope: grant_receipt(scope.ledger.post(grant)))
+        return PostCase(grant, grant_receipt)
 
     def refund(
         self,
@@ -362,14 +423,9 @@ class UseCases:
         now, new_id = self.now(), self.ids.new()
         return lambda scope: Returns(scope, tenant, now, new_id)
 
-    def grants(self, tenant: object) -> UseCase[tuple[Grant, ...]]:
+    def grants(self, tenant: object) -> SingleCase[tuple[Grant, ...]]:
         owner, now = tenant_id(tenant), self.now()
-
-        def read(scope: Scope) -> tuple[Grant, ...]:
-            scope.tenants.account()
-            return scope.ledger.grants(now)
-
-        return UseCase(owner, read)
+        return SingleCase(owner, lambda scope: scope.ledger.grants(now))
 
     def now(self) -> datetime:
         return utc(self.clock.now(), "clock")
@@ -383,19 +439,16 @@ class UseCases:
     def due(self, now: datetime) -> ServiceCase[tuple[TenantId, ...]]:
         return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.due(now))
 
-    def settle(self, tenant: TenantId, now: datetime) -> UseCase[bool]:
-        return UseCase(tenant, lambda scope: scope.ledger.settle(now))
+    def settle(self, tenant: TenantId, now: datetime) -> SingleCase[bool]:
+        return SingleCase(tenant, lambda scope: scope.ledger.settle(now))
 
-    def balance(self, tenant: object, *, at: object) -> UseCase[Balance]:
+    def balance(self, tenant: object, *, at: object) -> SingleCase[Balance]:
         owner = tenant_id(tenant)
         moment = None if at is None else utc(at, "at")
         now = self.now()
-
-        def read(scope: Scope) -> Balance:
-            scope.tenants.account()
-            return scope.ledger.balance(now) if moment is None else scope.ledger.balance_at(moment)
-
-        return UseCase(owner, read)
+        if moment is None:
+            return SingleCase(owner, lambda scope: scope.ledger.balance(now))
+        return SingleCase(owner, lambda scope: scope.ledger.balance_at(moment))
 
     def statement(
         self,
@@ -406,47 +459,34 @@ class UseCases:
         kind: object,
         since: object,
         until: object,
-    ) -> UseCase[Page]:
+    ) -> SingleCase[Page]:
         owner = tenant_id(tenant)
         page = page_request(limit, after, kind=kind, since=since, until=until)
-
-        def read(scope: Scope) -> Page:
-            scope.tenants.account()
-            return page_of(scope.ledger.lines(page), page.limit)
-
-        return UseCase(owner, read)
+        return SingleCase(owner, lambda scope: page_of(scope.ledger.lines(page), page.limit))
 
     def find(
         self, tenant: object, *, reference: object, kind: object
-    ) -> UseCase[TransactionView | None]:
+    ) -> SingleCase[TransactionView | None]:
         owner, key, sought = tenant_id(tenant), checked_reference(reference), kind_of(kind)
-
-        def read(scope: Scope) -> TransactionView | None:
-            scope.tenants.account()
-            found = scope.ledger.find(sought, key)
-            return None if found is None else view_of(found)
-
-        return UseCase(owner, read)
+        return SingleCase(owner, lambda scope: _seen(scope.ledger.find(sought, key)))
 
     def transaction(
         self, tenant: object, transaction_id: object
-    ) -> UseCase[TransactionView | None]:
+    ) -> SingleCase[TransactionView | None]:
         owner = tenant_id(tenant)
         if not isinstance(transaction_id, UUID):
             raise InvalidInput("transaction_id", shown(transaction_id), "a uuid.UUID")
-
-        def read(scope: Scope) -> TransactionView | None:
-            scope.tenants.account()
-            found = scope.ledger.transaction(transaction_id)
-            return None if found is None else view_of(found)
-
-        return UseCase(owner, read)
+        return SingleCase(owner, lambda scope: _seen(scope.ledger.transaction(transaction_id)))
 
     def settled_position(self) -> ServiceCase[int]:
         return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.settled_position())
 
     def fold(self, position: int) -> ServiceCase[Folding]:
         return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.fold(position))
+
+
+def _seen(found: Recorded | None) -> TransactionView | None:
+    return None if found is None else view_of(found)
 
 
 def _flag(given: object) -> bool:

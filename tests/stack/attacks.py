@@ -1,55 +1,325 @@
-"""What somebody who holds app_user's connection may try, and how the database answers."""
+"""Bare calls of the database's functions, valid arguments for each, and the refusals they get."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 import psycopg
 import pytest
+from attrs import frozen
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from cogni_billing import TenantId
-from cogni_billing.adapters.postgres.posting import POST
-from cogni_billing.adapters.postgres.rows import transaction_parameters
-from cogni_billing.domain.transactions import Transaction, TransactionKind
-from cogni_billing.testing.base import ALICE
-from cogni_billing.testing.contracts.purchases import planned
-
-TABLES = (
-    "accounts",
-    "checkpoints",
-    "disputes",
-    "grants",
-    "holds",
-    "payments",
-    "postings",
-    "transactions",
-    "wallets",
+from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
+    SYSTEM_TENANT_ID,
+    Billing,
+    PaymentAttempts,
+    RevenueSharePolicy,
+    ShareMode,
+    ShareRule,
+    Shortfall,
+    TenantId,
+    credits,
+    usd,
 )
-PRIVILEGE = "42501"
-CHECK = "23514"
+from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres.calls import encoded
+from cogni_billing.adapters.postgres.operations import blueprint
+from cogni_billing.adapters.postgres.operations.roles import Roles
+from cogni_billing.adapters.system import SystemClock, Uuid7Source
+from cogni_billing.domain.identity import account_of
+from cogni_billing.testing import FakeVerifier
+from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.contracts.attempt_base import CARD
+from stack.conftest import Database
+
+PRIVILEGE: Final = "42501"
+CHECK: Final = "23514"
+SYSTEM: Final = SYSTEM_TENANT_ID
+TENANTS: Final = (ALICE, BOB, SYSTEM)
+ROLES: Final = Roles(spender="app_spender")
+NAMES: Final = ROLES.to_dict()
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+Asked: TypeAlias = Any
+new_id: Final = Uuid7Source().new
+now: Final = SystemClock().now
+Refusal: TypeAlias = tuple[str | None, str | None]
+
+
+@frozen
+class Ids:
+    """What a tenant has: a purchase, a hold, a grant, a dispute and two attempts."""
+
+    now: datetime
+    tenant: TenantId
+    purchase: UUID
+    beneficiary: UUID
+    charge: UUID
+    hold: UUID
+    dispute: UUID
+    created: UUID
+    pending: UUID
+
+
+def payment_of(tenant: UUID) -> str:
+    return f"stripe:{tenant}"
+
+
+def movement(ids: Ids, kind: str, amount: int, **fields: object) -> Asked:
+    """A movement as `spend`, `mint` and `reverse` take it."""
+    common = {"kind": kind, "id": new_id(), "at": ids.now, "reference": "new-1", "amount": amount}
+    return {**common, "metadata": '{"a":[1]}', **fields}
+
+
+def charge(ids: Ids, **altered: object) -> Asked:
+    return movement(ids, "charge", -5) | altered
+
+
+def capture(ids: Ids, **altered: object) -> Asked:
+    return movement(ids, "capture", -5, subject=ids.hold) | altered
+
+
+def purchase(ids: Ids, **altered: object) -> Asked:
+    terms = {"beneficiaries": [SYSTEM_ACCOUNT_ID], "shares": [25], "policy": "{}"}
+    made = movement(ids, "purchase", 100_000, paid="0.01", paid_unit="USD", **terms)
+    return (
+        made | ({} if ids.tenant != SYSTEM else {"beneficiaries": None, "shares": None}) | altered
+    )
+
+
+def grant(ids: Ids, **altered: object) -> Asked:
+    soon = ids.now + timedelta(days=1)
+    return movement(ids, "grant", 50, source="promo", priority=1, expires_at=soon) | altered
+
+
+def refund(ids: Ids, **altered: object) -> Asked:
+    part = {"returned": "0.10", "returned_total": "0.10", "part": "0.10", "shortfall": "debt"}
+    shared = {"beneficiaries": [ids.beneficiary], "shares": [-5], "absorbed": 0}
+    return movement(ids, "refund", -9, reverses=ids.purchase, **part, **shared) | altered
+
+
+def chargeback(ids: Ids, **altered: object) -> Asked:
+    part = {"returned": "0.50", "returned_total": "0.50", "subject": ids.dispute}
+    return refund(ids, kind="chargeback") | {"part": None} | part | altered
+
+
+def hold(ids: Ids, **altered: object) -> Asked:
+    soon = ids.now + timedelta(days=1)
+    ends = {"expires_at": soon, "ends_at": soon}
+    return {"id": new_id(), "at": ids.now, "reference": "new-1", "amount": 5, "metadata": "{}"} | (
+        ends | altered
+    )
+
+
+def release(ids: Ids, **altered: object) -> Asked:
+    return {"id": ids.hold, "at": ids.now} | altered
+
+
+def intent(ids: Ids, **altered: object) -> Asked:
+    names = {"payer": "me", "provider": "stripe", "token": "usd", "recipient": "acct_1"}
+    sizes = {"amount": "2.00", "unit": "USD", "raw_amount": 200, "confirmations": 1}
+    times = {"created_at": ids.now, "expires_at": ids.now + timedelta(hours=1)}
+    return {"id": new_id(), "metadata": "{}"} | names | sizes | times | altered
+
+
+def step(ids: Ids, **altered: object) -> Asked:
+    states = {"from_state": "CREATED_INTENT", "state": "PENDING_UNVERIFIED"}
+    return {"id": ids.created, "at": ids.now, "evidence": "e-1", "found": "{}"} | states | altered
+
+
+def dispute(ids: Ids, **altered: object) -> Asked:
+    number = new_id()
+    parts = [
+        {"tenant": ids.tenant, "id": number, "amount": 9},
+        {"tenant": ids.beneficiary, "id": new_id(), "amount": 5},
+    ]
+    return {
+        "id": number,
+        "reference": "new-1",
+        "purchase": ids.purchase,
+        "payment": payment_of(ids.tenant),
+        "disputed": "0.10",
+        "disputed_unit": "USD",
+        "part": "0.10",
+        "amount": 9,
+        "beneficiaries": [ids.beneficiary],
+        "shares": [5],
+        "at": ids.now,
+        "metadata": "{}",
+        "parts": parts,
+    } | altered
+
+
+VALID: dict[str, Callable[[Ids], Asked]] = {
+    "account": lambda _: {},
+    "attempt": lambda ids: {"id": ids.pending},
+    "attempt_events": lambda ids: {"id": ids.pending},
+    "balance": lambda ids: {"now": ids.now},
+    "begin_check": lambda ids: {"id": ids.pending, "now": ids.now, "seconds": 0},
+    "close_dispute": lambda ids: {
+        "parts": [{"tenant": ids.tenant, "id": ids.dispute}],
+        "at": ids.now,
+    },
+    "create_attempt": intent,
+    "dispute": lambda _: {"reference": "dp_1"},
+    "find": lambda ids: {"id": ids.purchase},
+    "grants": lambda ids: {"now": ids.now},
+    "hold": hold,
+    "lines": lambda _: {"size": 10},
+    "lock": lambda ids: {"tenants": [ids.tenant], "at": ids.now},
+    "mint": lambda ids: [purchase(ids), grant(ids)],
+    "mint_groups": lambda ids: [purchase(ids), charge(ids)],
+    "open_account": lambda ids: {"at": ids.now},
+    "open_dispute": dispute,
+    "payment": lambda ids: {"payment": payment_of(ids.tenant)},
+    "record_attempt": step,
+    "release": release,
+    "reverse": lambda ids: [refund(ids)],
+    "settle": lambda ids: {"at": ids.now},
+    "spend": lambda ids: [charge(ids), capture(ids)],
+    "spend_groups": lambda ids: [charge(ids), capture(ids)],
+}
+"""The arguments with which each function that acts for a tenant does something for it."""
+CALLERS: Final = frozenset(
+    (each.grantee, each.object.rpartition(".")[2]) for each in blueprint.function_privileges(ROLES)
+)
+"""Every role's purpose and the function that it may call, the owner aside."""
+
+
+def arguments(
+    function: str, tenant: object, asked: Asked, proof: str | None = None
+) -> tuple[object, ...]:
+    """The arguments of *function* for a tenant."""
+    if function.endswith("_groups"):
+        return ([{"owner": tenant, "proof": proof, "movements": asked}],)
+    return tenant, proof, asked
+
+
+def call(connection: Connection, function: str, *given: object) -> Any:
+    """The answer of *function*. Lists and objects are given as JSON, text as it is."""
+    statement, written = statement_of(function, *given)
+    return connection.exec_driver_sql(f"SELECT {statement}::text::json", written).scalar_one()
+
+
+def statement_of(function: str, *given: object) -> tuple[str, tuple[object, ...]]:
+    """The expression that calls *function*, and its parameters."""
+    written = tuple(encoded(each) if isinstance(each, (dict, list)) else each for each in given)
+    return f"cogni_billing.{function}({', '.join(['%s'] * len(written))})", written
+
+
+def run_on(
+    connection: Connection, command: str, function: str, tenant: object, asked: Asked
+) -> list[Any]:
+    """The rows of a command, such as EXPLAIN, on a call of *function*."""
+    statement, written = statement_of(function, *arguments(function, tenant, asked))
+    return list(connection.exec_driver_sql(f"{command} {statement}", written))
+
+
+def ask(connection: Connection, function: str, tenant: object, asked: Asked) -> Any:
+    """The answer of *function* for a tenant, without a proof."""
+    return call(connection, function, *arguments(function, tenant, asked))
+
+
+def refusal_of(attempt: Callable[..., object], *arguments: object) -> psycopg.Error:
+    """The error that the database answers an attempt with."""
+    with pytest.raises((DBAPIError, psycopg.Error)) as caught:
+        attempt(*arguments)
+    return driver_error(caught.value)
+
+
+def driver_error(error: Exception) -> psycopg.Error:
+    """The driver's error that SQLAlchemy wraps."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    assert isinstance(cause, psycopg.Error)
+    return cause
 
 
 def refusal(connection: Connection, statement: str, **parameters: Any) -> psycopg.Error:
     """The error that the database answers *statement* with."""
-    with pytest.raises(DBAPIError) as caught:
-        connection.execute(text(statement), parameters)
-    assert isinstance(caught.value.orig, psycopg.Error)
-    return caught.value.orig
+    return refusal_of(lambda: connection.execute(text(statement), parameters))
 
 
-def post_altered(connection: Connection, tenant: TenantId = ALICE, **altered: Any) -> None:
-    """The library's own statement, with some of its parameters altered."""
-    statement = POST[TransactionKind.PURCHASE]
-    connection.execute(statement, transaction_parameters(planned(tenant)) | altered)
+def rule_of(error: Exception) -> Refusal:
+    """The code and the name of the rule that refused."""
+    cause = driver_error(error)
+    return cause.sqlstate, cause.diag.constraint_name
 
 
-def refusal_of_altered(
-    connection: Connection, transaction: Transaction, **altered: Any
-) -> tuple[str | None, str | None]:
-    """The code and the rule with which an altered transaction is refused."""
-    with pytest.raises(DBAPIError) as caught:
-        connection.execute(POST[transaction.kind], transaction_parameters(transaction) | altered)
-    assert isinstance(caught.value.orig, psycopg.Error)
-    return caught.value.orig.sqlstate, caught.value.orig.diag.constraint_name
+_DUMP: Final = " UNION ALL ".join(
+    f"SELECT '{table}', to_json(it)::text FROM cogni_billing.{table} AS it"
+    for table in blueprint.TABLES
+)
+Rows: TypeAlias = frozenset[tuple[str, str]]
+
+
+def dump(connection: Connection) -> Rows:
+    """Every row of every table, read as the administrator."""
+    connection.execute(text("RESET SESSION AUTHORIZATION"))
+    return frozenset((table, row) for table, row in connection.execute(text(_DUMP)))
+
+
+@contextmanager
+def undone(database: Database, role: str) -> Iterator[Connection]:
+    """A connection as *role*; at the end all is undone."""
+    with database.admin.connect() as connection:
+        become(connection, role)
+        yield connection
+        connection.rollback()
+
+
+def become(connection: Connection, role: str) -> None:
+    """Be *role*, as if the connection were its own."""
+    connection.execute(text(f"SET LOCAL SESSION AUTHORIZATION {role}"))
+
+
+def prepared(database: Database) -> dict[TenantId, Ids]:
+    """Give each tenant some of everything. Bob earns a share of the others' purchases, Alice of
+    his.
+    """
+    unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
+    attempts = PaymentAttempts(unit_of_work, verifier=FakeVerifier(), destinations=CARD)
+    for tenant in TENANTS:
+        shares = (ShareRule(account_of(earner_of(tenant)), "0.5"),)
+        rules = RevenueSharePolicy("v1", EPOCH, ShareMode.BONUS, shares, Shortfall.DEBT)
+        billing = Billing(unit_of_work, policy=rules)
+        billing.confirm_purchase(tenant, usd("1.00"), payment=payment_of(tenant))
+        billing.hold(tenant, credits(7), reference="run-1")
+        billing.charge(tenant, credits(3), reference="run-1")
+        billing.grant(tenant, credits(5), source="promo:a", reference="a")
+        billing.open_dispute(
+            tenant, payment=payment_of(tenant), amount=usd("0.50"), reference="dp_1"
+        )
+        attempts.create_intent(tenant, usd("2.00"))
+        pending = attempts.create_intent(tenant, usd("2.00"))
+        attempts.submit(tenant, pending.attempt_id, f"stripe:pending-{tenant}")
+    Billing(unit_of_work).fold()
+    with database.admin.connect() as connection:
+        return {tenant: _ids_of(connection, tenant) for tenant in TENANTS}
+
+
+def earner_of(tenant: TenantId) -> TenantId:
+    return ALICE if tenant == BOB else BOB
+
+
+def _ids_of(connection: Connection, tenant: TenantId) -> Ids:
+    def one(column: str, source: str) -> Any:
+        statement = f"SELECT {column} FROM cogni_billing.{source} AND tenant_id = '{tenant}'"
+        return connection.execute(text(statement)).scalar_one()
+
+    return Ids(
+        now=connection.execute(text("SELECT now()")).scalar_one(),
+        tenant=tenant,
+        purchase=one("id", "transactions WHERE kind = 'purchase'"),
+        beneficiary=earner_of(tenant),
+        charge=one("id", "transactions WHERE kind = 'charge'"),
+        hold=one("id", "holds WHERE kind = 'work'"),
+        dispute=one("id", "disputes WHERE true"),
+        created=one("id", "payment_attempts WHERE state = 'CREATED_INTENT'"),
+        pending=one("id", "payment_attempts WHERE state = 'PENDING_UNVERIFIED'"),
+    )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 
 import pytest
 from attrs import frozen
 from sqlalchemy import URL, Connection, Engine, create_engine, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from cogni_billing import AccountId, TenantId
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
+from cogni_billing.testing import running_loop
 from cogni_billing.testing.base import Totals
 from stack.command import Run
 
@@ -55,10 +58,18 @@ class Database:
             yield connection
 
     def totals(self) -> dict[AccountId, Decimal]:
-        """What each account's postings sum to, read as the administrator."""
+        """The sum of each account's postings, read as the administrator."""
         with self.admin.connect() as connection:
             rows = connection.execute(
-                text("SELECT account_id, sum(amount) FROM cogni_billing.postings GROUP BY 1")
+                text("""
+                    SELECT account, sum(amount) FROM (
+                        SELECT cogni_billing.account_of(tenant_id) AS account, amount
+                        FROM cogni_billing.transactions
+                        UNION ALL
+                        SELECT account_id, amount FROM cogni_billing.arrivals
+                    ) AS posting
+                    GROUP BY account
+                """)
             )
             return {AccountId(account): amount for account, amount in rows}
 
@@ -135,6 +146,32 @@ def own_database(empty_database: Clone) -> Iterator[Database]:
     empty_database.install(test_database=True)
     with opened(empty_database) as database:
         yield database
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with running_loop() as loop:
+        yield loop
+
+
+@pytest.fixture(scope="module")
+def awaited(
+    shared: Database, loop: asyncio.AbstractEventLoop
+) -> Iterator[Callable[[str], AsyncEngine]]:
+    """An engine of that loop for each role."""
+    engines: dict[str, AsyncEngine] = {}
+
+    def engine(role: str) -> AsyncEngine:
+        if role not in engines:
+            engines[role] = create_async_engine(shared.sandbox.url(role), pool_size=20)
+        return engines[role]
+
+    async def dispose() -> None:
+        for made in engines.values():
+            await made.dispose()
+
+    yield engine
+    asyncio.run_coroutine_threadsafe(dispose(), loop).result()
 
 
 @pytest.fixture

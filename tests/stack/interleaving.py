@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,15 @@ import psycopg
 from attrs import define, field
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
-from cogni_billing import Billing, BillingError
+from cogni_billing import Billing, BillingError, TenantId
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres.unit_of_work import Result, SingleWork
+from cogni_billing.domain.transactions import Recorded, Transaction
 from stack.conftest import Database
 
 PATIENCE_S: Final = 30.0
 TURN_S: Final = 0.002
 TO_THE_END: Final = 10_000
-SETS_CONTEXT: Final = re.compile(r"\A\s*SELECT\s+pg_catalog\.set_config\(")
 # By a lock, or asleep until others are done.
 WAITING: Final = text("""
     SELECT cardinality(pg_blocking_pids(:pid)) > 0
@@ -38,6 +38,16 @@ class Place(Enum):
     AT_A_STATEMENT = auto()
     IN_A_STATEMENT = auto()
     AT_THE_END = auto()
+
+
+class Stepwise(PostgresUnitOfWork):
+    """Commits a call of one statement with a COMMIT, so that another session can come between."""
+
+    def post(self, transaction: Transaction, /) -> Recorded:
+        return self.run(transaction.tenant, lambda scope: scope.ledger.post(transaction))
+
+    def single(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
+        return self.run(tenant, work)
 
 
 @define(eq=False)
@@ -58,10 +68,8 @@ class Session:
             event.listen(engine, "before_cursor_execute", self._arrive_at)
             event.listen(engine, "commit", self._arrive)
 
-    def _arrive_at(self, connection: Connection, _cursor: object, sql: str, *_: object) -> None:
-        # Who sets its context neither sees nor keeps what others do, until the next statement.
-        if not SETS_CONTEXT.search(sql):
-            self._arrive(connection)
+    def _arrive_at(self, connection: Connection, *_: object) -> None:
+        self._arrive(connection)
 
     def _arrive(self, connection: Connection) -> None:
         driver = connection.connection.driver_connection
@@ -71,7 +79,7 @@ class Session:
         assert self._go.acquire(timeout=PATIENCE_S)
 
     def start(self, call: Call, **options: Any) -> None:
-        unit_of_work = PostgresUnitOfWork(self.user, service=self.service)
+        unit_of_work = Stepwise(self.user, service=self.service)
         billing = Billing(unit_of_work, **options)
 
         def run() -> None:

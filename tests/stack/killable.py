@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -48,7 +49,10 @@ class Killable:
         return self.unit_of_work()
 
     def unit_of_work(self) -> PostgresUnitOfWork:
-        return PostgresUnitOfWork(self.database.user, service=self.database.service)
+        """One that reports a lost connection at once."""
+        return PostgresUnitOfWork(
+            self.database.user, service=self.database.service, retry_for=timedelta(0)
+        )
 
     def totals(self) -> dict[AccountId, Decimal]:
         return self.database.totals()

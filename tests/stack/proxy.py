@@ -1,7 +1,8 @@
-"""A proxy before the server's socket that can cut the line around COMMIT."""
+"""A proxy before the server's socket that can cut the line around a commit."""
 
 from __future__ import annotations
 
+import math
 import socket
 import tempfile
 import threading
@@ -14,6 +15,8 @@ from attrs import define, field
 from sqlalchemy import URL
 
 PATIENCE_S = 5.0
+# The Execute message of the unnamed portal, which libpq sends for each statement with parameters.
+EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
 
 
 class Cut(Enum):
@@ -21,9 +24,9 @@ class Cut(Enum):
 
     NEVER = auto()
     BEFORE_COMMIT = auto()
-    """COMMIT does not reach the server."""
+    """COMMIT, or a statement that commits by itself, does not reach the server."""
     AFTER_COMMIT = auto()
-    """The server answers COMMIT, and its answer does not reach the client."""
+    """The server answers it, and its answer does not reach the client."""
 
 
 @define
@@ -33,8 +36,11 @@ class Proxy:
     directory: Path
     server: str
     cut: Cut = Cut.NEVER
+    times: float = math.inf
+    """How many lines are cut, before the others stay whole."""
     _threads: list[threading.Thread] = field(factory=list)
     _sockets: list[socket.socket] = field(factory=list)
+    _lock: threading.Lock = field(factory=threading.Lock)
 
     def serve(self, listener: socket.socket) -> None:
         while True:
@@ -67,11 +73,16 @@ class Proxy:
             end.close()
 
     def _forward(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
+        in_transaction = False
         while data := _received(source):
-            committing = from_client and b"COMMIT\0" in data
-            if committing and self.cut is Cut.BEFORE_COMMIT:
+            commits = from_client and (
+                b"COMMIT\0" in data or (EXECUTE in data and not in_transaction)
+            )
+            in_transaction = b"BEGIN" in data or (in_transaction and not _ends(data))
+            cut = self._take() if commits else Cut.NEVER
+            if cut is Cut.BEFORE_COMMIT:
                 break
-            if committing and self.cut is Cut.AFTER_COMMIT:
+            if cut is Cut.AFTER_COMMIT:
                 _shut(source)  # first, so that no answer is quick enough to get through
                 target.sendall(data)
                 return
@@ -81,6 +92,18 @@ class Proxy:
                 break
         _shut(source)
         _shut(target)
+
+    def _take(self) -> Cut:
+        """The cut to make now."""
+        with self._lock:
+            if self.cut is Cut.NEVER or self.times < 1:
+                return Cut.NEVER
+            self.times -= 1
+            return self.cut
+
+
+def _ends(data: bytes) -> bool:
+    return b"COMMIT\0" in data or b"ROLLBACK\0" in data
 
 
 def _shut(end: socket.socket) -> None:

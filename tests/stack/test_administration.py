@@ -69,7 +69,7 @@ class TestProvision:
 
         assert found == [
             ("app_migrator", False, False, True, False, False),
-            ("app_service", False, True, True, False, False),
+            ("app_service", False, False, True, False, False),
             ("app_spender", False, False, True, False, False),
             ("app_user", False, False, True, False, False),
             ("cogni_billing_keeper", False, False, False, False, False),
@@ -111,6 +111,17 @@ class TestProvision:
         assert doctor(user).findings == ()
         for engine in (admin, migrator, user):
             engine.dispose()
+
+    def test_it_takes_bypassrls_away_from_every_role(self, own_database: Database) -> None:
+        with own_database.admin.begin() as connection:
+            for name in WITH_SPENDER.quoted(*WITH_SPENDER.to_dict()):
+                connection.execute(text(f"ALTER ROLE {name} BYPASSRLS"))
+
+        provision(own_database.admin)
+
+        with own_database.admin.connect() as connection:
+            assert not any(row.rolbypassrls for row in connection.execute(ATTRIBUTES))
+        assert doctor(own_database.user).ok
 
     def test_it_restores_an_attribute_that_was_changed(self, own_database: Database) -> None:
         with own_database.admin.begin() as connection:

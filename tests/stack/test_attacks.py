@@ -1,599 +1,548 @@
-"""Attacks with a connection of one's own, and what stands in their way.
+"""Attacks, and the walls that stop each.
 
-Each is tried three ways, and undone: as things are, where it fails; with everything that stands in
-its way removed, where it works, or this would prove nothing; and with all but one of these removed,
-where it fails again, so that each of them is known to hold by itself.
+Every attack is tried three ways, and undone: as the database is, where it fails; without all of its
+walls, where it succeeds, or the test would prove nothing; and with each wall left alone, where it
+fails again. A wall is taken down by SQL, or by a broken copy of a function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from decimal import Decimal
-from typing import Any
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import pytest
-from attrs import field, frozen
+from attrs import frozen
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from cogni_billing import (
-    SYSTEM_ACCOUNT_ID,
-    SYSTEM_TENANT_ID,
-    Billing,
-    PaymentAttempts,
-    TenantId,
-    credits,
-    usd,
+from cogni_billing import TenantId
+from cogni_billing.adapters.postgres import reset
+from cogni_billing.adapters.postgres.audit import verification
+from cogni_billing.adapters.postgres.operations import blueprint
+from cogni_billing.domain.identity import SHORTFALL
+from cogni_billing.domain.verification import Rule
+from cogni_billing.testing.base import ALICE, BOB
+from stack.attacks import (
+    CALLERS,
+    NAMES,
+    VALID,
+    Ids,
+    ask,
+    become,
+    call,
+    capture,
+    charge,
+    dump,
+    grant,
+    hold,
+    payment_of,
+    prepared,
+    purchase,
+    refund,
 )
-from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
-from cogni_billing.adapters.postgres.posting import POST
-from cogni_billing.adapters.postgres.rows import transaction_parameters
-from cogni_billing.domain.grants import plan_grant
-from cogni_billing.domain.identity import ISSUANCE
-from cogni_billing.domain.policies import Shortfall
-from cogni_billing.domain.refunds import Payment, There, plan_reversal, request_refund
-from cogni_billing.domain.transactions import Transaction, TransactionKind
-from cogni_billing.testing import FakeVerifier
-from cogni_billing.testing.base import ALICE, BOB, NOON
-from cogni_billing.testing.contracts.attempt_base import CARD
-from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database
 
-PAYMENT, BOBS = "stripe:alices", "stripe:bobs"
-SHARED = 2_500_000
-BOUGHT = 10_000_000
+KEEPER: Final = NAMES["keeper"]
+FRESH: Final = TenantId(UUID(int=2**101))
+NAMED: Final = {"alice": ALICE, "bob": BOB}
+Attempt: TypeAlias = Callable[[Connection, dict[TenantId, Ids]], object]
+
+
+@frozen
+class Broken:
+    """A wall that is taken down by a copy of a function in which *old* is *new*."""
+
+    function: str
+    old: str
+    new: str
+
+    def take_down(self, connection: Connection) -> None:
+        name = f"cogni_billing.{self.function}"
+        query = text("SELECT pg_get_functiondef(CAST(:name AS regproc))")
+        source = str(connection.scalar(query, {"name": name}))
+        assert self.old in source, f"{name} has no {self.old!r}"
+        run(connection, source.replace(self.old, self.new))
+
+
+Wall: TypeAlias = str | Broken
+
+
+def run(connection: Connection, sql: str) -> None:
+    connection.exec_driver_sql(sql.replace("%", "%%"))
 
 
 @frozen
 class Attack:
-    """What somebody tries who acts for Alice, and each thing that alone keeps it from working."""
+    """What an attacker tries, and each wall that is enough to stop it."""
 
-    attempt: Callable[[Connection], object]
-    """Returns what it gained; it may also be refused."""
-    walls: tuple[str, ...]
-    """The statements with which an administrator would take each of them down."""
+    attempt: Attempt
+    """Returns what it gained. A refusal gains nothing."""
+    walls: tuple[Wall, ...]
     role: str = "app_user"
-    before: str = field(default="SELECT 1")
-    """What is there without any fault of the database's."""
+    before: tuple[Wall, ...] = ()
+    """What is there without any fault of the database's, or a mistake in a function."""
 
 
-def asked(statement: str) -> Callable[[Connection], object]:
-    """An attempt that gains what a query returns, if it is anything."""
+def gains(statement: str) -> Attempt:
+    """An attempt that gains what its last statement returns, or the rows that it changes."""
 
-    def attempt(connection: Connection) -> object:
+    def attempt(connection: Connection, _: dict[TenantId, Ids]) -> object:
         *first, last = statement.split(";")
         for each in first:
-            connection.execute(text(each), NAMES)
-        return connection.execute(text(last), NAMES).scalar()
+            connection.execute(text(each), NAMED)
+        result = connection.execute(text(last), NAMED)
+        return result.scalar() if result.returns_rows else result.rowcount
 
     return attempt
 
 
-def done(statement: str) -> Callable[[Connection], object]:
-    """An attempt that is a gain when it is let through."""
+def calls(function: str, tenant: TenantId, make: Callable[[Ids], Any]) -> Attempt:
+    """An attempt that gains when a call does something for a tenant."""
 
-    def attempt(connection: Connection) -> bool:
-        for each in statement.split(";"):
-            connection.execute(text(each), NAMES)
-        return True
-
-    return attempt
-
-
-def posted(transaction: Transaction, like: TransactionKind, **altered: Any) -> Any:
-    """A transaction of the library's, altered, in the statement for one of a kind."""
-    parameters = transaction_parameters(transaction) | altered
-
-    def attempt(connection: Connection) -> object:
-        return connection.execute(POST[like], parameters).scalar_one_or_none()
+    def attempt(connection: Connection, known: dict[TenantId, Ids]) -> object:
+        answer = ask(connection, function, tenant, make(known[ALICE]))
+        told = answer[0] if isinstance(answer, list) and answer else answer
+        return told.get("outcome", "done") == "done" if isinstance(told, dict) else told
 
     return attempt
 
 
-NAMES = {"alice": ALICE, "bob": BOB, "system": SYSTEM_TENANT_ID}
-PURCHASE = planned(payment="stripe:forged", number=91)
-LEG = """
-    INSERT INTO cogni_billing.postings (
-        tenant_id, account_id, origin_tenant_id, transaction_id, sequence, kind, unit, amount,
-        occurred_at
-    )
-    SELECT leg.tenant, leg.account, :{origin}, {transaction}, leg.sequence, 'purchase', 'CREDIT',
-           leg.amount, now()
-    FROM (VALUES (CAST(:system AS uuid), cogni_billing.account_of(:system), 5, 8),
-                 (CAST(:system AS uuid), cogni_billing.contra_of('purchase'), -5, 9))
-        AS leg (tenant, account, amount, sequence)
+def swindle(**altered: object) -> Attempt:
+    """An attempt to record a forged purchase."""
+    return calls("mint", ALICE, lambda ids: [purchase(ids, **altered)])
+
+
+def floor(table: str) -> str:
+    """Takes down the floor of a table: every row is admitted."""
+    return f"CREATE POLICY mistake ON cogni_billing.{table} USING (true) WITH CHECK (true)"
+
+
+ALL_FLOORS: Final = ";".join(map(floor, blueprint.LEDGER))
+NO_SUM: Final = "ALTER TABLE cogni_billing.arrivals DISABLE TRIGGER check_arrivals"
+REAL_CLOCK: Final = """
+    DO $$ BEGIN
+        EXECUTE format('COMMENT ON SCHEMA cogni_billing IS %L',
+            replace(obj_description('cogni_billing'::regnamespace), 'true', 'false'));
+    END $$
 """
-ANY_POSTING = "CREATE POLICY mistake ON cogni_billing.postings FOR INSERT WITH CHECK (true)"
-NO_MATCH = "ALTER TABLE cogni_billing.postings DISABLE TRIGGER check_postings"
-NO_COMPANY = "ALTER TABLE cogni_billing.transactions DISABLE TRIGGER check_transactions"
-EDITABLE = (
-    "GRANT UPDATE ON cogni_billing.transactions TO app_user",
-    "CREATE POLICY mistake ON cogni_billing.transactions FOR UPDATE USING (true)",
-    "ALTER TABLE cogni_billing.transactions DISABLE TRIGGER append_only",
+SIGNED: Final = (
+    "INSERT INTO cogni_billing.context_keys SELECT repeat('0', 16), block, block"
+    " FROM decode(repeat('00', 64), 'hex') AS block"
 )
-OWN_SCHEMA = "CREATE SCHEMA evil AUTHORIZATION app_user"
+KEYS: Final = {
+    "checkpoints": ("checkpoints_follow_one_another",),
+    "disputes": ("disputes_key_used_once",),
+    "holds": ("holds_key_used_once",),
+    "transactions": ("transactions_key_used_once", "transactions_lines"),
+}
+COLUMNS: Final = {"arrivals": "amount", "checkpoints": "added", "policies": "policy"}
 
 
-def refund() -> Transaction:
-    """A refund of Alice's payment, as the service would post it."""
-    asked_for = request_refund(
-        ALICE,
-        payment=PAYMENT,
-        amount=usd("0.40"),
-        reference="re_1",
-        shortfall=Shortfall.DEBT,
-        metadata=None,
+def on_others(table: str, column: str = "tenant_id") -> Iterator[tuple[str, Attack]]:
+    """Reading, adding and changing rows of another tenant with all of the keeper's rights."""
+    name = f"cogni_billing.{table}"
+    keys = (*KEYS.get(table, ()), f"{table}_pkey")
+    keyless = tuple(f"ALTER TABLE {name} DROP CONSTRAINT {key}" for key in keys)
+    walls = (floor(table),)
+    seen = "account_id" if table == "arrivals" else column
+    read = f"SELECT count(*) FROM {name} WHERE {seen} <> :alice"
+    yield f"read others' {table} as the keeper", Attack(gains(read), walls, KEEPER)
+    own = (
+        f"INSERT INTO {name} SELECT (json_populate_record(it, json_build_object("
+        f"'{column}', CAST(:bob AS uuid)))).* FROM {name} AS it"
     )
-    payment = Payment(
-        purchase=planned(payment=PAYMENT, amount="1.00"), returned=usd(0), disputed=usd(0)
-    )
-    return plan_reversal(
-        TransactionKind.REFUND, asked_for, payment, There(), at=NOON, transaction_id=UUID(int=79)
-    )
+    before = (*keyless, NO_SUM)
+    yield f"add to others' {table} as the keeper", Attack(gains(own), walls, KEEPER, before)
+    if table in blueprint.CHANGEABLE:
+        change = f"UPDATE {name} SET {column} = :alice WHERE {column} <> :alice"
+        attack = Attack(gains(change), walls, KEEPER, keyless)
+        yield f"change others' {table} as the keeper", attack
 
 
-def grant() -> Transaction:
-    return plan_grant(
-        ALICE,
-        credits(500),
-        source="promo:a",
-        reference="a",
-        expires_at=None,
-        priority=0,
-        metadata=None,
-        at=NOON,
-        transaction_id=UUID(int=78),
-    )
+def on_history(table: str) -> Iterator[tuple[str, Attack]]:
+    """Editing recorded rows, with a privilege that the keeper does not have."""
+    name = f"cogni_billing.{table}"
+    column = COLUMNS.get(table, "tenant_id")
+    changes = {
+        "UPDATE": f"UPDATE {name} SET {column} = {column}",
+        "DELETE": f"DELETE FROM {name}",
+        "TRUNCATE": f"TRUNCATE {name}; SELECT 1",
+    }
+    allowed = {"UPDATE"} if table in blueprint.CHANGEABLE else set()
+    allowed |= {"DELETE"} if table == "evidence" else set()
+    for privilege in sorted(set(changes) - allowed):
+        walls = (
+            f"GRANT {privilege} ON {name} TO {KEEPER}",
+            f"ALTER TABLE {name} DISABLE TRIGGER append_only",
+        )
+        attack = Attack(gains(changes[privilege]), walls, KEEPER, (floor(table),))
+        yield f"{privilege} {table} as the keeper", attack
+
+
+def left(name: str) -> Attempt:
+    """An attempt that gains when a setting is still as it was left on the connection."""
+
+    def attempt(connection: Connection, known: dict[TenantId, Ids]) -> object:
+        before = connection.scalar(text(f"SELECT current_setting('{name}')"))
+        ask(connection, "spend", ALICE, [charge(known[ALICE])])
+        return connection.scalar(text(f"SELECT current_setting('{name}')")) == before
+
+    return attempt
+
+
+def rows_with(word: str, table: str) -> Callable[[Connection], bool]:
+    """Tells whether a table has a row with a word."""
+    return lambda connection: any(word in row for name, row in dump(connection) if name == table)
+
+
+def ends_in(attempt: Attempt, seen: Callable[[Connection], bool]) -> Attempt:
+    """An attempt that gains when it ends in what is seen."""
+
+    def whole(connection: Connection, known: dict[TenantId, Ids]) -> object:
+        attempt(connection, known)
+        return seen(connection)
+
+    return whole
 
 
 ATTACKS: dict[str, Attack] = {
-    # Reading -------------------------------------------------------------------------------
-    "read another tenant's rows": Attack(
-        asked("SELECT count(*) FROM cogni_billing.wallets WHERE tenant_id <> :alice"),
-        ("ALTER TABLE cogni_billing.wallets DISABLE ROW LEVEL SECURITY",),
-    ),
-    "read them by a policy that admits too much": Attack(
-        asked("SELECT count(*) FROM cogni_billing.wallets WHERE tenant_id <> :alice"),
-        ("DROP POLICY wallets_floor ON cogni_billing.wallets",),
-        before="CREATE POLICY mistake ON cogni_billing.wallets FOR SELECT USING (true)",
-    ),
-    "turn row security off": Attack(
-        asked(
-            "SELECT set_config('row_security', 'off', true);"
-            "SELECT count(*) FROM cogni_billing.wallets"
-        ),
-        ("ALTER ROLE app_user BYPASSRLS",),
-    ),
-    "read through a view of one's own": Attack(
-        asked("SELECT count(*) FROM evil.seen WHERE tenant_id <> :alice"),
-        ("ALTER VIEW evil.seen OWNER TO postgres; GRANT SELECT ON evil.seen TO app_user",),
-        before=f"{OWN_SCHEMA}; CREATE VIEW evil.seen AS SELECT * FROM cogni_billing.wallets;"
-        " ALTER VIEW evil.seen OWNER TO app_user",
-    ),
-    "have a function in a condition tell what it is shown": Attack(
-        asked(
-            "SELECT count(*) FROM cogni_billing.wallets WHERE evil.told(tenant_id);"
-            "SELECT nullif(current_setting('evil.told', true), '')"
-        ),
-        ("ALTER TABLE cogni_billing.wallets DISABLE ROW LEVEL SECURITY",),
-        before=f"{OWN_SCHEMA}; CREATE FUNCTION evil.told(uuid) RETURNS boolean LANGUAGE plpgsql"
-        " COST 0.0001 AS $$ BEGIN"
-        f" IF $1 <> '{ALICE}' THEN PERFORM set_config('evil.told', $1::text, true); END IF;"
-        " RETURN true; END $$",
-    ),
-    "read what the planner knows": Attack(
-        asked(
-            "SELECT count(*) FROM pg_stats"
-            " WHERE schemaname = 'cogni_billing' AND tablename = 'postings'"
-        ),
-        ("ALTER TABLE cogni_billing.postings DISABLE ROW LEVEL SECURITY",),
-        before="ANALYZE cogni_billing.postings",
-    ),
-    "read how many postings there are": Attack(
-        asked("SELECT last_value FROM cogni_billing.postings_position_seq"),
-        ("GRANT SELECT ON SEQUENCE cogni_billing.postings_position_seq TO app_user",),
+    # Privileges -----------------------------------------------------------------------------
+    "read another tenant's wallet": Attack(
+        gains("SELECT count(*) FROM cogni_billing.wallets WHERE tenant_id <> :alice"),
+        ("GRANT SELECT ON cogni_billing.wallets TO app_user", floor("wallets")),
     ),
     "read the keys of signed contexts": Attack(
-        asked("SELECT count(*) FROM cogni_billing.context_keys"),
-        (
-            "GRANT SELECT ON cogni_billing.context_keys TO app_user",
-            "CREATE POLICY mistake ON cogni_billing.context_keys USING (true)",
-        ),
-        before="INSERT INTO cogni_billing.context_keys SELECT repeat('0', 16), block, block"
-        " FROM decode(repeat('00', 64), 'hex') AS block",
+        gains("SELECT count(*) FROM cogni_billing.context_keys"),
+        ("GRANT SELECT ON cogni_billing.context_keys TO app_user", floor("context_keys")),
+        before=(SIGNED,),
     ),
-    # Being somebody else -------------------------------------------------------------------
-    "become the service role": Attack(
-        done("SET LOCAL ROLE app_service"),
-        ("GRANT app_service TO app_user",),
+    "set a balance": Attack(
+        gains("UPDATE cogni_billing.wallets SET posted = posted + 5"),
+        ("GRANT SELECT, UPDATE ON cogni_billing.wallets TO app_user", floor("wallets")),
+    ),
+    "lock every other session out": Attack(
+        gains("LOCK TABLE cogni_billing.arrivals IN SHARE MODE; SELECT 1"),
+        ("GRANT UPDATE ON cogni_billing.arrivals TO app_user",),
     ),
     "become the keeper": Attack(
-        done("SET LOCAL ROLE cogni_billing_keeper"),
-        ("GRANT cogni_billing_keeper TO app_user",),
+        gains(f"SET LOCAL ROLE {KEEPER}; SELECT 1"), (f"GRANT {KEEPER} TO app_user",)
     ),
-    "act for somebody as the keeper does": Attack(
-        done("SELECT cogni_billing.act_for(:bob)"),
-        ("GRANT EXECUTE ON FUNCTION cogni_billing.act_for TO app_user",),
-    ),
-    "write in another tenant's name": Attack(
-        done(LEG.format(origin="bob", transaction="gen_random_uuid()")),
-        ("DROP POLICY postings_write_floor ON cogni_billing.postings", NO_MATCH),
-    ),
-    # Lending the keeper's rights -----------------------------------------------------------
-    "keep a row of one's own as the keeper": Attack(
-        asked(
-            "INSERT INTO pg_temp.forged (tenant_id, account_id, origin_tenant_id, transaction_id,"
-            " sequence, kind, unit, amount, occurred_at)"
-            " VALUES (:alice, :alice, :alice, gen_random_uuid(), 1, 'purchase', 'CREDIT', 5,"
-            " now());"
-            f"SELECT posted > {BOUGHT} FROM cogni_billing.wallets"
-        ),
-        (
-            "CREATE TRIGGER forged BEFORE INSERT ON pg_temp.forged FOR EACH ROW"
-            " EXECUTE FUNCTION cogni_billing.keep_wallet()",
-        ),
-        before="CREATE TEMP TABLE forged (LIKE cogni_billing.postings INCLUDING DEFAULTS);"
-        " ALTER TABLE pg_temp.forged ALTER position DROP NOT NULL;"
-        " GRANT INSERT ON pg_temp.forged TO app_user",
-    ),
-    "attach the keeper's trigger to a table of one's own": Attack(
-        done(
-            "CREATE TEMP TABLE forged (LIKE cogni_billing.postings);"
-            "CREATE TRIGGER forged BEFORE INSERT ON pg_temp.forged FOR EACH ROW"
-            " EXECUTE FUNCTION cogni_billing.keep_wallet()"
-        ),
-        ("GRANT EXECUTE ON FUNCTION cogni_billing.keep_wallet TO app_user",),
-    ),
-    # Writing what the database computes ----------------------------------------------------
-    "set a balance": Attack(
-        asked("UPDATE cogni_billing.wallets SET posted = posted + 5 RETURNING posted"),
-        ("GRANT UPDATE (posted) ON cogni_billing.wallets TO app_user",),
-    ),
-    "lock everybody out": Attack(
-        done("LOCK TABLE cogni_billing.postings IN SHARE MODE"),
-        ("GRANT UPDATE ON cogni_billing.postings TO app_user",),
-    ),
-    "suspend the triggers": Attack(
-        done("SET LOCAL session_replication_role = replica"),
-        ("GRANT SET ON PARAMETER session_replication_role TO app_user",),
-    ),
-    "hang a trigger on the ledger": Attack(
-        done(
-            "CREATE TRIGGER quiet BEFORE INSERT ON cogni_billing.payments FOR EACH ROW"
-            " EXECUTE FUNCTION suppress_redundant_updates_trigger()"
-        ),
-        ("GRANT TRIGGER ON cogni_billing.payments TO app_user",),
-    ),
-    "rewrite what others insert": Attack(
-        done("CREATE RULE quiet AS ON INSERT TO cogni_billing.payments DO INSTEAD NOTHING"),
-        ("ALTER TABLE cogni_billing.payments OWNER TO app_user",),
-    ),
-    "put a function beside the library's": Attack(
-        done(
-            "CREATE FUNCTION cogni_billing.account_of(text) RETURNS uuid LANGUAGE sql"
-            " AS 'SELECT NULL::uuid'"
-        ),
-        ("GRANT CREATE ON SCHEMA cogni_billing TO app_user",),
-    ),
-    # Editing history -----------------------------------------------------------------------
-    "change a transaction": Attack(
-        asked("UPDATE cogni_billing.transactions SET amount = amount + 5 RETURNING amount"),
-        EDITABLE,
-    ),
-    "change it on a conflict": Attack(
-        asked(
-            "INSERT INTO cogni_billing.accounts (tenant_id, id, opened_at)"
-            " VALUES (:alice, :alice, now())"
-            " ON CONFLICT (tenant_id, id) DO UPDATE SET opened_at = 'epoch' RETURNING 1"
-        ),
-        (
-            "GRANT UPDATE ON cogni_billing.accounts TO app_user",
-            "CREATE POLICY mistake ON cogni_billing.accounts FOR UPDATE USING (true)",
-            "ALTER TABLE cogni_billing.accounts DISABLE TRIGGER append_only",
-        ),
-    ),
-    "change it by merging": Attack(
-        lambda connection: (
-            connection.execute(
-                text(
-                    "MERGE INTO cogni_billing.transactions USING (SELECT) AS one"
-                    f" ON tenant_id = '{ALICE}'"
-                    " WHEN MATCHED THEN UPDATE SET metadata = '{}'"
-                )
-            ).rowcount
-        ),
-        EDITABLE,
-    ),
-    "delete a transaction": Attack(
-        lambda connection: connection.execute(text("DELETE FROM cogni_billing.payments")).rowcount,
-        (
-            "GRANT DELETE ON cogni_billing.payments TO app_user",
-            "CREATE POLICY mistake ON cogni_billing.payments FOR DELETE USING (true)",
-            "ALTER TABLE cogni_billing.payments DISABLE TRIGGER append_only",
-        ),
-    ),
-    "empty a table": Attack(
-        done("TRUNCATE cogni_billing.checkpoints"),
-        (
-            "GRANT TRUNCATE ON cogni_billing.checkpoints TO app_user",
-            "ALTER TABLE cogni_billing.checkpoints DISABLE TRIGGER append_only",
-        ),
-    ),
-    "add to an old transaction": Attack(
-        done(LEG.format(origin="alice", transaction="(SELECT id FROM cogni_billing.transactions)")),
-        (NO_MATCH,),
-    ),
-    "add to somebody else's transaction": Attack(
-        done(
-            LEG.format(origin="alice", transaction=f"CAST('{planned(BOB, number=2).id}' AS uuid)")
-        ),
-        (NO_MATCH,),
-    ),
-    # Unbalancing the books -----------------------------------------------------------------
-    "keep the share": Attack(
-        posted(
-            PURCHASE,
-            TransactionKind.PURCHASE,
-            other_tenants=[SYSTEM_TENANT_ID],
-            other_accounts=[ISSUANCE],
-            other_amounts=[-PURCHASE.amount.value],
-        ),
-        (NO_MATCH,),
-    ),
-    "lower the system account": Attack(
-        posted(
-            PURCHASE,
-            TransactionKind.PURCHASE,
-            amount=PURCHASE.amount.value + SHARED,
-            other_tenants=[SYSTEM_TENANT_ID] * 2,
-            other_accounts=[SYSTEM_ACCOUNT_ID, ISSUANCE],
-            other_amounts=[Decimal(-SHARED), -PURCHASE.amount.value],
-        ),
-        (ANY_POSTING, NO_MATCH),
-    ),
-    "take from another tenant": Attack(
-        posted(
-            PURCHASE,
-            TransactionKind.PURCHASE,
-            amount=PURCHASE.amount.value + 5,
-            other_tenants=[BOB, SYSTEM_TENANT_ID],
-            other_accounts=[BOB, ISSUANCE],
-            other_amounts=[Decimal(-5), -PURCHASE.amount.value],
-        ),
-        (ANY_POSTING, NO_MATCH),
-    ),
-    "share what is no number": Attack(
-        posted(
-            PURCHASE,
-            TransactionKind.PURCHASE,
-            shares=[Decimal("NaN")],
-            other_amounts=[Decimal("NaN"), Decimal("NaN")],
-        ),
-        (
-            "ALTER TABLE cogni_billing.postings DROP CONSTRAINT postings_amount_whole_and_bounded;"
-            " ALTER POLICY postings_insert_issuance ON cogni_billing.postings WITH CHECK (true)",
-            NO_MATCH + ";" + ANY_POSTING,
-        ),
-    ),
-    "post half a transaction": Attack(
-        done(
-            "INSERT INTO cogni_billing.transactions (tenant_id, id, kind, reference, unit, amount,"
-            " beneficiaries, shares, request, policy, metadata, occurred_at)"
-            " VALUES (:alice, gen_random_uuid(), 'charge', 'run-9', 'CREDIT', -5,"
-            " '{}', '{}', '{}', '{}', '{}', now())"
-        ),
-        (NO_COMPANY,),
-    ),
-    "make a payload without end": Attack(
-        posted(PURCHASE, TransactionKind.PURCHASE, metadata='{"a":"%s"}' % ("x" * 2**20)),
-        (
-            "ALTER TABLE cogni_billing.transactions"
-            " DROP CONSTRAINT transactions_metadata_small_object",
-        ),
-    ),
-    # Minting -------------------------------------------------------------------------------
-    "squat a payment": Attack(
-        done(
-            "INSERT INTO cogni_billing.payments (payment, tenant_id)"
-            " VALUES ('stripe:everybodys', :alice); SET CONSTRAINTS ALL IMMEDIATE"
-        ),
-        ("ALTER TABLE cogni_billing.payments DROP CONSTRAINT payments_have_their_purchase",),
-    ),
-    "be credited for another tenant's payment": Attack(
-        posted(planned(payment=BOBS, number=91), TransactionKind.EXPIRY),
-        (NO_COMPANY,),
-    ),
-    "confirm a purchase as the spender": Attack(
-        posted(PURCHASE, TransactionKind.PURCHASE),
-        ("GRANT INSERT ON cogni_billing.payments TO app_spender",),
+    # EXECUTE --------------------------------------------------------------------------------
+    "mint as the spender": Attack(
+        calls("mint", ALICE, VALID["mint"]),
+        ("GRANT EXECUTE ON FUNCTION cogni_billing.mint TO app_spender",),
         role="app_spender",
     ),
-    "confirm it without a claim": Attack(
-        posted(PURCHASE, TransactionKind.EXPIRY),
-        (NO_COMPANY,),
+    "mint through the spender's function": Attack(
+        calls("spend", ALICE, lambda ids: [grant(ids)]),
+        (Broken("spend", "'charge'", "'grant', 'charge'"),),
         role="app_spender",
     ),
-    "grant as the spender": Attack(
-        posted(grant(), TransactionKind.GRANT),
-        ("GRANT INSERT ON cogni_billing.grants TO app_spender",),
-        role="app_spender",
-    ),
-    "grant without terms": Attack(
-        posted(grant(), TransactionKind.EXPIRY),
-        (NO_COMPANY,),
-        role="app_spender",
-    ),
-    "charge less than nothing": Attack(
-        posted(
-            PURCHASE,
-            TransactionKind.EXPIRY,
-            kind="charge",
-            beneficiaries=[],
-            shares=[],
-            other_tenants=[SYSTEM_TENANT_ID],
-            other_accounts=[UUID("00000000-0000-4000-b000-000000000002")],
-            other_amounts=[-PURCHASE.amount.value],
-        ),
-        (
-            "ALTER TABLE cogni_billing.transactions DROP CONSTRAINT transactions_raise_or_lower",
-            ANY_POSTING,
-        ),
-        role="app_spender",
-    ),
-    # Taking back ---------------------------------------------------------------------------
     "refund as the user": Attack(
-        posted(refund(), TransactionKind.REFUND),
+        calls("reverse", ALICE, lambda ids: [refund(ids)]),
+        ("GRANT EXECUTE ON FUNCTION cogni_billing.reverse TO app_user",),
+    ),
+    "read what another tenant has": Attack(
+        calls("lock", ALICE, lambda ids: {"tenants": [BOB], "at": ids.now}),
+        ("GRANT EXECUTE ON FUNCTION cogni_billing.lock TO app_user",),
+    ),
+    "call the function behind a door": Attack(
+        lambda connection, known: call(connection, "_find", BOB, {"id": str(known[BOB].purchase)})[
+            "stored"
+        ],
         (
-            "GRANT INSERT ON cogni_billing.transactions TO app_user",
-            "ALTER POLICY postings_insert_clawback ON cogni_billing.postings TO PUBLIC;"
-            "ALTER POLICY postings_insert_unissued ON cogni_billing.postings TO PUBLIC",
+            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cogni_billing TO app_user",
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA cogni_billing TO app_user; {ALL_FLOORS}",
         ),
     ),
-    "set another tenant's credits aside": Attack(
-        done(
-            "SELECT cogni_billing.set_aside("
-            ":bob, gen_random_uuid(), gen_random_uuid(), 'CREDIT', 5, now())"
+    # Floors, append-only and FORCE, for whoever has the keeper's or the owner's rights --------
+    **{
+        name: attack
+        for table in blueprint.OWN_TABLES
+        for name, attack in (*on_others(table), *on_history(table))
+    },
+    **dict(on_others("arrivals", "origin_id")),
+    **dict(on_others("checkpoints", "account_id")),
+    **{name: attack for table in COLUMNS for name, attack in on_history(table)},
+    "read every row as the owner of the tables": Attack(
+        gains("SELECT count(*) FROM cogni_billing.wallets"),
+        ("ALTER TABLE cogni_billing.wallets NO FORCE ROW LEVEL SECURITY",),
+        role="app_migrator",
+    ),
+    # Functions with a mistake: a floor stands behind each -----------------------------------
+    "find another tenant's transaction by its id": Attack(
+        lambda connection, known: ask(connection, "find", ALICE, {"id": str(known[BOB].purchase)})[
+            "stored"
+        ],
+        (Broken("_find", "tenant_id = me AND id", "id"), floor("transactions")),
+    ),
+    "read another tenant's arrivals": Attack(
+        lambda connection, _: sum(
+            line["reference"] is None and line["kind"] == "charge"
+            for line in ask(connection, "lines", ALICE, {"size": 50})["lines"]
         ),
-        ("GRANT EXECUTE ON FUNCTION cogni_billing.set_aside TO app_user",),
+        (Broken("_lines", "account_id = cogni_billing.account_of(me)", "true"), floor("arrivals")),
     ),
-    "tell what another tenant has": Attack(
-        done("SELECT cogni_billing.lock_earned(:bob, 'CREDIT', now())"),
-        ("GRANT EXECUTE ON FUNCTION cogni_billing.lock_earned TO app_user",),
+    "read another tenant's balance": Attack(
+        lambda connection, _: (
+            ask(connection, "balance", FRESH, {"now": "2027-01-01"})["outcome"] == "done"
+        ),
+        (
+            Broken(
+                "_balance", "wallets WHERE tenant_id = me", f"wallets WHERE tenant_id = '{BOB}'"
+            ),
+            floor("wallets"),
+        ),
     ),
+    "spend another tenant's credits": Attack(
+        calls("spend", ALICE, lambda ids: [charge(ids)]),
+        (ALL_FLOORS,),
+        before=(Broken("act", "RETURN tenant", f"RETURN '{BOB}'"),),
+    ),
+    # Zero-sum -------------------------------------------------------------------------------
+    "issue less than is credited": Attack(
+        swindle(),
+        (NO_SUM,),
+        before=(Broken("record", "- transactions.amount", "- transactions.amount + 1"),),
+    ),
+    "pay a share that is no number": Attack(
+        swindle(shares=["NaN"]),
+        (Broken("record", "(abs(share) < 1e40", "(true OR abs(share) < 1e40"), NO_SUM),
+    ),
+    "add legs to a transaction that is recorded": Attack(
+        gains(
+            "INSERT INTO cogni_billing.arrivals (origin_id, transaction_id, sequence, account_id,"
+            " kind, amount, occurred_at) SELECT :alice, id, leg.n, leg.account, kind, leg.amount,"
+            " now() FROM cogni_billing.transactions, (VALUES (8, CAST(:bob AS uuid), 5),"
+            " (9, cogni_billing.contra_of('purchase'), -5)) AS leg (n, account, amount)"
+            " WHERE kind = 'purchase'"
+        ),
+        (NO_SUM,),
+        role=KEEPER,
+    ),
+    "take from the shortfall account as the spender": Attack(
+        ends_in(
+            calls("spend", ALICE, lambda ids: [charge(ids, absorbed=5)]),
+            rows_with(str(SHORTFALL), "arrivals"),
+        ),
+        (Broken("record", "'transactions_fit_their_kind'", "NULL"),),
+        role="app_spender",
+    ),
+    "keep a claim without its purchase": Attack(
+        ends_in(
+            calls(
+                "mint",
+                FRESH,
+                lambda ids: [purchase(ids, reference="all-mine", expires_at="2020-01-01")],
+            ),
+            rows_with("all-mine", "claims"),
+        ),
+        (Broken("record", "'transactions_fit_their_kind'", "NULL"),),
+    ),
+    # Moments --------------------------------------------------------------------------------
+    "spend at an earlier moment": Attack(
+        calls("spend", ALICE, lambda ids: [charge(ids, at="2020-01-01")]),
+        (Broken("is_near", "RETURN ", "RETURN true OR "),),
+        before=(REAL_CLOCK,),
+    ),
+    "spend late, at the moment that a statement began": Attack(
+        gains(
+            "SELECT cogni_billing.spend(:alice, NULL, json_build_array(json_build_object('kind',"
+            " 'charge', 'id', gen_random_uuid(), 'reference', 'late', 'amount', -1, 'metadata',"
+            " '{}', 'at', statement_timestamp() - interval '299.9 s'))) FROM pg_sleep(0.2)"
+        ),
+        (Broken("is_near", "clock_timestamp()", "statement_timestamp()"),),
+        before=(REAL_CLOCK,),
+    ),
+    # Signed contexts ------------------------------------------------------------------------
+    "act for another tenant without a proof": Attack(
+        calls("balance", BOB, lambda ids: {"now": ids.now}),
+        (Broken("act", "IF NOT proved", "IF false"),),
+        before=(SIGNED,),
+    ),
+    "act for another tenant with the id of a key": Attack(
+        lambda connection, _: call(connection, "account", BOB, "0" * 16, {}),
+        (Broken("act", "END, false))", "END))"),),
+        before=(SIGNED,),
+    ),
+    # What was left on a connection ----------------------------------------------------------
+    **{
+        f"have {name} stay {value}": Attack(
+            left(name),
+            (Broken("act", f"current_setting('{name}')", "''"),),
+            before=(f"SET LOCAL {name} = {value}",),
+        )
+        for name, value in {"synchronous_commit": "off", "debug_print_plan": "on"}.items()
+    },
 }
 
-# With these first on its path a function means what the attacker says, as whoever it runs as.
-OWN_OPERATORS = f"{OWN_SCHEMA}; GRANT USAGE ON SCHEMA evil TO PUBLIC;" + ";".join(
-    f"""
-    CREATE FUNCTION evil.mine({kind}, {kind}) RETURNS boolean LANGUAGE plpgsql AS $$
-        BEGIN
-            RAISE EXCEPTION 'called as %', current_user;
-        END
-    $$;
-    """
-    + ";".join(
-        f"CREATE OPERATOR evil.{name} (FUNCTION = evil.mine, LEFTARG = {kind}, RIGHTARG = {kind})"
-        for name in ("=", "<=", ">", "<", ">=", "<>")
-    )
-    for kind in ("numeric", "uuid", "text", "timestamptz")
+# With these first on a function's path it means what the attacker says, as whoever it runs as.
+SAYS_WHO: Final = "LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''called as %'', current_user; END'"
+OWN_OPERATORS: Final = ";".join(
+    [
+        "CREATE SCHEMA evil AUTHORIZATION app_user; GRANT USAGE ON SCHEMA evil TO PUBLIC",
+        f"CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text {SAYS_WHO}",
+        f"CREATE FUNCTION evil.string_to_array(text, text) RETURNS text[] {SAYS_WHO}",
+        *(
+            f"CREATE FUNCTION evil.mine({kind}, {kind}) RETURNS boolean {SAYS_WHO};"
+            f"CREATE OPERATOR evil.{name} (FUNCTION = evil.mine, LEFTARG = {kind},"
+            f" RIGHTARG = {kind})"
+            for kind, name in (("uuid", "="), ("text", "="), ("numeric", ">"), ("bigint", "="))
+        ),
+    ]
 )
-UNPINNED = """
-    DO $$
-    DECLARE called oid;
-    BEGIN
-        FOR called IN
-            SELECT oid FROM pg_proc
-            WHERE pronamespace = 'cogni_billing'::regnamespace AND proconfig IS NOT NULL
-        LOOP
-            EXECUTE format('ALTER FUNCTION %s RESET search_path', called::regprocedure);
-        END LOOP;
-    END
-    $$
-"""
 
 
-def hijacking(statement: str) -> Callable[[Connection], object]:
+def hijacking(function: str) -> Attempt:
     """An attempt that gains when something of the attacker's is called as the keeper."""
 
-    def attempt(connection: Connection) -> bool:
+    def attempt(connection: Connection, known: dict[TenantId, Ids]) -> bool:
         connection.execute(text("SET LOCAL search_path = evil, pg_catalog"))
         try:
-            connection.execute(text(statement), NAMES)
+            ask(connection, function, ALICE, VALID[function](known[ALICE]))
         except DBAPIError as error:
-            return "called as cogni_billing_keeper" in str(error)
+            return f"called as {KEEPER}" in str(error)
         return False
 
     return attempt
 
 
+def role_of(function: str) -> str:
+    """A role that may call *function*."""
+    return NAMES["user" if ("user", function) in CALLERS else "service"]
+
+
 ATTACKS |= {
-    f"lend other operators to {name}": Attack(
-        hijacking(statement), (UNPINNED,), before=OWN_OPERATORS
+    f"lend other operators to {function}": Attack(
+        hijacking(function),
+        (f"ALTER FUNCTION cogni_billing.{function} RESET search_path",),
+        role_of(function),
+        (OWN_OPERATORS,),
     )
-    for name, statement in {
-        "settle_wallet": "SELECT cogni_billing.settle_wallet('CREDIT', now())",
-        "release_hold": "SELECT cogni_billing.release_hold(id, unit, now())"
-        " FROM cogni_billing.holds WHERE kind OPERATOR(pg_catalog.=) 'work'",
-        "keep_hold": "INSERT INTO cogni_billing.holds (tenant_id, id, account_id, reference, unit,"
-        " amount, opened_at, ends_at, request, metadata) VALUES (:alice, gen_random_uuid(), :alice,"
-        " 'run-9', 'CREDIT', 5, now(), '9998-01-01', '{}', '{}')",
-        "begin_check": "SELECT cogni_billing.begin_check(id, now(), '0')"
-        " FROM cogni_billing.payment_attempts",
-        "keep_attempt": "INSERT INTO cogni_billing.payment_attempt_events (tenant_id, attempt_id,"
-        " from_state, state, at, failure, found) SELECT tenant_id, id, state, 'FAILED', now(),"
-        " 'TX_REVERTED', '{}' FROM cogni_billing.payment_attempts",
-    }.items()
+    for function in VALID
 }
 
 
 @pytest.fixture(scope="module")
-def kept(shared: Database) -> Database:
-    """Alice and Bob have bought; Alice has a hold and a pending attempt, Bob a dispute."""
+def known(shared: Database) -> Iterator[dict[TenantId, Ids]]:
     reset(shared.migrator)
-    unit_of_work = PostgresUnitOfWork(shared.user, service=shared.service)
-    unit_of_work.run(
-        ALICE, lambda scope: scope.ledger.post(planned(payment=PAYMENT, amount="1.00"))
-    )
-    unit_of_work.run(
-        BOB, lambda scope: scope.ledger.post(planned(BOB, payment=BOBS, amount="1.00", number=2))
-    )
-    Billing(unit_of_work).hold(ALICE, credits(7), reference="run-1")
-    Billing(unit_of_work).open_dispute(BOB, payment=BOBS, reference="dp_1")
-    attempts = PaymentAttempts(unit_of_work, verifier=FakeVerifier(), destinations=CARD)
-    intent = attempts.create_intent(ALICE, usd("2.00"))
-    attempts.submit(ALICE, intent.attempt_id, "stripe:attempted")
-    return shared
+    yield prepared(shared)
+    reset(shared.migrator)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 class TestAttacks:
-    def test_it_fails(self, kept: Database, name: str) -> None:
+    def test_attack_fails_as_the_database_is(
+        self, shared: Database, known: dict[TenantId, Ids], name: str
+    ) -> None:
         attack = ATTACKS[name]
-        with undone(kept, attack) as connection:
-            assert not gained(connection, attack)
+        with attacking(shared, attack) as connection:
+            assert not gained(connection, known, attack)
 
-    def test_it_would_work_without_what_stands_in_its_way(self, kept: Database, name: str) -> None:
+    def test_attack_succeeds_without_its_walls(
+        self, shared: Database, known: dict[TenantId, Ids], name: str
+    ) -> None:
         attack = ATTACKS[name]
-        with undone(kept, attack, *attack.walls) as connection:
-            assert gained(connection, attack)
+        with attacking(shared, attack, *attack.walls) as connection:
+            assert attack.attempt(connection, known)
 
-    def test_each_of_what_does_holds_by_itself(self, kept: Database, name: str) -> None:
+    def test_each_wall_stops_the_attack_alone(
+        self, shared: Database, known: dict[TenantId, Ids], name: str
+    ) -> None:
         attack = ATTACKS[name]
-        for left in attack.walls:
-            removed = [wall for wall in attack.walls if wall != left]
-            with undone(kept, attack, *removed) as connection:
-                assert not gained(connection, attack), left
+        for wall in attack.walls:
+            removed = [other for other in attack.walls if other != wall]
+            with attacking(shared, attack, *removed) as connection:
+                assert not gained(connection, known, attack), wall
 
 
 @contextmanager
-def undone(database: Database, attack: Attack, *removed: str) -> Iterator[Connection]:
-    """Alice's connection, after the walls *removed* are down; afterwards all is as before."""
+def attacking(database: Database, attack: Attack, *removed: Wall) -> Iterator[Connection]:
+    """The attacker's connection, after walls are taken down. Afterwards all is undone."""
     with database.admin.connect() as connection:
-        for statement in (attack.before, *removed):
-            connection.execute(text(statement))
-        connection.execute(text(f"SET LOCAL SESSION AUTHORIZATION {attack.role}"))
-        set_tenant(connection, ALICE)
+        for wall in (*attack.before, *removed):
+            take_down(connection, wall)
+        become(connection, attack.role)
+        setting = text("SELECT set_config('app.current_user_id', :tenant, true)")
+        connection.execute(setting, {"tenant": str(ALICE)})
         yield connection
         connection.rollback()
 
 
-def set_tenant(connection: Connection, tenant: TenantId) -> None:
-    connection.execute(
-        text("SELECT set_config('app.current_user_id', :tenant, true)"), {"tenant": str(tenant)}
-    )
+def take_down(connection: Connection, wall: Wall) -> None:
+    if isinstance(wall, Broken):
+        wall.take_down(connection)
+    else:
+        run(connection, wall)
 
 
-def gained(connection: Connection, attack: Attack) -> object:
+def gained(connection: Connection, known: dict[TenantId, Ids], attack: Attack) -> object:
     try:
-        return attack.attempt(connection)
+        return attack.attempt(connection, known)
     except DBAPIError:
         return None
 
 
-def test_every_function_that_runs_as_the_keeper_has_a_path_of_its_own(kept: Database) -> None:
-    with kept.admin.connect() as connection:
+MISTAKES: dict[str, tuple[Broken, Attempt, Rule]] = {
+    "the wallet is not written": (
+        Broken("record", "SET posted = w.posted", "SET posted = posted"),
+        calls("spend", ALICE, lambda ids: [charge(ids)]),
+        Rule.WALLETS_MATCH,
+    ),
+    "a payment is claimed twice": (
+        Broken("record", "'purchase' THEN\n            INSERT", "'none' THEN\n            INSERT"),
+        swindle(reference=payment_of(BOB)),
+        Rule.PURCHASES_CLAIM_THEIR_PAYMENT,
+    ),
+    "more is credited than is paid": (
+        Broken("record", "ceil(m.paid * 10000000) IN", "true OR m.paid IN"),
+        swindle(amount=100_001),
+        Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+    ),
+    "a hold sets nothing aside": (
+        Broken("_hold", "w.held := w.held + m.amount", "w.held := w.held"),
+        calls("hold", ALICE, hold),
+        Rule.HOLDS_ARE_COUNTED,
+    ),
+    "a capture leaves its hold open": (
+        Broken("end_hold", "SET state = ending", "SET state = state"),
+        calls("spend", ALICE, lambda ids: [capture(ids)]),
+        Rule.CAPTURES_MATCH_THEIR_HOLD,
+    ),
+    "a grant is drawn and not taken": (
+        Broken("draw_grants", "SET taken = taken + part", "SET taken = taken"),
+        calls("spend", ALICE, lambda ids: [charge(ids)]),
+        Rule.GRANTS_ADD_UP,
+    ),
+    "a refund follows none": (
+        Broken("record", "m.returned_total - m.returned = (", "m.returned IS NOT NULL OR 0 = ("),
+        calls("reverse", ALICE, lambda ids: [refund(ids, returned_total="0.50")]),
+        Rule.RETURNS_FOLLOW_ONE_ANOTHER,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_verify_finds_the_record_of_a_function_with_a_mistake(
+    shared: Database, known: dict[TenantId, Ids], name: str
+) -> None:
+    mistake, attempt, rule = MISTAKES[name]
+    with shared.admin.connect() as connection:
+        sound = {each.rule for each in verification(connection, 10).violations}
+        mistake.take_down(connection)
+        become(connection, "app_service" if "refund" in name else "app_user")
+        assert attempt(connection, known)
+        connection.execute(text("RESET SESSION AUTHORIZATION"))
+        found = {each.rule for each in verification(connection, 10).violations} - sound
+        connection.rollback()
+
+    assert rule in found
+
+
+def test_every_function_that_runs_as_the_keeper_has_a_pinned_path(shared: Database) -> None:
+    with shared.admin.connect() as connection:
         loose = connection.scalars(
             text("""
                 SELECT proname FROM pg_proc
@@ -603,31 +552,3 @@ def test_every_function_that_runs_as_the_keeper_has_a_path_of_its_own(kept: Data
         ).all()
 
     assert loose == []
-
-
-@pytest.mark.parametrize(
-    ("role", "lost"),
-    [
-        ("app_user", set()),
-        ("app_spender", set()),
-        (
-            "app_service",
-            {f"postings_insert_{name}" for name in ("clawback", "shortfall", "unissued")},
-        ),
-    ],
-)
-def test_a_role_that_drops_all_it_has_widens_nothing(
-    kept: Database, role: str, lost: set[str]
-) -> None:
-    """PostgreSQL before 15.20 was seen to delete and to widen policies that name such a role. Ours
-    are for everybody, or for what only that role may do.
-    """
-    policies = text("SELECT * FROM pg_policies WHERE schemaname = 'cogni_billing'")
-    with kept.admin.connect() as connection:
-        before = {row.policyname: tuple(row) for row in connection.execute(policies)}
-        connection.execute(text(f"SET LOCAL SESSION AUTHORIZATION {role}"))
-        connection.execute(text(f"DROP OWNED BY {role}"))
-        after = {row.policyname: tuple(row) for row in connection.execute(policies)}
-
-    assert set(before) - set(after) == lost
-    assert all(before[name] == policy for name, policy in after.items())

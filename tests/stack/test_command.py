@@ -155,14 +155,14 @@ def test_an_operator_installs_and_examines_a_database(run: Run, empty_database: 
     assert "run migrate as the migrator" in before.stdout
     assert migrated.stdout == "migrated to head\n"
     assert after.returncode == 0
-    assert after.stdout.count("│ ok ") == 16
+    assert after.stdout.count("│ ok ") == 15
 
 
 def test_a_machine_reads_what_doctor_finds(run: Run, own_database: Database) -> None:
     url = own_database.sandbox.url("app_spender")
     sound = run("doctor", "--json", url=url)
     with own_database.admin.begin() as connection:
-        connection.execute(text("GRANT DELETE ON cogni_billing.postings TO app_user"))
+        connection.execute(text("GRANT DELETE ON cogni_billing.arrivals TO app_user"))
     broken = run("doctor", "--json", url=url)
     nowhere = run("doctor", "--json", url="postgresql://app_user@127.0.0.1:1/none")
 
@@ -174,8 +174,8 @@ def test_a_machine_reads_what_doctor_finds(run: Run, own_database: Database) -> 
         "ok": False,
         "findings": [
             {
-                "problem": '"app_user" has DELETE ON cogni_billing.postings',
-                "remedy": 'REVOKE DELETE ON cogni_billing.postings FROM "app_user"',
+                "problem": '"app_user" has DELETE ON cogni_billing.arrivals',
+                "remedy": 'REVOKE DELETE ON cogni_billing.arrivals FROM "app_user"',
             }
         ],
     }

@@ -45,8 +45,7 @@ from stack.conftest import Database
 from stack.killable import Killable, killable
 
 FALSIFY = text("""
-    UPDATE cogni_billing.postings SET amount = amount + 1
-    WHERE transaction_id = :id AND sequence = 1
+    UPDATE cogni_billing.transactions SET amount = amount + 1 WHERE id = :id
 """)
 SINGLE: dict[str, Any] = {
     "pool_size": 1,

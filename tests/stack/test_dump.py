@@ -1,34 +1,33 @@
-"""A dump carries the ledger and everything that guards it to another database."""
+"""A dump carries the rows of the ledger to another database, where everything guards them again."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, text
+from sqlalchemy import URL, Engine, text
 
-from cogni_billing import Billing, InsufficientCredits, credits, usd
-from cogni_billing.adapters.postgres import PostgresUnitOfWork, doctor
+from cogni_billing import (
+    Billing,
+    InsufficientCredits,
+    InvalidInput,
+    PrivilegeRequired,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, doctor, reset, restore
 from cogni_billing.adapters.postgres.embedded.server import bundled_binaries
+from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Clone, Database, opened
 
-DIGEST = text("""
-    SELECT md5(string_agg(line, E'\\n' ORDER BY line))
-    FROM (
-        SELECT 't ' || transactions::text AS line FROM cogni_billing.transactions
-        UNION ALL SELECT 'p ' || postings::text FROM cogni_billing.postings
-        UNION ALL SELECT 'w ' || wallets::text FROM cogni_billing.wallets
-        UNION ALL SELECT 'h ' || holds::text FROM cogni_billing.holds
-        UNION ALL SELECT 'g ' || grants::text FROM cogni_billing.grants
-        UNION ALL SELECT 'd ' || disputes::text FROM cogni_billing.disputes
-        UNION ALL SELECT 'c ' || checkpoints::text FROM cogni_billing.checkpoints
-        UNION ALL SELECT 'a ' || accounts::text FROM cogni_billing.accounts
-        UNION ALL SELECT 'y ' || payments::text FROM cogni_billing.payments
-    ) AS lines
-""")
+ROWS_ALONE = (
+    *("--data-only", "--enable-row-security"),
+    *("-n", "cogni_billing", "-T", "cogni_billing.context_keys"),
+)
 
 
 def binaries() -> Path:
@@ -37,10 +36,10 @@ def binaries() -> Path:
     return Path(given) if given else bundled_binaries()
 
 
-def ran(program: str, url: URL, *arguments: str, given: str | None = None) -> str:
+def ran(program: Path, url: URL, *arguments: str, given: str | None = None) -> str:
     libpq = url.set(drivername="postgresql").render_as_string(hide_password=False)
     return subprocess.run(
-        [binaries() / program, "-d", libpq, *arguments],
+        [program, "-d", libpq, *arguments],
         input=given,
         capture_output=True,
         text=True,
@@ -48,32 +47,121 @@ def ran(program: str, url: URL, *arguments: str, given: str | None = None) -> st
     ).stdout
 
 
-def test_a_restored_ledger_is_the_same_and_as_well_guarded(
-    database: Database, empty_database: Clone
-) -> None:
-    billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
+def digests(service: Engine) -> dict[str, str]:
+    """A digest of the rows of each table, as the service role reads them."""
+    with service.connect() as connection:
+        return {
+            table: connection.scalar(
+                text(
+                    "SELECT md5(string_agg(line::text, ',' ORDER BY line::text))"
+                    f" FROM cogni_billing.{table} AS line"
+                )
+            )
+            for table in LEDGER
+        }
+
+
+def lived(billing: Billing) -> None:
     for tenant in (ALICE, BOB):
         billing.confirm_purchase(tenant, usd("1.00"), payment=f"stripe:{tenant}")
         billing.grant(tenant, credits(7), source="promo:a", reference="g1")
         billing.hold(tenant, credits(3), reference="h1")
-        billing.charge(tenant, credits(5), reference="c1")
+        billing.charge(tenant, credits(5), reference="c1", metadata={"note": "a\tb\\ é\n"})
     billing.refund(ALICE, payment=f"stripe:{ALICE}", amount=usd("0.10"), reference="r1")
     billing.open_dispute(BOB, payment=f"stripe:{BOB}", amount=usd("0.20"), reference="d1")
     billing.fold()
+    billing.confirm_purchase(ALICE, usd("2.00"), payment="stripe:2")
 
-    dumped = ran("pg_dump", database.sandbox.administrator)
+
+def assert_carried_over(before: Database, restored: Database) -> None:
+    """The restored ledger has the same rows, is as well guarded, and goes on."""
+    billing = Billing(PostgresUnitOfWork(before.user, service=before.service))
+    again = Billing(PostgresUnitOfWork(restored.user, service=restored.service))
+    assert digests(restored.service) == digests(before.service)
+    assert doctor(restored.user).findings == ()
+    assert again.verify().ok
+    assert again.statement(ALICE) == billing.statement(ALICE)
+    with pytest.raises(InsufficientCredits):
+        again.charge(ALICE, credits(10**9), reference="c2")
+    again.charge(ALICE, credits(1), reference="c3")
+    again.confirm_purchase(BOB, usd("3.00"), payment="stripe:3")
+    again.fold()
+    assert again.verify().ok
+
+
+@pytest.fixture
+def ledger(database: Database) -> Database:
+    lived(Billing(PostgresUnitOfWork(database.user, service=database.service)))
+    return database
+
+
+@pytest.fixture
+def dumped(ledger: Database) -> str:
+    service = ledger.sandbox.role("app_service")
+    return ran(binaries() / "pg_dump", service, *ROWS_ALONE)
+
+
+def test_a_whole_dump_restored_by_a_superuser_is_the_same_and_as_well_guarded(
+    ledger: Database, empty_database: Clone
+) -> None:
+    whole = ran(binaries() / "pg_dump", ledger.sandbox.administrator)
     # A newer pg_dump sets what an older server does not know.
-    restorable = dumped.replace("SET transaction_timeout = 0;\n", "")
-    ran("psql", empty_database.administrator, "-Xqv", "ON_ERROR_STOP=1", given=restorable)
+    restorable = whole.replace("SET transaction_timeout = 0;\n", "")
+    psql = binaries() / "psql"
+    ran(psql, empty_database.administrator, "-Xqv", "ON_ERROR_STOP=1", given=restorable)
 
     with opened(empty_database) as restored:
-        again = Billing(PostgresUnitOfWork(restored.user, service=restored.service))
-        with database.admin.connect() as before, restored.admin.connect() as after:
-            assert after.scalar(DIGEST) == before.scalar(DIGEST)
-        assert doctor(restored.user).findings == ()
-        assert again.verify().ok
-        assert again.statement(ALICE) == billing.statement(ALICE)
-        with pytest.raises(InsufficientCredits):
-            again.charge(ALICE, credits(10**9), reference="c2")
-        again.charge(ALICE, credits(1), reference="c3")
-        assert again.verify().ok
+        assert_carried_over(ledger, restored)
+
+
+def test_rows_dumped_by_the_service_role_are_restored_by_the_migrator(
+    ledger: Database, dumped: str, own_database: Database
+) -> None:
+    rows = restore(own_database.migrator, dumped.splitlines(keepends=True))
+
+    copied = re.findall(r"^COPY [^\n]+ FROM stdin;\n(.*?)^\\\.\n", dumped, re.MULTILINE | re.DOTALL)
+    assert rows == "".join(copied).count("\n")
+    assert_carried_over(ledger, own_database)
+
+
+@pytest.mark.parametrize(
+    ("removed", "added", "told"),
+    [
+        (r"^-- PostgreSQL database dump complete$", "", "one without -- PostgreSQL"),
+        (r"^COPY cogni_billing.wallets .*?^\\\.$", "", "one without wallets"),
+        (r"^SELECT pg_catalog.setval.*?$", "", "one without arrivals_position_seq"),
+        (r"\Z", "DROP TABLE cogni_billing.wallets;\n", "got 'DROP TABLE"),
+        (r"\Z", "COPY public.notes (a) FROM stdin;\nx\n\\.\n", "got 'COPY public.notes"),
+        (r"(?<=FROM stdin;\n).*", "", "one without"),
+    ],
+)
+def test_a_dump_that_is_incomplete_or_holds_more_changes_nothing(
+    dumped: str, own_database: Database, removed: str, added: str, told: str
+) -> None:
+    before = digests(own_database.service)
+    dump = re.sub(removed, lambda _: added, dumped, count=1, flags=re.MULTILINE | re.DOTALL)
+    assert dump != dumped
+
+    with pytest.raises(InvalidInput, match=re.escape(told)):
+        restore(own_database.migrator, dump.splitlines(keepends=True))
+
+    assert digests(own_database.service) == before
+    assert doctor(own_database.user).ok
+
+
+def test_a_ledger_that_has_transactions_is_not_restored_over(ledger: Database, dumped: str) -> None:
+    before = digests(ledger.service)
+
+    with pytest.raises(PrivilegeRequired, match="has transactions"):
+        restore(ledger.migrator, dumped.splitlines(keepends=True))
+
+    assert digests(ledger.service) == before
+    assert doctor(ledger.user).ok
+
+
+def test_only_the_migrator_restores(database: Database, dumped: str) -> None:
+    reset(database.migrator)
+
+    for engine in (database.admin, database.user, database.service):
+        with pytest.raises(PrivilegeRequired):
+            restore(engine, dumped.splitlines(keepends=True))

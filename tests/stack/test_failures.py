@@ -28,7 +28,7 @@ CLASSES: dict[str, type[BillingError]] = {
     "22003": LedgerCorruption,
     "22021": LedgerCorruption,
     "22P02": LedgerCorruption,
-    "22P05": LedgerCorruption,
+    "22P05": LedgerUnavailable,
     "23502": LedgerCorruption,
     "23503": LedgerCorruption,
     "23505": LedgerCorruption,

@@ -1,366 +1,404 @@
-"""Who may do what to which table, for whom: the whole answer, in one table.
+"""Every function for every role and tenant, and every table for every role.
 
-Every cell is tried on the database, with no tenant set, with one that is none, and acting for each
-of two customers and for the system tenant.
-
-    -        refused, whoever is acted for: the role lacks the privilege
-    own      the rows of the tenant that is acted for; without one, none
-    all      every row, or a row of any tenant, whoever is acted for
-    kept     rows on a wallet of the tenant that is acted for alone, other rows of any tenant
-    policy   refused by a policy, whoever is acted for
-    history  refused to everybody, the owner included: history is append-only
-    no RLS   refused: PostgreSQL does not copy into tables under row security
-    yes      granted
-
-REF is the right to refer to the table in a foreign key, TRIG that to hang a trigger on it. The
-roles are those of `Roles`, and `public`: somebody who was granted nothing.
+The expected callers are those of the blueprint. Nothing is expected of tables but refusals.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from uuid import UUID
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
-from cogni_billing import SYSTEM_TENANT_ID, Billing, PaymentAttempts, credits, usd
-from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
-from cogni_billing.testing import FakeVerifier
+from cogni_billing import SYSTEM_ACCOUNT_ID, TenantId
+from cogni_billing.adapters.postgres import reset
+from cogni_billing.adapters.postgres.operations import blueprint
+from cogni_billing.adapters.postgres.schema import function_sources
+from cogni_billing.domain.identity import SYSTEM_ACCOUNTS
 from cogni_billing.testing.base import ALICE, BOB
-from cogni_billing.testing.contracts.attempt_base import CARD
-from stack.attacks import PRIVILEGE
+from stack.attacks import (
+    CALLERS,
+    CHECK,
+    PRIVILEGE,
+    ROLES,
+    SYSTEM,
+    TENANTS,
+    VALID,
+    Ids,
+    arguments,
+    ask,
+    become,
+    call,
+    dump,
+    prepared,
+    refusal,
+    refusal_of,
+    rule_of,
+    undone,
+)
 from stack.conftest import Database
 
-MATRIX = """
-table                  role     SELECT INSERT UPDATE  DELETE  TRUNCATE COPY TO COPY FROM REF TRIG
-accounts               user     own    own    -       -       -        own     no RLS    -   -
-accounts               spender  own    own    -       -       -        own     no RLS    -   -
-accounts               service  all    -      -       -       -        all     -         -   -
-accounts               migrator own    own    history history history  own     no RLS    yes yes
-accounts               keeper   -      own    -       -       -        -       no RLS    -   -
-accounts               public   -      -      -       -       -        -       -         -   -
-checkpoints            user     own    -      -       -       -        own     -         -   -
-checkpoints            spender  own    -      -       -       -        own     -         -   -
-checkpoints            service  all    all    -       -       -        all     all       -   -
-checkpoints            migrator own    policy history history history  own     no RLS    yes yes
-checkpoints            keeper   own    -      -       -       -        own     -         -   -
-checkpoints            public   -      -      -       -       -        -       -         -   -
-context_keys           user     -      -      -       -       -        -       -         -   -
-context_keys           spender  -      -      -       -       -        -       -         -   -
-context_keys           service  -      -      -       -       -        -       -         -   -
-context_keys           migrator all    all    all     all     all      all     no RLS    yes yes
-context_keys           keeper   all    -      -       -       -        all     -         -   -
-context_keys           public   -      -      -       -       -        -       -         -   -
-disputes               user     own    -      -       -       -        own     -         -   -
-disputes               spender  own    -      -       -       -        own     -         -   -
-disputes               service  all    all    -       -       -        all     all       -   -
-disputes               migrator own    own    history history history  own     no RLS    yes yes
-disputes               keeper   -      -      -       -       -        -       -         -   -
-disputes               public   -      -      -       -       -        -       -         -   -
-grants                 user     own    own    -       -       -        own     no RLS    -   -
-grants                 spender  own    -      -       -       -        own     -         -   -
-grants                 service  all    -      -       -       -        all     -         -   -
-grants                 migrator own    own    own     history history  own     no RLS    yes yes
-grants                 keeper   own    -      own     -       -        own     -         -   -
-grants                 public   -      -      -       -       -        -       -         -   -
-holds                  user     own    own    -       -       -        own     no RLS    -   -
-holds                  spender  own    own    -       -       -        own     no RLS    -   -
-holds                  service  all    -      -       -       -        all     -         -   -
-holds                  migrator own    own    own     history history  own     no RLS    yes yes
-holds                  keeper   own    own    own     -       -        own     no RLS    -   -
-holds                  public   -      -      -       -       -        -       -         -   -
-payment_attempt_events user     own    own    -       -       -        own     no RLS    -   -
-payment_attempt_events spender  own    -      -       -       -        own     -         -   -
-payment_attempt_events service  all    -      -       -       -        all     -         -   -
-payment_attempt_events migrator own    own    history history history  own     no RLS    yes yes
-payment_attempt_events keeper   -      -      -       -       -        -       -         -   -
-payment_attempt_events public   -      -      -       -       -        -       -         -   -
-payment_attempts       user     own    own    -       -       -        own     no RLS    -   -
-payment_attempts       spender  own    -      -       -       -        own     -         -   -
-payment_attempts       service  all    -      -       -       -        all     -         -   -
-payment_attempts       migrator own    own    own     history history  own     no RLS    yes yes
-payment_attempts       keeper   own    -      own     -       -        own     -         -   -
-payment_attempts       public   -      -      -       -       -        -       -         -   -
-payments               user     own    own    -       -       -        own     no RLS    -   -
-payments               spender  own    -      -       -       -        own     -         -   -
-payments               service  all    -      -       -       -        all     -         -   -
-payments               migrator own    own    history history history  own     no RLS    yes yes
-payments               keeper   -      -      -       -       -        -       -         -   -
-payments               public   -      -      -       -       -        -       -         -   -
-postings               user     own    own    -       -       -        own     no RLS    -   -
-postings               spender  own    own    -       -       -        own     no RLS    -   -
-postings               service  all    kept   -       -       -        all     all       -   -
-postings               migrator own    own    history history history  own     no RLS    yes yes
-postings               keeper   own    -      -       -       -        own     -         -   -
-postings               public   -      -      -       -       -        -       -         -   -
-transactions           user     own    own    -       -       -        own     no RLS    -   -
-transactions           spender  own    own    -       -       -        own     no RLS    -   -
-transactions           service  all    all    -       -       -        all     all       -   -
-transactions           migrator own    own    history history history  own     no RLS    yes yes
-transactions           keeper   own    -      -       -       -        own     -         -   -
-transactions           public   -      -      -       -       -        -       -         -   -
-wallets                user     own    -      -       -       -        own     -         -   -
-wallets                spender  own    -      -       -       -        own     -         -   -
-wallets                service  all    -      -       -       -        all     -         -   -
-wallets                migrator own    own    own     history history  own     no RLS    yes yes
-wallets                keeper   own    own    own     -       -        own     no RLS    -   -
-wallets                public   -      -      -       -       -        -       -         -   -
-"""
-
-CONTEXTS: dict[str, str | None] = {
-    "nobody": None,
-    "nothing": "",
-    "nonsense": f"{ALICE}'--",
-    "Alice": str(ALICE),
-    "Bob": str(BOB),
-    "the system": str(SYSTEM_TENANT_ID),
-}
-ROLES = {
-    "user": "app_user",
-    "spender": "app_spender",
-    "service": "app_service",
-    "migrator": "app_migrator",
-    "keeper": "cogni_billing_keeper",
-    "public": f"somebody_{secrets.token_hex(4)}",
-}
+NOBODY = f"somebody_{secrets.token_hex(4)}"
+NAMES = {**ROLES.to_dict(), "public": NOBODY}
+RESERVED = sorted((SYSTEM_ACCOUNTS | {UUID(int=0)}) - {SYSTEM}, key=str)
+ACROSS_TENANTS = {"close_dispute", "lock", "open_dispute"}
+KEYS = ("tenant_id", "origin_id")
 
 
 @pytest.fixture(scope="module")
-def database(shared: Database) -> Iterator[Database]:
-    """Rows of Alice's, of Bob's and of the system tenant's in every table that can have them."""
+def known(shared: Database) -> Iterator[dict[TenantId, Ids]]:
     reset(shared.migrator)
-    unit_of_work = PostgresUnitOfWork(shared.user, service=shared.service)
-    billing = Billing(unit_of_work)
-    attempts = PaymentAttempts(unit_of_work, verifier=FakeVerifier(), destinations=CARD)
-    for tenant in (ALICE, BOB, SYSTEM_TENANT_ID):
-        billing.confirm_purchase(tenant, usd("1.00"), payment=f"stripe:{tenant}")
-        billing.hold(tenant, credits(5), reference="run-1")
-        billing.grant(tenant, credits(5), source="promo:a", reference="a")
-        billing.open_dispute(
-            tenant, payment=f"stripe:{tenant}", amount=usd("0.50"), reference="dp_1"
-        )
-        intent = attempts.create_intent(tenant, usd("2.00"))
-        attempts.submit(tenant, intent.attempt_id, f"stripe:a-{tenant}")
+    yield prepared(shared)
+    reset(shared.migrator)
+
+
+@pytest.fixture(scope="module")
+def kept(shared: Database, known: dict[TenantId, Ids]) -> Iterator[Database]:
+    """Rows of every tenant in every table, and a role that was granted nothing."""
     with shared.admin.begin() as connection:
-        connection.execute(
-            text("""
-                INSERT INTO cogni_billing.checkpoints (
-                    tenant_id, account_id, unit, position, after_position, arrived, balance, added
-                )
-                SELECT tenant_id, id, 'CREDIT', 1, 0, 0, 0, 0 FROM cogni_billing.accounts
-                WHERE type = 'billing'
-            """)
-        )
-        connection.execute(
-            text("""
-                INSERT INTO cogni_billing.context_keys (id, inner_key, outer_key)
-                SELECT repeat('0', 16), block, block FROM decode(repeat('00', 64), 'hex') AS block
-            """)
-        )
-        connection.execute(text(f"CREATE ROLE {ROLES['public']}"))
+        connection.execute(text(f"CREATE ROLE {NOBODY}"))
     yield shared
     with shared.admin.begin() as connection:
-        connection.execute(text(f"DROP ROLE {ROLES['public']}"))
-        connection.execute(text("DELETE FROM cogni_billing.context_keys"))
+        connection.execute(text(f"DROP ROLE {NOBODY}"))
 
 
-def expected() -> dict[tuple[str, str], str]:
-    """The lines of the matrix, spaces aside."""
-    lines = [" ".join(line.split()) for line in MATRIX.strip().splitlines()[1:]]
-    return {(line.split()[0], line.split()[1]): line for line in lines}
+class TestFunctions:
+    def test_matrix_covers_every_function_of_the_schema(self, kept: Database) -> None:
+        with kept.admin.connect() as connection:
+            found = connection.scalars(
+                text(
+                    "SELECT proname FROM pg_proc WHERE pronamespace = 'cogni_billing'::regnamespace"
+                )
+            ).all()
+
+        assert sorted(found) == sorted(function_sources())
+        assert set(VALID) <= set(found)
+
+    def test_execute_is_granted_to_the_callers_of_the_blueprint_only(self, kept: Database) -> None:
+        held = text("""
+            SELECT proname FROM pg_proc
+            WHERE pronamespace = 'cogni_billing'::regnamespace
+              AND has_function_privilege(CAST(:role AS text), oid, 'EXECUTE')
+        """)
+        with kept.admin.connect() as connection:
+            for purpose, role in NAMES.items():
+                expected = {name for who, name in CALLERS if who == purpose}
+                if purpose == "keeper":
+                    expected = set(function_sources())
+                assert set(connection.scalars(held, {"role": role})) == expected, purpose
+
+    @pytest.mark.parametrize("purpose", sorted({*NAMES} - {"keeper"}))
+    def test_function_refuses_a_role_without_execute(
+        self, kept: Database, known: dict[TenantId, Ids], purpose: str
+    ) -> None:
+        for function, valid in VALID.items():
+            if (purpose, function) in CALLERS:
+                continue
+            for tenant in (None, *TENANTS, *RESERVED):
+                given = arguments(function, tenant, valid(known[ALICE]))
+                with undone(kept, NAMES[purpose]) as connection:
+                    error = refusal_of(call, connection, function, *given)
+                assert error.sqlstate == PRIVILEGE, (function, tenant)
+
+    @pytest.mark.parametrize("function", VALID)
+    @pytest.mark.parametrize("tenant", TENANTS)
+    def test_function_changes_rows_of_its_tenant_only(
+        self, kept: Database, known: dict[TenantId, Ids], function: str, tenant: TenantId
+    ) -> None:
+        """Whatever tenant the connection was left with."""
+        for purpose in callers_of(function):
+            with undone(kept, NAMES[purpose]) as connection:
+                set_tenant(connection, BOB if tenant == ALICE else ALICE)
+                answer = ask(connection, function, tenant, VALID[function](known[tenant]))
+                changed = dump(connection)
+                connection.rollback()
+                owners = owners_of(changed ^ dump(connection))
+            assert outcomes_of(answer) <= {"done"}, (purpose, answer)
+            others = {str(known[tenant].beneficiary)} if function in ACROSS_TENANTS else set()
+            assert owners <= {str(tenant)} | others, purpose
+
+    @pytest.mark.parametrize("function", VALID)
+    def test_function_refuses_a_tenant_that_is_missing_or_reserved(
+        self, kept: Database, known: dict[TenantId, Ids], function: str
+    ) -> None:
+        asked = VALID[function](known[ALICE])
+        for purpose in callers_of(function):
+            for tenant in (None, *RESERVED):
+                with undone(kept, NAMES[purpose]) as connection:
+                    set_tenant(connection, ALICE)
+                    error = refusal_of(ask, connection, function, tenant, asked)
+                assert rule_of(error) == (CHECK, "tenants_are_not_reserved"), (purpose, tenant)
+
+    @pytest.mark.parametrize("tenant", ["", " ", "nobody", f"{ALICE}'--", "0a11ce00", "%"])
+    def test_functions_refuse_a_tenant_that_is_no_uuid(
+        self, kept: Database, known: dict[TenantId, Ids], tenant: str
+    ) -> None:
+        for function, valid in VALID.items():
+            given = arguments(function, tenant, valid(known[ALICE]))
+            with undone(kept, NAMES[next(callers_of(function))]) as connection:
+                error = refusal_of(call, connection, function, *given)
+            assert error.sqlstate == "22P02", function
+
+    def test_helper_of_the_keeper_refuses_every_other_role(self, kept: Database) -> None:
+        helpers = {*function_sources()} - {name for _, name in CALLERS}
+        with kept.admin.connect() as connection:
+            signatures = connection.scalars(
+                text("""
+                    SELECT format('cogni_billing.%I(%s)', proname, (
+                        SELECT coalesce(string_agg(format('NULL::%s', kind::regtype), ', '), '')
+                        FROM unnest(proargtypes) AS kind))
+                    FROM pg_proc
+                    WHERE pronamespace = 'cogni_billing'::regnamespace AND proname = ANY (:names)
+                """),
+                {"names": sorted(helpers)},
+            ).all()
+
+        assert len(signatures) == len(helpers) > 10
+        for purpose in {*NAMES} - {"keeper"}:
+            for signature in signatures:
+                with undone(kept, NAMES[purpose]) as connection:
+                    error = refusal(connection, f"SELECT {signature}")
+                assert error.sqlstate == PRIVILEGE, (purpose, signature)
+
+    def test_accounts_of_the_system_have_a_tenant(self, kept: Database) -> None:
+        with undone(kept, "app_service") as connection:
+            assert str(call(connection, "tenant")) == "None"
+            owner = connection.exec_driver_sql(
+                "SELECT cogni_billing.owner_of(%s)", (SYSTEM_ACCOUNT_ID,)
+            ).scalar_one()
+        assert owner == SYSTEM
 
 
-def test_every_table_has_its_line_for_every_role(database: Database) -> None:
-    with database.admin.connect() as connection:
-        tables = connection.scalars(
-            text("""
-                SELECT relname FROM pg_class
-                WHERE relnamespace = 'cogni_billing'::regnamespace
-                  AND relkind IN ('r', 'p', 'v', 'm', 'f')
-            """)
-        ).all()
-
-    assert set(expected()) == {(table, role) for table in tables for role in ROLES}
+def callers_of(function: str) -> Iterator[str]:
+    return iter(sorted(purpose for purpose, name in CALLERS if name == function))
 
 
-@pytest.mark.parametrize(("table", "role"), expected())
-def test_it_is_as_the_matrix_says(database: Database, table: str, role: str) -> None:
-    with database.admin.connect() as connection:
-        tried = Trial(connection, table, ROLES[role])
-        cells = (
-            tried.seen(tried.select),
-            tried.admitted(),
-            tried.seen(tried.update),
-            tried.seen(tried.delete),
-            tried.seen(tried.truncate),
-            tried.seen(tried.copy_out),
-            tried.copied_in(),
-            tried.granted("REFERENCES"),
-            tried.granted("TRIGGER"),
-        )
-
-    assert f"{table} {role} {' '.join(cells)}" == expected()[table, role]
+def outcomes_of(answer: object) -> set[object]:
+    """The outcomes that an answer tells of, of lists of lists, too."""
+    if isinstance(answer, list):
+        return set().union(*map(outcomes_of, answer))
+    return {answer["outcome"]} if isinstance(answer, dict) and "outcome" in answer else set()
 
 
-Row = dict[str, Any]
+def set_tenant(connection: Connection, tenant: TenantId) -> None:
+    setting = text("SELECT set_config('app.current_user_id', :tenant, true)")
+    connection.execute(setting, {"tenant": str(tenant)})
 
 
-class Trial:
-    """One role's attempts on one table, each undone."""
+def owners_of(rows: frozenset[tuple[str, str]]) -> set[str]:
+    """The tenants of rows; of the shared table of policies there are none."""
+    found = [json.loads(row) for table, row in rows if table != "policies"]
+    return {row.get("tenant_id") or row.get("origin_id") for row in found}
 
-    def __init__(self, connection: Connection, table: str, role: str) -> None:
-        self.connection, self.table, self.role = connection, f"cogni_billing.{table}", role
-        query = f"SELECT row_to_json(it) FROM {self.table} AS it"
-        self.rows: list[Row] = list(connection.scalars(text(query)))
-        self.columns: list[str] = list(
-            connection.scalars(
+
+# Each is refused for the privilege, or reads nothing. {} is a table.
+ON_TABLES = (
+    "SELECT FROM {}",
+    "SELECT count(*) FROM {}",
+    "SELECT ctid FROM {}",
+    "SELECT FROM {} FOR UPDATE",
+    "SELECT FROM {} FOR KEY SHARE",
+    "TABLE {}",
+    "EXPLAIN SELECT FROM {}",
+    "EXPLAIN (ANALYZE, BUFFERS) SELECT FROM {} AS it WHERE it::text > ''",
+    "EXPLAIN UPDATE {} SET {column} = NULL",
+    "INSERT INTO {} DEFAULT VALUES",
+    "INSERT INTO {} DEFAULT VALUES ON CONFLICT DO NOTHING RETURNING 1",
+    "UPDATE {} SET {column} = NULL",
+    "DELETE FROM {}",
+    "TRUNCATE {}",
+    "COPY {} TO STDOUT",
+    "COPY {} FROM STDIN",
+    "COPY (SELECT * FROM {}) TO STDOUT",
+    "LOCK TABLE {} IN ACCESS SHARE MODE",
+    "LOCK TABLE {} IN SHARE MODE",
+    "CREATE TABLE pg_temp.mine (LIKE {})",
+    "CREATE TEMP VIEW mine AS SELECT * FROM {}; TABLE mine",
+    "CREATE INDEX mine ON {} ({column})",
+    "CREATE STATISTICS pg_temp.mine ON {column}, ctid FROM {}",
+    "CREATE POLICY mine ON {} USING (true)",
+    "CREATE TRIGGER mine BEFORE INSERT ON {} FOR EACH ROW"
+    " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "CREATE RULE mine AS ON INSERT TO {} DO INSTEAD NOTHING",
+    "ALTER TABLE {} DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE {} DISABLE TRIGGER ALL",
+    "DROP TABLE {}",
+    "COMMENT ON TABLE {} IS 'mine'",
+    "SELECT currtid2('{}', '(0,1)')",
+    "SELECT query_to_xml('SELECT * FROM {}', true, true, '')",
+    "SET LOCAL row_security = off; SELECT FROM {}",
+)
+READABLE_BY_ALL = {
+    "pg_stats": "SELECT count(*) FROM pg_stats WHERE schemaname = 'cogni_billing'",
+    "pg_stats_ext": "SELECT count(*) FROM pg_stats_ext WHERE schemaname = 'cogni_billing'",
+}
+NO_RIGHTS = ("user", "spender", "public")
+
+
+class TestTables:
+    def test_privileges_on_tables_are_those_of_the_blueprint(self, kept: Database) -> None:
+        query = text("""
+            SELECT grantee::regrole::text, privilege_type, relname::text
+            FROM pg_class, aclexplode(relacl)
+            WHERE relnamespace = 'cogni_billing'::regnamespace AND grantee <> relowner
+        """)
+        purposes = {name: purpose for purpose, name in ROLES.to_dict().items()}
+        with kept.admin.connect() as connection:
+            found = {(purposes.get(a, a), b, c) for a, b, c in connection.execute(query)}
+            columns = connection.scalar(
+                text("""
+                    SELECT count(*) FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+                    WHERE relnamespace = 'cogni_billing'::regnamespace AND attacl IS NOT NULL
+                """)
+            )
+
+        assert columns == 0
+        assert found == {
+            (each.grantee, each.privilege, each.object.rpartition(".")[2])
+            for each in blueprint.table_privileges(ROLES)
+            if not each.object.startswith("SCHEMA")
+        }
+        assert not {who for who, _, _ in found} & {*NO_RIGHTS}
+
+    @pytest.mark.parametrize("table", blueprint.TABLES)
+    @pytest.mark.parametrize("purpose", NO_RIGHTS)
+    def test_serving_role_has_no_use_of_a_table(
+        self, kept: Database, table: str, purpose: str
+    ) -> None:
+        with kept.admin.connect() as connection:
+            column = connection.scalar(
                 text("""
                     SELECT attname FROM pg_attribute
-                    WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped
-                      AND attidentity = ''
+                    WHERE attrelid = CAST(:it AS regclass) AND attnum = 1
                 """),
-                {"table": self.table},
+                {"it": f"cogni_billing.{table}"},
             )
-        )
+        for statement in ON_TABLES:
+            sql = statement.replace("{}", f"cogni_billing.{table}").replace("{column}", str(column))
+            with undone(kept, NAMES[purpose]) as connection:
+                set_tenant(connection, ALICE)
+                error = refusal_of(run, connection, sql)
+            assert error.sqlstate == PRIVILEGE, sql
 
-    def seen(self, attempt: Callable[[], int]) -> str:
-        """Whose rows *attempt* reaches, by how many they are."""
-        found = {name: self._outcome(name, attempt) for name in CONTEXTS}
-        own = {name: self._owned_by(context) for name, context in CONTEXTS.items()}
-        everything = dict.fromkeys(CONTEXTS, len(self.rows))
-        if len(set(found.values())) == 1 and isinstance(found["nobody"], str):
-            return found["nobody"]
-        return "own" if found == own else "all" if found == everything else f"odd: {found}"
+    @pytest.mark.parametrize("purpose", NO_RIGHTS)
+    def test_serving_role_reads_no_statistics_and_no_sequence(
+        self, kept: Database, purpose: str
+    ) -> None:
+        sequence = f"cogni_billing.{blueprint.SEQUENCE}"
+        with kept.admin.begin() as connection:
+            connection.execute(text("ANALYZE"))
+        for query in READABLE_BY_ALL.values():
+            with undone(kept, NAMES[purpose]) as connection:
+                assert connection.scalar(text(query)) == 0, query
+        for statement in (
+            f"SELECT nextval('{sequence}')",
+            f"SELECT currval('{sequence}')",
+            f"SELECT setval('{sequence}', 1)",
+            f"SELECT last_value FROM {sequence}",
+            "SELECT count(*) FROM pg_statistic",
+            "SELECT count(*) FROM pg_statistic_ext_data",
+        ):
+            with undone(kept, NAMES[purpose]) as connection:
+                assert refusal(connection, statement).sqlstate == PRIVILEGE, statement
 
-    def admitted(self) -> str:
-        """Which rows an INSERT gets past privileges and policies; what comes after does not
-        matter here.
-        """
-        tenants = {context for context in CONTEXTS.values() if context}
-        rows = [row for row in self.rows if self._writer(row) in {*tenants, None}]
-        found = {
-            (name, index): self._outcome(name, partial(self.insert, row))
-            for name in CONTEXTS
-            for index, row in enumerate(rows)
-        }
-        own = {
-            (name, index): 1 if CONTEXTS[name] == self._writer(rows[index]) else "policy"
-            for name, index in found
-        }
-        kept = {
-            (name, index): 1 if rows[index].get("posted_after") is None else outcome
-            for (name, index), outcome in own.items()
-        }
-        if len(set(found.values())) == 1:
-            only = found["nobody", 0]
-            return "all" if only == 1 else str(only)
-        return "own" if found == own else "kept" if found == kept else f"odd: {found}"
+    def test_service_role_reads_every_tenant_and_changes_no_row(self, kept: Database) -> None:
+        for table in blueprint.LEDGER:
+            name = f"cogni_billing.{table}"
+            with undone(kept, "app_service") as connection:
+                seen = connection.scalar(text(f"SELECT count(*) FROM {name}"))
+            with kept.admin.connect() as connection:
+                assert seen == connection.scalar(text(f"SELECT count(*) FROM {name}")), table
+            for change in ("INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", "TRUNCATE {}"):
+                with undone(kept, "app_service") as connection:
+                    assert refusal(connection, change.format(name)).sqlstate == PRIVILEGE
 
-    def copied_in(self) -> str:
-        outcomes = {self._outcome(name, self.copy_in) for name in CONTEXTS}
-        (outcome,) = outcomes
-        return "all" if outcome == 0 else str(outcome)
+    @pytest.mark.parametrize("table", blueprint.TABLES)
+    def test_owner_of_the_tables_reads_no_row_and_edits_no_history(
+        self, kept: Database, table: str
+    ) -> None:
+        name = f"cogni_billing.{table}"
+        if table == "context_keys":
+            return
+        with undone(kept, "app_migrator") as connection:
+            set_tenant(connection, ALICE)
+            assert connection.scalar(text(f"SELECT count(*) FROM {name}")) == 0
+        with undone(kept, "app_migrator") as connection:
+            assert refusal(connection, f"TRUNCATE {name} CASCADE").sqlstate == "23001"
 
-    def granted(self, privilege: str) -> str:
-        query = "SELECT has_table_privilege(CAST(:role AS text), :table, :privilege)"
-        parameters = {"role": self.role, "table": self.table, "privilege": privilege}
-        return "yes" if self.connection.scalar(text(query), parameters) else "-"
-
-    def select(self) -> int:
-        listed = ", ".join(self._may("SELECT") or ["*"])
-        return len(self.connection.execute(text(f"SELECT {listed} FROM {self.table}")).all())
-
-    def insert(self, row: Row) -> int:
-        listed = ", ".join(self._may("INSERT") or self.columns)
-        statement = (
-            f"INSERT INTO {self.table} ({listed})"
-            f" SELECT {listed} FROM json_populate_record(NULL::{self.table}, CAST(:row AS json))"
-        )
-        self.connection.execute(text(statement), {"row": json.dumps(row)})
-        return 1
-
-    def update(self) -> int:
-        """Without a WHERE clause, which would have a SELECT policy hide what UPDATE shows."""
-        readable, changeable = self._may("SELECT"), self._may("UPDATE")
-        column = next((each for each in changeable if each in readable), self.columns[0])
-        return self.connection.execute(
-            text(f"UPDATE {self.table} SET {column} = {column}")
-        ).rowcount
-
-    def delete(self) -> int:
-        return self.connection.execute(text(f"DELETE FROM {self.table}")).rowcount
-
-    def truncate(self) -> int:
-        self.connection.execute(text(f"TRUNCATE {self.table} CASCADE"))
-        return len(self.rows)
-
-    def copy_out(self) -> int:
-        listed = ", ".join(self._may("SELECT") or self.columns)
-        with self._cursor().copy(f"COPY {self.table} ({listed}) TO STDOUT") as copy:
-            return sum(1 for _ in copy.rows())
-
-    def copy_in(self) -> int:
-        listed = ", ".join(self._may("INSERT") or self.columns)
-        with self._cursor().copy(f"COPY {self.table} ({listed}) FROM STDIN"):
-            return 0
-
-    def _may(self, privilege: str) -> list[str]:
-        """The columns for which the role has it."""
-        query = text("SELECT has_column_privilege(current_user, :table, :column, :privilege)")
-        return [
-            column
-            for column in self.columns
-            if self.connection.scalar(
-                query, {"table": self.table, "column": column, "privilege": privilege}
+    @pytest.mark.parametrize("purpose", sorted(ROLES.to_dict()))
+    @pytest.mark.parametrize("other", [*sorted(ROLES.to_dict().values()), "postgres"])
+    def test_role_cannot_become_another(self, kept: Database, purpose: str, other: str) -> None:
+        role = NAMES[purpose]
+        if role == other or (role, other) == (ROLES.migrator, ROLES.keeper):
+            return  # the migrator creates the keeper's functions
+        with undone(kept, role) as connection:
+            assert refusal(connection, f"SET LOCAL ROLE {other}").sqlstate == PRIVILEGE
+        with kept.admin.connect() as connection:
+            inherits = connection.scalar(
+                text("SELECT pg_has_role(:role, :other, 'USAGE')"), {"role": role, "other": other}
             )
-        ]
+        assert not inherits
 
-    def _outcome(self, name: str, attempt: Callable[[], int]) -> int | str:
-        with self._acting(CONTEXTS[name]):
-            try:
-                return attempt()
-            except (DBAPIError, psycopg.Error) as error:
-                cause = error.orig if isinstance(error, DBAPIError) else error
-                assert isinstance(cause, psycopg.Error)
-                return _REFUSED.get(_kind(cause), 1)
+    def test_no_role_bypasses_row_security_or_is_a_superuser(self, kept: Database) -> None:
+        with kept.admin.connect() as connection:
+            strong = connection.scalars(
+                text("""
+                    SELECT rolname FROM pg_roles
+                    WHERE rolname = ANY (:names) AND (rolsuper OR rolbypassrls OR rolcreaterole)
+                """),
+                {"names": list(ROLES.to_dict().values())},
+            ).all()
 
-    @contextmanager
-    def _acting(self, context: str | None) -> Iterator[None]:
-        """As the role, for whom the context says, until it is all undone."""
-        self.connection.rollback()
-        self.connection.execute(text(f"SET LOCAL SESSION AUTHORIZATION {self.role}"))
-        if context is not None:
-            setting = text("SELECT set_config('app.current_user_id', :context, true)")
-            self.connection.execute(setting, {"context": context})
-        yield
-        self.connection.rollback()
+        assert strong == []
 
-    def _cursor(self) -> psycopg.Cursor[Any]:
-        driver = self.connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        return driver.cursor()
+    @pytest.mark.parametrize("purpose", NO_RIGHTS)
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "CREATE TABLE cogni_billing.mine ()",
+            "CREATE FUNCTION cogni_billing.account_of(text) RETURNS uuid LANGUAGE sql"
+            " AS 'SELECT NULL::uuid'",
+            "CREATE OR REPLACE FUNCTION cogni_billing.tenant() RETURNS uuid LANGUAGE sql"
+            " AS 'SELECT NULL::uuid'",
+            "ALTER FUNCTION cogni_billing.act RESET search_path",
+            "CREATE TRIGGER mine AFTER INSERT ON mine REFERENCING NEW TABLE AS added"
+            " FOR EACH STATEMENT EXECUTE FUNCTION cogni_billing.check_arrivals()",
+            "COMMENT ON SCHEMA cogni_billing IS '{\"test_database\": true}'",
+            "SET LOCAL session_replication_role = replica",
+            "ALTER ROLE app_user BYPASSRLS",
+        ],
+    )
+    def test_serving_role_creates_and_changes_no_object(
+        self, kept: Database, purpose: str, statement: str
+    ) -> None:
+        with undone(kept, NAMES[purpose]) as connection:
+            if "ON mine" in statement:
+                connection.execute(text("CREATE TEMP TABLE mine ()"))
+            assert refusal(connection, statement).sqlstate == PRIVILEGE
 
-    def _owned_by(self, context: str | None) -> int:
-        return sum(row.get("tenant_id") == context for row in self.rows if context)
+    @pytest.mark.parametrize("role", ["app_user", "app_spender"])
+    def test_drop_owned_by_a_serving_role_widens_no_policy(self, kept: Database, role: str) -> None:
+        """PostgreSQL before 15.20 widened policies that name such a role."""
+        policies = text("SELECT * FROM pg_policies WHERE schemaname = 'cogni_billing'")
+        with kept.admin.connect() as connection:
+            before = sorted(map(str, connection.execute(policies)))
+            become(connection, role)
+            connection.execute(text(f"DROP OWNED BY {role}"))
+            after = sorted(map(str, connection.execute(policies)))
 
-    @staticmethod
-    def _writer(row: Row) -> str | None:
-        written: str | None = row.get("origin_tenant_id", row.get("tenant_id"))
-        return written
-
-
-def _kind(error: psycopg.Error) -> str:
-    """What refused: a privilege, a policy, or something else by its SQLSTATE."""
-    if error.sqlstate == PRIVILEGE and "row-level security" in str(error):
-        return "policy"
-    return error.sqlstate or ""
+        assert after == before
 
 
-_REFUSED = {PRIVILEGE: "-", "policy": "policy", "23001": "history", "0A000": "no RLS"}
+def run(connection: Connection, statement: str) -> None:
+    """Run *statement*; of a COPY, too."""
+    if not statement.startswith("COPY"):
+        connection.exec_driver_sql(statement.replace("%", "%%"))
+        return
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    with driver.cursor().copy(statement):
+        pass

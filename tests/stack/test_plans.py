@@ -1,8 +1,8 @@
-"""Under row security every call still finds its few rows by an index, however long the history is.
+"""Every call finds its few rows by an index, however long the history is.
 
-The server counts the rows that statements read, those of functions, triggers and foreign keys too.
-On a ledger of thousands of rows a call may read so many and no more; a scan, or an index that
-finds the tenant and not the row, reads thousands.
+The server counts the rows that statements read, inside functions and triggers too. On a ledger of
+thousands of rows a call may read so many and no more. A scan, or an index that finds the tenant and
+not the row, reads thousands.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ OTHERS = [UUID(int=2**90 + number) for number in range(1000)]
 HISTORY = 1000
 # Enough for the server to plan anew for the parameters' values, and then to keep one plan for all.
 REPEATED = 12
-# Of accounts that others add to, up to one checkpoint's lines are read, besides a call's own rows.
-FEW, ONE_CHECKPOINT = 150, 1150
+FEW = 150
 SOON = timedelta(days=1)
 
 _READ = text("""
@@ -94,15 +93,15 @@ CALLS: dict[str, tuple[Call, int]] = {
     "grant": (granted, FEW),
     "refund": (
         lambda billing, n: billing.refund(ALICE, payment=f"old:{n + 200}", reference=f"re-{n}"),
-        ONE_CHECKPOINT,
+        FEW,
     ),
-    "open_dispute, win_dispute": (won, ONE_CHECKPOINT),
-    "open_dispute, lose_dispute": (lost, ONE_CHECKPOINT),
+    "open_dispute, win_dispute": (won, 2 * FEW),
+    "open_dispute, lose_dispute": (lost, 2 * FEW),
     "balance": (lambda billing, n: billing.balance(ALICE), FEW),
     "balance, then": (lambda billing, n: billing.balance(ALICE, at=NOON + SOON), FEW),
     "balance, of the system": (
         lambda billing, n: billing.balance(SYSTEM_TENANT_ID),
-        ONE_CHECKPOINT,
+        FEW,
     ),
     "statement": (lambda billing, n: billing.statement(ALICE, limit=10), FEW),
     "statement, of a time": (
@@ -111,7 +110,7 @@ CALLS: dict[str, tuple[Call, int]] = {
     ),
     "statement, of the system": (
         lambda billing, n: billing.statement(SYSTEM_TENANT_ID, limit=10),
-        ONE_CHECKPOINT,
+        FEW,
     ),
     "find": (lambda billing, n: billing.find(ALICE, kind="charge", reference="old:1"), FEW),
     "sweep": (lambda billing, n: billing.sweep(), FEW),
@@ -172,6 +171,7 @@ def billing(shared: Database, engines: tuple[Engine, Engine]) -> Billing:
 def test_a_call_reads_no_more_than_it_needs(
     shared: Database, engines: tuple[Engine, Engine], billing: Billing, name: str
 ) -> None:
+    billing.fold()
     call, most = CALLS[name]
     call(billing, 0)
     before = read(*engines, shared.admin)
@@ -184,11 +184,8 @@ def test_a_call_reads_no_more_than_it_needs(
 
 def test_a_scan_is_seen(shared: Database, engines: tuple[Engine, Engine], billing: Billing) -> None:
     before = read(*engines, shared.admin)
-    with engines[0].begin() as connection:
-        connection.execute(
-            text("SELECT set_config('app.current_user_id', :tenant, true)"), {"tenant": str(ALICE)}
-        )
-        connection.execute(text("SELECT max(sequence) FROM cogni_billing.postings"))
+    with engines[1].begin() as connection:
+        connection.execute(text("SELECT max(amount) FROM cogni_billing.transactions"))
     after = read(*engines, shared.admin)
 
     assert after - before > 2 * HISTORY

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import (
+    SYSTEM_ACCOUNT_ID,
     SYSTEM_TENANT_ID,
     AsyncBilling,
     Balance,
@@ -34,19 +37,29 @@ from cogni_billing.adapters.postgres import (
     sign_contexts,
 )
 from cogni_billing.adapters.postgres.contexts import key_id, proved
-from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
-from cogni_billing.testing import ALICE, BOB, Fixtures, Totals
+from cogni_billing.testing import ALICE, BOB, NOON, Fixtures, Totals
 from cogni_billing.testing.contracts import disputes, grants, holds, purchases, refunds, scopes
 from cogni_billing.testing.contracts.refunds import policy
-from stack.attacks import PRIVILEGE, refusal
+from stack.attacks import (
+    CALLERS,
+    NAMES,
+    PRIVILEGE,
+    SYSTEM,
+    VALID,
+    Ids,
+    arguments,
+    call,
+    dump,
+    prepared,
+    refusal,
+    refusal_of,
+    undone,
+)
 from stack.conftest import Database, created, opened
 
 KEY, OTHER_KEY = secrets.token_bytes(32), secrets.token_bytes(64)
-SET = text("""
-    SELECT set_config('app.current_user_id', :tenant, true),
-           set_config('app.current_user_proof', :proof, true)
-""")
+INVALID = "the tenant was set without a valid proof"
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +81,41 @@ def database(kept: Database) -> Database:
 
 def signing(database: Database, key: bytes | None = KEY) -> PostgresUnitOfWork:
     return PostgresUnitOfWork(database.user, service=database.service, signing_key=key)
+
+
+def proof_now(tenant: object) -> str:
+    return proved(str(tenant), KEY, int(time.time()))
+
+
+NOBODY = TenantId(UUID("0dead000-0000-4000-8000-000000000009"))
+INVALID_PROOFS: dict[str, Callable[[], str | None]] = {
+    "none": lambda: None,
+    "empty": lambda: "",
+    "a dot": lambda: ".",
+    "two dots": lambda: "..",
+    "nonsense": lambda: "x.y.z",
+    "expired": lambda: proved(str(BOB), KEY, int(time.time()) - 302),
+    "of the future": lambda: proved(str(BOB), KEY, int(time.time()) + 3600),
+    "of another tenant": lambda: proof_now(UUID(int=2**99)),
+    "of another key": lambda: proved(str(BOB), OTHER_KEY, int(time.time())),
+    "the key alone": lambda: key_id(KEY),
+    "no code": lambda: f"{key_id(KEY)}.{int(time.time())}",
+    "no second": lambda: f"{key_id(KEY)}..",
+    "a huge second": lambda: f"{key_id(KEY)}.{2**70}.0",
+    "a second that is no number": lambda: f"{key_id(KEY)}.now.0",
+    "endless": lambda: f"{key_id(KEY)}." + "9" * 10_000 + ".é",
+    "in capitals": lambda: proof_now(BOB).upper(),
+    "cut short": lambda: proof_now(BOB)[:-1],
+    "of the tenant in capitals": lambda: proof_now(str(BOB).upper()),
+}
+
+
+@pytest.fixture
+def known(database: Database) -> dict[TenantId, Ids]:
+    sign_contexts(database.migrator, [])
+    found = prepared(database)
+    sign_contexts(database.migrator, [KEY])
+    return found
 
 
 @pytest.fixture
@@ -120,10 +168,9 @@ class TestWithTheKey:
         self, database: Database, billing: Billing
     ) -> None:
         with database.user.begin() as connection:
-            before = acting_for(connection, BOB)
+            call(connection, "account", BOB, proof_now(BOB), {})
             joined = Billing(PostgresUnitOfWork.joining(connection, signing_key=KEY))
             joined.charge(ALICE, credits(5), reference="run-1")
-            assert acting(connection) == before
             assert connection.scalar(text("SELECT cogni_billing.tenant()")) == BOB
 
         assert billing.balance(ALICE).posted == credits(9_999_995)
@@ -203,85 +250,79 @@ class TestWithoutTheKey:
         before = database.totals()
         stranger = Billing(signing(database, key))
 
-        for call in (
+        for asking in (
             lambda: stranger.balance(ALICE),
             lambda: stranger.charge(ALICE, credits(5), reference="run-1"),
             lambda: stranger.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_2"),
             lambda: stranger.refund(ALICE, payment="stripe:pi_1", reference="re_1"),
         ):
             with pytest.raises(PrivilegeRequired):
-                call()
+                asking()
 
         assert database.totals() == before
 
-    @pytest.mark.parametrize("tenant", [BOB, SYSTEM_TENANT_ID], ids=["bob", "system"])
-    @pytest.mark.parametrize("table", LEDGER)
-    def test_an_injected_statement_switches_to_nobody(
-        self, database: Database, billing: Billing, table: str, tenant: TenantId
+    @pytest.mark.parametrize("proof", INVALID_PROOFS)
+    def test_proof_that_is_invalid_is_refused_by_every_function_alike(
+        self, database: Database, known: dict[TenantId, Ids], proof: str
+    ) -> None:
+        """Whatever is there, and whatever else is wrong with the call."""
+        given = INVALID_PROOFS[proof]()
+        with undone(database, NAMES["user"]) as connection:
+            before = dump(connection)
+        for function in VALID:
+            role = NAMES[next(who for who, name in sorted(CALLERS) if name == function)]
+            told = set()
+            with undone(database, role) as connection:
+                attempts: list[Any] = [VALID[function](known[BOB]), {"at": "never"}, [], None]
+                for tenant in (ALICE, BOB, SYSTEM, NOBODY, SYSTEM_ACCOUNT_ID, None):
+                    for asked in attempts:
+                        asking = arguments(function, tenant, asked, given)
+                        nested = connection.begin_nested()
+                        error = refusal_of(call, connection, function, *asking)
+                        nested.rollback()
+                        told.add((error.sqlstate, error.diag.message_primary))
+                assert dump(connection) == before
+            assert told == {(PRIVILEGE, INVALID)}, function
+
+    def test_proof_is_of_one_tenant_and_not_of_the_next_in_a_group(
+        self, database: Database, known: dict[TenantId, Ids]
+    ) -> None:
+        valid = VALID["mint_groups"]
+        groups = [
+            {"owner": tenant, "proof": proof_now(ALICE), "movements": valid(known[tenant])}
+            for tenant in (ALICE, BOB)
+        ]
+        with database.user.connect() as connection:
+            error = refusal_of(call, connection, "mint_groups", groups)
+
+        assert error.diag.message_primary == INVALID
+
+    def test_setting_the_tenant_gives_no_function_a_tenant(
+        self, database: Database, known: dict[TenantId, Ids]
     ) -> None:
         with database.user.connect() as connection:
-            acting_for(connection, ALICE)
-            connection.execute(
-                text("SELECT set_config('app.current_user_id', :tenant, true)"),
-                {"tenant": str(tenant)},
-            )
-            error = refusal(connection, f"SELECT count(*) FROM cogni_billing.{table}")
+            call(connection, "account", ALICE, proof_now(ALICE), {})
+            setting = text("SELECT set_config('app.current_user_id', :tenant, true)")
+            connection.execute(setting, {"tenant": str(BOB)})
+            error = refusal_of(call, connection, "balance", BOB, None, {})
+            assert error.diag.message_primary == INVALID
 
-        assert error.sqlstate == PRIVILEGE
-
-    @pytest.mark.parametrize(
-        "proof",
-        [
-            "",
-            ".",
-            "..",
-            "x.y.z",
-            proved(str(BOB), KEY, int(time.time()) - 301),
-            proved(str(BOB), KEY, int(time.time()) + 3600),
-            proved(str(ALICE), KEY, int(time.time())),
-            proved(str(BOB), OTHER_KEY, int(time.time())),
-            f"{key_id(KEY)}.{2**70}.0",
-            f"{key_id(KEY)}.now.0",
-            f"{key_id(KEY)}..",
-            f"{key_id(KEY)}." + "9" * 10_000 + ".é",
-            proved(str(BOB), KEY, int(time.time())).upper(),
-            proved(str(BOB), KEY, int(time.time()))[:-1],
-        ],
-        ids=range(14),
-    )
-    def test_a_proof_that_proves_nothing_is_refused(
-        self, database: Database, billing: Billing, proof: str
-    ) -> None:
-        with database.user.connect() as connection:
-            connection.execute(SET, {"tenant": str(BOB), "proof": proof})
-            error = refusal(connection, "SELECT FROM cogni_billing.wallets")
-
-        assert error.sqlstate == PRIVILEGE
-        assert error.diag.message_primary == "the tenant was set without a valid proof"
-
-    def test_the_proof_is_of_the_tenant_to_the_letter(self, database: Database) -> None:
-        proof = proved(str(BOB), KEY, int(time.time()))
-        with database.user.connect() as connection:
-            connection.execute(SET, {"tenant": str(BOB).upper(), "proof": proof})
-
-            assert refusal(connection, "SELECT cogni_billing.tenant()").sqlstate == PRIVILEGE
-
-    def test_one_that_was_valid_as_the_transaction_began_stays_so(
+    def test_proof_that_was_valid_as_the_transaction_began_stays_valid(
         self, database: Database, billing: Billing
     ) -> None:
         with database.user.connect() as connection:
             second = connection.scalar(text("SELECT extract(epoch FROM now())::bigint"))
             proof = proved(str(BOB), KEY, second - 299)
-            connection.execute(SET, {"tenant": str(BOB), "proof": proof})
 
-            assert connection.scalar(text("SELECT cogni_billing.tenant()")) == BOB
+            assert call(connection, "account", BOB, proof, {})["outcome"] == "done"
 
-    def test_without_a_context_there_is_nobody(self, database: Database, billing: Billing) -> None:
-        with database.user.connect() as connection:
-            assert connection.scalar(text("SELECT cogni_billing.tenant()")) is None
-            found = connection.execute(text("SELECT FROM cogni_billing.wallets")).all()
-
-        assert found == []
+    def test_functions_that_span_tenants_work_with_one_proof(
+        self, database: Database, known: dict[TenantId, Ids]
+    ) -> None:
+        for function in ("lock", "open_dispute", "close_dispute"):
+            asked = VALID[function](known[ALICE])
+            with undone(database, NAMES["service"]) as connection:
+                call(connection, function, ALICE, proof_now(ALICE), asked)
 
     @pytest.mark.parametrize("role", ["app_user", "app_spender", "app_service"])
     @pytest.mark.parametrize(
@@ -294,9 +335,9 @@ class TestWithoutTheKey:
             "DELETE FROM cogni_billing.context_keys",
             "COPY cogni_billing.context_keys TO STDOUT",
             "SELECT cogni_billing.mac('', '', '')",
-            "SELECT cogni_billing.act_for('0b0b0000-0000-4000-8000-000000000002')",
-            "SELECT cogni_billing.act_again(ARRAY['', ''])",
-            "SELECT cogni_billing.acting()",
+            "SELECT cogni_billing.act('0b0b0000-0000-4000-8000-000000000002', NULL)",
+            "SELECT cogni_billing.act_next('0b0b0000-0000-4000-8000-000000000002')",
+            "EXPLAIN SELECT FROM cogni_billing.context_keys",
             "CREATE FUNCTION cogni_billing.tenant() RETURNS uuid LANGUAGE sql AS 'SELECT NULL'",
         ],
     )
@@ -305,7 +346,7 @@ class TestWithoutTheKey:
     ) -> None:
         engine = create_engine(database.sandbox.url(role))
         with engine.connect() as connection:
-            acting_for(connection, ALICE)
+            call(connection, "account", ALICE, proof_now(ALICE), {})
             error = refusal(connection, statement)
         engine.dispose()
 
@@ -315,10 +356,11 @@ class TestWithoutTheKey:
         self, database: Database, billing: Billing
     ) -> None:
         """Parameters are bound, so the statements that others can see are without them."""
-        with signing(database).scope(ALICE), database.admin.connect() as connection:
+        with signing(database).scope(ALICE) as scope, database.admin.connect() as connection:
+            scope.ledger.balance(NOON)
             shown = connection.scalars(text("SELECT query FROM pg_stat_activity")).all()
 
-        assert any("app.current_user_proof" in (query or "") for query in shown)
+        assert any("cogni_billing.balance" in (query or "") for query in shown)
         assert not any(key_id(KEY) in (query or "") for query in shown)
 
     def test_doctor_says_what_it_could_not_check(self, database: Database) -> None:
@@ -326,18 +368,21 @@ class TestWithoutTheKey:
 
         assert "without a valid proof" in finding.problem
 
-    def test_doctor_finds_an_unsigned_context_that_is_believed(self, database: Database) -> None:
-        with database.migrator.begin() as connection:
-            connection.execute(
-                text("""
-                    CREATE OR REPLACE FUNCTION cogni_billing.tenant() RETURNS uuid LANGUAGE sql
-                        STABLE PARALLEL SAFE
-                        AS 'SELECT current_setting(''app.current_user_id'')::uuid'
-                """)
+    def test_doctor_finds_a_function_that_believes_a_context_without_a_proof(
+        self, database: Database
+    ) -> None:
+        with database.admin.begin() as connection:
+            source = connection.scalar(
+                text("SELECT pg_get_functiondef('cogni_billing.act'::regproc)")
             )
+            connection.exec_driver_sql(str(source).replace("IF NOT proved", "IF false"))
+        try:
+            problems = [found.problem for found in doctor(database.user, signing_key=KEY).findings]
+        finally:
+            with database.admin.begin() as connection:
+                connection.exec_driver_sql(str(source))
 
-        problems = [found.problem for found in doctor(database.user, signing_key=KEY).findings]
-        assert "function tenant is missing or was changed" in problems
+        assert "function act is missing or was changed" in problems
 
 
 class TestKeys:
@@ -367,33 +412,16 @@ class TestKeys:
         assert "key" not in repr(signing(database)._context)
 
 
-def acting_for(connection: Connection, tenant: TenantId) -> tuple[str, ...]:
-    """Set the tenant as the library does, and tell what that came to."""
-    proof = proved(str(tenant), KEY, int(time.time()))
-    connection.execute(SET, {"tenant": str(tenant), "proof": proof})
-    return acting(connection)
-
-
-def acting(connection: Connection) -> tuple[str, ...]:
-    names = ("app.current_user_id", "app.current_user_proof")
-    return tuple(
-        connection.execute(text("SELECT current_setting(:name)"), {"name": name}).scalar_one()
-        for name in names
-    )
-
-
-def test_a_statement_prepared_for_one_tenant_does_not_serve_another(
-    database: Database, billing: Billing
+def test_statement_prepared_for_one_tenant_does_not_serve_another(
+    database: Database, known: dict[TenantId, Ids]
 ) -> None:
-    """The plan is kept; who it acts for is asked again."""
+    """The plan is kept, and the proof is checked at each call."""
+    statement = "SELECT cogni_billing.find(%s, %s, %s)"
     with database.user.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        seen = []
         for tenant in (ALICE, BOB) * 8:
-            acting_for(connection, tenant)
-            statement = "SELECT tenant_id FROM cogni_billing.wallets"
-            seen.append(driver.execute(statement, prepare=True).fetchall())
+            asked = (tenant, proof_now(tenant), f'{{"id":"{known[tenant].purchase}"}}')
+            (told,) = driver.execute(statement, asked, prepare=True).fetchone() or [""]
+            assert str(known[tenant].purchase) in told
             connection.rollback()
-
-    assert seen == [[(ALICE,)], [(BOB,)]] * 8

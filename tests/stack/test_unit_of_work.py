@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Barrier
 from typing import Any
+from uuid import UUID
 
 import pytest
 from attrs import evolve
@@ -18,7 +20,6 @@ from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     Billing,
     InvalidInput,
-    LedgerCorruption,
     LedgerUnavailable,
     OutcomeUnknown,
     PaymentAlreadyClaimed,
@@ -30,9 +31,9 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from cogni_billing.adapters.postgres.scopes import PostgresScope
+from cogni_billing.adapters.postgres.scopes import PostgresServiceScope
 from cogni_billing.adapters.postgres.unit_of_work import TRIES_MAX
-from cogni_billing.domain.transactions import Recorded
+from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.testing.base import ALICE, BOB, NOON
 from cogni_billing.testing.contracts.purchases import planned, post
 from cogni_billing.testing.racing import at_once
@@ -40,6 +41,19 @@ from stack.conftest import Database
 from stack.proxy import Cut, proxied
 
 CONTEXT = text("SELECT current_setting('app.current_user_id', true)")
+CAROL = TenantId(UUID(int=2**100))
+Door = Callable[[PostgresUnitOfWork, Transaction], Recorded]
+DOORS: dict[str, Door] = {
+    "in a scope": post,
+    "alone": lambda unit_of_work, transaction: unit_of_work.post(transaction),
+}
+AtOnce = partial(PostgresUnitOfWork, retry_for=timedelta(0))
+"""Reports a lost connection at once."""
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest) -> Door:
+    return DOORS[request.param]
 
 
 @contextmanager
@@ -58,19 +72,27 @@ def one_connection(database: Database) -> Iterator[Engine]:
         yield engine
 
 
+REFUSES_LATER = """
+    CREATE FUNCTION public.refuse_later() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'not today'; END $$;
+    CREATE CONSTRAINT TRIGGER refuse_later AFTER INSERT ON cogni_billing.wallets
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.refuse_later()
+"""
+
+
 class TestContext:
-    def test_the_context_ends_with_the_scope(self, one_connection: Engine) -> None:
-        post(PostgresUnitOfWork(one_connection), planned())
+    def test_the_context_ends_with_the_call(self, one_connection: Engine, door: Door) -> None:
+        door(PostgresUnitOfWork(one_connection), planned())
 
         with one_connection.connect() as connection:
             assert connection.scalar(CONTEXT) == ""
-            assert connection.scalar(text("SELECT count(*) FROM cogni_billing.postings")) == 0
 
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
     def test_the_context_ends_with_a_scope_that_fails(
         self, one_connection: Engine, error: type[BaseException]
     ) -> None:
-        def fail(_: PostgresScope) -> None:
+        def fail(scope: PostgresServiceScope) -> None:
+            scope.tenants.open_account(NOON)
             raise error
 
         with pytest.raises(error):
@@ -100,7 +122,8 @@ class TestContext:
             pytest.raises(ScopeClosed),
             PostgresUnitOfWork(database.user).scope(ALICE) as scope,
         ):
-            scope.ledger._connection.commit()
+            scope.tenants.open_account(NOON)
+            scope.books._connection.commit()
 
 
 class TestEngines:
@@ -111,9 +134,22 @@ class TestEngines:
             engine_of(database, isolation_level="AUTOCOMMIT") as engine,
             pytest.raises(LedgerUnavailable, match="autocommits"),
         ):
-            post(PostgresUnitOfWork(engine), planned())
+            post(AtOnce(engine), planned())
 
         assert database.totals() == {}
+
+    def test_an_engine_that_autocommits_serves_single_calls(self, database: Database) -> None:
+        with engine_of(database, isolation_level="AUTOCOMMIT") as engine:
+            assert not PostgresUnitOfWork(engine).post(planned()).replayed
+            with engine.connect() as connection:
+                assert connection.connection.driver_connection.autocommit
+
+    def test_a_single_call_leaves_the_connection_as_it_was(self, one_connection: Engine) -> None:
+        PostgresUnitOfWork(one_connection).post(planned())
+
+        with one_connection.connect() as connection:
+            assert not connection.connection.driver_connection.autocommit
+            assert connection.scalar(CONTEXT) == ""
 
     EXPECTED = ("engine", "an Engine on postgresql+psycopg")
 
@@ -132,31 +168,33 @@ class TestEngines:
 
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
     def test_a_stricter_isolation_level_changes_no_outcome(
-        self, database: Database, level: str
+        self, database: Database, level: str, door: Door
     ) -> None:
         with engine_of(database, isolation_level=level, pool_size=8) as engine:
             unit_of_work = PostgresUnitOfWork(engine)
-            found = at_once([lambda: post(unit_of_work, planned())] * 8)
+            found = at_once(
+                [partial(door, unit_of_work, planned(number=each)) for each in range(1, 9)]
+            )
 
         assert sorted(recorded.replayed for recorded in found) == [False] + [True] * 7
         assert database.totals()[SYSTEM_ACCOUNT_ID] == 25_000_000
 
 
 class TestUnavailable:
-    def test_no_server(self) -> None:
+    def test_no_server(self, door: Door) -> None:
         engine = create_engine("postgresql+psycopg://app_user@/x?host=/nowhere")
 
         with pytest.raises(LedgerUnavailable) as caught:
-            post(PostgresUnitOfWork(engine), planned())
+            door(AtOnce(engine), planned())
 
         assert not isinstance(caught.value, OutcomeUnknown)
         assert caught.value.sqlstate is None
 
-    def test_no_free_connection(self, one_connection: Engine) -> None:
-        unit_of_work = PostgresUnitOfWork(one_connection)
+    def test_no_free_connection(self, one_connection: Engine, door: Door) -> None:
+        unit_of_work = AtOnce(one_connection)
 
         with unit_of_work.scope(ALICE), pytest.raises(LedgerUnavailable, match="TimeoutError"):
-            post(unit_of_work, planned(BOB))
+            door(unit_of_work, planned(BOB))
 
     @pytest.mark.parametrize(
         ("options", "sqlstate"),
@@ -167,7 +205,7 @@ class TestUnavailable:
         ],
     )
     def test_what_the_server_refuses_now_is_told_by_its_code(
-        self, database: Database, options: str, sqlstate: str
+        self, database: Database, options: str, sqlstate: str, door: Door
     ) -> None:
         unit_of_work = PostgresUnitOfWork(database.user)
         given = database.sandbox.role("app_user")
@@ -177,8 +215,9 @@ class TestUnavailable:
             scope.ledger.post(planned())
 
             with pytest.raises(LedgerUnavailable) as caught:
-                post(PostgresUnitOfWork(engine), planned())
+                door(AtOnce(engine), planned())
 
+        assert not isinstance(caught.value, OutcomeUnknown) or sqlstate == "57014"
         assert caught.value.sqlstate == sqlstate
         engine.dispose()
 
@@ -188,38 +227,38 @@ class TestCommit:
         ("cut", "written"), [(Cut.BEFORE_COMMIT, False), (Cut.AFTER_COMMIT, True)]
     )
     def test_a_line_cut_around_commit_is_an_unknown_outcome_that_a_retry_settles(
-        self, database: Database, cut: Cut, written: bool
+        self, database: Database, cut: Cut, written: bool, door: Door
     ) -> None:
         with proxied(database.sandbox.role("app_user")) as (proxy, url):
             engine = create_engine(url, poolclass=NullPool)
             proxy.cut = cut
             with pytest.raises(OutcomeUnknown):
-                post(PostgresUnitOfWork(engine), planned())
+                door(AtOnce(engine), planned())
             proxy.cut = Cut.NEVER
-            again = post(PostgresUnitOfWork(engine), planned())
+            again = door(PostgresUnitOfWork(engine), planned())
             engine.dispose()
 
         assert again.replayed == written
         assert database.totals()[SYSTEM_ACCOUNT_ID] == 25_000_000
 
     def test_a_backend_that_dies_in_a_statement_leaves_nothing(self, database: Database) -> None:
-        def work(scope: PostgresScope) -> Recorded:
+        def work(scope: PostgresServiceScope) -> Recorded:
             terminate(database, scope)
             return scope.ledger.post(planned())
 
         with pytest.raises(LedgerUnavailable) as caught:
-            PostgresUnitOfWork(database.user).run(ALICE, work)
+            AtOnce(database.user).run(ALICE, work)
 
         assert not isinstance(caught.value, OutcomeUnknown)
         assert database.totals() == {}
 
     def test_a_backend_that_dies_before_commit_leaves_nothing(self, database: Database) -> None:
-        def work(scope: PostgresScope) -> None:
+        def work(scope: PostgresServiceScope) -> None:
             scope.ledger.post(planned())
             terminate(database, scope)
 
         with pytest.raises(OutcomeUnknown):
-            PostgresUnitOfWork(database.user).run(ALICE, work)
+            AtOnce(database.user).run(ALICE, work)
 
         assert database.totals() == {}
         assert not post(PostgresUnitOfWork(database.user), planned()).replayed
@@ -227,7 +266,7 @@ class TestCommit:
     def test_a_lost_connection_does_not_hide_what_the_host_raised(
         self, one_connection: Engine, database: Database
     ) -> None:
-        def work(scope: PostgresScope) -> None:
+        def work(scope: PostgresServiceScope) -> None:
             terminate(database, scope)
             raise ZeroDivisionError
 
@@ -237,14 +276,14 @@ class TestCommit:
         assert not post(PostgresUnitOfWork(one_connection), planned()).replayed
 
     def test_a_connection_known_to_be_lost_is_not_committed(self, database: Database) -> None:
-        def work(scope: PostgresScope) -> None:
+        def work(scope: PostgresServiceScope) -> None:
             scope.ledger.post(planned())
-            driver = scope.ledger._connection.connection.driver_connection
+            driver = scope.books._connection.connection.driver_connection
             assert driver is not None
             driver.close()
 
         with pytest.raises(LedgerUnavailable, match="before COMMIT") as caught:
-            PostgresUnitOfWork(database.user).run(ALICE, work)
+            AtOnce(database.user).run(ALICE, work)
 
         assert not isinstance(caught.value, OutcomeUnknown)
 
@@ -260,7 +299,7 @@ class TestCommit:
 
         interruptions = iter([Interrupted()])
 
-        def work(scope: PostgresScope) -> None:
+        def work(scope: PostgresServiceScope) -> None:
             scope.ledger.post(planned())
             if ending == "rollback":
                 raise ZeroDivisionError
@@ -271,7 +310,7 @@ class TestCommit:
 
         with engine_of(database, pool_size=1, max_overflow=0, pool_reset_on_return=reset) as engine:
             event.listen(engine, ending, interrupt)
-            unit_of_work = PostgresUnitOfWork(engine)
+            unit_of_work = AtOnce(engine)
             with pytest.raises(Interrupted):
                 unit_of_work.run(ALICE, work)
 
@@ -286,12 +325,12 @@ class TestCommit:
     ) -> None:
         """The server refuses, and ends the session in the same breath: a batch would go on."""
 
-        def work(scope: PostgresScope) -> None:
+        def work(scope: PostgresServiceScope) -> None:
             scope.ledger.post(planned())
-            scope.ledger._connection.invalidate()
+            scope.books._connection.invalidate()
 
         with pytest.raises(LedgerUnavailable, match="before COMMIT") as caught:
-            PostgresUnitOfWork(database.user).run(ALICE, work)
+            AtOnce(database.user).run(ALICE, work)
 
         assert not isinstance(caught.value, OutcomeUnknown)
         assert database.totals() == {}
@@ -301,41 +340,40 @@ class TestCommit:
     ) -> None:
         """COMMIT would answer ROLLBACK, and every driver would call that a success."""
 
-        def work(scope: PostgresScope) -> None:
+        def work(scope: PostgresServiceScope) -> None:
             scope.ledger.post(planned())
             with pytest.raises(Exception, match="division by zero"):
-                scope.ledger._connection.execute(text("SELECT 1/0"))
+                scope.books._connection.execute(text("SELECT 1/0"))
 
         with pytest.raises(ScopeClosed):
-            PostgresUnitOfWork(database.user).run(ALICE, work)
+            AtOnce(database.user).run(ALICE, work)
 
         assert database.totals() == {}
 
-    def test_a_deferred_rule_that_commit_finds_broken_is_no_unknown_outcome(
-        self, database: Database
+    def test_a_deferred_trigger_that_refuses_at_commit_is_no_unknown_outcome(
+        self, own_database: Database, door: Door
     ) -> None:
-        def work(scope: PostgresScope) -> None:
-            # A wallet without an account, as only an administrator can write it.
-            scope.ledger._connection.execute(
-                text(
-                    "INSERT INTO cogni_billing.wallets"
-                    " VALUES (:t, :t, 'CREDIT', 1, 0, 0, now(), 'infinity')"
-                ),
-                {"t": ALICE},
-            )
+        """The trigger is a host's own: the library's schema defers nothing."""
+        with own_database.admin.begin() as admin:
+            admin.execute(text(REFUSES_LATER))
 
-        with pytest.raises(LedgerCorruption, match="wallets_account_exists"):
-            PostgresUnitOfWork(database.admin).run(ALICE, work)
+        with pytest.raises(LedgerUnavailable, match="not the library's") as caught:
+            door(PostgresUnitOfWork(own_database.user), planned())
+
+        assert not isinstance(caught.value, OutcomeUnknown)
+        assert own_database.totals() == {}
 
 
 class TestRunningAgain:
     def test_a_deadlock_is_resolved_by_running_the_loser_again(self, database: Database) -> None:
         unit_of_work = PostgresUnitOfWork(database.user)
+        # The policy is recorded by its first purchase, for which others' would wait.
+        unit_of_work.post(planned(CAROL, payment="stripe:0"))
         barrier = Barrier(2)
         tries = {ALICE: 0, BOB: 0}
 
         def claim_both(tenant: TenantId, payments: tuple[str, str]) -> str:
-            def work(scope: PostgresScope) -> None:
+            def work(scope: PostgresServiceScope) -> None:
                 tries[tenant] += 1
                 for number, payment in enumerate(payments, start=10):
                     scope.ledger.post(planned(tenant, payment=payment, number=number))
@@ -356,7 +394,7 @@ class TestRunningAgain:
 
         assert sorted(outcome.result() for outcome in outcomes) == ["done", "refused"]
         assert sorted(tries.values()) == [1, 2]
-        assert database.totals()[SYSTEM_ACCOUNT_ID] == 50_000_000
+        assert database.totals()[SYSTEM_ACCOUNT_ID] == 75_000_000
 
     @pytest.mark.parametrize(
         ("error", "times"),
@@ -373,7 +411,7 @@ class TestRunningAgain:
     ) -> None:
         tries = []
 
-        def work(_: PostgresScope) -> None:
+        def work(_: PostgresServiceScope) -> None:
             tries.append(1)
             raise error
 
@@ -397,9 +435,8 @@ class TestRunningAgain:
             def disturb(
                 _: object, __: object, statement: str, parameters: Any, *___: object
             ) -> Any:
-                if "set_config" in statement:
-                    return statement, parameters
-                return next(disturbances, statement), parameters
+                disturbance = next(disturbances, None)
+                return (disturbance, ()) if disturbance else (statement, parameters)
 
             event.listen(engine, "before_cursor_execute", disturb, retval=True)
             (outcome,) = Billing(PostgresUnitOfWork(engine), policy=later).confirm_purchases(
@@ -420,13 +457,15 @@ class TestWhatIsNotTheLedgers:
             with pytest.raises(ValueError, match="no token"):
                 post(PostgresUnitOfWork(engine), planned())
 
-    def test_a_connection_that_cannot_carry_a_text_is_unusable(self, database: Database) -> None:
-        with (
-            engine_of(database, connect_args={"client_encoding": "latin1"}) as engine,
-            pytest.raises(LedgerUnavailable, match="UnicodeEncodeError"),
-        ):
-            post(PostgresUnitOfWork(engine), planned(metadata={"price": "5 \u20ac"}))
-        assert database.totals() == {}
+    def test_a_connection_whose_encoding_lacks_a_character_is_unusable(
+        self, database: Database, door: Door
+    ) -> None:
+        with engine_of(database, connect_args={"client_encoding": "latin1"}) as engine:
+            unit_of_work = PostgresUnitOfWork(engine)
+            door(unit_of_work, planned(metadata={"price": "5 \u20ac"}))
+
+            with pytest.raises(LedgerUnavailable, match="use UTF-8"):
+                door(unit_of_work, planned(number=78))
 
 
 @pytest.mark.parametrize(
@@ -445,9 +484,9 @@ def test_a_signing_key_is_of_a_certain_length(database: Database, key: bytes, sh
     assert str(caught.value) == f"signing_key: expected 32 to 64 bytes, got {shown}"
 
 
-def terminate(database: Database, scope: PostgresScope) -> None:
+def terminate(database: Database, scope: PostgresServiceScope) -> None:
     """End the scope's backend, and return when it is gone."""
-    pid = scope.ledger._connection.scalar(text("SELECT pg_backend_pid()"))
+    pid = scope.books._connection.scalar(text("SELECT pg_backend_pid()"))
     with database.admin.connect() as connection:
         ended = connection.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
     assert ended

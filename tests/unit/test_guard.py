@@ -69,6 +69,25 @@ def test_a_scope_that_failed_and_then_ended_has_ended() -> None:
     assert reason(guard) == ENDED
 
 
+def test_a_guard_with_a_limit_lets_that_many_calls_through() -> None:
+    guard = ScopeGuard(calls=1)
+    done = []
+
+    with guard.call():
+        done.append("first")
+    guard.require_open()
+    with pytest.raises(ScopeClosed) as caught, guard.call():
+        done.append("second")
+
+    assert done == ["first"]
+    assert caught.value.reason == "it takes 1 call; use a scope for several"
+
+
+@pytest.mark.parametrize(("calls", "single"), [(None, False), (1, True), (2, False)])
+def test_a_guard_tells_whether_it_takes_one_call(calls: int | None, single: bool) -> None:
+    assert ScopeGuard(calls=calls).is_single is single
+
+
 def test_closing_twice_is_closing_once() -> None:
     guard = ScopeGuard()
 

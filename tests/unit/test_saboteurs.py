@@ -26,12 +26,13 @@ from cogni_billing.adapters.batches import one_by_one
 from cogni_billing.adapters.memory import InMemoryUnitOfWork, repositories
 from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.domain import metadata, refunds
+from cogni_billing.domain import metadata, refunds, transactions
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import account_of
+from cogni_billing.domain.identity import SHORTFALL, account_of
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
+from cogni_billing.domain.transactions import Posting, Recorded, Transaction
 from cogni_billing.domain.wallets import Wallet
 from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
 from cogni_billing.testing.contracts import (
@@ -40,11 +41,13 @@ from cogni_billing.testing.contracts import (
     grants,
     holds,
     keys,
+    kinds,
     known_faults,
     purchases,
     reading,
     scopes,
     sharing,
+    single_calls,
     statements,
 )
 from cogni_billing.testing.contracts import refunds as refunding
@@ -86,7 +89,7 @@ def the_key_is_looked_for_and_written_without_a_lock(patch: Patch) -> None:
 
     patch.setattr(Store, "transaction", unlocked)
     patch.setattr(MemoryLedger, "_found", slowly_found)
-    patch.setattr(MemoryLedger, "_claim", lambda *_: None)
+    patch.setattr(MemoryLedger, "_require_unclaimed", lambda *_: None)
 
 
 @in_memory(charges.ChargeContract, "test_tenants_and_kinds_have_references_of_their_own")
@@ -119,8 +122,6 @@ def the_key_is_claimed_in_a_transaction_of_its_own(patch: Patch) -> None:
     """It stays claimed when the purchase fails."""
 
     def claimed_for_good(ledger: MemoryLedger, purchase: Transaction) -> None:
-        if purchase.reference in ledger._store.payments:
-            raise PaymentAlreadyClaimed(purchase.reference)
         ledger._store.payments[purchase.reference] = ledger._tenant
 
     patch.setattr(MemoryLedger, "_claim", claimed_for_good)
@@ -184,7 +185,7 @@ def a_replay_writes_again(patch: Patch) -> None:
     "test_a_payment_of_another_tenant_is_refused_without_a_word_about_it",
 )
 def a_payment_is_claimed_for_each_tenant(patch: Patch) -> None:
-    patch.setattr(MemoryLedger, "_claim", lambda *_: None)
+    patch.setattr(MemoryLedger, "_require_unclaimed", lambda *_: None)
 
 
 # Money that balances ----------------------------------------------------------------------------
@@ -273,7 +274,8 @@ def a_refund_has_no_key(patch: Patch) -> None:
 @in_memory(refunding.RefundContract, "test_no_more_than_was_paid_is_refunded")
 def what_was_refunded_is_forgotten(patch: Patch) -> None:
     def nothing(_: MemoryLedger, purchase: Transaction) -> Amount:
-        return Amount("0", parsed(purchase.request["amount"]).unit)
+        assert purchase.paid is not None
+        return Amount("0", purchase.paid.unit)
 
     patch.setattr(MemoryLedger, "_returned", nothing)
 
@@ -328,9 +330,9 @@ def all_or_nothing_is_what_went_well(patch: Patch) -> None:
     "test_what_would_overdraw_is_refused_and_a_smaller_one_after_it_is_not",
 )
 def one_refusal_ends_the_batch(patch: Patch) -> None:
-    def until_refused(transactions: Any, post_one: Any, savepoint: Any) -> Any:
+    def until_refused(asked: Any, post_one: Any, savepoint: Any) -> Any:
         answers: list[Any] = []
-        for transaction in transactions:
+        for transaction in asked:
             if any(isinstance(answer, BillingError) for answer in answers):
                 answers.append(answers[-1])
             else:
@@ -389,6 +391,72 @@ def a_scope_posts_for_anybody(patch: Patch) -> None:
         return post(evolve(ledger, tenant=transaction.tenant), transaction)
 
     patch.setattr(MemoryLedger, "_post", for_anybody)
+
+
+# One call alone ---------------------------------------------------------------------------------
+
+
+@in_memory(
+    single_calls.RefusedCallContract, "test_a_call_that_the_wallet_refuses_leaves_what_was_due"
+)
+def a_refused_call_undoes_what_was_due(patch: Patch) -> None:
+    patch.setattr(Store, "keep", lambda _: None)
+
+
+@in_memory(
+    single_calls.RefusedCallContract,
+    "test_a_refused_call_does_not_move_the_time_of_the_wallet_past_the_expiry",
+)
+def a_refused_call_moves_the_time_of_the_wallet(patch: Patch) -> None:
+    def moved(ledger: MemoryLedger, moment: datetime) -> Wallet:
+        wallet = settled(ledger, moment)
+        ledger._keep(wallet)
+        ledger._store.keep()
+        return wallet
+
+    settled = MemoryLedger._settled
+    patch.setattr(MemoryLedger, "_settled", moved)
+
+
+@in_memory(
+    single_calls.RefusedCallContract,
+    "test_a_call_that_its_key_answers_records_nothing",
+)
+def what_is_due_is_recorded_before_the_key_is_looked_for(patch: Patch) -> None:
+    def early(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
+        ledger._catch_up(transaction.at)
+        return post(ledger, transaction)
+
+    patch.setattr(MemoryLedger, "_post", early)
+
+
+@in_memory(single_calls.RefusedCallContract, "test_a_scope_of_several_calls_leaves_nothing")
+def a_scope_of_several_calls_keeps_what_was_due(patch: Patch) -> None:
+    patch.setattr(guard.ScopeGuard, "is_single", True)
+
+
+@in_memory(single_calls.SingleCallContract, "test_a_second_call_is_refused")
+def a_single_scope_takes_any_number_of_calls(patch: Patch) -> None:
+    def unlimited(_: guard.ScopeGuard, *, calls: int | None = None) -> None:
+        made(_, calls=None)
+
+    made = guard.ScopeGuard.__init__
+    patch.setattr(guard.ScopeGuard, "__init__", unlimited)
+
+
+@in_memory(single_calls.SingleCallContract, "test_a_tenant_without_an_account_is_unknown")
+def a_tenant_without_an_account_has_a_balance_of_zero(patch: Patch) -> None:
+    patch.setattr(repositories, "require_account", lambda *_: None)
+
+
+@in_memory(kinds.KindContract, "test_a_transaction_of_each_kind_is_recorded_by_its_rules")
+def a_kind_takes_the_other_side_from_another_account(patch: Patch) -> None:
+    def elsewhere(*given: Any) -> tuple[Posting, ...]:
+        *others, contra = balanced(*given)
+        return (*others, evolve(contra, account=SHORTFALL))
+
+    balanced = transactions.balanced
+    patch.setattr(transactions, "balanced", elsewhere)
 
 
 # What is read -----------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def provision(
     roles = None if spender is None else Roles(spender=spender)
     with _engine(database_url) as engine:
         postgres.provision(engine, roles, test_database=test_database)
-    console.print("provisioned; the roles are there, and have no passwords of ours")
+    console.print("provisioned; new roles have no password, set it yourself")
 
 
 @app.command()
@@ -115,6 +115,28 @@ def migrate(database_url: DatabaseUrl) -> None:
     with _engine(database_url) as engine:
         postgres.migrate(engine)
     console.print("migrated to head")
+
+
+@app.command()
+def repair(database_url: DatabaseUrl) -> None:
+    """Create the functions again as this version has them, as app_migrator."""
+    with _engine(database_url) as engine:
+        postgres.repair(engine)
+    console.print("functions created again")
+
+
+@app.command()
+def restore(
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, readable=True, help="The dump, as text."),
+    ],
+    database_url: DatabaseUrl,
+) -> None:
+    """Fill an empty ledger with the rows of a dump, as app_migrator."""
+    with _engine(database_url) as engine, file.open(encoding="utf-8", newline="\n") as dump:
+        rows = postgres.restore(engine, dump)
+    console.print("rows restored:", rows)
 
 
 @app.command()

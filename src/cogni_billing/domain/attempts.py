@@ -332,7 +332,7 @@ class Attempt:
         return (
             purchase is not None
             and purchase.id == self.transaction_id
-            and purchase.request["amount"] == str(self.intent.amount)
+            and purchase.paid == self.intent.amount
         )
 
 

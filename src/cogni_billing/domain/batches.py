@@ -23,8 +23,9 @@ from cogni_billing.domain.errors import (
 )
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.receipts import Receipt
-from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
+from cogni_billing.domain.transactions import Recorded, Transaction
 
 Made = TypeVar("Made", bound=Receipt)
 Request = TypeVar("Request", "Purchase", "Charge")

@@ -9,8 +9,9 @@ from cogni_billing.domain.amounts import Amount, positive_credits
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.identity import tenant_id
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import frozen_metadata
-from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
+from cogni_billing.domain.transactions import Transaction
 
 
 def plan_charge(
@@ -36,8 +37,7 @@ def plan_charge(
         kind=TransactionKind.CHARGE,
         reference=key,
         at=at,
-        postings=balanced(TransactionKind.CHARGE, payer, -charged),
-        request={"amount": str(charged), "allow_overdraft": str(allow_overdraft)},
+        amount=-charged,
         metadata=copied,
         overdraft=allow_overdraft,
     )

@@ -7,15 +7,16 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID, uuid5
 
-from attrs import field, frozen
+from attrs import frozen
 
+from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import Amount, positive
 from cogni_billing.domain.errors import DisputeClosed, UnknownDispute
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, owner_of, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
-from cogni_billing.domain.refunds import REMAINDER, Payment
+from cogni_billing.domain.refunds import Payment
 from cogni_billing.domain.shares import Share
 
 
@@ -48,10 +49,15 @@ class Dispute:
     state: DisputeState = DisputeState.OPEN
     purchase: UUID
     metadata: Mapping[str, Json] = EMPTY
-    request: Mapping[str, str] = field(factory=dict, repr=False)
-    """What the caller asked for, field by field: what makes two requests the same."""
+    asked: Amount | None = None
+    """The amount that the caller asked for. `None` if the caller disputed all that remained."""
     replayed: bool = False
-    """Whether this call only found it; its state is then the present one."""
+    """Whether an earlier call opened it. Its state is then the present one."""
+
+    @property
+    def request(self) -> requests.Request:
+        """The caller's request, field by field. Two requests are the same if these are equal."""
+        return requests.dispute(self.payment, self.asked)
 
     def parts(self) -> Iterator[Hold]:
         """What is set aside on each wallet; nothing of a beneficiary whose share is zero."""
@@ -83,14 +89,18 @@ class Dispute:
 
 @frozen(kw_only=True)
 class DisputeRequest:
-    """A dispute as its caller reports it, every argument judged."""
+    """The validated arguments of a dispute."""
 
     tenant: TenantId
     payment: str
     amount: Amount | None
     reference: str
     metadata: Mapping[str, Json]
-    asked: Mapping[str, str]
+
+    @property
+    def identity(self) -> requests.Request:
+        """The fields that a replay must repeat."""
+        return requests.dispute(self.payment, self.amount)
 
 
 def request_dispute(
@@ -107,7 +117,6 @@ def request_dispute(
         amount=part,
         reference=key,
         metadata=frozen_metadata(metadata),
-        asked={"payment": paid_by, "amount": REMAINDER if part is None else str(part)},
     )
 
 
@@ -132,7 +141,7 @@ def plan_dispute(
         opened_at=at,
         purchase=payment.purchase.id,
         metadata=request.metadata,
-        request=request.asked,
+        asked=request.amount,
     )
 
 

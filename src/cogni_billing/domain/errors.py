@@ -330,7 +330,9 @@ class PrivilegeRequired(BillingError):
 
 @define
 class UnbalancedTransaction(BillingError):
-    """The postings do not sum to zero in each unit, or are not those of their kind."""
+    """The transaction breaks a rule: its postings do not sum to zero in each unit, or a field does
+    not fit its kind, or its kind is unknown.
+    """
 
     code: ClassVar[str] = "unbalanced_transaction"
 
@@ -421,3 +423,10 @@ class LedgerCorruption(BillingError):
 def given_twice(given_id: UUID) -> LedgerCorruption:
     """The answer to whose id source is broken."""
     return LedgerCorruption(f"the id source gave {given_id} twice")
+
+
+def unknown_kind(kind: object) -> UnbalancedTransaction:
+    """The error for a kind of transaction that a table or a branch does not handle."""
+    return UnbalancedTransaction(
+        f"unknown transaction kind {shown(str(kind))}; add its rules and handle it"
+    )

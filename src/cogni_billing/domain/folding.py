@@ -1,4 +1,4 @@
-"""Folding: adding up what others have added to an account, so that nobody adds it up again."""
+"""Folding: sums of what others have added to an account, so that readers need not add it up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Folding:
-    """What one fold did: how many accounts it found anything new on, and how many lines."""
+    """The number of accounts that others had added to since the last fold, and of those lines."""
 
     accounts: int
     lines: int

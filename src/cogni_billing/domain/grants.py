@@ -12,9 +12,10 @@ from cogni_billing.domain.amounts import Amount, positive_credits
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import frozen_metadata
-from cogni_billing.domain.moments import LATEST, expiry, expiry_text
-from cogni_billing.domain.transactions import GrantTerms, Transaction, TransactionKind, balanced
+from cogni_billing.domain.moments import LATEST, expiry
+from cogni_billing.domain.transactions import GrantTerms, Transaction
 
 PRIORITY_DEFAULT: Final = 100
 PRIORITY_MAX: Final = 1_000_000
@@ -86,13 +87,7 @@ def plan_grant(
         kind=TransactionKind.GRANT,
         reference=key,
         at=at,
-        postings=balanced(TransactionKind.GRANT, owner, granted),
-        request={
-            "amount": str(granted),
-            "source": terms.source,
-            "priority": str(terms.priority),
-            "expires_at": expiry_text(terms.expires_at),
-        },
+        amount=granted,
         metadata=frozen_metadata(metadata),
         terms=terms,
     )
@@ -117,6 +112,6 @@ def plan_expiry(tenant: TenantId, lapse: Lapse, number: int) -> Transaction:
         kind=TransactionKind.EXPIRY,
         reference=reference,
         at=lapse.at,
-        postings=balanced(TransactionKind.EXPIRY, tenant, -lapse.amount),
+        amount=-lapse.amount,
         subject=lapse.grant_id,
     )

@@ -7,8 +7,9 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
+from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import ZERO, Amount, positive_credits
 from cogni_billing.domain.errors import (
     HoldClosed,
@@ -18,9 +19,10 @@ from cogni_billing.domain.errors import (
 )
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
-from cogni_billing.domain.moments import LATEST, expiry, expiry_text
-from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
+from cogni_billing.domain.moments import LATEST, expiry
+from cogni_billing.domain.transactions import Transaction
 
 
 class HoldState(StrEnum):
@@ -50,10 +52,13 @@ class Hold:
     captured: Amount = ZERO
     ended_at: datetime | None = None
     metadata: Mapping[str, Json] = EMPTY
-    request: Mapping[str, str] = field(factory=dict, repr=False)
-    """What the caller asked for, field by field: what makes two requests the same."""
     replayed: bool = False
-    """Whether this call only found it; its state is then the present one."""
+    """Whether an earlier call recorded it. Its state is then the present one."""
+
+    @property
+    def request(self) -> requests.Request:
+        """The caller's request, field by field. Two requests are the same if these are equal."""
+        return requests.hold(self.amount, self.expires_at)
 
     @property
     def ends_at(self) -> datetime:
@@ -116,7 +121,6 @@ def plan_hold(
         opened_at=at,
         expires_at=ends,
         metadata=copied,
-        request={"amount": str(held), "expires_at": expiry_text(ends)},
     )
 
 
@@ -142,8 +146,7 @@ def plan_capture(
         kind=TransactionKind.CAPTURE,
         reference=key,
         at=at,
-        postings=balanced(TransactionKind.CAPTURE, payer, -taken),
-        request={"hold": str(hold_id), "amount": str(taken)},
+        amount=-taken,
         metadata=copied,
         subject=hold_id,
     )

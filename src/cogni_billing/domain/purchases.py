@@ -10,27 +10,30 @@ from uuid import UUID
 
 from attrs import frozen
 
+from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.errors import InvalidReference, shown
+from cogni_billing.domain.errors import InvalidPolicy, InvalidReference, shown
+from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of, reference, tenant_id
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
 from cogni_billing.domain.policies import Policies
 from cogni_billing.domain.pricing import bought
-from cogni_billing.domain.transactions import Transaction, TransactionKind, balanced
+from cogni_billing.domain.transactions import Recorded, Transaction
 
 _TRANSACTION: Final = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})", re.ASCII)
 
 
 @frozen(kw_only=True)
 class PurchaseRequest:
-    """A confirmed payment as its caller reports it, every argument judged; no policy yet."""
+    """The validated arguments of a confirmed payment, before a policy is applied."""
 
     buyer: TenantId
+    paid: Amount
     purchased: Amount
+    """The credits that the payment buys."""
     payment: str
     metadata: Mapping[str, Json]
-    asked: Mapping[str, str]
-    """What the caller asked for, field by field."""
 
 
 def request_purchase(
@@ -39,10 +42,10 @@ def request_purchase(
     """The request to credit *tenant* what *amount* buys, in full (ceiling)."""
     return PurchaseRequest(
         buyer=tenant_id(tenant),
+        paid=amount,
         purchased=bought(amount, "amount"),
         payment=_payment(payment),
         metadata=frozen_metadata(metadata),
-        asked={"amount": str(amount)},
     )
 
 
@@ -82,9 +85,42 @@ def plan_purchase(
         kind=TransactionKind.PURCHASE,
         reference=request.payment,
         at=at,
-        postings=balanced(TransactionKind.PURCHASE, request.buyer, credited, shares),
+        amount=credited,
+        paid=request.paid,
         shares=shares,
-        request=request.asked,
         policy=policy.record,
         metadata=request.metadata,
     )
+
+
+@frozen
+class ReplayOnly:
+    """A purchase without a policy in force: only its replay can answer it.
+
+    A replay needs no policy, because the ledger stores the shares of the first call.
+    """
+
+    request: PurchaseRequest
+    error: InvalidPolicy
+
+    def answer(self, stored: Recorded | None) -> Recorded:
+        """*stored*, the purchase that the tenant recorded for this payment.
+
+        Raises:
+            InvalidPolicy: the tenant recorded no such purchase.
+            IdempotencyConflict: the tenant recorded it with another amount.
+        """
+        if stored is None:
+            raise self.error
+        same_or_conflict(stored.transaction, requests.purchase(self.request.paid))
+        return stored
+
+
+def plan_or_replay(
+    request: PurchaseRequest, policies: Policies, at: datetime, transaction_id: UUID
+) -> Transaction | ReplayOnly:
+    """The transaction of a purchase, or `ReplayOnly` while no policy is in force."""
+    try:
+        return plan_purchase(request, policies, at, transaction_id)
+    except InvalidPolicy as error:
+        return ReplayOnly(request, error)

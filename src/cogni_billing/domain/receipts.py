@@ -9,8 +9,10 @@ from uuid import UUID
 from attrs import frozen
 
 from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.errors import LedgerCorruption
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Recorded
+from cogni_billing.domain.transactions import Recorded, Transaction
 
 
 @frozen(kw_only=True)
@@ -90,10 +92,11 @@ class ChargebackReceipt(RefundReceipt):
 
 def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
     """The receipt of a recorded purchase."""
+    made = _made(recorded, TransactionKind.PURCHASE)
     return PurchaseReceipt(
-        transaction_id=recorded.transaction.id,
-        credited=recorded.transaction.amount,
-        shares=recorded.transaction.shares,
+        transaction_id=made.id,
+        credited=made.amount,
+        shares=made.shares,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )
@@ -101,9 +104,10 @@ def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
 
 def charge_receipt(recorded: Recorded) -> ChargeReceipt:
     """The receipt of a recorded charge."""
+    made = _made(recorded, TransactionKind.CHARGE)
     return ChargeReceipt(
-        transaction_id=recorded.transaction.id,
-        charged=-recorded.transaction.amount,
+        transaction_id=made.id,
+        charged=-made.amount,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )
@@ -111,11 +115,12 @@ def charge_receipt(recorded: Recorded) -> ChargeReceipt:
 
 def capture_receipt(recorded: Recorded) -> CaptureReceipt:
     """The receipt of a recorded capture."""
-    assert recorded.transaction.subject is not None  # its plan names the hold
+    made = _made(recorded, TransactionKind.CAPTURE)
+    assert made.subject is not None  # a capture names its hold
     return CaptureReceipt(
-        transaction_id=recorded.transaction.id,
-        hold_id=recorded.transaction.subject,
-        captured=-recorded.transaction.amount,
+        transaction_id=made.id,
+        hold_id=made.subject,
+        captured=-made.amount,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )
@@ -123,11 +128,12 @@ def capture_receipt(recorded: Recorded) -> CaptureReceipt:
 
 def grant_receipt(recorded: Recorded) -> GrantReceipt:
     """The receipt of a recorded grant."""
-    terms = recorded.transaction.terms
+    made = _made(recorded, TransactionKind.GRANT)
+    terms = made.terms
     assert terms is not None  # a grant has them
     return GrantReceipt(
-        transaction_id=recorded.transaction.id,
-        granted=recorded.transaction.amount,
+        transaction_id=made.id,
+        granted=made.amount,
         source=terms.source,
         priority=terms.priority,
         expires_at=terms.expires_at,
@@ -138,17 +144,30 @@ def grant_receipt(recorded: Recorded) -> GrantReceipt:
 
 def refund_receipt(recorded: Recorded) -> RefundReceipt:
     """The receipt of a recorded refund."""
-    return RefundReceipt(**_returned(recorded))
+    return RefundReceipt(**_returned(recorded, TransactionKind.REFUND))
 
 
 def chargeback_receipt(recorded: Recorded) -> ChargebackReceipt:
     """The receipt of a recorded chargeback."""
-    assert recorded.transaction.subject is not None  # its plan names the dispute
-    return ChargebackReceipt(**_returned(recorded), dispute_id=recorded.transaction.subject)
+    returned = _returned(recorded, TransactionKind.CHARGEBACK)
+    assert recorded.transaction.subject is not None  # a chargeback names its dispute
+    return ChargebackReceipt(**returned, dispute_id=recorded.transaction.subject)
 
 
-def _returned(recorded: Recorded) -> dict[str, Any]:
+def _made(recorded: Recorded, kind: TransactionKind) -> Transaction:
+    """The recorded transaction, which must be of *kind*.
+
+    Raises:
+        LedgerCorruption: the ledger answered with a transaction of another kind.
+    """
     made = recorded.transaction
+    if made.kind is not kind:
+        raise LedgerCorruption(f"transaction {made.id} is a {made.kind}; expected a {kind}")
+    return made
+
+
+def _returned(recorded: Recorded, kind: TransactionKind) -> dict[str, Any]:
+    made = _made(recorded, kind)
     assert made.reversal is not None  # its kind has one
     return {
         "transaction_id": made.id,

@@ -13,16 +13,18 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, parsed, positive, proportion, total
+from cogni_billing.domain import requests
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, positive, proportion, total
 from cogni_billing.domain.errors import InvalidInput, RefundExceedsPayment, UnitMismatch, shown
 from cogni_billing.domain.identity import AccountId, TenantId, account_of, owner_of, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
-from cogni_billing.domain.policies import RevenueSharePolicy, Shortfall
+from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Reversal, Transaction, TransactionKind, balanced
+from cogni_billing.domain.transactions import Reversal, Transaction
 
-REMAINDER = "what remains"
+REMAINDER = requests.REMAINDER
 
 
 @frozen(kw_only=True)
@@ -37,7 +39,8 @@ class Payment:
 
     @property
     def paid(self) -> Amount:
-        return parsed(self.purchase.request["amount"])
+        assert self.purchase.paid is not None  # a purchase has it
+        return self.purchase.paid
 
     @property
     def remaining(self) -> Amount:
@@ -52,8 +55,9 @@ class Payment:
     @property
     def clamped(self) -> tuple[TenantId, ...]:
         """The beneficiaries of whom the purchase's policy takes back no more than is there."""
-        policy = RevenueSharePolicy.from_dict(self.purchase.policy)
-        return self.beneficiaries if policy.clawback is Shortfall.CLAMP else ()
+        # Not by RevenueSharePolicy: a payment can be refunded whatever policy was recorded with it.
+        clamps = self.purchase.policy.get("clawback") == Shortfall.CLAMP.value
+        return self.beneficiaries if clamps else ()
 
     def part(self, asked: Amount | None) -> Amount:
         """How much of the payment *asked* is; all that remains if it is `None`.
@@ -91,7 +95,7 @@ def step(leg: Amount, before: Amount, after: Amount, paid: Amount) -> Amount:
 
 @frozen(kw_only=True)
 class RefundRequest:
-    """A refund as its caller asks for it, every argument judged."""
+    """The validated arguments of a refund or of a lost dispute."""
 
     tenant: TenantId
     payment: str
@@ -99,7 +103,11 @@ class RefundRequest:
     reference: str
     shortfall: Shortfall
     metadata: Mapping[str, Json]
-    asked: Mapping[str, str]
+
+    @property
+    def identity(self) -> requests.Request:
+        """The fields that a replay must repeat."""
+        return requests.reversal(self.payment, self.amount, self.shortfall)
 
 
 def request_refund(
@@ -123,11 +131,6 @@ def request_refund(
         reference=key,
         shortfall=checked_shortfall(shortfall),
         metadata=frozen_metadata(metadata),
-        asked={
-            "payment": paid_by,
-            "amount": REMAINDER if part is None else str(part),
-            "shortfall": checked_shortfall(shortfall).value,
-        },
     )
 
 
@@ -165,16 +168,18 @@ def plan_reversal(
     at: datetime,
     transaction_id: UUID,
     subject: UUID | None = None,
+    disputed: Amount | None = None,
 ) -> Transaction:
-    """The transaction that takes back what the requested part of *payment* gave.
+    """The transaction that takes back the credits and shares of a part of *payment*.
 
-    Where less is there than would be taken, the `shortfall` account absorbs the rest.
+    The part is *disputed*, the amount of a lost dispute, or else the amount of the request. Where
+    an account has less than would be taken, the `shortfall` account absorbs the rest.
 
     Raises:
-        UnitMismatch: the request is in another unit than the payment.
-        RefundExceedsPayment: it is of more than remains.
+        UnitMismatch: the part is in another unit than the payment.
+        RefundExceedsPayment: the part is more than remains.
     """
-    amount = payment.part(request.amount)
+    amount = payment.part(request.amount if disputed is None else disputed)
     tenant, account = request.tenant, account_of(request.tenant)
     wanted, shares = payment.credits_of(amount), payment.shares_of(amount)
     taken = there.of(account, wanted)
@@ -191,13 +196,17 @@ def plan_reversal(
         kind=kind,
         reference=request.reference,
         at=at,
-        postings=balanced(kind, tenant, -taken, taken_shares, absorbed),
+        amount=-taken,
         shares=taken_shares,
-        request=request.asked,
         metadata=request.metadata,
         subject=subject,
         absorbed=absorbed,
         reversal=Reversal(
-            purchase=payment.purchase.id, amount=amount, total=payment.returned + amount
+            purchase=payment.purchase.id,
+            payment=request.payment,
+            amount=amount,
+            total=payment.returned + amount,
+            asked=request.amount,
+            shortfall=request.shortfall,
         ),
     )

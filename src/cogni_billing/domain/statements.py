@@ -12,13 +12,14 @@ from attrs import frozen
 
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import InvalidInput, InvalidPage, shown
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.moments import utc
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Posting, Recorded, TransactionKind
+from cogni_billing.domain.transactions import Posting, Recorded
 
 LIMIT_MAX: Final = 1000
-_CURSOR = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_CURSOR = re.compile(r"[1-9][0-9]{0,38}", re.ASCII)
 
 
 @frozen

@@ -1,80 +1,22 @@
-"""The law of the ledger: postings of a transaction sum to zero, in every unit, or it is none."""
+"""Transactions. A transaction's postings sum to zero in every unit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from enum import StrEnum
-from types import MappingProxyType
-from typing import Final
+from functools import cached_property
 from uuid import UUID
 
-from attrs import field, frozen
+from attrs import frozen
 
+from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import ZERO, Amount, total
-from cogni_billing.domain.errors import UnbalancedTransaction
-from cogni_billing.domain.identity import (
-    BREAKAGE,
-    ISSUANCE,
-    SHORTFALL,
-    USAGE,
-    AccountId,
-    TenantId,
-    account_of,
-    owner_of,
-)
+from cogni_billing.domain.errors import UnbalancedTransaction, unknown_kind
+from cogni_billing.domain.identity import SHORTFALL, AccountId, TenantId, account_of, owner_of
+from cogni_billing.domain.kinds import TransactionKind, rules_of
 from cogni_billing.domain.metadata import EMPTY, Json
+from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
-
-
-class TransactionKind(StrEnum):
-    """What a transaction does; it is a text, too: `TransactionKind.CHARGE == "charge"`."""
-
-    PURCHASE = "purchase"
-    """A confirmed payment: credits minted for its tenant, and shares on top."""
-    CHARGE = "charge"
-    """Usage: credits consumed."""
-    CAPTURE = "capture"
-    """Usage that a hold had set credits aside for."""
-    GRANT = "grant"
-    """Credits minted without a payment, with a source and perhaps an expiry."""
-    EXPIRY = "expiry"
-    """What was left of a grant when it expired."""
-    REFUND = "refund"
-    """A payment given back, in full or in part: its credits and shares are taken back."""
-    CHARGEBACK = "chargeback"
-    """A lost dispute: the same, for what of the payment was disputed."""
-
-    @property
-    def contra(self) -> AccountId:
-        """The system tenant's account that takes the other side."""
-        return _CONTRA[self]
-
-    @property
-    def raises(self) -> bool:
-        """Whether it adds to its tenant's account; otherwise it takes from it."""
-        return self.opens
-
-    @property
-    def reverses(self) -> bool:
-        """Whether it takes back what a purchase gave."""
-        return self in {TransactionKind.REFUND, TransactionKind.CHARGEBACK}
-
-    @property
-    def opens(self) -> bool:
-        """Whether it opens its tenant's account where there is none."""
-        return self in {TransactionKind.PURCHASE, TransactionKind.GRANT}
-
-
-_CONTRA: Final = {
-    TransactionKind.PURCHASE: ISSUANCE,
-    TransactionKind.CHARGE: USAGE,
-    TransactionKind.CAPTURE: USAGE,
-    TransactionKind.GRANT: ISSUANCE,
-    TransactionKind.EXPIRY: BREAKAGE,
-    TransactionKind.REFUND: ISSUANCE,
-    TransactionKind.CHARGEBACK: ISSUANCE,
-}
 
 
 @frozen
@@ -105,10 +47,12 @@ def balanced(
     shares: Iterable[Share] = (),
     absorbed: Amount = ZERO,
 ) -> tuple[Posting, ...]:
-    """The postings of *kind*: *tenant*'s account changes by *amount*, each beneficiary's by its
-    share, the `shortfall` account gives what was *absorbed*, and the kind's contra account takes
-    the other side. Zero makes no posting, but for the tenant's own; and a return may be of so
-    little that it is all there is.
+    """The postings of *kind*, in order.
+
+    The tenant's account changes by *amount*, each beneficiary's account by its share, and the
+    `shortfall` account pays *absorbed*. The kind's contra account takes the other side. A zero
+    makes no posting, except on the tenant's own account. A reversal of a very small part may
+    consist of that posting alone.
     """
     legs = [Posting(account_of(tenant), amount)]
     legs += [Posting(share.beneficiary, share.amount) for share in shares if share.amount.value]
@@ -118,10 +62,6 @@ def balanced(
     if other_side.value or not kind.reverses:
         legs.append(Posting(kind.contra, other_side))
     return tuple(legs)
-
-
-def _read_only(given: Mapping[str, str]) -> Mapping[str, str]:
-    return MappingProxyType(dict(given))
 
 
 @frozen(kw_only=True)
@@ -135,24 +75,29 @@ class GrantTerms:
 
 @frozen(kw_only=True)
 class Reversal:
-    """Of which purchase how much is taken back: in the unit of the payment."""
+    """The part of a purchase that a refund or a chargeback takes back, in the payment's unit."""
 
     purchase: UUID
+    payment: str
     amount: Amount
     total: Amount
-    """All that was taken back of the payment so far, this included."""
+    """The amount returned of the payment so far, including this part."""
+    asked: Amount | None
+    """The amount that the caller asked for. `None` if the caller asked for all that remained."""
+    shortfall: Shortfall
+    """The caller's choice for credits that are already spent."""
 
 
 @frozen(kw_only=True)
 class Transaction:
-    """An immutable, atomic set of postings that sums to zero: it cannot exist otherwise.
+    """An immutable, atomic set of postings that sums to zero. No other can be constructed.
 
-    Its postings are those of its kind, in order: the tenant's own account, raised or lowered as
-    the kind says; each beneficiary whose share is not zero; the `shortfall` account, if it absorbs
-    anything; the contra account.
+    A caller gives the amount, the shares and the absorbed shortfall. The postings and the request
+    follow from them. The fields must fit the rules of the kind in `KINDS`.
 
     Raises:
-        UnbalancedTransaction: the postings sum to something else, or are not those.
+        UnbalancedTransaction: a field does not fit the kind, the kind is unknown, or the postings
+            do not sum to zero.
     """
 
     id: UUID
@@ -160,48 +105,95 @@ class Transaction:
     kind: TransactionKind
     reference: str
     at: datetime
-    postings: tuple[Posting, ...]
+    amount: Amount
+    """The change of the tenant's own account."""
+    paid: Amount | None = None
+    """The payment of a purchase, in its own unit."""
     shares: tuple[Share, ...] = ()
-    request: Mapping[str, str] = field(factory=dict, converter=_read_only)
-    """What the caller asked for, field by field: what makes two requests the same."""
     policy: Mapping[str, Json] = EMPTY
-    """Every input of the shares, so that they can be computed again from the record."""
+    """Every input of the shares, so that `verify` can compute them again from the record."""
     metadata: Mapping[str, Json] = EMPTY
     overdraft: bool = False
-    """Whether it may take more than is available: its cost was incurred already."""
+    """Whether it may take more than is available, because the cost was already incurred."""
     subject: UUID | None = None
-    """What it settles: the hold of a capture, the grant of an expiry, the dispute that a chargeback
-    ends."""
+    """The hold of a capture, the grant of an expiry, or the dispute of a chargeback."""
     terms: GrantTerms | None = None
     """How the credits of a grant are to be spent."""
     absorbed: Amount = ZERO
-    """What a refund could not take back of those who had spent it."""
+    """The part of a reversal that the `shortfall` account pays."""
     reversal: Reversal | None = None
-    """What a refund or a chargeback takes back."""
+    """The part of a purchase that a refund or a chargeback takes back."""
 
     def __attrs_post_init__(self) -> None:
+        for problem in self._problems():
+            raise UnbalancedTransaction(f"a {self.kind} {problem}")
         if excess := imbalance(self.postings):
             raise UnbalancedTransaction("postings do not sum to zero", excess)
-        if not self.postings or self.postings != balanced(
-            self.kind, self.tenant, self.postings[0].amount, self.shares, self.absorbed
-        ):
-            raise UnbalancedTransaction(f"postings are not those of a {self.kind}")
-        if self.amount.is_zero:
-            # What a split leaves the customer, and what is there to be taken back, may be nothing.
-            lawful = self.kind is TransactionKind.PURCHASE or self.kind.reverses
-        else:
-            lawful = self.kind.raises is self.amount.is_positive
-        if not lawful:
-            raise UnbalancedTransaction(f"a {self.kind} of {self.amount}")
-        if (self.kind is TransactionKind.GRANT) is (self.terms is None):
-            raise UnbalancedTransaction(f"a {self.kind} with terms {self.terms}")
-        if self.kind.reverses is (self.reversal is None):
-            raise UnbalancedTransaction(f"a {self.kind} with reversal {self.reversal}")
 
-    @property
-    def amount(self) -> Amount:
-        """The change of the tenant's own account."""
-        return self.postings[0].amount
+    def _problems(self) -> Iterator[str]:
+        kind, rules = self.kind, rules_of(self.kind)
+        adds = self.amount.is_positive
+        if not (rules.may_be_zero if self.amount.is_zero else rules.is_credit is adds):
+            yield f"of {self.amount}"
+        if self.shares and not rules.has_shares:
+            yield f"with {len(self.shares)} shares"
+        if self.absorbed.value and not rules.reverses:
+            yield f"with {self.absorbed} absorbed"
+        if any(part.unit is not self.amount.unit for part in self._parts()):
+            yield "in more than one unit"
+        if (self.subject is None) is not (rules.subject is None):
+            yield f"with subject {self.subject}, where {rules.subject or 'none'} was expected"
+        if (self.paid is None) is (kind is TransactionKind.PURCHASE):
+            yield f"with paid {self.paid}"
+        if (self.terms is None) is (kind is TransactionKind.GRANT):
+            yield f"with terms {self.terms}"
+        if (self.reversal is None) is rules.reverses:
+            yield f"with reversal {self.reversal}"
+
+    def _parts(self) -> Iterator[Amount]:
+        yield from (share.amount for share in self.shares)
+        if self.absorbed.value:
+            yield self.absorbed
+
+    @cached_property
+    def postings(self) -> tuple[Posting, ...]:
+        """The postings of its kind, in order: the tenant's own account, each beneficiary whose
+        share is not zero, the `shortfall` account if it absorbs anything, and the contra account.
+        """
+        return balanced(self.kind, self.tenant, self.amount, self.shares, self.absorbed)
+
+    @cached_property
+    def request(self) -> requests.Request:
+        """The caller's request, field by field. Two requests are the same if these are equal.
+
+        Raises:
+            UnbalancedTransaction: the kind has no request.
+        """
+        match self.kind:
+            case TransactionKind.PURCHASE:
+                assert self.paid is not None  # checked on construction
+                return requests.purchase(self.paid)
+            case TransactionKind.CHARGE:
+                return requests.charge(-self.amount, allow_overdraft=self.overdraft)
+            case TransactionKind.CAPTURE:
+                assert self.subject is not None
+                return requests.capture(self.subject, -self.amount)
+            case TransactionKind.GRANT:
+                assert self.terms is not None
+                return requests.grant(
+                    self.amount,
+                    source=self.terms.source,
+                    priority=self.terms.priority,
+                    expires_at=self.terms.expires_at,
+                )
+            case TransactionKind.EXPIRY:
+                return requests.EXPIRY
+            case TransactionKind.REFUND | TransactionKind.CHARGEBACK:
+                assert self.reversal is not None
+                part = self.reversal
+                return requests.reversal(part.payment, part.asked, part.shortfall)
+            case _:
+                raise unknown_kind(self.kind)
 
 
 @frozen

@@ -8,7 +8,7 @@ from enum import Enum
 
 from attrs import frozen
 
-from cogni_billing.domain.amounts import Amount, parsed, total
+from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
 from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.policies import RevenueSharePolicy
@@ -23,15 +23,22 @@ class Rule(Enum):
 
     TRANSACTIONS_SUM_TO_ZERO = ("I1", "a transaction's postings sum to zero in each unit")
     POSTINGS_MATCH = ("I1", "a transaction has exactly the postings that it declares")
+    TRANSACTIONS_FIT_THEIR_KIND = ("I1", "a transaction has the fields and the sign of its kind")
     TRANSACTIONS_DO_WHAT_WAS_ASKED = ("I4", "a transaction is of what its request asked for")
     WALLETS_MATCH = ("I2", "a wallet is what its owner's transactions posted")
     WALLETS_HAVE_ACCOUNTS = ("I2", "a wallet is an opened account's")
+    WALLETS_FOLLOW_A_CHECKPOINT = ("I2", "a wallet has received the sum of a checkpoint")
     WALLETS_KNOW_WHAT_IS_DUE = ("I2", "a wallet knows when its next hold or grant expires")
     LINES_RUN_ON = ("I2", "each line's running balance is the one before it and its own amount")
-    LINES_KNOW_THEIR_OWNER = ("I2", "lines have a running balance if their owner wrote them")
+    LINES_ARE_GAPLESS = ("I2", "lines are numbered without a gap, as their wallet counts them")
+    LINES_SEE_ARRIVALS = (
+        "I2",
+        "a line has seen its account's arrivals, as far as lines before it",
+    )
     HOLDS_ARE_COUNTED = ("I2", "a wallet holds aside what its open holds are of")
     GRANTS_ARE_COUNTED = ("I2", "a wallet counts what is left of its grants")
     CHECKPOINTS_MATCH = ("I2", "a checkpoint is what the lines up to it sum to")
+    POLICIES_MATCH_THEIR_DIGEST = ("I3", "a policy is recorded under the digest of its text")
     SHARES_FOLLOW_THE_POLICY = ("I3", "a purchase has the shares of the policy it records")
     PURCHASES_CREDIT_WHAT_WAS_PAID = ("I3", "a purchase credits what its payment buys, in full")
     PURCHASES_CLAIM_THEIR_PAYMENT = ("I5", "a purchase has claimed its payment")
@@ -41,6 +48,8 @@ class Rule(Enum):
         "a credited attempt has its purchase, of as much",
     )
     ATTEMPTS_FOLLOW_THEIR_EVENTS = ("I5", "an attempt is where its events have led it")
+    EVIDENCE_IS_OF_ITS_ATTEMPT = ("I5", "evidence is claimed by its pending or credited attempt")
+    HOLDS_FIT_THEIR_KIND = ("I10", "a hold has the fields of its kind and state")
     CAPTURES_MATCH_THEIR_HOLD = ("I10", "a captured hold has one capture, of what it says")
     GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant is of what its transaction minted")
     GRANTS_ADD_UP = ("I10", "what is taken of a grant was spent, is held, or has lapsed")
@@ -108,6 +117,10 @@ def purchase_problems(
         expected = terms.shares_of(bought, at)
     except BillingError as error:
         yield Rule.SHARES_FOLLOW_THE_POLICY, str(error)
+        # In full, or without the shares of a split.
+        if bought not in (credited, total((credited, *(s.amount for s in shares)), CREDIT)):
+            problem = f"{paid} buys {bought}, and {credited} were credited"
+            yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, problem
         return
     if credited != (left := terms.credited_of(bought, expected)):
         problem = f"{paid} buys {left}, and {credited} were credited"

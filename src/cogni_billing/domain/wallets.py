@@ -17,11 +17,17 @@ from uuid import UUID
 from attrs import evolve, frozen
 
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
-from cogni_billing.domain.errors import InsufficientCredits, UnknownHold
+from cogni_billing.domain.errors import (
+    InsufficientCredits,
+    UnbalancedTransaction,
+    UnknownHold,
+    unknown_kind,
+)
 from cogni_billing.domain.grants import Draw, Grant, Lapse
 from cogni_billing.domain.holds import Hold, HoldState
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.moments import EARLIEST, require_unexpired
-from cogni_billing.domain.transactions import Transaction, TransactionKind
+from cogni_billing.domain.transactions import Transaction
 
 Value = TypeVar("Value")
 
@@ -131,21 +137,30 @@ class Wallet:
                 captures more than its hold is of.
             UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
             InvalidTime: it grants what would have expired.
+            UnbalancedTransaction: its kind is unknown, or is `EXPIRY`. A caller cannot post an
+                expiry, because `caught_up` expires the grants.
         """
-        wallet = self
-        if transaction.kind is TransactionKind.CAPTURE:
-            wallet = self.capturing(transaction)
-        elif transaction.kind is TransactionKind.CHARGE:
-            if not transaction.overdraft:
-                self.require_available(-transaction.amount, arrived)
-            wallet, _ = self.drawing(-transaction.amount)
-        elif transaction.kind.reverses:
-            # Purchased credits go before granted ones; below zero, there are neither.
-            purchased = max(self.earned(arrived), ZERO)
-            wallet, _ = self.drawing(max(-transaction.amount - purchased, ZERO))
-        elif transaction.terms is not None:
-            require_unexpired(transaction.terms.expires_at, self.as_of)
-            wallet = self.with_grant(_granted(transaction))
+        match transaction.kind:
+            case TransactionKind.PURCHASE:
+                wallet = self
+            case TransactionKind.CHARGE:
+                if not transaction.overdraft:
+                    self.require_available(-transaction.amount, arrived)
+                wallet, _ = self.drawing(-transaction.amount)
+            case TransactionKind.CAPTURE:
+                wallet = self.capturing(transaction)
+            case TransactionKind.GRANT:
+                grant = _granted(transaction)
+                require_unexpired(grant.expires_at, self.as_of)
+                wallet = self.with_grant(grant)
+            case TransactionKind.REFUND | TransactionKind.CHARGEBACK:
+                # Purchased credits go before granted ones; below zero, there are neither.
+                purchased = max(self.earned(arrived), ZERO)
+                wallet, _ = self.drawing(max(-transaction.amount - purchased, ZERO))
+            case TransactionKind.EXPIRY:
+                raise UnbalancedTransaction("an expiry is posted by the ledger; do not post one")
+            case _:
+                raise unknown_kind(transaction.kind)
         return evolve(wallet, posted=self.posted + transaction.amount)
 
     def with_hold(self, hold: Hold, arrived: Amount) -> Wallet:

@@ -1,1 +1,1 @@
-"""What the core needs from outside, as promises; adapters keep them."""
+"""The core's needs from outside, as promises that adapters keep."""

@@ -35,18 +35,18 @@ class AttemptRepository(Protocol):
         Evidence belongs to one attempt in the whole system while that is pending or credited.
 
         Raises:
-            PaymentAlreadyClaimed: another attempt has the evidence, whosever it is.
-            LedgerUnavailable: the attempt has moved on since it was read; read it again.
-            UnbalancedTransaction: it is to be credited by what is no purchase of its payment.
+            PaymentAlreadyClaimed: another attempt, of any tenant, has the evidence.
+            LedgerUnavailable: the attempt has changed since it was read; read it again.
+            UnbalancedTransaction: it is to be credited by another transaction than a purchase
+                of its payment.
             PrivilegeRequired: the scope may not mint.
         """
         ...
 
     def begin_check(self, attempt_id: UUID, now: datetime, every: timedelta, /) -> bool:
-        """Whether a verifier is to be asked now: it is the caller's turn, and nobody else's.
+        """Claim the next verification slot. True for one caller per interval.
 
-        There is one turn in each span of *every* while the attempt is pending, and none when it is
-        not, or is not there.
+        A pending attempt has one slot in each span of *every*. Any other attempt has none.
 
         Raises:
             PrivilegeRequired: the scope may not mint.
@@ -54,7 +54,7 @@ class AttemptRepository(Protocol):
         ...
 
     def events(self, attempt_id: UUID, /) -> tuple[AttemptEvent, ...]:
-        """What has become of it so far, in order; the first is the intent.
+        """The history of the attempt, in order; the first event is the intent.
 
         Raises:
             UnknownAttempt: the tenant has none of that id.

@@ -15,56 +15,57 @@ from cogni_billing.domain.verification import Verification
 
 
 class BooksRepository(Protocol):
-    """What is done across tenants, in scopes that `UnitOfWork.run_service` opens."""
+    """Work across tenants, in scopes that `UnitOfWork.run_service` opens."""
 
     def settled_position(self) -> int:
-        """The highest position of a line under which no line can still be recorded.
+        """The highest position below which no new arrival can commit (the safe horizon).
 
         Raises:
-            LedgerUnavailable: somebody who may record one has not ended for a long time.
+            LedgerUnavailable: a transaction that may add one has been open for too long.
         """
         ...
 
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
-        """Some tenants on whose wallets something may be due that time brought about, if any are.
+        """Tenants whose wallets have expirations due, the longest due first; a thousand at most.
 
-        They are the longest due, and no more than a thousand. Settling a wallet strikes it off.
+        A settled wallet is not among them.
         """
         ...
 
     def due_attempts(
         self, now: datetime, every: timedelta, after: DueAttempt | None, /
     ) -> tuple[DueAttempt, ...]:
-        """Payment attempts that something may have become of, and come after that one: those that
-        are pending and were not checked for as long as *every*, and intents that have expired.
+        """Payment attempts to check, after the given one: pending attempts that were not checked
+        for as long as *every*, and intents that have expired.
 
-        They are a thousand at most, in the order of their moments.
+        A thousand at most, in the order of their moments.
         """
         ...
 
     def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
-        """Keep everybody else from posting to these tenants' accounts until the scope ends, but
-        for what is only added to them; and what each has at *moment* that it was not granted.
+        """Lock these tenants' wallets until the scope ends. Arrivals can still be added.
 
-        An account that is not there is opened, since it could not be locked.
+        Returns the available credits of each at *moment* that were not granted. A missing account
+        is opened, because it could not be locked.
         """
         ...
 
     def open_dispute(self, dispute: Dispute, /) -> None:
-        """Record *dispute*, and set its parts aside, on whoever's wallets they are."""
+        """Record *dispute*, and set each of its parts aside on its tenant's wallet."""
         ...
 
     def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
-        """Give back what an open *dispute* has set aside."""
+        """Release the parts of an open *dispute*."""
         ...
 
     def verify(self, most: int, /) -> Verification:
-        """Check every rule over all that is recorded; at most so many violations of each."""
+        """Check every rule over the whole ledger. Returns at most *most* violations of each."""
         ...
 
     def fold(self, position: int, /) -> Folding:
         """Checkpoint the accounts that others add to, up to a settled position.
 
-        The position must come from a scope that has ended, so that this one sees all under it.
+        The position must come from a scope that has ended, so that this one sees every arrival
+        below it.
         """
         ...

@@ -19,5 +19,5 @@ class IdSource(Protocol):
     """Makes identifiers."""
 
     def new(self) -> UUID:
-        """An identifier never given before; roughly increasing, so that indexes stay dense."""
+        """A new identifier, never given before; roughly increasing, so that indexes stay dense."""
         ...

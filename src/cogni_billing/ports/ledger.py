@@ -11,20 +11,30 @@ from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.refunds import Payment
 from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
+from cogni_billing.domain.transactions import Recorded, Transaction
 
 
 class LedgerRepository(Protocol):
-    """Records transactions, and reads the tenant's own side of them."""
+    """Records transactions, and reads the tenant's own side of them.
+
+    Every method but `replay`, `payment`, `dispute` and `settle` raises `UnknownAccount` if the
+    tenant has no account, except `post` for a kind that opens one.
+    """
 
     def post(self, transaction: Transaction, /) -> Recorded:
-        """Record *transaction*, or find what is recorded under its key.
+        """Record *transaction*, or find the one recorded under its key.
 
         The key is the kind and the reference; a purchase's reference is its payment. A purchase or
         a grant opens its tenant's account if there is none. A stored transaction that answers the
-        same request comes back with `replayed`. Where an error is raised, nothing is written.
+        same request comes back with `replayed`. If it raises, the transaction is not recorded.
+
+        In a single-call scope (`UnitOfWork.post`, `UnitOfWork.single`) the expirations that were
+        due on the wallet stay recorded if the ledger's state refuses the call: InvalidTime,
+        InsufficientCredits, UnknownHold, HoldClosed, PaymentAlreadyClaimed. All other errors are
+        decided first and record nothing.
 
         Raises:
             IdempotencyConflict: the tenant used the key for another request.
@@ -37,33 +47,52 @@ class LedgerRepository(Protocol):
             PrivilegeRequired: the transaction is not the scope's tenant's; or it mints, and the
                 scope may not.
             LedgerCorruption: the transaction's id is taken.
+            UnbalancedTransaction: its kind is unknown, or is `EXPIRY`, which the ledger itself
+                records.
         """
         ...
 
     def post_many(
         self, transactions: Sequence[Transaction], /, *, all_or_nothing: bool
     ) -> Sequence[Recorded | BillingError]:
-        """Post *transactions* of one kind, as if one after another; the answer to each.
+        """Post *transactions* of one kind, in order. Returns the answer to each.
 
-        One that is refused leaves nothing and keeps no other from being posted; unless it is to be
-        all or nothing: then nothing is posted when any is refused, and `OthersRefused` is the
-        answer to each of the others.
+        A refused transaction is not recorded, and the others are. With *all_or_nothing*, none is
+        recorded if any is refused, and `OthersRefused` is the answer to each of the others.
+        Expirations that were due before the first post stay recorded, whatever the answers are:
+        always for several transactions; for one, unless its key, its payment or a missing account
+        answers it.
 
         Raises:
             PrivilegeRequired: they mint, and the scope may not.
         """
         ...
 
+    def replay(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
+        """The tenant's transaction with this key, marked as a replay, or `None`.
+
+        It decides whether a call is a replay, so a tenant without an account is no error here.
+        """
+        ...
+
     def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
-        """What the tenant recorded under this key, as a replay; `None` if nothing."""
+        """The tenant's transaction with this key, marked as a replay, or `None`.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
         ...
 
     def transaction(self, transaction_id: UUID, /) -> Recorded | None:
-        """What the tenant recorded under this id, as a replay; `None` if nothing."""
+        """The tenant's transaction with this id, marked as a replay, or `None`.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
         ...
 
     def payment(self, payment: str, /) -> Payment | None:
-        """The tenant's purchase of this payment, and what was returned and is disputed of it."""
+        """The tenant's purchase of this payment, with its returned and disputed amounts."""
         ...
 
     def dispute(self, reference: str, /) -> Dispute | None:
@@ -71,7 +100,9 @@ class LedgerRepository(Protocol):
         ...
 
     def hold(self, hold: Hold, /) -> Hold:
-        """Record *hold*, or find what is recorded under its reference, in its present state.
+        """Record *hold*, or find the hold with its reference, in its present state.
+
+        A refused hold in a single-call scope leaves due expirations recorded, as `post` does.
 
         Raises:
             IdempotencyConflict: the tenant used the reference for another request.
@@ -83,37 +114,56 @@ class LedgerRepository(Protocol):
         ...
 
     def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
-        """Give back what the hold set aside; one that was released before comes back `replayed`.
+        """Release the credits of the hold. A hold that was released before comes back `replayed`.
+
+        A refused release in a single-call scope leaves due expirations recorded, as `post` does.
 
         Raises:
+            UnknownAccount: the tenant has no account.
             UnknownHold: the tenant has no such hold.
             HoldClosed: it was captured, or had expired.
         """
         ...
 
     def settle(self, moment: datetime, /) -> bool:
-        """Let what is due by *moment* happen: holds that expired end, and what was left of grants
-        that expired is taken, each at its own moment. Whether anything was due.
+        """Post the expirations that are due by *moment*, each at its own moment. True if there were
+        any.
 
-        Every call that writes does so first; reading takes it into account.
+        Every call that writes does so first; every read takes them into account.
         """
         ...
 
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
-        """The tenant's grants with something left, in the order in which they are spent."""
+        """The tenant's grants that have credits left, in spend order.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
         ...
 
     def balance(self, now: datetime, /) -> Balance:
-        """The tenant's balance now; zero when nothing was ever posted."""
+        """The tenant's balance now. It is zero if the account has no postings.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
         ...
 
     def balance_at(self, moment: datetime, /) -> Balance:
-        """The tenant's balance as of *moment*: what was posted until then, then included."""
+        """The tenant's balance as of *moment*, including postings of that moment.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
         ...
 
     def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
         """Lines of the tenant's account that the page admits, newest first.
 
-        One more than the page's limit when there are that many: so the caller knows of a next.
+        Returns one line more than the page's limit if there are that many, so the caller knows
+        that there is a next page.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
         """
         ...

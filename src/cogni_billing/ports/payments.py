@@ -1,4 +1,4 @@
-"""Whoever can tell whether a payment was made."""
+"""Payment verifiers: adapters that look payments up."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from cogni_billing.domain.attempts import Finding, Intent
 
 
 class PaymentVerifier(Protocol):
-    """Looks a payment up, outside: no transaction is open and no lock is held meanwhile.
+    """Looks up a payment, while no transaction is open and no lock is held.
 
-    It reports what it found; whether that is what was meant is judged by the library.
+    It reports its finding; the library compares the finding with the intent.
     """
 
     def verify(self, evidence: str, intent: Intent, /) -> Finding:
-        """What there is of the payment that *evidence* names.
+        """The finding on the payment that *evidence* names.
 
-        What fails for now is a `PaymentPending`, with `RPC_ERROR` where nobody could be asked. It
-        should give up by itself; an answer that comes late is not heard.
+        A temporary failure is a `PaymentPending`, with `RPC_ERROR` if the source cannot be reached.
+        A verifier should time out by itself; a later answer is ignored.
         """
         ...
 
@@ -26,5 +26,5 @@ class AsyncPaymentVerifier(Protocol):
     """`PaymentVerifier` for asyncio."""
 
     async def verify_async(self, evidence: str, intent: Intent, /) -> Finding:
-        """Like `PaymentVerifier.verify`, without keeping the event loop waiting."""
+        """Like `PaymentVerifier.verify`, without blocking the event loop."""
         ...

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.ports.attempts import AttemptRepository
 from cogni_billing.ports.books import BooksRepository
 from cogni_billing.ports.environment import Clock, IdSource
@@ -41,7 +42,7 @@ class ServiceScope(Scope, Protocol):
 
 
 class Environment(Protocol):
-    """What a unit of work brings along."""
+    """The clock and the id source of a unit of work."""
 
     @property
     def clock(self) -> Clock:
@@ -70,10 +71,33 @@ class UnitOfWork(Environment, Protocol):
         ...
 
     def run(self, tenant: TenantId, work: Callable[[Scope], Result], /) -> Result:
-        """Do *work* in a scope and return its result.
+        """Do *work* in a scope and return its result. If it raises, all of it is undone.
 
-        Where the store gives up on a transaction that another one disturbed, *work* is done
-        again from the start in a new scope, a few times at most; so it must change nothing else.
+        If another transaction disturbs it, *work* is retried from the start in a new scope, a few
+        times at most, so it must change nothing else.
+        """
+        ...
+
+    def post(self, transaction: Transaction, /) -> Recorded:
+        """Record *transaction* in a scope of its tenant that does nothing else.
+
+        It answers like `LedgerRepository.post`. An adapter may run it as one statement, or share
+        one commit among several. If the state of the ledger refuses the transaction
+        (InsufficientCredits, UnknownHold, HoldClosed, InvalidTime, PaymentAlreadyClaimed), the
+        expirations that were due on the wallet stay recorded. A replay, an IdempotencyConflict and
+        UnknownAccount are answered before any expiration is recorded.
+        """
+        ...
+
+    def single(self, tenant: TenantId, work: Callable[[Scope], Result], /) -> Result:
+        """Do *work* in a scope in which it makes exactly one call on a repository.
+
+        An adapter may run the call as one autocommitted statement. If the state of the wallet
+        refuses the call, the expirations that were due on the wallet stay recorded, as in `post`.
+        Like the work of `run`, *work* may run several times and must change nothing else.
+
+        Raises:
+            ScopeClosed: *work* made a second call. The first one may have been kept.
         """
         ...
 
@@ -89,19 +113,33 @@ class UnitOfWork(Environment, Protocol):
 class AsyncUnitOfWork(Environment, Protocol):
     """A unit of work for asyncio.
 
-    The work itself is a plain function: what it calls on its scope awaits underneath, so one
-    description of the work serves both kinds.
+    The work itself is a plain function: calls on its scope await underneath, so the same function
+    serves both kinds of units of work.
     """
 
     async def run_async(self, tenant: TenantId, work: Callable[[Scope], Result], /) -> Result:
-        """Like `UnitOfWork.run`, without keeping the event loop waiting.
+        """Like `UnitOfWork.run`, without blocking the event loop.
 
-        A task that is cancelled meanwhile leaves all of the work or nothing.
+        A cancelled task leaves all of the work or nothing.
+        """
+        ...
+
+    async def post_async(self, transaction: Transaction, /) -> Recorded:
+        """Like `UnitOfWork.post`, without blocking the event loop.
+
+        A cancelled task leaves the whole transaction recorded, or no part of it.
+        """
+        ...
+
+    async def single_async(self, tenant: TenantId, work: Callable[[Scope], Result], /) -> Result:
+        """Like `UnitOfWork.single`, without blocking the event loop.
+
+        A cancelled task leaves the whole effect of the call, or no part of it.
         """
         ...
 
     async def run_service_async(
         self, tenant: TenantId, work: Callable[[ServiceScope], Result], /
     ) -> Result:
-        """Like `UnitOfWork.run_service`, without keeping the event loop waiting."""
+        """Like `UnitOfWork.run_service`, without blocking the event loop."""
         ...

@@ -139,7 +139,10 @@ def purchase_totals(customer: TenantId, credited: int, shared: int) -> dict[Acco
     }
 
 
-_DOORS = ("scope", "run", "run_service", "run_async", "run_service_async")
+_DOORS = (
+    *("scope", "post", "single", "run", "run_service"),
+    *("post_async", "single_async", "run_async", "run_service_async"),
+)
 
 
 def reaching(kind: type, monkeypatch: pytest.MonkeyPatch) -> Reached:

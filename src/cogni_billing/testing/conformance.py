@@ -35,6 +35,7 @@ from cogni_billing.testing.contracts import (
     grants,
     holds,
     keys,
+    kinds,
     known_faults,
     purchases,
     reading,
@@ -42,6 +43,7 @@ from cogni_billing.testing.contracts import (
     restarting,
     scopes,
     sharing,
+    single_calls,
     statements,
     verifying,
 )
@@ -104,6 +106,9 @@ class MemoryConformance(Fixtures):
     class TestKeys(keys.KeyContract):
         pass
 
+    class TestKinds(kinds.KindContract):
+        pass
+
     class TestModel(machine.ModelContract):
         pass
 
@@ -162,10 +167,16 @@ class TransactionalConformance(MemoryConformance):
     class TestRefundRaces(refunds.RefundRaces):
         pass
 
+    class TestRefusedCalls(single_calls.RefusedCallContract):
+        pass
+
     class TestScopes(scopes.ScopeContract):
         pass
 
     class TestSharingRaces(sharing.SharingRaces):
+        pass
+
+    class TestSingleCalls(single_calls.SingleCallContract):
         pass
 
 

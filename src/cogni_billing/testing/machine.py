@@ -357,14 +357,15 @@ class Ledgers(RuleBasedStateMachine):
         """What becomes of each request, when each tenant's come one after another."""
         said: dict[int, tuple[str, Any]] = {}
         for who in sorted({who for who, _ in requests}, key=lambda who: TENANTS[who]):
-            before = deepcopy(self.model.state)
-            if sum(whose == who for whose, _ in requests) > 1:
+            several = sum(whose == who for whose, _ in requests) > 1
+            if several:
                 self.model.catch_up(who, self.clock.moment)
+            before = deepcopy(self.model.state)
             for place, (whose, request) in enumerate(requests):
                 if whose == who:
                     said[place] = said_by(partial(one, request))
             places = [place for place, (whose, _) in enumerate(requests) if whose == who]
-            if together and any(said[place][0] != "ok" for place in places):
+            if several and together and any(said[place][0] != "ok" for place in places):
                 self.model.state = before
                 for place in places:
                     if said[place][0] == "ok":

@@ -19,6 +19,13 @@ SHARES = {"system": (1, 4), "bob": (1, 10)}
 Dict = dict[str, Any]
 
 
+AFTER_SETTLING = {
+    *("insufficient_credits", "unknown_hold", "hold_closed", "invalid_time"),
+    "payment_already_claimed",
+}
+"""The refusals that are decided after everything that is due on the wallet is recorded."""
+
+
 class RefusedError(Exception):
     """A call is refused; its text is the code of the library's error."""
 
@@ -49,13 +56,19 @@ class Model:
         self.state["tenants"][system]["open"] = True
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """All that happens in the block, or nothing when it is refused."""
+    def attempt(self, settling: tuple[str, datetime] | None = None) -> Iterator[None]:
+        """All that happens in the block, or nothing if it is refused.
+
+        A call that runs alone names the tenant and the moment in *settling*: if the wallet
+        refuses the call, the expirations that were due stay recorded.
+        """
         before = deepcopy(self.state)
         try:
             yield
-        except RefusedError:
+        except RefusedError as refused:
             self.state = before
+            if settling is not None and str(refused) in AFTER_SETTLING:
+                self.catch_up(*settling)
             raise
 
     # What is posted ---------------------------------------------------------------------------
@@ -81,7 +94,7 @@ class Model:
             for to, share in shares.items():
                 self.state["tenants"][to]["arrivals"].append((now, share))
 
-        return self._once(who, ("purchase", payment), (cents,), record)
+        return self._once(who, ("purchase", payment), (cents,), record, now)
 
     def charge(self, asked: tuple[str, int, str, bool], now: datetime) -> tuple[int, bool]:
         who, amount, reference, overdraft = asked
@@ -94,7 +107,7 @@ class Model:
             draw(tenant, amount)
             add(tenant, -amount)
 
-        return self._once(who, ("charge", reference), (amount, overdraft), record)
+        return self._once(who, ("charge", reference), (amount, overdraft), record, now)
 
     def grant(
         self, who: str, asked: tuple[int, int, datetime | None], reference: str, now: datetime
@@ -114,7 +127,7 @@ class Model:
             }
             add(tenant, amount)
 
-        return self._once(who, ("grant", reference), asked, record)
+        return self._once(who, ("grant", reference), asked, record, now)
 
     def hold(
         self, who: str, amount: int, reference: str, expires: datetime | None, now: datetime
@@ -137,7 +150,7 @@ class Model:
                 "pins": draw(tenant, amount),
             }
 
-        _, replayed = self._once(who, ("hold", reference), (amount, expires), record)
+        _, replayed = self._once(who, ("hold", reference), (amount, expires), record, now)
         present = deepcopy(self.state["tenants"][who])
         settle(present, now)
         return present["holds"][reference]["state"], replayed
@@ -158,11 +171,11 @@ class Model:
             end(tenant, held, "captured", amount)
             add(tenant, -amount)
 
-        return self._once(who, ("capture", reference), (hold, amount), record)
+        return self._once(who, ("capture", reference), (hold, amount), record, now)
 
     def release(self, who: str, hold: str, now: datetime) -> bool:
         """Whether it was released before."""
-        with self.attempt():
+        with self.attempt((who, now)):
             tenant = self.state["tenants"][who]
             require_open(tenant)
             settle(tenant, now)
@@ -288,9 +301,13 @@ class Model:
         key: tuple[str, str],
         request: tuple[Any, ...],
         record: Callable[[Dict], None],
+        now: datetime | None = None,
     ) -> tuple[int, bool]:
-        """The balance right after, and whether it was recorded before."""
-        with self.attempt():
+        """The balance right after, and whether it was recorded before.
+
+        A call that runs alone, and not in a scope with others, gives *now*.
+        """
+        with self.attempt(None if now is None else (who, now)):
             tenant = self.state["tenants"][who]
             if key in tenant["keys"]:
                 asked, balance = tenant["keys"][key]

@@ -15,6 +15,7 @@ from cogni_billing import (
     USDC,
     AccountId,
     Amount,
+    IdempotencyConflict,
     InvalidAmount,
     InvalidMetadata,
     InvalidPolicy,
@@ -29,9 +30,15 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import ISSUANCE
-from cogni_billing.domain.purchases import plan_purchase, request_purchase
+from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.purchases import (
+    ReplayOnly,
+    plan_or_replay,
+    plan_purchase,
+    request_purchase,
+)
 from cogni_billing.domain.receipts import purchase_receipt
-from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
+from cogni_billing.domain.transactions import Posting, Recorded, Transaction
 from cogni_billing.testing.base import ALICE, BOB, NOON
 from cogni_billing.testing.contracts.purchases import planned, policy
 
@@ -182,10 +189,10 @@ def test_a_receipt_tells_what_was_recorded_and_nothing_newer(replayed: bool) -> 
 def test_plans_of_two_tenants_differ_in_nothing_but_the_tenant(tenant: TenantId) -> None:
     alices = planned(ALICE)
 
-    assert planned(tenant) == evolve(
-        alices,
-        tenant=tenant,
-        postings=(Posting(AccountId(tenant), alices.amount), *alices.postings[1:]),
+    assert planned(tenant) == evolve(alices, tenant=tenant)
+    assert planned(tenant).postings == (
+        Posting(AccountId(tenant), alices.amount),
+        *alices.postings[1:],
     )
 
 
@@ -215,3 +222,38 @@ def test_a_transaction_on_a_chain_has_one_spelling(written: str) -> None:
 )
 def test_what_is_written_as_it_should_or_is_no_transaction_is_taken(payment: str) -> None:
     assert plan(payment=payment).reference == payment
+
+
+class TestReplayOnly:
+    """A purchase while no policy is in force."""
+
+    LATER = policy("0.5", since=NOON + timedelta(days=1))
+
+    def only(self, amount: str = "10.00") -> ReplayOnly:
+        request = request_purchase(ALICE, usd(amount), payment="stripe:pi_1", metadata=None)
+        plan = plan_or_replay(request, self.LATER, NOON, UUID(int=1))
+        assert isinstance(plan, ReplayOnly)
+        return plan
+
+    def test_a_policy_in_force_gives_a_transaction(self) -> None:
+        request = request_purchase(ALICE, usd("10.00"), payment="stripe:pi_1", metadata=None)
+        at = NOON + timedelta(days=1)
+
+        planned = plan_or_replay(request, self.LATER, at, UUID(int=1))
+
+        assert planned == plan_purchase(request, self.LATER, at, UUID(int=1))
+
+    def test_a_stored_purchase_is_the_answer(self) -> None:
+        stored = Recorded(planned(), balance=credits(5), replayed=True)
+
+        assert self.only().answer(stored) is stored
+
+    def test_nothing_stored_raises_invalid_policy(self) -> None:
+        with pytest.raises(InvalidPolicy) as caught:
+            self.only().answer(None)
+
+        assert caught.value.field == "policy"
+
+    def test_another_amount_conflicts(self) -> None:
+        with pytest.raises(IdempotencyConflict, match=r"amount was 10\.00 USD, now 11\.00 USD"):
+            self.only("11.00").answer(Recorded(planned(), balance=credits(5), replayed=True))

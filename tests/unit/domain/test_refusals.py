@@ -485,8 +485,8 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "invalid_page: after: expected the `next` of an earlier page, got '0'",
     ),
     (
-        lambda: page_request(1, "9" * 19),
-        "invalid_page: after: expected the `next` of an earlier page, got '9999999999999999999'",
+        lambda: page_request(1, "9" * 40),
+        "invalid_page: after: expected the `next` of an earlier page, got '9999999999999999999999999999999999999999'",
     ),
     (
         lambda: page_request(1, 5),

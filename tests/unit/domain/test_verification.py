@@ -18,6 +18,7 @@ from cogni_billing import (
     RevenueSharePolicy,
     Rule,
     Share,
+    Shortfall,
     Verification,
     Violation,
     credits,
@@ -133,7 +134,14 @@ def returned(paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed:
             taken=[credits(amount) for amount in taken],
             absorbed=credits(absorbed),
             paid=paid,
-            so_far=Reversal(purchase=UUID(int=5), amount=usd("0.50"), total=usd("1.00")),
+            so_far=Reversal(
+                purchase=UUID(int=5),
+                payment="stripe:pi_1",
+                amount=usd("0.50"),
+                total=usd("1.00"),
+                asked=None,
+                shortfall=Shortfall.DEBT,
+            ),
         )
         if rule is Rule.RETURNS_TAKE_BACK_THEIR_PART
     ]

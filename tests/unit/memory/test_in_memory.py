@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import copy
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.statements import PageRequest
 from cogni_billing.ports.scope import Scope
 from cogni_billing.testing.base import ALICE, BOB, NOON
@@ -222,6 +224,35 @@ class TestScopes:
         assert list(accounts) == [SYSTEM_TENANT_ID]
         assert accounts[SYSTEM_TENANT_ID].opened_at.year == 1970
         assert not any(empty.values())
+
+
+class TestKeep:
+    """`Store.keep` makes changes permanent."""
+
+    def break_off(self, store: Store, *, inside: bool) -> None:
+        with store.transaction():
+            store.put(store.folded, AccountId(ALICE), 1)
+            with store.savepoint() if inside else nullcontext():
+                store.put(store.folded, AccountId(BOB), 2)
+                store.keep()
+            store.put(store.folded, AccountId(SYSTEM_TENANT_ID), 3)
+            raise HostError
+
+    def test_kept_changes_outlive_a_transaction_that_raises(self) -> None:
+        store = Store()
+
+        with pytest.raises(HostError):
+            self.break_off(store, inside=False)
+
+        assert store.folded == {ALICE: 1, BOB: 2}
+
+    def test_inside_a_savepoint_nothing_is_kept(self) -> None:
+        store = Store()
+
+        with pytest.raises(HostError):
+            self.break_off(store, inside=True)
+
+        assert store.folded == {}
 
 
 def test_metadata_that_the_caller_changes_later_is_recorded_as_it_was() -> None:

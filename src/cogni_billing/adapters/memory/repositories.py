@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -17,7 +18,7 @@ from cogni_billing.adapters.memory.audit import violations
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, new_account
-from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
+from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
@@ -32,10 +33,11 @@ from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import Grant, plan_expiry
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import TenantId, account_of
+from cogni_billing.domain.identity import AccountId, TenantId, account_of
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.refunds import Payment, There
 from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.transactions import Posting, Recorded, Transaction, TransactionKind
+from cogni_billing.domain.transactions import Posting, Recorded, Transaction
 from cogni_billing.domain.verification import Rule, Verification
 from cogni_billing.domain.wallets import Wallet
 
@@ -55,8 +57,7 @@ class MemoryTenants:
 
     def account(self) -> Account:
         with self._guard.call():
-            if self._tenant not in self._store.accounts:
-                raise UnknownAccount(self._tenant)
+            require_account(self._store, self._tenant)
             return self._store.accounts[self._tenant]
 
 
@@ -76,34 +77,52 @@ class MemoryLedger:
     def _post(self, transaction: Transaction) -> Recorded:
         if transaction.tenant != self._tenant:
             raise PrivilegeRequired("posting a transaction of another tenant")
-        if transaction.kind.raises and not self._may_mint:
+        if transaction.kind.is_credit and not self._may_mint:
             raise minting_refused()
         if stored := self._found(transaction.kind, transaction.reference):
             same_or_conflict(stored.transaction, transaction.request)
             return stored
+        self._require_postable(transaction)
+        # Everything that can still refuse it is decided before the first write.
+        wallet = self._settled(transaction.at).after(transaction, self._arrived())
         if transaction.kind is TransactionKind.PURCHASE:
+            self._require_unclaimed(transaction.reference)
             self._claim(transaction)
-        if transaction.kind.opens:
+        if transaction.kind.opens_account:
             open_account(self._store, self._tenant, transaction.at)
-        elif self._tenant not in self._store.accounts:
-            raise UnknownAccount(self._tenant)
-        self._settle(transaction.at)
-        return self._record(transaction)
+        self._keep(wallet)
+        return self._enter(transaction, wallet.as_of)
+
+    def _require_postable(self, transaction: Transaction) -> None:
+        """Return if only the wallet's state or a claim can still refuse *transaction*."""
+        if not transaction.kind.opens_account:
+            require_account(self._store, self._tenant)
+        if (self._tenant, transaction.id) in self._store.ids:
+            raise given_twice(transaction.id)
 
     def post_many(
         self, transactions: Sequence[Transaction], /, *, all_or_nothing: bool
     ) -> Sequence[Recorded | BillingError]:
-        post = partial(self._post_many, transactions)
         with self._guard.call():
-            return all_or_none(post, self._store.savepoint) if all_or_nothing else post()
+            return self._post_many(transactions, all_or_nothing=all_or_nothing)
 
-    def _post_many(self, transactions: Sequence[Transaction]) -> Answers:
-        if len(transactions) > 1 and self._tenant in self._store.accounts:
-            self._catch_up(transactions[0].at)  # whether or not any of them is posted then
-        return one_by_one(transactions, self._post, self._store.savepoint)
+    def _post_many(self, transactions: Sequence[Transaction], *, all_or_nothing: bool) -> Answers:
+        # A refused post leaves what was due on the wallet, and nothing else: one alone needs no
+        # savepoint, and several catch up before theirs.
+        several = len(transactions) > 1
+        savepoint = self._store.savepoint if several else nullcontext
+        if several and self._tenant in self._store.accounts:
+            self._catch_up(transactions[0].at)
+        post = partial(one_by_one, transactions, self._post, savepoint)
+        return all_or_none(post, savepoint) if all_or_nothing else post()
+
+    def replay(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
+        with self._guard.call():
+            return self._found(kind, reference)
 
     def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
         with self._guard.call():
+            require_account(self._store, self._tenant)
             return self._found(kind, reference)
 
     def _found(self, kind: TransactionKind, reference: str) -> Recorded | None:
@@ -112,6 +131,7 @@ class MemoryLedger:
 
     def transaction(self, transaction_id: UUID, /) -> Recorded | None:
         with self._guard.call():
+            require_account(self._store, self._tenant)
             key = self._store.ids.get((self._tenant, transaction_id))
             return key and evolve(self._store.recorded[key], replayed=True)
 
@@ -127,23 +147,24 @@ class MemoryLedger:
             )
 
     def _returned(self, purchase: Transaction) -> Amount:
+        assert purchase.paid is not None  # a purchase has it
         made = (recorded.transaction for recorded in self._store.recorded.values())
         reversals = [
             transaction.reversal
             for transaction in made
             if transaction.reversal is not None and transaction.reversal.purchase == purchase.id
         ]
-        unit = parsed(purchase.request["amount"]).unit
-        return total((reversal.amount for reversal in reversals), unit)
+        return total((reversal.amount for reversal in reversals), purchase.paid.unit)
 
     def _disputed(self, purchase: Transaction) -> Amount:
+        assert purchase.paid is not None  # a purchase has it
         disputes = [
             self._present(dispute)
             for dispute in self._store.disputes.values()
             if dispute.purchase == purchase.id
         ]
-        unit = parsed(purchase.request["amount"]).unit
-        return total((d.amount for d in disputes if d.state is DisputeState.OPEN), unit)
+        still_open = (each.amount for each in disputes if each.state is DisputeState.OPEN)
+        return total(still_open, purchase.paid.unit)
 
     def dispute(self, reference: str, /) -> Dispute | None:
         with self._guard.call():
@@ -162,18 +183,18 @@ class MemoryLedger:
                 wallet, _ = self._wallet().settled(hold.opened_at)
                 same_or_conflict(wallet.hold(stored), hold.request)
                 return evolve(wallet.hold(stored), replayed=True)
-            if self._tenant not in self._store.accounts:
-                raise UnknownAccount(self._tenant)
-            wallet = self._settle(hold.opened_at)
-            if hold.id in wallet.holds:
+            require_account(self._store, self._tenant)
+            if hold.id in self._wallet().holds:
                 raise given_twice(hold.id)
+            wallet = self._settled(hold.opened_at)
             self._keep(wallet.with_hold(hold, self._arrived()))
             self._store.put(self._store.holds, (self._tenant, hold.reference), hold.id)
             return hold
 
     def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
         with self._guard.call():
-            wallet = self._settle(moment)
+            require_account(self._store, self._tenant)
+            wallet = self._settled(moment)
             before = wallet.hold(hold_id)
             if before.state not in {HoldState.OPEN, HoldState.RELEASED}:
                 raise HoldClosed(hold_id, before.state)
@@ -188,11 +209,13 @@ class MemoryLedger:
 
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call():
+            require_account(self._store, self._tenant)
             wallet, _ = self._wallet().settled(now)
             return Balance(wallet.posted + self._arrived(), held=wallet.aside)
 
     def balance_at(self, moment: datetime, /) -> Balance:
         with self._guard.call():
+            require_account(self._store, self._tenant)
             posted = [line.amount for line in self._lines() if line.at <= moment]
             _, lapses = self._wallet().settled(moment)
             lapsed = [-lapse.amount for lapse in lapses if lapse.at <= moment]
@@ -200,11 +223,13 @@ class MemoryLedger:
 
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
         with self._guard.call():
+            require_account(self._store, self._tenant)
             wallet, _ = self._wallet().settled(now)
             return tuple(wallet.spendable())
 
     def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
         with self._guard.call():
+            require_account(self._store, self._tenant)
             admitted = filter(page.admits, reversed(self._lines()))
             return tuple(islice(admitted, page.limit + 1))
 
@@ -214,14 +239,16 @@ class MemoryLedger:
     def _keep(self, wallet: Wallet) -> None:
         self._store.put(self._store.wallets, self._tenant, wallet)
 
-    def _settle(self, moment: datetime) -> Wallet:
-        """Let what is due on the wallet happen."""
+    def _settled(self, moment: datetime) -> Wallet:
+        """The wallet at *moment*, after everything that was due on it is recorded."""
         self._catch_up(moment)
-        wallet = self._wallet().at(self._wallet().present(moment))
-        self._keep(wallet)
-        return wallet
+        wallet = self._wallet()
+        return wallet.at(wallet.present(moment))
 
     def _catch_up(self, moment: datetime) -> None:
+        """Record everything that is due. A single-call scope keeps it if the call is refused."""
+        if not self._wallet().is_due(self._wallet().present(moment)):
+            return
         wallet, lapses = self._wallet().caught_up(moment)
         for lapse in lapses:
             before = sum(
@@ -231,6 +258,8 @@ class MemoryLedger:
             )
             self._enter(plan_expiry(self._tenant, lapse, before + 1), lapse.at)
         self._keep(wallet)
+        if self._guard.is_single:
+            self._store.keep()
 
     def _arrived(self) -> Amount:
         return self._store.balance(account_of(self._tenant)) - self._wallet().posted
@@ -238,17 +267,12 @@ class MemoryLedger:
     def _lines(self) -> Sequence[Line]:
         return self._store.lines.get(account_of(self._tenant), [])
 
-    def _claim(self, purchase: Transaction) -> None:
-        if purchase.reference in self._store.payments:
-            raise PaymentAlreadyClaimed(purchase.reference)
-        self._store.put(self._store.payments, purchase.reference, self._tenant)
+    def _require_unclaimed(self, payment: str) -> None:
+        if payment in self._store.payments:
+            raise PaymentAlreadyClaimed(payment)
 
-    def _record(self, transaction: Transaction) -> Recorded:
-        if (self._tenant, transaction.id) in self._store.ids:
-            raise given_twice(transaction.id)
-        wallet = self._wallet().after(transaction, self._arrived())
-        self._keep(wallet)
-        return self._enter(transaction, wallet.as_of)
+    def _claim(self, purchase: Transaction) -> None:
+        self._store.put(self._store.payments, purchase.reference, self._tenant)
 
     def _enter(self, transaction: Transaction, at: datetime) -> Recorded:
         for posting in transaction.postings:
@@ -274,6 +298,16 @@ class MemoryLedger:
             at=at,
         )
         self._store.append(posting.account, line)
+
+
+def require_account(store: Store, tenant: TenantId) -> None:
+    """Return if *tenant* has an account.
+
+    Raises:
+        UnknownAccount: it has none.
+    """
+    if tenant not in store.accounts:
+        raise UnknownAccount(tenant)
 
 
 def open_account(store: Store, tenant: TenantId, opened_at: datetime) -> None:
@@ -353,10 +387,8 @@ class MemoryBooks:
     def fold(self, _position: int, /) -> Folding:
         with self._guard.call():
             newer = {
-                account: len(lines) - self._store.folded.get(account, 0)
-                for account, lines in self._store.lines.items()
-                if account in CONTRA_ACCOUNTS.values()
-                or any(line.reference is None for line in lines)
+                account: self._arrivals(account) - self._store.folded.get(account, 0)
+                for account in self._store.lines
             }
             for account, count in newer.items():
                 self._store.put(
@@ -365,6 +397,10 @@ class MemoryBooks:
             return Folding(
                 accounts=sum(count > 0 for count in newer.values()), lines=sum(newer.values())
             )
+
+    def _arrivals(self, account: AccountId) -> int:
+        contra = account in CONTRA_ACCOUNTS.values()
+        return sum(contra or line.reference is None for line in self._store.lines[account])
 
 
 def _place(due: DueAttempt) -> tuple[datetime, UUID, UUID]:

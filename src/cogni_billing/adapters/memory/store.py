@@ -17,9 +17,10 @@ from cogni_billing.domain.attempts import Attempt, AttemptEvent
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.moments import EARLIEST
 from cogni_billing.domain.statements import Line
-from cogni_billing.domain.transactions import Recorded, Transaction, TransactionKind
+from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.domain.wallets import Wallet
 
 Name = TypeVar("Name", bound=Hashable)
@@ -51,6 +52,7 @@ class Store:
     _undo: list[Callable[[], object]] = field(factory=list)
     _lock: threading.Lock = field(factory=threading.Lock)
     _holder: int | None = None
+    _savepoints: int = 0
 
     def purchase(self, tenant: TenantId, payment: str | None) -> Transaction | None:
         """The tenant's purchase of *payment*."""
@@ -82,12 +84,23 @@ class Store:
     def savepoint(self) -> Iterator[None]:
         """All changes made in the block, or none when it raises; inside `transaction`."""
         start = len(self._undo)
+        self._savepoints += 1
         try:
             yield
         except BaseException:
             while len(self._undo) > start:
                 self._undo.pop()()
             raise
+        finally:
+            self._savepoints -= 1
+
+    def keep(self) -> None:
+        """Make the changes so far permanent, even if the transaction raises later.
+
+        Inside a savepoint it does nothing: the block may still undo them.
+        """
+        if self._savepoints == 0:
+            self._undo.clear()
 
     def put(self, table: dict[Name, Value], key: Name, value: Value) -> None:
         if key in table:

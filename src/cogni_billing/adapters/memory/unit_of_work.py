@@ -17,6 +17,7 @@ from cogni_billing.adapters.rights import service_refused
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
 from cogni_billing.domain.amounts import CREDIT, total
 from cogni_billing.domain.identity import AccountId, TenantId, tenant_id
+from cogni_billing.domain.transactions import Recorded, Transaction
 
 Result = TypeVar("Result")
 
@@ -69,9 +70,13 @@ class InMemoryUnitOfWork:
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[MemoryScope]:
         """A scope that keeps its work when the block ends, and nothing when it raises."""
+        with self._opened(tenant, ScopeGuard()) as scope:
+            yield scope
+
+    @contextmanager
+    def _opened(self, tenant: TenantId, guard: ScopeGuard) -> Iterator[MemoryScope]:
         owner = tenant_id(tenant)
         with self._store.transaction():
-            guard = ScopeGuard()
             try:
                 yield MemoryScope(
                     MemoryTenants(self._store, owner, guard),
@@ -88,11 +93,34 @@ class InMemoryUnitOfWork:
         with self.scope(tenant) as scope:
             return work(scope)
 
+    def post(self, transaction: Transaction, /) -> Recorded:
+        """Record *transaction* in a scope of its own, for its tenant."""
+        return self.single(transaction.tenant, lambda scope: scope.ledger.post(transaction))
+
+    def single(self, tenant: TenantId, work: Callable[[MemoryScope], Result], /) -> Result:
+        """Do *work*, one call on a repository, and return its result.
+
+        If the wallet's state refuses the call, everything that was due on the wallet stays
+        recorded. A second call raises `ScopeClosed`.
+        """
+        with self._opened(tenant, ScopeGuard(calls=1)) as scope:
+            return work(scope)
+
     def run_service(self, tenant: TenantId, work: Callable[[MemoryScope], Result], /) -> Result:
         """Do *work* in a scope that may also open the books of all tenants."""
         if not self._has_service:
             raise service_refused()
         return self.run(tenant, work)
+
+    async def post_async(self, transaction: Transaction, /) -> Recorded:
+        """Record *transaction* in a scope of its own, for its tenant."""
+        return self.post(transaction)
+
+    async def single_async(
+        self, tenant: TenantId, work: Callable[[MemoryScope], Result], /
+    ) -> Result:
+        """Do *work*, one call on a repository, and return its result."""
+        return self.single(tenant, work)
 
     async def run_service_async(
         self, tenant: TenantId, work: Callable[[MemoryScope], Result], /

@@ -1,11 +1,12 @@
-"""The ledger in PostgreSQL: units of work for requests, and what operates the database."""
+"""The ledger in PostgreSQL: units of work for requests, and operations on the database."""
 
+from cogni_billing.adapters.postgres.grouping import GroupCommit
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding
 from cogni_billing.adapters.postgres.operations.diagnosis import Check, Report, doctor, ensure_ready
-from cogni_billing.adapters.postgres.operations.migrating import migrate, unmigrate
+from cogni_billing.adapters.postgres.operations.migrating import migrate, repair, unmigrate
 from cogni_billing.adapters.postgres.operations.provisioning import provision
 from cogni_billing.adapters.postgres.operations.reports import TrialBalance, trial_balance
-from cogni_billing.adapters.postgres.operations.resetting import reset
+from cogni_billing.adapters.postgres.operations.resetting import reset, restore
 from cogni_billing.adapters.postgres.operations.roles import Roles
 from cogni_billing.adapters.postgres.operations.signing import sign_contexts
 from cogni_billing.adapters.postgres.unit_of_work import (
@@ -17,6 +18,7 @@ __all__ = [
     "AsyncPostgresUnitOfWork",
     "Check",
     "Finding",
+    "GroupCommit",
     "PostgresUnitOfWork",
     "Report",
     "Roles",
@@ -25,7 +27,9 @@ __all__ = [
     "ensure_ready",
     "migrate",
     "provision",
+    "repair",
     "reset",
+    "restore",
     "sign_contexts",
     "trial_balance",
     "unmigrate",

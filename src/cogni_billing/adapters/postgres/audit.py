@@ -1,23 +1,25 @@
-"""What is wrong with the data. `rules.py` asks the database; what takes arithmetic is judged here.
+"""Verification: the statements of `rules.py`, and the rules that need the domain's arithmetic.
 
-No share is computed in SQL, so the terms of purchases and returns stream by.
+No share is computed in SQL: the terms of purchases and reversals are streamed and computed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC
-from itertools import islice
-from typing import Final
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
 
-from sqlalchemy import Connection, text
+from attrs import evolve, field, frozen
+from sqlalchemy import Connection, Row, text
 
-from cogni_billing.adapters.postgres.rows import document
-from cogni_billing.adapters.postgres.rules import VIOLATIONS
+from cogni_billing.adapters.postgres.rules import STATEMENTS
 from cogni_billing.domain.amounts import CREDIT, Amount, Unit
-from cogni_billing.domain.errors import LedgerCorruption
+from cogni_billing.domain.errors import PrivilegeRequired
 from cogni_billing.domain.identity import AccountId
 from cogni_billing.domain.metadata import Json
+from cogni_billing.domain.policies import RevenueSharePolicy, Shortfall
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Reversal
 from cogni_billing.domain.verification import (
@@ -30,107 +32,305 @@ from cogni_billing.domain.verification import (
 
 
 def verification(connection: Connection, most: int) -> Verification:
-    """Check every rule; the violations of each, *most* of them at most."""
-    found = list[Violation]()
-    for rule, statement in VIOLATIONS.items():
-        rows = connection.execute(text(f"{statement} LIMIT :most"), {"most": most})
-        found += [Violation(rule, _ids(row.located), row.detail) for row in rows]
-    terms = [*_of_terms(connection), *_of_returns(connection)]
-    for rule in {violation.rule for violation in terms}:
-        found += islice((violation for violation in terms if violation.rule is rule), most)
+    """Check every rule. The result has at most *most* violations of each."""
+    found = Findings(most)
+    for statement in STATEMENTS:
+        for row in connection.execute(text(_RANKED.format(statement)), {"most": most}):
+            found.add(Rule[row.rule], json.loads(row.located), row.detail, row.hidden)
+    _check_purchases(connection, found)
+    _check_reversals(connection, found)
     counted = connection.execute(text(_COUNTED)).one()
     return Verification(
-        violations=tuple(sorted(found, key=lambda violation: _ORDER[violation.rule])),
+        violations=tuple(found.violations()),
         transactions=counted.transactions,
-        postings=counted.postings,
+        postings=counted.transactions + counted.arrivals,
     )
 
 
-def _ids(located: dict[str, object]) -> dict[str, str]:
-    return {name: str(id_) for name, id_ in located.items()}
+@frozen
+class Findings:
+    """Violations by rule, at most so many of each, spread over as many tenants as possible.
+
+    Each tenant's first violation comes before any tenant's second. So a tenant whose records break
+    a rule often does not hide the violations of other tenants.
+    """
+
+    _most: int
+    _found: Counter[tuple[Rule, str]] = field(init=False, factory=Counter)
+    _kept: defaultdict[Rule, list[tuple[int, str, Violation]]] = field(
+        init=False, factory=lambda: defaultdict(list)
+    )
+
+    def add(self, rule: Rule, located: Mapping[str, object], detail: str, hidden: int = 0) -> None:
+        """Add a violation, and count *hidden* more of the same rule and tenant."""
+        where = {name: str(id_) for name, id_ in located.items()}
+        tenant = where.get("tenant", str(where))
+        place = self._found[rule, tenant] + 1
+        self._found[rule, tenant] = place + hidden
+        self._kept[rule].append((place, tenant, Violation(rule, where, detail)))
+        if len(self._kept[rule]) > 2 * self._most:
+            self._kept[rule] = self._first(rule)
+
+    def violations(self) -> Iterator[Violation]:
+        """Every kept violation. Each tenant's last one says how many more there are."""
+        for rule in Rule:
+            first = self._first(rule)
+            left = self._found - Counter((rule, tenant) for _, tenant, _ in first)
+            last = {tenant: violation for _, tenant, violation in first}
+            for _, tenant, violation in first:
+                more = left[rule, tenant]
+                if more and violation is last[tenant]:
+                    detail = f"{violation.detail} (and {more} more of this tenant)"
+                    yield evolve(violation, detail=detail)
+                else:
+                    yield violation
+
+    def _first(self, rule: Rule) -> list[tuple[int, str, Violation]]:
+        return sorted(self._kept[rule], key=lambda kept: kept[:2])[: self._most]
 
 
-def _of_terms(connection: Connection) -> Iterator[Violation]:
-    """What is wrong with the terms of purchases; those that are alike are judged once."""
-    rows = connection.execution_options(yield_per=1000).execute(text(_TERMS))
-    for row in rows:
-        shares = [
-            Share(AccountId(beneficiary), Amount.computed(share, CREDIT))
-            for beneficiary, share in zip(row.beneficiaries, row.shares, strict=False)
-        ]
-        for rule, detail in purchase_problems(
-            paid=str(_readable(row.request).get("amount")),
+def _check_purchases(connection: Connection, found: Findings) -> None:
+    """Check the terms of purchases. Equal terms are computed once."""
+    several = list[_Terms]()
+    for row in _streamed(connection, _TERMS):
+        for terms in _broken_terms(row):
+            if row.alike == 1:
+                found.add(terms.rule, terms.located, terms.detail)
+            else:
+                several.append(terms)
+        if len(several) > _BATCH:
+            _add_by_tenant(connection, several, found)
+            several.clear()
+    _add_by_tenant(connection, several, found)
+
+
+@frozen
+class _Terms:
+    """The terms of purchases that break a rule: an example, and the time up to which they do."""
+
+    rule: Rule
+    detail: str
+    tenant: object
+    id: object
+    until: datetime | None
+
+    @property
+    def located(self) -> dict[str, object]:
+        return {"tenant": self.tenant, "transaction": self.id}
+
+
+def _broken_terms(row: Row[Any]) -> Iterator[_Terms]:
+    policy = _readable(row.policy)
+    early = _problems(row, policy, row.first_at)
+    if not early:
+        return
+    # A policy is in force from a moment on: later purchases on the same terms may be right.
+    late = _problems(row, policy, row.last_at)
+    tenant, transaction = row.example
+    for rule, detail in (early | late).items():
+        until = None if rule in late else RevenueSharePolicy.from_dict(policy).effective_from
+        yield _Terms(rule, detail, tenant, transaction, until)
+
+
+def _problems(row: Row[Any], policy: Mapping[str, Json], at: datetime) -> dict[Rule, str]:
+    return dict(
+        purchase_problems(
+            paid=f"{row.paid:f} {row.paid_unit}",
             credited=Amount.computed(row.amount, CREDIT),
-            shares=shares,
-            policy=_readable(row.policy),
-            at=row.occurred_at.astimezone(UTC),
-        ):
-            alike = f" (and of {row.alike - 1} like it)" if row.alike > 1 else ""
-            yield Violation(rule, _ids(row.located), detail + alike)
+            shares=[
+                Share(AccountId(beneficiary), Amount.computed(share, CREDIT))
+                for beneficiary, share in zip(
+                    row.beneficiaries or (), row.shares or (), strict=True
+                )
+            ],
+            policy=policy,
+            at=at.astimezone(UTC),
+        )
+    )
 
 
-def _readable(recorded: str) -> dict[str, Json]:
-    """What is recorded; nothing, if it cannot be read."""
-    try:
-        return document(recorded)
-    except LedgerCorruption:
-        return {}
-
-
-def _of_returns(connection: Connection) -> Iterator[Violation]:
-    """What is wrong with what refunds and chargebacks took back."""
-    rows = connection.execution_options(yield_per=1000).execute(text(_RETURNS))
+def _add_by_tenant(connection: Connection, several: list[_Terms], found: Findings) -> None:
+    """Add a violation for each tenant that has purchases of these terms."""
+    if not several:
+        return
+    rows = _streamed(
+        connection,
+        _TENANTS,
+        tenants=[terms.tenant for terms in several],
+        ids=[terms.id for terms in several],
+        until=[terms.until for terms in several],
+    )
     for row in rows:
-        legs = [row.credited, *row.given]
-        taken = [row.amount, *row.shares]
-        unit = Unit.of(row.returned_unit)
+        terms = several[row.n - 1]
+        located = {"tenant": row.tenant_id, "transaction": row.id}
+        found.add(terms.rule, located, terms.detail, row.alike - 1)
+
+
+def _readable(recorded: str | None) -> dict[str, Json]:
+    """The recorded policy; without any field if Python cannot read it."""
+    try:
+        policy = json.loads(recorded or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return policy if isinstance(policy, dict) else {}
+
+
+def _check_reversals(connection: Connection, found: Findings) -> None:
+    """Check the credits that refunds and chargebacks took back."""
+    for row in _streamed(connection, _REVERSALS):
+        unit = Unit.of(row.paid_unit)
         for rule, detail in return_problems(
-            legs=[Amount.computed(leg, CREDIT) for leg in legs],
-            taken=[-Amount.computed(amount, CREDIT) for amount in taken],
+            legs=[Amount.computed(leg, CREDIT) for leg in row.legs],
+            taken=[-Amount.computed(amount, CREDIT) for amount in row.taken],
             absorbed=Amount.computed(row.absorbed, CREDIT),
-            paid=str(row.paid),
+            paid=f"{row.paid:f} {unit}",
             so_far=Reversal(
                 purchase=row.reverses,
+                payment=row.payment,
                 amount=Amount.computed(row.returned, unit),
                 total=Amount.computed(row.returned_total, unit),
+                asked=None,
+                shortfall=Shortfall.DEBT,
             ),
         ):
-            yield Violation(rule, _ids(row.located), detail)
+            found.add(rule, {"tenant": row.tenant_id, "transaction": row.id}, detail)
 
 
-_ORDER: Final = {rule: place for place, rule in enumerate(Rule)}
+def _streamed(connection: Connection, statement: str, **arguments: object) -> Iterator[Row[Any]]:
+    """The rows of *statement*, fetched a thousand at a time."""
+    # The server plans a cursor for its first rows, unless told that all of them are read.
+    connection.execute(text("SELECT set_config('cursor_tuple_fraction', '1', true)"))
+    return iter(
+        connection.execute(text(statement), arguments, execution_options={"yield_per": 1000})
+    )
+
+
+def require_full_sight(connection: Connection) -> None:
+    """Return when the role's policies show it every tenant's rows.
+
+    Row security hides other rows, and an empty ledger breaks no rule.
+
+    Raises:
+        PrivilegeRequired: a policy is missing, or a restrictive policy hides rows.
+    """
+    hidden = connection.execute(_HIDDEN).scalars().all()
+    if hidden:
+        raise PrivilegeRequired(f"the role does not see every row of {', '.join(hidden)}")
+
+
+_HIDDEN: Final = text("""
+    SELECT relname
+    FROM pg_class
+    WHERE relnamespace = 'cogni_billing'::regnamespace AND relkind = 'r'
+      AND relname <> 'context_keys'
+      AND (
+        NOT EXISTS (
+            SELECT FROM pg_policy
+            WHERE polrelid = pg_class.oid AND polcmd = 'r' AND polpermissive
+              AND pg_get_expr(polqual, polrelid) = 'true'
+              AND (SELECT oid FROM pg_roles WHERE rolname = current_user) = ANY (polroles)
+        )
+        OR EXISTS (
+            SELECT FROM pg_policy
+            WHERE polrelid = pg_class.oid AND polcmd IN ('r', '*') AND NOT polpermissive
+        )
+      )
+      AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user)
+    ORDER BY 1
+""")
+
+_BATCH: Final = 10_000
+
+# Each tenant's first violation of a rule, then each tenant's second, and so on.
+_RANKED: Final = """
+    SELECT
+        rule, located::text AS located, detail,
+        CASE nth WHEN max(nth) OVER (PARTITION BY rule, tenant) THEN made - nth ELSE 0 END AS hidden
+    FROM (
+        SELECT *, row_number() OVER (PARTITION BY rule ORDER BY nth, tenant) AS place
+        FROM (
+            SELECT
+                *,
+                row_number() OVER (PARTITION BY rule, tenant ORDER BY located::text) AS nth,
+                count(*) OVER (PARTITION BY rule, tenant) AS made
+            FROM (
+                SELECT *, coalesce(located ->> 'tenant', located::text) AS tenant
+                FROM ({}) AS statement
+            ) AS found
+        ) AS numbered
+    ) AS ranked
+    WHERE place <= :most
+    ORDER BY rule, place
+"""
 
 _COUNTED: Final = """
     SELECT
         (SELECT count(*) FROM cogni_billing.transactions) AS transactions,
-        (SELECT count(*) FROM cogni_billing.postings) AS postings
+        (SELECT count(*) FROM cogni_billing.arrivals) AS arrivals
 """
 
+# Numbers that are not whole and finite break another rule, and are no amounts here.
 _TERMS: Final = """
-    SELECT
-        json_build_object(
-            'tenant', (min(ARRAY[tenant_id::text, id::text]))[1],
-            'transaction', (min(ARRAY[tenant_id::text, id::text]))[2]
-        ) AS located,
-        count(*) AS alike,
-        min(occurred_at) AS occurred_at,
-        amount, beneficiaries, shares, request::text AS request, policy::text AS policy
-    FROM cogni_billing.transactions
-    WHERE kind = 'purchase'
-    GROUP BY amount, beneficiaries, shares, request::text, policy::text
+    SELECT terms.*, policies.policy::text AS policy
+    FROM (
+        SELECT
+            min(ARRAY[tenant_id, id]) AS example,
+            count(*) AS alike,
+            min(occurred_at) AS first_at,
+            max(occurred_at) AS last_at,
+            amount, coalesce(paid, 0) AS paid, paid_unit, beneficiaries, shares, policy AS digest
+        FROM cogni_billing.transactions
+        WHERE kind = 'purchase'
+        GROUP BY amount, paid, paid_unit, beneficiaries, shares, policy
+    ) AS terms
+    LEFT JOIN cogni_billing.policies USING (digest)
+    WHERE abs(amount) < 1e40 AND scale(amount) = 0
+      AND cardinality(beneficiaries) IS NOT DISTINCT FROM cardinality(shares)
+      AND coalesce((
+            SELECT bool_and(account IS NOT NULL AND abs(share) < 1e40 AND scale(share) = 0)
+            FROM unnest(beneficiaries, shares) AS leg (account, share)
+        ), true)
 """
 
-# One without its purchase, or with other shares than it, follows nothing; another rule says so.
-_RETURNS: Final = """
+_TENANTS: Final = """
+    SELECT n, same.tenant_id, (min(ARRAY[same.id]))[1] AS id, count(*) AS alike
+    FROM unnest(
+        CAST(:tenants AS uuid[]), CAST(:ids AS uuid[]), CAST(:until AS timestamptz[])
+    ) WITH ORDINALITY AS asked (tenant_id, id, until, n)
+    JOIN cogni_billing.transactions AS example USING (tenant_id, id)
+    JOIN cogni_billing.transactions AS same
+        ON same.kind = 'purchase'
+        AND same.amount = example.amount
+        AND coalesce(same.paid, 0) = coalesce(example.paid, 0)
+        AND coalesce(same.paid_unit, '') = coalesce(example.paid_unit, '')
+        AND coalesce(same.beneficiaries, '{}') = coalesce(example.beneficiaries, '{}')
+        AND coalesce(same.shares, '{}') = coalesce(example.shares, '{}')
+        AND coalesce(same.policy, '') = coalesce(example.policy, '')
+        AND (until IS NULL OR same.occurred_at < until)
+    GROUP BY n, same.tenant_id
+"""
+
+# Other rules report a reversal without its purchase, with other shares, or of no amount.
+_REVERSALS: Final = """
     SELECT
-        json_build_object('tenant', made.tenant_id, 'transaction', made.id) AS located,
-        purchase.amount AS credited,
-        purchase.shares AS given,
-        purchase.request ->> 'amount' AS paid,
-        made.amount, made.shares, made.absorbed, made.reverses,
-        made.returned, made.returned_total, made.returned_unit
+        made.tenant_id, made.id, made.absorbed, made.reverses, made.returned, made.returned_total,
+        made.amount || made.shares AS taken,
+        purchase.amount || purchase.shares AS legs,
+        purchase.reference AS payment, purchase.paid, purchase.paid_unit
     FROM cogni_billing.transactions AS made
     JOIN cogni_billing.transactions AS purchase
         ON purchase.tenant_id = made.tenant_id AND purchase.id = made.reverses
-    WHERE cardinality(purchase.shares) = cardinality(made.shares)
+    WHERE made.reverses IS NOT NULL
+      AND cardinality(purchase.shares) IS NOT DISTINCT FROM cardinality(made.shares)
+      AND purchase.paid > 0 AND purchase.paid < 1e40
+      AND greatest(
+            min_scale(purchase.paid), min_scale(made.returned), min_scale(made.returned_total))
+        <= CASE purchase.paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END
+      AND made.returned < 1e40 AND made.returned_total < 1e40
+      AND (
+        SELECT bool_and(abs(leg) < 1e40 AND scale(leg) = 0)
+        FROM unnest(
+            ARRAY[made.absorbed, made.amount, purchase.amount] || made.shares || purchase.shares
+        ) AS leg
+      )
 """

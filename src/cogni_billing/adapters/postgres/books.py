@@ -1,7 +1,8 @@
-"""What the service role does to the books of all tenants."""
+"""The books of all tenants: read by the service role's own policies, written by its functions."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -10,11 +11,10 @@ from attrs import frozen
 from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.guard import ScopeGuard
-from cogni_billing.adapters.postgres import statements
-from cogni_billing.adapters.postgres.audit import verification
+from cogni_billing.adapters.postgres.audit import require_full_sight, verification
+from cogni_billing.adapters.postgres.calls import Calls, encoded
 from cogni_billing.adapters.postgres.failures import translated
-from cogni_billing.adapters.postgres.rows import dispute_parameters
-from cogni_billing.domain.amounts import CREDIT, Amount
+from cogni_billing.adapters.postgres.rows import dispute_asked, in_credits
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
@@ -32,12 +32,14 @@ class PostgresBooks:
     """Keeps the promises of `BooksRepository`."""
 
     _connection: Connection
+    _calls: Calls
+    _tenant: TenantId
     _guard: ScopeGuard
 
     def settled_position(self) -> int:
         with self._guard.call(), translated():
             position = self._connection.execute(
-                _SETTLED_POSITION, {"patience": f"{PATIENCE_S} seconds"}
+                _SAFE_POSITION, {"patience": f"{PATIENCE_S} seconds"}
             ).scalar_one()
             if position is None:
                 raise LedgerUnavailable(f"a writer has been open for over {PATIENCE_S} s")
@@ -45,7 +47,7 @@ class PostgresBooks:
 
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
         with self._guard.call(), translated():
-            self._connection.execute(_EVERY_ROW)
+            require_full_sight(self._connection)
             found = self._connection.execute(_DUE, {"now": now}).scalars()
             return tuple(map(TenantId, found))
 
@@ -53,7 +55,7 @@ class PostgresBooks:
         self, now: datetime, every: timedelta, after: DueAttempt | None, /
     ) -> tuple[DueAttempt, ...]:
         with self._guard.call(), translated():
-            self._connection.execute(_EVERY_ROW)
+            require_full_sight(self._connection)
             asked: dict[str, object] = {"now": now, "until": now - every, "beyond": now + every}
             if after is not None:
                 asked |= {"at": after.at, "tenant": after.tenant, "id": after.attempt_id}
@@ -66,60 +68,39 @@ class PostgresBooks:
 
     def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
         with self._guard.call(), translated():
-            earned = {}
-            for tenant in tenants:
-                parameters = {"owner": tenant, "unit": CREDIT.code, "at": moment}
-                found = self._connection.execute(statements.LOCK_EARNED, parameters).scalar_one()
-                earned[account_of(tenant)] = Amount.computed(found, CREDIT)
-            return There(earned)
+            owners = list(tenants)
+            earned = self._calls("lock", self._tenant, {"tenants": owners, "at": moment})
+            there = zip(map(account_of, owners), map(in_credits, earned), strict=True)
+            return There(dict(there))
 
     def open_dispute(self, dispute: Dispute, /) -> None:
         with self._guard.call(), translated():
-            parameters = dispute_parameters(dispute)
-            self._connection.execute(statements.OPEN_DISPUTE, parameters)
-            for part in dispute.parts():
-                self._connection.execute(
-                    statements.SET_ASIDE,
-                    {
-                        "owner": part.tenant,
-                        "part": part.id,
-                        "dispute": dispute.id,
-                        "unit": part.amount.unit.code,
-                        "amount": part.amount.value,
-                        "at": part.opened_at,
-                    },
-                )
+            self._calls("open_dispute", dispute.tenant, dispute_asked(dispute))
 
     def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
         with self._guard.call(), translated():
-            for part in dispute.parts():
-                self._connection.execute(
-                    statements.GIVE_BACK,
-                    {
-                        "owner": part.tenant,
-                        "part": part.id,
-                        "unit": part.amount.unit.code,
-                        "at": moment,
-                    },
-                )
+            parts = [{"tenant": part.tenant, "id": part.id} for part in dispute.parts()]
+            self._calls("close_dispute", dispute.tenant, {"parts": parts, "at": moment})
 
     def verify(self, most: int, /) -> Verification:
         with self._guard.call(), translated():
-            self._connection.execute(_EVERY_ROW)
+            require_full_sight(self._connection)
             return verification(self._connection, most)
 
     def fold(self, position: int, /) -> Folding:
         with self._guard.call(), translated():
-            self._connection.execute(_EVERY_ROW)
-            self._connection.execute(_ONE_FOLDER)
-            row = self._connection.execute(
-                _FOLD, {"settled": position, "rows": ROWS_FOR_EACH_CHECKPOINT}
-            ).one()
-            return Folding(accounts=row.accounts, lines=int(row.lines))
+            require_full_sight(self._connection)
+            accounts = self._connection.execute(_ACCOUNTS).scalars().all()
+            told = self._connection.execute(
+                _FOLD,
+                {
+                    "accounts": encoded(accounts),
+                    "safe": position,
+                    "size": ROWS_FOR_EACH_CHECKPOINT,
+                },
+            ).scalar_one()
+            return Folding(**json.loads(told))
 
-
-# Row security would hide other tenants' rows silently from a role without BYPASSRLS.
-_EVERY_ROW: Final = text("SET LOCAL row_security = off")
 
 _DUE: Final = text("""
     SELECT tenant_id FROM cogni_billing.wallets WHERE due_at <= :now ORDER BY due_at LIMIT 1000
@@ -143,105 +124,20 @@ _DUE_ATTEMPTS_AFTER: Final = text(
     _ATTEMPTS_DUE.format("WHERE (at, tenant_id, id) > (:at, :tenant, :id)")
 )
 
-_SETTLED_POSITION: Final = text(
-    "SELECT cogni_billing.settled_position(CAST(:patience AS interval))"
-)
+_SAFE_POSITION: Final = text("SELECT cogni_billing.safe_position(CAST(:patience AS interval))")
 
-# Folders come one after another: each must see where the one before it stopped.
-_ONE_FOLDER: Final = text("SELECT pg_advisory_xact_lock(hashtextextended('cogni_billing.fold', 0))")
-
-# Accounts that others add to are found by skipping through the index of arrivals, from one account
-# to the next. Of each, what is newer than its last checkpoint is cut into pieces of so many rows.
-_FOLD: Final = text("""
+# Accounts that others add to, by skipping through the index from one to the next.
+_ACCOUNTS: Final = text("""
     WITH RECURSIVE account AS (
-        (
-            SELECT tenant_id, account_id, unit
-            FROM cogni_billing.postings
-            WHERE posted_after IS NULL
-            ORDER BY tenant_id, account_id, unit
-            LIMIT 1
-        )
+        (SELECT account_id FROM cogni_billing.arrivals ORDER BY account_id LIMIT 1)
         UNION ALL
-        SELECT following.tenant_id, following.account_id, following.unit
-        FROM account CROSS JOIN LATERAL (
-            SELECT tenant_id, account_id, unit
-            FROM cogni_billing.postings
-            WHERE posted_after IS NULL
-              AND (tenant_id, account_id, unit)
-                  > (account.tenant_id, account.account_id, account.unit)
-            ORDER BY tenant_id, account_id, unit
-            LIMIT 1
-        ) AS following
-    ), folded AS (
-        SELECT
-            account.*,
-            coalesce(last.position, 0) AS position,
-            coalesce(last.arrived, 0) AS arrived,
-            coalesce(last.balance, 0) AS balance
-        FROM account LEFT JOIN LATERAL (
-            SELECT position, arrived, balance
-            FROM cogni_billing.checkpoints
-            WHERE tenant_id = account.tenant_id
-              AND account_id = account.account_id
-              AND unit = account.unit
-            ORDER BY position DESC
-            LIMIT 1
-        ) AS last ON true
-    ), line AS (
-        SELECT
-            folded.tenant_id,
-            folded.account_id,
-            folded.unit,
-            posting.position,
-            posting.amount,
-            posting.occurred_at,
-            posting.posted_after IS NULL AS arrival,
-            (row_number() OVER (
-                PARTITION BY folded.tenant_id, folded.account_id, folded.unit
-                ORDER BY posting.position
-            ) - 1) / :rows AS piece
-        FROM folded JOIN cogni_billing.postings AS posting
-            ON posting.tenant_id = folded.tenant_id
-            AND posting.account_id = folded.account_id
-            AND posting.unit = folded.unit
-            AND posting.position > folded.position
-            AND posting.position <= :settled
-    ), piece AS (
-        SELECT
-            tenant_id,
-            account_id,
-            unit,
-            max(position) AS position,
-            count(*) AS lines,
-            sum(amount) AS total,
-            coalesce(sum(amount) FILTER (WHERE arrival), 0) AS added,
-            min(occurred_at) FILTER (WHERE arrival) AS earliest_at,
-            max(occurred_at) FILTER (WHERE arrival) AS latest_at
-        FROM line
-        GROUP BY tenant_id, account_id, unit, piece
-    ), checkpoint AS (
-        INSERT INTO cogni_billing.checkpoints (
-            tenant_id, account_id, unit, position, after_position,
-            arrived, balance, added, earliest_at, latest_at
+        SELECT (
+            SELECT account_id FROM cogni_billing.arrivals
+            WHERE account_id > account.account_id ORDER BY account_id LIMIT 1
         )
-        SELECT
-            piece.tenant_id,
-            piece.account_id,
-            piece.unit,
-            piece.position,
-            coalesce(lag(piece.position) OVER sequence, folded.position),
-            folded.arrived + sum(piece.added) OVER sequence,
-            folded.balance + sum(piece.total) OVER sequence,
-            piece.added,
-            piece.earliest_at,
-            piece.latest_at
-        FROM piece JOIN folded USING (tenant_id, account_id, unit)
-        WINDOW sequence AS (
-            PARTITION BY piece.tenant_id, piece.account_id, piece.unit ORDER BY piece.position
-        )
+        FROM account WHERE account_id IS NOT NULL
     )
-    SELECT
-        count(DISTINCT (tenant_id, account_id, unit)) AS accounts,
-        coalesce(sum(lines), 0) AS lines
-    FROM piece
+    SELECT account_id FROM account WHERE account_id IS NOT NULL
 """)
+
+_FOLD: Final = text("SELECT cogni_billing.fold(CAST(:accounts AS json), :safe, :size)")

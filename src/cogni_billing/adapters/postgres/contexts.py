@@ -1,4 +1,4 @@
-"""Whom a transaction acts for: set first, proved where the database asks for it, and put back."""
+"""The tenant that a call acts for: its proof, and how a host's own tenant is restored."""
 
 from __future__ import annotations
 
@@ -14,31 +14,10 @@ from cogni_billing.domain.identity import TenantId
 
 KEY_BYTES_MIN: Final = 32
 KEY_BYTES_MAX: Final = 64
-"""The block of SHA-256, as far as a key needs no hashing of its own."""
+"""The block size of SHA-256: a longer key would have to be hashed first."""
 
-# The third argument ends the setting with the transaction, so a pooled connection forgets it. The
-# path is set, too: one that somebody left on the connection could lend every operator of the
-# scope's statements another meaning, in the next tenant's name.
-# As the driver takes them: each scope starts with one.
-_SET: Final = """
-    SELECT pg_catalog.set_config('app.current_user_id', %(tenant)s, true),
-           pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
-"""
-_SET_WITH_PROOF: Final = """
-    SELECT pg_catalog.set_config('app.current_user_id', %(tenant)s, true),
-           pg_catalog.set_config('app.current_user_proof', %(proof)s, true),
-           pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
-"""
-_READ: Final = text("""
-    SELECT coalesce(pg_catalog.current_setting('app.current_user_id', true), '') AS tenant,
-           coalesce(pg_catalog.current_setting('app.current_user_proof', true), '') AS proof,
-           pg_catalog.current_setting('search_path') AS path
-""")
-_RESTORE: Final = text("""
-    SELECT pg_catalog.set_config('app.current_user_id', :tenant, true),
-           pg_catalog.set_config('app.current_user_proof', :proof, true),
-           pg_catalog.set_config('search_path', :path, true)
-""")
+_READ: Final = text("SELECT coalesce(pg_catalog.current_setting('app.current_user_id', true), '')")
+_RESTORE: Final = text("SELECT pg_catalog.set_config('app.current_user_id', :tenant, true)")
 
 
 def checked_key(given: object) -> bytes:
@@ -54,49 +33,41 @@ def checked_key(given: object) -> bytes:
 
 
 def key_id(key: bytes) -> str:
-    """Which key it is, without telling it."""
+    """The id of a key, which does not reveal the key."""
     return hmac.digest(key, b"cogni_billing.context_keys", "sha256").hex()[:16]
 
 
 @frozen
 class Context:
-    """Sets the tenant of a transaction."""
+    """Proves the tenant of a call, if there is a key."""
 
     _key: bytes | None = field(default=None, repr=False)
 
     @property
     def signs(self) -> bool:
-        """Whether it proves who set the tenant."""
+        """True if it has a key."""
         return self._key is not None
 
-    def set(self, connection: Connection, tenant: TenantId) -> None:
-        """Let the open transaction act for *tenant* from here on."""
-        name = str(tenant)
-        if self._key is None:
-            connection.exec_driver_sql(_SET, {"tenant": name})
-        else:
-            proof = proved(name, self._key, int(time.time()))
-            connection.exec_driver_sql(_SET_WITH_PROOF, {"tenant": name, "proof": proof})
+    def proof(self, tenant: TenantId) -> str | None:
+        """The proof for a call that is made now; `None` without a key."""
+        return None if self._key is None else proved(str(tenant), self._key, int(time.time()))
 
 
 def proved(tenant: str, key: bytes, second: int) -> str:
-    """The proof that who has *key* set *tenant* at this second of the epoch: HMAC-SHA256."""
+    """The proof that a holder of *key* set *tenant* at this second of the epoch: HMAC-SHA256."""
     code = hmac.digest(key, f"{tenant}.{second}".encode(), "sha256").hex()
     return f"{key_id(key)}.{second}.{code}"
 
 
 @frozen
 class Before:
-    """Whom a host's transaction acted for, to be put back."""
+    """The tenant that a host's transaction acts for, to be restored."""
 
     tenant: str
-    proof: str
-    path: str
 
     @classmethod
     def read(cls, connection: Connection) -> Before:
-        row = connection.execute(_READ).one()
-        return cls(row.tenant, row.proof, row.path)
+        return cls(connection.execute(_READ).scalar_one())
 
     def restore(self, connection: Connection) -> None:
         connection.execute(_RESTORE, asdict(self))

@@ -1,28 +1,29 @@
 """Every failure of the database as one of our errors; the only place that catches the driver's.
 
-What a rule of the schema refuses is told by the rule's name, everything else by SQLSTATE.
+A refusal by a rule of the database is known by the rule's name, any other failure by SQLSTATE.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from decimal import Decimal
 from typing import Final
+from uuid import UUID
 
 import psycopg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from cogni_billing.domain.amounts import Amount, Unit
+from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.errors import (
     BillingError,
-    InsufficientCredits,
+    InvalidTenant,
+    InvalidTime,
     LedgerCorruption,
     LedgerUnavailable,
     OutcomeUnknown,
     PrivilegeRequired,
     UnbalancedTransaction,
+    given_twice,
     shown,
 )
 
@@ -30,8 +31,18 @@ SERIALIZATION_FAILURE: Final = "40001"
 STATEMENT_COMPLETION_UNKNOWN: Final = "40003"
 DEADLOCK_DETECTED: Final = "40P01"
 INSUFFICIENT_PRIVILEGE: Final = "42501"
+READ_ONLY: Final = "25006"
 DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
-"""Another transaction got in the way; doing the whole scope again helps."""
+"""Another transaction interfered; retrying the whole scope helps."""
+
+
+def is_lost(error: LedgerUnavailable) -> bool:
+    """True if the connection was lost, or its server stopped serving: a new one may help."""
+    code = error.sqlstate
+    return code is None or code[:2] == "08" or code in _LOST
+
+
+_LOST: Final = frozenset({"57P01", "57P02", "57P03", READ_ONLY})
 
 _STRANGE: Final = "the server or its schema is not what this version expects; run doctor"
 _POOLED: Final = "a prepared statement was lost or met another; behind a pooler, prepare none"
@@ -41,6 +52,7 @@ _FOREIGN: Final = "a trigger or function that is not the library's refused it"
 # error codes lists; a class that the library's statements cannot cause is strange.
 _UNAVAILABLE: Final = {
     "08": "the connection failed",
+    "22P05": "the connection's encoding lacks a character; use UTF-8",
     "25": "the transaction is not in a state to go on",
     "25006": "the database is read-only",
     "25P02": "an earlier failure aborted the transaction",
@@ -68,6 +80,10 @@ _UNAVAILABLE: Final = {
     **dict.fromkeys(("02", "03", "0A", "0B", "0F", "0L", "0P", "0Z", "10"), _STRANGE),
     **dict.fromkeys(("20", "21", "24", "2B", "2D", "2F", "34", "3B", "HV"), _STRANGE),
 }
+_MINTING: Final = frozenset(
+    f"permission denied for function {name}"
+    for name in ("mint", "mint_groups", "create_attempt", "record_attempt", "begin_check")
+)
 _CORRUPTION: Final = {
     "22": "the database refused a value that the library had checked",
     "23": "the database refused what the library had checked",
@@ -78,7 +94,7 @@ _CORRUPTION: Final = {
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the database raises inside as one of our errors."""
+    """Translate errors of the database inside the block to ours."""
     try:
         yield
     except (SQLAlchemyError, psycopg.Error, UnicodeError) as error:
@@ -89,13 +105,13 @@ def translation(error: Exception) -> BillingError:
     """*error* of SQLAlchemy or psycopg as one of ours."""
     cause = driver_error(error)
     if cause is None:
-        # None was free in time, or it is closed, or it is set to an encoding other than UTF-8.
+        # The pool had none free in time, or it is closed, or its encoding is not UTF-8.
         return LedgerUnavailable(f"no usable connection ({type(error).__name__})")
     return _translated(cause)
 
 
 def commit_translation(error: Exception) -> BillingError:
-    """*error*, raised by COMMIT: the server refused it, or nobody knows what became of it."""
+    """*error*, raised by COMMIT: refused by the server, or its outcome is unknown."""
     cause = driver_error(error)
     if cause is None or not _refused(cause):
         sqlstate = None if cause is None else cause.sqlstate
@@ -104,8 +120,8 @@ def commit_translation(error: Exception) -> BillingError:
 
 
 def _refused(error: psycopg.Error) -> bool:
-    """Whether COMMIT failed for certain. What ends a session or the server, such as a log that
-    cannot be written or synced, may come after the commit record.
+    """True if COMMIT failed for certain. An error that ends the session or the server, such as a
+    log that cannot be synced, may come after the commit record.
     """
     code, severity = error.sqlstate, error.diag.severity_nonlocalized
     return (
@@ -122,22 +138,15 @@ def driver_error(error: Exception) -> psycopg.Error | None:
     return cause if isinstance(cause, psycopg.Error) else None
 
 
-def is_privilege(error: DBAPIError) -> bool:
-    """Whether it was refused because the role lacks a right."""
-    cause = driver_error(error)
-    return cause is not None and cause.sqlstate == INSUFFICIENT_PRIVILEGE
-
-
-def is_refused_by(error: DBAPIError, rule: str) -> bool:
-    """Whether that rule of the schema refused it."""
-    cause = driver_error(error)
-    return cause is not None and cause.diag.constraint_name == rule
+def overtaken() -> LedgerUnavailable:
+    """The error that makes `run` repeat the whole scope."""
+    return LedgerUnavailable("another transaction got in the way", SERIALIZATION_FAILURE)
 
 
 def _translated(error: psycopg.Error) -> BillingError:
     sqlstate = error.sqlstate
     if sqlstate is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        # libpq says where it tried first, and what came of it last.
+        # libpq's message begins with the address and ends with the cause.
         said = str(error).rsplit(" failed: ", 1)[-1].partition("\n")[0]
         return LedgerUnavailable(f"the connection failed: {shown(said)}")
     rule = error.diag.constraint_name
@@ -147,8 +156,8 @@ def _translated(error: psycopg.Error) -> BillingError:
     if sqlstate is None:
         return LedgerUnavailable(f"an unclassified failure: {shown(str(error))}")
     if sqlstate == INSUFFICIENT_PRIVILEGE:
-        return PrivilegeRequired(message)
-    if reason := _found(_CORRUPTION, sqlstate):
+        return minting_refused() if message in _MINTING else PrivilegeRequired(message)
+    if sqlstate not in _UNAVAILABLE and (reason := _found(_CORRUPTION, sqlstate)):
         return LedgerCorruption(f"{reason}: {message}" + (f" ({rule})" if rule else ""))
     reason = _found(_UNAVAILABLE, sqlstate) or f"an unclassified failure: {message}"
     return LedgerUnavailable(reason, sqlstate)
@@ -162,23 +171,36 @@ def _append_only(message: str, _detail: str) -> PrivilegeRequired:
     return PrivilegeRequired(message)
 
 
-def _insufficient(_message: str, detail: str) -> InsufficientCredits:
-    facts = json.loads(detail)
-    unit = Unit.of(facts["unit"])
-    required, available = Decimal(facts["required"]), Decimal(facts["available"])
-    return InsufficientCredits(Amount.computed(required, unit), Amount.computed(available, unit))
+def _reserved(_message: str, _detail: str) -> InvalidTenant:
+    return InvalidTenant("tenant", "a reserved id", "the id of a tenant")
+
+
+def _far_away(_message: str, _detail: str) -> InvalidTime:
+    return InvalidTime("clock", "a moment far from the server's", "clocks that agree to 5 minutes")
+
+
+def _overtaken(_message: str, _detail: str) -> LedgerUnavailable:
+    return overtaken()
+
+
+def _given_twice(message: str, _detail: str) -> LedgerCorruption:
+    return given_twice(UUID(message.split()[1]))
 
 
 _RULES: Final[Mapping[str | None, Callable[[str, str], BillingError]]] = {
     "postings_sum_to_zero": _unbalanced,
-    "postings_match_their_transaction": _unbalanced,
-    "transactions_have_postings": _unbalanced,
-    "purchases_claim_their_payment": _unbalanced,
-    "payment_attempts_have_their_purchase": _unbalanced,
+    "transactions_kind_known": _unbalanced,
+    "amounts_are_whole_and_bounded": _unbalanced,
+    "transactions_raise_or_lower": _unbalanced,
+    "shares_are_complete": _unbalanced,
     "history_is_append_only": _append_only,
-    "wallets_cover_what_is_taken": _insufficient,
+    "tenants_are_not_reserved": _reserved,
+    "moments_are_near_the_servers": _far_away,
+    "ids_are_given_once": _given_twice,
+    "transactions_key_used_once": _overtaken,
+    "holds_key_used_once": _overtaken,
 }
-"""What refusing by a rule of the schema means, by the rule's name; from message and detail."""
+"""Errors for refusals by a rule of the database, by its name; from message and detail."""
 
 
 def _found(table: dict[str, str], sqlstate: str) -> str | None:

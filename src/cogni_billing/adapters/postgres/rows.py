@@ -1,290 +1,334 @@
-"""Values to parameters, and rows to values."""
+"""Values to the JSON that functions take, and their JSON to values."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from cogni_billing.domain.accounts import Account
-from cogni_billing.domain.amounts import Amount, Unit
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, Unit
+from cogni_billing.domain.attempts import (
+    Attempt,
+    AttemptEvent,
+    AttemptState,
+    FailureCode,
+    Intent,
+)
 from cogni_billing.domain.disputes import Dispute, DisputeState
-from cogni_billing.domain.errors import LedgerCorruption
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState
-from cogni_billing.domain.identity import AccountId, TenantId, account_of
-from cogni_billing.domain.metadata import encoded, read_only
+from cogni_billing.domain.identity import AccountId, TenantId
+from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.metadata import Json, encoded, read_only
+from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.statements import Line
-from cogni_billing.domain.transactions import (
-    GrantTerms,
-    Recorded,
-    Reversal,
-    Transaction,
-    TransactionKind,
-    balanced,
-)
+from cogni_billing.domain.statements import Line, PageRequest
+from cogni_billing.domain.transactions import GrantTerms, Recorded, Reversal, Transaction
 
-Parameters = dict[str, Any]
+Asked: TypeAlias = dict[str, object]
+_OWN_LINES: Final = 1 << 63
 
 
-def transaction_parameters(transaction: Transaction) -> Parameters:
-    """What the statement that posts a transaction takes."""
-    own, *others = transaction.postings
-    terms, reversal = transaction.terms, transaction.reversal
-    return {
-        "tenant": transaction.tenant,
-        "account": own.account,
+def movement(transaction: Transaction) -> Asked:
+    """*transaction* as `spend`, `mint` and `reverse` take it."""
+    asked: Asked = {
+        "kind": transaction.kind,
         "id": transaction.id,
-        "kind": transaction.kind.value,
-        "reference": transaction.reference,
-        "unit": own.amount.unit.code,
-        "amount": own.amount.value,
-        "beneficiaries": _array(share.beneficiary for share in transaction.shares),
-        "shares": _array(share.amount.value for share in transaction.shares),
-        "request": encoded(transaction.request),
-        "policy": encoded(transaction.policy),
-        "metadata": encoded(transaction.metadata),
-        "overdraft": transaction.overdraft,
-        "subject": transaction.subject,
-        "absorbed": transaction.absorbed.value,
-        "reverses": reversal and reversal.purchase,
-        "returned": reversal and reversal.amount.value,
-        "returned_total": reversal and reversal.total.value,
-        "returned_unit": reversal and reversal.total.unit.code,
-        "source": terms and terms.source,
-        "priority": terms and terms.priority,
-        "expires_at": terms and terms.expires_at,
         "at": transaction.at,
-        "other_tenants": _array(posting.tenant for posting in others),
-        "other_accounts": _array(posting.account for posting in others),
-        "other_amounts": _array(posting.amount.value for posting in others),
+        "reference": transaction.reference,
+        "amount": transaction.amount.value,
+        "metadata": encoded(transaction.metadata),
     }
+    if transaction.overdraft:
+        asked["overdraft"] = True
+    if transaction.subject is not None:
+        asked["subject"] = transaction.subject
+    if transaction.shares:
+        asked["beneficiaries"] = [share.beneficiary for share in transaction.shares]
+        asked["shares"] = [share.amount.value for share in transaction.shares]
+    if transaction.paid is not None:
+        asked["paid"], asked["paid_unit"] = transaction.paid.value, transaction.paid.unit.code
+        asked["policy"] = encoded(transaction.policy)
+    if (terms := transaction.terms) is not None:
+        asked["source"], asked["priority"] = terms.source, terms.priority
+        asked["expires_at"] = terms.expires_at
+    if (reversal := transaction.reversal) is not None:
+        asked["reverses"], asked["shortfall"] = reversal.purchase, reversal.shortfall.value
+        asked["returned"] = reversal.amount.value
+        asked["returned_total"] = reversal.total.value
+        asked["part"] = reversal.asked and reversal.asked.value
+        asked["absorbed"] = transaction.absorbed.value
+    return asked
 
 
-def batch_parameters(tenant: TenantId, transactions: Sequence[Transaction]) -> Parameters:
-    """What the statement that posts many transactions of one kind and moment takes."""
-    first = transactions[0]
-    # Almost all of them have the same one.
-    policies = [encoded(each.policy) for each in transactions]
-    numbers = {policy: number for number, policy in enumerate(dict.fromkeys(policies), start=1)}
-    legs = [
-        (transaction.id, sequence, posting)
-        for transaction in transactions
-        for sequence, posting in enumerate(transaction.postings[1:], start=2)
-    ]
-    return account_parameters(tenant) | {
-        "kind": first.kind.value,
-        "unit": first.amount.unit.code,
-        "at": first.at,
-        "ids": [each.id for each in transactions],
-        "references": [each.reference for each in transactions],
-        "amounts": [each.amount.value for each in transactions],
-        "overdrafts": [each.overdraft for each in transactions],
-        "beneficiaries": [_array(s.beneficiary for s in each.shares) for each in transactions],
-        "shares": [_array(s.amount.value for s in each.shares) for each in transactions],
-        "requests": [encoded(each.request) for each in transactions],
-        "policies": list(numbers),
-        "policy_numbers": [numbers[policy] for policy in policies],
-        "metadata": [encoded(each.metadata) for each in transactions],
-        "leg_ids": [id_ for id_, _, _ in legs],
-        "leg_sequences": [sequence for _, sequence, _ in legs],
-        "leg_tenants": [posting.tenant for _, _, posting in legs],
-        "leg_accounts": [posting.account for _, _, posting in legs],
-        "leg_amounts": [posting.amount.value for _, _, posting in legs],
-    }
-
-
-def _array(values: Iterable[UUID | Decimal]) -> str:
-    """An array as PostgreSQL reads it. Arrays of arrays would have to be of one length; and a
-    driver takes its time to find out what is in a list.
-    """
-    return "{" + ",".join(map(str, values)) + "}"
-
-
-def recorded_from(row: Any, tenant: TenantId) -> Recorded:
-    """What *row* holds of a transaction that *tenant* made before."""
-    kind = TransactionKind(row.kind)
-    unit = Unit.of(row.unit)
-    amount, absorbed = Amount.computed(row.amount, unit), Amount.computed(row.absorbed, unit)
-    shares = shares_from(row)
+def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
+    """The transaction that *tenant* recorded before."""
+    kind = TransactionKind(stored["kind"])
     transaction = Transaction(
-        id=row.id,
+        id=UUID(stored["id"]),
         tenant=tenant,
         kind=kind,
-        reference=row.reference,
-        at=row.occurred_at.astimezone(UTC),
-        postings=balanced(kind, tenant, amount, shares, absorbed),
-        shares=shares,
-        request=document(row.request),
-        policy=read_only(document(row.policy)),
-        metadata=read_only(document(row.metadata)),
-        overdraft=row.overdraft,
-        subject=row.subject_id,
-        terms=terms_from(row) if kind is TransactionKind.GRANT else None,
-        absorbed=absorbed,
-        reversal=reversal_from(row) if kind.reverses else None,
+        reference=stored["reference"],
+        at=moment(stored["occurred_at"]),
+        amount=in_credits(stored["amount"]),
+        paid=_amount(stored["paid"], stored["paid_unit"]),
+        shares=_shares(stored),
+        policy=document(stored["rules"]),
+        metadata=document(stored["metadata"]),
+        overdraft=stored["overdraft"],
+        subject=_id(stored["subject_id"]),
+        terms=_terms(stored) if kind is TransactionKind.GRANT else None,
+        absorbed=in_credits(stored["absorbed"] or 0),
+        reversal=_reversal(stored) if kind.reverses else None,
     )
-    return Recorded(transaction, Amount.computed(row.balance_after, unit), replayed=True)
-
-
-def document(recorded: str) -> dict[str, Any]:
-    """The JSON that is *recorded*.
-
-    Raises:
-        LedgerCorruption: Python takes none like it, so nobody but a forger can have written it.
-    """
-    try:
-        found: dict[str, Any] = json.loads(recorded)
-    except (ValueError, RecursionError) as error:
-        raise LedgerCorruption(f"a record cannot be read ({type(error).__name__})") from error
-    return found
-
-
-def shares_from(row: Any) -> tuple[Share, ...]:
-    """The shares that *row* holds."""
-    unit = Unit.of(row.unit)
-    return tuple(
-        Share(AccountId(beneficiary), Amount.computed(share, unit))
-        for beneficiary, share in zip(row.beneficiaries, row.shares, strict=True)
+    return Recorded(
+        transaction, in_credits(stored["posted_after"] + stored["arrived"]), replayed=True
     )
 
 
-def reversal_from(row: Any) -> Reversal:
-    """What the refund or chargeback that *row* holds takes back."""
-    unit = Unit.of(row.returned_unit)
+def document(stored: Any) -> Mapping[str, Json]:
+    """A JSON object as it was given: numbers with a fraction are floats again."""
+    return read_only(_with_floats(stored or {}))
+
+
+def _with_floats(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
+
+
+def _reversal(stored: Any) -> Reversal:
+    unit = Unit.of(stored["payment_unit"])
     return Reversal(
-        purchase=row.reverses,
-        amount=Amount.computed(row.returned, unit),
-        total=Amount.computed(row.returned_total, unit),
+        purchase=UUID(stored["reverses"]),
+        payment=stored["payment"],
+        amount=Amount.computed(Decimal(stored["returned"]), unit),
+        total=Amount.computed(Decimal(stored["returned_total"]), unit),
+        asked=_amount(stored["part"], unit.code),
+        shortfall=Shortfall(stored["shortfall"]),
     )
 
 
-def terms_from(row: Any) -> GrantTerms:
-    """The terms of a grant that *row* holds."""
+def _terms(stored: Any) -> GrantTerms:
     return GrantTerms(
-        source=row.source,
-        priority=row.priority,
-        expires_at=row.expires_at and row.expires_at.astimezone(UTC),
+        source=stored["source"],
+        priority=stored["priority"],
+        expires_at=_moment(stored["expires_at"]),
     )
 
 
-def grant_from(row: Any) -> Grant:
-    """The grant that *row* holds."""
-    unit, terms = Unit.of(row.unit), terms_from(row)
+def _shares(stored: Any) -> tuple[Share, ...]:
+    return tuple(
+        Share(AccountId(UUID(beneficiary)), in_credits(share))
+        for beneficiary, share in zip(
+            stored["beneficiaries"] or (), stored["shares"] or (), strict=True
+        )
+    )
+
+
+def grant_from(stored: Any) -> Grant:
+    """The grant that `grants` tells of."""
+    terms = _terms(stored)
     return Grant(
-        id=row.id,
-        amount=Amount.computed(row.amount, unit),
+        id=UUID(stored["id"]),
+        amount=in_credits(stored["amount"]),
         source=terms.source,
         priority=terms.priority,
         expires_at=terms.expires_at,
-        granted_at=row.granted_at.astimezone(UTC),
-        remaining=Amount.computed(row.remaining, unit),
+        granted_at=moment(stored["granted_at"]),
+        remaining=in_credits(stored["remaining"]),
     )
 
 
-def dispute_parameters(dispute: Dispute) -> Parameters:
-    """What the statement that records a dispute takes."""
+def hold_asked(hold: Hold) -> Asked:
+    """*hold* as `hold` takes it."""
     return {
-        "tenant": dispute.tenant,
+        "id": hold.id,
+        "at": hold.opened_at,
+        "reference": hold.reference,
+        "amount": hold.amount.value,
+        "expires_at": hold.expires_at,
+        "ends_at": hold.ends_at,
+        "metadata": encoded(hold.metadata),
+    }
+
+
+def hold_from(stored: Any, tenant: TenantId) -> Hold:
+    """The hold as it is stored."""
+    state = HoldState(stored["state"])
+    return Hold(
+        id=UUID(stored["id"]),
+        tenant=tenant,
+        reference=stored["reference"],
+        amount=in_credits(stored["amount"]),
+        opened_at=moment(stored["opened_at"]),
+        expires_at=_moment(stored["expires_at"]),
+        state=state,
+        captured=in_credits(stored["captured"]),
+        ended_at=None if state is HoldState.OPEN else moment(stored["ends_at"]),
+        metadata=document(stored["metadata"]),
+    )
+
+
+def dispute_asked(dispute: Dispute) -> Asked:
+    """*dispute* as `open_dispute` takes it."""
+    return {
         "id": dispute.id,
         "reference": dispute.reference,
         "purchase": dispute.purchase,
         "payment": dispute.payment,
         "disputed": dispute.amount.value,
         "disputed_unit": dispute.amount.unit.code,
-        "unit": dispute.set_aside.unit.code,
+        "part": dispute.asked and dispute.asked.value,
         "amount": dispute.set_aside.value,
-        "beneficiaries": _array(share.beneficiary for share in dispute.shares),
-        "shares": _array(share.amount.value for share in dispute.shares),
-        "request": encoded(dispute.request),
-        "metadata": encoded(dispute.metadata),
+        "beneficiaries": [share.beneficiary for share in dispute.shares],
+        "shares": [share.amount.value for share in dispute.shares],
         "at": dispute.opened_at,
+        "metadata": encoded(dispute.metadata),
+        "parts": [
+            {"tenant": part.tenant, "id": part.id, "amount": part.amount.value}
+            for part in dispute.parts()
+        ],
     }
 
 
-def dispute_from(row: Any) -> Dispute:
-    """The dispute that *row* holds, in its present state."""
-    ended = DisputeState.LOST if row.lost else DisputeState.WON
+def dispute_from(stored: Any, tenant: TenantId) -> Dispute:
+    """The dispute as it is stored, in its present state."""
+    ended = DisputeState.LOST if stored["lost"] else DisputeState.WON
+    unit = Unit.of(stored["disputed_unit"])
     return Dispute(
-        id=row.id,
-        tenant=TenantId(row.tenant_id),
-        payment=row.payment,
-        reference=row.reference,
-        amount=Amount.computed(row.disputed, Unit.of(row.disputed_unit)),
-        set_aside=Amount.computed(row.amount, Unit.of(row.unit)),
-        shares=shares_from(row),
-        opened_at=row.opened_at.astimezone(UTC),
-        state=DisputeState.OPEN if row.state == "open" else ended,
-        purchase=row.purchase_id,
-        metadata=read_only(document(row.metadata)),
-        request=document(row.request),
+        id=UUID(stored["id"]),
+        tenant=tenant,
+        payment=stored["payment"],
+        reference=stored["reference"],
+        amount=Amount.computed(Decimal(stored["disputed"]), unit),
+        asked=_amount(stored["part"], unit.code),
+        set_aside=in_credits(stored["amount"]),
+        shares=_shares(stored),
+        opened_at=moment(stored["opened_at"]),
+        state=DisputeState.OPEN if stored["state"] == "open" else ended,
+        purchase=UUID(stored["purchase_id"]),
+        metadata=document(stored["metadata"]),
     )
 
 
-def hold_parameters(hold: Hold) -> Parameters:
-    """What the statement that records a hold takes."""
-    return account_parameters(hold.tenant) | {
-        "id": hold.id,
-        "reference": hold.reference,
-        "unit": hold.amount.unit.code,
-        "amount": hold.amount.value,
-        "at": hold.opened_at,
-        "expires_at": hold.expires_at,
-        "ends_at": hold.ends_at,
-        "request": encoded(hold.request),
-        "metadata": encoded(hold.metadata),
+def page_asked(page: PageRequest) -> Asked:
+    """*page* as `lines` takes it, with one line more than its limit."""
+    seen, own = (None, None) if page.before is None else divmod(page.before, _OWN_LINES)
+    return {
+        "seen": seen and min(seen, _OWN_LINES - 1),
+        "own": own,
+        "kind": page.kind,
+        "since": page.since,
+        "until": page.until,
+        "size": page.limit + 1,
     }
 
 
-def hold_from(row: Any, now: datetime) -> Hold:
-    """The hold that *row* holds, in its present state."""
-    unit = Unit.of(row.unit)
-    state = HoldState(row.state)
-    hold = Hold(
-        id=row.id,
-        tenant=TenantId(row.tenant_id),
-        reference=row.reference,
-        amount=Amount.computed(row.amount, unit),
-        opened_at=row.opened_at.astimezone(UTC),
-        expires_at=row.expires_at and row.expires_at.astimezone(UTC),
-        state=state,
-        captured=Amount.computed(row.captured, unit),
-        ended_at=None if state is HoldState.OPEN else row.ends_at.astimezone(UTC),
-        metadata=read_only(document(row.metadata)),
-        request=document(row.request),
-    )
-    return hold.at(now)
-
-
-def account_from(row: Any) -> Account:
-    """The account that *row* holds."""
-    return Account(
-        AccountId(row.id),
-        TenantId(row.tenant_id),
-        row.opened_at.astimezone(UTC),
-        row.slug,
-        row.is_system_tenant,
-    )
-
-
-def line_of(row: Any) -> Line:
-    """The statement line that *row* holds."""
-    unit = Unit.of(row.unit)
+def line_from(stored: Any) -> Line:
+    """The line that `lines` tells of. Its position orders own lines among arrivals."""
     return Line(
-        position=row.position,
-        transaction_id=row.transaction_id,
-        kind=TransactionKind(row.kind),
-        reference=row.reference,
-        amount=Amount.computed(row.amount, unit),
-        balance_after=Amount.computed(row.balance_after, unit),
-        at=row.occurred_at.astimezone(UTC),
+        position=stored["seen"] * _OWN_LINES + stored["own"],
+        transaction_id=UUID(stored["id"]),
+        kind=TransactionKind(stored["kind"]),
+        reference=stored["reference"],
+        amount=in_credits(stored["amount"]),
+        balance_after=in_credits(stored["balance"]),
+        at=moment(stored["at"]),
     )
 
 
-def account_parameters(tenant: TenantId) -> Parameters:
-    """What finds a tenant's account."""
-    return {"tenant": tenant, "account": account_of(tenant)}
+def intent_asked(intent: Intent) -> Asked:
+    """*intent* as `create_attempt` takes it."""
+    return {
+        "id": intent.attempt_id,
+        "amount": intent.amount.value,
+        "unit": intent.amount.unit.code,
+        "payer": intent.payer,
+        "provider": intent.provider,
+        "token": intent.token,
+        "recipient": intent.recipient,
+        "raw_amount": intent.raw_amount,
+        "confirmations": intent.confirmations,
+        "metadata": encoded(intent.metadata),
+        "created_at": intent.created_at,
+        "expires_at": intent.expires_at,
+    }
+
+
+def attempt_from(stored: Any, tenant: TenantId) -> Attempt:
+    """The attempt as it is stored."""
+    return Attempt(
+        intent=Intent(
+            attempt_id=UUID(stored["id"]),
+            tenant=tenant,
+            amount=Amount.computed(Decimal(stored["amount"]), Unit.of(stored["unit"])),
+            payer=stored["payer"],
+            provider=stored["provider"],
+            token=stored["token"],
+            recipient=stored["recipient"],
+            raw_amount=int(stored["raw_amount"]),
+            confirmations=stored["confirmations"],
+            created_at=moment(stored["created_at"]),
+            expires_at=moment(stored["expires_at"]),
+            metadata=document(stored["metadata"]),
+        ),
+        state=AttemptState(stored["state"]),
+        changed_at=moment(stored["changed_at"]),
+        evidence=stored["evidence"],
+        submitted_at=_moment(stored["submitted_at"]),
+        failure=stored["failure"] and FailureCode(stored["failure"]),
+        transaction_id=_id(stored["transaction_id"]),
+    )
+
+
+def step_asked(attempt: Attempt, step: AttemptEvent) -> Asked:
+    """One step of *attempt* as `record_attempt` takes it."""
+    return {
+        "id": attempt.id,
+        "from_state": attempt.state,
+        "state": step.state,
+        "at": step.at,
+        "evidence": step.evidence,
+        "failure": step.failure,
+        "transaction": step.transaction_id,
+        "found": encoded(step.found),
+    }
+
+
+def event_from(stored: Any) -> AttemptEvent:
+    """The event as it is stored."""
+    return AttemptEvent(
+        state=AttemptState(stored["state"]),
+        at=moment(stored["at"]),
+        evidence=stored["evidence"],
+        failure=stored["failure"] and FailureCode(stored["failure"]),
+        transaction_id=_id(stored["transaction_id"]),
+        found=document(stored["found"]),
+    )
+
+
+def in_credits(value: int) -> Amount:
+    """A whole number of credits."""
+    return Amount.computed(Decimal(value), CREDIT) if value else ZERO
+
+
+def moment(written: str) -> datetime:
+    """A moment as JSON writes it, in UTC."""
+    return datetime.fromisoformat(written).astimezone(UTC)
+
+
+def _moment(written: str | None) -> datetime | None:
+    return None if written is None else moment(written)
+
+
+def _id(written: str | None) -> UUID | None:
+    return None if written is None else UUID(written)
+
+
+def _amount(value: Decimal | int | None, unit: str | None) -> Amount | None:
+    return None if value is None or unit is None else Amount.computed(Decimal(value), Unit.of(unit))

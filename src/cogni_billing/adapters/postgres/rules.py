@@ -1,493 +1,638 @@
-"""Every rule of `verify` as one statement over all rows: a row for each violation.
+"""The rules of `verify` as SQL. Each statement reads whole tables and returns violations.
 
-Set by set: what does not fit the server's working memory goes to its disk, and nothing but
-violations comes back.
+A violation is a row: its rule, the ids that locate it, and a detail. A statement checks
+several rules where these need the same rows. The server sorts and hashes on disk when its working
+memory is too small.
 """
 
 from __future__ import annotations
 
 from typing import Final
+from uuid import UUID
 
-from cogni_billing.domain.refunds import REMAINDER
+from cogni_billing.domain.identity import SHORTFALL, SYSTEM_ACCOUNTS
+from cogni_billing.domain.kinds import KINDS
 from cogni_billing.domain.verification import Rule
 
 
-def _is_amount(written: str) -> str:
-    return f"{written} ~ '^[0-9]+([.][0-9]+)? [A-Z]+$'"
+def _broken(source: str, located: str, *checks: tuple[Rule, str, str]) -> str:
+    """The statement that checks each row of *source*.
+
+    Args:
+        source: A query of rows to check. A query of a large table selects broken rows only.
+        located: The arguments of `json_build_object`.
+        checks: Each rule with the condition that breaks it, and the detail.
+    """
+    values = ", ".join(
+        f"('{rule.name}', {condition}, {detail})" for rule, condition, detail in checks
+    )
+    return f"""
+        SELECT broken.rule, json_build_object({located}) AS located, broken.detail
+        FROM ({source}) AS checked
+        CROSS JOIN LATERAL (VALUES {values}) AS broken (rule, is_broken, detail)
+        WHERE broken.is_broken
+    """
 
 
-def _value_of(written: str) -> str:
-    return f"split_part({written}, ' ', 1)::numeric"
+_TRANSACTION: Final = "'tenant', tenant_id, 'transaction', id"
+_ACCOUNT: Final = "'tenant', tenant_id, 'account', cogni_billing.account_of(tenant_id)"
 
+_KINDS: Final = ", ".join(
+    f"('{kind}', {rules.is_credit}, {rules.may_be_zero}, {rules.reverses}, {rules.has_shares},"
+    f" {rules.subject is not None})"
+    for kind, rules in KINDS.items()
+)
+_RESERVED: Final = ", ".join(f"'{account}'" for account in sorted({UUID(int=0), *SYSTEM_ACCOUNTS}))
 
-def _unit_of(written: str) -> str:
-    return f"split_part({written}, ' ', 2)"
-
-
-def _asks(request: str, amount: str, unit: str) -> str:
-    """Whether a return's request is for that much of its payment, or for what remained of it."""
-    asked = f"({request} ->> 'amount')"
-    return f"""CASE WHEN {_is_amount(asked)}
-                THEN {_value_of(asked)} = {amount} AND {_unit_of(asked)} = {unit}
-                ELSE {asked} = '{REMAINDER}' END"""
-
-
-VIOLATIONS: Final = {
-    Rule.TRANSACTIONS_SUM_TO_ZERO: """
-        SELECT
-            json_build_object(
-                'tenant', origin_tenant_id, 'transaction', transaction_id
-            ) AS located,
-            format('%s %s too much', sum(amount), unit) AS detail
-        FROM cogni_billing.postings
-        GROUP BY origin_tenant_id, transaction_id, unit
-        HAVING sum(amount) <> 0
+# The tables have no CHECKs: the functions that write them validate the same.
+_FITTING: Final = _broken(
+    f"""
+    SELECT made.tenant_id, made.id, made.kind, made.amount
+    FROM cogni_billing.transactions AS made
+    LEFT JOIN (VALUES {_KINDS})
+        AS kinds (kind, is_credit, may_be_zero, is_reversal, has_shares, has_subject)
+        ON kinds.kind = made.kind
+    WHERE (
+        abs(amount) < 1e40 AND scale(amount) = 0
+        AND CASE WHEN amount = 0 THEN may_be_zero ELSE (amount > 0) = is_credit END
+        AND (subject_id IS NOT NULL) = has_subject
+        AND CASE WHEN made.kind = 'purchase'
+            THEN policy IS NOT NULL AND paid > 0 AND paid < 1e40
+                AND scale(paid) <= CASE paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END
+            ELSE num_nonnulls(paid, paid_unit, policy) = 0 END
+        AND CASE WHEN is_reversal
+            THEN returned > 0 AND returned_total < 1e40 AND shortfall IN ('debt', 'clamp')
+                AND absorbed >= 0 AND absorbed < 1e40 AND scale(absorbed) = 0
+                AND reverses IS NOT NULL
+            ELSE num_nonnulls(reverses, returned, returned_total, part, shortfall, absorbed) = 0
+            END
+        AND CASE WHEN num_nonnulls(beneficiaries, shares) > 0
+            THEN has_shares AND cardinality(beneficiaries) = cardinality(shares) AND (
+                SELECT bool_and(
+                    account IS NOT NULL AND abs(share) < 1e40 AND scale(share) = 0
+                    AND CASE WHEN is_reversal THEN share <= 0 ELSE share >= 0 END)
+                FROM unnest(beneficiaries, shares) AS leg (account, share)
+            ) ELSE true END
+        AND CASE WHEN num_nonnulls(drawn_grants, drawn_amounts) > 0
+            THEN cardinality(drawn_grants) = cardinality(drawn_amounts)
+                AND 0 < ALL (drawn_amounts) AND (
+                    SELECT coalesce(sum(part), 0) <= - amount FROM unnest(drawn_amounts) AS part
+                ) ELSE true END
+    ) IS NOT TRUE
     """,
-    Rule.POSTINGS_MATCH: """
+    _TRANSACTION,
+    (Rule.TRANSACTIONS_FIT_THEIR_KIND, "true", "format('a %s of %s', kind, amount)"),
+)
+
+# A reversal whose other side is zero has no contra leg.
+_AS_DECLARED: Final = """CASE
+    WHEN legs IS NULL THEN reverses IS NOT NULL AND declared = '{}'
+    ELSE legs = last AND kind_min = kind AND kind_max = kind
+        AND first_at = occurred_at AND last_at = occurred_at
+        AND amounts[1:cardinality(declared)] = declared_amounts
+        AND accounts = declared || CASE
+            WHEN reverses IS NULL OR legs > cardinality(declared)
+            THEN ARRAY[cogni_billing.contra_of(kind)] END
+        AND (reverses IS NULL OR 0 <> ALL (amounts))
+END"""
+_EXCESS: Final = "coalesce(amount, 0) + coalesce(total, 0)"
+_POSTINGS: Final = _broken(
+    f"""
+    SELECT *
+    FROM (
         SELECT
-            json_build_object(
-                'tenant', coalesce(declared.tenant_id, made.tenant_id),
-                'transaction', coalesce(declared.id, made.id)
-            ) AS located,
-            CASE
-                WHEN declared.id IS NULL THEN 'postings without their transaction'
-                WHEN made.id IS NULL THEN 'a transaction without postings'
-                ELSE format('%s on %s', made.amounts, made.accounts)
-            END AS detail
-        FROM cogni_billing.transactions AS declared
-        FULL JOIN (
-            SELECT
-                origin_tenant_id AS tenant_id,
-                transaction_id AS id,
-                array_agg(account_id ORDER BY sequence) AS accounts,
-                array_agg(amount ORDER BY sequence) AS amounts,
-                array_agg(sequence::integer ORDER BY sequence) AS sequences,
-                array_agg(DISTINCT kind || unit) AS kinds,
-                bool_and(tenant_id = cogni_billing.owner_of(account_id)) AS owned,
-                array_agg(tenant_id ORDER BY sequence) AS owners,
-                (array_agg(subject_id ORDER BY sequence))[1] AS subject_id
-            FROM cogni_billing.postings
-            GROUP BY origin_tenant_id, transaction_id
-        ) AS made ON made.tenant_id = declared.tenant_id AND made.id = declared.id
-        WHERE declared.id IS NULL
-           OR made.id IS NULL
-           OR made.kinds <> ARRAY[declared.kind || declared.unit]
-           OR made.subject_id IS DISTINCT FROM declared.subject_id
-           OR made.owners[1] <> declared.tenant_id
-           OR NOT made.owned
-           OR made.sequences <> ARRAY(SELECT generate_series(1, cardinality(made.sequences)))
-           OR made.accounts <> cogni_billing.account_of(declared.tenant_id) || ARRAY(
-                SELECT share.account_id
-                FROM unnest(declared.beneficiaries, declared.shares)
-                    WITH ORDINALITY AS share (account_id, amount, n)
-                WHERE share.amount <> 0
-                ORDER BY share.n
-              ) || CASE WHEN declared.absorbed <> 0
-                THEN ARRAY['00000000-0000-4000-b000-000000000004'::uuid] END
-                || CASE WHEN cardinality(made.accounts) > 1 OR declared.reverses IS NULL
-                    THEN ARRAY[cogni_billing.contra_of(declared.kind)] END
-           OR made.amounts[1:greatest(cardinality(made.amounts) - 1, 1)]
-                <> declared.amount || array_remove(declared.shares, 0)
-                || CASE WHEN declared.absorbed <> 0 THEN ARRAY[- declared.absorbed] END
-    """,
-    Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED: f"""
-        SELECT
-            json_build_object('tenant', tenant_id, 'transaction', id) AS located,
-            format('%s for a request of %s', amount, request ->> 'amount') AS detail
+            tenant_id, id, kind, occurred_at, amount, reverses,
+            coalesce(CASE WHEN 0 = ANY (shares) THEN ARRAY(
+                SELECT account
+                FROM unnest(beneficiaries, shares) WITH ORDINALITY AS leg (account, share, n)
+                WHERE share <> 0
+                ORDER BY n
+            ) ELSE beneficiaries END || CASE WHEN absorbed > 0 THEN ARRAY['{SHORTFALL}'::uuid] END,
+                '{{}}') AS declared,
+            coalesce(
+                array_remove(shares, 0) || CASE WHEN absorbed > 0 THEN ARRAY[- absorbed] END,
+                '{{}}') AS declared_amounts
         FROM cogni_billing.transactions
-        WHERE kind IN ('charge', 'capture', 'grant')
-          AND request ->> 'amount' IS DISTINCT FROM abs(amount) || ' ' || unit
-        UNION ALL
+    ) AS own
+    FULL JOIN (
         SELECT
-            json_build_object('tenant', made.tenant_id, 'transaction', made.id) AS located,
-            format('%s %s for %s', made.returned, made.returned_unit, made.request) AS detail
-        FROM cogni_billing.transactions AS made
-        JOIN cogni_billing.transactions AS purchase
-            ON purchase.tenant_id = made.tenant_id AND purchase.id = made.reverses
-        WHERE (
-            made.request ->> 'payment' = purchase.reference
-            AND {_asks("made.request", "made.returned", "made.returned_unit")}
-        ) IS NOT TRUE
+            origin_id AS tenant_id,
+            transaction_id AS id,
+            count(*) AS legs,
+            max(sequence) AS last,
+            sum(amount) AS total,
+            array_agg(account_id ORDER BY sequence) AS accounts,
+            array_agg(amount ORDER BY sequence) AS amounts,
+            min(kind) AS kind_min,
+            max(kind) AS kind_max,
+            min(occurred_at) AS first_at,
+            max(occurred_at) AS last_at
+        FROM cogni_billing.arrivals
+        GROUP BY origin_id, transaction_id
+    ) AS made USING (tenant_id, id)
+    WHERE {_EXCESS} <> 0 OR {_AS_DECLARED} IS NOT TRUE
     """,
-    Rule.WALLETS_MATCH: """
+    _TRANSACTION,
+    (
+        Rule.TRANSACTIONS_SUM_TO_ZERO,
+        f"{_EXCESS} <> 0",
+        f"format('%s CREDIT too much', {_EXCESS})",
+    ),
+    (
+        Rule.POSTINGS_MATCH,
+        f"{_AS_DECLARED} IS NOT TRUE",
+        """CASE
+            WHEN kind IS NULL THEN 'postings without their transaction'
+            WHEN legs IS NULL THEN 'a transaction without its postings'
+            ELSE format('%s on %s', amounts, accounts)
+        END""",
+    ),
+)
+
+_LINES: Final = _broken(
+    """
+    SELECT *
+    FROM (
         SELECT
-            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
-            format('%s instead of %s %s', posted, coalesce(made, 0), unit) AS detail
-        FROM cogni_billing.wallets
-        FULL JOIN (
-            SELECT
-                tenant_id, account_id, unit,
-                sum(amount) AS made,
-                max(occurred_at) AS newest
-            FROM cogni_billing.postings
-            WHERE posted_after IS NOT NULL
-            GROUP BY tenant_id, account_id, unit
-        ) AS owned USING (tenant_id, account_id, unit)
-        WHERE posted IS DISTINCT FROM coalesce(made, 0)
-           OR as_of < owned.newest
-    """,
-    Rule.WALLETS_HAVE_ACCOUNTS: """
-        SELECT
-            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
-            'no account' AS detail
-        FROM cogni_billing.wallets
-        WHERE NOT EXISTS (
-            SELECT FROM cogni_billing.accounts
-            WHERE accounts.tenant_id = wallets.tenant_id AND accounts.id = wallets.account_id
-        )
-    """,
-    Rule.WALLETS_KNOW_WHAT_IS_DUE: """
-        SELECT
-            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
-            format('%s instead of %s', wallets.due_at, next.due_at) AS detail
-        FROM cogni_billing.wallets
-        JOIN (
-            SELECT tenant_id, account_id, unit, min(moment) AS due_at
-            FROM (
-                SELECT tenant_id, account_id, unit, ends_at AS moment
-                FROM cogni_billing.holds
-                WHERE kind = 'work' AND state = 'open'
-                UNION ALL
-                SELECT tenant_id, account_id, unit, expires_at
-                FROM cogni_billing.grants
-                WHERE taken < amount
-            ) AS ending
-            GROUP BY tenant_id, account_id, unit
-        ) AS next USING (tenant_id, account_id, unit)
-        WHERE wallets.due_at > next.due_at
-    """,
-    Rule.LINES_RUN_ON: """
-        SELECT
-            json_build_object(
-                'tenant', tenant_id, 'account', account_id, 'transaction', transaction_id
-            ) AS located,
-            format('%s at %s after %s at %s', posted_after, occurred_at, before, earlier) AS detail
-        FROM (
-            SELECT
-                tenant_id, account_id, transaction_id, amount, posted_after, occurred_at,
-                lag(posted_after, 1, 0::numeric) OVER line AS before,
-                lag(occurred_at) OVER line AS earlier
-            FROM cogni_billing.postings
-            WHERE posted_after IS NOT NULL
-            WINDOW line AS (PARTITION BY tenant_id, account_id, unit ORDER BY position)
-        ) AS running
-        WHERE posted_after <> before + amount OR occurred_at < earlier
-    """,
-    Rule.LINES_KNOW_THEIR_OWNER: """
-        SELECT
-            json_build_object(
-                'tenant', tenant_id, 'account', account_id, 'transaction', transaction_id
-            ) AS located,
-            format('running balances %s and %s', posted_after, balance_after) AS detail
-        FROM cogni_billing.postings AS line
-        WHERE (tenant_id = origin_tenant_id AND account_id = cogni_billing.account_of(tenant_id))
-                <> (posted_after IS NOT NULL)
-           OR (posted_after IS NULL) <> (balance_after IS NULL)
-           OR balance_after <> posted_after AND NOT EXISTS (
-                SELECT FROM cogni_billing.postings AS arrival
-                WHERE arrival.tenant_id = line.tenant_id
-                  AND arrival.account_id = line.account_id
-                  AND arrival.posted_after IS NULL
-              )
-    """,
-    Rule.HOLDS_ARE_COUNTED: """
-        SELECT
-            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
-            format('%s %s held instead of %s', held, unit, coalesce(open.amount, 0)) AS detail
-        FROM cogni_billing.wallets
-        FULL JOIN (
-            SELECT tenant_id, account_id, unit, sum(amount) AS amount
-            FROM cogni_billing.holds
-            WHERE state = 'open'
-            GROUP BY tenant_id, account_id, unit
-        ) AS open USING (tenant_id, account_id, unit)
-        WHERE held IS DISTINCT FROM coalesce(open.amount, 0)
-    """,
-    Rule.GRANTS_ARE_COUNTED: """
-        SELECT
-            json_build_object('tenant', tenant_id, 'account', account_id) AS located,
-            format('%s %s granted instead of %s', granted, unit, coalesce(lots.amount, 0)) AS detail
-        FROM cogni_billing.wallets
-        FULL JOIN (
-            SELECT tenant_id, account_id, unit, sum(amount - taken) AS amount
-            FROM cogni_billing.grants
-            GROUP BY tenant_id, account_id, unit
-        ) AS lots USING (tenant_id, account_id, unit)
-        WHERE granted IS DISTINCT FROM coalesce(lots.amount, 0)
-    """,
-    Rule.CHECKPOINTS_MATCH: """
-        SELECT
-            json_build_object(
-                'tenant', tenant_id, 'account', account_id, 'position', position
-            ) AS located,
-            format('%s and %s of it arrived', balance, arrived) AS detail
-        FROM (
-            SELECT
-                made.*,
-                covered.*,
-                lag(position, 1, 0::bigint) OVER sequence AS previous,
-                lag(arrived, 1, 0::numeric) OVER sequence AS arrived_before,
-                lag(balance, 1, 0::numeric) OVER sequence AS balance_before
-            FROM cogni_billing.checkpoints AS made
-            CROSS JOIN LATERAL (
-                SELECT
-                    coalesce(sum(amount), 0) AS covered_total,
-                    coalesce(sum(amount) FILTER (WHERE posted_after IS NULL), 0) AS covered_added,
-                    min(occurred_at) FILTER (WHERE posted_after IS NULL) AS covered_earliest,
-                    max(occurred_at) FILTER (WHERE posted_after IS NULL) AS covered_latest
-                FROM cogni_billing.postings AS line
-                WHERE line.tenant_id = made.tenant_id
-                  AND line.account_id = made.account_id
-                  AND line.unit = made.unit
-                  AND line.position > made.after_position
-                  AND line.position <= made.position
-            ) AS covered
-            WINDOW sequence AS (PARTITION BY tenant_id, account_id, unit ORDER BY position)
-        ) AS checkpoint
-        WHERE after_position <> previous
-           OR added <> covered_added
-           OR arrived <> arrived_before + covered_added
-           OR balance <> balance_before + covered_total
-           OR earliest_at IS DISTINCT FROM covered_earliest
-           OR latest_at IS DISTINCT FROM covered_latest
-    """,
-    Rule.PURCHASES_CLAIM_THEIR_PAYMENT: """
-        SELECT
-            json_build_object('tenant', tenant_id, 'transaction', id) AS located,
-            format('no claim of %s', reference) AS detail
+            tenant_id, id, amount, posted_after, line_at, occurred_at, seen, arrived, position,
+            lag(posted_after, 1, 0::numeric) OVER line AS posted_before,
+            lag(line_at) OVER line AS earlier,
+            lag(position, 1, 0::bigint) OVER line AS previous,
+            lag(seen, 1, 0::bigint) OVER line AS seen_before
         FROM cogni_billing.transactions
-        WHERE kind = 'purchase' AND NOT EXISTS (
-            SELECT FROM cogni_billing.payments
-            WHERE payment = reference AND payments.tenant_id = transactions.tenant_id
-        )
-    """,
-    Rule.PAYMENTS_HAVE_THEIR_PURCHASE: """
-        SELECT
-            json_build_object('tenant', tenant_id, 'payment', payment) AS located,
-            'no purchase' AS detail
-        FROM cogni_billing.payments
-        WHERE NOT EXISTS (
-            SELECT FROM cogni_billing.transactions
-            WHERE transactions.tenant_id = payments.tenant_id
-              AND transactions.kind = 'purchase'
-              AND transactions.reference = payment
-        )
-    """,
-    Rule.ATTEMPTS_HAVE_THEIR_PURCHASE: """
-        SELECT
-            json_build_object('tenant', tenant_id, 'attempt', id) AS located,
-            format('no purchase of %s %s by %s', amount, unit, evidence) AS detail
-        FROM cogni_billing.payment_attempts AS attempt
-        WHERE state = 'CREDITED'
-          AND NOT EXISTS (
-            SELECT FROM cogni_billing.transactions AS purchase
-            WHERE purchase.tenant_id = attempt.tenant_id
-              AND purchase.id = attempt.transaction_id
-              AND purchase.kind = 'purchase'
-              AND purchase.reference = attempt.evidence
-              AND purchase.request ->> 'amount' = attempt.amount || ' ' || attempt.unit
+        WINDOW line AS (PARTITION BY tenant_id ORDER BY position)
+    ) AS line
+    WHERE posted_after <> posted_before + amount
+       OR line_at < earlier OR line_at < occurred_at
+       OR position <> previous + 1
+       OR seen < seen_before
+       OR seen = 0 AND arrived <> 0
+       OR seen <> 0 AND NOT EXISTS (
+            SELECT FROM cogni_billing.arrivals
+            WHERE account_id = cogni_billing.account_of(tenant_id)
+              AND arrivals.position = line.seen
           )
     """,
-    Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS: """
+    f"{_ACCOUNT}, 'transaction', id",
+    (
+        Rule.LINES_RUN_ON,
+        "posted_after <> posted_before + amount OR line_at < earlier OR line_at < occurred_at",
+        "format('%s at %s after %s at %s', posted_after, line_at, posted_before, earlier)",
+    ),
+    (
+        Rule.LINES_ARE_GAPLESS,
+        "position <> previous + 1",
+        "format('position %s after %s', position, previous)",
+    ),
+    (
+        Rule.LINES_SEE_ARRIVALS,
+        """seen < seen_before OR seen = 0 AND arrived <> 0 OR seen <> 0 AND NOT EXISTS (
+            SELECT FROM cogni_billing.arrivals
+            WHERE account_id = cogni_billing.account_of(tenant_id) AND position = seen
+        )""",
+        "format('%s arrived up to position %s after %s', arrived, seen, seen_before)",
+    ),
+)
+
+_WALLETS: Final = _broken(
+    """
+    SELECT *
+    FROM cogni_billing.wallets
+    FULL JOIN (
         SELECT
-            json_build_object('tenant', tenant_id, 'attempt', attempt.id) AS located,
-            format('%s after %s', attempt.state, coalesce(led.path, 'nothing')) AS detail
-        FROM cogni_billing.payment_attempts AS attempt
-        LEFT JOIN (
-            SELECT
-                tenant_id,
-                attempt_id AS id,
-                string_agg(from_state || ' ' || state, ', ' ORDER BY from_state) AS path,
-                max(evidence) AS evidence,
-                max(failure) AS failure,
-                (array_agg(transaction_id ORDER BY transaction_id))[1] AS transaction_id
-            FROM cogni_billing.payment_attempt_events
-            GROUP BY tenant_id, attempt_id
-        ) AS led USING (tenant_id, id)
-        WHERE coalesce(led.path, '') IS DISTINCT FROM CASE
-                WHEN state = 'CREATED_INTENT' THEN ''
-                WHEN attempt.evidence IS NULL THEN 'CREATED_INTENT ' || state
-                WHEN state = 'PENDING_UNVERIFIED' THEN 'CREATED_INTENT PENDING_UNVERIFIED'
-                ELSE 'CREATED_INTENT PENDING_UNVERIFIED, PENDING_UNVERIFIED ' || state
-              END
-           OR attempt.evidence IS DISTINCT FROM led.evidence
-           OR attempt.failure IS DISTINCT FROM led.failure
-           OR attempt.transaction_id IS DISTINCT FROM led.transaction_id
-    """,
-    Rule.CAPTURES_MATCH_THEIR_HOLD: """
+            tenant_id, sum(amount) AS made, count(*) AS counted, max(line_at) AS newest
+        FROM cogni_billing.transactions
+        GROUP BY tenant_id
+    ) AS line USING (tenant_id)
+    FULL JOIN (
         SELECT
-            json_build_object('tenant', tenant_id, 'hold', id) AS located,
-            format('%s of it captured, by %s captures of %s in all',
-                captured, coalesce(number, 0), coalesce(taken, 0)) AS detail
+            tenant_id, sum(amount) AS set_aside,
+            min(ends_at) FILTER (WHERE kind = 'work') AS hold_ends
         FROM cogni_billing.holds
-        FULL JOIN (
-            SELECT tenant_id, subject_id AS id, count(*) AS number, - sum(amount) AS taken
-            FROM cogni_billing.transactions
-            WHERE kind = 'capture'
-            GROUP BY tenant_id, subject_id
-        ) AS capture USING (tenant_id, id)
-        WHERE captured IS DISTINCT FROM coalesce(taken, 0)
-           OR coalesce(number, 0) <> CASE state WHEN 'captured' THEN 1 ELSE 0 END
-    """,
-    Rule.GRANTS_MATCH_THEIR_TRANSACTION: """
+        WHERE state = 'open'
+        GROUP BY tenant_id
+    ) AS open USING (tenant_id)
+    FULL JOIN (
         SELECT
-            json_build_object(
-                'tenant', coalesce(lot.tenant_id, declared.tenant_id),
-                'grant', coalesce(lot.id, declared.id)
-            ) AS located,
-            format('%s by a transaction of %s', lot.amount, declared.amount) AS detail
-        FROM cogni_billing.grants AS lot
-        FULL JOIN (
-            SELECT * FROM cogni_billing.transactions WHERE kind = 'grant'
-        ) AS declared ON declared.tenant_id = lot.tenant_id AND declared.id = lot.id
-        WHERE (lot.amount, lot.unit, lot.granted_at)
-            IS DISTINCT FROM (declared.amount, declared.unit, declared.occurred_at)
-    """,
-    Rule.GRANTS_ADD_UP: """
-        SELECT
-            json_build_object('tenant', tenant_id, 'grant', id) AS located,
-            format('%s taken instead of %s', taken, coalesce(used.amount, 0)) AS detail
+            tenant_id, sum(amount - taken) AS remaining,
+            min(expires_at) FILTER (WHERE taken < amount) AS grant_expires
         FROM cogni_billing.grants
-        FULL JOIN (
-            SELECT tenant_id, id, sum(part) AS amount
-            FROM (
-                SELECT tenant_id, drawn.id, drawn.amount AS part
-                FROM cogni_billing.postings
-                CROSS JOIN unnest(drawn_grants, drawn_amounts) AS drawn (id, amount)
-                UNION ALL
-                SELECT tenant_id, pinned.id, pinned.amount
-                FROM cogni_billing.holds
-                CROSS JOIN unnest(pinned_grants, pinned_amounts) AS pinned (id, amount)
-                WHERE state = 'open'
-                UNION ALL
-                SELECT tenant_id, subject_id, - amount
-                FROM cogni_billing.transactions
-                WHERE kind = 'expiry'
-            ) AS parts
-            GROUP BY tenant_id, id
-        ) AS used USING (tenant_id, id)
-        WHERE taken IS DISTINCT FROM coalesce(used.amount, 0)
+        GROUP BY tenant_id
+    ) AS lot USING (tenant_id)
+    LEFT JOIN cogni_billing.checkpoints AS folded
+        ON account_id = cogni_billing.account_of(wallets.tenant_id) AND up_to = received_up_to
     """,
-    Rule.GRANTS_LAPSE_ON_TIME: """
+    _ACCOUNT,
+    (
+        Rule.WALLETS_MATCH,
+        "posted IS DISTINCT FROM coalesce(made, 0) OR as_of < newest",
+        "format('%s instead of %s CREDIT', posted, coalesce(made, 0))",
+    ),
+    (Rule.WALLETS_HAVE_ACCOUNTS, f"tenant_id IN ({_RESERVED})", "'a reserved id has no account'"),
+    (
+        Rule.WALLETS_KNOW_WHAT_IS_DUE,
+        "due_at > least(hold_ends, grant_expires)",
+        "format('%s instead of %s', due_at, least(hold_ends, grant_expires))",
+    ),
+    (
+        Rule.WALLETS_FOLLOW_A_CHECKPOINT,
+        "(received, received_up_to) <> (coalesce(arrived, 0), coalesce(up_to, 0))",
+        "format('%s CREDIT received up to position %s', received, received_up_to)",
+    ),
+    (
+        Rule.LINES_ARE_GAPLESS,
+        "lines IS DISTINCT FROM coalesce(counted, 0)",
+        "format('%s lines instead of %s', lines, coalesce(counted, 0))",
+    ),
+    (
+        Rule.HOLDS_ARE_COUNTED,
+        "held IS DISTINCT FROM coalesce(set_aside, 0)",
+        "format('%s CREDIT held instead of %s', held, coalesce(set_aside, 0))",
+    ),
+    (
+        Rule.GRANTS_ARE_COUNTED,
+        "granted IS DISTINCT FROM coalesce(remaining, 0)",
+        "format('%s CREDIT granted instead of %s', granted, coalesce(remaining, 0))",
+    ),
+)
+
+_CHECKPOINTS: Final = _broken(
+    """
+    SELECT cogni_billing.owner_of(account_id) AS tenant_id, checkpoint.*
+    FROM (
         SELECT
-            json_build_object('tenant', tenant_id, 'transaction', expiry.id) AS located,
-            format('at %s, and it expires at %s', occurred_at, expires_at) AS detail
-        FROM cogni_billing.transactions AS expiry
-        JOIN cogni_billing.grants AS lot USING (tenant_id)
-        WHERE kind = 'expiry' AND lot.id = subject_id
-          AND (expires_at IS NULL OR occurred_at < expires_at)
+            made.*,
+            covered.*,
+            lag(up_to, 1, 0::bigint) OVER sequence AS previous,
+            lag(arrived, 1, 0::numeric) OVER sequence AS arrived_before
+        FROM cogni_billing.checkpoints AS made
+        CROSS JOIN LATERAL (
+            SELECT
+                coalesce(sum(amount), 0) AS covered_total,
+                max(position) AS covered_last,
+                min(occurred_at) AS covered_earliest,
+                max(occurred_at) AS covered_latest
+            FROM cogni_billing.arrivals
+            WHERE arrivals.account_id = made.account_id
+              AND position > made.after AND position <= made.up_to
+        ) AS covered
+        WINDOW sequence AS (PARTITION BY made.account_id ORDER BY up_to)
+    ) AS checkpoint
     """,
-    Rule.RETURNS_FOLLOW_ONE_ANOTHER: f"""
+    "'tenant', tenant_id, 'account', account_id, 'position', up_to",
+    (
+        Rule.CHECKPOINTS_MATCH,
+        """(after, added, arrived, up_to, earliest_at, latest_at) IS DISTINCT FROM (
+            previous, covered_total, arrived_before + covered_total, covered_last,
+            covered_earliest, covered_latest
+        )""",
+        "format('%s of it arrived, %s in all', added, arrived)",
+    ),
+)
+
+_POLICIES: Final = _broken(
+    """
+    SELECT digest
+    FROM cogni_billing.policies
+    WHERE digest <> sha256(convert_to(policy::text, 'UTF8'))
+    """,
+    "'policy', encode(digest, 'hex')",
+    (Rule.POLICIES_MATCH_THEIR_DIGEST, "true", "'the digest of another text'"),
+)
+
+_CLAIMS: Final = _broken(
+    """
+    SELECT tenant_id, id, payment, made, claimed
+    FROM (
+        SELECT tenant_id, id, reference AS payment, true AS made
+        FROM cogni_billing.transactions
+        WHERE kind = 'purchase'
+    ) AS purchase
+    FULL JOIN (
+        SELECT tenant_id, transaction_id AS id, payment, true AS claimed FROM cogni_billing.claims
+    ) AS claim USING (tenant_id, id, payment)
+    WHERE made IS NULL OR claimed IS NULL
+    """,
+    f"{_TRANSACTION}, 'payment', payment",
+    (Rule.PURCHASES_CLAIM_THEIR_PAYMENT, "claimed IS NULL", "format('no claim of %s', payment)"),
+    (Rule.PAYMENTS_HAVE_THEIR_PURCHASE, "made IS NULL", "format('no purchase of %s', payment)"),
+)
+
+_ATTEMPTS: Final = _broken(
+    """
+    SELECT
+        attempt.*,
+        coalesce(led.path, 'no event') AS path,
+        (purchase.kind, purchase.reference, purchase.paid, purchase.paid_unit)
+            IS NOT DISTINCT FROM ('purchase', attempt.evidence, attempt.amount, attempt.unit)
+            AS has_purchase,
+        (led.evidence, led.failure, led.transaction_id)
+            IS NOT DISTINCT FROM (attempt.evidence, attempt.failure, attempt.transaction_id)
+            AS is_led
+    FROM cogni_billing.payment_attempts AS attempt
+    LEFT JOIN (
         SELECT
-            json_build_object('tenant', tenant_id, 'transaction', id) AS located,
-            format('%s after %s make %s of %s', returned, before, returned_total, paid) AS detail
+            tenant_id,
+            attempt_id AS id,
+            string_agg(from_state || ' ' || state, ', ' ORDER BY from_state) AS path,
+            max(evidence) AS evidence,
+            max(failure) AS failure,
+            (array_agg(transaction_id ORDER BY transaction_id))[1] AS transaction_id
+        FROM cogni_billing.payment_attempt_events
+        GROUP BY tenant_id, attempt_id
+    ) AS led USING (tenant_id, id)
+    LEFT JOIN cogni_billing.transactions AS purchase
+        ON purchase.tenant_id = attempt.tenant_id AND purchase.id = attempt.transaction_id
+    """,
+    "'tenant', tenant_id, 'attempt', id",
+    (
+        Rule.ATTEMPTS_HAVE_THEIR_PURCHASE,
+        "state = 'CREDITED' AND NOT has_purchase",
+        "format('no purchase of %s %s by %s', amount, unit, evidence)",
+    ),
+    (
+        Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS,
+        """NOT is_led OR path <> CASE
+            WHEN state = 'CREATED_INTENT' THEN 'no event'
+            WHEN evidence IS NULL THEN 'CREATED_INTENT ' || state
+            WHEN state = 'PENDING_UNVERIFIED' THEN 'CREATED_INTENT PENDING_UNVERIFIED'
+            ELSE 'CREATED_INTENT PENDING_UNVERIFIED, PENDING_UNVERIFIED ' || state
+        END""",
+        "format('%s after %s', state, path)",
+    ),
+)
+
+_EVIDENCE: Final = _broken(
+    """
+    SELECT tenant_id, attempt_id, evidence, state
+    FROM (
+        SELECT tenant_id, id AS attempt_id, evidence, state
+        FROM cogni_billing.payment_attempts
+        WHERE state IN ('PENDING_UNVERIFIED', 'CREDITED')
+    ) AS attempt
+    FULL JOIN (SELECT *, true AS is_claimed FROM cogni_billing.evidence) AS claimed
+        USING (tenant_id, attempt_id, evidence)
+    WHERE state IS NULL OR is_claimed IS NULL
+    """,
+    "'tenant', tenant_id, 'attempt', attempt_id",
+    (
+        Rule.EVIDENCE_IS_OF_ITS_ATTEMPT,
+        "true",
+        """CASE WHEN state IS NULL THEN format('%s is claimed without need', evidence)
+            ELSE format('%s is not claimed', evidence) END""",
+    ),
+)
+
+_UNCAPTURED: Final = """(
+    captured IS DISTINCT FROM coalesce(taken, 0) OR captured > amount
+    OR coalesce(number, 0) <> (state = 'captured')::integer
+)"""
+_UNFIT_HOLD: Final = """(kind IS NOT NULL AND (
+    amount < 1e40 AND scale(amount) = 0
+    AND CASE kind WHEN 'work' THEN amount > 0 WHEN 'dispute' THEN amount >= 0 END
+    AND (kind = 'dispute') = (dispute_id IS NOT NULL)
+    AND state IN ('open', 'captured', 'released', 'expired')
+    AND ends_at >= opened_at
+    AND (state <> 'open' OR coalesce(ends_at = expires_at, true))
+    AND CASE WHEN num_nonnulls(pinned_grants, pinned_amounts) > 0
+        THEN cardinality(pinned_grants) = cardinality(pinned_amounts)
+            AND 0 < ALL (pinned_amounts) AND (
+                SELECT coalesce(sum(part), 0) <= amount FROM unnest(pinned_amounts) AS part
+            ) ELSE true END
+) IS NOT TRUE)"""
+_HOLDS: Final = _broken(
+    f"""
+    SELECT *
+    FROM cogni_billing.holds
+    FULL JOIN (
+        SELECT tenant_id, subject_id AS id, count(*) AS number, - sum(amount) AS taken
+        FROM cogni_billing.transactions
+        WHERE kind = 'capture'
+        GROUP BY tenant_id, subject_id
+    ) AS capture USING (tenant_id, id)
+    WHERE {_UNCAPTURED} OR {_UNFIT_HOLD}
+    """,
+    "'tenant', tenant_id, 'hold', id",
+    (
+        Rule.CAPTURES_MATCH_THEIR_HOLD,
+        _UNCAPTURED,
+        """format('%s captured of it, and %s by %s captures',
+            captured, coalesce(taken, 0), coalesce(number, 0))""",
+    ),
+    (
+        Rule.HOLDS_FIT_THEIR_KIND,
+        _UNFIT_HOLD,
+        "format('a hold for %s of %s, %s', kind, amount, state)",
+    ),
+)
+
+_GRANTS: Final = _broken(
+    """
+    SELECT
+        tenant_id, id, lot.amount, taken, coalesce(used, 0) AS used, made.amount AS minted,
+        (lot.amount, lot.granted_at)
+            IS NOT DISTINCT FROM (made.amount, made.occurred_at) AS is_minted
+    FROM cogni_billing.grants AS lot
+    FULL JOIN (
+        SELECT tenant_id, id, amount, occurred_at
+        FROM cogni_billing.transactions
+        WHERE kind = 'grant'
+    ) AS made USING (tenant_id, id)
+    FULL JOIN (
+        SELECT tenant_id, id, sum(part) AS used
         FROM (
-            SELECT
-                made.tenant_id, made.id, made.returned, made.returned_total,
-                purchase.request ->> 'amount' AS paid,
-                purchase.beneficiaries IS DISTINCT FROM made.beneficiaries AS astray,
-                made.returned_unit,
-                coalesce(lag(made.returned_total) OVER sequence, 0) AS before
-            FROM cogni_billing.transactions AS made
-            LEFT JOIN cogni_billing.transactions AS purchase
-                ON purchase.tenant_id = made.tenant_id
-                AND purchase.id = made.reverses
-                AND purchase.kind = 'purchase'
-            WHERE made.reverses IS NOT NULL
-            WINDOW sequence AS (
-                PARTITION BY made.tenant_id, made.reverses ORDER BY made.returned_total, made.id
-            )
-        ) AS chained
-        WHERE astray
-           OR before + returned <> returned_total
-           OR returned_unit <> {_unit_of("paid")}
-           OR CASE WHEN {_is_amount("paid")}
-                THEN returned_total > {_value_of("paid")} ELSE true END
-    """,
-    Rule.DISPUTES_ARE_SET_ASIDE: """
-        SELECT
-            json_build_object(
-                'tenant', tenant_id, 'dispute', coalesce(disputed.id, aside.id)
-            ) AS located,
-            format('%s set aside', aside.parts) AS detail
-        FROM cogni_billing.disputes AS disputed
-        FULL JOIN (
-            SELECT
-                dispute_id AS id,
-                array_agg(account_id || ' ' || amount ORDER BY account_id) AS parts,
-                count(DISTINCT state) AS states
+            SELECT tenant_id, drawn.id, drawn.part
+            FROM cogni_billing.transactions
+            CROSS JOIN unnest(drawn_grants, drawn_amounts) AS drawn (id, part)
+            WHERE drawn_grants IS NOT NULL
+            UNION ALL
+            SELECT tenant_id, subject_id, - amount
+            FROM cogni_billing.transactions
+            WHERE kind = 'expiry'
+            UNION ALL
+            SELECT tenant_id, pinned.id, pinned.part
             FROM cogni_billing.holds
-            WHERE kind = 'dispute'
-            GROUP BY dispute_id
-        ) AS aside ON aside.id = disputed.id
-        WHERE states IS DISTINCT FROM 1
-           OR aside.parts IS DISTINCT FROM ARRAY(
-                SELECT part.account_id || ' ' || part.amount
-                FROM unnest(
-                    cogni_billing.account_of(tenant_id) || beneficiaries, amount || shares
-                ) WITH ORDINALITY AS part (account_id, amount, n)
-                WHERE part.n = 1 OR part.amount <> 0
-                ORDER BY part.account_id
-              )
+            CROSS JOIN unnest(pinned_grants, pinned_amounts) AS pinned (id, part)
+            WHERE state = 'open'
+        ) AS parts
+        GROUP BY tenant_id, id
+    ) AS parts USING (tenant_id, id)
     """,
-    # Of each leg is set aside what its exact part rounds to, up or down: as it did at the time.
-    Rule.DISPUTES_ARE_OF_THEIR_PAYMENT: f"""
+    "'tenant', tenant_id, 'grant', id",
+    (
+        Rule.GRANTS_MATCH_THEIR_TRANSACTION,
+        "NOT is_minted",
+        "format('%s by a transaction of %s', amount, minted)",
+    ),
+    (
+        Rule.GRANTS_ADD_UP,
+        "coalesce(taken, 0) <> used OR taken NOT BETWEEN 0 AND amount",
+        "format('%s taken instead of %s, of %s', taken, used, amount)",
+    ),
+)
+
+_EXPIRIES: Final = _broken(
+    """
+    SELECT expiry.tenant_id, expiry.id, occurred_at, expires_at
+    FROM cogni_billing.transactions AS expiry
+    JOIN cogni_billing.grants AS lot ON lot.tenant_id = expiry.tenant_id AND lot.id = subject_id
+    WHERE kind = 'expiry'
+    """,
+    _TRANSACTION,
+    (
+        Rule.GRANTS_LAPSE_ON_TIME,
+        "(occurred_at >= expires_at) IS NOT TRUE",
+        "format('at %s, and it expires at %s', occurred_at, expires_at)",
+    ),
+)
+
+_REVERSALS: Final = _broken(
+    """
+    SELECT
+        made.tenant_id, made.id, made.returned, made.returned_total, made.part, purchase.paid,
+        coalesce(lag(made.returned_total) OVER sequence, 0) AS before,
+        purchase.id IS NOT NULL
+            AND purchase.beneficiaries IS NOT DISTINCT FROM made.beneficiaries
+            AND greatest(min_scale(made.returned), min_scale(made.returned_total))
+                <= CASE purchase.paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END AS fits
+    FROM cogni_billing.transactions AS made
+    LEFT JOIN cogni_billing.transactions AS purchase
+        ON purchase.tenant_id = made.tenant_id
+        AND purchase.id = made.reverses
+        AND purchase.kind = 'purchase'
+    WHERE made.reverses IS NOT NULL
+    WINDOW sequence AS (
+        PARTITION BY made.tenant_id, made.reverses ORDER BY made.returned_total, made.id
+    )
+    """,
+    _TRANSACTION,
+    (
+        Rule.RETURNS_FOLLOW_ONE_ANOTHER,
+        """(fits AND returned > 0 AND before + returned = returned_total
+            AND returned_total <= paid) IS NOT TRUE""",
+        "format('%s after %s make %s of %s', returned, before, returned_total, paid)",
+    ),
+    (
+        Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+        "part <> returned",
+        "format('%s for a request of %s', returned, part)",
+    ),
+)
+
+_DISPUTES: Final = _broken(
+    """
+    SELECT
+        coalesce(disputed.tenant_id, aside.holder) AS tenant_id,
+        coalesce(disputed.id, aside.id) AS id,
+        states,
+        aside.parts,
+        ARRAY(
+            SELECT cogni_billing.owner_of(account) || ' ' || part
+            FROM unnest(
+                cogni_billing.account_of(disputed.tenant_id) || beneficiaries, amount || shares
+            ) WITH ORDINALITY AS leg (account, part, n)
+            WHERE n = 1 OR part <> 0
+            ORDER BY cogni_billing.owner_of(account)
+        ) AS wanted
+    FROM cogni_billing.disputes AS disputed
+    FULL JOIN (
         SELECT
-            json_build_object('tenant', tenant_id, 'dispute', id) AS located,
-            format('%s and %s for %s of %s', amount, shares, disputed, paid) AS detail
-        FROM (
-            SELECT
-                made.*,
-                purchase.reference AS claimed,
-                purchase.amount || purchase.shares AS legs,
-                purchase.request ->> 'amount' AS paid
-            FROM cogni_billing.disputes AS made
-            LEFT JOIN cogni_billing.transactions AS purchase
-                ON purchase.tenant_id = made.tenant_id
-                AND purchase.id = made.purchase_id
-                AND purchase.kind = 'purchase'
-        ) AS dispute
-        WHERE (
-            payment = claimed
-            AND request ->> 'payment' = payment
-            AND {_asks("request", "disputed", "disputed_unit")}
-            AND CASE WHEN {_is_amount("paid")} THEN
-                {_unit_of("paid")} = disputed_unit
-                AND (
-                    SELECT bool_and(
-                        abs(aside * {_value_of("paid")} - leg * disputed) < {_value_of("paid")}
-                    )
-                    FROM unnest(legs, amount || shares) AS part (leg, aside)
-                )
-                AND coalesce((
-                    SELECT max(returned_total)
-                    FROM cogni_billing.transactions
-                    WHERE tenant_id = dispute.tenant_id AND reverses = purchase_id
-                ), 0) + coalesce((
-                    SELECT sum(other.disputed)
-                    FROM cogni_billing.disputes AS other
-                    JOIN cogni_billing.holds USING (tenant_id, id)
-                    WHERE tenant_id = dispute.tenant_id
-                      AND other.purchase_id = dispute.purchase_id
-                      AND state = 'open'
-                ), 0) <= {_value_of("paid")}
-            END
-        ) IS NOT TRUE
+            dispute_id AS id,
+            min(tenant_id::text)::uuid AS holder,
+            array_agg(tenant_id || ' ' || amount ORDER BY tenant_id) AS parts,
+            count(DISTINCT state) AS states
+        FROM cogni_billing.holds
+        WHERE kind = 'dispute'
+        GROUP BY dispute_id
+    ) AS aside ON aside.id = disputed.id
     """,
-    Rule.CHARGEBACKS_END_A_DISPUTE: """
-        SELECT
-            json_build_object('tenant', made.tenant_id, 'transaction', made.id) AS located,
-            format('%s of a dispute of %s', returned, disputed) AS detail
-        FROM cogni_billing.transactions AS made
-        LEFT JOIN (
-            SELECT
-                tenant_id, id, purchase_id, disputes.reference AS named, disputed, disputed_unit,
-                state
-            FROM cogni_billing.disputes JOIN cogni_billing.holds USING (tenant_id, id)
-        ) AS lost ON lost.tenant_id = made.tenant_id AND lost.id = made.subject_id
-        WHERE made.kind = 'chargeback'
-          AND (lost.purchase_id, lost.named, lost.disputed, lost.disputed_unit, lost.state)
-            IS DISTINCT FROM
-              (made.reverses, made.reference, made.returned, made.returned_unit, 'released')
+    "'tenant', tenant_id, 'dispute', id",
+    (
+        Rule.DISPUTES_ARE_SET_ASIDE,
+        "(states, parts) IS DISTINCT FROM (1::bigint, wanted)",
+        "format('%s set aside instead of %s', parts, wanted)",
+    ),
+)
+
+# A hold sets aside the exact part of its leg, rounded up or down.
+_DISPUTED: Final = _broken(
+    """
+    SELECT
+        made.*, purchase.paid,
+        made.payment = purchase.reference
+            AND made.disputed_unit = purchase.paid_unit
+            AND made.beneficiaries = coalesce(purchase.beneficiaries, '{}')
+            AND coalesce(made.part = made.disputed, true)
+            AND coalesce(gone.total, 0) + coalesce(open.total, 0) <= purchase.paid
+            AND (
+                SELECT bool_and(abs(aside * paid - leg * made.disputed) < paid)
+                FROM unnest(purchase.amount || purchase.shares, made.amount || made.shares)
+                    AS part (leg, aside)
+            ) AS fits
+    FROM cogni_billing.disputes AS made
+    LEFT JOIN cogni_billing.transactions AS purchase
+        ON purchase.tenant_id = made.tenant_id
+        AND purchase.id = made.purchase_id
+        AND purchase.kind = 'purchase'
+    LEFT JOIN (
+        SELECT tenant_id, reverses AS purchase_id, max(returned_total) AS total
+        FROM cogni_billing.transactions
+        WHERE reverses IS NOT NULL
+        GROUP BY tenant_id, reverses
+    ) AS gone ON gone.tenant_id = made.tenant_id AND gone.purchase_id = made.purchase_id
+    LEFT JOIN (
+        SELECT tenant_id, purchase_id, sum(disputed) AS total
+        FROM cogni_billing.disputes
+        JOIN cogni_billing.holds USING (tenant_id, id)
+        WHERE state = 'open'
+        GROUP BY tenant_id, purchase_id
+    ) AS open ON open.tenant_id = made.tenant_id AND open.purchase_id = made.purchase_id
     """,
-}
+    "'tenant', tenant_id, 'dispute', id",
+    (
+        Rule.DISPUTES_ARE_OF_THEIR_PAYMENT,
+        "fits IS NOT TRUE",
+        "format('%s and %s for %s of %s', amount, shares, disputed, paid)",
+    ),
+)
+
+_CHARGEBACKS: Final = _broken(
+    """
+    SELECT
+        made.tenant_id, made.id, made.returned, lost.disputed,
+        (lost.purchase_id, lost.named, lost.disputed, lost.state)
+            IS NOT DISTINCT FROM (made.reverses, made.reference, made.returned, 'released')
+            AS ends_it
+    FROM cogni_billing.transactions AS made
+    LEFT JOIN (
+        SELECT tenant_id, id, purchase_id, disputes.reference AS named, disputed, state
+        FROM cogni_billing.disputes JOIN cogni_billing.holds USING (tenant_id, id)
+    ) AS lost ON lost.tenant_id = made.tenant_id AND lost.id = made.subject_id
+    WHERE made.kind = 'chargeback'
+    """,
+    _TRANSACTION,
+    (
+        Rule.CHARGEBACKS_END_A_DISPUTE,
+        "NOT ends_it",
+        "format('%s of a dispute of %s', returned, disputed)",
+    ),
+)
+
+STATEMENTS: Final = (
+    _FITTING,
+    _POSTINGS,
+    _LINES,
+    _WALLETS,
+    _CHECKPOINTS,
+    _POLICIES,
+    _CLAIMS,
+    _ATTEMPTS,
+    _EVIDENCE,
+    _HOLDS,
+    _GRANTS,
+    _EXPIRIES,
+    _REVERSALS,
+    _DISPUTES,
+    _DISPUTED,
+    _CHARGEBACKS,
+)

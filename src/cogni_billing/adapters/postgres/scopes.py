@@ -1,6 +1,6 @@
 """One unit of work on an open connection: a transaction of its own, or a savepoint in the host's.
 
-Both set the tenant first, keep the work only when all of it went well, and leave no tenant behind.
+Both keep the work only if all of it succeeded, and leave no tenant behind.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres.attempts import PostgresAttempts
 from cogni_billing.adapters.postgres.books import PostgresBooks
+from cogni_billing.adapters.postgres.calls import Calls, calls_on
+from cogni_billing.adapters.postgres.connections import DRIVERS, drop_if_read_only
 from cogni_billing.adapters.postgres.contexts import Before, Context
 from cogni_billing.adapters.postgres.failures import commit_translation, translated
 from cogni_billing.adapters.postgres.repositories import PostgresLedger
@@ -28,28 +30,38 @@ from cogni_billing.domain.identity import TenantId
 
 @frozen
 class PostgresScope:
-    """One open unit of work; its books open for the service role only."""
+    """One open unit of work."""
 
     tenants: PostgresTenants
     ledger: PostgresLedger
     attempts: PostgresAttempts
+
+
+@frozen
+class PostgresServiceScope(PostgresScope):
+    """The same, with the books of all tenants, which open for the service role only."""
+
     books: PostgresBooks
 
 
 @contextmanager
 def transaction(
     connection: Connection, tenant: TenantId, context: Context
-) -> Iterator[PostgresScope]:
+) -> Iterator[PostgresServiceScope]:
     """A scope that is one transaction, committed when the block ends well."""
+    guard = ScopeGuard()
     try:
         with translated():
-            context.set(connection, tenant)
-        if _status(connection) is not TransactionStatus.INTRANS:
+            autocommits = _driver_connection(connection).autocommit
+        if autocommits:
             raise LedgerUnavailable("the engine autocommits; a scope needs a transaction")
-        with _scope(connection, tenant) as scope:
+        with _scope(calls_on(connection, context), tenant, connection, guard) as scope:
             yield scope
-        _require_sound(connection)
+        _require_sound(connection, guard)
         _commit(connection)
+    except LedgerUnavailable as error:
+        drop_if_read_only(connection, error)
+        raise
     finally:
         _roll_back(connection)
 
@@ -57,7 +69,7 @@ def transaction(
 @contextmanager
 def savepoint(
     connection: Connection, tenant: TenantId, context: Context
-) -> Iterator[PostgresScope]:
+) -> Iterator[PostgresServiceScope]:
     """A scope inside the transaction that its host has open; the host commits, or does not.
 
     Raises:
@@ -67,14 +79,13 @@ def savepoint(
     with translated():
         before = Before.read(connection)
         nested = connection.begin_nested()
+    guard = ScopeGuard()
     try:
-        with translated():
-            context.set(connection, tenant)
-        with _scope(connection, tenant) as scope:
+        with _scope(calls_on(connection, context), tenant, connection, guard) as scope:
             yield scope
-        _require_sound(connection)
+        _require_sound(connection, guard)
         with translated():
-            # Releasing a savepoint keeps what was set in it; rolling back to one does not.
+            # Releasing a savepoint keeps the settings made in it; rolling back to it does not.
             before.restore(connection)
             _release(connection, nested)
     finally:
@@ -99,31 +110,44 @@ def require_open_transaction(connection: object) -> None:
         raise InvalidInput("connection", "one that autocommits", expected)
 
 
-DRIVERS = frozenset({"psycopg", "psycopg_async"})
+@contextmanager
+def single_call(calls: Calls, tenant: TenantId) -> Iterator[PostgresScope]:
+    """A scope of one call, which is a transaction of its own."""
+    with _open(calls, tenant, ScopeGuard(calls=1)) as scope:
+        yield scope
 
 
 @contextmanager
-def _scope(connection: Connection, tenant: TenantId) -> Iterator[PostgresScope]:
-    guard = ScopeGuard()
+def _scope(
+    calls: Calls, tenant: TenantId, connection: Connection, guard: ScopeGuard
+) -> Iterator[PostgresServiceScope]:
+    with _open(calls, tenant, guard) as scope:
+        books = PostgresBooks(connection, calls, tenant, guard)
+        yield PostgresServiceScope(scope.tenants, scope.ledger, scope.attempts, books)
+
+
+@contextmanager
+def _open(calls: Calls, tenant: TenantId, guard: ScopeGuard) -> Iterator[PostgresScope]:
     try:
         yield PostgresScope(
-            PostgresTenants(connection, tenant, guard),
-            PostgresLedger(connection, tenant, guard),
-            PostgresAttempts(connection, tenant, guard),
-            PostgresBooks(connection, guard),
+            PostgresTenants(calls, tenant, guard),
+            PostgresLedger(calls, tenant, guard),
+            PostgresAttempts(calls, tenant, guard),
         )
         guard.require_open()
     finally:
         guard.close()
 
 
-def _require_sound(connection: Connection) -> None:
+def _require_sound(connection: Connection, guard: ScopeGuard) -> None:
     # COMMIT of an aborted transaction rolls back and reports success, in every driver layer here.
     status = _status(connection)
+    if status is TransactionStatus.IDLE and not guard.is_used:
+        return
     if status is TransactionStatus.UNKNOWN:
         raise LedgerUnavailable("the connection was lost before COMMIT")
     if status is not TransactionStatus.INTRANS:
-        raise ScopeClosed("a statement in it failed, so nothing of it is kept")
+        raise ScopeClosed("a statement in it failed or ended it, so it is not kept as a whole")
 
 
 def _commit(connection: Connection) -> None:
@@ -132,8 +156,8 @@ def _commit(connection: Connection) -> None:
     except SQLAlchemyError as error:
         raise commit_translation(error) from error
     finally:
-        # SQLAlchemy sends no ROLLBACK after a COMMIT that raised: nobody must get this connection
-        # again, whatever the pool does with those that come back.
+        # SQLAlchemy sends no ROLLBACK after a COMMIT that raised: the pool must not reuse the
+        # connection, even if it resets none.
         if not connection.invalidated and _status(connection) is not TransactionStatus.IDLE:
             connection.invalidate()
 
@@ -148,13 +172,13 @@ def _release(connection: Connection, nested: NestedTransaction) -> None:
 
 
 def _roll_back(connection: Connection) -> None:
-    """Undo what was not committed."""
+    """Roll back uncommitted work."""
     with _for_good(connection):
         connection.rollback()
 
 
 def _roll_back_to(nested: NestedTransaction) -> None:
-    """Undo what was not released; the tenant that was set before is there again, too."""
+    """Roll back to the savepoint, which also restores the tenant that was set before."""
     if nested.is_active:
         with _for_good(nested.connection):
             nested.rollback()
@@ -162,13 +186,13 @@ def _roll_back_to(nested: NestedTransaction) -> None:
 
 @contextmanager
 def _for_good(connection: Connection) -> Iterator[None]:
-    """Where undoing breaks off, the line is cut, and the server undoes it by itself: nobody gets
-    this connection again, and a host meets it broken at its next statement.
+    """Invalidate the connection if a rollback fails. The server rolls back by itself, and a host
+    gets an error at its next statement.
     """
     try:
         yield
     except SQLAlchemyError:
-        # The failure that led here is what the caller must see, not this one.
+        # The caller must see the failure that led here, not this one.
         connection.invalidate()
     except BaseException:
         connection.invalidate()

@@ -1,77 +1,110 @@
-"""Engine to scope: who waits for whom, and what is done again."""
+"""Engine to scope: one statement or one transaction, retried where that helps."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from typing import Final, TypeVar
+from datetime import timedelta
+from typing import Any, Final, TypeGuard, TypeVar
 
-from attrs import define
+from attrs import define, evolve, field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import await_only, greenlet_spawn
 
+from cogni_billing.adapters.postgres.answers import UNSETTLED, door_of, posted
+from cogni_billing.adapters.postgres.calls import Calls, decoded, statement_of
+from cogni_billing.adapters.postgres.connections import (
+    checked_engine,
+    run_statement,
+    run_statement_async,
+)
 from cogni_billing.adapters.postgres.contexts import Context, checked_key
-from cogni_billing.adapters.postgres.failures import DISTURBED, translated
+from cogni_billing.adapters.postgres.failures import DISTURBED, is_lost, translated
+from cogni_billing.adapters.postgres.grouping import (
+    AsyncLanes,
+    Batch,
+    GroupCommit,
+    Lanes,
+    is_groupable,
+)
+from cogni_billing.adapters.postgres.rows import movement
 from cogni_billing.adapters.postgres.scopes import (
-    DRIVERS,
     PostgresScope,
+    PostgresServiceScope,
     require_open_transaction,
     savepoint,
+    single_call,
     transaction,
 )
 from cogni_billing.adapters.rights import service_refused
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, OutcomeUnknown, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
+from cogni_billing.domain.transactions import Recorded, Transaction
 
 TRIES_MAX: Final = 5
 _PAUSE_MAX_S: Final = 0.01
-# Work across tenants waits for locks, and must see what their holders did before.
+_RETRY_PAUSE_MAX_S: Final = 0.2
+RETRY_FOR: Final = timedelta(seconds=2)
+# Work across tenants waits for locks, and must see the changes of their former holders.
 _SERVICE_ISOLATION: Final = "READ COMMITTED"
 
 Result = TypeVar("Result")
-Work = Callable[[PostgresScope], Result]
+Work = Callable[[PostgresServiceScope], Result]
+SingleWork = Callable[[PostgresScope], Result]
 
 
 class PostgresUnitOfWork:
-    """A ledger in PostgreSQL, under row-level security. Safe to share between threads.
+    """A ledger in PostgreSQL, under row-level security. Safe to share between threads, and with
+    processes that are forked later.
 
     Args:
         engine: A SQLAlchemy engine on psycopg 3 that connects as `app_user`, or as the spender,
             with a pool of the host's choosing. Behind a pooler in transaction mode create it with
             `connect_args={"prepare_threshold": None}`.
-        service: One that connects as `app_service`, for what spans tenants; without it such a
+        service: One that connects as `app_service`, for work across tenants. Without it such a
             call raises `PrivilegeRequired`. Webhooks and back offices have one, request handlers
             do not.
         signing_key: The key of signed contexts, where the database asks for them; see
             `sign_contexts`.
+        retry_for: How long a call is retried when its connection was lost. Calls have keys, so
+            the retried call returns the first outcome. Zero turns it off.
+        group_commit: Let purchases, grants, charges and captures of many callers share calls and
+            commits; see `GroupCommit`. Without it each has its own.
 
     Raises:
-        InvalidInput: *engine*, *service* or *signing_key* is something else.
+        InvalidInput: an argument is something else.
     """
 
     def __init__(
-        self, engine: Engine, *, service: Engine | None = None, signing_key: bytes | None = None
+        self,
+        engine: Engine,
+        *,
+        service: Engine | None = None,
+        signing_key: bytes | None = None,
+        retry_for: timedelta = RETRY_FOR,
+        group_commit: GroupCommit | None = None,
     ) -> None:
-        _require_engine("engine", engine, Engine)
-        if service is not None:
-            _require_engine("service", service, Engine)
         self.clock = SystemClock()
         self.ids = Uuid7Source()
-        self._context = _context(signing_key)
-        self._engine = engine
+        self._engine = checked_engine("engine", engine, Engine)
+        service = service and checked_engine("service", service, Engine)
         self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
+        self._context = _context(signing_key)
+        self._retry_for = _checked_span(retry_for)
+        self._lanes = Lanes(group_commit, self._send) if _groups(group_commit) else None
 
     @staticmethod
     def joining(connection: Connection, *, signing_key: bytes | None = None) -> JoinedUnitOfWork:
         """A unit of work inside the transaction that its host has open on *connection*.
 
-        Each scope is a savepoint: it sets its tenant, restores what was set before, and never
-        commits the host's work. Nothing is done again here when another transaction disturbs it,
-        because the host's whole transaction would have to be.
+        Each scope is a savepoint: it restores the tenant that was set before, and never commits
+        the host's work. No call is retried here when another transaction disturbs it, because the
+        host would have to retry its whole transaction.
 
         Raises:
             InvalidInput: *connection* has no transaction open, or autocommits.
@@ -79,8 +112,8 @@ class PostgresUnitOfWork:
         return JoinedUnitOfWork(connection, signing_key=signing_key)
 
     @contextmanager
-    def scope(self, tenant: TenantId, /) -> Iterator[PostgresScope]:
-        """One transaction: the context is set first, and dies with it."""
+    def scope(self, tenant: TenantId, /) -> Iterator[PostgresServiceScope]:
+        """One transaction: the context dies with it."""
         owner = tenant_id(tenant)
         with (
             _connected(self._engine) as connection,
@@ -88,8 +121,49 @@ class PostgresUnitOfWork:
         ):
             yield scope
 
+    def post(self, transaction: Transaction, /) -> Recorded:
+        """Record *transaction* with one statement, in one round trip."""
+        if self._lanes is not None and is_groupable(transaction):
+            answer = self._lanes.post(transaction)
+            if answer is not None:
+                return posted(transaction, answer)
+            return self._post(transaction, repeated=True)
+        return self._post(transaction)
+
+    def _send(self, transactions: Sequence[Transaction]) -> list[Any]:
+        batch = Batch(transactions)
+        return batch.answers(run_statement(self._engine, *batch.statement(self._context)))
+
+    def _post(self, transaction: Transaction, *, repeated: bool = False) -> Recorded:
+        tries = _Tries(self._retry_for, keyed=True)
+        while True:
+            statement, parameters = _posting(transaction, self._context)
+            try:
+                told = run_statement(self._engine, statement, parameters)
+                [answer] = decoded(told)
+                if answer["outcome"] != UNSETTLED:
+                    return posted(transaction, answer, repeated=repeated)
+                continue
+            except LedgerUnavailable as error:
+                pause = tries.pause_after(error)
+                repeated = True
+            time.sleep(pause)
+
+    def single(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
+        """Do *work*, whose one call is one statement, in one round trip."""
+        calls = Calls(lambda *asked: run_statement(self._engine, *asked), self._context)
+        tries = _Tries(self._retry_for, keyed=True)
+        while True:
+            try:
+                with single_call(calls, tenant_id(tenant)) as scope:
+                    return work(scope)
+            except LedgerUnavailable as error:
+                pause = tries.pause_after(error)
+                calls = evolve(calls, repeated=True)
+            time.sleep(pause)
+
     def run(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope; up to five times where other transactions disturb it."""
+        """Do *work* in a scope; up to five times if other transactions disturb it."""
         return self._run(self._engine, tenant_id(tenant), work)
 
     def run_service(self, tenant: TenantId, work: Work[Result], /) -> Result:
@@ -97,7 +171,7 @@ class PostgresUnitOfWork:
         return self._run(_privileged(self._service), tenant_id(tenant), work)
 
     def _run(self, engine: Engine, tenant: TenantId, work: Work[Result]) -> Result:
-        tries = _Tries()
+        tries = _Tries(self._retry_for)
         while True:
             try:
                 with (
@@ -120,11 +194,13 @@ class AsyncPostgresUnitOfWork:
     Args:
         engine: A SQLAlchemy async engine on psycopg 3 that connects as `app_user`, or as the
             spender.
-        service: One that connects as `app_service`, for what spans tenants.
+        service: One that connects as `app_service`, for work across tenants.
         signing_key: As for `PostgresUnitOfWork`.
+        retry_for: As for `PostgresUnitOfWork`.
+        group_commit: As for `PostgresUnitOfWork`.
 
     Raises:
-        InvalidInput: *engine*, *service* or *signing_key* is something else.
+        InvalidInput: an argument is something else.
     """
 
     def __init__(
@@ -133,15 +209,17 @@ class AsyncPostgresUnitOfWork:
         *,
         service: AsyncEngine | None = None,
         signing_key: bytes | None = None,
+        retry_for: timedelta = RETRY_FOR,
+        group_commit: GroupCommit | None = None,
     ) -> None:
-        _require_engine("engine", engine, AsyncEngine)
-        if service is not None:
-            _require_engine("service", service, AsyncEngine)
         self.clock = SystemClock()
         self.ids = Uuid7Source()
-        self._context = _context(signing_key)
-        self._engine = engine
+        self._engine = checked_engine("engine", engine, AsyncEngine)
+        service = service and checked_engine("service", service, AsyncEngine)
         self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
+        self._context = _context(signing_key)
+        self._retry_for = _checked_span(retry_for)
+        self._lanes = AsyncLanes(group_commit, self._send) if _groups(group_commit) else None
 
     @staticmethod
     def joining(
@@ -153,8 +231,57 @@ class AsyncPostgresUnitOfWork:
         """
         return AsyncJoinedUnitOfWork(connection, signing_key=signing_key)
 
+    async def post_async(self, transaction: Transaction, /) -> Recorded:
+        """Record *transaction* with one statement, in one round trip."""
+        if self._lanes is not None and is_groupable(transaction):
+            answer = await self._lanes.post(transaction)
+            if answer is not None:
+                return posted(transaction, answer)
+            return await self._post(transaction, repeated=True)
+        return await self._post(transaction)
+
+    async def _send(self, transactions: Sequence[Transaction]) -> list[Any]:
+        batch = Batch(transactions)
+        statement, parameters = batch.statement(self._context)
+        return batch.answers(await run_statement_async(self._engine, statement, parameters))
+
+    async def _post(self, transaction: Transaction, *, repeated: bool = False) -> Recorded:
+        tries = _Tries(self._retry_for, keyed=True)
+        while True:
+            statement, parameters = _posting(transaction, self._context)
+            try:
+                told = await run_statement_async(self._engine, statement, parameters)
+                [answer] = decoded(told)
+                if answer["outcome"] != UNSETTLED:
+                    return posted(transaction, answer, repeated=repeated)
+                continue
+            except LedgerUnavailable as error:
+                pause = tries.pause_after(error)
+                repeated = True
+            await asyncio.sleep(pause)
+
+    async def single_async(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
+        """Do *work*, whose one call is one statement, in one round trip."""
+        calls = Calls(self._awaited, self._context)
+
+        def scoped() -> Result:
+            with single_call(calls, tenant_id(tenant)) as scope:
+                return work(scope)
+
+        tries = _Tries(self._retry_for, keyed=True)
+        while True:
+            try:
+                return await greenlet_spawn(scoped)
+            except LedgerUnavailable as error:
+                pause = tries.pause_after(error)
+                calls = evolve(calls, repeated=True)
+            await asyncio.sleep(pause)
+
+    def _awaited(self, statement: str, parameters: tuple[object, ...]) -> str:
+        return await_only(run_statement_async(self._engine, statement, parameters))
+
     async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope; up to five times where other transactions disturb it."""
+        """Do *work* in a scope; up to five times if other transactions disturb it."""
         return await self._run(self._engine, tenant_id(tenant), work)
 
     async def run_service_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
@@ -166,7 +293,7 @@ class AsyncPostgresUnitOfWork:
             with transaction(connection, tenant, self._context) as scope:
                 return work(scope)
 
-        tries = _Tries()
+        tries = _Tries(self._retry_for)
         while True:
             try:
                 async with AsyncExitStack() as stack:
@@ -189,7 +316,7 @@ class JoinedUnitOfWork:
         self._connection = connection
 
     @contextmanager
-    def scope(self, tenant: TenantId, /) -> Iterator[PostgresScope]:
+    def scope(self, tenant: TenantId, /) -> Iterator[PostgresServiceScope]:
         """One savepoint, released when the block ends well."""
         with savepoint(self._connection, tenant_id(tenant), self._context) as scope:
             yield scope
@@ -199,8 +326,16 @@ class JoinedUnitOfWork:
         with self.scope(tenant) as scope:
             return work(scope)
 
+    def post(self, transaction: Transaction, /) -> Recorded:
+        """Record *transaction* in a scope."""
+        return self.run(transaction.tenant, lambda scope: scope.ledger.post(transaction))
+
+    def single(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
+        """Do *work* in a scope."""
+        return self.run(tenant, work)
+
     def run_service(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
-        """Refuse: what spans tenants has transactions of its own."""
+        """Refuse: work across tenants needs transactions of its own."""
         raise service_refused()
 
 
@@ -226,27 +361,50 @@ class AsyncJoinedUnitOfWork:
 
         return await self._connection.run_sync(scoped)
 
+    async def post_async(self, transaction: Transaction, /) -> Recorded:
+        """Record *transaction* in a scope."""
+        return await self.run_async(
+            transaction.tenant, lambda scope: scope.ledger.post(transaction)
+        )
+
+    async def single_async(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
+        """Do *work* in a scope."""
+        return await self.run_async(tenant, work)
+
     async def run_service_async(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
-        """Refuse: what spans tenants has transactions of its own."""
+        """Refuse: work across tenants needs transactions of its own."""
         raise service_refused()
+
+
+def _posting(transaction: Transaction, context: Context) -> tuple[str, tuple[object, ...]]:
+    """The statement that records *transaction*, and its parameters."""
+    door, movements = door_of(transaction.kind), [movement(transaction)]
+    return statement_of(door, transaction.tenant, context, movements)
 
 
 def _context(key: bytes | None) -> Context:
     return Context() if key is None else Context(checked_key(key))
 
 
-def _privileged(service: _Engine | None) -> _Engine:
-    if service is None:
-        raise service_refused()
-    return service
+def _checked_span(given: object) -> timedelta:
+    if not isinstance(given, timedelta) or given < timedelta(0):
+        raise InvalidInput("retry_for", shown(given), "a timedelta of zero or more")
+    return given
+
+
+def _groups(given: object) -> TypeGuard[GroupCommit]:
+    if given is not None and not isinstance(given, GroupCommit):
+        raise InvalidInput("group_commit", shown(given), "a GroupCommit, or None")
+    return given is not None
 
 
 _Engine = TypeVar("_Engine")
 
 
-def _require_engine(field: str, given: object, kind: type[Engine | AsyncEngine]) -> None:
-    if not isinstance(given, kind) or given.dialect.driver not in DRIVERS:
-        raise InvalidInput(field, shown(given), f"an {kind.__name__} on postgresql+psycopg")
+def _privileged(service: _Engine | None) -> _Engine:
+    if service is None:
+        raise service_refused()
+    return service
 
 
 @contextmanager
@@ -261,15 +419,30 @@ def _connected(engine: Engine) -> Iterator[Connection]:
 
 @define
 class _Tries:
-    """How often work is done again, and after what pause."""
+    """The retries of a call: their number, their time, and the pause before each."""
 
+    _retry_for: timedelta
+    _keyed: bool = field(default=False, kw_only=True)
+    """True if a repeated call returns the first outcome."""
     _made: int = 1
+    _began: float = field(factory=time.monotonic)
 
     def pause_after(self, error: LedgerUnavailable) -> float:
-        """Seconds to wait before the next try; raises *error* where there is none."""
-        again = error.sqlstate in DISTURBED and not isinstance(error, OutcomeUnknown)
-        if not again or self._made == TRIES_MAX:
+        """Seconds to wait before the next try.
+
+        Raises:
+            LedgerUnavailable: *error*, where there is no further try.
+        """
+        unknown = isinstance(error, OutcomeUnknown)
+        if error.sqlstate in DISTURBED and not unknown:
+            if self._made >= TRIES_MAX:
+                raise error
+        elif not (self._keyed if unknown else is_lost(error)) or self._is_late():
             raise error
         self._made += 1
-        # Jitter, so that those who met do not meet again.
-        return random.uniform(0, _PAUSE_MAX_S * 2**self._made)  # noqa: S311
+        # Jitter, so that callers that collided do not collide again.
+        pause = min(_PAUSE_MAX_S * 2**self._made, _RETRY_PAUSE_MAX_S)
+        return random.uniform(0, pause)  # noqa: S311
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._began >= self._retry_for.total_seconds()

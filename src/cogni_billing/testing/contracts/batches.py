@@ -278,6 +278,26 @@ class ChargeBatchContract(Contract):
         again = rich.charge_many([charge("0", 5), charge("1", 5)], all_or_nothing=True)
         assert states(again) == ["replayed", "done"]
 
+    def test_all_or_nothing_with_a_conflict_records_nothing(
+        self, rich: Billing, totals: Totals
+    ) -> None:
+        rich.charge(ALICE, credits(5), reference="0")
+
+        outcomes = rich.charge_many([charge("1", 5), charge("0", 6)], all_or_nothing=True)
+
+        assert errors(outcomes) == [OthersRefused, IdempotencyConflict]
+        assert totals()[AccountId(ALICE)] == 99_995
+        assert rich.find(ALICE, reference="1", kind="charge") is None
+
+    def test_all_or_nothing_with_a_reference_twice_records_it_once(
+        self, rich: Billing, totals: Totals
+    ) -> None:
+        outcomes = rich.charge_many([charge("1", 5), charge("1", 5)], all_or_nothing=True)
+
+        assert states(outcomes) == ["done", "replayed"]
+        assert balances(outcomes) == [99_995, 99_995]
+        assert totals()[AccountId(ALICE)] == 99_995
+
     def test_a_reference_twice_is_once(self, rich: Billing) -> None:
         rich.charge(ALICE, credits(5), reference="0")
 

@@ -84,8 +84,11 @@ class HoldContract(Contract):
             opened_at=NOON + timedelta(seconds=2),
             expires_at=NOON + HOUR,
             metadata={"a": (1,)},
-            request={"amount": "5000 CREDIT", "expires_at": "2026-11-23T13:00:00.123456+00:00"},
         )
+        assert hold.request == {
+            "amount": "5000 CREDIT",
+            "expires_at": "2026-11-23T13:00:00.123456+00:00",
+        }
         balance = rich.balance(ALICE)
         assert (balance.posted, balance.held) == (MILLION, credits(5000))
         assert balance.available == credits(995_000)

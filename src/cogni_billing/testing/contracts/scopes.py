@@ -69,9 +69,11 @@ class ScopeContract(Contract):
         assert totals() == {}
 
     def test_run_gives_back_what_the_work_returned(self, unit_of_work: UnitOfWork) -> None:
-        assert unit_of_work.run(ALICE, lambda scope: scope.ledger.balance(NOON)).posted == credits(
-            0
-        )
+        unit_of_work.run(ALICE, lambda scope: scope.tenants.open_account(NOON))
+
+        balance = unit_of_work.run(ALICE, lambda scope: scope.ledger.balance(NOON))
+
+        assert balance.posted == credits(0)
 
     def test_a_scope_sees_its_own_work_before_it_ends(self, unit_of_work: UnitOfWork) -> None:
         with unit_of_work.scope(ALICE) as scope:
@@ -163,5 +165,6 @@ class TenantContract(Contract):
         unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned()))
 
         with unit_of_work.scope(BOB) as scope:
+            scope.tenants.open_account(NOON)
             assert scope.ledger.balance(NOON).posted == credits(0)
             assert scope.ledger.lines(FIRST_PAGE) == ()

@@ -6,11 +6,11 @@ to its `version_locations`, and upgrades the branch `cogni_billing` from its own
 
 from alembic import context
 
-from cogni_billing.adapters.postgres.schema import VERSION_SCHEMA, metadata
+from cogni_billing.adapters.postgres.schema import VERSION_SCHEMA
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=None,
     version_table_schema=VERSION_SCHEMA,
 )
 context.run_migrations()

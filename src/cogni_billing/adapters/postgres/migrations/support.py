@@ -1,10 +1,8 @@
 """What revisions share: the recorded role names, and SQL files run as they are."""
 
-from importlib.resources import files
-
 from alembic import op
-from sqlalchemy import text
 
+from cogni_billing.adapters.postgres.operations.administration import plain
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
 from cogni_billing.adapters.postgres.operations.roles import Roles
 
@@ -22,6 +20,7 @@ def wait_briefly_for_locks() -> None:
     op.execute("SET LOCAL lock_timeout = '10s'")
 
 
-def run_file(name: str) -> None:
-    """Run one SQL file of this package, all its statements in one message."""
-    op.execute(text(files(__package__).joinpath("sql", name).read_text("utf-8")))
+def run(*statements: str) -> None:
+    """Run statements, or whole files of them, without parameters."""
+    for statement in statements:
+        op.execute(plain(statement))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, TextClause, text
 
 from cogni_billing.adapters.postgres.failures import translated
 
@@ -20,3 +20,8 @@ def administrative_transaction(engine: Engine) -> Iterator[Connection]:
         connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
             yield connection
+
+
+def plain(sql: str) -> TextClause:
+    """*sql* as it stands: a colon in it begins no parameter."""
+    return text(sql.replace(":", "\\:"))

@@ -1,160 +1,86 @@
-"""What a sound installation looks like in the catalogue: policies, triggers, functions, on a page.
+"""Policies, triggers and privileges of a sound installation, once.
 
-Written apart from the migrations on purpose: the two vouch for each other, and `doctor` holds the
-running database to this one. Expressions are spelled as PostgreSQL prints them.
+The migration creates what is listed here, and `doctor` holds the running database to it.
+Expressions are spelled as PostgreSQL prints them.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from functools import cache
-from importlib.resources import files
 from typing import Final
 
 from attrs import evolve, frozen
 
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
-from cogni_billing.adapters.postgres.schema import SCHEMA
+from cogni_billing.adapters.postgres.schema import SCHEMA, function_sources, functions_sql
 
-TABLES: Final = (
-    "accounts",
-    "checkpoints",
-    "context_keys",
+OWN_TABLES: Final = (
+    "claims",
     "disputes",
+    "evidence",
     "grants",
     "holds",
     "payment_attempt_events",
     "payment_attempts",
-    "payments",
-    "postings",
     "transactions",
     "wallets",
 )
+"""The tables whose rows have their tenant's key."""
+LEDGER: Final = (*OWN_TABLES, "arrivals", "checkpoints", "policies")
+TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 
-LEDGER: Final = tuple(table for table in TABLES if table != "context_keys")
-"""The tables whose rows have a tenant."""
+CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "wallets"})
+"""The tables whose rows may be updated; of the others none may."""
 
-_SYSTEM_TENANT: Final = "'00000000-0000-4000-a000-000000000001'::uuid"
-_ISSUANCE: Final = "'00000000-0000-4000-b000-000000000001'::uuid"
-_USAGE: Final = "'00000000-0000-4000-b000-000000000002'::uuid"
-_BREAKAGE: Final = "'00000000-0000-4000-b000-000000000003'::uuid"
-_SHORTFALL: Final = "'00000000-0000-4000-b000-000000000004'::uuid"
-
-_OWN: Final = "(tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
-_BY_US: Final = "(origin_tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
-
-
-PUBLIC: Final = ("public",)
+_TENANT: Final = "( SELECT cogni_billing.tenant() AS tenant)"
+_ACCOUNT: Final = "( SELECT cogni_billing.account_of(cogni_billing.tenant()) AS account_of)"
 
 
 @frozen
 class Policy:
-    """One row-level security policy, for every role or for those of a purpose."""
+    """One row-level security policy, for the role of a purpose."""
 
     table: str
     name: str
     command: str
-    restrictive: bool = False
-    using: str | None = None
-    check: str | None = None
-    roles: tuple[str, ...] = PUBLIC
+    using: str | None
+    check: str | None
+    role: str
 
     def for_roles(self, roles: Roles) -> Policy:
-        """The same, with the names of the roles, in the catalogue's order."""
-        names = roles.to_dict()
-        return evolve(self, roles=tuple(sorted(names.get(each, each) for each in self.roles)))
+        """The same, with the name of the role."""
+        return evolve(self, role=roles.to_dict().get(self.role, self.role))
 
     def create(self) -> str:
         """The statement that makes it."""
-        parts = [f"CREATE POLICY {self.name} ON {SCHEMA}.{self.table}"]
-        parts += ["AS RESTRICTIVE"] if self.restrictive else []
-        parts += [f"FOR {self.command}"]
-        parts += [f"TO {', '.join(map(quoted, self.roles))}"] if self.roles != PUBLIC else []
-        parts += [f"USING {self.using}"] if self.using else []
-        parts += [f"WITH CHECK {self.check}"] if self.check else []
+        parts = [f"CREATE POLICY {self.name} ON {SCHEMA}.{self.table} FOR {self.command}"]
+        parts += [f"TO {quoted(self.role)}"]
+        parts += [f"USING {_in_parentheses(self.using)}"] if self.using else []
+        parts += [f"WITH CHECK {_in_parentheses(self.check)}"] if self.check else []
         return " ".join(parts)
 
 
-def _own_rows(table: str) -> tuple[Policy, ...]:
-    return (
-        Policy(table, f"{table}_floor", "ALL", restrictive=True, using=_OWN, check=_OWN),
-        Policy(table, f"{table}_select", "SELECT", using=_OWN),
-        Policy(table, f"{table}_insert", "INSERT", check=_OWN),
-    )
+def _in_parentheses(expression: str) -> str:
+    return expression if expression.startswith("(") else f"({expression})"
 
 
-def _taking_back(name: str, account: str, sign: str) -> Policy:
-    return Policy(
-        "postings",
-        f"postings_insert_{name}",
-        "INSERT",
-        check=f"((tenant_id = cogni_billing.owner_of(account_id)) AND (account_id = {account})"
-        f" AND (amount {sign} (0)::numeric)"
-        " AND (kind = ANY (ARRAY['refund'::text, 'chargeback'::text])))",
-        roles=("service",),
-    )
+def _floor(table: str, column: str = "tenant_id", value: str = _TENANT) -> Policy:
+    """The keeper reads and writes rows of the tenant that it acts for."""
+    own = f"({column} = {value})"
+    return Policy(table, f"{table}_floor", "ALL", own, own, "keeper")
 
 
 POLICIES: Final = frozenset(
     (
-        *_own_rows("accounts"),
-        *_own_rows("disputes"),
-        *_own_rows("grants"),
-        *_own_rows("holds"),
-        *_own_rows("payment_attempt_events"),
-        *_own_rows("payment_attempts"),
-        *_own_rows("payments"),
-        *_own_rows("transactions"),
-        *_own_rows("wallets"),
-        Policy("grants", "grants_update", "UPDATE", using=_OWN, check=_OWN),
-        Policy("holds", "holds_update", "UPDATE", using=_OWN, check=_OWN),
-        Policy("payment_attempts", "payment_attempts_update", "UPDATE", using=_OWN, check=_OWN),
-        Policy("wallets", "wallets_update", "UPDATE", using=_OWN, check=_OWN),
-        Policy("checkpoints", "checkpoints_floor", "ALL", restrictive=True, using=_OWN, check=_OWN),
-        Policy("checkpoints", "checkpoints_select", "SELECT", using=_OWN),
-        Policy(
-            "context_keys",
-            "context_keys_kept",
-            "ALL",
-            using="true",
-            check="true",
-            roles=("keeper", "migrator"),
-        ),
-        Policy("postings", "postings_read_floor", "SELECT", restrictive=True, using=_OWN),
-        Policy("postings", "postings_write_floor", "INSERT", restrictive=True, check=_BY_US),
-        Policy("postings", "postings_select", "SELECT", using=_OWN),
-        Policy("postings", "postings_insert_own", "INSERT", check=_OWN),
-        Policy(
-            "postings",
-            "postings_insert_share",
-            "INSERT",
-            check="((account_id = cogni_billing.account_of(tenant_id))"
-            " AND (kind = 'purchase'::text) AND (amount > (0)::numeric))",
-        ),
-        Policy(
-            "postings",
-            "postings_insert_issuance",
-            "INSERT",
-            check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_ISSUANCE})"
-            " AND (amount < (0)::numeric))",
-        ),
-        Policy(
-            "postings",
-            "postings_insert_usage",
-            "INSERT",
-            check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_USAGE})"
-            " AND (amount > (0)::numeric))",
-        ),
-        Policy(
-            "postings",
-            "postings_insert_breakage",
-            "INSERT",
-            check=f"((tenant_id = {_SYSTEM_TENANT}) AND (account_id = {_BREAKAGE})"
-            " AND (amount > (0)::numeric))",
-        ),
-        _taking_back("clawback", "cogni_billing.account_of(tenant_id)", "<"),
-        _taking_back("shortfall", _SHORTFALL, "<"),
-        _taking_back("unissued", _ISSUANCE, ">"),
+        *map(_floor, OWN_TABLES),
+        _floor("checkpoints", "account_id", _ACCOUNT),
+        Policy("arrivals", "arrivals_read", "SELECT", f"(account_id = {_ACCOUNT})", None, "keeper"),
+        Policy("arrivals", "arrivals_add", "INSERT", None, f"(origin_id = {_TENANT})", "keeper"),
+        Policy("policies", "policies_kept", "ALL", "true", "true", "keeper"),
+        Policy("context_keys", "context_keys_read", "SELECT", "true", None, "keeper"),
+        Policy("context_keys", "context_keys_kept", "ALL", "true", "true", "migrator"),
+        *(Policy(table, f"{table}_all", "SELECT", "true", None, "service") for table in LEDGER),
     )
 )
 
@@ -168,134 +94,161 @@ class Trigger:
     definition: str
 
 
-def _append_only(table: str, operations: str = "DELETE OR UPDATE OR TRUNCATE") -> Trigger:
+def _append_only(table: str) -> Trigger:
+    changes = ["DELETE", "UPDATE", "TRUNCATE"]
+    if table in CHANGEABLE:
+        changes.remove("UPDATE")
+    if table == "evidence":  # which is free again once it was rejected
+        changes.remove("DELETE")
     return Trigger(
         table,
         "append_only",
-        f"CREATE TRIGGER append_only BEFORE {operations} ON {SCHEMA}.{table}"
+        f"CREATE TRIGGER append_only BEFORE {' OR '.join(changes)} ON {SCHEMA}.{table}"
         f" FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.refuse_change()",
-    )
-
-
-def _checked(table: str) -> Trigger:
-    return Trigger(
-        table,
-        f"check_{table}",
-        f"CREATE TRIGGER check_{table} AFTER INSERT ON {SCHEMA}.{table}"
-        " REFERENCING NEW TABLE AS added"
-        f" FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.check_{table}()",
     )
 
 
 TRIGGERS: Final = frozenset(
     (
-        _append_only("accounts"),
-        _append_only("checkpoints"),
-        _append_only("disputes"),
-        _append_only("payment_attempt_events"),
-        _append_only("payments"),
-        _append_only("postings"),
-        _append_only("transactions"),
-        _append_only("grants", "DELETE OR TRUNCATE"),
-        _append_only("holds", "DELETE OR TRUNCATE"),
-        _append_only("payment_attempts", "DELETE OR TRUNCATE"),
-        _append_only("wallets", "DELETE OR TRUNCATE"),
-        _checked("postings"),
-        _checked("transactions"),
+        *map(_append_only, LEDGER),
         Trigger(
-            "payment_attempt_events",
-            "keep_attempt",
-            f"CREATE TRIGGER keep_attempt BEFORE INSERT ON {SCHEMA}.payment_attempt_events"
-            f" FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.keep_attempt()",
-        ),
-        Trigger(
-            "grants",
-            "keep_grant",
-            f"CREATE TRIGGER keep_grant AFTER INSERT ON {SCHEMA}.grants FOR EACH ROW"
-            f" EXECUTE FUNCTION {SCHEMA}.keep_grant()",
-        ),
-        Trigger(
-            "holds",
-            "keep_hold",
-            f"CREATE TRIGGER keep_hold AFTER INSERT ON {SCHEMA}.holds FOR EACH ROW"
-            " WHEN ((new.kind = 'work'::text))"
-            f" EXECUTE FUNCTION {SCHEMA}.keep_hold()",
-        ),
-        Trigger(
-            "postings",
-            "keep_wallet",
-            f"CREATE TRIGGER keep_wallet BEFORE INSERT ON {SCHEMA}.postings FOR EACH ROW"
-            " WHEN (((new.tenant_id = new.origin_tenant_id)"
-            " AND ((new.account_id = new.tenant_id)"
-            " OR (new.account_id = '00000000-0000-4000-b000-000000000000'::uuid))))"
-            f" EXECUTE FUNCTION {SCHEMA}.keep_wallet()",
+            "arrivals",
+            "check_arrivals",
+            f"CREATE TRIGGER check_arrivals AFTER INSERT ON {SCHEMA}.arrivals"
+            " REFERENCING NEW TABLE AS added"
+            f" FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.check_arrivals()",
         ),
     )
 )
+
+
+@frozen(order=True)
+class Privilege:
+    """One privilege of the role of a purpose; `object` is as GRANT spells it."""
+
+    grantee: str
+    privilege: str
+    object: str
+
+    def on(self) -> str:
+        """The privilege and its object as GRANT and REVOKE spell them."""
+        return f"{self.privilege} ON {self.object}"
+
+    def grant(self, roles: Roles) -> str:
+        """The statement that grants it."""
+        return f"GRANT {self.on()} TO {quoted(roles.to_dict()[self.grantee])}"
+
+
+SEQUENCE: Final = "arrivals_position_seq"
+
+
+def table_privileges(roles: Roles) -> list[Privilege]:
+    """Every privilege on the schema, its tables and its sequence, the owner's own aside. No role
+    that serves requests has any on a table or the sequence.
+    """
+    return [each for each in _table_privileges() if each.grantee in roles.to_dict()]
+
+
+def _table_privileges() -> Iterator[Privilege]:
+    for purpose in ("user", "spender", "service", "keeper"):
+        yield Privilege(purpose, "USAGE", f"SCHEMA {SCHEMA}")
+    for purpose, privilege, objects in (
+        ("keeper", "SELECT", (*LEDGER, "context_keys", SEQUENCE)),
+        ("keeper", "INSERT", LEDGER),
+        ("keeper", "UPDATE", sorted(CHANGEABLE)),
+        ("keeper", "DELETE", ("evidence",)),
+        ("service", "SELECT", (*LEDGER, SEQUENCE)),
+    ):
+        for name in objects:
+            yield Privilege(purpose, privilege, f"{SCHEMA}.{name}")
+
+
+_DOORS: Final = (
+    (
+        "user spender service",
+        "account balance find grants lines attempt attempt_events revision tenant",
+    ),
+    ("user spender", "open_account spend spend_groups hold release settle"),
+    ("user", "mint mint_groups create_attempt record_attempt begin_check"),
+    ("service", "reverse payment dispute lock open_dispute close_dispute safe_position fold"),
+    ("service", "account_of owner_of contra_of"),
+    ("migrator", "seed_system_tenant check_arrivals refuse_change revision"),
+)
+
+
+def function_privileges(roles: Roles) -> list[Privilege]:
+    """Every function that a role may call, its owner aside."""
+    return [
+        Privilege(purpose, "EXECUTE", f"FUNCTION {SCHEMA}.{name}")
+        for purposes, names in _DOORS
+        for purpose in purposes.split()
+        for name in names.split()
+        if purpose in roles.to_dict()
+    ]
 
 
 @frozen
 class Function:
-    """One function: its owner's purpose, whether it runs as that owner, and its source."""
+    """One function: whether it runs as its owner, its settings, and its source."""
 
     name: str
-    owner: str
     definer: bool
-    path: str | None
+    settings: str | None
     source: str
 
 
-_PINNED: Final = "search_path=pg_catalog, pg_temp"
-# Plain SQL with qualified names, which the planner can inline.
-_UNPINNED: Final = frozenset({"account_of", "contra_of", "mac", "owner_of", "revision", "tenant"})
-# The keeper's, who alone writes wallets.
+_PATH: Final = "search_path=pg_catalog, pg_temp"
+_DOOR_SETTINGS: Final = f"{_PATH}; plan_cache_mode=force_generic_plan"
+# Run under the path of the doors that call them, or inlined in policies.
 _DEFINERS: Final = frozenset(
-    {
-        "act_for",
-        "begin_check",
-        "give_back",
-        "keep_attempt",
-        "keep_grant",
-        "keep_hold",
-        "keep_wallet",
-        "lock_earned",
-        "release_hold",
-        "set_aside",
-        "settle_wallet",
-        "signed_tenant",
-    }
+    {name for _, names in _DOORS for name in names.split()}
+    - {"account_of", "contra_of", "owner_of", "revision", "tenant"}
+    - {"check_arrivals", "refuse_change"}
 )
-_SIGNED_TENANT: Final = "\n    SELECT cogni_billing.signed_tenant()\n"
-_DEFINITION = re.compile(
-    rf"CREATE (?:OR REPLACE )?FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL
-)
+
+
+def _settings(name: str) -> str | None:
+    if name in _DEFINERS:
+        return _DOOR_SETTINGS
+    return _PATH if name in {"check_arrivals", "refuse_change"} else None
 
 
 @cache
-def _sources() -> dict[str, str]:
-    """The body of each function, as the newest migration that defines it wrote it."""
-    folder = files("cogni_billing.adapters.postgres.migrations").joinpath("sql")
-    scripts = sorted(folder.iterdir(), key=lambda script: script.name)
-    return dict(
-        match for script in scripts for match in _DEFINITION.findall(script.read_text("utf-8"))
-    )
-
-
-def tenant_source(*, signed: bool) -> str:
-    """The body of `tenant()`, where contexts are signed and where they are not."""
-    return _SIGNED_TENANT if signed else _sources()["tenant"]
-
-
-def functions(*, signed: bool) -> frozenset[Function]:
-    """The functions, where contexts are signed and where they are not."""
-    sources = _sources() | {"tenant": tenant_source(signed=signed)}
+def functions() -> frozenset[Function]:
+    """The functions, all of them the keeper's."""
     return frozenset(
         Function(
             name=name,
-            owner="keeper" if name in _DEFINERS else "migrator",
             definer=name in _DEFINERS,
-            path=None if name in _UNPINNED else _PINNED,
+            settings=_settings(name),
             source=source,
         )
-        for name, source in sources.items()
+        for name, source in function_sources().items()
     )
+
+
+def installed_functions(roles: Roles) -> Iterator[str]:
+    """The statements of the migrator that create the functions, or replace them.
+
+    The keeper creates them itself, and can create nothing else afterwards.
+    """
+    migrator, keeper = roles.quoted("migrator", "keeper")
+    yield f"GRANT CREATE ON SCHEMA {SCHEMA} TO {keeper}"
+    yield f"SET LOCAL ROLE {keeper}"
+    yield functions_sql().replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
+    yield f"REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {SCHEMA} FROM PUBLIC"
+    for privilege in function_privileges(roles):
+        yield privilege.grant(roles)
+    yield f"SET LOCAL ROLE {migrator}"
+    yield f"REVOKE CREATE ON SCHEMA {SCHEMA} FROM {keeper}"
+
+
+def guards(roles: Roles) -> Iterator[str]:
+    """The statements that turn row security on and create policies and triggers."""
+    for table in TABLES:
+        yield f"ALTER TABLE {SCHEMA}.{table} ENABLE ROW LEVEL SECURITY"
+        yield f"ALTER TABLE {SCHEMA}.{table} FORCE ROW LEVEL SECURITY"
+    for policy in sorted(POLICIES, key=repr):
+        yield policy.for_roles(roles).create()
+    for trigger in sorted(TRIGGERS):
+        yield trigger.definition

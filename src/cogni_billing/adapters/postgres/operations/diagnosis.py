@@ -108,7 +108,7 @@ def ensure_ready(engine: Engine, *, signing_key: bytes | None = None) -> None:
     for check in doctor(engine, signing_key=signing_key).checks:
         if not check.ok:
             problem = "; ".join(
-                f"{found.problem} (mend: {found.remedy})" for found in check.findings
+                f"{found.problem} (fix: {found.remedy})" for found in check.findings
             )
             raise check.error(f"{check.name}: {problem}")
 
@@ -118,10 +118,14 @@ def _answered(question: _Question, connection: Connection, subject: Subject) -> 
         with translated():
             connection.execute(_SPELLING)
             return tuple(question(connection, subject))
-    except (PrivilegeRequired, LedgerCorruption) as error:
-        return (Finding(f"this cannot be checked: {error}", "mend what else is found"),)
+    except (PrivilegeRequired, LedgerCorruption, LedgerUnavailable) as error:
+        if isinstance(error, LedgerUnavailable) and error.sqlstate not in _GONE:
+            raise
+        return (Finding(f"this cannot be checked: {error}", "fix the other findings first"),)
 
 
+# A table or function that another check tells of.
+_GONE: Final = frozenset({"42P01", "42883"})
 # The catalogue spells names by the session's path and moments by its time zone.
 _SPELLING: Final = text(
     "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL timezone = 'UTC';"
@@ -131,19 +135,18 @@ _SPELLING: Final = text(
 _Error = Callable[[Any], BillingError]
 _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the schema is at head", running.revision, LedgerUnavailable),
-    ("the connected role is bound by row security", access.connected_role, LedgerCorruption),
+    ("the connected role is one that serves", access.connected_role, LedgerCorruption),
     ("the roles are apart", access.separation, LedgerCorruption),
     ("row security is enabled and forced on every table", structure.row_security, LedgerCorruption),
+    ("the functions are the expected ones", structure.functions, LedgerCorruption),
     ("the policies are the expected ones", structure.policies, LedgerCorruption),
     ("the triggers are the expected ones", structure.triggers, LedgerCorruption),
-    ("the functions are the expected ones", structure.functions, LedgerCorruption),
     ("the tables are as they were made", structure.tables, LedgerCorruption),
     ("the indexes are in place", structure.indexes, LedgerCorruption),
     ("nothing leads around row security", structure.ways_around, LedgerCorruption),
     ("each role has its privileges and no more", access.privileges, LedgerCorruption),
     ("what is made later is given to nobody", access.default_privileges, LedgerCorruption),
-    ("no context, no rows", running.nothing_without_context, LedgerCorruption),
+    ("contexts are set by calls alone", running.contexts, LedgerCorruption),
     ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
     ("prepared statements answer those who prepared them", running.pooling, LedgerCorruption),
-    ("confirmed purchases survive a crash", running.durability, LedgerCorruption),
 )

@@ -11,7 +11,11 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
-from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.administration import (
+    administrative_transaction,
+    plain,
+)
+from cogni_billing.adapters.postgres.operations.blueprint import installed_functions
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
 
 _SCRIPTS = "cogni_billing.adapters.postgres.migrations"
@@ -44,6 +48,23 @@ def unmigrate(migrator_engine: Engine) -> None:
         LedgerUnavailable: the database is not provisioned, or cannot be reached.
     """
     _run(migrator_engine, command.downgrade, "base")
+
+
+def repair(migrator_engine: Engine) -> None:
+    """Create the functions again as this version has them, with the privileges to call them.
+
+    Tables and rows stay as they are. Doing it twice changes nothing.
+
+    Raises:
+        PrivilegeRequired: it connects as another role than the migrator, or a function has another
+            owner than the keeper.
+        LedgerUnavailable: the database is not provisioned, or cannot be reached.
+    """
+    with administrative_transaction(migrator_engine) as connection:
+        roles = Provision.read(connection).roles
+        require_migrator(connection, roles)
+        for statement in installed_functions(roles):
+            connection.execute(plain(statement))
 
 
 def head_revision() -> str:

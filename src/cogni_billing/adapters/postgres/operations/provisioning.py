@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from attrs import asdict, evolve, frozen
 from sqlalchemy import Connection, Engine, text
 
-from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
-from cogni_billing.adapters.postgres.operations.privileges import callers, grants
+from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.operations.administration import (
+    administrative_transaction,
+    plain,
+)
+from cogni_billing.adapters.postgres.operations.blueprint import (
+    function_privileges,
+    table_privileges,
+)
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, PrivilegeRequired
 
 SERVER_VERSION_MIN: Final = 140_000
-_INHERIT_OPTION_SINCE = 160_000
+_OPTIONS_SINCE: Final = 160_000
+"""Of this version on, a membership says whether it inherits and whether it may SET ROLE."""
 
 _NO_LOGIN = frozenset({"keeper"})
-_BYPASSRLS = frozenset({"service"})
 
-_ROLE = text("SELECT rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname = :name")
 _SCHEMA_COMMENT = text("SELECT obj_description(to_regnamespace(:schema), 'pg_namespace')")
 
 
@@ -66,7 +74,7 @@ class Provision:
         """Record it."""
         text_ = json.dumps(asdict(self) | {"roles": self.roles.to_dict()}, sort_keys=True)
         literal = text_.replace("'", "''")
-        connection.execute(text(f"COMMENT ON SCHEMA {SCHEMA} IS '{literal}'"))
+        connection.execute(plain(f"COMMENT ON SCHEMA {SCHEMA} IS '{literal}'"))
 
 
 def provision(
@@ -82,7 +90,8 @@ def provision(
     time; one that is not named any more loses its rights.
 
     Args:
-        admin_engine: Connects as an administrator who may create roles, one of them BYPASSRLS.
+        admin_engine: Connects as an administrator: `CREATEROLE` and the right to create schemas
+            in this database will do, and where the roles are there, membership in the migrator.
         roles: Their names; without it those that were recorded, or the default ones.
         test_database: Mark the database as one that `reset` may empty.
 
@@ -98,10 +107,14 @@ def provision(
         record = evolve(known, roles=roles or known.roles, test_database=test_database)
         for purpose, name in record.roles.to_dict().items():
             _ensure_role(connection, purpose, name)
-        _ensure_schemas(connection, record)
-        if connection.execute(_IS_MIGRATED).scalar_one():  # a migration does it otherwise
-            _disarm(connection, before, record.roles)
-            _arm_spender(connection, record.roles)
+        _ensure_access(connection, record.roles)
+        with _migrator_lent(connection, record.roles) as administrator:
+            _ensure_schemas(connection, record.roles)
+            act_as(connection, record.roles.migrator)
+            record.write(connection)
+            if connection.execute(_IS_MIGRATED).scalar_one():  # a migration does it otherwise
+                _change_spender(connection, before, record.roles)
+            act_as(connection, administrator)
 
 
 def require_server_version(connection: Connection) -> None:
@@ -122,58 +135,131 @@ def _server_version(connection: Connection) -> int:
 
 
 def _ensure_role(connection: Connection, purpose: str, name: str) -> None:
-    wanted = (purpose in _BYPASSRLS, purpose not in _NO_LOGIN)
+    login = purpose not in _NO_LOGIN
     found = connection.execute(_ROLE, {"name": name}).one_or_none()
+    role = f"ROLE {quoted(name)}"
     if found is None:
-        connection.execute(text(f"CREATE ROLE {quoted(name)} {_attributes(*wanted)}"))
-    elif found.rolsuper:
+        _run(connection, f"CREATE {role} {'LOGIN' if login else 'NOLOGIN'}")
+        return
+    if found.rolsuper:
         raise InvalidInput(f"roles.{purpose}", f"the superuser {name}", "an ordinary role")
-    elif (found.rolbypassrls, found.rolcanlogin) != wanted:
-        connection.execute(text(f"ALTER ROLE {quoted(name)} {_attributes(*wanted)}"))
+    if found.rolbypassrls:
+        _run(connection, f"ALTER {role} NOBYPASSRLS")
+    if found.rolcanlogin != login:
+        _run(connection, f"ALTER {role} {'LOGIN' if login else 'NOLOGIN'}")
 
 
-def _attributes(bypassrls: bool, login: bool) -> str:  # noqa: FBT001 (named by its caller)
-    return f"{'' if bypassrls else 'NO'}BYPASSRLS {'' if login else 'NO'}LOGIN"
+_ROLE: Final = text(
+    "SELECT rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname = :name"
+)
 
 
-def _ensure_schemas(connection: Connection, record: Provision) -> None:
-    migrator, keeper = record.roles.quoted("migrator", "keeper")
-    logins = record.roles.listed("migrator", "user", "spender", "service")
-    # The migrator hands one function to the keeper; it needs the keeper's name, not its rights.
-    option = "WITH INHERIT FALSE, SET TRUE"
-    with_option = option if _server_version(connection) >= _INHERIT_OPTION_SINCE else ""
-    database = quoted(connection.execute(text("SELECT current_database()")).scalar_one())
-    for statement in (
-        f"GRANT {keeper} TO {migrator} {with_option}",
-        f"GRANT CONNECT ON DATABASE {database} TO {logins}",
-        f"CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {migrator}",
-        f"CREATE SCHEMA IF NOT EXISTS {VERSION_SCHEMA} AUTHORIZATION {migrator}",
+def _run(connection: Connection, statement: str) -> None:
+    """Run a statement that takes a privilege the administrator may lack.
+
+    Raises:
+        PrivilegeRequired: it does; the error names the statement.
+    """
+    try:
+        with translated(), connection.begin_nested():
+            connection.execute(plain(statement))
+    except PrivilegeRequired as error:
+        raise PrivilegeRequired(
+            f"{statement} ({error.operation}); run it as a role that may, then provision again"
+        ) from error
+
+
+def _ensure_access(connection: Connection, roles: Roles) -> None:
+    """Let the roles connect, and let the migrator act as the keeper."""
+    named = roles.to_dict()
+    if not _may_act_as(connection, named["migrator"], named["keeper"]):
+        _run(connection, let_act_as(connection, named["migrator"], named["keeper"]))
+    database = connection.execute(text("SELECT current_database()")).scalar_one()
+    for purpose, name in named.items():
+        asked = {"role": name, "database": database}
+        if purpose not in _NO_LOGIN and not connection.execute(_CONNECTS, asked).scalar_one():
+            _run(connection, f"GRANT CONNECT ON DATABASE {quoted(database)} TO {quoted(name)}")
+
+
+_CONNECTS: Final = text("SELECT has_database_privilege(:role, :database, 'CONNECT')")
+
+
+def let_act_as(connection: Connection, member: str, role: str) -> str:
+    """The statement that lets *member* take *role* on with SET ROLE, without inheriting from it."""
+    option = " WITH INHERIT FALSE, SET TRUE" if _has_options(connection) else ""
+    return f"GRANT {quoted(role)} TO {quoted(member)}{option}"
+
+
+def _may_act_as(connection: Connection, member: str, role: str) -> bool:
+    # Before 16 a member may always act as the role; since then one with ADMIN alone may not.
+    option = "SET" if _has_options(connection) else "MEMBER"
+    asked = {"member": member, "role": role, "option": option}
+    return bool(connection.execute(_HAS_ROLE, asked).scalar_one())
+
+
+_HAS_ROLE: Final = text("SELECT pg_has_role(:member, :role, :option)")
+
+
+def _has_options(connection: Connection) -> bool:
+    return _server_version(connection) >= _OPTIONS_SINCE
+
+
+@contextmanager
+def _migrator_lent(connection: Connection, roles: Roles) -> Iterator[str]:
+    """Let the administrator act as the migrator, and so as the keeper. Yields its own name.
+
+    An administrator that may not yet is a member of the migrator until the end of the block.
+    """
+    administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
+    lent = not _may_act_as(connection, administrator, roles.migrator)
+    if lent:
+        _run(connection, let_act_as(connection, administrator, roles.migrator))
+    yield administrator
+    if lent:
+        _run(connection, f"REVOKE {quoted(roles.migrator)} FROM {quoted(administrator)}")
+
+
+def act_as(connection: Connection, role: str) -> None:
+    """Act as *role* for the rest of the transaction."""
+    connection.execute(plain(f"SET LOCAL ROLE {quoted(role)}"))
+
+
+def _ensure_schemas(connection: Connection, roles: Roles) -> None:
+    for schema in (SCHEMA, VERSION_SCHEMA):
+        if connection.execute(_SCHEMA, {"schema": schema}).scalar_one() is None:
+            _run(connection, f"CREATE SCHEMA {schema} AUTHORIZATION {quoted(roles.migrator)}")
+
+
+_SCHEMA: Final = text("SELECT to_regnamespace(:schema)")
+_IS_MIGRATED: Final = text(f"SELECT to_regclass('{SCHEMA}.wallets') IS NOT NULL")
+
+
+def _change_spender(connection: Connection, before: Provision | None, roles: Roles) -> None:
+    former = before.roles.spender if before else None
+    if former is not None and former not in roles.to_dict().values():
+        _disarm(connection, former, roles)
+    if roles.spender is not None:
+        _arm(connection, roles)
+
+
+def _disarm(connection: Connection, spender: str, roles: Roles) -> None:
+    """Revoke every privilege of the former spender."""
+    for owner, objects in (
+        (roles.keeper, "ALL FUNCTIONS IN SCHEMA"),
+        (roles.migrator, "ALL TABLES IN SCHEMA"),
+        (roles.migrator, "SCHEMA"),
     ):
-        connection.execute(text(statement))
-    record.write(connection)
+        act_as(connection, owner)
+        connection.execute(plain(f"REVOKE ALL ON {objects} {SCHEMA} FROM {quoted(spender)}"))
 
 
-_IS_MIGRATED = text(f"SELECT to_regclass('{SCHEMA}.postings') IS NOT NULL")
-
-
-def _disarm(connection: Connection, before: Provision | None, roles: Roles) -> None:
-    """Take its rights from a spender that is none any more."""
-    spender = before.roles.spender if before else None
-    if spender is None or spender in roles.to_dict().values():
-        return
-    for objects in ("ALL TABLES IN SCHEMA", "ALL FUNCTIONS IN SCHEMA", "SCHEMA"):
-        connection.execute(text(f"REVOKE ALL ON {objects} {SCHEMA} FROM {quoted(spender)}"))
-
-
-def _arm_spender(connection: Connection, roles: Roles) -> None:
-    """Give the spender its rights, where there is one."""
-    if roles.spender is None:
-        return
-    spender = quoted(roles.spender)
-    connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO {spender}"))
-    for grant in grants(roles):
-        if grant.grantee == "spender":
-            connection.execute(text(f"GRANT {grant.on()} TO {spender}"))
-    for role, function in callers(roles):
-        if role == "spender":
-            connection.execute(text(f"GRANT EXECUTE ON FUNCTION {SCHEMA}.{function} TO {spender}"))
+def _arm(connection: Connection, roles: Roles) -> None:
+    """Grant the spender its privileges."""
+    for owner, privileges in (
+        (roles.migrator, table_privileges(roles)),
+        (roles.keeper, function_privileges(roles)),
+    ):
+        act_as(connection, owner)
+        for privilege in privileges:
+            if privilege.grantee == "spender":
+                connection.execute(plain(privilege.grant(roles)))

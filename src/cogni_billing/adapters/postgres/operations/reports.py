@@ -8,9 +8,9 @@ from typing import Final
 from attrs import frozen
 from sqlalchemy import Engine, text
 
+from cogni_billing.adapters.postgres.audit import require_full_sight
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
 from cogni_billing.domain.amounts import Amount, Unit, total
-from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 
 
 @frozen
@@ -41,8 +41,8 @@ def trial_balance(service_engine: Engine) -> tuple[TrialBalance, ...]:
         LedgerUnavailable: the database cannot be reached.
     """
     with administrative_transaction(service_engine) as connection:
-        connection.execute(text("SET LOCAL row_security = off"))
-        rows = connection.execute(_BALANCES, {"system": SYSTEM_TENANT_ID}).all()
+        require_full_sight(connection)
+        rows = connection.execute(_BALANCES).all()
     units: dict[Unit, dict[str, Amount]] = {Unit.of(row.unit): {} for row in rows}
     for row in rows:
         unit = Unit.of(row.unit)
@@ -52,15 +52,22 @@ def trial_balance(service_engine: Engine) -> tuple[TrialBalance, ...]:
 
 _BALANCES: Final = text("""
     SELECT
-        postings.unit,
-        CASE
-            WHEN postings.tenant_id <> :system THEN 'tenants'
-            ELSE coalesce(accounts.slug, accounts.type)
+        'CREDIT' AS unit,
+        CASE account
+            WHEN '00000000-0000-4000-b000-000000000000' THEN 'cogni_system'
+            WHEN '00000000-0000-4000-b000-000000000001' THEN 'issuance'
+            WHEN '00000000-0000-4000-b000-000000000002' THEN 'usage'
+            WHEN '00000000-0000-4000-b000-000000000003' THEN 'breakage'
+            WHEN '00000000-0000-4000-b000-000000000004' THEN 'shortfall'
+            ELSE 'tenants'
         END AS name,
-        sum(postings.amount) AS balance
-    FROM cogni_billing.postings
-    LEFT JOIN cogni_billing.accounts
-        ON accounts.tenant_id = postings.tenant_id AND accounts.id = postings.account_id
-    GROUP BY 1, 2
-    ORDER BY 1, bool_or(postings.tenant_id = :system), bool_and(accounts.slug IS NULL), 2
+        sum(amount) AS balance
+    FROM (
+        SELECT cogni_billing.account_of(tenant_id) AS account, sum(amount) AS amount
+        FROM cogni_billing.transactions GROUP BY 1
+        UNION ALL
+        SELECT account_id, sum(amount) FROM cogni_billing.arrivals GROUP BY 1
+    ) AS posting
+    GROUP BY 2
+    ORDER BY bool_or(cogni_billing.owner_of(account) <> account), min(account::text)
 """)

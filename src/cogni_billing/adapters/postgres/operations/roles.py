@@ -34,10 +34,9 @@ class Roles:
     Args:
         migrator: Owns the schema and runs migrations. No superuser, no BYPASSRLS.
         user: Serves requests, under row-level security, one tenant at a time.
-        service: Takes shares back, and reads across tenants (BYPASSRLS), for refunds, disputes,
-            verification and reports.
-        keeper: Owns the functions that keep wallets, holds, grants and the states of attempts.
-            Nobody logs in as it.
+        service: Reverses purchases, and reads across tenants by policies of its own, for refunds,
+            disputes, verification and reports.
+        keeper: Owns the functions that read and write the tables. It cannot log in.
         spender: Like *user*, but it cannot mint: it neither confirms purchases nor grants. There
             is none unless it is named here.
     """

@@ -9,10 +9,8 @@ from attrs import evolve
 from sqlalchemy import Engine, text
 
 from cogni_billing.adapters.postgres.contexts import KEY_BYTES_MAX, checked_key, key_id
-from cogni_billing.adapters.postgres.operations import blueprint
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
-from cogni_billing.adapters.postgres.schema import SCHEMA
 
 _INNER_PAD: Final = 0x36
 _OUTER_PAD: Final = 0x5C
@@ -48,7 +46,6 @@ def sign_contexts(migrator_engine: Engine, keys: Iterable[bytes]) -> None:
         for age, key in enumerate(checked):
             connection.execute(_KEEP, _prepared(key) | {"age": age})
         record = evolve(record, signed_contexts=bool(checked))
-        connection.execute(text(_tenant(signed=record.signed_contexts)))
         record.write(connection)
 
 
@@ -63,10 +60,3 @@ def _prepared(key: bytes) -> dict[str, object]:
     block = key.ljust(KEY_BYTES_MAX, b"\0")
     inner, outer = (bytes(byte ^ pad for byte in block) for pad in (_INNER_PAD, _OUTER_PAD))
     return {"id": key_id(key), "inner": inner, "outer": outer}
-
-
-def _tenant(*, signed: bool) -> str:
-    return (
-        f"CREATE OR REPLACE FUNCTION {SCHEMA}.tenant() RETURNS uuid"
-        f" LANGUAGE sql STABLE PARALLEL SAFE AS $${blueprint.tenant_source(signed=signed)}$$"
-    )

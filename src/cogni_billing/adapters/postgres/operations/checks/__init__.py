@@ -1,5 +1,4 @@
-"""What doctor asks of the running database, one function a question, each with its SQL.
+"""The questions that doctor asks of the running database, one function each, with its SQL.
 
-A question yields what it finds wrong, and how to mend it; `blueprint` and `privileges` say what
-would be right.
+A question yields findings. `blueprint` and `definitions` say how a sound database looks.
 """

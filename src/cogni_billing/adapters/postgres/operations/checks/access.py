@@ -1,15 +1,20 @@
-"""Whether each role is who it should be, and may do what it is for and no more."""
+"""Examine the roles: their attributes, their memberships and their privileges."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
+from cogni_billing.adapters.postgres.operations.blueprint import (
+    Privilege,
+    function_privileges,
+    table_privileges,
+)
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
-from cogni_billing.adapters.postgres.operations.privileges import Grant, callers, grants
+from cogni_billing.adapters.postgres.operations.provisioning import let_act_as
 from cogni_billing.adapters.postgres.operations.roles import quoted
-from cogni_billing.adapters.postgres.schema import SCHEMA
+from cogni_billing.adapters.postgres.schema import SCHEMA, function_sources
 
 
 def connected_role(connection: Connection, subject: Subject) -> Findings:
@@ -17,108 +22,87 @@ def connected_role(connection: Connection, subject: Subject) -> Findings:
     serving = [each for each in (subject.roles.user, subject.roles.spender) if each is not None]
     if name not in serving:
         yield Finding(f"connected as {name}", f"connect as {' or '.join(serving)}")
-    if name not in subject.roles.to_dict().values():
-        attributes = connection.execute(_ATTRIBUTES, {"name": name}).one()
-        yield from _excess(name, attributes, bypasses=False)
 
 
 def separation(connection: Connection, subject: Subject) -> Findings:
     names = subject.roles.to_dict()
-    members = {(names["keeper"], names["migrator"])}
-    for row in connection.execute(_MEMBERSHIPS, {"names": list(names.values())}):
-        if (row.role, row.member) not in members:
-            yield Finding(
-                f"{row.member} is a member of {row.role}",
-                f"REVOKE {quoted(row.role)} FROM {quoted(row.member)}",
-            )
     for purpose, name in names.items():
-        attributes = connection.execute(_ATTRIBUTES, {"name": name}).one_or_none()
-        if attributes is None:
+        found = connection.execute(_ATTRIBUTES, {"name": name}).one_or_none()
+        if found is None:
             yield Finding(f"role {name} is missing", "run provision")
             continue
-        yield from _excess(name, attributes, bypasses=purpose == "service")
-        if purpose == "keeper" and attributes.rolcanlogin:
-            yield Finding(f"{name} may log in", f"ALTER ROLE {quoted(name)} NOLOGIN")
+        role = f"ALTER ROLE {quoted(name)}"
+        if found.rolsuper:
+            yield Finding(f"{name} is a superuser", f"{role} NOSUPERUSER")
+        if found.rolbypassrls:
+            yield Finding(f"{name} bypasses row security", f"{role} NOBYPASSRLS")
+        if found.rolcreaterole or found.rolreplication:
+            remedy = f"{role} NOCREATEROLE NOREPLICATION"
+            yield Finding(f"{name} may create roles or replicate", remedy)
+        if purpose == "keeper" and found.rolcanlogin:
+            yield Finding(f"{name} may log in", f"{role} NOLOGIN")
+    expected = {(names["keeper"], names["migrator"])}
+    rows = connection.execute(_MEMBERSHIPS, {"names": list(names.values())}).all()
+    for row in rows:
+        if (row.role, row.member) not in expected:
+            yield Finding(
+                f"{row.member} is a member of {row.role}",
+                f"REVOKE {quoted(row.role)} FROM {quoted(row.member)}"
+                + (f" GRANTED BY {quoted(row.grantor)}" if row.has_options else ""),
+            )
+    for role, member in expected - {(row.role, row.member) for row in rows if row.may_act}:
+        yield Finding(f"{member} may not act as {role}", let_act_as(connection, member, role))
 
 
-def _excess(name: str, attributes: Row[Any], *, bypasses: bool) -> Findings:
-    role = f"ALTER ROLE {quoted(name)}"
-    if attributes.rolsuper:
-        yield Finding(f"{name} is a superuser", f"{role} NOSUPERUSER")
-    if attributes.rolbypassrls and not bypasses:
-        yield Finding(f"{name} bypasses row security", f"{role} NOBYPASSRLS")
-    if attributes.rolcreaterole or attributes.rolreplication:
-        yield Finding(f"{name} may create roles or replicate", f"{role} NOCREATEROLE NOREPLICATION")
-
-
-_MEMBERSHIPS: Final = text("""
-    SELECT role.rolname AS role, member.rolname AS member
-    FROM pg_auth_members
-    JOIN pg_roles AS role ON role.oid = roleid
-    JOIN pg_roles AS member ON member.oid = pg_auth_members.member
-    WHERE (role.rolname = ANY (:names) OR member.rolname = ANY (:names)) AND NOT member.rolsuper
-    ORDER BY 1, 2
-""")
 _ATTRIBUTES: Final = text("""
     SELECT rolsuper, rolbypassrls, rolcreaterole, rolreplication, rolcanlogin
     FROM pg_roles WHERE rolname = :name
+""")
+# Since PostgreSQL 16 the creator of a role is a member with ADMIN alone: that is no right of it.
+_MEMBERSHIPS: Final = text("""
+    SELECT
+        role.rolname AS role, member.rolname AS member,
+        pg_get_userbyid(membership.grantor) AS grantor,
+        options ? 'set_option' AS has_options,
+        coalesce(CAST(options ->> 'set_option' AS boolean), true) AS may_act
+    FROM pg_auth_members AS membership
+    CROSS JOIN LATERAL to_jsonb(membership) AS options
+    JOIN pg_roles AS role ON role.oid = membership.roleid
+    JOIN pg_roles AS member ON member.oid = membership.member
+    WHERE (role.rolname = ANY (:names) OR member.rolname = ANY (:names)) AND NOT member.rolsuper
+      AND (coalesce(CAST(options ->> 'set_option' AS boolean), true)
+           OR coalesce(CAST(options ->> 'inherit_option' AS boolean), true))
+    ORDER BY 1, 2, 3
 """)
 
 
 def privileges(connection: Connection, subject: Subject) -> Findings:
     purposes = {name: purpose for purpose, name in subject.roles.to_dict().items()}
-    names = {purpose: quoted(name) for name, purpose in purposes.items()}
-    rows = connection.execute(_GRANTS, {"schema": SCHEMA})
+    expected = {*table_privileges(subject.roles), *function_privileges(subject.roles)}
+    ours = {f"{SCHEMA}.context_keys", *(f"FUNCTION {SCHEMA}.{name}" for name in function_sources())}
+    ours |= {each.object for each in expected}
     found = {
-        Grant(purposes.get(row.grantee, row.grantee), row.privilege, row.table, row.column)
-        for row in rows
+        Privilege(purposes.get(row.grantee, row.grantee), row.privilege, row.object): row
+        for row in connection.execute(_GRANTED, {"schema": SCHEMA})
+        if row.object in ours
     }
-    expected = grants(subject.roles)
-    for grant in sorted(found - expected, key=repr):
-        grantee = names.get(grant.grantee, grant.grantee)
-        yield Finding(f"{grantee} has {grant.on()}", f"REVOKE {grant.on()} FROM {grantee}")
-    for grant in sorted(expected - found, key=repr):
-        grantee = names[grant.grantee]
-        yield Finding(f"{grantee} lacks {grant.on()}", f"GRANT {grant.on()} TO {grantee}")
-    callable_by = {
-        (purposes.get(row.grantee, row.grantee), row.name)
-        for row in connection.execute(_CALLERS, {"schema": SCHEMA})
-    }
-    may_call = callers(subject.roles)
-    for purpose, name in sorted(callable_by - may_call):
-        grantee = names.get(purpose, purpose)
-        yield Finding(
-            f"{grantee} may call {name}",
-            f"REVOKE EXECUTE ON FUNCTION {SCHEMA}.{name} FROM {grantee}",
-        )
-    for purpose, name in sorted(may_call - callable_by):
-        yield Finding(
-            f"{names[purpose]} may not call {name}",
-            f"GRANT EXECUTE ON FUNCTION {SCHEMA}.{name} TO {names[purpose]}",
-        )
-    users = set(subject.roles.to_dict().values())
-    for row in connection.execute(_ENTRANTS, {"schema": SCHEMA}):
-        if row.privilege == "CREATE" or row.grantee not in users:
-            does = "create in" if row.privilege == "CREATE" else "use"
+    for each in sorted(found.keys() - expected):
+        grantee = _role(found[each].grantee)
+        yield Finding(f"{grantee} has {each.on()}", f"REVOKE {each.on()} FROM {grantee}")
+    for each in sorted(expected - found.keys()):
+        grantee = quoted(subject.roles.to_dict()[each.grantee])
+        yield Finding(f"{grantee} lacks {each.on()}", each.grant(subject.roles))
+    for each, row in sorted(found.items()):
+        if row.is_grantable:
             yield Finding(
-                f"{row.grantee} may {does} the schema",
-                f"REVOKE {row.privilege} ON SCHEMA {SCHEMA} FROM {_role(row.grantee)}",
+                f"{row.grantee} may pass on {each.on()}",
+                f"REVOKE GRANT OPTION FOR {each.on()} FROM {_role(row.grantee)}",
             )
-    yield from _passed_on(connection, subject)
-
-
-def _passed_on(connection: Connection, subject: Subject) -> Findings:
-    """Who could give rights away, or take the guards off."""
     owner: str = connection.execute(_OWNER, {"schema": SCHEMA}).scalar_one()
     if owner != subject.roles.migrator:
         yield Finding(
             f"the schema is owned by {owner}",
             f"ALTER SCHEMA {SCHEMA} OWNER TO {quoted(subject.roles.migrator)}",
-        )
-    for row in connection.execute(_PASSED_ON, {"schema": SCHEMA}):
-        yield Finding(
-            f"{row.grantee} may pass on {row.privilege} on {row.object}",
-            f"REVOKE GRANT OPTION FOR {row.privilege} ON {row.object} FROM {_role(row.grantee)}",
         )
     if connection.scalar(text("SELECT to_regclass('pg_parameter_acl') IS NOT NULL")):
         for row in connection.execute(_SETTERS, {"names": list(subject.roles.to_dict().values())}):
@@ -129,58 +113,41 @@ def _passed_on(connection: Connection, subject: Subject) -> Findings:
 
 
 def default_privileges(connection: Connection, subject: Subject) -> Findings:
-    owner = {"schema": SCHEMA, "migrator": subject.roles.migrator}
-    for row in connection.execute(_DEFAULTS, owner):
+    owners = [subject.roles.migrator, subject.roles.keeper]
+    for row in connection.execute(_DEFAULTS, {"schema": SCHEMA, "owners": owners}):
         yield Finding(
             f"{row.grantee} is given {row.privilege} on every {row.kind} that is made later",
-            f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(subject.roles.migrator)}"
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(row.owner)}"
             f" {f'IN SCHEMA {SCHEMA} ' if row.in_schema else ''}REVOKE {row.privilege}"
-            f" ON {row.kind}S FROM {row.grantee}",
+            f" ON {row.kind}S FROM {_role(row.grantee)}",
         )
 
 
 _GRANTEE: Final = "CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END AS grantee"
-_GRANTS: Final = text(f"""
-    SELECT {_GRANTEE}, privilege_type AS privilege, relname AS table, NULL AS column
-    FROM pg_class, aclexplode(relacl)
-    WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-      AND grantee <> relowner
-    UNION ALL
-    SELECT {_GRANTEE}, privilege_type, relname, attname
-    FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid, aclexplode(attacl)
-    WHERE relnamespace = CAST(:schema AS regnamespace) AND grantee <> relowner
-""")
-_CALLERS: Final = text(f"""
-    SELECT {_GRANTEE}, proname AS name
-    FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
-    WHERE pronamespace = CAST(:schema AS regnamespace) AND grantee <> proowner
-""")
-_ENTRANTS: Final = text(f"""
-    SELECT {_GRANTEE}, privilege_type AS privilege
-    FROM pg_namespace, aclexplode(nspacl)
-    WHERE nspname = :schema AND grantee <> nspowner
-    ORDER BY 1, 2
-""")
-_OWNER: Final = text("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = :schema")
-_PASSED_ON: Final = text(f"""
-    SELECT {_GRANTEE}, privilege_type AS privilege, object
+_GRANTED: Final = text(f"""
+    SELECT {_GRANTEE}, privilege_type || of_column AS privilege, object, is_grantable
     FROM (
-        SELECT pg_class.oid::regclass::text AS object, relowner AS owner, relacl AS acl
-        FROM pg_class WHERE relnamespace = CAST(:schema AS regnamespace)
+        SELECT format('%s.%s', relnamespace::regnamespace, relname) AS object, '' AS of_column,
+               relowner AS owner, relacl AS acl
+        FROM pg_class
+        WHERE relnamespace = CAST(:schema AS regnamespace)
+          AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
         UNION ALL
-        SELECT attrelid::regclass::text, relowner, attacl
+        SELECT format('%s.%s', relnamespace::regnamespace, relname), format(' (%I)', attname),
+               relowner, attacl
         FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
         WHERE relnamespace = CAST(:schema AS regnamespace)
         UNION ALL
-        SELECT 'FUNCTION ' || pg_proc.oid::regprocedure, proowner, proacl
+        SELECT format('FUNCTION %s.%s', pronamespace::regnamespace, proname), '', proowner,
+               coalesce(proacl, acldefault('f', proowner))
         FROM pg_proc WHERE pronamespace = CAST(:schema AS regnamespace)
         UNION ALL
-        SELECT 'SCHEMA ' || nspname, nspowner, nspacl
+        SELECT 'SCHEMA ' || nspname, '', nspowner, nspacl
         FROM pg_namespace WHERE pg_namespace.oid = CAST(:schema AS regnamespace)
     ) AS guarded, aclexplode(acl)
-    WHERE is_grantable AND grantee <> owner
-    ORDER BY 1, 2, 3
+    WHERE grantee <> owner
 """)
+_OWNER: Final = text("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = :schema")
 _SETTERS: Final = text(f"""
     SELECT {_GRANTEE}, privilege_type AS privilege, parname AS parameter
     FROM pg_parameter_acl, aclexplode(paracl)
@@ -189,11 +156,12 @@ _SETTERS: Final = text(f"""
     ORDER BY 1, 2
 """)
 _DEFAULTS: Final = text(f"""
-    SELECT {_GRANTEE}, privilege_type AS privilege, defaclnamespace <> 0 AS in_schema,
+    SELECT {_GRANTEE}, pg_get_userbyid(defaclrole) AS owner, privilege_type AS privilege,
+           defaclnamespace <> 0 AS in_schema,
            CASE defaclobjtype WHEN 'r' THEN 'TABLE' WHEN 'S' THEN 'SEQUENCE'
                WHEN 'f' THEN 'FUNCTION' WHEN 'T' THEN 'TYPE' WHEN 'n' THEN 'SCHEMA' END AS kind
     FROM pg_default_acl, aclexplode(defaclacl)
-    WHERE pg_get_userbyid(defaclrole) = :migrator AND grantee <> defaclrole
+    WHERE pg_get_userbyid(defaclrole) = ANY (:owners) AND grantee <> defaclrole
       AND (defaclnamespace = 0 OR defaclnamespace = CAST(:schema AS regnamespace))
     ORDER BY 1, 2
 """)

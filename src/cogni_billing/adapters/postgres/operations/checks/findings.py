@@ -13,7 +13,7 @@ from cogni_billing.adapters.postgres.operations.roles import Roles
 
 @frozen
 class Finding:
-    """One thing that is not as it should be, and how to mend it."""
+    """One problem of the database, and how to fix it: a statement, or a command to run."""
 
     problem: str
     remedy: str

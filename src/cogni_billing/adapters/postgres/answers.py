@@ -1,0 +1,72 @@
+"""Answers of the database's functions, as the domain's values and errors."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from attrs import evolve
+
+from cogni_billing.adapters.postgres.rows import in_credits, moment, recorded_from
+from cogni_billing.domain.errors import (
+    BillingError,
+    HoldClosed,
+    InsufficientCredits,
+    LedgerCorruption,
+    PaymentAlreadyClaimed,
+    UnknownAccount,
+    UnknownHold,
+)
+from cogni_billing.domain.holds import HoldState
+from cogni_billing.domain.idempotency import same_or_conflict
+from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.moments import require_unexpired
+from cogni_billing.domain.transactions import Recorded, Transaction
+
+UNSETTLED: Final = "unsettled"
+"""More was due than one call settles; make the same call again."""
+
+
+def door_of(kind: TransactionKind) -> str:
+    """The function that records transactions of *kind*."""
+    if kind.reverses:
+        return "reverse"
+    return "mint" if kind.is_credit else "spend"
+
+
+def posted(transaction: Transaction, answer: Any, *, repeated: bool = False) -> Recorded:
+    """The record of *transaction* that *answer* tells of. It is not marked as a replay if an
+    earlier try of the same call recorded it, and lost the answer.
+
+    Raises:
+        BillingError: it was refused; or its key was used for another request.
+    """
+    if answer["outcome"] == "done":
+        return Recorded(transaction, in_credits(answer["balance"]), replayed=False)
+    if answer["outcome"] == "replayed":
+        stored = recorded_from(answer["stored"], transaction.tenant)
+        same_or_conflict(stored.transaction, transaction.request)
+        ours = repeated and stored.transaction.id == transaction.id
+        return evolve(stored, replayed=not ours)
+    raise _refusal(transaction, answer)
+
+
+def _refusal(transaction: Transaction, answer: Any) -> BillingError:
+    match answer["outcome"]:
+        case "claimed":
+            return PaymentAlreadyClaimed(transaction.reference)
+        case "unknown_account":
+            return UnknownAccount(transaction.tenant)
+        case "insufficient":
+            return InsufficientCredits(-transaction.amount, in_credits(answer["available"]))
+        case "unknown_hold" if transaction.subject is not None:
+            return UnknownHold(transaction.subject)
+        case "hold_closed" if transaction.subject is not None:
+            return HoldClosed(transaction.subject, HoldState(answer["state"]))
+        case "expired" if transaction.terms is not None:
+            require_unexpired(transaction.terms.expires_at, moment(answer["present"]))
+    return unexpected(answer)
+
+
+def unexpected(answer: Any) -> BillingError:
+    """The error for an answer that this version does not know."""
+    return LedgerCorruption(f"the database answered {answer['outcome']!r}")

@@ -1,0 +1,119 @@
+"""Connections of an engine: one statement at a time, safe after a fork, thrown away when lost."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextlib import AsyncExitStack
+from typing import Any, Final, cast
+
+import psycopg
+from psycopg import AsyncConnection as AsyncDriverConnection
+from psycopg import Connection as DriverConnection
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from cogni_billing.adapters.postgres.failures import (
+    READ_ONLY,
+    commit_translation,
+    translated,
+    translation,
+)
+from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, shown
+
+DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _drop_inherited() -> None:
+    """Drop the connections that a forked process shares with its parent, without closing them."""
+    for engine in _engines:
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_drop_inherited)
+
+
+def checked_engine(field: str, given: object, kind: type[Any]) -> Any:
+    """*given*, when it is an engine of this kind on psycopg 3. It is safe to use after a fork.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    if not isinstance(given, kind) or given.dialect.driver not in DRIVERS:
+        raise InvalidInput(field, shown(given), f"an {kind.__name__} on postgresql+psycopg")
+    _engines.add(given.sync_engine if isinstance(given, AsyncEngine) else given)
+    return given
+
+
+def run_statement(engine: Engine, statement: str, parameters: tuple[object, ...]) -> str:
+    """The one value of *statement*, in one round trip and one transaction of its own.
+
+    Raises:
+        BillingError: it failed; `OutcomeUnknown` where the answer was lost.
+    """
+    with translated():
+        pooled = engine.raw_connection()
+    driver = pooled.driver_connection
+    assert isinstance(driver, DriverConnection)  # the dialect's
+    autocommits = driver.autocommit
+    sent = reusable = False
+    try:
+        driver.autocommit = True
+        sent = True
+        row = driver.execute(statement, parameters).fetchone()
+        assert row is not None  # a function call has a row
+        reusable = True
+        return cast("str", row[0])
+    except (psycopg.Error, UnicodeError) as error:
+        reusable = _is_reusable(driver, error)
+        raise (commit_translation if sent else translation)(error) from error
+    finally:
+        if reusable:
+            driver.autocommit = autocommits
+        else:
+            pooled.invalidate()
+        pooled.close()
+
+
+async def run_statement_async(
+    engine: AsyncEngine, statement: str, parameters: tuple[object, ...]
+) -> str:
+    """`run_statement`, awaited. A task that is cancelled meanwhile loses its connection."""
+    async with AsyncExitStack() as stack:
+        with translated():
+            connection = await stack.enter_async_context(engine.connect())
+            pooled = await connection.get_raw_connection()
+        driver = pooled.driver_connection
+        assert isinstance(driver, AsyncDriverConnection)  # the dialect's
+        autocommits = driver.autocommit
+        sent = reusable = False
+        try:
+            await driver.set_autocommit(True)
+            sent = True
+            row = await (await driver.execute(statement, parameters)).fetchone()
+            assert row is not None  # a function call has a row
+            reusable = True
+            return cast("str", row[0])
+        except (psycopg.Error, UnicodeError) as error:
+            reusable = _is_reusable(driver, error)
+            raise (commit_translation if sent else translation)(error) from error
+        finally:
+            if reusable:
+                await driver.set_autocommit(autocommits)
+            else:
+                await connection.invalidate()
+
+
+def _is_reusable(driver: DriverConnection | AsyncDriverConnection, error: Exception) -> bool:
+    """True if the server has answered with an error, and takes the next statement."""
+    idle = driver.info.transaction_status is TransactionStatus.IDLE
+    return idle and not (isinstance(error, psycopg.Error) and error.sqlstate == READ_ONLY)
+
+
+def drop_if_read_only(connection: Connection, error: LedgerUnavailable) -> None:
+    """Throw away a connection that a failover left on a read-only server."""
+    if error.sqlstate == READ_ONLY and not connection.invalidated:
+        connection.invalidate()

@@ -1,0 +1,250 @@
+"""Shared commits: transactions of several callers go to the server in one call and one COMMIT.
+
+There is no timer and no added wait: a lane that is free sends at once, and transactions that arrive
+while it is busy go with its next call. A caller is told only after COMMIT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
+
+from attrs import define, field, frozen
+
+from cogni_billing.adapters.postgres.answers import UNSETTLED
+from cogni_billing.adapters.postgres.calls import decoded, encoded
+from cogni_billing.adapters.postgres.contexts import Context
+from cogni_billing.adapters.postgres.rows import movement
+from cogni_billing.adapters.postgres.schema import SCHEMA
+from cogni_billing.domain.errors import BillingError, InvalidInput, shown
+from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.transactions import Transaction
+
+LANES_MAX: Final = 64
+BATCH_MAX: Final = 1000
+
+
+def _count(limit: int) -> Callable[[Any, Any, object], None]:
+    def check(_instance: object, attribute: Any, given: object) -> None:
+        if type(given) is not int or not 1 <= given <= limit:
+            expected = f"a whole number from 1 to {limit}"
+            raise InvalidInput(attribute.name, shown(given), expected)
+
+    return check
+
+
+@frozen(kw_only=True)
+class GroupCommit:
+    """How transactions share commits.
+
+    Args:
+        lanes: How many calls are on their way at once, each on a connection of the pool; 1 to 64.
+            The transactions of a tenant keep to one lane, and so to their order.
+        max_batch: How many transactions go in one call at most; 1 to 1000.
+
+    Raises:
+        InvalidInput: an argument is out of its range.
+    """
+
+    lanes: int = field(default=2, validator=_count(LANES_MAX))
+    max_batch: int = field(default=64, validator=_count(BATCH_MAX))
+
+
+Answer: TypeAlias = Any
+"""The database's answer to a transaction; `None` if it must be posted by itself."""
+Send: TypeAlias = Callable[[Sequence[Transaction]], list[Answer]]
+SendAsync: TypeAlias = Callable[[Sequence[Transaction]], Awaitable[list[Answer]]]
+
+
+@frozen
+class Batch:
+    """Transactions that share a call.
+
+    Tenants come in the order of their ids, so that calls that meet wait in one direction.
+    """
+
+    transactions: Sequence[Transaction]
+
+    def statement(self, context: Context) -> tuple[str, tuple[object, ...]]:
+        """The statement that posts them, and its parameters."""
+        groups = [
+            {
+                "owner": tenant,
+                "proof": context.proof(tenant),
+                "movements": [movement(self.transactions[place]) for place in places],
+            }
+            for tenant, places in self._places()
+        ]
+        mints = any(transaction.kind.is_credit for transaction in self.transactions)
+        door = f"SELECT {SCHEMA}.{'mint' if mints else 'spend'}_groups(%s)"
+        return door, (encoded(groups),)
+
+    def answers(self, told: str) -> list[Answer]:
+        """The answer to each of them."""
+        answers: list[Answer] = [None] * len(self.transactions)
+        for (_, places), group in zip(self._places(), decoded(told), strict=True):
+            # A wallet on which too much is due cuts the answers short.
+            for place, answer in zip(places, group, strict=False):
+                answers[place] = answer if answer["outcome"] != UNSETTLED else None
+        return answers
+
+    def _places(self) -> list[tuple[TenantId, list[int]]]:
+        places: dict[TenantId, list[int]] = {}
+        for place, transaction in enumerate(self.transactions):
+            places.setdefault(transaction.tenant, []).append(place)
+        return sorted(places.items())
+
+
+@define(eq=False)
+class _Waiting:
+    """A transaction, and the thread that waits for its answer."""
+
+    transaction: Transaction
+    answer: Answer = None
+    done: bool = False
+    leads: bool = False
+    woken: threading.Event = field(factory=threading.Event)
+
+
+@define(eq=False)
+class _Lane:
+    waiting: deque[_Waiting] = field(factory=deque)
+    busy: bool = False
+    lock: threading.Lock = field(factory=threading.Lock)
+
+    def join(self, mine: _Waiting) -> None:
+        """Let *mine* wait here; the first to come leads."""
+        with self.lock:
+            self.waiting.append(mine)
+            mine.leads, self.busy = not self.busy, True
+
+    def leave(self, mine: _Waiting) -> None:
+        """Take *mine* out again. If it was to lead, the next one does."""
+        with self.lock:
+            if mine in self.waiting:
+                self.waiting.remove(mine)
+            if mine.leads and not mine.done:
+                self._hand_over()
+
+    def take(self, limit: int) -> list[_Waiting]:
+        """Take the next transactions to send; the leader's is among them."""
+        with self.lock:
+            return [self.waiting.popleft() for _ in range(min(len(self.waiting), limit))]
+
+    def deliver(self, batch: list[_Waiting], answers: list[Answer]) -> None:
+        """Deliver the answers, wake their callers, and wake the next leader."""
+        with self.lock:
+            for each, answer in zip(batch, answers, strict=True):
+                each.answer, each.done = answer, True
+                each.woken.set()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        self.busy = bool(self.waiting)
+        if self.waiting:
+            self.waiting[0].leads = True
+            self.waiting[0].woken.set()
+
+
+class Lanes:
+    """Lanes for threads. A thread that finds its lane free sends all transactions that wait there.
+
+    A forked process begins with empty lanes.
+    """
+
+    def __init__(self, options: GroupCommit, send: Send) -> None:
+        self._options, self._send = options, send
+        self._renew()
+
+    def _renew(self) -> None:
+        self._process = os.getpid()
+        self._lanes = [_Lane() for _ in range(self._options.lanes)]
+
+    def post(self, transaction: Transaction) -> Answer:
+        """The answer to *transaction*."""
+        if os.getpid() != self._process:
+            self._renew()
+        lane = self._lanes[transaction.tenant.int % len(self._lanes)]
+        mine = _Waiting(transaction)
+        lane.join(mine)
+        try:
+            if not mine.leads:
+                mine.woken.wait()
+            if not mine.done:
+                self._lead(lane)
+        except BaseException:
+            lane.leave(mine)
+            raise
+        return mine.answer
+
+    def _lead(self, lane: _Lane) -> None:
+        batch = lane.take(self._options.max_batch)
+        answers: list[Answer] = [None] * len(batch)
+        try:
+            answers = self._send([each.transaction for each in batch])
+        except BillingError:
+            pass  # each is posted by itself, and has an answer of its own
+        finally:
+            lane.deliver(batch, answers)
+
+
+@define(eq=False)
+class _AsyncLane:
+    waiting: deque[tuple[Transaction, asyncio.Future[Answer]]] = field(factory=deque)
+    sender: asyncio.Task[None] | None = None
+
+
+class AsyncLanes:
+    """Lanes for tasks. Each lane has a task that sends, so a cancelled caller does not cancel the
+    transactions of others.
+    """
+
+    def __init__(self, options: GroupCommit, send: SendAsync) -> None:
+        self._options, self._send = options, send
+        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_AsyncLane]]
+        self._lanes = WeakKeyDictionary()
+
+    async def post(self, transaction: Transaction) -> Answer:
+        """The answer to *transaction*."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._lanes:
+            self._lanes[loop] = [_AsyncLane() for _ in range(self._options.lanes)]
+        lane = self._lanes[loop][transaction.tenant.int % self._options.lanes]
+        answer: asyncio.Future[Answer] = loop.create_future()
+        lane.waiting.append((transaction, answer))
+        if lane.sender is None:
+            lane.sender = loop.create_task(self._sending(lane))
+        return await answer
+
+    async def _sending(self, lane: _AsyncLane) -> None:
+        try:
+            while lane.waiting:
+                count = min(len(lane.waiting), self._options.max_batch)
+                taken = [lane.waiting.popleft() for _ in range(count)]
+                await self._send_all([each for each in taken if not each[1].done()])
+        finally:
+            lane.sender = None
+            while lane.waiting:  # the loop is shutting down
+                lane.waiting.popleft()[1].cancel()
+
+    async def _send_all(self, batch: list[tuple[Transaction, asyncio.Future[Answer]]]) -> None:
+        answers: list[Answer] = [None] * len(batch)
+        try:
+            if batch:
+                answers = await self._send([transaction for transaction, _ in batch])
+        except BillingError:
+            pass  # each is posted by itself, and has an answer of its own
+        finally:
+            for (_, waiting), answer in zip(batch, answers, strict=True):
+                if not waiting.done():
+                    waiting.set_result(answer)
+
+
+def is_groupable(transaction: Transaction) -> bool:
+    """True if it may share a commit. A reversal may not: the service role records it."""
+    return not transaction.kind.reverses

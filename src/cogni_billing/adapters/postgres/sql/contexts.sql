@@ -1,0 +1,195 @@
+-- The tenant of a call. Every function that a role may call begins with `act`.
+
+-- The revision of this schema's objects, wherever the version table is.
+CREATE FUNCTION cogni_billing.revision() RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'cogni_billing_0001'::pg_catalog.text $$;
+
+-- The tenant of the open transaction; NULL, so that no row matches, where none is set.
+CREATE FUNCTION cogni_billing.tenant() RETURNS uuid
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CAST(nullif(pg_catalog.current_setting('app.current_user_id', true), '')
+        AS pg_catalog.uuid)
+$$;
+
+-- The account of a tenant has the tenant's own id; the system tenant's is fixed.
+CREATE FUNCTION cogni_billing.account_of(tenant uuid) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE tenant
+        WHEN '00000000-0000-4000-a000-000000000001'::pg_catalog.uuid
+        THEN '00000000-0000-4000-b000-000000000000'::pg_catalog.uuid
+        ELSE tenant
+    END
+$$;
+
+-- The tenant of an account: the inverse, for the system tenant's other accounts too.
+CREATE FUNCTION cogni_billing.owner_of(account uuid) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN account BETWEEN '00000000-0000-4000-b000-000000000000'::pg_catalog.uuid
+            AND '00000000-0000-4000-b000-000000000004'::pg_catalog.uuid
+        THEN '00000000-0000-4000-a000-000000000001'::pg_catalog.uuid
+        ELSE account
+    END
+$$;
+
+-- True for a moment within five minutes of the server's clock. A test database, marked in the comment
+-- of the schema, takes any moment, so that tests can set their own clock.
+CREATE FUNCTION cogni_billing.is_near(moment timestamptz) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    -- Not the statement's: a caller can make a statement wait before it calls.
+    present CONSTANT timestamptz := clock_timestamp();
+BEGIN
+    RETURN coalesce(moment >= 'epoch' AND moment < '9999-01-01 00:00:00+00', false)
+        AND (moment BETWEEN present - interval '5 minutes' AND present + interval '5 minutes'
+            OR coalesce(obj_description(to_regnamespace('cogni_billing'), 'pg_namespace')::json
+                ->> 'test_database' = 'true', false));
+END
+$$;
+
+CREATE FUNCTION cogni_billing.mac(message text, inner_key bytea, outer_key bytea) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT pg_catalog.encode(
+        pg_catalog.sha256(outer_key OPERATOR(pg_catalog.||) pg_catalog.sha256(
+            inner_key OPERATOR(pg_catalog.||) pg_catalog.convert_to(message, 'UTF8'))),
+        'hex')
+$$;
+
+-- Refuses arguments that break the rule of this name.
+CREATE FUNCTION cogni_billing.refuse(rule text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE check_violation USING CONSTRAINT = rule, MESSAGE = format('rule %s is broken', rule);
+END
+$$;
+
+-- Refuses arguments that every record has: its moment, its metadata and perhaps its reference.
+CREATE FUNCTION cogni_billing.check_call(moment timestamptz, metadata text, reference text)
+RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT cogni_billing.is_near(moment) THEN
+        PERFORM cogni_billing.refuse('moments_are_near_the_servers');
+    ELSIF NOT cogni_billing.is_object(metadata, 16384) THEN
+        PERFORM cogni_billing.refuse('metadata_is_a_small_object');
+    ELSIF NOT cogni_billing.is_visible(reference) THEN
+        PERFORM cogni_billing.refuse('references_are_visible_ascii');
+    END IF;
+END
+$$;
+
+-- True for 1 to 255 visible ASCII characters.
+CREATE FUNCTION cogni_billing.is_visible(given text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN coalesce(octet_length(given) BETWEEN 1 AND 255 AND given !~ '[^\x21-\x7e]', false);
+END
+$$;
+
+-- Refuses an id that was given before.
+CREATE FUNCTION cogni_billing.refuse_id(given uuid) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE unique_violation USING
+        CONSTRAINT = 'ids_are_given_once', MESSAGE = format('id %s is taken', given);
+END
+$$;
+
+-- Lets the transaction act for a tenant. Where there are keys, only with a proof: the id of a key,
+-- the second of signing, and the code, signed within five minutes of the transaction's start.
+-- The check comes first, so that without a proof every call gets the same answer.
+CREATE FUNCTION cogni_billing.act(tenant uuid, proof text) RETURNS uuid
+LANGUAGE plpgsql AS $$
+DECLARE
+    signed CONSTANT text[] := string_to_array(proof, '.');
+    proved boolean;
+    said   text;
+BEGIN
+    SELECT bool_or(coalesce(CASE id WHEN signed[1]
+        THEN signed[3] = cogni_billing.mac(tenant || '.' || signed[2], inner_key, outer_key)
+        END, false))
+    INTO proved
+    FROM cogni_billing.context_keys;  -- NULL where there are none
+    IF proved THEN  -- and not before: only a signed second is known to be a number
+        proved := to_timestamp(signed[2]::bigint)
+            BETWEEN now() - interval '5 minutes' AND statement_timestamp() + interval '5 minutes';
+    END IF;
+    IF NOT proved THEN
+        RAISE insufficient_privilege USING MESSAGE = 'the tenant was set without a valid proof';
+    END IF;
+    IF tenant IS NULL
+        OR tenant = '00000000-0000-0000-0000-000000000000'
+        OR tenant BETWEEN '00000000-0000-4000-b000-000000000000'
+            AND '00000000-0000-4000-b000-000000000004'
+    THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'tenants_are_not_reserved', MESSAGE = 'this id cannot be a tenant''s';
+    END IF;
+    said := set_config('app.current_user_id', tenant::text, true);
+    -- A commit is durable, whatever was left on the connection.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        said := set_config('synchronous_commit', 'on', true);
+    END IF;
+    -- A caller could have the plans of our statements sent to it: they hold estimates of all rows.
+    IF current_setting('debug_print_plan') = 'on' THEN
+        said := set_config('debug_print_plan', 'off', true);
+    END IF;
+    RETURN tenant;
+END
+$$;
+
+-- The same without a proof, for functions that go from one tenant's wallet to another's.
+CREATE FUNCTION cogni_billing.act_next(tenant uuid) RETURNS uuid
+LANGUAGE plpgsql AS $$
+DECLARE
+    said CONSTANT text := set_config('app.current_user_id', tenant::text, true);
+BEGIN
+    RETURN tenant;
+END
+$$;
+
+-- True for a JSON object that Python reads back as it is: at most so many bytes, no NUL, no
+-- lone surrogate, at most 8 levels, and no number beyond a double or longer than 640 digits.
+CREATE FUNCTION cogni_billing.is_object(given text, bytes_max integer) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    parsed  jsonb;
+    numbers text;
+BEGIN
+    IF given = '{}' THEN
+        RETURN true;
+    ELSIF given IS NULL OR octet_length(given) > bytes_max THEN
+        RETURN false;
+    END IF;
+    BEGIN
+        parsed := given::jsonb;
+    EXCEPTION WHEN OTHERS THEN
+        RETURN false;
+    END;
+    numbers := regexp_replace(given, '"(?:[^"\\]|\\.)*"', '""', 'g');
+    RETURN jsonb_typeof(parsed) = 'object'
+        AND NOT jsonb_path_exists(
+            parsed, 'strict $.**{8 to last} ? (@.type() == "object" || @.type() == "array")')
+        AND (numbers !~ '[0-9][eE]|[0-9]{200}' OR (
+            SELECT bool_and(CASE WHEN number[1] ~ '[.eE]'
+                THEN abs(number[1]::numeric) < 1.7e308 ELSE length(number[1]) <= 641 END)
+            FROM regexp_matches(numbers, '-?[0-9][0-9.eE+-]*', 'g') AS number
+        ));
+END
+$$;
+
+-- Opens the system tenant's account where it is missing; for the migrator.
+CREATE FUNCTION cogni_billing.seed_system_tenant() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    before CONSTANT text := current_setting('app.current_user_id', true);
+    me     CONSTANT uuid := cogni_billing.act_next('00000000-0000-4000-a000-000000000001');
+BEGIN
+    INSERT INTO cogni_billing.wallets (tenant_id, opened_at) VALUES (me, 'epoch')
+    ON CONFLICT DO NOTHING;
+    PERFORM set_config('app.current_user_id', coalesce(before, ''), true);
+END
+$$;

@@ -1,0 +1,458 @@
+-- Recording transactions. One function does it; three doors say which kinds a role may record.
+--
+-- Every door takes the tenant, the proof of a signed context or NULL, and JSON; and returns JSON.
+-- Refusals are values, not errors, so that one refused request of many undoes nothing.
+
+-- The contra account of a kind; NULL for an unknown kind.
+CREATE FUNCTION cogni_billing.contra_of(kind text) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE kind
+        /* contra */
+    END
+$$;
+
+-- A transaction as its tenant may read it.
+CREATE FUNCTION cogni_billing.record_of(made cogni_billing.transactions) RETURNS json
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT to_json(told)
+        FROM (
+            SELECT (made).*, kept.policy AS rules, terms.source, terms.priority, terms.expires_at,
+                bought.reference AS payment, bought.paid_unit AS payment_unit
+            FROM (SELECT) AS always
+            LEFT JOIN cogni_billing.policies AS kept ON digest = made.policy
+            LEFT JOIN cogni_billing.grants AS terms
+                ON terms.tenant_id = made.tenant_id AND terms.id = made.id
+            LEFT JOIN cogni_billing.transactions AS bought
+                ON bought.tenant_id = made.tenant_id AND bought.id = made.reverses
+        ) AS told
+    );
+END
+$$;
+
+-- Records transactions of a tenant, one after another, and answers each. Settles what is due on the
+-- wallet first; when that is more than one call settles, the last answer is `unsettled`, and the
+-- same call again goes on.
+CREATE FUNCTION cogni_billing.record(owner uuid, asked json, kinds text[]) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    account      CONSTANT uuid := cogni_billing.account_of(owner);
+    -- The first of several may be a replay; the next need a settled wallet all the same.
+    several      CONSTANT boolean := json_array_length(asked) > 1;
+    answers      text := '';
+    locked       boolean := false;
+    changed      boolean := false;
+    w            cogni_billing.wallets;
+    was          cogni_billing.transactions;
+    bought       cogni_billing.transactions;
+    hold         cogni_billing.holds;
+    m            record;
+    due          record;
+    ended        record;
+    rule         text;
+    contra       uuid;
+    present      timestamptz;
+    arrived      numeric;
+    seen         bigint;
+    available    numeric;
+    to_draw      numeric;
+    drawn        numeric;
+    from_grants  uuid[];
+    from_amounts numeric[];
+    policy_key   bytea;
+    shared       numeric;
+    share        numeric;
+    n            integer;
+    other_side   numeric;
+    legs         cogni_billing.arrivals[] := '{}';
+BEGIN
+    FOR m IN
+        SELECT * FROM json_to_recordset(asked) AS movement (
+            kind text, id uuid, at timestamptz, reference text, amount numeric, metadata text,
+            overdraft boolean, subject uuid,
+            paid numeric, paid_unit text, beneficiaries uuid[], shares numeric[], policy text,
+            source text, priority integer, expires_at timestamptz,
+            reverses uuid, returned numeric, returned_total numeric, part numeric, shortfall text,
+            absorbed numeric
+        )
+    LOOP
+        contra := cogni_billing.contra_of(m.kind);
+        rule := CASE
+            WHEN (contra IS NOT NULL AND m.kind = ANY (kinds)) IS NOT TRUE
+            THEN 'transactions_kind_known'
+            WHEN m.id IS NULL
+            THEN 'transactions_have_an_id'
+            WHEN NOT cogni_billing.is_visible(m.reference)
+            THEN 'references_are_visible_ascii'
+            WHEN (abs(m.amount) < 1e40 AND scale(m.amount) = 0
+                AND (m.amount <> 0 OR m.kind IN (/* may_be_zero */))) IS NOT TRUE
+            THEN 'amounts_are_whole_and_bounded'
+            WHEN m.amount <> 0 AND (m.amount > 0) <> (m.kind IN (/* is_credit */))
+            THEN 'transactions_raise_or_lower'
+            WHEN NOT cogni_billing.is_near(m.at)
+            THEN 'moments_are_near_the_servers'
+            WHEN NOT cogni_billing.is_object(m.metadata, 16384)
+            THEN 'metadata_is_a_small_object'
+            WHEN (m.subject IS NOT NULL) <> (m.kind IN (/* subject */))
+            THEN 'transactions_have_their_subject'
+            WHEN (m.reverses IS NOT NULL) <> (m.kind IN (/* reverses */))
+            THEN 'reversals_name_a_purchase'
+            WHEN m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
+                OR m.kind <> 'grant' AND num_nonnulls(m.source, m.priority, m.expires_at) > 0
+                OR m.reverses IS NULL
+                AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
+            THEN 'transactions_fit_their_kind'
+            WHEN (m.beneficiaries IS NOT NULL OR m.shares IS NOT NULL) AND (
+                m.kind IN (/* has_shares */)
+                AND cardinality(m.beneficiaries) = cardinality(m.shares)
+                AND cardinality(m.beneficiaries) BETWEEN 1 AND 32
+                AND array_ndims(m.beneficiaries) = 1 AND array_lower(m.beneficiaries, 1) = 1
+                AND array_ndims(m.shares) = 1 AND array_lower(m.shares, 1) = 1
+                AND array_position(m.beneficiaries, NULL) IS NULL
+                AND array_position(m.shares, NULL) IS NULL
+                -- Any account can earn a share, but not of its own purchase.
+                AND account <> ALL (m.beneficiaries)
+                AND NOT m.beneficiaries && ARRAY[
+                    '00000000-0000-0000-0000-000000000000',
+                    '00000000-0000-4000-a000-000000000001',
+                    '00000000-0000-4000-b000-000000000001',
+                    '00000000-0000-4000-b000-000000000002',
+                    '00000000-0000-4000-b000-000000000003',
+                    '00000000-0000-4000-b000-000000000004']::uuid[]
+            ) IS NOT TRUE
+            THEN 'shares_are_complete'
+        END;
+        IF rule IS NOT NULL THEN
+            PERFORM cogni_billing.refuse(rule);
+        END IF;
+        shared := 0;
+        FOR i IN 1 .. coalesce(cardinality(m.shares), 0) LOOP
+            share := m.shares[i];
+            IF (abs(share) < 1e40 AND scale(share) = 0
+                AND array_position(m.beneficiaries, m.beneficiaries[i]) = i
+                AND CASE WHEN m.reverses IS NULL THEN share >= 0 ELSE share <= 0 END) IS NOT TRUE
+            THEN
+                PERFORM cogni_billing.refuse('shares_are_complete');
+            END IF;
+            shared := shared + share;
+        END LOOP;
+
+        -- A replay needs no lock. Where another call records the key after this look, the unique
+        -- index refuses the second record, and the caller makes the call again.
+        SELECT * INTO was FROM cogni_billing.transactions
+        WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
+        IF NOT locked AND (several OR NOT FOUND) THEN
+            SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner FOR NO KEY UPDATE;
+            IF NOT FOUND THEN
+                -- There is no row to wait for, and claims in two orders would deadlock.
+                PERFORM pg_advisory_xact_lock(hashtextextended(owner::text, 0));
+                SELECT * INTO w FROM cogni_billing.wallets
+                WHERE tenant_id = owner FOR NO KEY UPDATE;
+            END IF;
+            locked := true;
+        END IF;
+        present := greatest(w.as_of, m.at);
+        IF w.due_at <= present AND (several OR was.id IS NULL) THEN
+            SELECT * INTO due FROM cogni_billing.settle_due(w, present);
+            w := due.w;
+            arrived := NULL;  -- an expiry may have seen more since
+            IF due.more THEN
+                answers := answers || ',{"outcome":"unsettled"}';
+                EXIT;
+            END IF;
+        END IF;
+        IF was.id IS NULL AND m.kind = 'purchase' THEN
+            INSERT INTO cogni_billing.claims (payment, tenant_id, transaction_id)
+            VALUES (m.reference, owner, m.id)
+            ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN
+                -- This tenant may have claimed it just now, when it had no wallet to lock.
+                SELECT * INTO was FROM cogni_billing.transactions
+                WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
+                IF NOT FOUND THEN
+                    answers := answers || ',{"outcome":"claimed"}';
+                    CONTINUE;
+                END IF;
+            END IF;
+        END IF;
+        IF was.id IS NOT NULL THEN
+            answers := answers || ',{"outcome":"replayed","stored":'
+                || cogni_billing.record_of(was) || '}';
+            CONTINUE;
+        END IF;
+
+        -- The account, as it is at the present moment.
+        IF w.tenant_id IS NULL THEN
+            IF m.expires_at <= present THEN
+                answers := answers || ',{"outcome":"expired","present":' || to_json(present) || '}';
+                CONTINUE;
+            END IF;
+            IF m.kind NOT IN (/* opens_account */) THEN
+                answers := answers || ',{"outcome":"unknown_account"}';
+                CONTINUE;
+            END IF;
+            w := cogni_billing.open_wallet(owner, m.at);
+            present := greatest(w.as_of, m.at);
+        END IF;
+        IF arrived IS NULL THEN
+            SELECT w.received + coalesce(sum(amount), 0), coalesce(max(position), w.received_up_to)
+            INTO arrived, seen
+            FROM cogni_billing.arrivals
+            WHERE account_id = account AND position > w.received_up_to;
+        END IF;
+        available := w.posted + arrived - w.held;
+
+        -- The effect of the kind on the wallet. A debit without a rule of its own is usage.
+        from_grants := NULL;
+        from_amounts := NULL;
+        policy_key := NULL;
+        IF m.kind = 'purchase' THEN
+            IF (m.paid > 0 AND m.paid < 1e40
+                AND m.paid_unit IN ('USD', 'USDC')
+                AND scale(m.paid) <= CASE m.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
+                -- In full, or what a split leaves of it.
+                AND ceil(m.paid * 10000000) IN (m.amount, m.amount + shared)
+            ) IS NOT TRUE THEN
+                PERFORM cogni_billing.refuse('purchases_credit_what_was_paid');
+            END IF;
+            policy_key := sha256(convert_to(m.policy, 'UTF8'));
+            IF NOT EXISTS (SELECT FROM cogni_billing.policies WHERE digest = policy_key) THEN
+                IF NOT cogni_billing.is_object(m.policy, 65536) THEN
+                    PERFORM cogni_billing.refuse('policies_are_small_objects');
+                END IF;
+                INSERT INTO cogni_billing.policies (digest, policy)
+                VALUES (policy_key, m.policy::json)
+                ON CONFLICT DO NOTHING;
+            END IF;
+        ELSIF m.kind = 'grant' THEN
+            IF (cogni_billing.is_visible(m.source) AND m.priority BETWEEN 0 AND 1000000
+                AND coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)) IS NOT TRUE
+            THEN
+                PERFORM cogni_billing.refuse('grants_have_their_terms');
+            END IF;
+            IF m.expires_at <= present THEN
+                answers := answers || ',{"outcome":"expired","present":' || to_json(present) || '}';
+                CONTINUE;
+            END IF;
+            INSERT INTO cogni_billing.grants (
+                tenant_id, id, amount, source, priority, granted_at, expires_at
+            ) VALUES (owner, m.id, m.amount, m.source, m.priority, m.at, m.expires_at)
+            ON CONFLICT DO NOTHING;  -- refused below
+            w.granted := w.granted + m.amount;
+            w.due_at := least(w.due_at, m.expires_at);
+        ELSIF m.kind = 'capture' THEN
+            SELECT * INTO hold FROM cogni_billing.holds
+            WHERE tenant_id = owner AND id = m.subject AND kind = 'work';
+            IF NOT FOUND THEN
+                answers := answers || ',{"outcome":"unknown_hold"}';
+                CONTINUE;
+            ELSIF - m.amount > hold.amount THEN
+                answers := answers || ',{"outcome":"insufficient","available":' || hold.amount || '}';
+                CONTINUE;
+            ELSIF hold.state <> 'open' THEN
+                answers := answers || ',{"outcome":"hold_closed","state":"' || hold.state || '"}';
+                CONTINUE;
+            END IF;
+            SELECT * INTO ended
+            FROM cogni_billing.end_hold(w, hold, 'captured', - m.amount, present);
+            w := ended.w;
+            from_grants := ended.grants;
+            from_amounts := ended.amounts;
+        ELSE
+            to_draw := - m.amount;
+            IF m.reverses IS NOT NULL THEN
+                SELECT * INTO bought FROM cogni_billing.transactions
+                WHERE tenant_id = owner AND id = m.reverses AND kind = 'purchase';
+                IF (bought.beneficiaries IS NOT DISTINCT FROM m.beneficiaries
+                    AND m.returned > 0 AND m.returned_total <= bought.paid
+                    AND m.returned_total - m.returned = (
+                        SELECT coalesce(max(returned_total), 0)
+                        FROM cogni_billing.transactions
+                        WHERE tenant_id = owner AND reverses = m.reverses)
+                    AND scale(m.returned) <= CASE bought.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
+                    AND coalesce(m.part = m.returned, true)
+                    AND m.shortfall IN ('debt', 'clamp')
+                    AND m.absorbed >= 0 AND m.absorbed < 1e40 AND scale(m.absorbed) = 0
+                    AND (m.subject IS NULL OR EXISTS (
+                        SELECT FROM cogni_billing.disputes
+                        WHERE tenant_id = owner AND disputes.id = m.subject
+                          AND purchase_id = m.reverses AND disputed = m.returned))
+                ) IS NOT TRUE THEN
+                    PERFORM cogni_billing.refuse('reversals_follow_one_another');
+                END IF;
+                -- Purchased credits go before granted ones; below zero, there are neither.
+                to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
+            ELSIF NOT coalesce(m.overdraft, false) AND to_draw > available THEN
+                answers := answers || ',{"outcome":"insufficient","available":' || available || '}';
+                CONTINUE;
+            END IF;
+            IF w.granted > 0 AND to_draw > 0 THEN
+                SELECT * INTO from_grants, from_amounts, drawn
+                FROM cogni_billing.draw_grants(owner, to_draw);
+                w.granted := w.granted - drawn;
+            END IF;
+        END IF;
+
+        w.posted := w.posted + m.amount;
+        w.lines := w.lines + 1;
+        w.as_of := present;
+        changed := true;
+        INSERT INTO cogni_billing.transactions (
+            tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
+            posted_after, arrived, overdraft, subject_id, paid, paid_unit, beneficiaries, shares,
+            policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
+            shortfall, absorbed, metadata
+        ) VALUES (
+            owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
+            w.posted, arrived, coalesce(m.overdraft, false), m.subject, m.paid, m.paid_unit,
+            m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
+            m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.metadata::json
+        )
+        ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING;
+        IF NOT FOUND THEN
+            PERFORM cogni_billing.refuse_id(m.id);
+        END IF;
+        -- The other legs: shares, the absorbed part, and the contra account's side, which is zero
+        -- for a very small reversal.
+        n := 0;
+        FOR i IN 1 .. coalesce(cardinality(m.shares), 0) LOOP
+            IF m.shares[i] <> 0 THEN
+                n := n + 1;
+                legs[cardinality(legs) + 1] :=
+                    ROW(owner, m.id, n, m.beneficiaries[i], 0, m.kind, m.shares[i], m.at);
+            END IF;
+        END LOOP;
+        IF m.absorbed > 0 THEN
+            n := n + 1;
+            legs[cardinality(legs) + 1] := ROW(owner, m.id, n,
+                '00000000-0000-4000-b000-000000000004'::uuid, 0, m.kind, - m.absorbed, m.at);
+        END IF;
+        other_side := coalesce(m.absorbed, 0) - m.amount - shared;
+        IF other_side <> 0 OR m.reverses IS NULL THEN
+            legs[cardinality(legs) + 1] :=
+                ROW(owner, m.id, n + 1, contra, 0, m.kind, other_side, m.at);
+        END IF;
+        answers := answers || ',{"outcome":"done","balance":' || w.posted + arrived || '}';
+    END LOOP;
+    IF changed THEN
+        UPDATE cogni_billing.wallets
+        SET posted = w.posted, held = w.held, granted = w.granted, lines = w.lines,
+            as_of = w.as_of, due_at = w.due_at
+        WHERE tenant_id = owner;
+    END IF;
+    INSERT INTO cogni_billing.arrivals (
+        origin_id, transaction_id, sequence, account_id, kind, amount, occurred_at
+    )
+    SELECT owner, transaction_id, sequence, account_id, kind, amount, occurred_at
+    FROM unnest(legs);
+    RETURN '[' || substr(answers, 2) || ']';
+END
+$$;
+
+-- The same; if it is all or none and one is refused, all are undone.
+CREATE FUNCTION cogni_billing.post(owner uuid, asked json, kinds text[], all_or_none boolean)
+RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    answers text;
+BEGIN
+    IF NOT all_or_none OR json_array_length(asked) = 1 THEN
+        RETURN cogni_billing.record(owner, asked, kinds);
+    ELSIF (cogni_billing._settle(owner, asked -> 0) ->> 'more')::boolean THEN
+        RETURN '[{"outcome":"unsettled"}]';
+    END IF;
+    BEGIN
+        answers := cogni_billing.record(owner, asked, kinds);
+        IF EXISTS (
+            SELECT FROM json_array_elements(answers::json) WITH ORDINALITY AS told (answer, n)
+            WHERE answer ->> 'outcome' NOT IN ('done', 'unsettled')
+              -- The caller knows of these that they are replays, and no conflicts.
+              AND (answer ->> 'outcome' = 'replayed'
+                  AND (asked -> (n - 1)::integer ->> 'replays')::boolean) IS NOT TRUE
+        ) THEN
+            RAISE SQLSTATE 'CB001';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'CB001' THEN NULL;  -- the answers say why
+    END;
+    RETURN answers;
+END
+$$;
+
+-- The same for several tenants in one transaction, each under its own context and proof; the answers
+-- are a list for each.
+CREATE FUNCTION cogni_billing.post_groups(groups json, kinds text[]) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    tenant  record;
+    answers text := '';
+BEGIN
+    FOR tenant IN
+        SELECT * FROM json_to_recordset(groups) AS tenant (owner uuid, proof text, movements json)
+    LOOP
+        answers := answers || ',' || cogni_billing.record(
+            cogni_billing.act(tenant.owner, tenant.proof), tenant.movements, kinds);
+    END LOOP;
+    RETURN '[' || substr(answers, 2) || ']';
+END
+$$;
+
+-- Posts expirations due on the wallet by a moment, a thousand at most; `more` if others are due.
+CREATE FUNCTION cogni_billing._settle(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    w       CONSTANT cogni_billing.wallets := cogni_billing.lock_wallet(me);
+    moment  CONSTANT timestamptz := asked ->> 'at';
+    present CONSTANT timestamptz := greatest(w.as_of, moment);
+    settled CONSTANT boolean := EXISTS (SELECT FROM cogni_billing.due(me, present));
+    due     record;
+BEGIN
+    PERFORM cogni_billing.check_call(moment, '{}', '-');
+    SELECT * INTO due FROM cogni_billing.settle_due(w, present);
+    RETURN json_build_object('settled', settled, 'more', due.more);
+END
+$$;
+
+-- Walls --------------------------------------------------------------------------------------
+
+-- Postings of a transaction sum to zero, its own line included, for every writer. The first one
+-- is among those written, and written once, so none can be added later.
+CREATE FUNCTION cogni_billing.check_arrivals() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    wrong record;
+BEGIN
+    SELECT made.transaction_id, made.total + own.amount AS excess INTO wrong
+    FROM (
+        SELECT origin_id, transaction_id, sum(amount) AS total, min(sequence) AS first
+        FROM added
+        GROUP BY origin_id, transaction_id
+    ) AS made
+    LEFT JOIN LATERAL (
+        SELECT amount FROM cogni_billing.transactions
+        WHERE tenant_id = made.origin_id AND id = made.transaction_id
+        OFFSET 0
+    ) AS own ON true
+    WHERE (made.total + own.amount = 0 AND made.first = 1) IS NOT TRUE
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE check_violation USING
+            CONSTRAINT = 'postings_sum_to_zero',
+            MESSAGE = format(
+                'postings of transaction %s sum to %s', wrong.transaction_id, wrong.excess);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+-- History is append-only, for the owner of the tables too.
+CREATE FUNCTION cogni_billing.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE restrict_violation USING
+        CONSTRAINT = 'history_is_append_only',
+        MESSAGE = format('%s of %I is refused: history is append-only', TG_OP, TG_TABLE_NAME);
+END
+$$;

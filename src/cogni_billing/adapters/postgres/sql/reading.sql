@@ -1,0 +1,325 @@
+-- Questions of one tenant about its own side of the ledger. Each is one function, one snapshot.
+
+-- The sum of an account's arrivals up to a position: the last checkpoint and newer arrivals.
+CREATE FUNCTION cogni_billing.arrived_up_to(account uuid, last_position bigint) RETURNS numeric
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    folded record;
+BEGIN
+    SELECT up_to, arrived INTO folded FROM cogni_billing.checkpoints
+    WHERE account_id = account AND up_to <= last_position
+    ORDER BY up_to DESC LIMIT 1;
+    RETURN coalesce(folded.arrived, 0) + (
+        SELECT coalesce(sum(amount), 0)
+        FROM cogni_billing.arrivals
+        WHERE account_id = account
+          AND position > coalesce(folded.up_to, 0) AND position <= last_position
+    );
+END
+$$;
+
+-- The sum of an account's arrivals by a moment. Checkpoints wholly before it count as they are.
+-- Arrivals are read for checkpoints that straddle it, and after the last one.
+CREATE FUNCTION cogni_billing.arrived_by(account uuid, moment timestamptz) RETURNS numeric
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(sum(added), 0) FROM cogni_billing.checkpoints
+        WHERE account_id = account AND latest_at <= moment
+    ) + (
+        SELECT coalesce(sum(line.amount), 0)
+        FROM cogni_billing.checkpoints AS part
+        JOIN cogni_billing.arrivals AS line ON line.account_id = account
+            AND line.position > part.after AND line.position <= part.up_to
+        WHERE part.account_id = account
+          AND part.earliest_at <= moment AND part.latest_at > moment
+          AND line.occurred_at <= moment
+    ) + (
+        SELECT coalesce(sum(amount), 0)
+        FROM cogni_billing.arrivals
+        WHERE account_id = account AND occurred_at <= moment
+          AND position > (
+              SELECT coalesce(max(up_to), 0) FROM cogni_billing.checkpoints
+              WHERE account_id = account)
+    );
+END
+$$;
+
+-- The position of a tenant's last line by a moment and by an arrival; zero where there is none.
+-- Positions have no gaps and neither column falls along them, so a binary search needs no index.
+CREATE FUNCTION cogni_billing.last_line(
+    owner uuid, lines bigint, moment timestamptz, last_seen bigint
+) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    low    bigint := 0;
+    high   bigint := lines;
+    middle bigint;
+BEGIN
+    WHILE low < high LOOP
+        middle := (low + high + 1) / 2;
+        IF EXISTS (
+            SELECT FROM cogni_billing.transactions
+            WHERE tenant_id = owner AND position = middle
+              AND line_at <= moment AND seen <= last_seen
+        ) THEN
+            low := middle;
+        ELSE
+            high := middle - 1;
+        END IF;
+    END LOOP;
+    RETURN low;
+END
+$$;
+
+CREATE FUNCTION cogni_billing._account(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN coalesce((
+        SELECT json_build_object('outcome', 'done', 'opened_at', opened_at)
+        FROM cogni_billing.wallets WHERE tenant_id = me
+    ), '{"outcome":"unknown_account"}');
+END
+$$;
+
+CREATE FUNCTION cogni_billing._open_account(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    moment CONSTANT timestamptz := asked ->> 'at';
+BEGIN
+    IF NOT EXISTS (SELECT FROM cogni_billing.wallets WHERE tenant_id = me) THEN
+        PERFORM cogni_billing.check_call(moment, '{}', '-');
+        PERFORM cogni_billing.open_wallet(me, moment);
+    END IF;
+    RETURN cogni_billing._account(me, asked);
+END
+$$;
+
+-- The balance now, with due expirations taken off; or as of a moment.
+CREATE FUNCTION cogni_billing._balance(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    account CONSTANT uuid := cogni_billing.account_of(me);
+    moment  CONSTANT timestamptz := asked ->> 'moment';
+    present timestamptz := asked ->> 'now';
+    w       cogni_billing.wallets;
+BEGIN
+    SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = me;
+    IF NOT FOUND THEN
+        RETURN '{"outcome":"unknown_account"}';
+    ELSIF moment IS NULL THEN
+        present := greatest(w.as_of, present);
+        w.posted := w.posted + w.received + (
+            SELECT coalesce(sum(amount), 0) FROM cogni_billing.arrivals
+            WHERE account_id = account AND position > w.received_up_to);
+        IF w.due_at <= present THEN
+            w.held := w.held - (
+                SELECT coalesce(sum(amount), 0) FROM cogni_billing.holds
+                WHERE tenant_id = me AND state = 'open' AND ends_at <= present);
+        END IF;
+    ELSE
+        present := moment;
+        w.posted := cogni_billing.arrived_by(account, moment) + coalesce((
+            SELECT posted_after FROM cogni_billing.transactions
+            WHERE tenant_id = me
+              AND position = cogni_billing.last_line(me, w.lines, moment, 9223372036854775807)
+        ), 0);
+        w.held := (
+            SELECT coalesce(sum(amount), 0) FROM cogni_billing.holds
+            WHERE tenant_id = me AND ends_at > moment AND opened_at <= moment);
+    END IF;
+    IF w.due_at <= present AND w.as_of <= present THEN
+        w.posted := w.posted - (
+            SELECT coalesce(sum(amount), 0)
+            FROM cogni_billing.expirations(me, w.as_of, present));
+    END IF;
+    RETURN '{"outcome":"done","posted":' || w.posted || ',"held":' || w.held || '}';
+END
+$$;
+
+-- The balance after a line. An own line has its posted sum; an arrival comes after the own lines
+-- that have not seen it.
+CREATE FUNCTION cogni_billing.balance_after(
+    owner uuid, lines bigint, line_seen bigint, posted numeric
+) RETURNS numeric
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF posted IS NULL THEN
+        SELECT posted_after INTO posted FROM cogni_billing.transactions
+        WHERE tenant_id = owner
+          AND position = cogni_billing.last_line(owner, lines, 'infinity', line_seen - 1);
+    END IF;
+    RETURN coalesce(posted, 0) + CASE WHEN line_seen = 0 THEN 0
+        ELSE cogni_billing.arrived_up_to(cogni_billing.account_of(owner), line_seen) END;
+END
+$$;
+
+-- Lines of the tenant's account, newest first. An own line comes after the arrivals that it has
+-- seen; so a place is an arrival's position and the number of an own line after it, zero for the
+-- arrival itself.
+CREATE FUNCTION cogni_billing._lines(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    m          record;
+    counted    bigint;
+    own_before bigint;
+BEGIN
+    SELECT lines INTO counted FROM cogni_billing.wallets WHERE tenant_id = me;
+    IF NOT FOUND THEN
+        RETURN '{"outcome":"unknown_account"}';
+    END IF;
+    SELECT * INTO m FROM json_to_record(asked) AS page (
+        seen bigint, own bigint, kind text, since timestamptz, until timestamptz, size integer);
+    own_before := CASE
+        WHEN m.seen IS NULL THEN counted + 1
+        WHEN m.own > 0 THEN m.own
+        ELSE 1 + cogni_billing.last_line(me, counted, 'infinity', m.seen - 1)
+    END;
+    RETURN (
+        WITH line AS MATERIALIZED (
+            (
+                SELECT
+                    seen, position AS own, id, kind, reference, amount, line_at AS at, posted_after
+                FROM cogni_billing.transactions
+                WHERE tenant_id = me AND position < own_before
+                  AND (m.kind IS NULL OR kind = m.kind)
+                  AND (m.since IS NULL OR line_at >= m.since)
+                  AND (m.until IS NULL OR line_at < m.until)
+                ORDER BY position DESC
+                LIMIT m.size
+            )
+            UNION ALL
+            (
+                SELECT position, 0, transaction_id, kind, NULL, amount, occurred_at, NULL
+                FROM cogni_billing.arrivals
+                WHERE account_id = cogni_billing.account_of(me)
+                  AND position <= CASE
+                      WHEN m.seen IS NULL THEN 9223372036854775807
+                      WHEN m.own > 0 THEN m.seen
+                      ELSE m.seen - 1 END
+                  AND (m.kind IS NULL OR kind = m.kind)
+                  AND (m.since IS NULL OR occurred_at >= m.since)
+                  AND (m.until IS NULL OR occurred_at < m.until)
+                ORDER BY position DESC
+                LIMIT m.size
+            )
+            ORDER BY seen DESC, own DESC
+            LIMIT m.size
+        ), first AS MATERIALIZED (
+            SELECT cogni_billing.balance_after(me, counted, seen, posted_after) AS balance
+            FROM line ORDER BY seen DESC, own DESC LIMIT 1
+        ), balanced AS (
+            -- Without a filter lines are neighbours: the first one's balance leads to the others'.
+            SELECT line.*, CASE WHEN m.kind IS NULL AND m.since IS NULL AND m.until IS NULL
+                THEN first.balance - coalesce(sum(amount) OVER (
+                    ORDER BY seen DESC, own DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                ), 0)
+                ELSE cogni_billing.balance_after(me, counted, seen, posted_after) END AS balance
+            FROM line CROSS JOIN first
+        )
+        SELECT json_build_object('outcome', 'done', 'lines', coalesce(json_agg(json_build_object(
+            'seen', seen, 'own', own, 'id', id, 'kind', kind, 'reference', reference,
+            'amount', amount, 'at', at, 'balance', balance
+        ) ORDER BY seen DESC, own DESC), '[]'))
+        FROM balanced
+    );
+END
+$$;
+
+-- Grants with credits left, with due expirations taken off.
+CREATE FUNCTION cogni_billing._grants(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    present timestamptz;
+BEGIN
+    SELECT greatest(as_of, (asked ->> 'now')::timestamptz) INTO present
+    FROM cogni_billing.wallets WHERE tenant_id = me;
+    IF NOT FOUND THEN
+        RETURN '{"outcome":"unknown_account"}';
+    END IF;
+    RETURN json_build_object('outcome', 'done', 'grants', coalesce((
+        SELECT json_agg(to_json(lot) ORDER BY priority, expires_at, granted_at, id)
+        FROM (
+            SELECT lot.*, lot.amount - lot.taken + coalesce((
+                SELECT sum(pin.amount)
+                FROM cogni_billing.holds AS hold
+                CROSS JOIN unnest(hold.pinned_grants, hold.pinned_amounts)
+                    AS pin (grant_id, amount)
+                WHERE hold.tenant_id = me AND hold.state = 'open' AND hold.ends_at <= present
+                  AND pin.grant_id = lot.id
+            ), 0) AS remaining
+            FROM cogni_billing.grants AS lot
+            WHERE lot.tenant_id = me AND (lot.expires_at IS NULL OR lot.expires_at > present)
+        ) AS lot
+        WHERE remaining > 0
+    ), '[]'));
+END
+$$;
+
+-- A transaction of the tenant's, by its id or by its kind and reference.
+CREATE FUNCTION cogni_billing._find(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    by_id CONSTANT uuid := asked ->> 'id';
+    made  cogni_billing.transactions;
+BEGIN
+    IF by_id IS NULL THEN
+        SELECT * INTO made FROM cogni_billing.transactions
+        WHERE tenant_id = me AND kind = asked ->> 'kind' AND reference = asked ->> 'reference';
+    ELSE
+        SELECT * INTO made FROM cogni_billing.transactions WHERE tenant_id = me AND id = by_id;
+    END IF;
+    IF FOUND THEN
+        RETURN json_build_object('outcome', 'done', 'stored', cogni_billing.record_of(made));
+    ELSIF EXISTS (SELECT FROM cogni_billing.wallets WHERE tenant_id = me) THEN
+        RETURN '{"outcome":"done","stored":null}';
+    END IF;
+    RETURN '{"outcome":"unknown_account"}';
+END
+$$;
+
+-- A purchase by its payment, and the parts of it that were returned and are disputed.
+CREATE FUNCTION cogni_billing._payment(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    made cogni_billing.transactions;
+BEGIN
+    SELECT * INTO made FROM cogni_billing.transactions
+    WHERE tenant_id = me AND kind = 'purchase' AND reference = asked ->> 'payment';
+    IF NOT FOUND THEN
+        RETURN '{"stored":null}';
+    END IF;
+    RETURN json_build_object(
+        'stored', cogni_billing.record_of(made),
+        'returned', (
+            SELECT coalesce(max(returned_total), 0) FROM cogni_billing.transactions
+            WHERE tenant_id = me AND reverses = made.id
+        ),
+        'disputed', (
+            SELECT coalesce(sum(disputed), 0)
+            FROM cogni_billing.disputes
+            WHERE tenant_id = me AND purchase_id = made.id AND (
+                SELECT state FROM cogni_billing.holds
+                WHERE holds.tenant_id = me AND holds.id = disputes.id) = 'open'
+        )
+    );
+END
+$$;
+
+CREATE FUNCTION cogni_billing._dispute(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN coalesce((
+        SELECT to_json(told)
+        FROM (
+            SELECT made.*, lost.id IS NOT NULL AS lost, (
+                SELECT state FROM cogni_billing.holds WHERE tenant_id = me AND id = made.id
+            )
+            FROM cogni_billing.disputes AS made
+            LEFT JOIN cogni_billing.transactions AS lost ON lost.tenant_id = me
+                AND lost.kind = 'chargeback' AND lost.reference = made.reference
+            WHERE made.tenant_id = me AND made.reference = asked ->> 'reference'
+        ) AS told
+    ), 'null');
+END
+$$;

@@ -1,0 +1,262 @@
+-- Changes of one wallet, under its lock: grants are drawn, holds end, holds and grants expire.
+-- These are for functions of the keeper; the caller has locked the wallet and writes it back.
+
+-- The sum of an account's arrivals after a position, and the last one's position.
+CREATE FUNCTION cogni_billing.newer_arrivals(
+    account uuid, after bigint, OUT amount numeric, OUT up_to bigint
+)
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(sum(arrivals.amount), 0), coalesce(max(position), after)
+    FROM cogni_billing.arrivals
+    WHERE account_id = account AND position > after
+$$;
+
+-- Takes up to so much of a tenant's grants, in the order of spending, as two lists.
+CREATE FUNCTION cogni_billing.draw_grants(
+    owner uuid, wanted numeric, OUT grants uuid[], OUT amounts numeric[], OUT total numeric
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    lot  record;
+    part numeric;
+BEGIN
+    grants := '{}';
+    amounts := '{}';
+    total := 0;
+    FOR lot IN
+        SELECT id, amount - taken AS remaining
+        FROM cogni_billing.grants
+        WHERE tenant_id = owner AND taken < amount
+        ORDER BY priority, expires_at, granted_at, id
+    LOOP
+        EXIT WHEN total >= wanted;
+        part := least(lot.remaining, wanted - total);
+        UPDATE cogni_billing.grants SET taken = taken + part
+        WHERE tenant_id = owner AND id = lot.id;
+        grants := grants || lot.id;
+        amounts := amounts || part;
+        total := total + part;
+    END LOOP;
+END
+$$;
+
+-- Ends an open hold of which so much was used. Returns the used parts of its grants, as two lists;
+-- unused parts go back to the grants.
+CREATE FUNCTION cogni_billing.end_hold(
+    INOUT w cogni_billing.wallets, hold cogni_billing.holds, ending text, used numeric,
+    moment timestamptz, OUT grants uuid[], OUT amounts numeric[]
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    pin  record;
+    part numeric;
+    due  timestamptz;
+BEGIN
+    UPDATE cogni_billing.holds
+    SET state = ending, captured = used, ends_at = greatest(opened_at, moment)
+    WHERE tenant_id = hold.tenant_id AND id = hold.id;
+    w.held := w.held - hold.amount;
+    FOR pin IN
+        SELECT grant_id, amount
+        FROM unnest(hold.pinned_grants, hold.pinned_amounts) WITH ORDINALITY
+            AS pinned (grant_id, amount, n)
+        ORDER BY n
+    LOOP
+        part := least(pin.amount, used);
+        IF part > 0 THEN
+            used := used - part;
+            grants := grants || pin.grant_id;
+            amounts := amounts || part;
+        END IF;
+        IF part < pin.amount THEN
+            UPDATE cogni_billing.grants SET taken = taken - (pin.amount - part)
+            WHERE tenant_id = hold.tenant_id AND id = pin.grant_id
+            RETURNING expires_at INTO due;
+            w.granted := w.granted + pin.amount - part;
+            w.due_at := least(w.due_at, due);
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- The holds and grants of a tenant that expire by a moment.
+CREATE FUNCTION cogni_billing.due(owner uuid, moment timestamptz) RETURNS SETOF timestamptz
+LANGUAGE sql STABLE ROWS 10 AS $$
+    SELECT ends_at FROM cogni_billing.holds
+    WHERE tenant_id = owner AND kind = 'work' AND state = 'open' AND ends_at <= moment
+    UNION ALL
+    SELECT expires_at FROM cogni_billing.grants
+    WHERE tenant_id = owner AND taken < amount AND expires_at <= moment
+$$;
+
+-- Expirations by a moment, each at its own instant but never in the wallet's past: the rest of
+-- grants, and pins that expiring holds give back to expired grants.
+CREATE FUNCTION cogni_billing.expirations(
+    owner uuid, as_of timestamptz, moment timestamptz, OUT at timestamptz, OUT grant_id uuid, OUT amount numeric
+) RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 10 AS $$
+    SELECT greatest(instant, as_of), id, sum(part)
+    FROM (
+        SELECT expires_at AS instant, id, amount - taken AS part
+        FROM cogni_billing.grants
+        WHERE tenant_id = owner AND taken < amount AND expires_at <= moment
+        UNION ALL
+        SELECT greatest(hold.ends_at, pinned.expires_at), pinned.id, pin.amount
+        FROM cogni_billing.holds AS hold
+        CROSS JOIN unnest(hold.pinned_grants, hold.pinned_amounts) AS pin (grant_id, amount)
+        JOIN cogni_billing.grants AS pinned
+            ON pinned.tenant_id = owner AND pinned.id = pin.grant_id
+        WHERE hold.tenant_id = owner AND hold.kind = 'work' AND hold.state = 'open'
+          AND hold.ends_at <= moment AND pinned.expires_at <= moment
+    ) AS parts
+    GROUP BY 1, 2
+$$;
+
+-- Posts expirations due by a moment, set by set: holds expire, and the rest of each expired grant is
+-- taken in a balanced transaction at its own instant.
+CREATE FUNCTION cogni_billing.settle_wallet(w cogni_billing.wallets, moment timestamptz)
+RETURNS cogni_billing.wallets
+LANGUAGE plpgsql AS $$
+DECLARE
+    owner    CONSTANT uuid := w.tenant_id;
+    newer    record;
+    freed    numeric;
+    unheld   numeric;
+    last_due timestamptz;
+    lost     numeric;
+    lines    bigint;
+BEGIN
+    SELECT max(instant) INTO last_due FROM cogni_billing.due(owner, moment) AS instant;
+    IF last_due IS NOT NULL THEN
+        SELECT * INTO newer FROM cogni_billing.newer_arrivals(
+            cogni_billing.account_of(owner), w.received_up_to);
+        WITH expiration AS (
+            SELECT
+                due.at, due.grant_id, due.amount, gen_random_uuid() AS id,
+                row_number() OVER sequence AS n,
+                sum(due.amount) OVER sequence AS so_far,
+                row_number() OVER (PARTITION BY due.grant_id ORDER BY due.at) + (
+                    SELECT count(*)
+                    FROM cogni_billing.transactions
+                    WHERE tenant_id = owner AND kind = 'expiry'
+                      -- A range of the index: "A" comes after "@".
+                      AND reference > due.grant_id || '@' AND reference < due.grant_id || 'A'
+                ) AS time
+            FROM cogni_billing.expirations(owner, w.as_of, moment) AS due
+            JOIN cogni_billing.grants ON tenant_id = owner AND grants.id = due.grant_id
+            WINDOW sequence AS (
+                ORDER BY due.at, priority, expires_at, granted_at, due.grant_id
+                ROWS UNBOUNDED PRECEDING)
+        ), line AS (
+            INSERT INTO cogni_billing.transactions (
+                tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
+                posted_after, arrived, overdraft, subject_id, metadata
+            )
+            SELECT
+                owner, id, w.lines + n, newer.up_to, at, at, 'expiry', grant_id || '@' || time,
+                - expiration.amount, w.posted - so_far, w.received + newer.amount, false, grant_id,
+                '{}'
+            FROM expiration
+            ORDER BY n
+        ), leg AS (
+            INSERT INTO cogni_billing.arrivals (
+                origin_id, transaction_id, sequence, account_id, kind, amount, occurred_at
+            )
+            SELECT owner, id, 1, cogni_billing.contra_of('expiry'), 'expiry', amount, at
+            FROM expiration
+            ORDER BY n
+        )
+        SELECT count(*), coalesce(sum(amount), 0), greatest(last_due, max(at))
+        INTO lines, lost, last_due
+        FROM expiration;
+        WITH pin AS (
+            SELECT grant_id, sum(pinned.amount) AS amount
+            FROM cogni_billing.holds
+            CROSS JOIN unnest(pinned_grants, pinned_amounts) AS pinned (grant_id, amount)
+            WHERE tenant_id = owner AND kind = 'work' AND state = 'open' AND ends_at <= moment
+            GROUP BY grant_id
+        ), returned AS (
+            UPDATE cogni_billing.grants
+            SET taken = CASE WHEN expires_at <= moment THEN amount
+                ELSE taken - (SELECT pin.amount FROM pin WHERE grant_id = id) END
+            WHERE tenant_id = owner
+              AND (taken < amount AND expires_at <= moment OR id IN (SELECT grant_id FROM pin))
+        )
+        SELECT coalesce(sum(amount), 0) INTO freed FROM pin;
+        WITH expired AS (
+            UPDATE cogni_billing.holds SET state = 'expired'
+            WHERE tenant_id = owner AND kind = 'work' AND state = 'open' AND ends_at <= moment
+            RETURNING amount
+        )
+        SELECT coalesce(sum(amount), 0) INTO unheld FROM expired;
+        w.posted := w.posted - lost;
+        w.lines := w.lines + lines;
+        w.held := w.held - unheld;
+        w.granted := w.granted + freed - lost;
+        w.as_of := greatest(w.as_of, last_due);
+    END IF;
+    SELECT coalesce(min(instant), 'infinity') INTO w.due_at
+    FROM cogni_billing.due(owner, 'infinity') AS instant;
+    RETURN w;
+END
+$$;
+
+-- Writes a wallet back.
+CREATE FUNCTION cogni_billing.keep_wallet(w cogni_billing.wallets) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE cogni_billing.wallets
+    SET posted = w.posted, held = w.held, granted = w.granted, lines = w.lines, as_of = w.as_of,
+        due_at = w.due_at
+    WHERE tenant_id = w.tenant_id;
+END
+$$;
+
+-- Settles and writes a locked wallet; `more` if others are due. One call settles a thousand holds
+-- and grants, and those of the same instant as the last of them.
+CREATE FUNCTION cogni_billing.settle_due(
+    INOUT w cogni_billing.wallets, moment timestamptz, OUT more boolean
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    horizon timestamptz := moment;
+BEGIN
+    IF w.due_at <= moment THEN
+        SELECT coalesce(min(instant), moment) INTO horizon FROM (
+            SELECT instant FROM cogni_billing.due(w.tenant_id, moment) AS instant
+            ORDER BY instant OFFSET 999 LIMIT 1
+        ) AS last_one;
+        w := cogni_billing.settle_wallet(w, horizon);
+        PERFORM cogni_billing.keep_wallet(w);
+    END IF;
+    more := horizon < moment;
+END
+$$;
+
+-- Locks a tenant's wallet; NULL where there is none.
+CREATE FUNCTION cogni_billing.lock_wallet(owner uuid) RETURNS cogni_billing.wallets
+LANGUAGE plpgsql AS $$
+DECLARE
+    w cogni_billing.wallets;
+BEGIN
+    SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner FOR NO KEY UPDATE;
+    RETURN w;
+END
+$$;
+
+-- Opens and locks a tenant's wallet, which takes over the last checkpoint of its arrivals.
+CREATE FUNCTION cogni_billing.open_wallet(owner uuid, moment timestamptz)
+RETURNS cogni_billing.wallets
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO cogni_billing.wallets (tenant_id, opened_at, received, received_up_to)
+    SELECT owner, moment, coalesce(folded.arrived, 0), coalesce(folded.up_to, 0)
+    FROM (SELECT) AS always LEFT JOIN (
+        SELECT arrived, up_to FROM cogni_billing.checkpoints
+        WHERE account_id = cogni_billing.account_of(owner)
+        ORDER BY up_to DESC LIMIT 1
+    ) AS folded ON true
+    ON CONFLICT DO NOTHING;
+    RETURN cogni_billing.lock_wallet(owner);
+END
+$$;

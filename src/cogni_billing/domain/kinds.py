@@ -1,0 +1,118 @@
+"""The kinds of transactions, and one closed table of the rules of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from attrs import frozen
+
+from cogni_billing.domain.errors import unknown_kind
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE, AccountId
+
+
+class TransactionKind(StrEnum):
+    """The kind of a transaction, which is also a string: `TransactionKind.CHARGE == "charge"`.
+
+    Its properties read `KINDS`. Each raises `UnbalancedTransaction` for a kind without an entry.
+    """
+
+    PURCHASE = "purchase"
+    """A confirmed payment: credits minted for its tenant, and shares for beneficiaries."""
+    CHARGE = "charge"
+    """Usage: credits consumed."""
+    CAPTURE = "capture"
+    """Usage that is paid from a hold."""
+    GRANT = "grant"
+    """Credits minted without a payment, with a source and perhaps an expiry."""
+    EXPIRY = "expiry"
+    """The remainder of a grant, taken when the grant expires."""
+    REFUND = "refund"
+    """A payment returned in full or in part: its credits and shares are taken back."""
+    CHARGEBACK = "chargeback"
+    """A lost dispute: takes back the credits and shares of the disputed part of a payment."""
+
+    @property
+    def contra(self) -> AccountId:
+        """The system tenant's account that takes the other side."""
+        return rules_of(self).contra
+
+    @property
+    def is_credit(self) -> bool:
+        """Whether it adds to its tenant's account; otherwise it takes from it."""
+        return rules_of(self).is_credit
+
+    @property
+    def may_be_zero(self) -> bool:
+        """Whether it may leave its tenant's account unchanged."""
+        return rules_of(self).may_be_zero
+
+    @property
+    def opens_account(self) -> bool:
+        """Whether it opens its tenant's account if the tenant has none."""
+        return rules_of(self).opens_account
+
+    @property
+    def reverses(self) -> bool:
+        """Whether it takes back the credits of a purchase."""
+        return rules_of(self).reverses
+
+    @property
+    def subject(self) -> str | None:
+        """The thing that `Transaction.subject` names, such as a hold."""
+        return rules_of(self).subject
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether it may change the accounts of beneficiaries."""
+        return rules_of(self).has_shares
+
+
+@frozen(kw_only=True)
+class KindRules:
+    """The rules that every transaction of one kind follows."""
+
+    contra: AccountId
+    is_credit: bool = False
+    may_be_zero: bool = False
+    opens_account: bool = False
+    reverses: bool = False
+    subject: str | None = None
+    has_shares: bool = False
+
+
+KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
+    {
+        TransactionKind.PURCHASE: KindRules(
+            contra=ISSUANCE,
+            is_credit=True,
+            may_be_zero=True,  # a split can give everything to the beneficiaries
+            opens_account=True,
+            has_shares=True,
+        ),
+        TransactionKind.CHARGE: KindRules(contra=USAGE),
+        TransactionKind.CAPTURE: KindRules(contra=USAGE, subject="hold"),
+        TransactionKind.GRANT: KindRules(contra=ISSUANCE, is_credit=True, opens_account=True),
+        TransactionKind.EXPIRY: KindRules(contra=BREAKAGE, subject="grant"),
+        TransactionKind.REFUND: KindRules(
+            contra=ISSUANCE, may_be_zero=True, reverses=True, has_shares=True
+        ),
+        TransactionKind.CHARGEBACK: KindRules(
+            contra=ISSUANCE, may_be_zero=True, reverses=True, subject="dispute", has_shares=True
+        ),
+    }
+)
+"""The rules of each kind. A kind without an entry is refused."""
+
+
+def rules_of(kind: TransactionKind) -> KindRules:
+    """The rules of *kind*.
+
+    Raises:
+        UnbalancedTransaction: the table has no entry for it.
+    """
+    if kind not in KINDS:
+        raise unknown_kind(kind)
+    return KINDS[kind]

@@ -1,0 +1,365 @@
+"""`UnitOfWork.post` and `UnitOfWork.single`: one call, and what it leaves when it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+
+from cogni_billing import (
+    AccountId,
+    Billing,
+    BillingError,
+    Hold,
+    HoldClosed,
+    IdempotencyConflict,
+    InsufficientCredits,
+    InvalidTime,
+    OthersRefused,
+    PaymentAlreadyClaimed,
+    ScopeClosed,
+    TransactionKind,
+    UnknownAccount,
+    UnknownHold,
+    UnknownPayment,
+    credits,
+    usd,
+)
+from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.statements import PageRequest
+from cogni_billing.domain.transactions import Transaction
+from cogni_billing.ports.scope import Scope, UnitOfWork
+from cogni_billing.testing.base import (
+    ALICE,
+    BOB,
+    NOON,
+    Contract,
+    CountingIds,
+    MovableClock,
+    NewBilling,
+    Totals,
+    purchase_totals,
+)
+from cogni_billing.testing.contracts.purchases import planned
+
+HOUR: Final = timedelta(hours=1)
+LATER: Final = NOON + 2 * HOUR
+NO_ID: Final = UUID(int=2**64)
+TOO_MUCH: Final = credits(10**6)
+Call = Callable[[Billing, Hold], object]
+
+REFUSED_BY_THE_WALLET: Final[Mapping[str, tuple[Call, type[BillingError]]]] = {
+    "charge": (
+        lambda billing, _: billing.charge(ALICE, TOO_MUCH, reference="new"),
+        InsufficientCredits,
+    ),
+    "hold": (
+        lambda billing, _: billing.hold(ALICE, TOO_MUCH, reference="new"),
+        InsufficientCredits,
+    ),
+    "hold that has expired": (
+        lambda billing, _: billing.hold(ALICE, credits(1), reference="new", expires_at=NOON),
+        InvalidTime,
+    ),
+    "grant that has expired": (
+        lambda billing, _: billing.grant(
+            ALICE, credits(1), source="promo:b", reference="new", expires_at=NOON
+        ),
+        InvalidTime,
+    ),
+    "capture of an unknown hold": (
+        lambda billing, _: billing.capture(ALICE, NO_ID, credits(1), reference="new"),
+        UnknownHold,
+    ),
+    "capture of an expired hold": (
+        lambda billing, held: billing.capture(ALICE, held.id, credits(1), reference="new"),
+        HoldClosed,
+    ),
+    "capture of more than is held": (
+        lambda billing, held: billing.capture(ALICE, held.id, TOO_MUCH, reference="new"),
+        InsufficientCredits,
+    ),
+    "release of an unknown hold": (
+        lambda billing, _: billing.release(ALICE, NO_ID),
+        UnknownHold,
+    ),
+    "release of an expired hold": (
+        lambda billing, held: billing.release(ALICE, held.id),
+        HoldClosed,
+    ),
+    "payment of another tenant": (
+        lambda billing, _: billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:b"),
+        PaymentAlreadyClaimed,
+    ),
+}
+ANSWERED_BY_THE_KEY: Final[Mapping[str, tuple[Call, type[BillingError] | None]]] = {
+    "replay of a charge": (
+        lambda billing, _: billing.charge(ALICE, credits(3), reference="old"),
+        None,
+    ),
+    "replay of a purchase": (
+        lambda billing, _: billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:a"),
+        None,
+    ),
+    "replay of a batch of one": (
+        lambda billing, _: billing.charge_many(
+            [{"tenant": ALICE, "amount": credits(3), "reference": "old"}]
+        ),
+        None,
+    ),
+    "conflict of a charge": (
+        lambda billing, _: billing.charge(ALICE, credits(4), reference="old"),
+        IdempotencyConflict,
+    ),
+}
+RECORDS_NOTHING: Final[Mapping[str, tuple[Call, type[BillingError] | None]]] = {
+    "replay of a hold": (
+        lambda billing, _: billing.hold(ALICE, credits(9), reference="old", expires_at=NOON + HOUR),
+        None,
+    ),
+    "conflict of a hold": (
+        lambda billing, _: billing.hold(ALICE, credits(8), reference="old"),
+        IdempotencyConflict,
+    ),
+    "refund of an unknown payment": (
+        lambda billing, _: billing.refund(ALICE, payment="stripe:none", reference="new"),
+        UnknownPayment,
+    ),
+    "balance": (lambda billing, _: billing.balance(ALICE), None),
+    "statement": (lambda billing, _: billing.statement(ALICE), None),
+    "grants": (lambda billing, _: billing.grants(ALICE), None),
+}
+
+
+def charge(amount: int, reference: str = "new") -> Transaction:
+    """A charge that comes after everything has expired."""
+    return plan_charge(
+        ALICE,
+        credits(amount),
+        reference=reference,
+        allow_overdraft=False,
+        metadata=None,
+        at=LATER,
+        transaction_id=UUID(int=500),
+    )
+
+
+def expiries(billing: Billing) -> list[int]:
+    """The expirations that are recorded for Alice."""
+    lines = billing.statement(ALICE, kind=TransactionKind.EXPIRY).lines
+    return [int(line.amount.value) for line in lines]
+
+
+class RefusedCallContract(Contract):
+    """A call that the wallet refuses leaves the expirations that were due, and no more."""
+
+    @pytest.fixture
+    def moving(self) -> MovableClock:
+        return MovableClock()
+
+    @pytest.fixture
+    def due(self, new_billing: NewBilling, moving: MovableClock) -> Billing:
+        """Alice has 99 997 purchased credits. Her hold and her grant expired an hour ago."""
+        billing = new_billing(clock=moving, ids=CountingIds())
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:a")
+        billing.confirm_purchase(BOB, usd("0.01"), payment="stripe:b")
+        billing.charge(ALICE, credits(3), reference="old")
+        self.held = billing.hold(ALICE, credits(9), reference="old", expires_at=NOON + HOUR)
+        billing.grant(ALICE, credits(50), source="promo:a", reference="old", expires_at=NOON + HOUR)
+        moving.moment = LATER
+        return billing
+
+    @pytest.mark.parametrize("name", REFUSED_BY_THE_WALLET)
+    def test_a_call_that_the_wallet_refuses_leaves_what_was_due(
+        self, due: Billing, totals: Totals, name: str
+    ) -> None:
+        call, error = REFUSED_BY_THE_WALLET[name]
+        before = totals()[AccountId(ALICE)]
+
+        with pytest.raises(error):
+            call(due, self.held)
+
+        assert expiries(due) == [-50]
+        assert totals()[AccountId(ALICE)] == before - 50
+        assert due.sweep() == 0
+        assert not due.charge(ALICE, credits(1), reference="new").replayed
+        assert due.verify().violations == ()
+
+    @pytest.mark.parametrize("name", ANSWERED_BY_THE_KEY)
+    def test_a_call_that_its_key_answers_records_nothing(
+        self, due: Billing, totals: Totals, name: str
+    ) -> None:
+        self.records_nothing(due, totals, *ANSWERED_BY_THE_KEY[name])
+
+    @pytest.mark.parametrize("name", RECORDS_NOTHING)
+    def test_a_call_that_posts_nothing_records_nothing(
+        self, due: Billing, totals: Totals, name: str
+    ) -> None:
+        self.records_nothing(due, totals, *RECORDS_NOTHING[name])
+
+    def records_nothing(
+        self, due: Billing, totals: Totals, call: Call, error: type[BillingError] | None
+    ) -> None:
+        before = totals()
+
+        with nullcontext() if error is None else pytest.raises(error):
+            call(due, self.held)
+
+        assert expiries(due) == []
+        assert totals() == before
+        assert due.sweep() == 1
+
+    def test_a_refused_call_does_not_move_the_time_of_the_wallet_past_the_expiry(
+        self, due: Billing, moving: MovableClock
+    ) -> None:
+        with pytest.raises(InsufficientCredits):
+            due.charge(ALICE, TOO_MUCH, reference="new")
+        moving.moment = LATER - HOUR / 2
+
+        due.charge(ALICE, credits(1), reference="new")
+
+        lines = due.statement(ALICE, limit=2).lines
+        assert [line.at for line in lines] == [LATER - HOUR / 2, NOON + HOUR]
+
+    @pytest.mark.parametrize("all_or_nothing", [False, True])
+    @pytest.mark.parametrize("others", [0, 1])
+    def test_a_refused_batch_leaves_what_was_due(
+        self, due: Billing, all_or_nothing: bool, others: int
+    ) -> None:
+        requests: list[dict[str, Any]] = [
+            {"tenant": ALICE, "amount": TOO_MUCH, "reference": "new"},
+            *[{"tenant": ALICE, "amount": credits(1), "reference": "other"}] * others,
+        ]
+
+        outcomes = due.charge_many(requests, all_or_nothing=all_or_nothing)
+
+        refused = [type(outcome.error) for outcome in outcomes]
+        assert refused == [
+            InsufficientCredits,
+            *[OthersRefused if all_or_nothing else type(None)] * others,
+        ]
+        assert expiries(due) == [-50]
+
+    def test_post_leaves_what_was_due(self, due: Billing, unit_of_work: UnitOfWork) -> None:
+        with pytest.raises(InsufficientCredits):
+            unit_of_work.post(charge(10**6))
+
+        assert expiries(due) == [-50]
+
+    def test_single_leaves_what_was_due(self, due: Billing, unit_of_work: UnitOfWork) -> None:
+        with pytest.raises(InsufficientCredits):
+            unit_of_work.single(ALICE, lambda scope: scope.ledger.post(charge(10**6)))
+
+        assert expiries(due) == [-50]
+
+    def test_a_scope_of_several_calls_leaves_nothing(
+        self, due: Billing, unit_of_work: UnitOfWork
+    ) -> None:
+        def work(scope: Scope) -> None:
+            scope.ledger.post(charge(10**6))
+
+        with pytest.raises(InsufficientCredits):
+            unit_of_work.run(ALICE, work)
+
+        assert expiries(due) == []
+
+
+READS: Final[Mapping[str, Callable[[Scope], object]]] = {
+    "balance": lambda scope: scope.ledger.balance(NOON),
+    "balance_at": lambda scope: scope.ledger.balance_at(NOON),
+    "grants": lambda scope: scope.ledger.grants(NOON),
+    "lines": lambda scope: scope.ledger.lines(PageRequest(limit=5)),
+    "find": lambda scope: scope.ledger.find(TransactionKind.CHARGE, "r"),
+    "transaction": lambda scope: scope.ledger.transaction(NO_ID),
+    "release": lambda scope: scope.ledger.release(NO_ID, NOON),
+}
+
+
+class SingleCallContract(Contract):
+    """One call of a scope that makes no other."""
+
+    def test_post_records_the_transaction_and_answers_its_replay(
+        self, unit_of_work: UnitOfWork, totals: Totals
+    ) -> None:
+        first, again = unit_of_work.post(planned()), unit_of_work.post(planned(number=78))
+
+        assert (first.transaction, first.replayed) == (planned(), False)
+        assert first.balance == credits(100_000_000)
+        assert (again.transaction, again.balance, again.replayed) == (
+            planned(),
+            first.balance,
+            True,
+        )
+        assert totals() == purchase_totals(ALICE, 100_000_000, 25_000_000)
+
+    def test_post_raises_like_a_scope(self, unit_of_work: UnitOfWork, totals: Totals) -> None:
+        with pytest.raises(UnknownAccount):
+            unit_of_work.post(charge(1))
+        unit_of_work.post(planned())
+        before = totals()
+
+        with pytest.raises(IdempotencyConflict):
+            unit_of_work.post(planned(amount="11.00"))
+        with pytest.raises(PaymentAlreadyClaimed):
+            unit_of_work.post(planned(BOB))
+
+        assert totals() == before
+
+    def test_single_returns_the_result_of_the_work(self, unit_of_work: UnitOfWork) -> None:
+        account = unit_of_work.single(ALICE, lambda scope: scope.tenants.open_account(NOON))
+
+        assert (account.tenant_id, account.opened_at) == (ALICE, NOON)
+
+    def test_a_second_call_is_refused(self, unit_of_work: UnitOfWork) -> None:
+        def work(scope: Scope) -> object:
+            scope.tenants.open_account(NOON)
+            return scope.ledger.balance(NOON)
+
+        with pytest.raises(ScopeClosed):
+            unit_of_work.single(ALICE, work)
+
+    def test_nothing_works_in_a_scope_that_has_ended(self, unit_of_work: UnitOfWork) -> None:
+        scopes: list[Scope] = []
+        unit_of_work.single(ALICE, scopes.append)
+
+        with pytest.raises(ScopeClosed):
+            scopes[0].ledger.balance(NOON)
+
+    @pytest.mark.parametrize("name", READS)
+    @pytest.mark.parametrize("single", [True, False])
+    def test_a_tenant_without_an_account_is_unknown(
+        self, unit_of_work: UnitOfWork, name: str, single: bool
+    ) -> None:
+        open_scope = unit_of_work.single if single else unit_of_work.run
+
+        with pytest.raises(UnknownAccount) as caught:
+            open_scope(ALICE, READS[name])
+
+        assert caught.value.tenant == ALICE
+
+    def test_a_tenant_without_an_account_has_nothing_to_replay(
+        self, unit_of_work: UnitOfWork
+    ) -> None:
+        found = unit_of_work.single(
+            ALICE, lambda scope: scope.ledger.replay(TransactionKind.PURCHASE, "stripe:pi_1")
+        )
+
+        assert found is None
+
+    def test_a_replay_is_found_by_its_key(self, unit_of_work: UnitOfWork) -> None:
+        recorded = unit_of_work.post(planned())
+
+        found = unit_of_work.single(
+            ALICE, lambda scope: scope.ledger.replay(TransactionKind.PURCHASE, "stripe:pi_1")
+        )
+
+        assert found is not None
+        assert (found.transaction, found.balance, found.replayed) == (
+            recorded.transaction,
+            recorded.balance,
+            True,
+        )

@@ -1,0 +1,267 @@
+"""An administrator without SUPERUSER, as on managed PostgreSQL, does all there is to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+from sqlalchemy import URL, Engine, create_engine, text
+
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    InsufficientCredits,
+    PrivilegeRequired,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import (
+    PostgresUnitOfWork,
+    Roles,
+    doctor,
+    ensure_ready,
+    migrate,
+    provision,
+    repair,
+    reset,
+    restore,
+    sign_contexts,
+    trial_balance,
+    unmigrate,
+)
+from cogni_billing.adapters.postgres.embedded.server import Server, bundled_binaries
+from cogni_billing.adapters.postgres.operations.roles import quoted
+from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
+from cogni_billing.testing import SteppingClock
+from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.contracts.verifying import live
+from stack.conftest import opened
+from stack.test_dump import ROWS_ALONE, assert_carried_over, lived, ran
+
+WITH_SPENDER = Roles(spender="app_spender")
+BINARIES = [bundled_binaries(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+OPTIONS_SINCE = 160_000
+
+
+@frozen
+class Managed(Sandbox):
+    """A database that an administrator without SUPERUSER made, on a server of its own."""
+
+    server: Server
+    binaries: Path
+    database: str
+    owner: str = "boss"
+
+    @property
+    def administrator(self) -> URL:
+        return self.role(self.owner)
+
+    def role(self, name: str) -> URL:
+        return URL.create(
+            "postgresql+psycopg",
+            username=name,
+            database=self.database,
+            query={"host": str(self.server.socket_dir), "port": str(self.server.port)},
+        )
+
+    def run(self, role: str, statement: str) -> None:
+        """Run one statement as a role."""
+        engine = create_engine(self.role(role), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(statement))
+        engine.dispose()
+
+    def another(self, name: str, owner: str = "boss") -> Managed:
+        """Another database of an administrator."""
+        self.run(owner, f"CREATE DATABASE {name}")
+        return Managed(self.server, self.binaries, name, owner)
+
+
+@pytest.fixture(params=BINARIES, ids=lambda path: "-".join(path.parts[-2:]))
+def managed(request: pytest.FixtureRequest) -> Iterator[Managed]:
+    server = Server(bin_dir=request.param, in_memory=True)
+    server.start()
+    try:
+        made = Managed(server, request.param, "postgres")
+        for name in ("boss", "deputy"):
+            made.run("postgres", f"CREATE ROLE {name} LOGIN CREATEROLE CREATEDB")
+        yield made.another("shop")
+    finally:
+        server.stop()
+
+
+def installed(sandbox: Managed, roles: Roles | None = None, *, test_database: bool = False) -> None:
+    """Provision and migrate, each as the role that it is for."""
+    for role, install in (
+        (sandbox.owner, lambda engine: provision(engine, roles, test_database=test_database)),
+        ("app_migrator", migrate),
+    ):
+        engine = create_engine(sandbox.role(role))
+        install(engine)
+        engine.dispose()
+
+
+def memberships(engine: Engine) -> list[tuple[str, str]]:
+    with engine.connect() as connection:
+        return [
+            (row.role, row.member)
+            for row in connection.execute(
+                text("""
+                    SELECT roleid::regrole::text AS role, membership.member::regrole::text
+                    FROM pg_auth_members AS membership
+                    WHERE roleid >= 16384
+                      AND coalesce((to_jsonb(membership) ->> 'set_option')::boolean, true)
+                    ORDER BY 1, 2
+                """)
+            )
+        ]
+
+
+def test_the_whole_life_of_a_ledger_needs_no_superuser(managed: Managed) -> None:
+    installed(managed, WITH_SPENDER)
+    with opened(managed) as shop:
+        for engine in (shop.user, shop.spender):
+            ensure_ready(engine)
+        billing = Billing(PostgresUnitOfWork(shop.user, service=shop.service))
+        spending = Billing(PostgresUnitOfWork(shop.spender))
+        lived(billing)
+        assert spending.charge(ALICE, credits(2), reference="s1").charged == credits(2)
+        with pytest.raises(InsufficientCredits):
+            spending.charge(ALICE, credits(10**12), reference="s2")
+        with pytest.raises(PrivilegeRequired):
+            spending.confirm_purchase(ALICE, usd("1.00"), payment="stripe:forged")
+        billing.lose_dispute(BOB, payment=f"stripe:{BOB}", reference="d1")
+        billing.sweep()
+        billing.fold()
+        assert billing.verify().ok
+        assert trial_balance(shop.service)[0].total == credits(0)
+        assert billing.balance(SYSTEM_TENANT_ID).posted > credits(0)
+
+        dumped = ran(managed.binaries / "pg_dump", managed.role("app_service"), *ROWS_ALONE)
+        second = managed.another("second")
+        installed(second, WITH_SPENDER)
+        with opened(second) as restored:
+            restore(restored.migrator, dumped.splitlines(keepends=True))
+            assert_carried_over(shop, restored)
+
+
+def test_every_kind_of_transaction_is_recorded_and_verified(managed: Managed) -> None:
+    installed(managed, test_database=True)
+    with opened(managed) as shop:
+        clock = SteppingClock()
+        billing = Billing(PostgresUnitOfWork(shop.user, service=shop.service), clock=clock)
+
+        live(billing, clock)
+        clock.moment += timedelta(days=400)
+        billing.sweep()
+        billing.fold()
+
+        assert billing.verify().ok
+        reset(shop.migrator)
+        assert doctor(shop.user).ok
+
+
+def test_installing_again_and_changing_the_spender_leave_no_membership(managed: Managed) -> None:
+    installed(managed)
+    expected = [("cogni_billing_keeper", "app_migrator")]
+    with opened(managed) as shop:
+        for roles in (Roles(), WITH_SPENDER, Roles(spender="Ann's"), Roles(), WITH_SPENDER):
+            provision(shop.admin, roles)
+            assert memberships(shop.admin) == expected
+            assert doctor(shop.user).findings == ()
+        assert doctor(shop.spender).findings == ()
+        repair(shop.migrator)
+        sign_contexts(shop.migrator, [b"k" * 32])
+        assert doctor(shop.user, signing_key=b"k" * 32).findings == ()
+        unmigrate(shop.migrator)
+        migrate(shop.migrator)
+        assert doctor(shop.spender).findings == ()
+
+
+def test_a_second_administrator_is_told_which_statement_another_must_run(
+    managed: Managed,
+) -> None:
+    installed(managed)
+    other = managed.another("other", "deputy")
+    deputy = create_engine(other.administrator)
+    with deputy.connect() as connection:
+        version = connection.execute(text("SHOW server_version_num")).scalar_one()
+
+    expected: list[str] = []
+    if int(version) >= OPTIONS_SINCE:  # before, CREATEROLE administers every role
+        with pytest.raises(PrivilegeRequired, match='GRANT "app_migrator" TO "deputy"'):
+            provision(deputy)
+        managed.run("boss", "GRANT app_migrator TO deputy")
+        expected = ["deputy is a member of app_migrator"]
+    deputy.dispose()
+    installed(other)
+
+    with opened(other) as database:
+        assert [found.problem for found in doctor(database.user).findings] == expected
+
+
+def test_an_administrator_of_no_roles_provisions_where_they_are(managed: Managed) -> None:
+    installed(managed)
+    managed.run("boss", "CREATE ROLE owner LOGIN CREATEDB")
+    managed.run("boss", "GRANT app_migrator TO owner")
+    other = managed.another("other", "owner")
+
+    installed(other)
+
+    with opened(other) as database:
+        (finding,) = doctor(database.user).findings
+        assert finding.problem == "owner is a member of app_migrator"
+        managed.run("boss", finding.remedy)
+        assert doctor(database.user).ok
+
+
+def test_bypassrls_is_taken_away_by_one_who_may(managed: Managed) -> None:
+    installed(managed)
+    with opened(managed) as shop:
+        managed.run("postgres", "ALTER ROLE app_service BYPASSRLS")
+        remedy = f"ALTER ROLE {quoted('app_service')} NOBYPASSRLS"
+
+        with pytest.raises(PrivilegeRequired, match=remedy):
+            provision(shop.admin)
+        (finding,) = doctor(shop.user).findings
+        managed.run("postgres", finding.remedy)
+
+        assert finding.remedy == remedy
+        provision(shop.admin)
+        assert doctor(shop.user).ok
+
+
+def test_a_dump_of_a_role_that_sees_no_rows_is_refused_by_restore(managed: Managed) -> None:
+    """The user has no privilege on tables, and the owner is bound by FORCE."""
+    installed(managed)
+    with opened(managed) as shop:
+        lived(Billing(PostgresUnitOfWork(shop.user, service=shop.service)))
+    pg_dump = managed.binaries / "pg_dump"
+
+    with pytest.raises(Exception, match="returned non-zero"):
+        ran(pg_dump, managed.role("app_user"), *ROWS_ALONE)
+    without = [option for option in ROWS_ALONE if option != "--enable-row-security"]
+    with pytest.raises(Exception, match="returned non-zero"):
+        ran(pg_dump, managed.role("app_service"), *without)
+
+
+@pytest.mark.parametrize("role", ["app_user", "app_spender", "app_service"])
+def test_no_serving_role_reads_a_table_or_dumps(managed: Managed, role: str) -> None:
+    installed(managed, WITH_SPENDER)
+    engine = create_engine(managed.role(role))
+    with engine.connect() as connection:
+        may = connection.execute(
+            text("""
+                SELECT count(*) FILTER (WHERE has_table_privilege(oid, 'SELECT')),
+                    count(*) FILTER (
+                        WHERE has_table_privilege(oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))
+                FROM pg_class
+                WHERE relnamespace = 'cogni_billing'::regnamespace AND relkind = 'r'
+            """)
+        ).one()
+    engine.dispose()
+
+    assert tuple(may) == (12 if role == "app_service" else 0, 0)

@@ -1,0 +1,457 @@
+"""Hostile arguments of every function, in a database that is not a test database.
+
+Each is refused by a named rule or outcome, and leaves no row behind. What is accepted is a right
+record: the library reads it back, and `verify` finds nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from attrs import evolve, frozen
+from sqlalchemy.exc import DBAPIError
+
+from cogni_billing import TenantId
+from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, SHORTFALL, USAGE
+from cogni_billing.testing.base import ALICE, BOB
+from stack.attacks import (
+    CALLERS,
+    NAMES,
+    SYSTEM,
+    VALID,
+    Asked,
+    Ids,
+    ask,
+    call,
+    capture,
+    charge,
+    chargeback,
+    dispute,
+    dump,
+    grant,
+    hold,
+    intent,
+    now,
+    payment_of,
+    prepared,
+    purchase,
+    refund,
+    release,
+    rule_of,
+    step,
+    undone,
+)
+from stack.conftest import Database, created, opened
+
+Make = Callable[..., Asked]
+STRANGER = UUID(int=2**100)
+
+
+@pytest.fixture(scope="module")
+def kept(billing_database: Sandbox) -> Iterator[Database]:
+    """A database with a clock of its own, which refuses moments far from it."""
+    with created(billing_database) as clone:
+        clone.install(test_database=False)
+        with opened(clone) as database:
+            yield database
+
+
+@pytest.fixture(scope="module")
+def known(kept: Database) -> dict[TenantId, Ids]:
+    return prepared(kept)
+
+
+@frozen
+class Door:
+    """A function, the valid argument that is altered, and the role that calls it."""
+
+    function: str
+    make: Make
+    role: str = "app_user"
+    many: bool = False
+
+    def asked(self, ids: Ids, altered: dict[str, Any]) -> Asked:
+        made = self.make(ids, **altered)
+        return [made] if self.many else made
+
+
+DOORS = {
+    "charge": Door("spend", charge, many=True),
+    "capture": Door("spend", capture, many=True),
+    "purchase": Door("mint", purchase, many=True),
+    "grant": Door("mint", grant, many=True),
+    "refund": Door("reverse", refund, "app_service", many=True),
+    "chargeback": Door("reverse", chargeback, "app_service", many=True),
+    "hold": Door("hold", hold),
+    "release": Door("release", release),
+    "intent": Door("create_attempt", intent),
+    "step": Door("record_attempt", step),
+    "dispute": Door("open_dispute", dispute, "app_service"),
+    "settle": Door("settle", lambda ids, **altered: {"at": ids.now} | altered),
+    "opening": Door("open_account", lambda ids, **altered: {"at": ids.now} | altered),
+    "lock": Door("lock", lambda ids, **altered: VALID["lock"](ids) | altered, "app_service"),
+    "closing": Door(
+        "close_dispute", lambda ids, **altered: VALID["close_dispute"](ids) | altered, "app_service"
+    ),
+    "check": Door("begin_check", lambda ids, **altered: VALID["begin_check"](ids) | altered),
+}
+MOVEMENTS = ("charge", "capture", "purchase", "grant", "refund", "chargeback")
+METADATA = {
+    "missing": None,
+    "no object": "[]",
+    "no JSON": "{",
+    "a NUL": '{"a":"\\u0000"}',
+    "a NUL in a key": '{"\\u0000":1}',
+    "half a surrogate": '{"a":"\\ud800"}',
+    "the other half": '{"a":"\\udc00"}',
+    "nine levels": '{"a":' * 8 + "{}" + "}" * 8,
+    "nine levels of lists": '{"a":' + "[" * 8 + "]" * 8 + "}",
+    "300 levels": '{"a":' * 300 + "1" + "}" * 300,
+    "100 000 levels": '{"a":' + "[" * 100_000,
+    "an infinite number": '{"a":1e400}',
+    "a number of 5000 digits": '{"a":%s}' % ("9" * 5000),
+    "a number after an escape": '{"a":"\\\\\\"","b":-1e400}',
+    "not a number": '{"a":NaN}',
+    "too many bytes": '{"a":"%s"}' % ("x" * 16384),
+}
+REFERENCES = {
+    "missing": None,
+    "empty": "",
+    "a space": "a b",
+    "a line": "a\n",
+    "256 bytes": "a" * 256,
+    "é": "é",
+}
+AMOUNTS: dict[str, object] = {
+    "missing": None,
+    "not a number": "NaN",
+    "infinite": "Infinity",
+    "half": "0.5",
+    "padded": "5.0",
+    "10^40": 10**40,
+    "-10^40": -(10**40),
+}
+FAR = {
+    "missing": None,
+    "infinite": "infinity",
+    "infinitely long ago": "-infinity",
+    "the epoch": "epoch",
+    "too early": "ago",
+    "too late": "ahead",
+    "year 10000": "10000-01-01",
+    "before Christ": "0044-03-15 BC",
+}
+
+
+def moment(ids: Ids, given: object) -> object:
+    """Moments that are six minutes from the server's clock."""
+    away = {"ago": -timedelta(minutes=6), "ahead": timedelta(minutes=6)}
+    return now() + away[given] if isinstance(given, str) and given in away else given
+
+
+Forgery = tuple[str, dict[str, Any], str]
+
+
+def forged_records() -> Iterator[tuple[str, Forgery]]:
+    """What every record has: metadata, a reference and a moment."""
+    for door in (*MOVEMENTS, "hold", "intent", "step", "dispute"):
+        name = "found" if door == "step" else "metadata"
+        for title, value in METADATA.items():
+            yield f"{door}: metadata, {title}", (door, {name: value}, "metadata_is_a_small_object")
+    for door in (*MOVEMENTS, "hold", "dispute"):
+        for title, value in REFERENCES.items():
+            yield (
+                f"{door}: reference, {title}",
+                (door, {"reference": value}, "references_are_visible_ascii"),
+            )
+    for door in DOORS:
+        name = {"intent": "created_at", "check": "now"}.get(door, "at")
+        if door == "opening":
+            continue
+        for title, value in FAR.items():
+            yield f"{door}: moment, {title}", (door, {name: value}, "moments_are_near_the_servers")
+
+
+def forged_movements() -> Iterator[tuple[str, Forgery]]:
+    """Amounts, kinds, ids and subjects of movements."""
+    for door in (*MOVEMENTS, "hold"):
+        for title, value in AMOUNTS.items():
+            yield (
+                f"{door}: amount, {title}",
+                (door, {"amount": value}, "amounts_are_whole_and_bounded"),
+            )
+    for door in MOVEMENTS:
+        kinds = {"charge", "capture", "purchase", "grant", "refund", "chargeback", "expiry"}
+        own = {k for k in kinds if DOORS.get(k) and DOORS[k].function == DOORS[door].function}
+        for kind in sorted({*kinds, "gift", "CHARGE", ""} - own):
+            yield f"{door}: kind {kind!r}", (door, {"kind": kind}, "transactions_kind_known")
+        yield f"{door}: no kind", (door, {"kind": None}, "transactions_kind_known")
+        yield f"{door}: no id", (door, {"id": None}, "transactions_have_an_id")
+        way = 5 if DOORS[door].function != "mint" else -5
+        yield f"{door}: other way", (door, {"amount": way}, "transactions_raise_or_lower")
+        subject = {"subject": None if door in ("capture", "chargeback") else STRANGER}
+        yield f"{door}: subject", (door, subject, "transactions_have_their_subject")
+
+
+def forged_shares(door: str) -> Iterator[tuple[str, Forgery]]:
+    sign = 1 if door == "purchase" else -1
+    many = [str(UUID(int=2**90 + n)) for n in range(5000)]
+    for name, beneficiaries, shares in (
+        ("none", [], []),
+        ("no beneficiaries", None, [sign]),
+        ("no amounts", [STRANGER], None),
+        ("a NULL", [STRANGER, None], [sign, sign]),
+        ("a NULL amount", [STRANGER], [None]),
+        ("more of one", [STRANGER], [sign, sign]),
+        ("a table", [[STRANGER, BOB]], [[sign, sign]]),
+        ("a table of amounts", [STRANGER, BOB], [[sign, sign]]),
+        ("other bounds", f"[2:2]={{{STRANGER}}}", [sign]),
+        ("other bounds of amounts", [STRANGER], f"[0:0]={{{sign}}}"),
+        ("twice the same", [STRANGER, STRANGER], [sign, sign]),
+        ("oneself", [ALICE], [sign]),
+        ("nil", [UUID(int=0)], [sign]),
+        ("the system tenant's id", [SYSTEM], [sign]),
+        *((f"{name}", [account], [sign]) for name, account in SYSTEMS.items()),
+        ("33", many[:33], [sign] * 33),
+        ("thousands", many, [sign] * len(many)),
+        ("taken", [STRANGER], [-sign]),
+        ("not a number", [STRANGER], ["NaN"]),
+        ("infinite", [STRANGER], ["Infinity"]),
+        ("half", [STRANGER], [f"{sign * 0.5}"]),
+        ("padded", [STRANGER], [f"{sign}.0"]),
+        ("10^40", [STRANGER], [sign * 10**40]),
+    ):
+        altered = {"beneficiaries": beneficiaries, "shares": shares}
+        yield f"{door}: shares, {name}", (door, altered, "shares_are_complete")
+
+
+SYSTEMS = {"issuance": ISSUANCE, "usage": USAGE, "breakage": BREAKAGE, "shortfall": SHORTFALL}
+# The doors, the rule that refuses, and one object of altered fields for each forgery.
+OTHERS = r"""
+charge,capture,grant,hold amounts_are_whole_and_bounded {"amount":0}
+charge transactions_fit_their_kind {"paid":1} {"paid_unit":"USD"} {"policy":"{}"} {"source":"a"}
+    {"priority":1} {"expires_at":"2040-01-01"} {"returned":1} {"returned_total":1} {"part":1}
+    {"shortfall":"debt"}
+charge,purchase transactions_fit_their_kind {"absorbed":5}
+purchase transactions_fit_their_kind {"expires_at":"2020-01-01"}
+grant transactions_fit_their_kind {"absorbed":"NaN"}
+charge,grant shares_are_complete {"beneficiaries":["Bob"],"shares":[1]}
+charge reversals_name_a_purchase {"reverses":"stranger"}
+refund reversals_name_a_purchase {"reverses":null}
+purchase purchases_credit_what_was_paid {"paid":null,"paid_unit":"USD"}
+    {"paid":"0.01","paid_unit":null} {"paid":"0.01","paid_unit":"EUR"}
+    {"paid":"0.01","paid_unit":"CREDIT"} {"paid":"0.010","paid_unit":"USD"}
+    {"paid":"0.0000001","paid_unit":"USDC"} {"paid":"NaN","paid_unit":"USD"}
+    {"paid":"Infinity","paid_unit":"USD"} {"paid":"0","paid_unit":"USD"}
+    {"paid":"-0.01","paid_unit":"USD"} {"paid":"0.02","paid_unit":"USD"}
+    {"paid":10000000000000000000000000000000000000000,"paid_unit":"USD"} {"amount":100001}
+    {"amount":0,"shares":[25]}
+purchase policies_are_small_objects {"policy":null} {"policy":"[]"}
+    {"policy":"{\"a\":\"\\u0000\"}"}
+purchase claimed {"reference":"his payment"}
+charge,purchase,grant ids_are_given_once {"id":"hers"}
+hold ids_are_given_once {"id":"her hold"} {"id":"her dispute"}
+charge,purchase,hold,dispute 22P05 {"reference":"\u0000"}
+grant grants_have_their_terms {"source":null} {"source":"two words"} {"source":""}
+    {"priority":null} {"priority":-1} {"priority":1000001} {"expires_at":"infinity"}
+    {"expires_at":"9999-01-01"}
+grant expired {"expires_at":"2020-01-01"}
+charge insufficient {"amount":-10000000000}
+hold insufficient {"amount":10000000000}
+capture insufficient {"amount":-8}
+capture unknown_hold {"subject":"his hold"} {"subject":"her dispute"}
+release unknown_hold {"id":"his hold"} {"id":"her dispute"} {"id":null}
+hold expired {"expires_at":"2020-01-01","ends_at":"2020-01-01"}
+hold holds_end {"ends_at":"2040-01-01"} {"expires_at":null} {"ends_at":null}
+    {"expires_at":"9999-06-01","ends_at":"9999-06-01"}
+hold amounts_are_whole_and_bounded {"id":null}
+refund reversals_follow_one_another {"reverses":"stranger"} {"reverses":"her charge"}
+    {"reverses":"his purchase"} {"returned":null} {"returned":0,"returned_total":0,"part":0}
+    {"returned":"1.01","returned_total":"1.01","part":null}
+    {"returned":"0.001","returned_total":"0.001","part":null}
+    {"returned":"NaN","returned_total":"NaN","part":null} {"returned_total":"0.50"} {"part":"0.20"}
+    {"shortfall":null} {"shortfall":"gift"} {"absorbed":null} {"absorbed":-1} {"absorbed":"NaN"}
+    {"absorbed":"0.5"} {"beneficiaries":["stranger"]} {"beneficiaries":null,"shares":null}
+chargeback reversals_follow_one_another {"subject":"stranger"}
+    {"returned":"0.60","returned_total":"0.60"}
+dispute disputes_are_of_a_purchase {"id":null} {"purchase":"his purchase"}
+    {"purchase":"her charge"} {"payment":"his payment"} {"disputed":"1.01","part":null}
+    {"disputed":0,"part":null} {"disputed":"NaN","part":null} {"disputed_unit":"USDC"}
+    {"part":"0.20"} {"amount":-1} {"amount":"NaN"} {"amount":10} {"shares":[-5]} {"shares":["NaN"]}
+    {"shares":[[5]]} {"shares":[6]} {"shares":[]} {"beneficiaries":["stranger"]} {"parts":[]}
+    {"parts":null} {"parts":[{"tenant":"stranger","id":"stranger","amount":9}]}
+closing disputes_are_of_a_purchase {"parts":[{"tenant":"Alice","id":"stranger"}]}
+    {"parts":[{"tenant":"Bob","id":"his hold"}]}
+intent attempts_are_of_money {"id":null} {"amount":null} {"amount":"NaN"} {"amount":"Infinity"}
+    {"amount":0} {"amount":"0.001"} {"amount":1000000000000000000000000000} {"unit":null}
+    {"unit":"USDC"} {"raw_amount":"NaN"} {"raw_amount":"0.5"} {"raw_amount":0}
+    {"raw_amount":100000000000000000000000000000000000000000000000} {"confirmations":-1}
+    {"confirmations":null}
+intent references_are_visible_ascii {"provider":null} {"provider":""} {"provider":"a b"}
+    {"token":null} {"token":""} {"token":"a b"} {"recipient":null} {"recipient":""}
+    {"recipient":"a b"} {"payer":"a b"}
+intent attempts_expire {"expires_at":"2020-01-01"} {"expires_at":"infinity"}
+step attempts_lead_on {"from_state":null} {"state":"CREDITED"} {"state":"CREATED_INTENT"}
+    {"evidence":null} {"failure":"TX_REVERTED"} {"transaction":"stranger"}
+    {"state":"FAILED","evidence":null,"failure":"BAD_LUCK"}
+    {"from_state":"CREDITED","state":"FAILED","failure":"TX_REVERTED"}
+step references_are_visible_ascii {"evidence":"a b"}
+step moved_on {"id":"his attempt"} {"id":null}
+step claimed {"evidence":"his evidence"}
+step not_credited
+    {"id":"her pending","from_state":"PENDING_UNVERIFIED","state":"CREDITED",
+    "evidence":null,"transaction":"his purchase"}
+"""
+
+
+def others() -> Iterator[tuple[str, Forgery]]:
+    """The forgeries of the table, and those that are too long for it."""
+    for line in OTHERS.replace("\n    ", " ").strip().splitlines():
+        doors, rule, altered = line.split(" ", 2)
+        while altered:
+            fields, end = json.JSONDecoder().raw_decode(altered)
+            altered = altered[end:].lstrip()
+            for door in doors.split(","):
+                yield f"{door}: {fields}", (door, fields, rule)
+    for policy in (METADATA["300 levels"], '{"a":"%s"}' % ("x" * 65536)):
+        yield (
+            f"purchase: policy of {len(str(policy))}",
+            ("purchase", {"policy": policy}, "policies_are_small_objects"),
+        )
+    for name in ("provider", "token", "recipient", "payer"):
+        long = {name: "x" * 256}
+        yield f"intent: {name}, 256 bytes", ("intent", long, "references_are_visible_ascii")
+
+
+FORGERIES = dict(
+    (
+        *others(),
+        *forged_records(),
+        *forged_movements(),
+        *forged_shares("purchase"),
+        *forged_shares("refund"),
+    )
+)
+
+
+def named(ids: dict[TenantId, Ids], altered: Any) -> Any:
+    """What is altered, with the ids that it names."""
+    hers, his = ids[ALICE], ids[BOB]
+    names: dict[object, object] = {
+        "hers": hers.purchase,
+        "her hold": hers.hold,
+        "her dispute": hers.dispute,
+        "her charge": hers.charge,
+        "her pending": hers.pending,
+        "his purchase": his.purchase,
+        "his hold": his.hold,
+        "his attempt": his.created,
+        "his payment": payment_of(BOB),
+        "his evidence": f"stripe:pending-{BOB}",
+        "Alice": ALICE,
+        "Bob": BOB,
+        "stranger": STRANGER,
+    }
+    if isinstance(altered, dict):
+        return {name: named(ids, moment(hers, value)) for name, value in altered.items()}
+    if isinstance(altered, list):
+        return [named(ids, value) for value in altered]
+    return names.get(altered, altered) if isinstance(altered, str) else altered
+
+
+class TestForgeries:
+    @pytest.mark.parametrize("name", FORGERIES)
+    def test_forged_argument_is_refused_by_name_and_leaves_no_row(
+        self, kept: Database, known: dict[TenantId, Ids], name: str
+    ) -> None:
+        door, altered, refused_by = FORGERIES[name]
+        asked = DOORS[door].asked(at_present(known[ALICE]), named(known, altered))
+        with undone(kept, DOORS[door].role) as connection:
+            before = dump(connection)
+        with undone(kept, DOORS[door].role) as connection:
+            nested = connection.begin_nested()
+            try:
+                answer = ask(connection, DOORS[door].function, ALICE, asked)
+                told = (answer[0] if DOORS[door].many else answer)["outcome"]
+            except DBAPIError as error:
+                nested.rollback()
+                sqlstate, rule = rule_of(error)
+                told = rule or sqlstate
+
+            assert told == refused_by
+            assert dump(connection) == before
+
+    @pytest.mark.parametrize("door", DOORS)
+    def test_valid_argument_is_accepted(
+        self, kept: Database, known: dict[TenantId, Ids], door: str
+    ) -> None:
+        asked = DOORS[door].asked(at_present(known[ALICE]), {})
+        with undone(kept, DOORS[door].role) as connection:
+            answer = ask(connection, DOORS[door].function, ALICE, asked)
+
+        [told] = answer if DOORS[door].many else [answer]
+        assert not isinstance(told, dict) or told.get("outcome", "done") == "done"
+
+    @pytest.mark.parametrize(
+        ("function", "asked"),
+        [
+            ("spend", None),
+            ("spend", []),
+            ("mint", []),
+        ],
+    )
+    def test_no_movements_change_nothing(
+        self, kept: Database, known: dict[TenantId, Ids], function: str, asked: Asked
+    ) -> None:
+        with undone(kept, "app_user") as connection:
+            before = dump(connection)
+            assert ask(connection, function, ALICE, asked) == []
+            assert dump(connection) == before
+
+    @pytest.mark.parametrize("function", VALID)
+    @pytest.mark.parametrize(
+        "asked",
+        [None, "", "null", "1", '"a"', "[1]", "[null]", "[[]]", "{}", "[{}]", "{", "[" * 10_000],
+    )
+    def test_argument_of_another_shape_is_refused_or_names_nothing(
+        self, kept: Database, known: dict[TenantId, Ids], function: str, asked: str | None
+    ) -> None:
+        purpose = next(who for who, name in sorted(CALLERS) if name == function)
+        given = (asked,) if function.endswith("_groups") else (ALICE, None, asked)
+        with undone(kept, NAMES[purpose]) as connection:
+            before = dump(connection)
+        with undone(kept, NAMES[purpose]) as connection:
+            try:
+                with connection.begin_nested():
+                    call(connection, function, *given)
+            except DBAPIError as error:
+                assert_named(error)
+            assert dump(connection) == before
+
+    def test_all_or_none_keeps_none_of_a_batch_with_a_refusal(
+        self, kept: Database, known: dict[TenantId, Ids]
+    ) -> None:
+        ids = at_present(known[ALICE])
+        batch = [charge(ids), charge(ids, reference="new-2", amount=-(10**12))]
+        with undone(kept, "app_user") as connection:
+            before = dump(connection)
+        with undone(kept, "app_user") as connection:
+            answer = call(connection, "spend", ALICE, None, batch, True)
+            assert [each["outcome"] for each in answer] == ["done", "insufficient"]
+            assert dump(connection) == before
+
+
+def at_present(ids: Ids) -> Ids:
+    return evolve(ids, now=now())
+
+
+def assert_named(error: DBAPIError) -> None:
+    """What refused is a rule with a name, or the conversion of a value."""
+    sqlstate, rule = rule_of(error)
+    assert rule is not None or (sqlstate or "")[:2] == "22" or sqlstate == "54001", error

@@ -1,0 +1,166 @@
+"""The table of kinds is closed, and a kind outside it is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from cogni_billing import (
+    Billing,
+    LedgerCorruption,
+    TransactionKind,
+    UnbalancedTransaction,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.domain import kinds, receipts
+from cogni_billing.domain.grants import Lapse, plan_expiry
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
+from cogni_billing.domain.kinds import KINDS, KindRules
+from cogni_billing.domain.transactions import Recorded, Transaction
+from cogni_billing.testing.base import ALICE, NOON
+from cogni_billing.testing.contracts.purchases import planned
+
+
+def fake(name: str) -> TransactionKind:
+    """A kind that the enumeration does not have."""
+    kind = str.__new__(TransactionKind, name)
+    kind._name_, kind._value_ = name.upper(), name
+    return kind
+
+
+GIFT = fake("gift")
+UNKNOWN = "unknown transaction kind 'gift'; add its rules and handle it"
+
+
+def gift(**fields: Any) -> Transaction:
+    return Transaction(
+        id=UUID(int=9),
+        tenant=ALICE,
+        kind=GIFT,
+        reference="g",
+        at=NOON,
+        amount=credits(5),
+        **fields,
+    )
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has rules for gifts, and no branch handles them."""
+    rules = KindRules(contra=ISSUANCE, is_credit=True, opens_account=True)
+    monkeypatch.setattr(kinds, "KINDS", MappingProxyType({**KINDS, GIFT: rules}))
+
+
+def test_every_kind_has_rules_and_no_other_has() -> None:
+    assert list(KINDS) == list(TransactionKind)
+
+
+def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
+    assert {kind: kind.contra for kind in TransactionKind} == {
+        "purchase": ISSUANCE,
+        "charge": USAGE,
+        "capture": USAGE,
+        "grant": ISSUANCE,
+        "expiry": BREAKAGE,
+        "refund": ISSUANCE,
+        "chargeback": ISSUANCE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "true_of"),
+    [
+        ("is_credit", ["purchase", "grant"]),
+        ("may_be_zero", ["purchase", "refund", "chargeback"]),
+        ("opens_account", ["purchase", "grant"]),
+        ("reverses", ["refund", "chargeback"]),
+        ("has_shares", ["purchase", "refund", "chargeback"]),
+        ("subject", ["capture", "expiry", "chargeback"]),
+    ],
+)
+def test_a_rule_is_true_of_some_kinds(rule: str, true_of: list[str]) -> None:
+    assert [kind for kind in TransactionKind if getattr(kind, rule)] == true_of
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *("contra", "is_credit", "may_be_zero", "opens_account", "reverses"),
+        *("subject", "has_shares"),
+    ],
+)
+def test_a_kind_without_rules_is_refused_by_name(rule: str) -> None:
+    with pytest.raises(UnbalancedTransaction) as caught:
+        getattr(GIFT, rule)
+
+    assert str(caught.value) == UNKNOWN
+
+
+def test_a_transaction_of_a_kind_without_rules_is_refused_by_name() -> None:
+    with pytest.raises(UnbalancedTransaction) as caught:
+        gift()
+
+    assert str(caught.value) == UNKNOWN
+
+
+@pytest.mark.usefixtures("registered")
+class TestKindThatNothingHandles:
+    def test_it_has_no_request(self) -> None:
+        with pytest.raises(UnbalancedTransaction) as caught:
+            _ = gift().request
+
+        assert str(caught.value) == UNKNOWN
+
+    @pytest.mark.parametrize("opened", [False, True])
+    def test_the_in_memory_ledger_refuses_it_and_records_nothing(self, opened: bool) -> None:
+        unit_of_work = InMemoryUnitOfWork()
+        if opened:
+            Billing(unit_of_work).open_account(ALICE)
+        given = gift()
+
+        recording: list[Callable[[], Recorded]] = [
+            lambda: unit_of_work.post(given),
+            lambda: unit_of_work.single(ALICE, lambda scope: scope.ledger.post(given)),
+            lambda: unit_of_work.run(ALICE, lambda scope: scope.ledger.post(given)),
+        ]
+        for record in recording:
+            with pytest.raises(UnbalancedTransaction) as caught:
+                record()
+            assert str(caught.value) == UNKNOWN
+        (answer,) = unit_of_work.single(
+            ALICE, lambda scope: scope.ledger.post_many([given], all_or_nothing=False)
+        )
+
+        assert str(answer) == UNKNOWN
+        assert unit_of_work.totals() == {}
+        assert (ALICE in unit_of_work._store.accounts) is opened
+        assert unit_of_work._store.wallets == {}
+
+
+def test_an_expiry_is_not_for_callers_to_post() -> None:
+    unit_of_work = InMemoryUnitOfWork()
+    Billing(unit_of_work).confirm_purchase(ALICE, usd(1), payment="p")
+    expiry = plan_expiry(ALICE, Lapse(UUID(int=3), credits(5), NOON), 1)
+
+    with pytest.raises(UnbalancedTransaction, match="an expiry is posted by the ledger"):
+        unit_of_work.post(expiry)
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    [
+        *("charge_receipt", "capture_receipt", "grant_receipt"),
+        *("refund_receipt", "chargeback_receipt"),
+    ],
+)
+def test_a_receipt_of_another_kind_is_refused(receipt: str) -> None:
+    recorded = Recorded(planned(), credits(5), replayed=False)
+
+    with pytest.raises(LedgerCorruption, match=f"is a purchase; expected a {receipt[:-8]}"):
+        getattr(receipts, receipt)(recorded)

@@ -19,7 +19,6 @@ from cogni_billing import (
     IdempotencyConflict,
     InsufficientCredits,
     InvalidInput,
-    LedgerCorruption,
     LedgerUnavailable,
     PrivilegeRequired,
     ScopeClosed,
@@ -29,7 +28,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from cogni_billing.adapters.postgres.scopes import PostgresScope
-from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.base import ALICE, BOB, NOON
 from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database
 
@@ -110,13 +109,23 @@ class TestTheHostsWork:
             host.commit()
         assert database.totals() == {}
 
-    def test_a_first_purchase_needs_constraints_deferred_as_they_are_declared(
-        self, host: Connection
-    ) -> None:
+    def test_a_first_purchase_needs_no_deferred_constraint(self, host: Connection) -> None:
         host.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
 
-        with pytest.raises(LedgerCorruption, match="wallets_account_exists"):
-            joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        receipt = joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+
+        assert receipt.balance == credits(10_000_000)
+
+    @pytest.mark.parametrize("ending", ["commit", "rollback"])
+    def test_a_host_that_ended_its_transaction_inside_a_scope_is_told(
+        self, host: Connection, ending: str
+    ) -> None:
+        def work(scope: PostgresScope) -> None:
+            scope.tenants.open_account(NOON)
+            getattr(host, ending)()
+
+        with pytest.raises(ScopeClosed):
+            PostgresUnitOfWork.joining(host).run(ALICE, work)
 
     def test_of_a_batch_whose_connection_is_lost_each_is_told(
         self, database: Database, host: Connection

@@ -1,75 +1,106 @@
-"""How often a call waits for the server: where the network is slow, that is what it takes."""
+"""Round trips of each call: on a slow network they are most of its time."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
+from uuid import UUID
 
 import pytest
+from attrs import define, field
 from psycopg import Connection as DriverConnection
 from sqlalchemy import Engine, create_engine
 
-from cogni_billing import Billing, credits, usd
+from cogni_billing import Billing, InsufficientCredits, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
-from cogni_billing.testing.base import ALICE
+from cogni_billing.testing.base import ALICE, NOON, MovableClock
 from stack.conftest import Database
 
 NEW: Final = itertools.count()
+HOUR: Final = timedelta(hours=1)
 SENT: Final = re.compile(r"\tF\t\d+\t(?:Sync|Query)\b", re.MULTILINE)
-"""A message of the client's after which it waits, as libpq writes it down."""
+"""A message after which the client waits, as libpq writes it down."""
+LIMIT: Final = 1000
+"""The number of due holds and grants that one call settles."""
 
 
-def purchases(billing: Billing, count: int) -> None:
-    billing.confirm_purchases(
-        {"tenant": ALICE, "amount": usd("1.00"), "payment": f"stripe:{next(NEW)}"}
-        for _ in range(count)
-    )
+@define
+class Caller:
+    """Alice's calls, each under a key of its own unless it is made again."""
+
+    billing: Billing
+    key: str = "first"
+    holds: list[UUID] = field(factory=list)
+
+    def anew(self) -> None:
+        """Take another key."""
+        self.key = f"key:{next(NEW)}"
+
+    def hold(self) -> UUID:
+        return self.billing.hold(ALICE, credits(2), reference=self.key).id
+
+    def purchases(self, count: int) -> None:
+        self.billing.confirm_purchases(
+            {"tenant": ALICE, "amount": usd("1.00"), "payment": f"{self.key}:{number}"}
+            for number in range(count)
+        )
 
 
-def replay(billing: Billing) -> None:
-    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:first")
-
-
-def hold_and_capture(billing: Billing) -> None:
-    hold = billing.hold(ALICE, credits(2), reference=f"run:{next(NEW)}")
-    billing.capture(ALICE, hold.id, credits(1), reference=f"run:{next(NEW)}")
-
-
-# BEGIN, the tenant, COMMIT, and what is in between.
-CALLS: Final[dict[str, tuple[Callable[[Billing], object], int]]] = {
-    "a purchase": (
-        lambda b: b.confirm_purchase(ALICE, usd("1.00"), payment=f"stripe:{next(NEW)}"),
-        4,
-    ),
-    "its replay": (replay, 5),
-    "a charge": (lambda b: b.charge(ALICE, credits(1), reference=f"run:{next(NEW)}"), 4),
-    "a grant": (
-        lambda b: b.grant(ALICE, credits(1), reference=f"promo:{next(NEW)}", source="x"),
-        4,
-    ),
-    "a hold and its capture": (hold_and_capture, 8),
-    "a balance": (lambda b: b.balance(ALICE), 5),
-    "a page": (lambda b: b.statement(ALICE), 5),
-    "10 purchases": (lambda b: purchases(b, 10), 10),
-    "1,000 purchases": (lambda b: purchases(b, 1_000), 10),
+Call: TypeAlias = Callable[[Caller], object]
+KEYED: Final[dict[str, Call]] = {
+    "confirm_purchase": lambda c: c.billing.confirm_purchase(ALICE, usd("1.00"), payment=c.key),
+    "charge": lambda c: c.billing.charge(ALICE, credits(1), reference=c.key),
+    "grant": lambda c: c.billing.grant(ALICE, credits(1), source="x", reference=c.key),
+    "hold": lambda c: c.hold(),
+    "capture": lambda c: c.billing.capture(ALICE, c.holds[0], credits(1), reference=c.key),
+    "release": lambda c: c.billing.release(ALICE, c.holds[0]),
+    "open_account": lambda c: c.billing.open_account(ALICE),
+    "10 purchases": lambda c: c.purchases(10),
+    "1,000 purchases": lambda c: c.purchases(1_000),
+}
+READS: Final[dict[str, Call]] = {
+    "balance": lambda c: c.billing.balance(ALICE),
+    "balance at a moment": lambda c: c.billing.balance(ALICE, at=NOON),
+    "statement": lambda c: c.billing.statement(ALICE),
+    "grants": lambda c: c.billing.grants(ALICE),
+    "find": lambda c: c.billing.find(ALICE, kind="purchase", reference="first"),
+    "find, and there is none": lambda c: c.billing.find(ALICE, kind="charge", reference="none"),
+}
+ENGINES: Final[dict[str, dict[str, object]]] = {
+    "prepared": {},
+    "not prepared": {"prepare_threshold": None},
 }
 
 
-@pytest.fixture
-def engine(database: Database) -> Iterator[Engine]:
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, database: Database) -> Iterator[Engine]:
     reset(database.migrator)
-    engine = create_engine(database.sandbox.role("app_user"), pool_size=1, max_overflow=0)
+    engine = create_engine(
+        database.sandbox.role("app_user"),
+        pool_size=1,
+        max_overflow=0,
+        connect_args=ENGINES[request.param],
+    )
     yield engine
     engine.dispose()
 
 
+@pytest.fixture
+def caller(engine: Engine) -> Caller:
+    """Alice has bought; whatever the driver prepares is prepared."""
+    caller = Caller(Billing(PostgresUnitOfWork(engine)))
+    KEYED["confirm_purchase"](caller)
+    return caller
+
+
 @contextmanager
 def traced(engine: Engine, path: Path) -> Iterator[Path]:
-    """What the pool's one connection sends and gets meanwhile is written there, by libpq."""
+    """libpq writes there the messages of the pool's one connection meanwhile."""
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
     assert isinstance(driver, DriverConnection)
@@ -79,14 +110,109 @@ def traced(engine: Engine, path: Path) -> Iterator[Path]:
         driver.pgconn.untrace()
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_call_waits_for_the_server_so_often(call: str, engine: Engine, tmp_path: Path) -> None:
-    billing = Billing(PostgresUnitOfWork(engine))
-    done, expected = CALLS[call]
-    replay(billing)
-    done(billing)
+def round_trips(engine: Engine, path: Path, call: Callable[[], object]) -> int:
+    with traced(engine, path) as trace:
+        call()
+    return len(SENT.findall(trace.read_text()))
 
-    with traced(engine, tmp_path / "trace") as trace:
-        done(billing)
 
-    assert len(SENT.findall(trace.read_text())) == expected
+def warmed(caller: Caller, call: Call) -> None:
+    """Make the call often enough for the driver to prepare its statement."""
+    for _ in range(7):
+        caller.anew()
+        caller.holds = [caller.hold()]
+        call(caller)
+    caller.anew()
+    caller.holds = [caller.hold()]
+    caller.anew()
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_call_and_its_replay_take_one_round_trip_each(
+    name: str, caller: Caller, engine: Engine, tmp_path: Path
+) -> None:
+    call = KEYED[name]
+    warmed(caller, call)
+
+    first = round_trips(engine, tmp_path / "first", lambda: call(caller))
+    replay = round_trips(engine, tmp_path / "replay", lambda: call(caller))
+
+    assert (first, replay) == (1, 1)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_read_takes_one_round_trip(
+    name: str, caller: Caller, engine: Engine, tmp_path: Path
+) -> None:
+    call = READS[name]
+    warmed(caller, call)
+
+    assert round_trips(engine, tmp_path / "trace", lambda: call(caller)) == 1
+
+
+@pytest.mark.parametrize("due", [0, 1, 50, LIMIT - 1])
+def test_a_refused_charge_takes_one_round_trip_however_much_is_due(
+    due: int, engine: Engine, tmp_path: Path
+) -> None:
+    clock = MovableClock()
+    billing = Billing(PostgresUnitOfWork(engine), clock=clock)
+    billing.grant(ALICE, credits(1), source="x", reference="kept")
+    grants_that_expire(billing, due, clock)
+    clock.move(2 * HOUR)
+
+    assert round_trips(engine, tmp_path / "trace", lambda: refused_charge(billing)) == 1
+    assert billing.balance(ALICE).posted == credits(1)
+
+
+@pytest.mark.parametrize(
+    ("holds_first", "calls"),
+    [(True, 3), (False, 2)],  # holds of granted credits leave nothing of the grants to be due
+)
+def test_settling_2_500_holds_and_grants_takes_a_call_for_each_thousand(
+    database: Database, engine: Engine, tmp_path: Path, *, holds_first: bool, calls: int
+) -> None:
+    clock = MovableClock()
+    billing = Billing(PostgresUnitOfWork(engine), clock=clock)
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="p")
+    for make in (holds_that_expire, grants_that_expire)[:: 1 if holds_first else -1]:
+        make(billing, 1_250, clock)
+    clock.move(2 * HOUR)
+
+    taken = round_trips(engine, tmp_path / "trace", lambda: refused_charge(billing))
+
+    assert taken == calls
+    balance = billing.balance(ALICE)
+    assert (balance.posted, balance.held) == (credits(10_000_000), credits(0))
+    service = PostgresUnitOfWork(database.user, service=database.service)
+    verification = Billing(service, clock=clock).verify()
+    assert verification.violations == ()
+    assert verification.transactions == 1 + 2 * 1_250
+
+
+def grants_that_expire(billing: Billing, count: int, clock: MovableClock) -> None:
+    """Grant one credit each, each until a moment of its own."""
+    for number in range(count):
+        billing.grant(
+            ALICE,
+            credits(1),
+            source="x",
+            reference=f"grant:{number}",
+            expires_at=clock.now() + HOUR + timedelta(milliseconds=number),
+        )
+
+
+def holds_that_expire(billing: Billing, count: int, clock: MovableClock) -> None:
+    """Hold two credits each, so that some of them are of grants."""
+    for number in range(count):
+        billing.hold(
+            ALICE,
+            credits(2),
+            reference=f"hold:{number}",
+            expires_at=clock.now() + HOUR + timedelta(milliseconds=number),
+        )
+
+
+def refused_charge(billing: Billing) -> None:
+    with suppress(InsufficientCredits):
+        billing.charge(ALICE, credits(10**12), reference="refused")
+        raise AssertionError

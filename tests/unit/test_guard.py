@@ -95,3 +95,13 @@ def test_closing_twice_is_closing_once() -> None:
     guard.close()
 
     assert reason(guard) == ENDED
+
+
+def test_a_guard_knows_whether_a_call_was_made() -> None:
+    guard = ScopeGuard()
+    assert not guard.is_used
+
+    with guard.call():
+        pass
+
+    assert guard.is_used

@@ -23,8 +23,9 @@ def plan_charge(
     metadata: object,
     at: datetime,
     transaction_id: UUID,
+    kind: TransactionKind = TransactionKind.CHARGE,
 ) -> Transaction:
-    """The transaction that takes *amount* from the tenant and books it as usage."""
+    """The transaction that takes *amount* from the tenant, for a kind that does nothing else."""
     payer = tenant_id(tenant)
     charged = positive_credits(amount, "amount")
     key = checked_reference(reference)
@@ -34,7 +35,7 @@ def plan_charge(
     return Transaction(
         id=transaction_id,
         tenant=payer,
-        kind=TransactionKind.CHARGE,
+        kind=kind,
         reference=key,
         at=at,
         amount=-charged,

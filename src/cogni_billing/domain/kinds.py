@@ -65,6 +65,12 @@ class TransactionKind(StrEnum):
         return rules_of(self).subject
 
     @property
+    def is_plain_debit(self) -> bool:
+        """Whether it takes available credits and does nothing else, like a charge."""
+        rules = rules_of(self)
+        return not (rules.is_credit or rules.reverses or rules.subject or rules.has_shares)
+
+    @property
     def has_shares(self) -> bool:
         """Whether it may change the accounts of beneficiaries."""
         return rules_of(self).has_shares

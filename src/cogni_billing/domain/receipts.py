@@ -103,8 +103,9 @@ def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
 
 
 def charge_receipt(recorded: Recorded) -> ChargeReceipt:
-    """The receipt of a recorded charge."""
-    made = _made(recorded, TransactionKind.CHARGE)
+    """The receipt of a recorded charge, or of another kind that only takes available credits."""
+    kind = recorded.transaction.kind
+    made = _made(recorded, kind if kind.is_plain_debit else TransactionKind.CHARGE)
     return ChargeReceipt(
         transaction_id=made.id,
         charged=-made.amount,

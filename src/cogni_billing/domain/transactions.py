@@ -173,8 +173,6 @@ class Transaction:
             case TransactionKind.PURCHASE:
                 assert self.paid is not None  # checked on construction
                 return requests.purchase(self.paid)
-            case TransactionKind.CHARGE:
-                return requests.charge(-self.amount, allow_overdraft=self.overdraft)
             case TransactionKind.CAPTURE:
                 assert self.subject is not None
                 return requests.capture(self.subject, -self.amount)
@@ -192,6 +190,8 @@ class Transaction:
                 assert self.reversal is not None
                 part = self.reversal
                 return requests.reversal(part.payment, part.asked, part.shortfall)
+            case kind if kind.is_plain_debit:
+                return requests.charge(-self.amount, allow_overdraft=self.overdraft)
             case _:
                 raise unknown_kind(self.kind)
 

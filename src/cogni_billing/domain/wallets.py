@@ -143,10 +143,6 @@ class Wallet:
         match transaction.kind:
             case TransactionKind.PURCHASE:
                 wallet = self
-            case TransactionKind.CHARGE:
-                if not transaction.overdraft:
-                    self.require_available(-transaction.amount, arrived)
-                wallet, _ = self.drawing(-transaction.amount)
             case TransactionKind.CAPTURE:
                 wallet = self.capturing(transaction)
             case TransactionKind.GRANT:
@@ -159,6 +155,10 @@ class Wallet:
                 wallet, _ = self.drawing(max(-transaction.amount - purchased, ZERO))
             case TransactionKind.EXPIRY:
                 raise UnbalancedTransaction("an expiry is posted by the ledger; do not post one")
+            case kind if kind.is_plain_debit:
+                if not transaction.overdraft:
+                    self.require_available(-transaction.amount, arrived)
+                wallet, _ = self.drawing(-transaction.amount)
             case _:
                 raise unknown_kind(transaction.kind)
         return evolve(wallet, posted=self.posted + transaction.amount)

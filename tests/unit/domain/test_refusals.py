@@ -27,6 +27,7 @@ from cogni_billing import (
     ShareMode,
     ShareRule,
     ShareTier,
+    TransactionKind,
     allocate,
     charge_for,
     credits,
@@ -462,11 +463,11 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: kind_of("gift"),
-        "invalid_input: kind: expected purchase or charge or capture or grant or expiry or refund or chargeback, got 'gift'",
+        f"invalid_input: kind: expected {' or '.join(TransactionKind)}, got 'gift'",
     ),
     (
         lambda: kind_of(None),
-        "invalid_input: kind: expected purchase or charge or capture or grant or expiry or refund or chargeback, got None",
+        f"invalid_input: kind: expected {' or '.join(TransactionKind)}, got None",
     ),
     (
         lambda: page_request(0, None),

@@ -60,8 +60,8 @@ SHARE = (Share(SYSTEM_ACCOUNT_ID, credits(1)),)
 HOLD = UUID(int=6)
 
 FIELDS: dict[TransactionKind, dict[str, Any]] = {
+    **{kind: {"amount": credits(-5)} for kind in TransactionKind if kind.is_plain_debit},
     TransactionKind.PURCHASE: {"amount": credits(5), "paid": usd("10.00")},
-    TransactionKind.CHARGE: {"amount": credits(-5)},
     TransactionKind.CAPTURE: {"amount": credits(-5), "subject": HOLD},
     TransactionKind.GRANT: {"amount": credits(5), "terms": TERMS},
     TransactionKind.EXPIRY: {"amount": credits(-5), "subject": HOLD},

@@ -1,0 +1,515 @@
+"""A lost connection is retried: the first outcome is returned, and there is exactly one effect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import psycopg
+import pytest
+from attrs import frozen
+from sqlalchemy import URL, Engine, NullPool, create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from cogni_billing import (
+    AccountId,
+    AsyncBilling,
+    Billing,
+    InvalidInput,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    credits,
+    usd,
+)
+from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
+from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.testing.contracts.purchases import planned
+from stack.conftest import Database
+from stack.killable import Killable, killable
+from stack.proxy import Cut, Proxy, proxied
+from stack.watching import watched_engine
+
+LONG: Final = timedelta(seconds=60)
+BOUGHT: Final = 10_000_000
+HELD: Final = "ready"
+BACKENDS: Final = text("SELECT pid FROM pg_stat_activity WHERE usename = 'app_user'")
+WAITING: Final = text("""
+    SELECT pid FROM pg_stat_activity WHERE usename = 'app_user' AND wait_event_type = 'Lock'
+""")
+TERMINATE: Final = text("SELECT pg_terminate_backend(:pid, 10000)")
+CUTS: Final = pytest.mark.parametrize("cut", [Cut.BEFORE_COMMIT, Cut.AFTER_COMMIT])
+
+
+@frozen
+class Kept:
+    """One call, and its effect on Alice's account."""
+
+    call: Callable[[Any], Any]
+    posted: int = 0
+    held: int = 0
+
+
+def batch(billing: Any) -> Any:
+    return billing.charge_many(
+        [{"tenant": ALICE, "amount": credits(n), "reference": f"b{n}"} for n in (1, 2)],
+        all_or_nothing=True,
+    )
+
+
+CALLS: Final[dict[str, Kept]] = {
+    "confirm_purchase": Kept(
+        lambda billing: billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1"), BOUGHT
+    ),
+    "charge": Kept(lambda billing: billing.charge(ALICE, credits(5), reference="r"), -5),
+    "grant": Kept(
+        lambda billing: billing.grant(ALICE, credits(5), source="promo:a", reference="r"), 5
+    ),
+    "hold": Kept(lambda billing: billing.hold(ALICE, credits(5), reference="r"), held=5),
+    "capture": Kept(
+        lambda billing: billing.capture(ALICE, UUID(int=7), credits(5), reference="r"), -5, -30
+    ),
+    "release": Kept(lambda billing: billing.release(ALICE, UUID(int=7)), held=-30),
+    "charge_many": Kept(batch, -3),
+}
+NOTHING: Final = Kept(lambda billing: billing.balance(ALICE))
+
+
+@frozen
+class SameId:
+    """Gives the same id each time."""
+
+    def new(self) -> UUID:
+        return UUID(int=7)
+
+
+def sold(database: Database) -> Billing:
+    """Alice has bought, and holds 30 credits."""
+    steady = PostgresUnitOfWork(database.user)
+    Billing(steady).confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+    Billing(steady, ids=SameId()).hold(ALICE, credits(30), reference=HELD)
+    return Billing(steady)
+
+
+def replays(given: Any) -> list[bool]:
+    """Whether the answer, or each answer of a batch, says that it is a replay."""
+    if isinstance(given, tuple):
+        return [outcome.receipt.replayed for outcome in given]
+    return [given.replayed]
+
+
+def happened_once(billing: Billing, kept: Kept, given: Any) -> None:
+    """The answer is the first one, and its effect is there once."""
+    assert not any(replays(given))
+    assert all(replays(kept.call(billing)))
+    balance = billing.balance(ALICE)
+    assert (balance.posted, balance.held) == (
+        credits(BOUGHT + kept.posted),
+        credits(30 + kept.held),
+    )
+
+
+@contextmanager
+def through(url: URL, **options: Any) -> Iterator[tuple[Proxy, Engine]]:
+    """An engine with a pool of one, through a proxy."""
+    with proxied(url) as (proxy, through_proxy):
+        engine = create_engine(through_proxy, pool_size=1, max_overflow=0, **options)
+        yield proxy, engine
+        engine.dispose()
+
+
+class TestALineThatIsCut:
+    """Before the server gets the statement, or after it answered: a client cannot tell which."""
+
+    @CUTS
+    @pytest.mark.parametrize("name", CALLS)
+    def test_a_call_whose_line_was_cut_returns_its_first_outcome(
+        self, database: Database, name: str, cut: Cut
+    ) -> None:
+        steady, kept = sold(database), CALLS[name]
+        with through(database.sandbox.role("app_user")) as (proxy, engine):
+            proxy.cut, proxy.times = cut, 1
+            given = kept.call(Billing(PostgresUnitOfWork(engine, retry_for=LONG)))
+
+        assert proxy.times == 0
+        happened_once(steady, kept, given)
+
+    @CUTS
+    @pytest.mark.parametrize("name", CALLS)
+    def test_an_awaited_call_whose_line_was_cut_returns_its_first_outcome(
+        self, database: Database, name: str, cut: Cut
+    ) -> None:
+        steady, kept = sold(database), CALLS[name]
+
+        async def made(url: URL) -> Any:
+            engine = create_async_engine(url, pool_size=1, max_overflow=0)
+            called: Awaitable[Any] = kept.call(
+                AsyncBilling(AsyncPostgresUnitOfWork(engine, retry_for=LONG))
+            )
+            given = await called
+            await engine.dispose()
+            return given
+
+        with proxied(database.sandbox.role("app_user")) as (proxy, url):
+            proxy.cut, proxy.times = cut, 1
+            given = asyncio.run(made(url))
+
+        assert proxy.times == 0
+        happened_once(steady, kept, given)
+
+    @CUTS
+    def test_a_line_that_is_cut_several_times_is_retried_as_often(
+        self, database: Database, cut: Cut
+    ) -> None:
+        steady, kept = sold(database), CALLS["charge"]
+        with through(database.sandbox.role("app_user")) as (proxy, engine):
+            proxy.cut, proxy.times = cut, 7
+            given = kept.call(Billing(PostgresUnitOfWork(engine, retry_for=LONG)))
+
+        assert proxy.times == 0
+        happened_once(steady, kept, given)
+
+    @CUTS
+    @pytest.mark.parametrize("retry_for", [timedelta(0), timedelta(milliseconds=1)])
+    @pytest.mark.parametrize("name", CALLS)
+    def test_a_call_that_runs_out_of_time_is_an_unknown_outcome(
+        self, database: Database, name: str, cut: Cut, retry_for: timedelta
+    ) -> None:
+        steady, kept = sold(database), CALLS[name]
+        with through(database.sandbox.role("app_user")) as (proxy, engine):
+            proxy.cut = cut
+            billing = Billing(PostgresUnitOfWork(engine, retry_for=retry_for))
+            with pytest.raises(OutcomeUnknown):
+                unwrapped(kept.call(billing))
+
+        kept.call(steady)
+        happened_once(steady, kept, FIRST)
+
+    def test_a_read_whose_answer_was_lost_is_read_again(self, database: Database) -> None:
+        sold(database)
+        with through(database.sandbox.role("app_user")) as (proxy, engine):
+            proxy.cut, proxy.times = Cut.AFTER_COMMIT, 1
+            balance = Billing(PostgresUnitOfWork(engine, retry_for=LONG)).balance(ALICE)
+
+        assert balance.posted == credits(BOUGHT)
+
+    @CUTS
+    def test_a_scope_whose_commit_was_cut_is_not_made_again(
+        self, database: Database, cut: Cut
+    ) -> None:
+        """The work of a scope has no key, so the caller decides."""
+        tried = count(1)
+        with through(database.sandbox.role("app_user")) as (proxy, engine):
+            proxy.cut, proxy.times = cut, 1
+
+            def work(scope: Any) -> None:
+                next(tried)
+                scope.ledger.post(planned())
+
+            with pytest.raises(OutcomeUnknown):
+                PostgresUnitOfWork(engine, retry_for=LONG).run(ALICE, work)
+
+        assert next(tried) == 2
+
+    def test_another_request_under_the_key_is_told_though_the_line_was_cut(
+        self, database: Database
+    ) -> None:
+        steady = sold(database)
+        steady.charge(ALICE, credits(5), reference="r")
+        with through(database.sandbox.role("app_user")) as (proxy, engine):
+            proxy.cut, proxy.times = Cut.AFTER_COMMIT, 1
+            again = Billing(PostgresUnitOfWork(engine, retry_for=LONG)).charge(
+                ALICE, credits(5), reference="r"
+            )
+
+        assert again.replayed  # the first try was another caller's
+
+
+@frozen
+class _First:
+    replayed: bool = False
+
+
+FIRST: Final = _First()
+
+
+def unwrapped(given: Any) -> Any:
+    """The answer; the error of a batch that failed is raised."""
+    if isinstance(given, tuple):
+        raise given[0].error
+    return given
+
+
+class TestABackendThatIsTerminated:
+    @pytest.mark.parametrize("name", CALLS)
+    def test_a_statement_on_a_terminated_backend_is_made_on_another(
+        self, database: Database, name: str
+    ) -> None:
+        steady, kept = sold(database), CALLS[name]
+        terminated = []
+
+        def terminate(driver: psycopg.Connection[Any], _: str) -> None:
+            if not terminated:
+                terminated.append(driver.info.backend_pid)
+                end(database, driver.info.backend_pid)
+
+        url = database.sandbox.role("app_user")
+        with watched_engine(url, terminate, pool_size=1, max_overflow=0) as engine:
+            given = kept.call(Billing(PostgresUnitOfWork(engine, retry_for=LONG)))
+
+        assert terminated
+        happened_once(steady, kept, given)
+
+    @pytest.mark.parametrize("name", CALLS)
+    def test_a_statement_whose_backend_is_terminated_meanwhile_is_made_on_another(
+        self, database: Database, name: str
+    ) -> None:
+        steady, kept = sold(database), CALLS[name]
+        engine = create_engine(database.sandbox.role("app_user"), pool_size=1, max_overflow=0)
+        billing = Billing(PostgresUnitOfWork(engine, retry_for=LONG))
+        with ThreadPoolExecutor(1) as threads:
+            with database.admin.connect() as holder:
+                holder.execute(text("SELECT FROM cogni_billing.wallets FOR UPDATE"))
+                called = threads.submit(kept.call, billing)
+                end(database, waiting_backend(database, called))
+            given = called.result()
+        engine.dispose()
+
+        happened_once(steady, kept, given)
+
+    def test_a_pool_full_of_dead_connections_serves_every_caller(self, database: Database) -> None:
+        size = 8
+        steady = sold(database)
+        engine = create_engine(database.sandbox.role("app_user"), pool_size=size, max_overflow=0)
+        held = [engine.connect() for _ in range(size)]
+        pids = [each.scalar(text("SELECT pg_backend_pid()")) for each in held]
+        for each in held:
+            each.close()
+        for pid in pids:
+            end(database, pid)
+
+        # SQLAlchemy does not hear of it here, so each connection has to be met to be thrown away.
+        billing = Billing(PostgresUnitOfWork(engine, retry_for=LONG))
+        with ThreadPoolExecutor(size) as threads:
+            receipts = list(
+                threads.map(
+                    lambda n: billing.charge(ALICE, credits(1), reference=f"r{n}"), range(4 * size)
+                )
+            )
+        engine.dispose()
+
+        assert not any(receipt.replayed for receipt in receipts)
+        assert steady.balance(ALICE).posted == credits(BOUGHT - 4 * size)
+
+    def test_a_scope_that_lost_its_connection_before_commit_is_run_again(
+        self, database: Database
+    ) -> None:
+        tried = count(1)
+
+        def work(scope: Any) -> Any:
+            if next(tried) == 1:
+                end(database, scope.books._connection.scalar(text("SELECT pg_backend_pid()")))
+            return scope.ledger.post(planned())
+
+        assert not PostgresUnitOfWork(database.user, retry_for=LONG).run(ALICE, work).replayed
+        assert next(tried) == 3
+
+
+def end(database: Database, pid: object) -> None:
+    """Terminate a backend, and return when it is gone."""
+    with database.admin.connect() as admin:
+        assert admin.scalar(TERMINATE, {"pid": pid})
+
+
+def waiting_backend(database: Database, called: Future[Any]) -> object:
+    """The backend of the call, once it waits for a lock."""
+    autocommit = database.admin.execution_options(isolation_level="AUTOCOMMIT")
+    with autocommit.connect() as observer:
+        while not called.done():
+            if pid := observer.scalar(WAITING):
+                return pid
+    raise AssertionError(called.result())
+
+
+class TestAReadOnlyConnection:
+    def test_one_that_was_set_read_only_is_thrown_away(self, database: Database) -> None:
+        steady, kept = sold(database), CALLS["charge"]
+        engine = create_engine(database.sandbox.role("app_user"), pool_size=1, max_overflow=0)
+        pid = set_read_only(engine)
+
+        given = kept.call(Billing(PostgresUnitOfWork(engine, retry_for=LONG)))
+
+        happened_once(steady, kept, given)
+        assert backend(engine) != pid
+        engine.dispose()
+
+    def test_a_scope_throws_one_away_too(self, database: Database) -> None:
+        engine = create_engine(database.sandbox.role("app_user"), pool_size=1, max_overflow=0)
+        pid = set_read_only(engine)
+
+        unit_of_work = PostgresUnitOfWork(engine, retry_for=LONG)
+        recorded = unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned()))
+
+        assert not recorded.replayed
+        assert backend(engine) != pid
+        engine.dispose()
+
+    def test_an_awaited_one_is_thrown_away(self, database: Database) -> None:
+        steady, kept = sold(database), CALLS["charge"]
+
+        async def made() -> Any:
+            engine = create_async_engine(
+                database.sandbox.role("app_user"), pool_size=1, max_overflow=0
+            )
+            async with engine.connect() as connection:
+                await connection.execute(READ_ONLY)
+                await connection.commit()
+            given = await kept.call(AsyncBilling(AsyncPostgresUnitOfWork(engine, retry_for=LONG)))
+            await engine.dispose()
+            return given
+
+        happened_once(steady, kept, asyncio.run(made()))
+
+    def test_a_database_that_stays_read_only_is_told_so(self, own_database: Database) -> None:
+        """As a standby is. Its connections are not kept, and each call looks for a better one."""
+        billing = Billing(
+            PostgresUnitOfWork(own_database.user, retry_for=timedelta(milliseconds=1))
+        )
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+        name = own_database.sandbox.administrator.database
+        change = "ALTER DATABASE {} {} default_transaction_read_only {}"
+        with own_database.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
+            admin.execute(text(change.format(name, "SET", "= on")))
+            for pid in admin.scalars(BACKENDS_HERE).all():
+                admin.scalar(TERMINATE, {"pid": pid})
+            with pytest.raises(LedgerUnavailable) as caught:
+                billing.charge(ALICE, credits(5), reference="r")
+            admin.execute(text(change.format(name, "RESET", "")))
+
+        assert caught.value.sqlstate == "25006"
+        assert not isinstance(caught.value, OutcomeUnknown)
+        assert not billing.charge(ALICE, credits(5), reference="r").replayed
+
+
+READ_ONLY: Final = text("SET default_transaction_read_only = on")
+BACKENDS_HERE: Final = text("""
+    SELECT pid FROM pg_stat_activity WHERE usename = 'app_user' AND datname = current_database()
+""")
+
+
+def set_read_only(engine: Engine) -> object:
+    """Make the pool's only connection read-only for good; its backend."""
+    with engine.connect() as connection:
+        connection.execute(READ_ONLY)
+        connection.commit()
+    return backend(engine)
+
+
+def backend(engine: Engine) -> object:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT pg_backend_pid()"))
+
+
+Told: TypeAlias = list[tuple[str, bool]]
+
+
+class TestAServerThatIsKilled:
+    def test_callers_wait_for_a_server_that_is_restarted_under_load(self) -> None:
+        """Each call is answered as the first, though the server was killed while some were made."""
+        clients, calls = 4, 60
+        with killable() as server:
+            Billing(server.unit_of_work()).confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+            moved = Address(server)
+            engine = create_engine(
+                "postgresql+psycopg://", creator=moved.connect, pool_size=clients
+            )
+            billing = Billing(PostgresUnitOfWork(engine, retry_for=LONG))
+
+            def charge(client: int) -> Told:
+                told = []
+                for number in range(calls):
+                    reference = f"r{client}-{number}"
+                    receipt = billing.charge(ALICE, credits(1), reference=reference)
+                    told.append((reference, receipt.replayed))
+                    moved.progress.append(reference)
+                return told
+
+            with ThreadPoolExecutor(clients) as threads:
+                working = [threads.submit(charge, client) for client in range(clients)]
+                for restart in range(1, 3):
+                    moved.wait_for(restart * clients * calls // 4, working)
+                    server.kill()
+                    server.start()
+                told = [each for client in working for each in client.result()]
+            engine.dispose()
+
+            assert len(told) == clients * calls
+            assert not any(replayed for _, replayed in told)
+            steady = Billing(server.unit_of_work())
+            assert steady.balance(ALICE).posted == credits(BOUGHT - clients * calls)
+            assert steady.verify().violations == ()
+
+    def test_a_server_that_stays_away_is_unavailable(self, database: Database) -> None:
+        engine = create_engine("postgresql+psycopg://app_user@/x?host=/nowhere", poolclass=NullPool)
+        unit_of_work = PostgresUnitOfWork(engine, retry_for=timedelta(milliseconds=50))
+
+        with pytest.raises(LedgerUnavailable) as caught:
+            Billing(unit_of_work).charge(ALICE, credits(1), reference="r")
+        assert not isinstance(caught.value, OutcomeUnknown)
+
+
+@frozen
+class Address:
+    """Connects to a server wherever it was started last."""
+
+    server: Killable
+    progress: list[str] = []  # noqa: RUF012 (attrs gives each its own below)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "progress", [])
+
+    def connect(self) -> psycopg.Connection[Any]:
+        url = self.server.database.sandbox.role("app_user")
+        return psycopg.connect(
+            host=str(url.query["host"]),
+            port=str(url.query["port"]),
+            user=url.username,
+            dbname=url.database,
+        )
+
+    def wait_for(self, answers: int, working: list[Future[Told]]) -> None:
+        """Return when so many calls were answered."""
+        while len(self.progress) < answers:
+            for client in working:
+                if client.done():
+                    client.result()
+
+
+@pytest.mark.parametrize("given", [timedelta(seconds=-1), 2, None, "2 seconds"])
+def test_a_retry_for_is_a_timedelta_of_zero_or_more(database: Database, given: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        PostgresUnitOfWork(database.user, retry_for=given)
+
+    assert caught.value.field == "retry_for"
+
+
+def test_a_batch_of_several_tenants_heals_for_each(database: Database) -> None:
+    steady = sold(database)
+    steady.confirm_purchase(BOB, usd("1.00"), payment="stripe:b")
+    with through(database.sandbox.role("app_user")) as (proxy, engine):
+        proxy.cut, proxy.times = Cut.AFTER_COMMIT, 2
+        outcomes = Billing(PostgresUnitOfWork(engine, retry_for=LONG)).charge_many(
+            {"tenant": tenant, "amount": credits(n), "reference": f"b{n}"}
+            for tenant in (ALICE, BOB)
+            for n in (1, 2)
+        )
+
+    assert proxy.times == 0
+    assert [outcome.state for outcome in outcomes] == ["done"] * 4
+    totals = database.totals()
+    assert (totals[AccountId(ALICE)], totals[AccountId(BOB)]) == (BOUGHT - 3, BOUGHT - 3)

@@ -29,7 +29,7 @@ WAITING: Final = text("""
 """)
 
 Call = Callable[[Billing], object]
-Outcome = tuple[str, object]
+Told = tuple[str, object]
 
 
 class Place(Enum):
@@ -59,9 +59,9 @@ class Session:
     place: Place = Place.AT_THE_END
     statements: int = 0
     _go: threading.Semaphore = field(factory=lambda: threading.Semaphore(0))
-    _arrivals: queue.SimpleQueue[Outcome | None] = field(factory=queue.SimpleQueue)
+    _arrivals: queue.SimpleQueue[Told | None] = field(factory=queue.SimpleQueue)
     _backend: int = 0
-    _outcome: Outcome | None = None
+    _outcome: Told | None = None
 
     def __attrs_post_init__(self) -> None:
         for engine in (self.user, self.service):
@@ -84,7 +84,7 @@ class Session:
 
         def run() -> None:
             try:
-                outcome: Outcome = ("ok", call(billing))
+                outcome: Told = ("ok", call(billing))
             except BillingError as error:
                 outcome = (error.code, None)
             except BaseException as error:  # noqa: BLE001 (told by `outcome`, in the test's thread)
@@ -115,7 +115,7 @@ class Session:
     def is_waiting(self, observer: Connection) -> bool:
         return bool(observer.scalar(WAITING, {"pid": self._backend}))
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Told:
         assert self._outcome is not None
         if isinstance(self._outcome[1], BaseException):
             raise self._outcome[1]
@@ -132,7 +132,7 @@ class Stage:
 
     def play(
         self, calls: tuple[Call, Call], turns: Sequence[tuple[int, int]], **options: Any
-    ) -> list[Outcome]:
+    ) -> list[Told]:
         """What comes of *calls* when each of *turns*, a session and a number of statements, is had
         in its order. A session that waits for the other's lock lets the other go on.
         """

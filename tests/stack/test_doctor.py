@@ -298,7 +298,7 @@ SABOTAGES = {
         "constraint transactions_key_used_once on transactions is missing or was changed",
         "ALTER TABLE cogni_billing.transactions"
         ' DROP CONSTRAINT IF EXISTS "transactions_key_used_once",'
-        ' ADD CONSTRAINT "transactions_key_used_once" UNIQUE (tenant_id, kind, reference)',
+        ' ADD CONSTRAINT "transactions_key_used_once" UNIQUE (reference, tenant_id, kind)',
     ),
     "a constraint that lets everything through": (
         "ALTER TABLE cogni_billing.context_keys DROP CONSTRAINT context_keys_id_known,"

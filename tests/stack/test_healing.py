@@ -13,7 +13,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from attrs import frozen
+from attrs import field, frozen
 from sqlalchemy import URL, Engine, NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -38,7 +38,6 @@ from stack.watching import watched_engine
 LONG: Final = timedelta(seconds=60)
 BOUGHT: Final = 10_000_000
 HELD: Final = "ready"
-BACKENDS: Final = text("SELECT pid FROM pg_stat_activity WHERE usename = 'app_user'")
 WAITING: Final = text("""
     SELECT pid FROM pg_stat_activity WHERE usename = 'app_user' AND wait_event_type = 'Lock'
 """)
@@ -77,7 +76,6 @@ CALLS: Final[dict[str, Kept]] = {
     "release": Kept(lambda billing: billing.release(ALICE, UUID(int=7)), held=-30),
     "charge_many": Kept(batch, -3),
 }
-NOTHING: Final = Kept(lambda billing: billing.balance(ALICE))
 
 
 @frozen
@@ -190,6 +188,25 @@ class TestALineThatIsCut:
         kept.call(steady)
         happened_once(steady, kept, FIRST)
 
+    @pytest.mark.parametrize("name", CALLS)
+    def test_a_retry_waits_for_its_own_first_try(self, database: Database, name: str) -> None:
+        """The server goes on with the first try, whose line is cut, and so both meet there."""
+        steady, kept = sold(database), CALLS[name]
+        with (
+            through(database.sandbox.role("app_user")) as (proxy, engine),
+            ThreadPoolExecutor(1) as threads,
+        ):
+            proxy.cut, proxy.times = Cut.AFTER_COMMIT, 1
+            with database.admin.connect() as holder:
+                holder.execute(text("SELECT FROM cogni_billing.wallets FOR UPDATE"))
+                called = threads.submit(
+                    kept.call, Billing(PostgresUnitOfWork(engine, retry_for=LONG))
+                )
+                waiting_backends(database, called, 2)
+            given = called.result()
+
+        happened_once(steady, kept, given)
+
     def test_a_read_whose_answer_was_lost_is_read_again(self, database: Database) -> None:
         sold(database)
         with through(database.sandbox.role("app_user")) as (proxy, engine):
@@ -276,7 +293,7 @@ class TestABackendThatIsTerminated:
             with database.admin.connect() as holder:
                 holder.execute(text("SELECT FROM cogni_billing.wallets FOR UPDATE"))
                 called = threads.submit(kept.call, billing)
-                end(database, waiting_backend(database, called))
+                end(database, waiting_backends(database, called, 1)[0])
             given = called.result()
         engine.dispose()
 
@@ -326,13 +343,14 @@ def end(database: Database, pid: object) -> None:
         assert admin.scalar(TERMINATE, {"pid": pid})
 
 
-def waiting_backend(database: Database, called: Future[Any]) -> object:
-    """The backend of the call, once it waits for a lock."""
+def waiting_backends(database: Database, called: Future[Any], number: int) -> list[object]:
+    """The backends of a call, once so many of them wait for a lock."""
     autocommit = database.admin.execution_options(isolation_level="AUTOCOMMIT")
     with autocommit.connect() as observer:
         while not called.done():
-            if pid := observer.scalar(WAITING):
-                return pid
+            found: list[object] = list(observer.scalars(WAITING))
+            if len(found) == number:
+                return found
     raise AssertionError(called.result())
 
 
@@ -468,10 +486,7 @@ class Address:
     """Connects to a server wherever it was started last."""
 
     server: Killable
-    progress: list[str] = []  # noqa: RUF012 (attrs gives each its own below)
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "progress", [])
+    progress: list[str] = field(factory=list)
 
     def connect(self) -> psycopg.Connection[Any]:
         url = self.server.database.sandbox.role("app_user")

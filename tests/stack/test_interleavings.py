@@ -4,12 +4,13 @@ and then the other would have done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
-from attrs import asdict
+from attrs import asdict, evolve
 
 from cogni_billing import (
     SYSTEM_TENANT_ID,
@@ -17,6 +18,7 @@ from cogni_billing import (
     Billing,
     Dispute,
     Hold,
+    Outcome,
     Shortfall,
     TenantId,
     credits,
@@ -28,7 +30,7 @@ from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, MovableClock
 from cogni_billing.testing.contracts.breaking_off import attempts_over
 from cogni_billing.testing.contracts.refunds import policy
 from stack.conftest import Database
-from stack.interleaving import TO_THE_END, Call, Outcome, Stage, schedules, staged
+from stack.interleaving import TO_THE_END, Call, Stage, Told, schedules, staged
 
 HOUR = timedelta(hours=1)
 CAROL = TenantId(UUID(int=2**100))
@@ -46,8 +48,37 @@ def charge(amount: int, reference: str = "run-1", tenant: object = ALICE) -> Cal
     return lambda billing: billing.charge(tenant, credits(amount), reference=reference)  # type: ignore[arg-type]
 
 
-def hold(amount: int, reference: str = "hold-1") -> Call:
-    return lambda billing: billing.hold(ALICE, credits(amount), reference=reference)
+def hold(amount: int, reference: str = "hold-1", **options: Any) -> Call:
+    return lambda billing: billing.hold(ALICE, credits(amount), reference=reference, **options)
+
+
+def capture(amount: int, reference: str = "run-1") -> Call:
+    return lambda billing: billing.capture(ALICE, HELD, credits(amount), reference=reference)
+
+
+def release(billing: Billing) -> object:
+    return billing.release(ALICE, HELD)
+
+
+def grant(billing: Billing) -> object:
+    return billing.grant(ALICE, credits(5), source="promo:b", reference="b")
+
+
+def first_grant(billing: Billing) -> object:
+    return billing.grant(CAROL, credits(5), source="promo:b", reference="b")
+
+
+def buy_many(*payments: str) -> Call:
+    return lambda billing: states(
+        billing.confirm_purchases(
+            {"tenant": CAROL, "amount": usd("1.00"), "payment": payment} for payment in payments
+        )
+    )
+
+
+def states(outcomes: Sequence[Outcome[Any]]) -> list[object]:
+    """The state or the error of each."""
+    return [type(outcome.error) if outcome.error else outcome.state for outcome in outcomes]
 
 
 def refund(amount: str, reference: str, shortfall: Shortfall = Shortfall.DEBT) -> Call:
@@ -72,11 +103,53 @@ PAIRS: dict[str, tuple[Call, Call]] = {
     "two tenants with one payment": (buy("stripe:1"), buy("stripe:1", tenant=BOB)),
     "a purchase and a charge": (buy("stripe:1"), charge(9_999_990)),
     "a charge twice": (charge(5), charge(5)),
+    "a charge twice and enough for one": (charge(6_000_000), charge(6_000_000)),
     "two charges and enough for one": (charge(6_000_000), charge(6_000_000, "run-2")),
     "a charge and a hold and enough for one": (charge(6_000_000), hold(6_000_000)),
+    "a hold twice and enough for one": (hold(6_000_000), hold(6_000_000)),
+    "a hold that expires twice and enough for one": (
+        hold(6_000_000, expires_at=NOON + HOUR),
+        hold(6_000_000, expires_at=NOON + HOUR),
+    ),
+    "a capture twice": (capture(20), capture(20)),
+    "two captures of one hold": (capture(20), capture(20, "run-2")),
+    "a release twice": (release, release),
+    "a refund twice and enough for one": (refund("0.60", "re_1"), refund("0.60", "re_1")),
+    "a refund of the rest twice": (
+        lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="re_1"),
+        lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="re_1"),
+    ),
+    "a grant twice": (grant, grant),
+    "a first purchase twice": (buy("stripe:1", tenant=CAROL), buy("stripe:1", tenant=CAROL)),
+    "a first grant twice": (first_grant, first_grant),
+    "batches of first purchases in two orders": (
+        buy_many("stripe:1", "stripe:2"),
+        buy_many("stripe:2", "stripe:1"),
+    ),
+    "a batch and its replay": (buy_many("stripe:1", "stripe:2"), buy_many("stripe:1", "stripe:2")),
+    "two batches that share a payment": (
+        buy_many("stripe:1", "stripe:2"),
+        buy_many("stripe:2", "stripe:3"),
+    ),
+    "all or nothing, and a charge under one of its keys": (
+        lambda billing: states(
+            billing.charge_many(
+                [
+                    {"tenant": ALICE, "amount": credits(n), "reference": f"run-{n}"}
+                    for n in (1, 2)
+                ],
+                all_or_nothing=True,
+            )
+        ),
+        charge(5, "run-2"),
+    ),
+    "a dispute twice": (
+        lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_2"),
+        lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_2"),
+    ),
     "a capture and a release": (
-        lambda billing: billing.capture(ALICE, HELD, credits(20), reference="run-1"),
-        lambda billing: billing.release(ALICE, HELD),
+        capture(20),
+        release,
     ),
     "a purchase and a refund": (buy("stripe:1"), refund("0.50", "re_1")),
     "two refunds and enough for one": (refund("0.60", "re_1"), refund("0.60", "re_2")),
@@ -100,6 +173,7 @@ PAIRS: dict[str, tuple[Call, Call]] = {
     "a payment twice, when something is due": (buy("stripe:1"), buy("stripe:1")),
     "a charge twice, when something is due": (charge(5), charge(5)),
     "a hold twice, when something is due": (hold(5), hold(5)),
+    "a refused charge twice, when something is due": (charge(10**9), charge(10**9)),
     "a charge and a sweep, when something is due": (charge(5), lambda billing: billing.sweep()),
     "folding and a purchase": (lambda billing: billing.fold(), buy("stripe:1")),
 }
@@ -110,18 +184,20 @@ PAIRS_OF_ATTEMPTS: dict[str, tuple[Call, Call]] = {
     "evidence, and another tenant who buys with it": (submit(), buy("stripe:1", tenant=BOB)),
 }
 EACH = PAIRS | PAIRS_OF_ATTEMPTS
-# These never wait for each other, though each raises what the others' tenants have.
+# These never wait for each other: they are of different tenants, or record nothing.
 APART = {
     "two tenants who buy",
     "a refund, and a partner who spends its share",
     "a first purchase and a charge",
     "a first purchase and a hold",
+    "a refused charge twice, when something is due",
 }
 # By then the grant has lapsed, and whoever comes first records it.
 LATER = {
     "a payment twice, when something is due",
     "a charge twice, when something is due",
     "a hold twice, when something is due",
+    "a refused charge twice, when something is due",
     "a charge and a sweep, when something is due",
 }
 POLICY = policy()  # a tenth of each purchase for Bob, a quarter for the system tenant
@@ -158,7 +234,7 @@ def intend(billing: Billing) -> None:
         assert attempts.create_intent(tenant, usd("2.00")).attempt_id == intent
 
 
-def told(outcome: Outcome) -> object:
+def told(outcome: Told) -> object:
     """What a caller is told, but for ids."""
     code, value = outcome
     if isinstance(value, (Receipt, Hold, Dispute, Attempt)):
@@ -174,7 +250,8 @@ def state(database: Database) -> object:
     verification = billing.verify()
     assert verification.ok, verification
     balances = [billing.balance(tenant) for tenant in (ALICE, BOB, SYSTEM_TENANT_ID)]
-    return balances, billing.grants(ALICE), verification.transactions
+    grants = [evolve(grant, id=HELD) for grant in billing.grants(ALICE)]
+    return balances, grants, verification.transactions
 
 
 @pytest.fixture

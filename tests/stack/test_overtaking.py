@@ -1,18 +1,19 @@
-"""What others do between the statements of a call changes when it happens, not what comes of it."""
+"""Other calls between the statements of one call change when it happens, not its outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
-from itertools import count
-from typing import Any
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine
 
 from cogni_billing import (
     Billing,
-    LedgerUnavailable,
+    InsufficientCredits,
     PaymentAlreadyClaimed,
     Purchase,
     credits,
@@ -20,135 +21,199 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.testing import ALICE, BOB, NOON, MovableClock
+from cogni_billing.testing.contracts.purchases import policy
 from stack.conftest import Database
+from stack.watching import watched_engine
+
+HOUR: Final = timedelta(hours=1)
+LIMIT: Final = 1000
+"""The number of due holds and grants that one call settles."""
 
 
-def at(engine: Engine, seconds: int) -> Billing:
+def at(engine: Engine, moment: datetime, **options: Any) -> Billing:
     """A host whose clock stands there."""
-    return Billing(PostgresUnitOfWork(engine), clock=MovableClock(NOON + timedelta(0, seconds)))
+    return Billing(PostgresUnitOfWork(engine), clock=MovableClock(moment), **options)
 
 
-def one(billing: Billing) -> bool:
-    return billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1").replayed
+@contextmanager
+def overtaken(database: Database, overtake: Callable[[int], None]) -> Iterator[Engine]:
+    """An engine for which *overtake* is called before each statement but the first."""
+    sent: list[str] = []
 
+    def before_each(_: psycopg.Connection[Any], statement: str) -> None:
+        if "cogni_billing" in statement:
+            sent.append(statement)
+            if len(sent) > 1:
+                overtake(len(sent) - 1)
 
-def several(billing: Billing) -> bool:
-    outcomes = billing.confirm_purchases(
-        Purchase(tenant=ALICE, amount=usd("1.00"), payment=f"stripe:{n}") for n in (1, 2)
-    )
-    assert [outcome.error for outcome in outcomes] == [None, None]
-    return any(outcome.state == "replayed" for outcome in outcomes)
-
-
-@pytest.fixture
-def engine(database: Database) -> Iterator[Engine]:
-    engine = create_engine(database.sandbox.url("app_user"))
-    yield engine
-    engine.dispose()
+    url = database.sandbox.role("app_user")
+    with watched_engine(url, before_each, pool_size=1, max_overflow=0) as engine:
+        yield engine
 
 
 @pytest.fixture
-def impatient(database: Database) -> Iterator[Engine]:
-    """Does not wait for a lock, since who holds it waits here."""
-    options = {"options": "-c lock_timeout=50ms"}
-    engine = create_engine(database.sandbox.url("app_user"), connect_args=options)
-    yield engine
-    engine.dispose()
+def others(database: Database) -> Engine:
+    return database.user
 
 
-@pytest.mark.parametrize("buy", [one, several])
-def test_a_payment_that_nobody_has_claimed_is_never_said_to_be(
-    engine: Engine, impatient: Engine, buy: Callable[[Billing], bool]
-) -> None:
-    """A hold is opened before each try to post: by this purchase's clock it is due already."""
-    at(impatient, 0).confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
-    told = list[str | None]()
-
-    def open_hold(*arguments: object) -> None:
-        if "claim AS" not in str(arguments[2]):
-            return
-        number = 2 * len(told) + 1
-        name = f"run-{number}"
-        try:
-            at(impatient, number).charge(ALICE, credits(1), reference=name)
-            at(impatient, number).hold(
-                ALICE, credits(5), reference=name, expires_at=NOON + timedelta(0, number + 1)
-            )
-        except LedgerUnavailable as error:
-            told.append(error.sqlstate)
-        else:
-            told.append(None)
-
-    event.listen(engine, "before_cursor_execute", open_hold)
-
-    assert not buy(at(engine, 10))
-    assert told[0] is None  # later the wallet may be locked
-    event.remove(engine, "before_cursor_execute", open_hold)
-    assert buy(at(engine, 10))
+@pytest.fixture
+def due(others: Engine) -> None:
+    """Alice has bought, and has more grants that expire within the hour than one call settles."""
+    billing = at(others, NOON)
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+    for number in range(LIMIT + 1):
+        billing.grant(
+            ALICE,
+            credits(1),
+            source="promo:a",
+            reference=f"{number}",
+            expires_at=NOON + timedelta(milliseconds=number + 1),
+        )
 
 
-SPENDING: dict[str, Callable[[Billing], object]] = {
+CALLS: Final[dict[str, Callable[[Billing], Any]]] = {
+    "confirm_purchase": lambda billing: billing.confirm_purchase(
+        ALICE, usd("1.00"), payment="stripe:1"
+    ),
     "charge": lambda billing: billing.charge(ALICE, credits(5), reference="run-1"),
     "hold": lambda billing: billing.hold(ALICE, credits(5), reference="run-1"),
 }
 
 
-@pytest.mark.parametrize("name", SPENDING)
-def test_an_account_that_is_opened_meanwhile_is_there(
-    database: Database, engine: Engine, name: str
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_settles_in_several_statements_is_replayed_if_the_same_call_comes_between(
+    database: Database, others: Engine, due: None, name: str
 ) -> None:
-    """Between the call that found no account and its look for why."""
-    tried = count(1)
+    call = CALLS[name]
+    between = []
 
-    def buy(*arguments: object) -> None:
-        if "SELECT cogni_billing.accounts" in str(arguments[2]) and next(tried) == 1:
-            at(database.user, 0).confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+    def come_first(_: int) -> None:
+        if not between:
+            between.append(call(at(others, NOON + HOUR)))
 
-    event.listen(engine, "before_cursor_execute", buy)
-    SPENDING[name](at(engine, 1))
+    with overtaken(database, come_first) as engine:
+        answer = call(at(engine, NOON + HOUR))
 
-    assert next(tried) > 1
-    balance = at(database.user, 2).balance(ALICE)
-    assert balance.available == credits(10_000_000 - 5)
-
-
-@pytest.mark.parametrize("name", SPENDING)
-def test_the_same_call_that_comes_first_is_replayed(
-    database: Database, engine: Engine, name: str
-) -> None:
-    """Between the call that found no account, and nothing under its key, and its second try."""
-    tried = count(1)
-
-    def come_first(*arguments: object) -> None:
-        if "settle_wallet" in str(arguments[2]) and next(tried) == 1:
-            at(database.user, 0).confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
-            SPENDING[name](at(database.user, 0))
-
-    event.listen(engine, "before_cursor_execute", come_first)
-    answer: Any = SPENDING[name](at(engine, 1))
-
+    assert [each.replayed for each in between] == [False]
     assert answer.replayed
-    assert at(database.user, 2).balance(ALICE).available == credits(10_000_000 - 5)
+    assert call(at(others, NOON + HOUR)).replayed
 
 
-def test_a_batch_that_opens_its_account_is_never_mistaken_either(
-    database: Database, engine: Engine
+def test_a_payment_that_another_tenant_claims_between_two_statements_is_refused(
+    database: Database, others: Engine, due: None
 ) -> None:
-    """Before its second try somebody else opens the account, with a hold that is due by now."""
-    at(database.user, 0).confirm_purchase(BOB, usd("1.00"), payment="stripe:1")
-    tried = count(1)
+    def claim(_: int) -> None:
+        at(others, NOON + HOUR).confirm_purchase(BOB, usd("1.00"), payment="stripe:1")
 
-    def open_hold(*arguments: object) -> None:
-        if "claim AS" in str(arguments[2]) and next(tried) == 2:
-            at(database.user, 1).confirm_purchase(ALICE, usd("1.00"), payment="stripe:9")
-            at(database.user, 1).hold(
-                ALICE, credits(5), reference="h", expires_at=NOON + timedelta(0, 2)
+    with overtaken(database, claim) as engine, pytest.raises(PaymentAlreadyClaimed):
+        at(engine, NOON + HOUR).confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+
+    assert at(others, NOON + HOUR).balance(ALICE).posted == credits(10_000_000)
+
+
+def test_credits_that_are_spent_between_two_statements_are_not_spent_again(
+    database: Database, others: Engine, due: None
+) -> None:
+    def spend(number: int) -> None:
+        at(others, NOON + HOUR).charge(ALICE, credits(9_999_999), reference=f"other-{number}")
+
+    with overtaken(database, spend) as engine, pytest.raises(InsufficientCredits) as caught:
+        at(engine, NOON + HOUR).charge(ALICE, credits(5), reference="run-1")
+
+    assert caught.value.available == credits(1)
+
+
+def test_a_payment_that_nobody_has_claimed_is_never_said_to_be(
+    database: Database, others: Engine, due: None
+) -> None:
+    """A hold that is due already is opened before each statement, so each has to settle it."""
+    opened = []
+
+    def open_hold(number: int) -> None:
+        if number <= 3:
+            moment = NOON + HOUR - timedelta(seconds=10 - number)
+            at(others, moment).hold(
+                ALICE, credits(5), reference=f"{number}", expires_at=moment + timedelta(seconds=1)
             )
+            opened.append(number)
 
-    event.listen(engine, "before_cursor_execute", open_hold)
-    outcomes = at(engine, 10).confirm_purchases(
-        Purchase(tenant=ALICE, amount=usd("1.00"), payment=f"stripe:{n}") for n in (1, 2)
+    with overtaken(database, open_hold) as engine:
+        receipt = at(engine, NOON + HOUR).confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+
+    assert opened
+    assert not receipt.replayed
+    assert at(others, NOON + HOUR).balance(ALICE).held == credits(0)
+
+
+def test_a_replay_that_is_recorded_after_the_look_for_it_is_told_by_the_post(
+    database: Database, others: Engine
+) -> None:
+    """A batch of purchases before and after the policy begins looks, and then posts the others."""
+    later = policy("0.25", since=NOON + HOUR)
+    at(others, NOON).confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+
+    def buy(number: int) -> None:
+        at(others, NOON).confirm_purchase(ALICE, usd("1.00"), payment=f"stripe:{number}")
+
+    with overtaken(database, buy) as engine:
+        outcomes = at(engine, NOON, policy=later).confirm_purchases(
+            Purchase(tenant=ALICE, amount=usd("1.00"), payment=f"stripe:{number}")
+            for number in (0, 1, 2)
+        )
+
+    # Each of the others was bought before the statement that looks for it.
+    assert [outcome.state for outcome in outcomes] == ["replayed"] * 3
+
+
+def test_a_key_of_all_or_nothing_that_is_used_between_two_statements_is_a_conflict(
+    database: Database, others: Engine
+) -> None:
+    """A replay in such a batch takes a second statement, since it could be a conflict."""
+    billing = at(others, NOON)
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+    billing.charge(ALICE, credits(1), reference="run-1")
+    batch = [{"tenant": ALICE, "amount": credits(n), "reference": f"run-{n}"} for n in (1, 2, 3)]
+
+    def charge(_: int) -> None:
+        billing.charge(ALICE, credits(5), reference="run-2")
+
+    with overtaken(database, charge) as engine:
+        outcomes = at(engine, NOON).charge_many(batch, all_or_nothing=True)
+
+    errors = [outcome.error.code for outcome in outcomes if outcome.error]
+    assert errors == ["others_refused", "idempotency_conflict", "others_refused"]
+    assert billing.balance(ALICE).posted == credits(10_000_000 - 1 - 5)
+
+
+def test_all_or_nothing_counts_what_is_spent_between_its_two_statements(
+    database: Database, others: Engine
+) -> None:
+    billing = at(others, NOON)
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+    billing.charge(ALICE, credits(1), reference="run-1")
+    batch = [{"tenant": ALICE, "amount": credits(n), "reference": f"run-{n}"} for n in (1, 2, 3)]
+
+    def charge(_: int) -> None:
+        billing.charge(ALICE, credits(9_999_995), reference="other")
+
+    with overtaken(database, charge) as engine:
+        outcomes = at(engine, NOON).charge_many(batch, all_or_nothing=True)
+
+    errors = [outcome.error.code for outcome in outcomes if outcome.error]
+    assert errors == ["others_refused", "others_refused", "insufficient_credits"]
+    assert billing.balance(ALICE).posted == credits(4)
+
+
+def test_an_account_that_is_opened_by_a_refused_charge_is_not_there(
+    database: Database, others: Engine
+) -> None:
+    """A batch for an unknown tenant is refused, though the tenant buys after the statement."""
+    engine = create_engine(database.sandbox.role("app_user"))
+    outcomes = at(engine, NOON).charge_many(
+        [{"tenant": ALICE, "amount": credits(1), "reference": "run-1"}]
     )
+    engine.dispose()
 
-    assert [type(outcome.error) for outcome in outcomes] == [PaymentAlreadyClaimed, type(None)]
-    assert next(tried) > 2
+    assert [outcome.error.code for outcome in outcomes if outcome.error] == ["unknown_account"]
+    at(others, NOON).confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
+    assert not at(others, NOON).charge(ALICE, credits(1), reference="run-1").replayed

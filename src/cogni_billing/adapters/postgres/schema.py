@@ -62,7 +62,8 @@ def _door(signature: str, call: str) -> str:
     return f"""
 CREATE FUNCTION {SCHEMA}.{signature} RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off AS $$
 BEGIN
     RETURN {call};
 END

@@ -198,7 +198,7 @@ class Function:
 
 
 _PATH: Final = "search_path=pg_catalog, pg_temp"
-_DOOR_SETTINGS: Final = f"{_PATH}; plan_cache_mode=force_generic_plan"
+_DOOR_SETTINGS: Final = f"{_PATH}; plan_cache_mode=force_generic_plan; enable_seqscan=off"
 # Run under the path of the doors that call them, or inlined in policies.
 _DEFINERS: Final = frozenset(
     {name for _, names in _DOORS for name in names.split()}

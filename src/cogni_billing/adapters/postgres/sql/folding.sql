@@ -6,6 +6,7 @@
 CREATE FUNCTION cogni_billing.safe_position(patience interval) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $$
 DECLARE
     highest  bigint;
@@ -37,11 +38,14 @@ $$;
 CREATE FUNCTION cogni_billing.fold_account(account uuid, safe bigint, size integer) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
-    folded  record;
-    covered bigint;
+    after_all bigint;
+    before    numeric;
+    covered   bigint;
 BEGIN
-    SELECT up_to, arrived INTO folded FROM cogni_billing.checkpoints
+    SELECT up_to, arrived INTO after_all, before FROM cogni_billing.checkpoints
     WHERE account_id = account ORDER BY up_to DESC LIMIT 1;
+    after_all := coalesce(after_all, 0);
+    before := coalesce(before, 0);
     WITH piece AS (
         SELECT
             max(position) AS up_to, sum(amount) AS added, count(*) AS lines,
@@ -52,7 +56,7 @@ BEGIN
                 (row_number() OVER (ORDER BY position) - 1) / size AS piece
             FROM cogni_billing.arrivals
             WHERE account_id = account
-              AND position > coalesce(folded.up_to, 0) AND position <= safe
+              AND position > after_all AND position <= safe
         ) AS line
         GROUP BY piece
     ), made AS (
@@ -60,8 +64,8 @@ BEGIN
             account_id, up_to, after, added, arrived, earliest_at, latest_at
         )
         SELECT
-            account, up_to, lag(up_to, 1, coalesce(folded.up_to, 0)) OVER sequence, added,
-            coalesce(folded.arrived, 0) + sum(added) OVER sequence, earliest_at, latest_at
+            account, up_to, lag(up_to, 1, after_all) OVER sequence, added,
+            before + sum(added) OVER sequence, earliest_at, latest_at
         FROM piece
         WINDOW sequence AS (ORDER BY up_to ROWS UNBOUNDED PRECEDING)
     )
@@ -75,6 +79,7 @@ $$;
 CREATE FUNCTION cogni_billing.fold(accounts json, safe bigint, size integer) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $$
 DECLARE
     each    uuid;

@@ -26,13 +26,17 @@ BEGIN
     END IF;
     SELECT * INTO was FROM cogni_billing.holds
     WHERE tenant_id = me AND kind = 'work' AND reference = m.reference;
-    IF FOUND THEN
+    IF NOT FOUND THEN
+        w := cogni_billing.lock_wallet(me);
+        -- Another call may have recorded the key while this one waited for the lock.
+        SELECT * INTO was FROM cogni_billing.holds
+        WHERE tenant_id = me AND kind = 'work' AND reference = m.reference;
+    END IF;
+    IF was.id IS NOT NULL THEN
         RETURN json_build_object(
             'outcome', 'replayed', 'stored', to_json(was), 'present', greatest(
                 m.at, (SELECT as_of FROM cogni_billing.wallets WHERE tenant_id = me)));
-    END IF;
-    w := cogni_billing.lock_wallet(me);
-    IF w.tenant_id IS NULL THEN
+    ELSIF w.tenant_id IS NULL THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
     present := greatest(w.as_of, m.at);

@@ -40,7 +40,7 @@ DECLARE
     account      CONSTANT uuid := cogni_billing.account_of(owner);
     -- The first of several may be a replay; the next need a settled wallet all the same.
     several      CONSTANT boolean := json_array_length(asked) > 1;
-    answers      text := '';
+    answers      text[] := '{}';
     locked       boolean := false;
     changed      boolean := false;
     w            cogni_billing.wallets;
@@ -138,19 +138,23 @@ BEGIN
             shared := shared + share;
         END LOOP;
 
-        -- A replay needs no lock. Where another call records the key after this look, the unique
-        -- index refuses the second record, and the caller makes the call again.
+        -- A replay needs no lock.
         SELECT * INTO was FROM cogni_billing.transactions
         WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
         IF NOT locked AND (several OR NOT FOUND) THEN
             SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner FOR NO KEY UPDATE;
-            IF NOT FOUND THEN
+            IF NOT FOUND AND m.kind IN (/* opens_account */) THEN
                 -- There is no row to wait for, and claims in two orders would deadlock.
                 PERFORM pg_advisory_xact_lock(hashtextextended(owner::text, 0));
                 SELECT * INTO w FROM cogni_billing.wallets
                 WHERE tenant_id = owner FOR NO KEY UPDATE;
             END IF;
             locked := true;
+            IF was.id IS NULL THEN
+                -- Another call may have recorded the key while this one waited for the lock.
+                SELECT * INTO was FROM cogni_billing.transactions
+                WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
+            END IF;
         END IF;
         present := greatest(w.as_of, m.at);
         IF w.due_at <= present AND (several OR was.id IS NULL) THEN
@@ -158,7 +162,7 @@ BEGIN
             w := due.w;
             arrived := NULL;  -- an expiry may have seen more since
             IF due.more THEN
-                answers := answers || ',{"outcome":"unsettled"}';
+                answers := answers || '{"outcome":"unsettled"}'::text;
                 EXIT;
             END IF;
         END IF;
@@ -171,25 +175,25 @@ BEGIN
                 SELECT * INTO was FROM cogni_billing.transactions
                 WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
                 IF NOT FOUND THEN
-                    answers := answers || ',{"outcome":"claimed"}';
+                    answers := answers || '{"outcome":"claimed"}'::text;
                     CONTINUE;
                 END IF;
             END IF;
         END IF;
         IF was.id IS NOT NULL THEN
-            answers := answers || ',{"outcome":"replayed","stored":'
-                || cogni_billing.record_of(was) || '}';
+            answers := answers || format(
+                '{"outcome":"replayed","stored":%s}', cogni_billing.record_of(was));
             CONTINUE;
         END IF;
 
         -- The account, as it is at the present moment.
         IF w.tenant_id IS NULL THEN
             IF m.expires_at <= present THEN
-                answers := answers || ',{"outcome":"expired","present":' || to_json(present) || '}';
+                answers := answers || format('{"outcome":"expired","present":%s}', to_json(present));
                 CONTINUE;
             END IF;
             IF m.kind NOT IN (/* opens_account */) THEN
-                answers := answers || ',{"outcome":"unknown_account"}';
+                answers := answers || '{"outcome":"unknown_account"}'::text;
                 CONTINUE;
             END IF;
             w := cogni_billing.open_wallet(owner, m.at);
@@ -232,7 +236,7 @@ BEGIN
                 PERFORM cogni_billing.refuse('grants_have_their_terms');
             END IF;
             IF m.expires_at <= present THEN
-                answers := answers || ',{"outcome":"expired","present":' || to_json(present) || '}';
+                answers := answers || format('{"outcome":"expired","present":%s}', to_json(present));
                 CONTINUE;
             END IF;
             INSERT INTO cogni_billing.grants (
@@ -245,13 +249,13 @@ BEGIN
             SELECT * INTO hold FROM cogni_billing.holds
             WHERE tenant_id = owner AND id = m.subject AND kind = 'work';
             IF NOT FOUND THEN
-                answers := answers || ',{"outcome":"unknown_hold"}';
+                answers := answers || '{"outcome":"unknown_hold"}'::text;
                 CONTINUE;
             ELSIF - m.amount > hold.amount THEN
-                answers := answers || ',{"outcome":"insufficient","available":' || hold.amount || '}';
+                answers := answers || format('{"outcome":"insufficient","available":%s}', hold.amount);
                 CONTINUE;
             ELSIF hold.state <> 'open' THEN
-                answers := answers || ',{"outcome":"hold_closed","state":"' || hold.state || '"}';
+                answers := answers || format('{"outcome":"hold_closed","state":"%s"}', hold.state);
                 CONTINUE;
             END IF;
             SELECT * INTO ended
@@ -284,7 +288,7 @@ BEGIN
                 -- Purchased credits go before granted ones; below zero, there are neither.
                 to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
             ELSIF NOT coalesce(m.overdraft, false) AND to_draw > available THEN
-                answers := answers || ',{"outcome":"insufficient","available":' || available || '}';
+                answers := answers || format('{"outcome":"insufficient","available":%s}', available);
                 CONTINUE;
             END IF;
             IF w.granted > 0 AND to_draw > 0 THEN
@@ -319,21 +323,21 @@ BEGIN
         FOR i IN 1 .. coalesce(cardinality(m.shares), 0) LOOP
             IF m.shares[i] <> 0 THEN
                 n := n + 1;
-                legs[cardinality(legs) + 1] :=
-                    ROW(owner, m.id, n, m.beneficiaries[i], 0, m.kind, m.shares[i], m.at);
+                legs := legs || ROW(owner, m.id, n, m.beneficiaries[i], 0, m.kind, m.shares[i],
+                    m.at)::cogni_billing.arrivals;
             END IF;
         END LOOP;
         IF m.absorbed > 0 THEN
             n := n + 1;
-            legs[cardinality(legs) + 1] := ROW(owner, m.id, n,
-                '00000000-0000-4000-b000-000000000004'::uuid, 0, m.kind, - m.absorbed, m.at);
+            legs := legs || ROW(owner, m.id, n, '00000000-0000-4000-b000-000000000004', 0, m.kind,
+                - m.absorbed, m.at)::cogni_billing.arrivals;
         END IF;
         other_side := coalesce(m.absorbed, 0) - m.amount - shared;
         IF other_side <> 0 OR m.reverses IS NULL THEN
-            legs[cardinality(legs) + 1] :=
-                ROW(owner, m.id, n + 1, contra, 0, m.kind, other_side, m.at);
+            legs := legs || ROW(owner, m.id, n + 1, contra, 0, m.kind, other_side, m.at
+                )::cogni_billing.arrivals;
         END IF;
-        answers := answers || ',{"outcome":"done","balance":' || w.posted + arrived || '}';
+        answers := answers || format('{"outcome":"done","balance":%s}', w.posted + arrived);
     END LOOP;
     IF changed THEN
         UPDATE cogni_billing.wallets
@@ -346,7 +350,7 @@ BEGIN
     )
     SELECT owner, transaction_id, sequence, account_id, kind, amount, occurred_at
     FROM unnest(legs);
-    RETURN '[' || substr(answers, 2) || ']';
+    RETURN '[' || array_to_string(answers, ',') || ']';
 END
 $$;
 

@@ -4,16 +4,16 @@
 CREATE FUNCTION cogni_billing.arrived_up_to(account uuid, last_position bigint) RETURNS numeric
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    folded record;
+    folded_to bigint;
+    folded    numeric;
 BEGIN
-    SELECT up_to, arrived INTO folded FROM cogni_billing.checkpoints
+    SELECT up_to, arrived INTO folded_to, folded FROM cogni_billing.checkpoints
     WHERE account_id = account AND up_to <= last_position
     ORDER BY up_to DESC LIMIT 1;
-    RETURN coalesce(folded.arrived, 0) + (
-        SELECT coalesce(sum(amount), 0)
-        FROM cogni_billing.arrivals
-        WHERE account_id = account
-          AND position > coalesce(folded.up_to, 0) AND position <= last_position
+    folded_to := coalesce(folded_to, 0);  -- row security keeps COALESCE from an index
+    RETURN coalesce(folded, 0) + (
+        SELECT coalesce(sum(amount), 0) FROM cogni_billing.arrivals
+        WHERE account_id = account AND position > folded_to AND position <= last_position
     );
 END
 $$;
@@ -45,30 +45,32 @@ BEGIN
 END
 $$;
 
--- The position of a tenant's last line by a moment and by an arrival; zero where there is none.
--- Positions have no gaps and neither column falls along them, so a binary search needs no index.
+-- A tenant's last line by a moment and by an arrival, and the sum posted by then; zero where there is
+-- none. Positions have no gaps, and along them neither column falls: so this is a binary search,
+-- which needs no index on either.
 CREATE FUNCTION cogni_billing.last_line(
-    owner uuid, lines bigint, moment timestamptz, last_seen bigint
-) RETURNS bigint
+    owner uuid, lines bigint, moment timestamptz, last_seen bigint,
+    OUT place bigint, OUT posted numeric
+)
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    low    bigint := 0;
     high   bigint := lines;
     middle bigint;
+    line   record;
 BEGIN
-    WHILE low < high LOOP
-        middle := (low + high + 1) / 2;
-        IF EXISTS (
-            SELECT FROM cogni_billing.transactions
-            WHERE tenant_id = owner AND position = middle
-              AND line_at <= moment AND seen <= last_seen
-        ) THEN
-            low := middle;
+    place := 0;
+    posted := 0;
+    WHILE place < high LOOP
+        middle := (place + high + 1) / 2;
+        SELECT line_at, seen, posted_after INTO line FROM cogni_billing.transactions
+        WHERE tenant_id = owner AND position = middle AND position > 0;
+        IF line.line_at <= moment AND line.seen <= last_seen THEN
+            place := middle;
+            posted := line.posted_after;
         ELSE
             high := middle - 1;
         END IF;
     END LOOP;
-    RETURN low;
 END
 $$;
 
@@ -119,14 +121,12 @@ BEGIN
         END IF;
     ELSE
         present := moment;
-        w.posted := cogni_billing.arrived_by(account, moment) + coalesce((
-            SELECT posted_after FROM cogni_billing.transactions
-            WHERE tenant_id = me
-              AND position = cogni_billing.last_line(me, w.lines, moment, 9223372036854775807)
-        ), 0);
+        w.posted := cogni_billing.arrived_by(account, moment) + (
+            SELECT posted
+            FROM cogni_billing.last_line(me, w.lines, moment, 9223372036854775807));
         w.held := (
             SELECT coalesce(sum(amount), 0) FROM cogni_billing.holds
-            WHERE tenant_id = me AND ends_at > moment AND opened_at <= moment);
+            WHERE tenant_id = me AND ends_at > moment AND ends_at > 'epoch' AND opened_at <= moment);
     END IF;
     IF w.due_at <= present AND w.as_of <= present THEN
         w.posted := w.posted - (
@@ -145,11 +145,11 @@ CREATE FUNCTION cogni_billing.balance_after(
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF posted IS NULL THEN
-        SELECT posted_after INTO posted FROM cogni_billing.transactions
-        WHERE tenant_id = owner
-          AND position = cogni_billing.last_line(owner, lines, 'infinity', line_seen - 1);
+        posted := (
+            SELECT last.posted
+            FROM cogni_billing.last_line(owner, lines, 'infinity', line_seen - 1) AS last);
     END IF;
-    RETURN coalesce(posted, 0) + CASE WHEN line_seen = 0 THEN 0
+    RETURN posted + CASE WHEN line_seen = 0 THEN 0
         ELSE cogni_billing.arrived_up_to(cogni_billing.account_of(owner), line_seen) END;
 END
 $$;
@@ -173,7 +173,7 @@ BEGIN
     own_before := CASE
         WHEN m.seen IS NULL THEN counted + 1
         WHEN m.own > 0 THEN m.own
-        ELSE 1 + cogni_billing.last_line(me, counted, 'infinity', m.seen - 1)
+        ELSE 1 + (SELECT place FROM cogni_billing.last_line(me, counted, 'infinity', m.seen - 1))
     END;
     RETURN (
         WITH line AS MATERIALIZED (
@@ -181,7 +181,7 @@ BEGIN
                 SELECT
                     seen, position AS own, id, kind, reference, amount, line_at AS at, posted_after
                 FROM cogni_billing.transactions
-                WHERE tenant_id = me AND position < own_before
+                WHERE tenant_id = me AND position < own_before AND position > 0
                   AND (m.kind IS NULL OR kind = m.kind)
                   AND (m.since IS NULL OR line_at >= m.since)
                   AND (m.until IS NULL OR line_at < m.until)

@@ -62,12 +62,16 @@ CREATE TABLE cogni_billing.transactions (
     shortfall      text,
     absorbed       numeric,
     metadata       json             NOT NULL,
-    CONSTRAINT transactions_pkey PRIMARY KEY (tenant_id, id),
-    CONSTRAINT transactions_key_used_once UNIQUE (tenant_id, kind, reference),
-    CONSTRAINT transactions_lines UNIQUE (tenant_id, position)
+    CONSTRAINT transactions_pkey PRIMARY KEY (id, tenant_id),
+    CONSTRAINT transactions_key_used_once UNIQUE (reference, tenant_id, kind)
 );
 
-CREATE INDEX transactions_reversals ON cogni_billing.transactions (tenant_id, reverses)
+-- Each way to find a row has one index that fits, whatever the statistics say: keys do not begin
+-- with the tenant, and an index that does is partial, for statements that repeat its condition.
+CREATE UNIQUE INDEX transactions_lines ON cogni_billing.transactions (tenant_id, position)
+    WHERE position > 0;
+
+CREATE INDEX transactions_reversals ON cogni_billing.transactions (reverses, tenant_id)
     WHERE reverses IS NOT NULL;
 
 -- Policies, once each, by the SHA-256 digest of their text.
@@ -134,11 +138,12 @@ CREATE TABLE cogni_billing.holds (
     pinned_grants  uuid[],
     pinned_amounts numeric[],
     metadata       json             NOT NULL,
-    CONSTRAINT holds_pkey PRIMARY KEY (tenant_id, id),
-    CONSTRAINT holds_key_used_once UNIQUE (tenant_id, kind, reference)
+    CONSTRAINT holds_pkey PRIMARY KEY (id, tenant_id),
+    CONSTRAINT holds_key_used_once UNIQUE (reference, tenant_id, kind)
 );
 
-CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (amount, opened_at);
+CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (amount, opened_at)
+    WHERE ends_at > 'epoch';
 CREATE INDEX holds_open ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (amount)
     WHERE state = 'open';
 
@@ -154,7 +159,7 @@ CREATE TABLE cogni_billing.grants (
     priority   integer          NOT NULL,
     granted_at timestamptz      NOT NULL,
     expires_at timestamptz,
-    CONSTRAINT grants_pkey PRIMARY KEY (tenant_id, id)
+    CONSTRAINT grants_pkey PRIMARY KEY (id, tenant_id)
 );
 
 CREATE INDEX grants_spendable
@@ -178,11 +183,11 @@ CREATE TABLE cogni_billing.disputes (
     shares        numeric[]        NOT NULL,
     opened_at     timestamptz      NOT NULL,
     metadata      json             NOT NULL,
-    CONSTRAINT disputes_pkey PRIMARY KEY (tenant_id, id),
-    CONSTRAINT disputes_key_used_once UNIQUE (tenant_id, reference)
+    CONSTRAINT disputes_pkey PRIMARY KEY (id, tenant_id),
+    CONSTRAINT disputes_key_used_once UNIQUE (reference, tenant_id)
 );
 
-CREATE INDEX disputes_of_purchases ON cogni_billing.disputes (tenant_id, purchase_id);
+CREATE INDEX disputes_of_purchases ON cogni_billing.disputes (purchase_id, tenant_id);
 
 -- A customer's intent to pay. The intent never changes; the columns after `expires_at` are the
 -- present state, which follows from the events.
@@ -254,9 +259,3 @@ CREATE TABLE cogni_billing.context_keys (
     CONSTRAINT context_keys_blocks
         CHECK (octet_length(inner_key) = 64 AND octet_length(outer_key) = 64)
 );
-
--- Many rows have one tenant, however few had when statistics were taken: so the planner keeps to the
--- whole key of a row, not to an index of its tenant.
-ALTER TABLE cogni_billing.transactions ALTER tenant_id SET (n_distinct = -0.01);
-ALTER TABLE cogni_billing.holds ALTER tenant_id SET (n_distinct = -0.01);
-ALTER TABLE cogni_billing.grants ALTER tenant_id SET (n_distinct = -0.01);

@@ -34,20 +34,22 @@ def billing(database: Database) -> Billing:
 
 
 def drift(database: Database) -> list[object]:
-    """The accounts whose last checkpoint and newer rows are not what all rows sum to."""
+    """Accounts whose checkpoints and newer arrivals do not sum to all of their arrivals."""
     with database.admin.connect() as connection:
         return list(
             connection.execute(
                 text("""
-                    SELECT tenant_id, account_id
-                    FROM cogni_billing.postings
-                    GROUP BY tenant_id, account_id, unit
+                    SELECT account_id
+                    FROM cogni_billing.arrivals
+                    GROUP BY account_id
                     HAVING sum(amount)
-                        <> cogni_billing.balance_up_to(tenant_id, account_id, unit, 1000000000)
-                        OR coalesce(sum(amount) FILTER (WHERE posted_after IS NULL), 0)
-                        <> cogni_billing.arrived(tenant_id, account_id, unit, 1000000000)
-                        OR coalesce(sum(amount) FILTER (WHERE posted_after IS NULL), 0)
-                        <> cogni_billing.arrived_by(tenant_id, account_id, unit, '9000-01-01')
+                        <> cogni_billing.arrived_up_to(account_id, 9223372036854775807)
+                        OR sum(amount) <> cogni_billing.arrived_by(account_id, '9000-01-01')
+                    UNION ALL
+                    SELECT tenant_id
+                    FROM cogni_billing.wallets
+                    WHERE received <> cogni_billing.arrived_up_to(
+                        cogni_billing.account_of(tenant_id), received_up_to)
                 """)
             )
         )

@@ -220,19 +220,23 @@ def test_an_awaited_ledger_is_used_in_a_child(database: Database) -> None:
     keys = count()
 
     async def buy() -> Any:
-        return await billing.confirm_purchase(
-            PARENT, usd("1.00"), payment=f"stripe:{os.getpid()}-{next(keys)}"
-        )
-
-    def bought() -> None:
-        assert not asyncio.run(buy()).replayed
+        """Buy once more; the backend of the connection."""
+        payment = f"stripe:{os.getpid()}-{next(keys)}"
+        receipt = await billing.confirm_purchase(PARENT, usd("1.00"), payment=payment)
+        assert not receipt.replayed
+        async with async_engine.connect() as connection:
+            return await connection.scalar(BACKEND)
 
     async def main() -> None:
-        await buy()
+        before = await buy()
+
+        def bought() -> None:
+            assert asyncio.run(buy()) != before
+
         child = child_of(partial(in_a_thread, bought))
         child.join()
         assert child.exitcode == 0
-        await buy()
+        assert await buy() == before
         await async_engine.dispose()
 
     asyncio.run(main())

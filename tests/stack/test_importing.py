@@ -152,7 +152,9 @@ def test_an_import_that_is_killed_again_and_again_does_each_line_once(
             assert present < LINES
     code, shown, errors = importer(f"{kind}s", path)
 
-    assert (code, errors, shown) == (0, [], counted(1, LINES - 1, 0))
+    assert (code, errors) == (0, [])
+    # The server may have finished the last statement of a killed client.
+    assert shown in (counted(1, LINES - 1, 0), counted(0, LINES, 0))
     assert recorded(database, kind) == LINES
     assert billing.verify().ok
     for tenant in (*TENANTS, LAST):

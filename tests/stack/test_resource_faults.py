@@ -8,11 +8,12 @@ import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
+from sqlalchemy import Engine, NullPool, create_engine, text
 
 from cogni_billing import Billing, LedgerUnavailable, OutcomeUnknown, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
@@ -21,6 +22,7 @@ from cogni_billing.ports.scope import Scope
 from cogni_billing.testing import ALICE, BOB
 from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database, opened
+from stack.watching import watched_engine
 
 LOG_FILE_BYTES, LOG_FILL_BYTES = 16 * 2**20, 3 * 2**20
 # More than the server's binary, which may be copied under the limit, and too little for the next
@@ -75,7 +77,7 @@ def test_what_is_switched_off_is_told_by_its_code_and_passes(
 ) -> None:
     off, on, sqlstate, told = SWITCHES[fault]
     engine = create_engine(own_database.sandbox.url("app_user"), poolclass=NullPool)
-    billing = Billing(PostgresUnitOfWork(engine))
+    billing = Billing(PostgresUnitOfWork(engine, retry_for=timedelta(0)))
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
     before = own_database.totals()
 
@@ -103,7 +105,7 @@ def test_a_scope_that_was_idle_for_too_long_is_told_so(database: Database) -> No
     own = given.query.get("options", "")
     idle = f"{own} -cidle_in_transaction_session_timeout=50ms".strip()
     engine = create_engine(given.update_query_dict({"options": idle}), pool_size=1, max_overflow=0)
-    unit_of_work = PostgresUnitOfWork(engine)
+    unit_of_work = PostgresUnitOfWork(engine, retry_for=timedelta(0))
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
@@ -133,7 +135,7 @@ def test_a_disk_that_is_full_is_told_so() -> None:
             billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
             billing.open_account(BOB)
             with database.admin.connect() as admin:
-                path = text("SELECT pg_relation_filepath('cogni_billing.postings')")
+                path = text("SELECT pg_relation_filepath('cogni_billing.transactions')")
                 table = data_dir / str(admin.scalar(path))
         kept = table.rename(table.with_suffix(".kept"))
         table.symlink_to("/dev/full")
@@ -189,13 +191,13 @@ def test_a_log_that_is_full_takes_the_server_down_with_an_unknown_outcome() -> N
                 server = running.enter_context(EmbeddedPostgres(data_dir))
             database = running.enter_context(opened(server))
 
-            def fill_up(_: Connection) -> None:
+            def fill_up(*_: object) -> None:
                 with database.admin.connect() as admin:
                     admin.execute(FILL_LOG, {"size": LOG_FILL_BYTES})
 
-            event.listen(database.user, "commit", fill_up)
-            with pytest.raises(OutcomeUnknown):
-                Billing(PostgresUnitOfWork(database.user)).confirm_purchase(
+            url = server.role("app_user")
+            with watched_engine(url, fill_up) as engine, pytest.raises(OutcomeUnknown):
+                Billing(PostgresUnitOfWork(engine, retry_for=timedelta(0))).confirm_purchase(
                     ALICE, usd("1.00"), payment="stripe:2"
                 )
 

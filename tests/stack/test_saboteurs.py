@@ -16,7 +16,7 @@ from cogni_billing.testing.contracts import (
     holds,
     purchases,
     reading,
-    sharing,
+    single_calls,
     statements,
     verifying,
 )
@@ -40,69 +40,78 @@ def replaced(function: str, right: str, wrong: str) -> str:
     return REPLACED.format(function=function, right=right, wrong=wrong)
 
 
-def switched_off(table: str, trigger: str) -> str:
-    return f"ALTER TABLE cogni_billing.{table} DISABLE TRIGGER {trigger}"
-
-
 def of_all_tables(*statements: str) -> str:
     return ";".join(each.format(table=table) for table in LEDGER for each in statements)
 
 
+FORGETFUL = replaced(
+    "_lines",
+    "WHERE tenant_id = me AND position < own_before AND position > 0",
+    "WHERE position > 0",
+)
+
 SABOTEURS: dict[str, tuple[type, str, str]] = {
-    "row_security_is_off": (
-        sharing.SharingContract,
-        "test_a_partner_sees_its_share_and_not_whose_it_is_of",
-        of_all_tables("ALTER TABLE cogni_billing.{table} DISABLE ROW LEVEL SECURITY"),
-    ),
-    "a_permissive_policy_was_added_and_the_floor_removed": (
+    "a_function_forgets_the_tenant_and_row_security_is_off": (
         statements.StatementContract,
         "test_shares_reach_the_system_tenant_without_saying_whose_they_are",
-        "DROP POLICY transactions_floor ON cogni_billing.transactions;"
-        "CREATE POLICY leak ON cogni_billing.transactions FOR SELECT USING (true)",
+        of_all_tables("ALTER TABLE cogni_billing.{table} DISABLE ROW LEVEL SECURITY")
+        + ";"
+        + FORGETFUL,
     ),
-    "a_balance_is_of_when_the_statement_began": (
+    "a_function_forgets_the_tenant_and_the_floor_is_gone": (
+        statements.StatementContract,
+        "test_shares_reach_the_system_tenant_without_saying_whose_they_are",
+        "CREATE POLICY leak ON cogni_billing.transactions USING (true) WITH CHECK (true);"
+        + FORGETFUL,
+    ),
+    "a_wallet_is_read_without_a_lock": (
         purchases.PurchaseRaces,
         "test_purchases_of_one_tenant_at_once_leave_no_gap_between_balances",
-        replaced(
-            "keep_wallet",
-            "posted = posted + NEW.amount",
-            "posted = NEW.amount + (SELECT w.posted FROM cogni_billing.wallets w "
-            "WHERE (w.tenant_id, w.account_id) = (NEW.tenant_id, NEW.account_id))",
-        ),
+        replaced("record", "FOR NO KEY UPDATE", ""),
     ),
-    "nobody_asks_whether_it_is_covered": (
+    "a_wallet_is_not_written_back": (
+        purchases.PurchaseContract,
+        "test_the_balance_on_the_receipt_is_the_one_right_after",
+        replaced("record", "IF changed THEN", "IF false THEN"),
+    ),
+    "a_charge_is_not_compared_with_the_balance": (
         charges.ChargeRaces,
         "test_spenders_at_once_never_take_more_than_there_is",
-        replaced("keep_wallet", "NEW.balance_after < kept.held", "false"),
+        replaced("record", "to_draw > available", "false"),
     ),
-    "what_is_held_may_be_spent": (
+    "held_credits_may_be_spent": (
         holds.HoldContract,
         "test_what_is_held_is_there_for_nothing_else",
-        replaced("keep_wallet", "NEW.balance_after < kept.held", "NEW.balance_after < 0"),
+        replaced(
+            "record",
+            "available := w.posted + arrived - w.held",
+            "available := w.posted + arrived",
+        ),
     ),
     "a_hold_sets_nothing_aside": (
         holds.HoldRaces,
         "test_holders_at_once_never_hold_more_than_there_is",
-        switched_off("holds", "keep_hold"),
+        replaced("_hold", "w.held := w.held + m.amount", "w.held := w.held"),
     ),
     "a_grant_is_never_drawn_of": (
         grants.GrantContract,
         "test_a_grant_that_was_spent_leaves_nothing_to_lapse",
-        replaced("keep_wallet", "kept.granted > 0", "false"),
+        replaced("record", "w.granted > 0 AND to_draw > 0", "false"),
     ),
-    "a_fold_waits_for_nobody": (
+    "a_settled_wallet_is_not_written_back": (
+        single_calls.RefusedCallContract,
+        "test_post_leaves_what_was_due",
+        replaced("settle_due", "PERFORM cogni_billing.keep_wallet(w);", ""),
+    ),
+    "a_fold_waits_for_no_writer": (
         reading.FoldingRaces,
         "test_what_was_being_written_when_a_fold_began_is_not_forgotten",
-        replaced("settled_position", "IF writers IS NULL THEN", "IF true THEN"),
+        replaced("safe_position", "IF writers IS NULL THEN", "IF true THEN"),
     ),
-    "positions_run_backwards": (
+    "positions_have_gaps": (
         verifying.VerifyingContract,
         "test_a_lively_ledger_is_sound",
-        replaced(
-            "keep_wallet",
-            "NEW.position := nextval(''cogni_billing.postings_position_seq'')",
-            "NEW.position := -nextval(''cogni_billing.postings_position_seq'')",
-        ),
+        replaced("record", "owner, m.id, w.lines, seen", "owner, m.id, w.lines * 2, seen"),
     ),
 }
 
@@ -138,6 +147,10 @@ class TestWhatIsAcknowledgedIsNotYetWritten(RestartContract):
     @pytest.fixture
     def server(self) -> Iterator[Killable]:
         with killable("-c synchronous_commit=off") as server:
+            with server.database.admin.begin() as administrator:
+                administrator.exec_driver_sql(
+                    replaced("act", "current_setting(''synchronous_commit'') = ''off''", "false")
+                )
             yield server
 
     @pytest.fixture

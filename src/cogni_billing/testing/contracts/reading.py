@@ -314,6 +314,7 @@ class FoldingRaces(Contract):
     ) -> None:
         """The first to write is the last to commit; where scopes wait for each other, all do."""
         billing = new_billing()
+        billing.confirm_purchase(BOB, usd("10.00"), payment="stripe:pi_0")
         with ThreadPoolExecutor(2) as threads:
             with unit_of_work.scope(ALICE) as scope:
                 scope.ledger.post(planned())
@@ -326,6 +327,6 @@ class FoldingRaces(Contract):
             later.result()
             fold.result()
 
-        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(50_000_000)
+        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(75_000_000)
         billing.fold()
-        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(50_000_000)
+        assert billing.balance(SYSTEM_TENANT_ID).posted == credits(75_000_000)

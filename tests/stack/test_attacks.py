@@ -135,9 +135,9 @@ KEYS: Final = {
     "checkpoints": ("checkpoints_follow_one_another",),
     "disputes": ("disputes_key_used_once",),
     "holds": ("holds_key_used_once",),
-    "transactions": ("transactions_key_used_once", "transactions_lines"),
+    "transactions": ("transactions_key_used_once",),
 }
-COLUMNS: Final = {"arrivals": "amount", "checkpoints": "added", "policies": "policy"}
+COLUMNS: Final = {"arrivals": "amount", "checkpoints": "added"}
 
 
 def on_others(table: str, column: str = "tenant_id") -> Iterator[tuple[str, Attack]]:
@@ -145,6 +145,8 @@ def on_others(table: str, column: str = "tenant_id") -> Iterator[tuple[str, Atta
     name = f"cogni_billing.{table}"
     keys = (*KEYS.get(table, ()), f"{table}_pkey")
     keyless = tuple(f"ALTER TABLE {name} DROP CONSTRAINT {key}" for key in keys)
+    if table == "transactions":
+        keyless += ("DROP INDEX cogni_billing.transactions_lines",)
     walls = (floor(table),)
     seen = "account_id" if table == "arrivals" else column
     read = f"SELECT count(*) FROM {name} WHERE {seen} <> :alice"
@@ -305,7 +307,7 @@ ATTACKS: dict[str, Attack] = {
     "issue less than is credited": Attack(
         swindle(),
         (NO_SUM,),
-        before=(Broken("record", "- transactions.amount", "- transactions.amount + 1"),),
+        before=(Broken("record", "- m.amount - shared", "- m.amount - shared + 1"),),
     ),
     "pay a share that is no number": Attack(
         swindle(shares=["NaN"]),
@@ -547,7 +549,7 @@ def test_every_function_that_runs_as_the_keeper_has_a_pinned_path(shared: Databa
             text("""
                 SELECT proname FROM pg_proc
                 WHERE pronamespace = 'cogni_billing'::regnamespace AND prosecdef
-                  AND proconfig IS DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp']
+                  AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(proconfig, '{}'))
             """)
         ).all()
 

@@ -185,6 +185,7 @@ def test_a_failure_on_this_side_is_classified(error: Exception, reason: str) -> 
         (of_server("08006"), "08006"),
         (of_server("58030", "PANIC"), "58030"),  # the log could not be synced
         (of_server("XX000", "FATAL"), "XX000"),
+        (of_server("57014", "FATAL"), "57014"),
         (of_server("40003"), "40003"),  # statement completion unknown
         (PoolTimeout("gone"), None),
     ],
@@ -198,6 +199,6 @@ def test_a_lost_answer_to_commit_is_an_unknown_outcome(
     assert (unknown.reason, unknown.sqlstate) == ("the answer to COMMIT was lost", sqlstate)
 
 
-@pytest.mark.parametrize("sqlstate", ["40001", "53100"])
+@pytest.mark.parametrize("sqlstate", ["40001", "53100", "57014"])
 def test_a_commit_that_the_server_refused_is_not(sqlstate: str) -> None:
     assert type(commit_translation(of_server(sqlstate))) is LedgerUnavailable

@@ -190,8 +190,8 @@ def set_tenant(connection: Connection, tenant: TenantId) -> None:
 
 
 def owners_of(rows: frozenset[tuple[str, str]]) -> set[str]:
-    """The tenants of rows; of the shared table of policies there are none."""
-    found = [json.loads(row) for table, row in rows if table != "policies"]
+    """The tenants of rows."""
+    found = [json.loads(row) for _, row in rows]
     return {row.get("tenant_id") or row.get("origin_id") for row in found}
 
 

@@ -271,19 +271,23 @@ _COUNTED: Final = """
 
 # Numbers that are not whole and finite break another rule, and are no amounts here.
 _TERMS: Final = """
-    SELECT terms.*, policies.policy::text AS policy
+    SELECT terms.*, kept.policy::text AS policy
     FROM (
         SELECT
-            min(ARRAY[tenant_id, id]) AS example,
+            min(ARRAY[made.tenant_id, id]) AS example,
             count(*) AS alike,
             min(occurred_at) AS first_at,
             max(occurred_at) AS last_at,
-            amount, coalesce(paid, 0) AS paid, paid_unit, beneficiaries, shares, policy AS digest
-        FROM cogni_billing.transactions
+            amount, coalesce(paid, 0) AS paid, paid_unit, beneficiaries, shares, digest
+        FROM cogni_billing.transactions AS made
+        LEFT JOIN cogni_billing.policies AS kept
+            ON kept.tenant_id = made.tenant_id AND digest = made.policy
         WHERE kind = 'purchase'
-        GROUP BY amount, paid, paid_unit, beneficiaries, shares, policy
+        GROUP BY amount, paid, paid_unit, beneficiaries, shares, digest
     ) AS terms
-    LEFT JOIN cogni_billing.policies USING (digest)
+    LEFT JOIN (
+        SELECT DISTINCT ON (digest) digest, policy FROM cogni_billing.policies ORDER BY digest
+    ) AS kept USING (digest)
     WHERE abs(amount) < 1e40 AND scale(amount) = 0
       AND cardinality(beneficiaries) IS NOT DISTINCT FROM cardinality(shares)
       AND coalesce((

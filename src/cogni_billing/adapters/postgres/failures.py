@@ -32,6 +32,7 @@ STATEMENT_COMPLETION_UNKNOWN: Final = "40003"
 DEADLOCK_DETECTED: Final = "40P01"
 INSUFFICIENT_PRIVILEGE: Final = "42501"
 READ_ONLY: Final = "25006"
+QUERY_CANCELED: Final = "57014"
 DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 """Another transaction interfered; retrying the whole scope helps."""
 
@@ -126,7 +127,8 @@ def _refused(error: psycopg.Error) -> bool:
     code, severity = error.sqlstate, error.diag.severity_nonlocalized
     return (
         code is not None
-        and code[:2] not in {"08", "57"}
+        # A statement that was cancelled ended before the commit record.
+        and (code[:2] not in {"08", "57"} or code == QUERY_CANCELED)
         and code != STATEMENT_COMPLETION_UNKNOWN
         and severity not in {"FATAL", "PANIC"}
     )

@@ -292,11 +292,11 @@ _CHECKPOINTS: Final = _broken(
 
 _POLICIES: Final = _broken(
     """
-    SELECT digest
+    SELECT tenant_id, digest
     FROM cogni_billing.policies
     WHERE digest <> sha256(convert_to(policy::text, 'UTF8'))
     """,
-    "'policy', encode(digest, 'hex')",
+    "'tenant', tenant_id, 'policy', encode(digest, 'hex')",
     (Rule.POLICIES_MATCH_THEIR_DIGEST, "true", "'the digest of another text'"),
 )
 

@@ -23,11 +23,12 @@ OWN_TABLES: Final = (
     "holds",
     "payment_attempt_events",
     "payment_attempts",
+    "policies",
     "transactions",
     "wallets",
 )
 """The tables whose rows have their tenant's key."""
-LEDGER: Final = (*OWN_TABLES, "arrivals", "checkpoints", "policies")
+LEDGER: Final = (*OWN_TABLES, "arrivals", "checkpoints")
 TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 
 CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "wallets"})
@@ -77,7 +78,6 @@ POLICIES: Final = frozenset(
         _floor("checkpoints", "account_id", _ACCOUNT),
         Policy("arrivals", "arrivals_read", "SELECT", f"(account_id = {_ACCOUNT})", None, "keeper"),
         Policy("arrivals", "arrivals_add", "INSERT", None, f"(origin_id = {_TENANT})", "keeper"),
-        Policy("policies", "policies_kept", "ALL", "true", "true", "keeper"),
         Policy("context_keys", "context_keys_read", "SELECT", "true", None, "keeper"),
         Policy("context_keys", "context_keys_kept", "ALL", "true", "true", "migrator"),
         *(Policy(table, f"{table}_all", "SELECT", "true", None, "service") for table in LEDGER),

@@ -21,7 +21,8 @@ BEGIN
             SELECT (made).*, kept.policy AS rules, terms.source, terms.priority, terms.expires_at,
                 bought.reference AS payment, bought.paid_unit AS payment_unit
             FROM (SELECT) AS always
-            LEFT JOIN cogni_billing.policies AS kept ON digest = made.policy
+            LEFT JOIN cogni_billing.policies AS kept
+                ON kept.tenant_id = made.tenant_id AND kept.digest = made.policy
             LEFT JOIN cogni_billing.grants AS terms
                 ON terms.tenant_id = made.tenant_id AND terms.id = made.id
             LEFT JOIN cogni_billing.transactions AS bought
@@ -221,12 +222,14 @@ BEGIN
                 PERFORM cogni_billing.refuse('purchases_credit_what_was_paid');
             END IF;
             policy_key := sha256(convert_to(m.policy, 'UTF8'));
-            IF NOT EXISTS (SELECT FROM cogni_billing.policies WHERE digest = policy_key) THEN
+            IF NOT EXISTS (
+                SELECT FROM cogni_billing.policies WHERE tenant_id = owner AND digest = policy_key
+            ) THEN
                 IF NOT cogni_billing.is_object(m.policy, 65536) THEN
                     PERFORM cogni_billing.refuse('policies_are_small_objects');
                 END IF;
-                INSERT INTO cogni_billing.policies (digest, policy)
-                VALUES (policy_key, m.policy::json)
+                INSERT INTO cogni_billing.policies (tenant_id, digest, policy)
+                VALUES (owner, policy_key, m.policy::json)
                 ON CONFLICT DO NOTHING;
             END IF;
         ELSIF m.kind = 'grant' THEN

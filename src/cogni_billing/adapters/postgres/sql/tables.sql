@@ -74,11 +74,12 @@ CREATE UNIQUE INDEX transactions_lines ON cogni_billing.transactions (tenant_id,
 CREATE INDEX transactions_reversals ON cogni_billing.transactions (reverses, tenant_id)
     WHERE reverses IS NOT NULL;
 
--- Policies, once each, by the SHA-256 digest of their text.
+-- The share policies of a tenant's purchases, once each, by the SHA-256 digest of their text.
 CREATE TABLE cogni_billing.policies (
-    digest bytea NOT NULL,
-    policy json  NOT NULL,
-    CONSTRAINT policies_pkey PRIMARY KEY (digest)
+    tenant_id uuid  NOT NULL,
+    digest    bytea NOT NULL,
+    policy    json  NOT NULL,
+    CONSTRAINT policies_pkey PRIMARY KEY (digest, tenant_id)
 );
 
 -- Postings of a transaction on other accounts than its tenant's, kept under the tenant it comes from:

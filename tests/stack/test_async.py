@@ -140,8 +140,8 @@ def test_tenants_interleave_on_one_connection_and_each_sees_its_own(database: Da
 def test_a_server_that_cannot_be_reached_is_unavailable() -> None:
     async def main() -> None:
         engine = create_async_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+        unit_of_work = AsyncPostgresUnitOfWork(engine, retry_for=timedelta(0))
         with pytest.raises(LedgerUnavailable):
-            unit_of_work = AsyncPostgresUnitOfWork(engine, retry_for=timedelta(0))
             await AsyncBilling(unit_of_work).open_account(ALICE)
         await engine.dispose()
 

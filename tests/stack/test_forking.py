@@ -111,9 +111,11 @@ def child_of(work: Callable[[], object]) -> BaseProcess:
 
 def by_multiprocessing(work: Callable[[int], Given], parent: Callable[[], Given]) -> list[Given]:
     answers = FORKS.SimpleQueue()
-    children = [
-        child_of(lambda number=number: answers.put(work(number))) for number in range(CHILDREN)
-    ]
+
+    def answer(number: int) -> None:
+        answers.put(work(number))
+
+    children = [child_of(partial(answer, number)) for number in range(CHILDREN)]
     given = [parent(), *(answers.get() for _ in children)]
     for child in children:
         child.join()

@@ -134,10 +134,7 @@ PAIRS: dict[str, tuple[Call, Call]] = {
     "all or nothing, and a charge under one of its keys": (
         lambda billing: states(
             billing.charge_many(
-                [
-                    {"tenant": ALICE, "amount": credits(n), "reference": f"run-{n}"}
-                    for n in (1, 2)
-                ],
+                [{"tenant": ALICE, "amount": credits(n), "reference": f"run-{n}"} for n in (1, 2)],
                 all_or_nothing=True,
             )
         ),

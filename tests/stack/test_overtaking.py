@@ -85,7 +85,7 @@ def test_a_call_that_settles_in_several_statements_is_replayed_if_the_same_call_
     database: Database, others: Engine, due: None, name: str
 ) -> None:
     call = CALLS[name]
-    between = []
+    between: list[Any] = []
 
     def come_first(_: int) -> None:
         if not between:
@@ -127,7 +127,7 @@ def test_a_payment_that_nobody_has_claimed_is_never_said_to_be(
     database: Database, others: Engine, due: None
 ) -> None:
     """A hold that is due already is opened before each statement, so each has to settle it."""
-    opened = []
+    opened: list[int] = []
 
     def open_hold(number: int) -> None:
         if number <= 3:

@@ -16,7 +16,7 @@ BeforeEach: TypeAlias = Callable[[psycopg.Connection[Any], str], None]
 @contextmanager
 def watched_engine(url: URL | str, before_each: BeforeEach, **options: Any) -> Iterator[Engine]:
     """An engine that calls *before_each*, but not for the first questions of SQLAlchemy's own."""
-    armed = []
+    armed: list[bool] = []
 
     class Watched(psycopg.Cursor[Any]):
         def execute(self, query: Any, params: Any = None, **more: Any) -> Any:

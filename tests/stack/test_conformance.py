@@ -56,7 +56,7 @@ SINGLE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def single(shared: Database) -> Iterator[Engine]:
+def unprepared(shared: Database) -> Iterator[Engine]:
     engine = create_engine(shared.sandbox.url("app_user"), **SINGLE)
     yield engine
     engine.dispose()
@@ -171,8 +171,8 @@ class TestOnOneUnpreparedConnection(Called):
         """Tried above: it never gets to a connection."""
 
     @pytest.fixture
-    def engine(self, single: Engine) -> Engine:
-        return single
+    def engine(self, unprepared: Engine) -> Engine:
+        return unprepared
 
 
 class TestAwaitedPostgres(Called):

@@ -403,8 +403,7 @@ class TestAReadOnlyConnection:
         change = "ALTER DATABASE {} {} default_transaction_read_only {}"
         with own_database.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
             admin.execute(text(change.format(name, "SET", "= on")))
-            for pid in admin.scalars(BACKENDS_HERE).all():
-                admin.scalar(TERMINATE, {"pid": pid})
+            own_database.user.dispose()
             with pytest.raises(LedgerUnavailable) as caught:
                 billing.charge(ALICE, credits(5), reference="r")
             admin.execute(text(change.format(name, "RESET", "")))

@@ -176,7 +176,8 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
         {Rule.SHARES_FOLLOW_THE_POLICY},
     ),
     "a policy without a purchase is rewritten": (
-        "INSERT INTO cogni_billing.policies SELECT tenant_id, 'x', '{}' FROM cogni_billing.wallets LIMIT 1",
+        "INSERT INTO cogni_billing.policies"
+        " SELECT tenant_id, 'x', '{}' FROM cogni_billing.wallets LIMIT 1",
         {Rule.POLICIES_MATCH_THEIR_DIGEST},
     ),
     "a purchase has another policy": (

@@ -41,6 +41,7 @@ from cogni_billing import (
     ShareRule,
     Shortfall,
     TenantId,
+    TransactionKind,
     credits,
     usd_cents,
 )
@@ -116,8 +117,10 @@ def chosen(which: int, known: Sequence[Choice], otherwise: Choice) -> Choice:
 
 
 def unplaced(line: Line) -> Line:
-    """*line* without its position, which is each adapter's own."""
-    return evolve(line, position=0)
+    """*line* without its position and the id of an expiry, which are each adapter's own."""
+    given = line.transaction_id
+    expired = line.kind is TransactionKind.EXPIRY
+    return evolve(line, position=0, transaction_id=UUID(int=0) if expired else given)
 
 
 class Ledgers(RuleBasedStateMachine):

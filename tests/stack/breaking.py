@@ -59,7 +59,8 @@ def terminate_backend(
         try:
             call(billing)
         except (LedgerUnavailable, OutcomeUnknown):
-            assert hit and all(hit)
+            assert hit
+            assert all(hit)
     assert hit or place > 0
     return bool(hit)
 

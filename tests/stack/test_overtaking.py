@@ -123,7 +123,7 @@ def test_credits_that_are_spent_between_two_statements_are_not_spent_again(
     assert caught.value.available == credits(1)
 
 
-def test_a_payment_that_nobody_has_claimed_is_never_said_to_be(
+def test_an_unclaimed_payment_is_never_refused_as_claimed(
     database: Database, others: Engine, due: None
 ) -> None:
     """A hold that is due already is opened before each statement, so each has to settle it."""

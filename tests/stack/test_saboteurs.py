@@ -11,6 +11,7 @@ from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing import Fixtures, NewUnitOfWork, Restart, RestartContract, Totals
 from cogni_billing.testing.contracts import (
+    batches,
     charges,
     grants,
     holds,
@@ -49,6 +50,17 @@ FORGETFUL = replaced(
     "WHERE tenant_id = me AND position < own_before AND position > 0",
     "WHERE position > 0",
 )
+
+ANSWERS_ALONE = """
+    BEGIN
+        answers := cogni_billing.record(owner, asked, kinds);
+        RAISE SQLSTATE ''CB001'';
+    EXCEPTION WHEN SQLSTATE ''CB001'' THEN
+        RETURN answers;
+    END;
+"""
+FROM_EXPIRATION = "\n            FROM expiration"
+ORDERED = "\n            ORDER BY n"
 
 SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_function_forgets_the_tenant_and_row_security_is_off": (
@@ -107,6 +119,37 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         reading.FoldingRaces,
         "test_what_was_being_written_when_a_fold_began_is_not_forgotten",
         replaced("safe_position", "IF writers IS NULL THEN", "IF true THEN"),
+    ),
+    "a_call_is_answered_and_not_recorded": (
+        purchases.PurchaseContract,
+        "test_ten_dollars_credit_the_customer_in_full_and_a_quarter_more_to_the_system",
+        replaced("post", "RETURN cogni_billing.record(owner, asked, kinds);", ANSWERS_ALONE),
+    ),
+    "a_conflict_leaves_the_others_of_all_or_nothing": (
+        batches.ChargeBatchContract,
+        "test_all_or_nothing_with_a_conflict_records_nothing",
+        replaced("post", "IN (''done'', ''unsettled'')", "IN (''done'', ''replayed'')"),
+    ),
+    "an_expiry_has_no_line": (
+        single_calls.RefusedCallContract,
+        "test_post_leaves_what_was_due",
+        replaced(
+            "settle_wallet", f"FROM expiration{ORDERED}", f"FROM expiration WHERE false{ORDERED}"
+        ),
+    ),
+    "an_expiry_has_a_line_and_no_posting": (
+        verifying.VerifyingContract,
+        "test_a_lively_ledger_is_sound",
+        replaced(
+            "settle_wallet",
+            f"''expiry'', amount, at{FROM_EXPIRATION}",
+            f"''expiry'', amount, at{FROM_EXPIRATION} WHERE false",
+        ),
+    ),
+    "a_positioned_line_is_skipped": (
+        statements.StatementContract,
+        "test_the_highest_cursor_shows_everything_and_the_lowest_nothing",
+        replaced("_lines", "position < own_before", "position < own_before AND position <> 2"),
     ),
     "positions_have_gaps": (
         verifying.VerifyingContract,

@@ -268,8 +268,8 @@ ATTACKS: dict[str, Attack] = {
     **dict(on_others("arrivals", "origin_id")),
     **dict(on_others("checkpoints", "account_id")),
     **{name: attack for table in COLUMNS for name, attack in on_history(table)},
-    "read every row as the owner of the tables": Attack(
-        gains("SELECT count(*) FROM cogni_billing.wallets"),
+    "read another tenant's row as the owner of the tables": Attack(
+        gains(f"SELECT count(*) FROM cogni_billing.wallets WHERE tenant_id <> '{ALICE}'"),
         ("ALTER TABLE cogni_billing.wallets NO FORCE ROW LEVEL SECURITY",),
         role="app_migrator",
     ),

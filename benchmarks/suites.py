@@ -56,7 +56,7 @@ BEFORE: Final = "the library before"
 
 
 def _before_and_now(**called: library.Job) -> Iterator[Contender]:
-    """Each job on both libraries; the present one is compared to the one before."""
+    """Each job on both libraries. The present one is compared to the one before."""
     for name, job in called.items():
         spoken = name.replace("_", " ")
         before = f"{spoken}, before"

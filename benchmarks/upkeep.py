@@ -43,7 +43,7 @@ class AfterPurchases(Contender):
 
 
 def bytes_a_purchase(database: Database) -> float:
-    """Write purchases, fold and vacuum; how many bytes on disk each of them took."""
+    """Write purchases, fold and vacuum. Returns the bytes on disk that each of them took."""
     vacuumed(database)
     empty = bytes_of(database)
     fill(database, FIRST)

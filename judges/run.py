@@ -80,7 +80,7 @@ def lint(url: str) -> Iterator[Finding]:
 
 
 def prove(url: str) -> Iterator[Finding]:
-    """Prove isolation of the keeper's policies; the service role's read every tenant."""
+    """Prove isolation of the keeper's policies. The service role's read every tenant."""
     admin = create_engine(url.replace("postgresql", "postgresql+psycopg"))
     with admin.begin() as connection:
         for policy in blueprint.POLICIES:

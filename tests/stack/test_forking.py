@@ -82,7 +82,7 @@ def backends(engine: Engine) -> set[int]:
 
 
 def spend(billing: Billing, engine: Engine, number: int) -> Given:
-    """Charge a tenant of one's own again and again; every answer has to be of that tenant."""
+    """Charge a tenant of one's own again and again. Every answer has to be of that tenant."""
     tenant = TENANTS[number]
     told = []
     for call in range(CALLS):

@@ -203,7 +203,7 @@ def test_charges_of_one_tenant_at_once_take_what_is_there_and_no_more(
 
 
 def test_a_batch_that_fails_as_a_whole_is_posted_one_by_one(database: Database) -> None:
-    """An id that is given twice aborts the whole call; the other callers must not notice."""
+    """An id that is given twice aborts the whole call. The other callers must not notice."""
     one_lane = GroupCommit(lanes=1)
     unit_of_work = PostgresUnitOfWork(
         database.user, service=database.service, group_commit=one_lane

@@ -58,7 +58,7 @@ MANY = 500
 
 @pytest.fixture(scope="module")
 def known(shared: Database) -> Iterator[dict[TenantId, Ids]]:
-    """Bob has a long history and Alice a short one; the planner knows of both."""
+    """Bob has a long history and Alice a short one. The planner knows of both."""
     reset(shared.migrator)
     found = prepared(shared)
     billing = Billing(PostgresUnitOfWork(shared.user))

@@ -92,7 +92,7 @@ def engine(request: pytest.FixtureRequest, database: Database) -> Iterator[Engin
 
 @pytest.fixture
 def caller(engine: Engine) -> Caller:
-    """Alice has bought; whatever the driver prepares is prepared."""
+    """Alice has bought. Whatever the driver prepares is prepared."""
     caller = Caller(Billing(PostgresUnitOfWork(engine)))
     KEYED["confirm_purchase"](caller)
     return caller

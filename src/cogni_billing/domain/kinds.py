@@ -41,7 +41,7 @@ class TransactionKind(StrEnum):
 
     @property
     def is_credit(self) -> bool:
-        """Whether it adds to its tenant's account; otherwise it takes from it."""
+        """Whether it adds to its tenant's account. Otherwise it takes from it."""
         return rules_of(self).is_credit
 
     @property

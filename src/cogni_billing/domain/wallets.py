@@ -150,7 +150,7 @@ class Wallet:
                 require_unexpired(grant.expires_at, self.as_of)
                 wallet = self.with_grant(grant)
             case TransactionKind.REFUND | TransactionKind.CHARGEBACK:
-                # Purchased credits go before granted ones; below zero, there are neither.
+                # Purchased credits go before granted ones. Below zero, there are neither.
                 purchased = max(self.earned(arrived), ZERO)
                 wallet, _ = self.drawing(max(-transaction.amount - purchased, ZERO))
             case TransactionKind.EXPIRY:

@@ -54,7 +54,7 @@ class AttemptRepository(Protocol):
         ...
 
     def events(self, attempt_id: UUID, /) -> tuple[AttemptEvent, ...]:
-        """The history of the attempt, in order; the first event is the intent.
+        """The history of the attempt, in order. The first event is the intent.
 
         Raises:
             UnknownAttempt: the tenant has none of that id.

@@ -26,7 +26,7 @@ class BooksRepository(Protocol):
         ...
 
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
-        """Tenants whose wallets have expirations due, the longest due first; a thousand at most.
+        """Tenants whose wallets have expirations due, the longest due first. At most a thousand.
 
         A settled wallet is not among them.
         """

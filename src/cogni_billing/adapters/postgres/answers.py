@@ -23,7 +23,7 @@ from cogni_billing.domain.moments import require_unexpired
 from cogni_billing.domain.transactions import Recorded, Transaction
 
 UNSETTLED: Final = "unsettled"
-"""More was due than one call settles; make the same call again."""
+"""More was due than one call settles. Make the same call again."""
 
 
 def door_of(kind: TransactionKind) -> str:

@@ -34,7 +34,7 @@ INSUFFICIENT_PRIVILEGE: Final = "42501"
 READ_ONLY: Final = "25006"
 QUERY_CANCELED: Final = "57014"
 DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
-"""Another transaction interfered; retrying the whole scope helps."""
+"""Another transaction interfered. Retrying the whole scope helps."""
 
 
 def is_lost(error: LedgerUnavailable) -> bool:

@@ -118,7 +118,7 @@ class _Lane:
     lock: threading.Lock = field(factory=threading.Lock)
 
     def join(self, mine: _Waiting) -> None:
-        """Let *mine* wait here; the first to come leads."""
+        """Let *mine* wait here. The first to come leads."""
         with self.lock:
             self.waiting.append(mine)
             mine.leads, self.busy = not self.busy, True
@@ -132,7 +132,7 @@ class _Lane:
                 self._hand_over()
 
     def take(self, limit: int) -> list[_Waiting]:
-        """Take the next transactions to send; the leader's is among them."""
+        """Take the next transactions to send. The leader's is among them."""
         with self.lock:
             return [self.waiting.popleft() for _ in range(min(len(self.waiting), limit))]
 

@@ -107,6 +107,6 @@ _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
     "subject": lambda rules: rules.subject,
     "mint": lambda rules: rules.is_credit,
     "reverse": lambda rules: rules.reverses,
-    # Expiries are recorded when a wallet is settled; no caller posts one.
+    # Expiries are recorded when a wallet is settled. No caller posts one.
     "spend": lambda rules: not (rules.is_credit or rules.reverses or rules.subject == "grant"),
 }

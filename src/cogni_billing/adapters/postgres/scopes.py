@@ -85,7 +85,7 @@ def savepoint(
             yield scope
         _require_sound(connection, guard)
         with translated():
-            # Releasing a savepoint keeps the settings made in it; rolling back to it does not.
+            # Releasing a savepoint keeps the settings made in it. Rolling back to it does not.
             before.restore(connection)
             _release(connection, nested)
     finally:

@@ -257,7 +257,7 @@ class FoldingContract(Contract):
         billing.charge(ALICE, credits(5), reference="run-1")
         billing.charge(SYSTEM_TENANT_ID, credits(5), reference="run-1")
 
-        # Shares, issuance, and usage twice; a tenant's own lines need no folding.
+        # Shares, issuance, and usage twice. A tenant's own lines need no folding.
         assert billing.fold() == Folding(accounts=3, lines=4)
         assert billing.fold() == Folding(accounts=0, lines=0)
         billing.charge(ALICE, credits(5), reference="run-2")

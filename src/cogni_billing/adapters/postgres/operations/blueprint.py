@@ -32,7 +32,7 @@ LEDGER: Final = (*OWN_TABLES, "arrivals", "checkpoints")
 TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 
 CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "wallets"})
-"""The tables whose rows may be updated; of the others none may."""
+"""The tables whose rows may be updated. Of the others none may."""
 
 _TENANT: Final = "( SELECT cogni_billing.tenant() AS tenant)"
 _ACCOUNT: Final = "( SELECT cogni_billing.account_of(cogni_billing.tenant()) AS account_of)"

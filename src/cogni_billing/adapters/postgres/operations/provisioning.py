@@ -191,7 +191,7 @@ def let_act_as(connection: Connection, member: str, role: str) -> str:
 
 
 def _may_act_as(connection: Connection, member: str, role: str) -> bool:
-    # Before 16 a member may always act as the role; since then one with ADMIN alone may not.
+    # Before 16 a member may always act as the role. Since then one with ADMIN alone may not.
     option = "SET" if _has_options(connection) else "MEMBER"
     asked = {"member": member, "role": role, "option": option}
     return bool(connection.execute(_HAS_ROLE, asked).scalar_one())

@@ -11,7 +11,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
         AS pg_catalog.uuid)
 $$;
 
--- The account of a tenant has the tenant's own id; the system tenant's is fixed.
+-- The account of a tenant has the tenant's own id. The system tenant's is fixed.
 CREATE FUNCTION cogni_billing.account_of(tenant uuid) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE tenant

@@ -19,7 +19,7 @@ BEGIN
     SELECT * INTO newer
     FROM cogni_billing.newer_arrivals(cogni_billing.account_of(owner), w.received_up_to);
     RETURN w.posted + w.received + newer.amount - w.held - w.granted
-        -- Expired holds set nothing aside; their pins were granted.
+        -- Expired holds set nothing aside. Their pins were granted.
         + (
             SELECT coalesce(sum(amount - (
                 SELECT coalesce(sum(pinned), 0) FROM unnest(pinned_amounts) AS pinned

@@ -74,7 +74,7 @@ BEGIN
 END
 $$;
 
--- Folds accounts that others add to, up to a safe position; one call at a time. Wallets come last,
+-- Folds accounts that others add to, up to a safe position. One call at a time. Wallets come last,
 -- in one order, so that their tenants wait as little as can be.
 CREATE FUNCTION cogni_billing.fold(accounts json, safe bigint, size integer) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER

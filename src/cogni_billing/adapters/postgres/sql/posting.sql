@@ -1,4 +1,4 @@
--- Recording transactions. One function does it; three doors say which kinds a role may record.
+-- Recording transactions. One function does it. Three doors say which kinds a role may record.
 --
 -- Every door takes the tenant, the proof of a signed context or NULL, and JSON; and returns JSON.
 -- Refusals are values, not errors, so that one refused request of many undoes nothing.
@@ -39,7 +39,7 @@ CREATE FUNCTION cogni_billing.record(owner uuid, asked json, kinds text[]) RETUR
 LANGUAGE plpgsql AS $$
 DECLARE
     account      CONSTANT uuid := cogni_billing.account_of(owner);
-    -- The first of several may be a replay; the next need a settled wallet all the same.
+    -- The first of several may be a replay. The next need a settled wallet all the same.
     several      CONSTANT boolean := json_array_length(asked) > 1;
     answers      text[] := '{}';
     locked       boolean := false;
@@ -288,7 +288,7 @@ BEGIN
                 ) IS NOT TRUE THEN
                     PERFORM cogni_billing.refuse('reversals_follow_one_another');
                 END IF;
-                -- Purchased credits go before granted ones; below zero, there are neither.
+                -- Purchased credits go before granted ones. Below zero, there are neither.
                 to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
             ELSIF NOT coalesce(m.overdraft, false) AND to_draw > available THEN
                 answers := answers || format('{"outcome":"insufficient","available":%s}', available);

@@ -137,7 +137,7 @@ BEGIN
 END
 $$;
 
--- The balance after a line. An own line has its posted sum; an arrival comes after the own lines
+-- The balance after a line. An own line has its posted sum. An arrival comes after the own lines
 -- that have not seen it.
 CREATE FUNCTION cogni_billing.balance_after(
     owner uuid, lines bigint, line_seen bigint, posted numeric

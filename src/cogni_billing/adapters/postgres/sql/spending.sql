@@ -1,5 +1,5 @@
 -- Changes of one wallet, under its lock: grants are drawn, holds end, holds and grants expire.
--- These are for functions of the keeper; the caller has locked the wallet and writes it back.
+-- These are for functions of the keeper. The caller has locked the wallet and writes it back.
 
 -- The sum of an account's arrivals after a position, and the last one's position.
 CREATE FUNCTION cogni_billing.newer_arrivals(

@@ -50,7 +50,7 @@ CREATE TABLE cogni_billing.transactions (
     beneficiaries  uuid[],
     shares         numeric[],
     policy         bytea,
-    -- The parts that it took of grants; the rest was of purchased credits.
+    -- The parts that it took of grants. The rest was of purchased credits.
     drawn_grants   uuid[],
     drawn_amounts  numeric[],
     -- A reversal: of which purchase, how much of its payment now and in total, which part was asked
@@ -135,7 +135,7 @@ CREATE TABLE cogni_billing.holds (
     expires_at     timestamptz,
     -- When it ended; of an open hold, when it will at the latest.
     ends_at        timestamptz      NOT NULL,
-    -- The parts that it pins of grants while it is open; the rest is of purchased credits.
+    -- The parts that it pins of grants while it is open. The rest is of purchased credits.
     pinned_grants  uuid[],
     pinned_amounts numeric[],
     metadata       json             NOT NULL,
@@ -190,7 +190,7 @@ CREATE TABLE cogni_billing.disputes (
 
 CREATE INDEX disputes_of_purchases ON cogni_billing.disputes (purchase_id, tenant_id);
 
--- A customer's intent to pay. The intent never changes; the columns after `expires_at` are the
+-- A customer's intent to pay. The intent never changes. The columns after `expires_at` are the
 -- present state, which follows from the events.
 CREATE TABLE cogni_billing.payment_attempts (
     tenant_id      uuid             NOT NULL,

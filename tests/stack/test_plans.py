@@ -7,10 +7,12 @@ not the row, reads thousands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
@@ -189,3 +191,52 @@ def test_a_scan_is_seen(shared: Database, engines: tuple[Engine, Engine], billin
     after = read(*engines, shared.admin)
 
     assert after - before > 2 * HISTORY
+
+
+@pytest.fixture
+def explained(shared: Database) -> Iterator[tuple[Engine, list[str]]]:
+    """A session of the user that would compile every plan, and the plans that it made."""
+    engine = create_engine(shared.admin.url, pool_size=1, max_overflow=0)
+    plans: list[str] = []
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        driver.execute("LOAD 'auto_explain'")
+        for setting in (
+            "auto_explain.log_min_duration = 0",
+            "auto_explain.log_nested_statements = on",
+            "auto_explain.log_analyze = on",
+            "client_min_messages = log",
+            "jit_above_cost = 0",
+            "SESSION AUTHORIZATION app_user",
+        ):
+            driver.execute(f"SET {setting}")
+        driver.commit()
+        driver.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
+    yield engine, plans
+    engine.dispose()
+
+
+def test_no_plan_is_compiled_or_forced(
+    billing: Billing, explained: tuple[Engine, list[str]]
+) -> None:
+    """A plan without an index that fits reads all rows. Before PostgreSQL 18 it seems so costly to
+    the planner that a server with LLVM compiles it: that took fifty milliseconds of each call.
+    """
+    engine, plans = explained
+    seen = Billing(PostgresUnitOfWork(engine), clock=SteppingClock())
+    seen.confirm_purchase(ALICE, usd("1.00"), payment="new:explained")
+    seen.release(ALICE, seen.hold(ALICE, credits(1), reference="explained").id)
+    seen.grant(ALICE, credits(1), source="promo:a", reference="explained")
+    seen.charge(ALICE, credits(2), reference="explained")
+    seen.balance(ALICE)
+    seen.statement(ALICE)
+    seen.grants(ALICE)
+
+    on_tables = [
+        plan for plan in plans if re.search(r"\bon (?!context_keys)[a-z]+_?[a-z]*  ", plan)
+    ]
+    forced = [plan for plan in on_tables if "Disabled: true" in plan or "cost=100000" in plan]
+    compiled = [plan for plan in plans if "JIT:" in plan and "SELECT cogni_billing." not in plan]
+    assert len(on_tables) > 20
+    assert (forced, compiled) == ([], [])

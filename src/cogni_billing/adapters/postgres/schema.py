@@ -24,6 +24,14 @@ FUNCTION_FILES: Final = (
     "attempts.sql",
 )
 
+DEFINER_SETTINGS: Final = {
+    "search_path": "pg_catalog, pg_temp",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",  # to compile a plan takes longer than to read the few rows that a call needs
+}
+"""What is set while a function runs that a role may call."""
+
 _FUNCTION: Final = re.compile(rf"CREATE FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL)
 
 
@@ -34,11 +42,11 @@ def tables_sql() -> str:
 
 @cache
 def functions_sql() -> str:
-    """The statements that create the functions: with the rules of kinds filled in, and a door for
-    each function that a role may call.
+    """The statements that create the functions: with the rules of kinds and the settings filled in,
+    and a door for each function that a role may call.
     """
     sql = "\n".join(map(_read, FUNCTION_FILES))
-    for name, made in _kinds().items():
+    for name, made in {**_kinds(), "settings": _SETTINGS}.items():
         sql = sql.replace(f"/* {name} */", made)
     return sql + "".join(_doors())
 
@@ -62,13 +70,16 @@ def _door(signature: str, call: str) -> str:
     return f"""
 CREATE FUNCTION {SCHEMA}.{signature} RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off AS $$
+{_SETTINGS}
+AS $$
 BEGIN
     RETURN {call};
 END
 $$;
 """
+
+
+_SETTINGS: Final = "\n".join(f"SET {name} = {value}" for name, value in DEFINER_SETTINGS.items())
 
 
 def _kind_list(door: str) -> str:

@@ -13,7 +13,12 @@ from typing import Final
 from attrs import evolve, frozen
 
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
-from cogni_billing.adapters.postgres.schema import SCHEMA, function_sources, functions_sql
+from cogni_billing.adapters.postgres.schema import (
+    DEFINER_SETTINGS,
+    SCHEMA,
+    function_sources,
+    functions_sql,
+)
 
 OWN_TABLES: Final = (
     "claims",
@@ -197,8 +202,8 @@ class Function:
     source: str
 
 
-_PATH: Final = "search_path=pg_catalog, pg_temp"
-_DOOR_SETTINGS: Final = f"{_PATH}; plan_cache_mode=force_generic_plan; enable_seqscan=off"
+_PATH: Final = f"search_path={DEFINER_SETTINGS['search_path']}"
+_DEFINER_SETTINGS: Final = "; ".join(f"{name}={value}" for name, value in DEFINER_SETTINGS.items())
 # Run under the path of the doors that call them, or inlined in policies.
 _DEFINERS: Final = frozenset(
     {name for _, names in _DOORS for name in names.split()}
@@ -209,7 +214,7 @@ _DEFINERS: Final = frozenset(
 
 def _settings(name: str) -> str | None:
     if name in _DEFINERS:
-        return _DOOR_SETTINGS
+        return _DEFINER_SETTINGS
     return _PATH if name in {"check_arrivals", "refuse_change"} else None
 
 

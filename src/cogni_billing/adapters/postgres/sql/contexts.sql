@@ -182,8 +182,7 @@ $$;
 -- Opens the system tenant's account where it is missing; for the migrator.
 CREATE FUNCTION cogni_billing.seed_system_tenant() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
+/* settings */
 AS $$
 DECLARE
     before CONSTANT text := current_setting('app.current_user_id', true);

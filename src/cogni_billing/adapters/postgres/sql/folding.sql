@@ -5,8 +5,7 @@
 -- holders seen after the highest position was read. NULL if one of them outlasts the patience.
 CREATE FUNCTION cogni_billing.safe_position(patience interval) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
+/* settings */
 AS $$
 DECLARE
     highest  bigint;
@@ -78,8 +77,7 @@ $$;
 -- in one order, so that their tenants wait as little as can be.
 CREATE FUNCTION cogni_billing.fold(accounts json, safe bigint, size integer) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
+/* settings */
 AS $$
 DECLARE
     each    uuid;

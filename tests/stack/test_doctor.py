@@ -669,6 +669,33 @@ class TestRoles:
         assert finding.problem == f"{roles.migrator} may not act as {roles.keeper}"
         assert doctor(user).ok
 
+    def test_a_migrator_that_inherits_from_the_keeper_is_found(
+        self, admin: Engine, user: Engine, roles: Roles
+    ) -> None:
+        migrator, keeper = roles.quoted("migrator", "keeper")
+        with admin.begin() as connection:
+            if connection.dialect.server_version_info >= (16,):  # type: ignore[operator]
+                connection.execute(text(f"GRANT {keeper} TO {migrator} WITH INHERIT TRUE"))
+            else:
+                connection.execute(text(f"ALTER ROLE {migrator} INHERIT"))
+
+        (finding,) = doctor(user).findings
+        with admin.begin() as connection:
+            connection.execute(text(finding.remedy))
+
+        assert finding.problem.startswith(f"{roles.migrator} has every privilege")
+        assert doctor(user).ok
+
+    def test_provisioning_again_ends_what_the_migrator_inherits(
+        self, admin: Engine, user: Engine, roles: Roles
+    ) -> None:
+        with admin.begin() as connection:
+            connection.execute(text(f"ALTER ROLE {roles.quoted('migrator')[0]} INHERIT"))
+
+        provision(admin, roles)
+
+        assert doctor(user).ok
+
     @pytest.mark.parametrize("purpose", ["migrator", "service", "keeper"])
     def test_a_role_that_bypasses_row_security_is_found(
         self, admin: Engine, user: Engine, roles: Roles, purpose: str

@@ -138,8 +138,11 @@ def _ensure_role(connection: Connection, purpose: str, name: str) -> None:
     login = purpose not in _NO_LOGIN
     found = connection.execute(_ROLE, {"name": name}).one_or_none()
     role = f"ROLE {quoted(name)}"
+    # Before 16 this alone keeps the migrator from inheriting all that the keeper may do.
+    inherits = purpose != "migrator"
     if found is None:
-        _run(connection, f"CREATE {role} {'LOGIN' if login else 'NOLOGIN'}")
+        attributes = f"{'LOGIN' if login else 'NOLOGIN'}{'' if inherits else ' NOINHERIT'}"
+        _run(connection, f"CREATE {role} {attributes}")
         return
     if found.rolsuper:
         raise InvalidInput(f"roles.{purpose}", f"the superuser {name}", "an ordinary role")
@@ -147,11 +150,13 @@ def _ensure_role(connection: Connection, purpose: str, name: str) -> None:
         _run(connection, f"ALTER {role} NOBYPASSRLS")
     if found.rolcanlogin != login:
         _run(connection, f"ALTER {role} {'LOGIN' if login else 'NOLOGIN'}")
+    if found.rolinherit and not inherits and not _has_options(connection):
+        _run(connection, f"ALTER {role} NOINHERIT")
 
 
-_ROLE: Final = text(
-    "SELECT rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname = :name"
-)
+_ROLE: Final = text("""
+    SELECT rolsuper, rolbypassrls, rolcanlogin, rolinherit FROM pg_roles WHERE rolname = :name
+""")
 
 
 def _run(connection: Connection, statement: str) -> None:

@@ -44,11 +44,18 @@ def separation(connection: Connection, subject: Subject) -> Findings:
     expected = {(names["keeper"], names["migrator"])}
     rows = connection.execute(_MEMBERSHIPS, {"names": list(names.values())}).all()
     for row in rows:
+        membership = f"{quoted(row.role)} FROM {quoted(row.member)}"
+        if row.has_options:
+            membership += f" GRANTED BY {quoted(row.grantor)}"
         if (row.role, row.member) not in expected:
+            problem = f"{row.member} is a member of {row.role}"
+            yield Finding(problem, f"REVOKE {membership}")
+        elif row.inherits:
             yield Finding(
-                f"{row.member} is a member of {row.role}",
-                f"REVOKE {quoted(row.role)} FROM {quoted(row.member)}"
-                + (f" GRANTED BY {quoted(row.grantor)}" if row.has_options else ""),
+                f"{row.member} has every privilege of {row.role} at all times",
+                f"REVOKE INHERIT OPTION FOR {membership}"
+                if row.has_options
+                else f"ALTER ROLE {quoted(row.member)} NOINHERIT",
             )
     for role, member in expected - {(row.role, row.member) for row in rows if row.may_act}:
         yield Finding(f"{member} may not act as {role}", let_act_as(connection, member, role))
@@ -64,6 +71,7 @@ _MEMBERSHIPS: Final = text("""
         role.rolname AS role, member.rolname AS member,
         pg_get_userbyid(membership.grantor) AS grantor,
         options ? 'set_option' AS has_options,
+        coalesce(CAST(options ->> 'inherit_option' AS boolean), member.rolinherit) AS inherits,
         coalesce(CAST(options ->> 'set_option' AS boolean), true) AS may_act
     FROM pg_auth_members AS membership
     CROSS JOIN LATERAL to_jsonb(membership) AS options

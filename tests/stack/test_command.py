@@ -155,7 +155,7 @@ def test_an_operator_installs_and_examines_a_database(run: Run, empty_database: 
     assert "run migrate as the migrator" in before.stdout
     assert migrated.stdout == "migrated to head\n"
     assert after.returncode == 0
-    assert after.stdout.count("│ ok ") == 15
+    assert after.stdout.count("│ ok ") == 16
 
 
 def test_a_machine_reads_what_doctor_finds(run: Run, own_database: Database) -> None:

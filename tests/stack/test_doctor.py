@@ -387,7 +387,7 @@ def test_a_fresh_installation_is_sound(database: Database) -> None:
 
     assert report.findings == ()
     assert report.ok
-    assert len(report.checks) == 15
+    assert len(report.checks) == 16
     ensure_ready(database.user)
 
 

@@ -136,7 +136,8 @@ _Error = Callable[[Any], BillingError]
 _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the schema is at head", running.revision, LedgerUnavailable),
     ("the connected role is one that serves", access.connected_role, LedgerCorruption),
-    ("the roles are apart", access.separation, LedgerCorruption),
+    ("no role has an attribute that it does not need", access.attributes, LedgerCorruption),
+    ("the roles are apart", access.memberships, LedgerCorruption),
     ("row security is enabled and forced on every table", structure.row_security, LedgerCorruption),
     ("the functions are the expected ones", structure.functions, LedgerCorruption),
     ("the policies are the expected ones", structure.policies, LedgerCorruption),

@@ -24,7 +24,7 @@ def connected_role(connection: Connection, subject: Subject) -> Findings:
         yield Finding(f"connected as {name}", f"connect as {' or '.join(serving)}")
 
 
-def separation(connection: Connection, subject: Subject) -> Findings:
+def attributes(connection: Connection, subject: Subject) -> Findings:
     names = subject.roles.to_dict()
     for purpose, name in names.items():
         found = connection.execute(_ATTRIBUTES, {"name": name}).one_or_none()
@@ -41,6 +41,16 @@ def separation(connection: Connection, subject: Subject) -> Findings:
             yield Finding(f"{name} may create roles or replicate", remedy)
         if purpose == "keeper" and found.rolcanlogin:
             yield Finding(f"{name} may log in", f"{role} NOLOGIN")
+
+
+_ATTRIBUTES: Final = text("""
+    SELECT rolsuper, rolbypassrls, rolcreaterole, rolreplication, rolcanlogin
+    FROM pg_roles WHERE rolname = :name
+""")
+
+
+def memberships(connection: Connection, subject: Subject) -> Findings:
+    names = subject.roles.to_dict()
     expected = {(names["keeper"], names["migrator"])}
     rows = connection.execute(_MEMBERSHIPS, {"names": list(names.values())}).all()
     for row in rows:
@@ -61,10 +71,6 @@ def separation(connection: Connection, subject: Subject) -> Findings:
         yield Finding(f"{member} may not act as {role}", let_act_as(connection, member, role))
 
 
-_ATTRIBUTES: Final = text("""
-    SELECT rolsuper, rolbypassrls, rolcreaterole, rolreplication, rolcanlogin
-    FROM pg_roles WHERE rolname = :name
-""")
 # Since PostgreSQL 16 the creator of a role is a member with ADMIN alone: that is no right of it.
 _MEMBERSHIPS: Final = text("""
     SELECT

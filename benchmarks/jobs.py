@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from decimal import Decimal
+from functools import cache
 from uuid import UUID, uuid4
 
 from cogni_billing import SYSTEM_TENANT_ID, TenantId, credits, usd
@@ -16,9 +17,10 @@ PLATFORM = SYSTEM_TENANT_ID
 _FIRST_CUSTOMER = 0x0C057000_0000_4000_8000_000000000000
 
 
-def customers() -> list[TenantId]:
+@cache
+def customers() -> tuple[TenantId, ...]:
     """All of them; they have accounts before anything is measured."""
-    return [TenantId(UUID(int=_FIRST_CUSTOMER + number)) for number in range(CUSTOMERS)]
+    return tuple(TenantId(UUID(int=_FIRST_CUSTOMER + number)) for number in range(CUSTOMERS))
 
 
 def customer() -> TenantId:

@@ -21,7 +21,7 @@ from benchmarks import handwritten, jobs, library
 from benchmarks.harness import Contender, Database, Threads, Work
 from cogni_billing import RevenueSharePolicy
 from cogni_billing.adapters.postgres.answers import door_of
-from cogni_billing.adapters.postgres.calls import encoded, statement_of
+from cogni_billing.adapters.postgres.calls import statement_of, written
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.embedded.server import bundled_binaries
 from cogni_billing.adapters.postgres.rows import movement
@@ -207,15 +207,15 @@ def rows_of(database: Database, kind: TransactionKind) -> Iterator[Rows]:
 def call_script(kind: TransactionKind, _database: Database) -> str:
     """The library's own call for a transaction of *kind* as a script of pgbench."""
     made = MADE[kind]
-    asked = encoded([movement(made)]).replace("'", "''")
+    asked = written([movement(made)]).replace("'", "''")
     for value, expression in (
         (made.id, f"({ID})"),
         (made.reference, REFERENCE),
         (made.at, "now()"),
     ):
-        asked = asked.replace(f'"{value}"', f"\"' || {expression} || '\"")
+        asked = asked.replace(str(value), f"' || {expression} || '")
     tenant = "CAST('0c057000-0000-4000-8000-' || lpad(to_hex(:customer::int), 12, '0') AS uuid)"
-    call = f"SELECT cogni_billing.{door_of(kind)}({tenant}, NULL, CAST('{asked}' AS json));"
+    call = f"SELECT cogni_billing.{door_of(kind)}({tenant}, NULL, CAST('{asked}' AS json[]));"
     return _script(f"random(0, {jobs.CUSTOMERS - 1})", call)
 
 

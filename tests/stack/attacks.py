@@ -28,7 +28,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from cogni_billing.adapters.postgres.calls import encoded
+from cogni_billing.adapters.postgres.calls import encoded, written
 from cogni_billing.adapters.postgres.operations import blueprint
 from cogni_billing.adapters.postgres.operations.roles import Roles
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
@@ -197,28 +197,28 @@ def arguments(
 ) -> tuple[object, ...]:
     """The arguments of *function* for a tenant."""
     if function.endswith("_groups"):
-        return ([{"owner": tenant, "proof": proof, "movements": asked}],)
+        return (encoded([{"owner": tenant, "proof": proof, "movements": asked}]),)
     return tenant, proof, asked
 
 
 def call(connection: Connection, function: str, *given: object) -> Any:
-    """The answer of *function*. Lists and objects are given as JSON, text as it is."""
-    statement, written = statement_of(function, *given)
-    return connection.exec_driver_sql(f"SELECT {statement}::text::json", written).scalar_one()
+    """The answer of *function*. Objects are given as JSON, lists as arrays of it, text as it is."""
+    statement, values = statement_of(function, *given)
+    return connection.exec_driver_sql(f"SELECT {statement}::text::json", values).scalar_one()
 
 
 def statement_of(function: str, *given: object) -> tuple[str, tuple[object, ...]]:
     """The expression that calls *function*, and its parameters."""
-    written = tuple(encoded(each) if isinstance(each, (dict, list)) else each for each in given)
-    return f"cogni_billing.{function}({', '.join(['%s'] * len(written))})", written
+    values = tuple(written(each) if isinstance(each, (dict, list)) else each for each in given)
+    return f"cogni_billing.{function}({', '.join(['%s'] * len(values))})", values
 
 
 def run_on(
     connection: Connection, command: str, function: str, tenant: object, asked: Asked
 ) -> list[Any]:
     """The rows of a command, such as EXPLAIN, on a call of *function*."""
-    statement, written = statement_of(function, *arguments(function, tenant, asked))
-    return list(connection.exec_driver_sql(f"{command} {statement}", written))
+    statement, values = statement_of(function, *arguments(function, tenant, asked))
+    return list(connection.exec_driver_sql(f"{command} {statement}", values))
 
 
 def ask(connection: Connection, function: str, tenant: object, asked: Asked) -> Any:

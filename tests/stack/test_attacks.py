@@ -45,6 +45,7 @@ from stack.attacks import (
 from stack.conftest import Database
 
 KEEPER: Final = NAMES["keeper"]
+REFUSE_OTHERS: Final = "PERFORM cogni_billing.refuse('transactions_fit_their_kind')"
 FRESH: Final = TenantId(UUID(int=2**101))
 NAMED: Final = {"alice": ALICE, "bob": BOB}
 Attempt: TypeAlias = Callable[[Connection, dict[TenantId, Ids]], object]
@@ -311,7 +312,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "pay a share that is no number": Attack(
         swindle(shares=["NaN"]),
-        (Broken("record", "(abs(share) < 1e40", "(true OR abs(share) < 1e40"), NO_SUM),
+        (Broken("record", "abs(share) < 1e40 AND scale(share) = 0", "true"), NO_SUM),
     ),
     "add legs to a transaction that is recorded": Attack(
         gains(
@@ -329,7 +330,7 @@ ATTACKS: dict[str, Attack] = {
             calls("spend", ALICE, lambda ids: [charge(ids, absorbed=5)]),
             rows_with(str(SHORTFALL), "arrivals"),
         ),
-        (Broken("record", "'transactions_fit_their_kind'", "NULL"),),
+        (Broken("record", REFUSE_OTHERS, "NULL"),),
         role="app_spender",
     ),
     "keep a claim without its purchase": Attack(
@@ -341,7 +342,7 @@ ATTACKS: dict[str, Attack] = {
             ),
             rows_with("all-mine", "claims"),
         ),
-        (Broken("record", "'transactions_fit_their_kind'", "NULL"),),
+        (Broken("record", REFUSE_OTHERS, "NULL"),),
     ),
     # Moments --------------------------------------------------------------------------------
     "spend at an earlier moment": Attack(
@@ -351,9 +352,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     "spend late, at the moment that a statement began": Attack(
         gains(
-            "SELECT cogni_billing.spend(:alice, NULL, json_build_array(json_build_object('kind',"
+            "SELECT cogni_billing.spend(:alice, NULL, ARRAY[json_build_object('kind',"
             " 'charge', 'id', gen_random_uuid(), 'reference', 'late', 'amount', -1, 'metadata',"
-            " '{}', 'at', statement_timestamp() - interval '299.9 s'))) FROM pg_sleep(0.2)"
+            " '{}', 'at', statement_timestamp() - interval '299.9 s')]) FROM pg_sleep(0.2)"
         ),
         (Broken("is_near", "clock_timestamp()", "statement_timestamp()"),),
         before=(REAL_CLOCK,),
@@ -361,12 +362,12 @@ ATTACKS: dict[str, Attack] = {
     # Signed contexts ------------------------------------------------------------------------
     "act for another tenant without a proof": Attack(
         calls("balance", BOB, lambda ids: {"now": ids.now}),
-        (Broken("act", "IF NOT proved", "IF false"),),
+        (Broken("act", "IF FOUND", "IF false"),),
         before=(SIGNED,),
     ),
     "act for another tenant with the id of a key": Attack(
         lambda connection, _: call(connection, "account", BOB, "0" * 16, {}),
-        (Broken("act", "END, false))", "END))"),),
+        (Broken("check_proof", "proved IS NOT TRUE", "NOT proved"),),
         before=(SIGNED,),
     ),
     # What was left on a connection ----------------------------------------------------------

@@ -50,8 +50,8 @@ SABOTAGES = {
         "DROP POLICY wallets_floor ON cogni_billing.wallets",
         "policy wallets_floor on wallets is missing",
         'CREATE POLICY wallets_floor ON cogni_billing.wallets FOR ALL TO "cogni_billing_keeper"'
-        " USING (tenant_id = ( SELECT cogni_billing.tenant() AS tenant))"
-        " WITH CHECK (tenant_id = ( SELECT cogni_billing.tenant() AS tenant))",
+        " USING ((tenant_id)::text = current_setting('app.current_user_id'::text, true))"
+        " WITH CHECK ((tenant_id)::text = current_setting('app.current_user_id'::text, true))",
     ),
     "a policy that admits more": (
         "ALTER POLICY arrivals_add ON cogni_billing.arrivals WITH CHECK (true)",
@@ -97,7 +97,7 @@ SABOTAGES = {
         "run repair as the migrator",
     ),
     "a function that is gone": (
-        "DROP FUNCTION cogni_billing.mint(uuid, text, json, boolean)",
+        "DROP FUNCTION cogni_billing.mint(uuid, text, json[], boolean)",
         "function mint is missing or was changed",
         "run repair as the migrator",
     ),
@@ -107,7 +107,7 @@ SABOTAGES = {
         "run repair as the migrator",
     ),
     "a function with a loose path": (
-        "ALTER FUNCTION cogni_billing.spend(uuid, text, json, boolean) RESET search_path",
+        "ALTER FUNCTION cogni_billing.spend(uuid, text, json[], boolean) RESET search_path",
         "function spend is missing or was changed",
         "run repair as the migrator",
     ),

@@ -36,6 +36,7 @@ from cogni_billing.adapters.postgres import (
     reset,
     sign_contexts,
 )
+from cogni_billing.adapters.postgres.calls import encoded
 from cogni_billing.adapters.postgres.contexts import key_id, proved
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.testing import ALICE, BOB, NOON, Fixtures, Totals
@@ -273,7 +274,9 @@ class TestWithoutTheKey:
             role = NAMES[next(who for who, name in sorted(CALLERS) if name == function)]
             told = set()
             with undone(database, role) as connection:
-                attempts: list[Any] = [VALID[function](known[BOB]), {"at": "never"}, [], None]
+                valid = VALID[function](known[BOB])
+                altered = [{"at": "never"}] if isinstance(valid, list) else {"at": "never"}
+                attempts: list[Any] = [valid, altered, "{}", None]
                 for tenant in (ALICE, BOB, SYSTEM, NOBODY, SYSTEM_ACCOUNT_ID, None):
                     for asked in attempts:
                         asking = arguments(function, tenant, asked, given)
@@ -293,7 +296,7 @@ class TestWithoutTheKey:
             for tenant in (ALICE, BOB)
         ]
         with database.user.connect() as connection:
-            error = refusal_of(call, connection, "mint_groups", groups)
+            error = refusal_of(call, connection, "mint_groups", encoded(groups))
 
         assert error.diag.message_primary == INVALID
 
@@ -375,7 +378,7 @@ class TestWithoutTheKey:
             source = connection.scalar(
                 text("SELECT pg_get_functiondef('cogni_billing.act'::regproc)")
             )
-            connection.exec_driver_sql(str(source).replace("IF NOT proved", "IF false"))
+            connection.exec_driver_sql(str(source).replace("IF FOUND", "IF false"))
         try:
             problems = [found.problem for found in doctor(database.user, signing_key=KEY).findings]
         finally:

@@ -38,8 +38,20 @@ def decoded(told: str) -> Any:
 
 
 def encoded(asked: object) -> str:
-    """*asked* as a function takes it."""
+    """*asked* as JSON."""
     return _ENCODER.encode(asked)
+
+
+def written(asked: object) -> str:
+    """*asked* as a function takes it: a list as an array of JSON, all else as JSON."""
+    if not isinstance(asked, list):
+        return encoded(asked)
+    return "{" + ",".join(map(_quoted, map(encoded, asked))) + "}"
+
+
+def _quoted(element: str) -> str:
+    escaped = element.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 @frozen
@@ -61,7 +73,7 @@ def statement_of(
     function: str, tenant: TenantId, context: Context, *asked: object
 ) -> tuple[str, tuple[object, ...]]:
     """The statement that calls *function*, and its parameters."""
-    given = tuple(each if isinstance(each, bool) else encoded(each) for each in asked)
+    given = tuple(each if isinstance(each, bool) else written(each) for each in asked)
     places = ", %s" * len(given)
     statement = f"SELECT {SCHEMA}.{function}(%s, %s{places})"
     return statement, (tenant, context.proof(tenant), *given)

@@ -137,12 +137,13 @@ class _Lane:
             return [self.waiting.popleft() for _ in range(min(len(self.waiting), limit))]
 
     def deliver(self, batch: list[_Waiting], answers: list[Answer]) -> None:
-        """Deliver the answers, wake their callers, and wake the next leader."""
+        """Deliver the answers, wake the next leader, and wake their callers."""
         with self.lock:
             for each, answer in zip(batch, answers, strict=True):
                 each.answer, each.done = answer, True
-                each.woken.set()
             self._hand_over()
+        for each in batch:  # each of whom may want the lock next
+            each.woken.set()
 
     def _hand_over(self) -> None:
         self.busy = bool(self.waiting)

@@ -59,7 +59,7 @@ def _doors() -> Iterator[str]:
         yield _door(f"{name}(owner uuid, proof text, asked json)", call)
     for name in ("spend", "mint", "reverse"):
         call = f"{SCHEMA}.post({act}, asked, {_kind_list(name)}, all_or_none)"
-        arguments = "owner uuid, proof text, asked json, all_or_none boolean DEFAULT false"
+        arguments = "owner uuid, proof text, asked json[], all_or_none boolean DEFAULT false"
         yield _door(f"{name}({arguments})", call)
     yield _door("spend_groups(groups json)", f"{SCHEMA}.post_groups(groups, {_kind_list('spend')})")
     both = f"{_kind_list('spend')} || {_kind_list('mint')}"

@@ -39,9 +39,6 @@ TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "wallets"})
 """The tables whose rows may be updated. Of the others none may."""
 
-_TENANT: Final = "( SELECT cogni_billing.tenant() AS tenant)"
-_ACCOUNT: Final = "( SELECT cogni_billing.account_of(cogni_billing.tenant()) AS account_of)"
-
 
 @frozen
 class Policy:
@@ -71,18 +68,30 @@ def _in_parentheses(expression: str) -> str:
     return expression if expression.startswith("(") else f"({expression})"
 
 
-def _floor(table: str, column: str = "tenant_id", value: str = _TENANT) -> Policy:
+def _tenants(column: str) -> str:
+    """A row is the tenant's that the keeper acts for. Compared as text: to read the setting as a
+    UUID takes PostgreSQL longer.
+    """
+    return f"(({column})::text = current_setting('app.current_user_id'::text, true))"
+
+
+def _accounts(column: str) -> str:
+    """The same by its account, which may have many rows: the setting is read once for all."""
+    account = "SELECT cogni_billing.account_of(cogni_billing.tenant()) AS account_of"
+    return f"({column} = ( {account}))"
+
+
+def _floor(table: str, own: str) -> Policy:
     """The keeper reads and writes rows of the tenant that it acts for."""
-    own = f"({column} = {value})"
     return Policy(table, f"{table}_floor", "ALL", own, own, "keeper")
 
 
 POLICIES: Final = frozenset(
     (
-        *map(_floor, OWN_TABLES),
-        _floor("checkpoints", "account_id", _ACCOUNT),
-        Policy("arrivals", "arrivals_read", "SELECT", f"(account_id = {_ACCOUNT})", None, "keeper"),
-        Policy("arrivals", "arrivals_add", "INSERT", None, f"(origin_id = {_TENANT})", "keeper"),
+        *(_floor(table, _tenants("tenant_id")) for table in OWN_TABLES),
+        _floor("checkpoints", _accounts("account_id")),
+        Policy("arrivals", "arrivals_read", "SELECT", _accounts("account_id"), None, "keeper"),
+        Policy("arrivals", "arrivals_add", "INSERT", None, _tenants("origin_id"), "keeper"),
         Policy("context_keys", "context_keys_read", "SELECT", "true", None, "keeper"),
         Policy("context_keys", "context_keys_kept", "ALL", "true", "true", "migrator"),
         *(Policy(table, f"{table}_all", "SELECT", "true", None, "service") for table in LEDGER),

@@ -35,24 +35,25 @@ $$;
 -- Records transactions of a tenant, one after another, and answers each. Settles what is due on the
 -- wallet first; when that is more than one call settles, the last answer is `unsettled`, and the
 -- same call again goes on.
-CREATE FUNCTION cogni_billing.record(owner uuid, asked json, kinds text[]) RETURNS text
+CREATE FUNCTION cogni_billing.record(owner uuid, asked json[], kinds text[]) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     account      CONSTANT uuid := cogni_billing.account_of(owner);
     -- The first of several may be a replay. The next need a settled wallet all the same.
-    several      CONSTANT boolean := json_array_length(asked) > 1;
+    several      CONSTANT boolean := cardinality(asked) > 1;
     answers      text[] := '{}';
     locked       boolean := false;
     changed      boolean := false;
     w            cogni_billing.wallets;
-    was          cogni_billing.transactions;
+    was          uuid;
+    stored       cogni_billing.transactions;
     bought       cogni_billing.transactions;
     hold         cogni_billing.holds;
-    m            record;
+    each         json;
+    m            cogni_billing.movement;
     due          record;
     ended        record;
     rule         text;
-    contra       uuid;
     present      timestamptz;
     arrived      numeric;
     seen         bigint;
@@ -64,23 +65,15 @@ DECLARE
     policy_key   bytea;
     shared       numeric;
     share        numeric;
+    beneficiary  uuid;
     n            integer;
     other_side   numeric;
     legs         cogni_billing.arrivals[] := '{}';
 BEGIN
-    FOR m IN
-        SELECT * FROM json_to_recordset(asked) AS movement (
-            kind text, id uuid, at timestamptz, reference text, amount numeric, metadata text,
-            overdraft boolean, subject uuid,
-            paid numeric, paid_unit text, beneficiaries uuid[], shares numeric[], policy text,
-            source text, priority integer, expires_at timestamptz,
-            reverses uuid, returned numeric, returned_total numeric, part numeric, shortfall text,
-            absorbed numeric
-        )
-    LOOP
-        contra := cogni_billing.contra_of(m.kind);
+    FOREACH each IN ARRAY coalesce(asked, '{}') LOOP
+        m := json_populate_record(NULL::cogni_billing.movement, each);
         rule := CASE
-            WHEN (contra IS NOT NULL AND m.kind = ANY (kinds)) IS NOT TRUE
+            WHEN m.kind = ANY (kinds) IS NOT TRUE
             THEN 'transactions_kind_known'
             WHEN m.id IS NULL
             THEN 'transactions_have_an_id'
@@ -89,7 +82,7 @@ BEGIN
             WHEN (abs(m.amount) < 1e40 AND scale(m.amount) = 0
                 AND (m.amount <> 0 OR m.kind IN (/* may_be_zero */))) IS NOT TRUE
             THEN 'amounts_are_whole_and_bounded'
-            WHEN m.amount <> 0 AND (m.amount > 0) <> (m.kind IN (/* is_credit */))
+            WHEN CASE WHEN m.kind IN (/* is_credit */) THEN m.amount < 0 ELSE m.amount > 0 END
             THEN 'transactions_raise_or_lower'
             WHEN NOT cogni_billing.is_near(m.at)
             THEN 'moments_are_near_the_servers'
@@ -99,50 +92,58 @@ BEGIN
             THEN 'transactions_have_their_subject'
             WHEN (m.reverses IS NOT NULL) <> (m.kind IN (/* reverses */))
             THEN 'reversals_name_a_purchase'
-            WHEN m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
-                OR m.kind <> 'grant' AND num_nonnulls(m.source, m.priority, m.expires_at) > 0
-                OR m.reverses IS NULL
-                AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
-            THEN 'transactions_fit_their_kind'
-            WHEN (m.beneficiaries IS NOT NULL OR m.shares IS NOT NULL) AND (
-                m.kind IN (/* has_shares */)
-                AND cardinality(m.beneficiaries) = cardinality(m.shares)
-                AND cardinality(m.beneficiaries) BETWEEN 1 AND 32
-                AND array_ndims(m.beneficiaries) = 1 AND array_lower(m.beneficiaries, 1) = 1
-                AND array_ndims(m.shares) = 1 AND array_lower(m.shares, 1) = 1
-                AND array_position(m.beneficiaries, NULL) IS NULL
-                AND array_position(m.shares, NULL) IS NULL
-                -- Any account can earn a share, but not of its own purchase.
-                AND account <> ALL (m.beneficiaries)
-                AND NOT m.beneficiaries && ARRAY[
-                    '00000000-0000-0000-0000-000000000000',
-                    '00000000-0000-4000-a000-000000000001',
-                    '00000000-0000-4000-b000-000000000001',
-                    '00000000-0000-4000-b000-000000000002',
-                    '00000000-0000-4000-b000-000000000003',
-                    '00000000-0000-4000-b000-000000000004']::uuid[]
-            ) IS NOT TRUE
-            THEN 'shares_are_complete'
         END;
         IF rule IS NOT NULL THEN
             PERFORM cogni_billing.refuse(rule);
         END IF;
         shared := 0;
-        FOR i IN 1 .. coalesce(cardinality(m.shares), 0) LOOP
-            share := m.shares[i];
-            IF (abs(share) < 1e40 AND scale(share) = 0
-                AND array_position(m.beneficiaries, m.beneficiaries[i]) = i
-                AND CASE WHEN m.reverses IS NULL THEN share >= 0 ELSE share <= 0 END) IS NOT TRUE
+        -- PostgreSQL prepares all of an expression, whatever is left out of it, in every transaction:
+        -- so what few kinds have is looked at apart.
+        IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
+            m.priority, m.expires_at, m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
+        THEN
+            IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
+                OR m.kind <> 'grant' AND num_nonnulls(m.source, m.priority, m.expires_at) > 0
+                OR m.reverses IS NULL
+                AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
             THEN
-                PERFORM cogni_billing.refuse('shares_are_complete');
+                PERFORM cogni_billing.refuse('transactions_fit_their_kind');
             END IF;
-            shared := shared + share;
-        END LOOP;
+            IF num_nonnulls(m.beneficiaries, m.shares) > 0 THEN
+                IF (m.kind IN (/* has_shares */) AND cardinality(m.shares) BETWEEN 1 AND 32
+                    AND cardinality(m.shares) = cardinality(m.beneficiaries)) IS NOT TRUE
+                THEN
+                    PERFORM cogni_billing.refuse('shares_are_complete');
+                END IF;
+                FOR i IN 1 .. cardinality(m.shares) LOOP
+                    -- NULL of a list of lists, too, and where a list begins elsewhere.
+                    share := m.shares[i];
+                    beneficiary := m.beneficiaries[i];
+                    IF share IS NULL OR beneficiary IS NULL OR NOT (
+                        abs(share) < 1e40 AND scale(share) = 0
+                        AND CASE WHEN m.reverses IS NULL THEN share >= 0 ELSE share <= 0 END
+                        AND array_position(m.beneficiaries, beneficiary) = i
+                        -- Any account can earn a share, but not of its own purchase.
+                        AND beneficiary <> account
+                        AND beneficiary NOT IN (
+                            '00000000-0000-0000-0000-000000000000',
+                            '00000000-0000-4000-a000-000000000001',
+                            '00000000-0000-4000-b000-000000000001',
+                            '00000000-0000-4000-b000-000000000002',
+                            '00000000-0000-4000-b000-000000000003',
+                            '00000000-0000-4000-b000-000000000004')
+                    ) THEN
+                        PERFORM cogni_billing.refuse('shares_are_complete');
+                    END IF;
+                    shared := shared + share;
+                END LOOP;
+            END IF;
+        END IF;
 
         -- A replay needs no lock.
-        SELECT * INTO was FROM cogni_billing.transactions
+        SELECT id INTO was FROM cogni_billing.transactions
         WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
-        IF NOT locked AND (several OR NOT FOUND) THEN
+        IF NOT locked AND (several OR was IS NULL) THEN
             SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner FOR NO KEY UPDATE;
             IF NOT FOUND AND m.kind IN (/* opens_account */) THEN
                 -- There is no row to wait for, and claims in two orders would deadlock.
@@ -151,14 +152,14 @@ BEGIN
                 WHERE tenant_id = owner FOR NO KEY UPDATE;
             END IF;
             locked := true;
-            IF was.id IS NULL THEN
+            IF was IS NULL THEN
                 -- Another call may have recorded the key while this one waited for the lock.
-                SELECT * INTO was FROM cogni_billing.transactions
+                SELECT id INTO was FROM cogni_billing.transactions
                 WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
             END IF;
         END IF;
         present := greatest(w.as_of, m.at);
-        IF w.due_at <= present AND (several OR was.id IS NULL) THEN
+        IF w.due_at <= present AND (several OR was IS NULL) THEN
             SELECT * INTO due FROM cogni_billing.settle_due(w, present);
             w := due.w;
             arrived := NULL;  -- an expiry may have seen more since
@@ -167,13 +168,13 @@ BEGIN
                 EXIT;
             END IF;
         END IF;
-        IF was.id IS NULL AND m.kind = 'purchase' THEN
+        IF was IS NULL AND m.kind = 'purchase' THEN
             INSERT INTO cogni_billing.claims (payment, tenant_id, transaction_id)
             VALUES (m.reference, owner, m.id)
             ON CONFLICT DO NOTHING;
             IF NOT FOUND THEN
                 -- This tenant may have claimed it just now, when it had no wallet to lock.
-                SELECT * INTO was FROM cogni_billing.transactions
+                SELECT id INTO was FROM cogni_billing.transactions
                 WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
                 IF NOT FOUND THEN
                     answers := answers || '{"outcome":"claimed"}'::text;
@@ -181,9 +182,11 @@ BEGIN
                 END IF;
             END IF;
         END IF;
-        IF was.id IS NOT NULL THEN
+        IF was IS NOT NULL THEN
+            SELECT * INTO stored FROM cogni_billing.transactions
+            WHERE tenant_id = owner AND id = was;
             answers := answers || format(
-                '{"outcome":"replayed","stored":%s}', cogni_billing.record_of(was));
+                '{"outcome":"replayed","stored":%s}', cogni_billing.record_of(stored));
             CONTINUE;
         END IF;
 
@@ -337,8 +340,8 @@ BEGIN
         END IF;
         other_side := coalesce(m.absorbed, 0) - m.amount - shared;
         IF other_side <> 0 OR m.reverses IS NULL THEN
-            legs := legs || ROW(owner, m.id, n + 1, contra, 0, m.kind, other_side, m.at
-                )::cogni_billing.arrivals;
+            legs := legs || ROW(owner, m.id, n + 1, cogni_billing.contra_of(m.kind), 0, m.kind,
+                other_side, m.at)::cogni_billing.arrivals;
         END IF;
         answers := answers || format('{"outcome":"done","balance":%s}', w.posted + arrived);
     END LOOP;
@@ -358,15 +361,15 @@ END
 $$;
 
 -- The same; if it is all or none and one is refused, all are undone.
-CREATE FUNCTION cogni_billing.post(owner uuid, asked json, kinds text[], all_or_none boolean)
+CREATE FUNCTION cogni_billing.post(owner uuid, asked json[], kinds text[], all_or_none boolean)
 RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     answers text;
 BEGIN
-    IF NOT all_or_none OR json_array_length(asked) = 1 THEN
+    IF NOT all_or_none OR cardinality(asked) = 1 THEN
         RETURN cogni_billing.record(owner, asked, kinds);
-    ELSIF (cogni_billing._settle(owner, asked -> 0) ->> 'more')::boolean THEN
+    ELSIF (cogni_billing._settle(owner, asked[1]) ->> 'more')::boolean THEN
         RETURN '[{"outcome":"unsettled"}]';
     END IF;
     BEGIN
@@ -376,7 +379,7 @@ BEGIN
             WHERE answer ->> 'outcome' NOT IN ('done', 'unsettled')
               -- The caller knows of these that they are replays, and no conflicts.
               AND (answer ->> 'outcome' = 'replayed'
-                  AND (asked -> (n - 1)::integer ->> 'replays')::boolean) IS NOT TRUE
+                  AND (asked[n] ->> 'replays')::boolean) IS NOT TRUE
         ) THEN
             RAISE SQLSTATE 'CB001';
         END IF;
@@ -395,7 +398,7 @@ DECLARE
     answers text := '';
 BEGIN
     FOR tenant IN
-        SELECT * FROM json_to_recordset(groups) AS tenant (owner uuid, proof text, movements json)
+        SELECT * FROM json_to_recordset(groups) AS tenant (owner uuid, proof text, movements json[])
     LOOP
         answers := answers || ',' || cogni_billing.record(
             cogni_billing.act(tenant.owner, tenant.proof), tenant.movements, kinds);

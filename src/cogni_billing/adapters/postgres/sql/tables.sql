@@ -5,6 +5,33 @@
 -- A row that one tenant's call writes has that tenant's key first. A key that is unique in the whole
 -- system (a payment, a piece of evidence) has a table of its own.
 
+-- A transaction as a caller asks for it. `shares` are of `beneficiaries`; the rest is named as in the
+-- table of transactions and of grants.
+CREATE TYPE cogni_billing.movement AS (
+    kind           text,
+    id             uuid,
+    at             timestamptz,
+    reference      text,
+    amount         numeric,
+    metadata       text,
+    overdraft      boolean,
+    subject        uuid,
+    paid           numeric,
+    paid_unit      text,
+    policy         text,
+    beneficiaries  uuid[],
+    shares         numeric[],
+    source         text,
+    priority       integer,
+    expires_at     timestamptz,
+    reverses       uuid,
+    returned       numeric,
+    returned_total numeric,
+    part           numeric,
+    shortfall      text,
+    absorbed       numeric
+);
+
 -- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions;
 -- `received` is the sum of arrivals up to the position `received_up_to`, as `fold` last took them
 -- over. `lines` counts the tenant's transactions. `due_at` is when the next hold or grant expires.

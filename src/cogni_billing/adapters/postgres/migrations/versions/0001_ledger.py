@@ -38,5 +38,6 @@ def downgrade() -> None:
     for name in function_sources():
         op.execute(f"DROP FUNCTION IF EXISTS {SCHEMA}.{name} CASCADE")
     op.execute(f"SET LOCAL ROLE {migrator}")
+    op.execute(f"DROP TYPE {SCHEMA}.movement")
     others = roles.listed("user", "spender", "service", "keeper")
     op.execute(f"REVOKE ALL ON SCHEMA {SCHEMA} FROM {others}")

@@ -4,13 +4,17 @@
 CREATE FUNCTION cogni_billing._hold(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
+    account   CONSTANT uuid := cogni_billing.account_of(me);
     w         cogni_billing.wallets;
-    was       cogni_billing.holds;
+    was       uuid;
+    stored    cogni_billing.holds;
     m         record;
     present   timestamptz;
     due       record;
     available numeric;
-    pinned    record;
+    drawn     numeric;
+    from_grants  uuid[];
+    from_amounts numeric[];
 BEGIN
     SELECT * INTO m FROM json_to_record(asked) AS hold (
         id uuid, at timestamptz, reference text, amount numeric, expires_at timestamptz,
@@ -24,50 +28,56 @@ BEGIN
     THEN
         PERFORM cogni_billing.refuse('holds_end');
     END IF;
-    SELECT * INTO was FROM cogni_billing.holds
+    SELECT id INTO was FROM cogni_billing.holds
     WHERE tenant_id = me AND kind = 'work' AND reference = m.reference;
     IF NOT FOUND THEN
         w := cogni_billing.lock_wallet(me);
         -- Another call may have recorded the key while this one waited for the lock.
-        SELECT * INTO was FROM cogni_billing.holds
+        SELECT id INTO was FROM cogni_billing.holds
         WHERE tenant_id = me AND kind = 'work' AND reference = m.reference;
     END IF;
-    IF was.id IS NOT NULL THEN
+    IF was IS NOT NULL THEN
+        SELECT * INTO stored FROM cogni_billing.holds WHERE tenant_id = me AND id = was;
         RETURN json_build_object(
-            'outcome', 'replayed', 'stored', to_json(was), 'present', greatest(
+            'outcome', 'replayed', 'stored', to_json(stored), 'present', greatest(
                 m.at, (SELECT as_of FROM cogni_billing.wallets WHERE tenant_id = me)));
     ELSIF w.tenant_id IS NULL THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
     present := greatest(w.as_of, m.at);
-    SELECT * INTO due FROM cogni_billing.settle_due(w, present);
-    IF due.more THEN
-        RETURN '{"outcome":"unsettled"}';
+    IF w.due_at <= present THEN
+        SELECT * INTO due FROM cogni_billing.settle_due(w, present);
+        IF due.more THEN
+            RETURN '{"outcome":"unsettled"}';
+        END IF;
+        w := due.w;
     END IF;
-    w := due.w;
     IF m.ends_at <= present THEN
         RETURN json_build_object('outcome', 'expired', 'present', present);
     END IF;
-    SELECT w.posted + w.received - w.held + newer.amount INTO available
-    FROM cogni_billing.newer_arrivals(cogni_billing.account_of(me), w.received_up_to) AS newer;
+    SELECT w.posted + w.received - w.held + coalesce(sum(amount), 0) INTO available
+    FROM cogni_billing.arrivals
+    WHERE account_id = account AND position > w.received_up_to;
     IF m.amount > available THEN
         RETURN json_build_object('outcome', 'insufficient', 'available', available);
     END IF;
-    SELECT * INTO pinned FROM cogni_billing.draw_grants(
-        me, CASE WHEN w.granted > 0 THEN m.amount ELSE 0 END);
+    IF w.granted > 0 THEN
+        SELECT * INTO from_grants, from_amounts, drawn
+        FROM cogni_billing.draw_grants(me, m.amount);
+        w.granted := w.granted - drawn;
+    END IF;
     INSERT INTO cogni_billing.holds (
         tenant_id, id, kind, reference, amount, opened_at, expires_at, ends_at, pinned_grants,
         pinned_amounts, metadata
     ) VALUES (
-        me, m.id, 'work', m.reference, m.amount, m.at, m.expires_at, m.ends_at, pinned.grants,
-        pinned.amounts, m.metadata::json
+        me, m.id, 'work', m.reference, m.amount, m.at, m.expires_at, m.ends_at, from_grants,
+        from_amounts, m.metadata::json
     )
     ON CONFLICT ON CONSTRAINT holds_pkey DO NOTHING;
     IF NOT FOUND THEN
         PERFORM cogni_billing.refuse_id(m.id);
     END IF;
     w.held := w.held + m.amount;
-    w.granted := w.granted - pinned.total;
     w.as_of := present;
     w.due_at := least(w.due_at, m.ends_at);
     PERFORM cogni_billing.keep_wallet(w);

@@ -48,31 +48,27 @@ CREATE FUNCTION cogni_billing.end_hold(
 )
 LANGUAGE plpgsql AS $$
 DECLARE
-    pin  record;
-    part numeric;
-    due  timestamptz;
+    pinned numeric;
+    part   numeric;
+    due    timestamptz;
 BEGIN
     UPDATE cogni_billing.holds
     SET state = ending, captured = used, ends_at = greatest(opened_at, moment)
     WHERE tenant_id = hold.tenant_id AND id = hold.id;
     w.held := w.held - hold.amount;
-    FOR pin IN
-        SELECT grant_id, amount
-        FROM unnest(hold.pinned_grants, hold.pinned_amounts) WITH ORDINALITY
-            AS pinned (grant_id, amount, n)
-        ORDER BY n
-    LOOP
-        part := least(pin.amount, used);
+    FOR i IN 1 .. coalesce(cardinality(hold.pinned_grants), 0) LOOP
+        pinned := hold.pinned_amounts[i];
+        part := least(pinned, used);
         IF part > 0 THEN
             used := used - part;
-            grants := grants || pin.grant_id;
+            grants := grants || hold.pinned_grants[i];
             amounts := amounts || part;
         END IF;
-        IF part < pin.amount THEN
-            UPDATE cogni_billing.grants SET taken = taken - (pin.amount - part)
-            WHERE tenant_id = hold.tenant_id AND id = pin.grant_id
+        IF part < pinned THEN
+            UPDATE cogni_billing.grants SET taken = taken - (pinned - part)
+            WHERE tenant_id = hold.tenant_id AND id = hold.pinned_grants[i]
             RETURNING expires_at INTO due;
-            w.granted := w.granted + pin.amount - part;
+            w.granted := w.granted + pinned - part;
             w.due_at := least(w.due_at, due);
         END IF;
     END LOOP;

@@ -195,7 +195,7 @@ def test_a_scan_is_seen(shared: Database, engines: tuple[Engine, Engine], billin
 
 @pytest.fixture
 def explained(shared: Database) -> Iterator[tuple[Engine, list[str]]]:
-    """A session of the user that would compile every plan, and the plans that it made."""
+    """A session of the user that would compile every plan and start workers, and its plans."""
     engine = create_engine(shared.admin.url, pool_size=1, max_overflow=0)
     plans: list[str] = []
     with engine.connect() as connection:
@@ -208,6 +208,10 @@ def explained(shared: Database) -> Iterator[tuple[Engine, list[str]]]:
             "auto_explain.log_analyze = on",
             "client_min_messages = log",
             "jit_above_cost = 0",
+            "parallel_setup_cost = 0",
+            "parallel_tuple_cost = 0",
+            "min_parallel_table_scan_size = 0",
+            "min_parallel_index_scan_size = 0",
             "SESSION AUTHORIZATION app_user",
         ):
             driver.execute(f"SET {setting}")
@@ -217,11 +221,12 @@ def explained(shared: Database) -> Iterator[tuple[Engine, list[str]]]:
     engine.dispose()
 
 
-def test_no_plan_is_compiled_or_forced(
+def test_no_plan_is_forced_compiled_or_shared_out_to_workers(
     billing: Billing, explained: tuple[Engine, list[str]]
 ) -> None:
     """A plan without an index that fits reads all rows. Before PostgreSQL 18 it seems so costly to
-    the planner that a server with LLVM compiles it: that took fifty milliseconds of each call.
+    the planner that a server with LLVM compiles it: that took fifty milliseconds of each call. To
+    start workers took ten of a past balance.
     """
     engine, plans = explained
     seen = Billing(PostgresUnitOfWork(engine), clock=SteppingClock())
@@ -230,6 +235,8 @@ def test_no_plan_is_compiled_or_forced(
     seen.grant(ALICE, credits(1), source="promo:a", reference="explained")
     seen.charge(ALICE, credits(2), reference="explained")
     seen.balance(ALICE)
+    seen.balance(ALICE, at=NOON + SOON)
+    seen.balance(SYSTEM_TENANT_ID)
     seen.statement(ALICE)
     seen.grants(ALICE)
 
@@ -238,5 +245,6 @@ def test_no_plan_is_compiled_or_forced(
     ]
     forced = [plan for plan in on_tables if "Disabled: true" in plan or "cost=100000" in plan]
     compiled = [plan for plan in plans if "JIT:" in plan and "SELECT cogni_billing." not in plan]
+    shared_out = [plan for plan in on_tables if "Gather" in plan]
     assert len(on_tables) > 20
-    assert (forced, compiled) == ([], [])
+    assert (forced, compiled, shared_out) == ([], [], [])

@@ -28,7 +28,9 @@ DEFINER_SETTINGS: Final = {
     "search_path": "pg_catalog, pg_temp",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
-    "jit": "off",  # to compile a plan takes longer than to read the few rows that a call needs
+    # A call reads a few rows. To compile its plan, or to start workers, takes longer.
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
 }
 """What is set while a function runs that a role may call."""
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
+from django import setup
+from django.conf import settings
+from django.db import connection as django_connection
+from django.db.transaction import atomic, set_rollback
+from psycopg.rows import dict_row, tuple_row
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -222,7 +229,10 @@ class TestTheContext:
 
 
 class TestRefusals:
-    EXPECTED = "connection: expected a Connection on postgresql+psycopg, in an open transaction"
+    EXPECTED = (
+        "connection: expected a connection of psycopg 3, or of SQLAlchemy on postgresql+psycopg,"
+        " in an open transaction"
+    )
 
     def test_a_connection_without_a_transaction(self, database: Database) -> None:
         with (
@@ -311,4 +321,196 @@ class TestAwaited:
         with pytest.raises(InvalidInput) as caught:
             AsyncPostgresUnitOfWork.joining(host)  # type: ignore[arg-type]
 
-        assert str(caught.value) == "connection: expected an AsyncConnection, got a Connection"
+        assert str(caught.value).endswith("and an async one, got a Connection")
+
+
+DRIVER_HOSTS: dict[str, dict[str, Any]] = {
+    "as psycopg makes it": {},
+    "with rows as dicts": {"row_factory": dict_row},
+    "with cursors that bind on the client": {"cursor_factory": psycopg.ClientCursor},
+    "without prepared statements": {"prepare_threshold": None},
+}
+
+
+def undo() -> None:
+    """Roll back the block of a transaction of psycopg's."""
+    raise psycopg.Rollback
+
+
+def conninfo(database: Database) -> str:
+    url = database.sandbox.role("app_user").set(drivername="postgresql")
+    return url.render_as_string(hide_password=False)
+
+
+class TestDriverConnections:
+    """Connections of psycopg itself, such as Django's `connection.connection`."""
+
+    @pytest.fixture(params=DRIVER_HOSTS)
+    def driver(
+        self, database: Database, request: pytest.FixtureRequest
+    ) -> Iterator[psycopg.Connection[Any]]:
+        connection = psycopg.connect(conninfo(database), **DRIVER_HOSTS[request.param])
+        connection.execute("CREATE TEMP TABLE host_notes (note text)")
+        connection.commit()
+        yield connection
+        connection.close()
+
+    def test_commit_keeps_the_rows_of_host_and_ledger(
+        self, database: Database, driver: psycopg.Connection[Any]
+    ) -> None:
+        driver.execute("SELECT set_config('app.current_user_id', 'the host''s own', true)")
+        driver.execute("INSERT INTO host_notes VALUES ('order 7')")
+        billing = Billing(PostgresUnitOfWork.joining(driver))
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        assert billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1").replayed
+        with pytest.raises(InsufficientCredits):
+            billing.charge(ALICE, credits(10**9), reference="run-1")
+        with pytest.raises(PrivilegeRequired):
+            billing.fold()
+        context = driver.cursor(row_factory=tuple_row).execute(str(CONTEXT)).fetchone()
+        assert (context, database.totals()) == (("the host's own",), {})
+
+        driver.commit()
+
+        notes = driver.cursor(row_factory=tuple_row).execute(str(NOTES)).fetchall()
+        assert notes == [("order 7",)]
+        assert database.totals()[AccountId(ALICE)] == 10_000_000
+
+    def test_first_statement_of_a_transaction_may_be_the_ledgers(
+        self, database: Database, driver: psycopg.Connection[Any]
+    ) -> None:
+        Billing(PostgresUnitOfWork.joining(driver)).open_account(ALICE)
+        driver.rollback()
+        with pytest.raises(UnknownAccount):
+            Billing(PostgresUnitOfWork(database.user)).balance(ALICE)
+
+    @pytest.mark.parametrize("autocommit", [True, False])
+    def test_block_of_a_transaction_decides(
+        self, database: Database, driver: psycopg.Connection[Any], autocommit: bool
+    ) -> None:
+        driver.autocommit = autocommit
+        with driver.transaction(), driver.transaction():
+            billing = Billing(PostgresUnitOfWork.joining(driver))
+            billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        assert database.totals()[AccountId(ALICE)] == 10_000_000
+        with driver.transaction():
+            billing = Billing(PostgresUnitOfWork.joining(driver))
+            billing.charge(ALICE, credits(1), reference="run-1")
+            undo()
+
+        assert database.totals()[AccountId(ALICE)] == 10_000_000
+
+    def test_connection_that_autocommits_is_refused(self, driver: psycopg.Connection[Any]) -> None:
+        driver.autocommit = True
+
+        with pytest.raises(InvalidInput, match="no open transaction"):
+            PostgresUnitOfWork.joining(driver)
+
+    def test_closed_connection_is_refused(self, driver: psycopg.Connection[Any]) -> None:
+        driver.close()
+
+        with pytest.raises(LedgerUnavailable, match="was lost"):
+            PostgresUnitOfWork.joining(driver)
+
+    def test_lost_connection_raises_the_ledgers_error(
+        self, database: Database, driver: psycopg.Connection[Any]
+    ) -> None:
+        billing = Billing(PostgresUnitOfWork.joining(driver))
+        with database.admin.connect() as admin:
+            pid = driver.info.backend_pid
+            assert admin.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+
+        with pytest.raises(LedgerUnavailable):
+            billing.open_account(ALICE)
+
+    @pytest.mark.parametrize("fails", [True, False])
+    def test_savepoint_that_cannot_be_ended_closes_the_connection(
+        self, database: Database, driver: psycopg.Connection[Any], fails: bool
+    ) -> None:
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            driver.execute("RELEASE SAVEPOINT cogni_billing")
+            if fails:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError if fails else LedgerUnavailable):
+            PostgresUnitOfWork.joining(driver).run(ALICE, work)
+
+        assert driver.closed
+        assert database.totals() == {}
+
+    def test_swallowed_failure_is_not_kept(
+        self, database: Database, driver: psycopg.Connection[Any]
+    ) -> None:
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            with pytest.raises(psycopg.Error):
+                driver.execute("SELECT 1/0")
+
+        with pytest.raises(ScopeClosed):
+            PostgresUnitOfWork.joining(driver).run(ALICE, work)
+        driver.commit()
+
+        assert database.totals() == {}
+
+    def test_async_connection_is_awaited(self, database: Database) -> None:
+        async def host() -> None:
+            async with await psycopg.AsyncConnection.connect(conninfo(database)) as connection:
+                with pytest.raises(InvalidInput, match="not an async one"):
+                    PostgresUnitOfWork.joining(connection)  # type: ignore[arg-type]
+                billing = AsyncBilling(AsyncPostgresUnitOfWork.joining(connection))
+                await billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+                with pytest.raises(InsufficientCredits):
+                    await billing.charge(ALICE, credits(10**9), reference="run-1")
+                assert database.totals() == {}
+                await connection.commit()
+
+        asyncio.run(host())
+        assert database.totals()[AccountId(ALICE)] == 10_000_000
+
+
+class TestDjango:
+    """`django.db.connection.connection` inside `atomic()`."""
+
+    @pytest.fixture(autouse=True)
+    def _configured(self, database: Database) -> Iterator[None]:
+        if not settings.configured:
+            url = database.sandbox.role("app_user")
+            default = {
+                "ENGINE": "django.db.backends.postgresql",
+                "NAME": url.database,
+                "USER": url.username,
+                "HOST": url.query["host"],
+                "PORT": url.query.get("port", ""),
+                "OPTIONS": {"options": url.query.get("options", "")},
+            }
+            settings.configure(DATABASES={"default": default})
+            setup()
+        with django_connection.cursor() as cursor:
+            cursor.execute("CREATE TEMP TABLE host_notes (note text)")
+        yield
+        django_connection.close()
+
+    @pytest.mark.parametrize("fails", [True, False])
+    def test_block_of_atomic_decides(self, database: Database, fails: bool) -> None:
+        with atomic():
+            with django_connection.cursor() as cursor:
+                cursor.execute("INSERT INTO host_notes VALUES ('order 7')")
+            billing = Billing(PostgresUnitOfWork.joining(django_connection.connection))
+            billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+            with pytest.raises(InsufficientCredits):
+                billing.charge(ALICE, credits(10**9), reference="run-1")
+            with atomic():
+                billing.charge(ALICE, credits(1), reference="run-2")
+                set_rollback(True)
+            set_rollback(fails)
+
+        with django_connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM host_notes")
+            notes = cursor.fetchone()
+        assert notes == (0 if fails else 1,)
+        assert database.totals().get(AccountId(ALICE), 0) == (0 if fails else 10_000_000)
+
+    def test_connection_outside_atomic_is_refused(self) -> None:
+        with pytest.raises(InvalidInput, match="no open transaction"):
+            PostgresUnitOfWork.joining(django_connection.connection)

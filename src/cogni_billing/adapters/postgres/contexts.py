@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hmac
 import time
+from collections.abc import Callable
 from typing import Final
 
-from attrs import asdict, field, frozen
-from sqlalchemy import Connection, text
+from attrs import field, frozen
 
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId
@@ -16,8 +16,8 @@ KEY_BYTES_MIN: Final = 32
 KEY_BYTES_MAX: Final = 64
 """The block size of SHA-256: a longer key would have to be hashed first."""
 
-_READ: Final = text("SELECT coalesce(pg_catalog.current_setting('app.current_user_id', true), '')")
-_RESTORE: Final = text("SELECT pg_catalog.set_config('app.current_user_id', :tenant, true)")
+_READ: Final = "SELECT coalesce(pg_catalog.current_setting('app.current_user_id', true), '')"
+_RESTORE: Final = "SELECT pg_catalog.set_config('app.current_user_id', %s, true)"
 
 
 def checked_key(given: object) -> bytes:
@@ -43,6 +43,15 @@ class Context:
 
     _key: bytes | None = field(default=None, repr=False)
 
+    @classmethod
+    def of(cls, key: object) -> Context:
+        """A context with the key that a caller gave; without one for `None`.
+
+        Raises:
+            InvalidInput: it is no key.
+        """
+        return cls() if key is None else cls(checked_key(key))
+
     @property
     def signs(self) -> bool:
         """True if it has a key."""
@@ -66,8 +75,8 @@ class Before:
     tenant: str
 
     @classmethod
-    def read(cls, connection: Connection) -> Before:
-        return cls(connection.execute(_READ).scalar_one())
+    def read(cls, execute: Callable[[str, tuple[object, ...]], str]) -> Before:
+        return cls(execute(_READ, ()))
 
-    def restore(self, connection: Connection) -> None:
-        connection.execute(_RESTORE, asdict(self))
+    def restore(self, execute: Callable[[str, tuple[object, ...]], str]) -> None:
+        execute(_RESTORE, (self.tenant,))

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeGuard, TypeVar
 
+import psycopg
 from attrs import define, evolve, field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -22,7 +23,7 @@ from cogni_billing.adapters.postgres.connections import (
     run_statement,
     run_statement_async,
 )
-from cogni_billing.adapters.postgres.contexts import Context, checked_key
+from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.failures import DISTURBED, is_lost, translated
 from cogni_billing.adapters.postgres.grouping import (
     AsyncLanes,
@@ -31,12 +32,11 @@ from cogni_billing.adapters.postgres.grouping import (
     Lanes,
     is_groupable,
 )
+from cogni_billing.adapters.postgres.joining import AsyncJoinedUnitOfWork, JoinedUnitOfWork
 from cogni_billing.adapters.postgres.rows import movement
 from cogni_billing.adapters.postgres.scopes import (
     PostgresScope,
     PostgresServiceScope,
-    require_open_transaction,
-    savepoint,
     single_call,
     transaction,
 )
@@ -94,20 +94,24 @@ class PostgresUnitOfWork:
         self._engine = checked_engine("engine", engine, Engine)
         service = service and checked_engine("service", service, Engine)
         self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
-        self._context = _context(signing_key)
+        self._context = Context.of(signing_key)
         self._retry_for = _checked_span(retry_for)
         self._lanes = Lanes(group_commit, self._send) if _groups(group_commit) else None
 
     @staticmethod
-    def joining(connection: Connection, *, signing_key: bytes | None = None) -> JoinedUnitOfWork:
-        """A unit of work inside the transaction that its host has open on *connection*.
+    def joining(
+        connection: Connection | psycopg.Connection[Any], *, signing_key: bytes | None = None
+    ) -> JoinedUnitOfWork:
+        """A unit of work inside the transaction that its host has open on *connection*, which is
+        SQLAlchemy's or psycopg's.
 
         Each scope is a savepoint: it restores the tenant that was set before, and never commits
         the host's work. No call is retried here when another transaction disturbs it, because the
         host would have to retry its whole transaction.
 
         Raises:
-            InvalidInput: *connection* has no transaction open, or autocommits.
+            InvalidInput: *connection* has no open transaction, or is of another driver.
+            LedgerUnavailable: it was lost.
         """
         return JoinedUnitOfWork(connection, signing_key=signing_key)
 
@@ -217,13 +221,15 @@ class AsyncPostgresUnitOfWork:
         self._engine = checked_engine("engine", engine, AsyncEngine)
         service = service and checked_engine("service", service, AsyncEngine)
         self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
-        self._context = _context(signing_key)
+        self._context = Context.of(signing_key)
         self._retry_for = _checked_span(retry_for)
         self._lanes = AsyncLanes(group_commit, self._send) if _groups(group_commit) else None
 
     @staticmethod
     def joining(
-        connection: AsyncConnection, *, signing_key: bytes | None = None
+        connection: AsyncConnection | psycopg.AsyncConnection[Any],
+        *,
+        signing_key: bytes | None = None,
     ) -> AsyncJoinedUnitOfWork:
         """A unit of work inside the transaction that its host has open on *connection*.
 
@@ -305,85 +311,10 @@ class AsyncPostgresUnitOfWork:
             await asyncio.sleep(pause)
 
 
-class JoinedUnitOfWork:
-    """Scopes inside a host's transaction; made by `PostgresUnitOfWork.joining`."""
-
-    def __init__(self, connection: Connection, *, signing_key: bytes | None = None) -> None:
-        require_open_transaction(connection)
-        self.clock = SystemClock()
-        self.ids = Uuid7Source()
-        self._context = _context(signing_key)
-        self._connection = connection
-
-    @contextmanager
-    def scope(self, tenant: TenantId, /) -> Iterator[PostgresServiceScope]:
-        """One savepoint, released when the block ends well."""
-        with savepoint(self._connection, tenant_id(tenant), self._context) as scope:
-            yield scope
-
-    def run(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope."""
-        with self.scope(tenant) as scope:
-            return work(scope)
-
-    def post(self, transaction: Transaction, /) -> Recorded:
-        """Record *transaction* in a scope."""
-        return self.run(transaction.tenant, lambda scope: scope.ledger.post(transaction))
-
-    def single(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
-        """Do *work* in a scope."""
-        return self.run(tenant, work)
-
-    def run_service(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
-        """Refuse: work across tenants needs transactions of its own."""
-        raise service_refused()
-
-
-class AsyncJoinedUnitOfWork:
-    """Scopes inside a host's transaction; made by `AsyncPostgresUnitOfWork.joining`."""
-
-    def __init__(self, connection: AsyncConnection, *, signing_key: bytes | None = None) -> None:
-        if not isinstance(connection, AsyncConnection):
-            raise InvalidInput("connection", shown(connection), "an AsyncConnection")
-        require_open_transaction(connection.sync_connection)
-        self.clock = SystemClock()
-        self.ids = Uuid7Source()
-        self._context = _context(signing_key)
-        self._connection = connection
-
-    async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope."""
-        owner = tenant_id(tenant)
-
-        def scoped(connection: Connection) -> Result:
-            with savepoint(connection, owner, self._context) as scope:
-                return work(scope)
-
-        return await self._connection.run_sync(scoped)
-
-    async def post_async(self, transaction: Transaction, /) -> Recorded:
-        """Record *transaction* in a scope."""
-        return await self.run_async(
-            transaction.tenant, lambda scope: scope.ledger.post(transaction)
-        )
-
-    async def single_async(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
-        """Do *work* in a scope."""
-        return await self.run_async(tenant, work)
-
-    async def run_service_async(self, _tenant: TenantId, _work: Work[Result], /) -> Result:
-        """Refuse: work across tenants needs transactions of its own."""
-        raise service_refused()
-
-
 def _posting(transaction: Transaction, context: Context) -> tuple[str, tuple[object, ...]]:
     """The statement that records *transaction*, and its parameters."""
     door, movements = door_of(transaction.kind), [movement(transaction)]
     return statement_of(door, transaction.tenant, context, movements)
-
-
-def _context(key: bytes | None) -> Context:
-    return Context() if key is None else Context(checked_key(key))
 
 
 def _checked_span(given: object) -> timedelta:

@@ -1,0 +1,181 @@
+"""A host's connection with its open transaction: of SQLAlchemy on psycopg 3, or of psycopg 3."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+import psycopg
+from attrs import frozen
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.util import await_only
+
+from cogni_billing.adapters.postgres.connections import DRIVERS
+from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.scopes import for_good, status_of
+from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, shown
+
+DriverConnection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+
+EXPECTED: Final = (
+    "a connection of psycopg 3, or of SQLAlchemy on postgresql+psycopg, in an open transaction"
+)
+
+
+class HostConnection(ABC):
+    """Runs statements in a host's transaction, and opens savepoints in it."""
+
+    @abstractmethod
+    def require_open_transaction(self) -> None:
+        """Return when a transaction is open.
+
+        Raises:
+            InvalidInput: none is open, or the connection autocommits.
+            LedgerUnavailable: the connection was lost.
+        """
+
+    @abstractmethod
+    def execute(self, statement: str, parameters: tuple[object, ...]) -> str:
+        """The one value of *statement*."""
+
+    @property
+    @abstractmethod
+    def status(self) -> TransactionStatus:
+        """The state of the connection's transaction; UNKNOWN when the connection was lost."""
+
+    @abstractmethod
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A savepoint, released when the block ends well and rolled back otherwise.
+
+        A savepoint that cannot be ended costs the host its connection: the host must not commit
+        a call that raised.
+        """
+
+
+def host_connection(given: object) -> HostConnection:
+    """*given* as a host's connection.
+
+    Raises:
+        InvalidInput: it is of another driver, no connection, or has no open transaction.
+        LedgerUnavailable: it was lost.
+    """
+    host: HostConnection
+    if isinstance(given, Connection) and given.dialect.driver in DRIVERS:
+        host = _SqlAlchemyConnection(given)
+    elif isinstance(given, (psycopg.Connection, psycopg.AsyncConnection)):
+        host = _DriverConnection(given)
+    else:
+        raise InvalidInput("connection", shown(given), EXPECTED)
+    host.require_open_transaction()
+    return host
+
+
+def _lost() -> LedgerUnavailable:
+    return LedgerUnavailable("the host's connection was lost, and its transaction with it")
+
+
+@frozen
+class _SqlAlchemyConnection(HostConnection):
+    _connection: Connection
+
+    def require_open_transaction(self) -> None:
+        if self._connection.invalidated:
+            raise _lost()
+        if self._connection.closed or not self._connection.in_transaction():
+            raise InvalidInput("connection", "no open transaction", EXPECTED)
+        driver = self._connection.connection.driver_connection
+        if driver is not None and driver.autocommit:
+            raise InvalidInput("connection", "one that autocommits", EXPECTED)
+
+    def execute(self, statement: str, parameters: tuple[object, ...]) -> str:
+        found: str = self._connection.exec_driver_sql(statement, parameters).scalar_one()
+        return found
+
+    @property
+    def status(self) -> TransactionStatus:
+        return status_of(self._connection)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        with translated():
+            nested = self._connection.begin_nested()
+        try:
+            yield
+            with translated():
+                self._release(nested)
+        finally:
+            if nested.is_active:
+                with for_good(self._connection):
+                    nested.rollback()
+
+    def _release(self, nested: NestedTransaction) -> None:
+        try:
+            nested.commit()
+        except BaseException:
+            # SQLAlchemy does not roll back to a savepoint whose release raised.
+            self._connection.invalidate()
+            raise
+
+
+@frozen
+class _DriverConnection(HostConnection):
+    """A connection of psycopg's; an async one is awaited in the greenlet of the call."""
+
+    _connection: DriverConnection
+
+    def require_open_transaction(self) -> None:
+        if self._connection.closed:
+            raise _lost()
+        # Without autocommit the driver begins a transaction with its next statement.
+        if self._connection.autocommit and self.status is TransactionStatus.IDLE:
+            raise InvalidInput("connection", "no open transaction", EXPECTED)
+
+    def execute(self, statement: str, parameters: tuple[object, ...]) -> str:
+        cursor = self._connection.cursor(row_factory=tuple_row)
+        _now(cursor.execute(statement, parameters))
+        row = _now(cursor.fetchone())
+        found: str = row[0]
+        return found
+
+    @property
+    def status(self) -> TransactionStatus:
+        return self._connection.info.transaction_status
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        with translated():
+            self._run("SAVEPOINT cogni_billing")
+        released = False
+        try:
+            yield
+            with translated():
+                self._run("RELEASE SAVEPOINT cogni_billing")
+            released = True
+        finally:
+            if not released:
+                self._roll_back()
+
+    def _roll_back(self) -> None:
+        try:
+            self._run("ROLLBACK TO SAVEPOINT cogni_billing")
+            self._run("RELEASE SAVEPOINT cogni_billing")
+        except psycopg.Error:
+            # The caller must see the failure that led here, not this one.
+            _now(self._connection.close())
+        except BaseException:
+            _now(self._connection.close())
+            raise
+
+    def _run(self, statement: str) -> None:
+        _now(self._connection.cursor().execute(statement))
+
+
+def _now(result: Any) -> Any:
+    """The result of a call of psycopg's, awaited where the call is async."""
+    return await_only(result) if inspect.isawaitable(result) else result

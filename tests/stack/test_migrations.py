@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from itertools import count
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import ProgrammingError
 
 from cogni_billing import (
     SYSTEM_TENANT_ID,
     Billing,
+    InvalidInput,
     LedgerUnavailable,
     OutcomeUnknown,
     PrivilegeRequired,
@@ -272,57 +275,115 @@ def test_the_seed_is_idempotent(own_database: Database) -> None:
 
 
 class TestHostsOwnEnvironment:
-    """A host with Alembic of its own upgrades our branch beside its revisions."""
+    """A host's own Alembic project, as `alembic init` and the documentation make it."""
 
-    ENVIRONMENT = (
-        "from alembic import context\n"
-        "context.configure(connection=context.config.attributes['connection'])\n"
-        "context.run_migrations()\n"
-    )
     REVISION = (
         "from alembic import op\n"
-        "revision, down_revision, branch_labels = 'host_1', None, ('host',)\n"
-        "depends_on = 'cogni_billing_0001'\n"
+        "from cogni_billing.adapters.postgres import migrate, unmigrate\n"
+        "revision, down_revision, branch_labels, depends_on = 'host_1', None, None, None\n"
         "def upgrade():\n"
-        "    op.execute('CREATE TABLE host.orders (tenant_id uuid)')\n"
+        "    migrate(op.get_bind())\n"
+        "    op.execute('CREATE TABLE host.orders (id uuid)')\n"
         "def downgrade():\n"
-        "    op.execute('DROP TABLE host.orders')\n"
+        "    op.drop_table('orders', schema='host')\n"
+        "    unmigrate(op.get_bind())\n"
     )
 
     @pytest.fixture
-    def config(self, tmp_path: Path) -> Config:
-        (tmp_path / "env.py").write_text(self.ENVIRONMENT)
-        (tmp_path / "versions").mkdir()
-        (tmp_path / "versions" / "host_1.py").write_text(self.REVISION)
-        ours = Path(migrations.__file__).parent / "versions"
-        config = Config()
-        config.set_main_option("script_location", str(tmp_path))
-        config.set_main_option("path_separator", "os")
-        config.set_main_option("version_locations", f"{tmp_path / 'versions'}:{ours}")
-        return config
-
-    def run(self, config: Config, engine: Engine, *, up: bool) -> None:
-        with engine.begin() as connection:
-            connection.execute(text("SET LOCAL search_path = host"))
-            config.attributes["connection"] = connection
-            if up:
-                command.upgrade(config, "heads")
-            else:
-                command.downgrade(config, "base")
-
-    def test_both_branches_go_up_and_down(self, empty_database: Clone, config: Config) -> None:
+    def shop(self, empty_database: Clone) -> Iterator[Clone]:
+        """A database whose schema `public` is closed, and a schema of the host's."""
         admin = create_engine(empty_database.administrator)
         provision(admin)
         with admin.begin() as connection:
+            connection.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
             connection.execute(text("CREATE SCHEMA host AUTHORIZATION app_migrator"))
-        migrator = create_engine(empty_database.role("app_migrator"))
-        user = create_engine(empty_database.role("app_user"))
+        yield empty_database
+        admin.dispose()
 
-        self.run(config, migrator, up=True)
+    @pytest.fixture
+    def config(self, tmp_path: Path, shop: Clone) -> Config:
+        config = Config(tmp_path / "alembic.ini", stdout=StringIO())
+        command.init(config, str(tmp_path / "host"))
+        url = shop.role("app_migrator").render_as_string(hide_password=False)
+        config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+        environment = tmp_path / "host" / "env.py"
+        written = environment.read_text().replace("= None", "= MetaData()")
+        environment.write_text(
+            "from sqlalchemy import MetaData\n"
+            "from cogni_billing.adapters.postgres import include_object\n"
+            + written.replace(
+                "connection=connection, target_metadata=target_metadata",
+                "connection=connection, target_metadata=target_metadata, include_schemas=True,"
+                " include_object=include_object, version_table_schema='host'",
+            )
+        )
+        assert "include_object=include_object" in environment.read_text()
+        (tmp_path / "host" / "versions" / "host_1.py").write_text(self.REVISION)
+        return config
+
+    def test_revision_of_the_host_migrates_the_ledger_and_drops_it(
+        self, shop: Clone, config: Config
+    ) -> None:
+        admin = create_engine(shop.administrator)
+        user = create_engine(shop.role("app_user"))
+
+        command.upgrade(config, "head")
         ensure_ready(user)
-        self.run(config, migrator, up=False)
+        command.downgrade(config, "base")
 
         with admin.connect() as connection:
             assert list(connection.scalars(OBJECTS)) == []
-        for engine in (admin, migrator, user):
+        for engine in (admin, user):
             engine.dispose()
+
+    def test_new_revision_is_the_hosts_and_drops_no_ledger(
+        self, tmp_path: Path, shop: Clone, config: Config
+    ) -> None:
+        command.upgrade(config, "head")
+        packaged = sorted(VERSIONS.iterdir())
+
+        command.revision(config, "more", autogenerate=True)
+
+        (made,) = (tmp_path / "host" / "versions").glob("*_more.py")
+        assert "cogni_billing" not in made.read_text()
+        assert "drop_table('orders'" in made.read_text()  # which the host's metadata lack
+        assert sorted(VERSIONS.iterdir()) == packaged
+        assert len(ScriptDirectory.from_config(config).get_heads()) == 1
+
+    def test_migration_that_fails_undoes_the_hosts_part_and_the_ledgers(
+        self, tmp_path: Path, shop: Clone, config: Config
+    ) -> None:
+        broken = self.REVISION.replace("host.orders (id", "nowhere.orders (id")
+        (tmp_path / "host" / "versions" / "host_1.py").write_text(broken)
+        admin = create_engine(shop.administrator)
+
+        with pytest.raises(ProgrammingError):
+            command.upgrade(config, "head")
+
+        with admin.connect() as connection:
+            assert list(connection.scalars(OBJECTS)) == []
+        admin.dispose()
+
+    def test_connection_gets_its_role_and_its_timeout_back(self, shop: Clone) -> None:
+        admin = create_engine(shop.administrator)
+        with admin.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '7s'"))
+            before = connection.execute(text("SELECT current_user, session_user")).one()
+            migrate(connection)
+            assert connection.execute(text("SELECT current_user, session_user")).one() == before
+            assert connection.scalar(text("SHOW lock_timeout")) == "7s"
+        admin.dispose()
+
+    @pytest.mark.parametrize("given", [None, "postgresql://", object()])
+    def test_target_that_is_no_connection_is_refused(self, given: Engine) -> None:
+        with pytest.raises(InvalidInput, match="an Engine, or a Connection in a transaction"):
+            migrate(given)
+
+    def test_connection_without_a_transaction_is_refused(self, database: Database) -> None:
+        with database.migrator.connect() as connection, pytest.raises(InvalidInput):
+            unmigrate(connection)
+
+
+def test_revision_that_does_not_exist_is_refused(database: Database) -> None:
+    with pytest.raises(InvalidInput, match=r"^revision: expected one of this package"):
+        migrate(database.migrator, "nonsense")

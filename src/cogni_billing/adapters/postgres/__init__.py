@@ -3,7 +3,12 @@
 from cogni_billing.adapters.postgres.grouping import GroupCommit
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding
 from cogni_billing.adapters.postgres.operations.diagnosis import Check, Report, doctor, ensure_ready
-from cogni_billing.adapters.postgres.operations.migrating import migrate, repair, unmigrate
+from cogni_billing.adapters.postgres.operations.migrating import (
+    include_object,
+    migrate,
+    repair,
+    unmigrate,
+)
 from cogni_billing.adapters.postgres.operations.provisioning import provision
 from cogni_billing.adapters.postgres.operations.reports import TrialBalance, trial_balance
 from cogni_billing.adapters.postgres.operations.resetting import reset, restore
@@ -25,6 +30,7 @@ __all__ = [
     "TrialBalance",
     "doctor",
     "ensure_ready",
+    "include_object",
     "migrate",
     "provision",
     "repair",

@@ -25,3 +25,9 @@ def administrative_transaction(engine: Engine) -> Iterator[Connection]:
 def plain(sql: str) -> TextClause:
     """*sql* as it stands: a colon in it begins no parameter."""
     return text(sql.replace(":", "\\:"))
+
+
+def run(connection: Connection, *statements: str) -> None:
+    """Run statements, or whole files of them, without parameters."""
+    for statement in statements:
+        connection.execute(plain(statement))

@@ -2,52 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
-from typing import Final
+from typing import Any, Final, TypeAlias
 
-from alembic import command
-from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, text
 
+from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations.administration import (
     administrative_transaction,
-    plain,
+    run,
 )
 from cogni_billing.adapters.postgres.operations.blueprint import installed_functions
-from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
+from cogni_billing.adapters.postgres.operations.provisioning import (
+    Provision,
+    act_as,
+    require_migrator,
+)
+from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
+from cogni_billing.domain.errors import InvalidInput, shown
 
 _SCRIPTS = "cogni_billing.adapters.postgres.migrations"
 # Any constant does; every process that migrates this database must use the same.
 _LOCK: Final = 0x_C09_B111
+# Rather have a migration fail, to be retried, than requests queue up behind its locks.
+_LOCK_TIMEOUT: Final = "10s"
+
+_Steps: TypeAlias = Callable[[ScriptDirectory, Any], Any]
 
 
-def migrate(migrator_engine: Engine, revision: str = "head") -> None:
-    """Upgrade the schema to *revision*, in one transaction. Doing it twice changes nothing.
+def migrate(migrator: Engine | Connection, revision: str = "head") -> None:
+    """Upgrade the schema to *revision*, in one transaction. Repeating it changes nothing.
 
-    Processes that start together take turns. A host that has an Alembic environment of its own
-    can upgrade the branch `cogni_billing` there instead; see the documentation.
+    Processes that start together take turns. The ledger has a version table of its own. A host with
+    Alembic calls `migrate(op.get_bind())` in a revision of its own.
 
     Args:
-        migrator_engine: Connects as the migrator role.
-        revision: An Alembic revision; the newest by default.
+        migrator: An engine that connects as the migrator role; or a connection in a transaction,
+            whose role is the migrator or may act as it.
+        revision: A revision of this package; the newest by default.
 
     Raises:
+        InvalidInput: there is no such revision, or *migrator* is something else.
         PrivilegeRequired: it connects as another role.
         LedgerUnavailable: the database is not provisioned, or cannot be reached.
     """
-    _run(migrator_engine, command.upgrade, revision)
+    _run(migrator, lambda script, now: script._upgrade_revs(revision, now), revision)  # noqa: SLF001
 
 
-def unmigrate(migrator_engine: Engine) -> None:
+def unmigrate(migrator: Engine | Connection) -> None:
     """Drop everything that `migrate` created, all recorded money included.
 
     Raises:
+        InvalidInput: *migrator* is no engine and no connection in a transaction.
         PrivilegeRequired: it connects as another role than the migrator.
         LedgerUnavailable: the database is not provisioned, or cannot be reached.
     """
-    _run(migrator_engine, command.downgrade, "base")
+    _run(migrator, lambda script, now: script._downgrade_revs("base", now), "base")  # noqa: SLF001
+
+
+def include_object(item: object, *_: object) -> bool:
+    """False for objects of the ledger. As the `include_object` of a host's Alembic environment it
+    keeps `--autogenerate` with `include_schemas` from dropping them.
+    """
+    table = getattr(item, "table", item)
+    return getattr(table, "schema", None) not in {SCHEMA, VERSION_SCHEMA}
 
 
 def repair(migrator_engine: Engine) -> None:
@@ -63,8 +86,7 @@ def repair(migrator_engine: Engine) -> None:
     with administrative_transaction(migrator_engine) as connection:
         roles = Provision.read(connection).roles
         require_migrator(connection, roles)
-        for statement in installed_functions(roles):
-            connection.execute(plain(statement))
+        run(connection, *installed_functions(roles))
 
 
 def head_revision() -> str:
@@ -75,11 +97,50 @@ def head_revision() -> str:
     return head
 
 
-def _run(engine: Engine, action: Callable[[Config, str], None], revision: str) -> None:
-    with as_file(files(_SCRIPTS)) as folder, administrative_transaction(engine) as connection:
+def _run(target: Engine | Connection, steps: _Steps, revision: str) -> None:
+    with as_file(files(_SCRIPTS)) as folder, _migrating(target) as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        require_migrator(connection, Provision.read(connection).roles)
-        config = Config()
-        config.set_main_option("script_location", str(folder).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        action(config, revision)
+        script = ScriptDirectory(folder)
+        # Without an environment of Alembic's: in a host's revision that would end the host's own.
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "version_table_schema": VERSION_SCHEMA,
+                "fn": lambda now, _context: steps(script, now),
+            },
+        )
+        try:
+            context.run_migrations(connection=connection, roles=Provision.read(connection).roles)
+        except CommandError as error:
+            raise InvalidInput("revision", shown(revision), "one of this package") from error
+
+
+@contextmanager
+def _migrating(target: Engine | Connection) -> Iterator[Connection]:
+    """A connection in a transaction that acts as the migrator."""
+    if isinstance(target, Engine):
+        with administrative_transaction(target) as connection:
+            require_migrator(connection, Provision.read(connection).roles)
+            with _brief_locks(connection):
+                yield connection
+        return
+    if not isinstance(target, Connection) or not target.in_transaction():
+        expected = "an Engine, or a Connection in a transaction"
+        raise InvalidInput("migrator", shown(target), expected)
+    with translated():
+        role = target.execute(text("SELECT current_user")).scalar_one()
+        act_as(target, Provision.read(target).roles.migrator)
+        with _brief_locks(target):
+            yield target
+        act_as(target, role)
+
+
+@contextmanager
+def _brief_locks(connection: Connection) -> Iterator[None]:
+    before = connection.execute(text("SHOW lock_timeout")).scalar_one()
+    connection.execute(_SET_TIMEOUT, {"timeout": _LOCK_TIMEOUT})
+    yield
+    connection.execute(_SET_TIMEOUT, {"timeout": before})
+
+
+_SET_TIMEOUT: Final = text("SELECT set_config('lock_timeout', :timeout, true)")

@@ -1,13 +1,10 @@
 """The ledger, holds and grants, disputes, payment attempts, and the system tenant."""
 
-from alembic import op
+from sqlalchemy import Connection
 
-from cogni_billing.adapters.postgres.migrations.support import (
-    recorded_roles,
-    run,
-    wait_briefly_for_locks,
-)
 from cogni_billing.adapters.postgres.operations import blueprint
+from cogni_billing.adapters.postgres.operations.administration import run
+from cogni_billing.adapters.postgres.operations.roles import Roles
 from cogni_billing.adapters.postgres.schema import SCHEMA, function_sources, tables_sql
 
 revision = "cogni_billing_0001"
@@ -16,28 +13,28 @@ branch_labels = ("cogni_billing",)
 depends_on = None
 
 
-def upgrade() -> None:
+def upgrade(connection: Connection, roles: Roles) -> None:
     """Create everything, give each role exactly what it needs, seed the system tenant."""
-    wait_briefly_for_locks()
-    roles = recorded_roles()
-    run(tables_sql())
-    run(*(privilege.grant(roles) for privilege in blueprint.table_privileges(roles)))
-    run(*blueprint.installed_functions(roles))
-    run(*blueprint.guards(roles))
-    op.execute(f"SELECT {SCHEMA}.seed_system_tenant()")
+    run(
+        connection,
+        tables_sql(),
+        *(privilege.grant(roles) for privilege in blueprint.table_privileges(roles)),
+        *blueprint.installed_functions(roles),
+        *blueprint.guards(roles),
+        f"SELECT {SCHEMA}.seed_system_tenant()",
+    )
 
 
-def downgrade() -> None:
+def downgrade(connection: Connection, roles: Roles) -> None:
     """Drop everything, the money included."""
-    wait_briefly_for_locks()
-    roles = recorded_roles()
     migrator, keeper = roles.quoted("migrator", "keeper")
-    for table in blueprint.TABLES:
-        op.execute(f"DROP TABLE {SCHEMA}.{table} CASCADE")
-    op.execute(f"SET LOCAL ROLE {keeper}")
-    for name in function_sources():
-        op.execute(f"DROP FUNCTION IF EXISTS {SCHEMA}.{name} CASCADE")
-    op.execute(f"SET LOCAL ROLE {migrator}")
-    op.execute(f"DROP TYPE {SCHEMA}.movement")
     others = roles.listed("user", "spender", "service", "keeper")
-    op.execute(f"REVOKE ALL ON SCHEMA {SCHEMA} FROM {others}")
+    run(
+        connection,
+        *(f"DROP TABLE {SCHEMA}.{table} CASCADE" for table in blueprint.TABLES),
+        f"SET LOCAL ROLE {keeper}",
+        *(f"DROP FUNCTION IF EXISTS {SCHEMA}.{name} CASCADE" for name in function_sources()),
+        f"SET LOCAL ROLE {migrator}",
+        f"DROP TYPE {SCHEMA}.movement",
+        f"REVOKE ALL ON SCHEMA {SCHEMA} FROM {others}",
+    )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from uuid import UUID
 
@@ -135,6 +139,9 @@ def test_an_error_is_one_line_and_an_exit_code(
         (("balance", str(BOB)), None),
         (("balance", str(BOB)), "not a url"),
         (("purchase", str(BOB), "1", "--payment", "p", "--unit", "EUR"), "postgresql://x"),
+        (("balance", str(BOB)), "mysql://u:secret@h/db"),
+        (("balance", str(BOB)), "sqlite://"),
+        (("balance", str(BOB)), "postgresql://u:secret@h:port/db"),
     ],
 )
 def test_a_wrong_call_is_explained(run: Run, arguments: tuple[str, ...], url: str | None) -> None:
@@ -142,6 +149,39 @@ def test_a_wrong_call_is_explained(run: Run, arguments: tuple[str, ...], url: st
 
     assert failed.returncode == 2
     assert "Error" in failed.stderr
+    assert "secret" not in failed.stderr
+
+
+def test_version_is_the_packages(run: Run) -> None:
+    assert run("--version").stdout == f"{version('cogni-billing')}\n"
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("balance", str(BOB))])
+def test_output_that_cannot_be_written_ends_the_command_without_a_traceback(
+    database: Database, url: str, arguments: tuple[str, ...]
+) -> None:
+    Billing(PostgresUnitOfWork(database.user)).open_account(BOB)
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", "from cogni_billing.cli import main; main()", *arguments],
+            env=os.environ | {"COGNI_BILLING_DATABASE_URL": url},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert ran.returncode == 74
+    assert ran.stderr == "input or output failed: No space left on device\n"
+
+
+def test_schema_that_is_not_migrated_is_named(run: Run, empty_database: Clone) -> None:
+    run("provision", url=empty_database.admin_url)
+
+    failed = run("balance", str(BOB), url=empty_database.url("app_user"))
+
+    assert failed.returncode == 69
+    assert "run migrate" in failed.stderr
 
 
 def test_an_operator_installs_and_examines_a_database(run: Run, empty_database: Clone) -> None:

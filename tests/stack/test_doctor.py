@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import (
     SYSTEM_TENANT_ID,
@@ -17,9 +19,12 @@ from cogni_billing import (
     SystemTenantMissing,
 )
 from cogni_billing.adapters.postgres import (
+    Report,
     Roles,
     doctor,
+    doctor_async,
     ensure_ready,
+    ensure_ready_async,
     migrate,
     provision,
     repair,
@@ -389,6 +394,23 @@ def test_a_fresh_installation_is_sound(database: Database) -> None:
     assert report.ok
     assert len(report.checks) == 16
     ensure_ready(database.user)
+
+
+def test_awaited_doctor_finds_the_same(own_database: Database) -> None:
+    async def examined() -> Report:
+        engine = create_async_engine(own_database.sandbox.url("app_user"))
+        try:
+            await ensure_ready_async(engine)
+            sabotage(own_database, "GRANT DELETE ON cogni_billing.claims TO app_user")
+            with pytest.raises(LedgerCorruption, match=r"DELETE ON cogni_billing\.claims"):
+                await ensure_ready_async(engine)
+            return await doctor_async(engine)
+        finally:
+            await engine.dispose()
+
+    found = asyncio.run(examined())
+
+    assert found.findings == doctor(own_database.user).findings
 
 
 def test_the_sessions_own_spelling_changes_no_verdict(database: Database) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Annotated
 from uuid import UUID
@@ -42,13 +43,13 @@ app.add_typer(imports, name="import")
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
 console = Console(width=_WIDTH)
 
-_UNAVAILABLE = 69
+# Of sysexits.h, whose names the `os` module of Windows lacks.
+_UNAVAILABLE, _IO_ERROR = 69, 74
+_STDOUT = 1
 _URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
 _SERVICE_URL_VARIABLE = "COGNI_BILLING_SERVICE_URL"
-DatabaseUrl = Annotated[
-    str,
-    typer.Option("--database-url", envvar=_URL_VARIABLE, help="postgresql+psycopg://role@host/db"),
-]
+_URL_SHAPE = "postgresql://role@host/database"
+DatabaseUrl = Annotated[str, typer.Option("--database-url", envvar=_URL_VARIABLE, help=_URL_SHAPE)]
 ServiceUrl = Annotated[
     str,
     typer.Option("--service-url", envvar=_SERVICE_URL_VARIABLE, help="app_service's URL."),
@@ -73,6 +74,25 @@ RefusedFile = Annotated[
         help="Write refused lines there, in JSON lines, to be mended and imported.",
     ),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("cogni-billing"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -260,14 +280,23 @@ def verify(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
 def main() -> None:
     """Run the command; a typed error is one line on standard error, and an exit code.
 
-    It is 1, or EX_UNAVAILABLE of sysexits.h where the database could not be asked at all.
+    It is 1, or of sysexits.h EX_UNAVAILABLE if the database could not be asked, and EX_IOERR if
+    something could not be read or written.
     """
     try:
         app()
     except BillingError as error:
-        errors = Console(stderr=True, markup=False, emoji=False)
-        errors.print(f"{error.code}: {error}", style="red", soft_wrap=True)
+        _print_error(f"{error.code}: {error}")
         sys.exit(_UNAVAILABLE if isinstance(error, LedgerUnavailable) else 1)
+    except OSError as error:
+        _print_error(f"input or output failed: {error.strerror or error}")
+        # Python would write the rest of the buffer at exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+        sys.exit(_IO_ERROR)
+
+
+def _print_error(message: str) -> None:
+    Console(stderr=True, markup=False, emoji=False).print(message, style="red", soft_wrap=True)
 
 
 @contextmanager
@@ -333,8 +362,11 @@ def _signing_key() -> bytes | None:
 def _engine(database_url: str) -> Iterator[Engine]:
     try:
         url = make_url(database_url)
-    except ArgumentError as error:
-        raise typer.BadParameter(f"not a database URL: {error}") from error
+    except (ArgumentError, ValueError):
+        # Without what was given, which may hold a password.
+        raise typer.BadParameter(f"not a database URL; expected {_URL_SHAPE}") from None
+    if (backend := url.get_backend_name()) not in {"postgresql", "postgres"}:
+        raise typer.BadParameter(f"expected {_URL_SHAPE}, got one of {backend}")
     engine = create_engine(url.set(drivername="postgresql+psycopg"))
     try:
         yield engine

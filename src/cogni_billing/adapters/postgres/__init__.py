@@ -2,7 +2,14 @@
 
 from cogni_billing.adapters.postgres.grouping import GroupCommit
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding
-from cogni_billing.adapters.postgres.operations.diagnosis import Check, Report, doctor, ensure_ready
+from cogni_billing.adapters.postgres.operations.diagnosis import (
+    Check,
+    Report,
+    doctor,
+    doctor_async,
+    ensure_ready,
+    ensure_ready_async,
+)
 from cogni_billing.adapters.postgres.operations.migrating import (
     include_object,
     migrate,
@@ -29,7 +36,9 @@ __all__ = [
     "Roles",
     "TrialBalance",
     "doctor",
+    "doctor_async",
     "ensure_ready",
+    "ensure_ready_async",
     "include_object",
     "migrate",
     "provision",

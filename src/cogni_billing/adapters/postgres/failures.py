@@ -85,6 +85,12 @@ _MINTING: Final = frozenset(
     f"permission denied for function {name}"
     for name in ("mint", "mint_groups", "create_attempt", "record_attempt", "begin_check")
 )
+# Each role that serves may use the schema once it is migrated.
+_NO_SCHEMA: Final = "permission denied for schema cogni_billing"
+_UNMIGRATED: Final = (
+    "the schema is not migrated, or this role does not serve it; run migrate as the migrator, and"
+    " connect as a role that provision made"
+)
 _CORRUPTION: Final = {
     "22": "the database refused a value that the library had checked",
     "23": "the database refused what the library had checked",
@@ -158,11 +164,17 @@ def _translated(error: psycopg.Error) -> BillingError:
     if sqlstate is None:
         return LedgerUnavailable(f"an unclassified failure: {shown(str(error))}")
     if sqlstate == INSUFFICIENT_PRIVILEGE:
-        return minting_refused() if message in _MINTING else PrivilegeRequired(message)
+        return _forbidden(message)
     if sqlstate not in _UNAVAILABLE and (reason := _found(_CORRUPTION, sqlstate)):
         return LedgerCorruption(f"{reason}: {message}" + (f" ({rule})" if rule else ""))
     reason = _found(_UNAVAILABLE, sqlstate) or f"an unclassified failure: {message}"
     return LedgerUnavailable(reason, sqlstate)
+
+
+def _forbidden(message: str) -> BillingError:
+    if message == _NO_SCHEMA:
+        return LedgerUnavailable(_UNMIGRATED, INSUFFICIENT_PRIVILEGE)
+    return minting_refused() if message in _MINTING else PrivilegeRequired(message)
 
 
 def _unbalanced(message: str, _detail: str) -> UnbalancedTransaction:

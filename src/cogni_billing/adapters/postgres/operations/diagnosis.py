@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from attrs import asdict, field, frozen
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from cogni_billing.adapters.postgres.contexts import Context, checked_key
+from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations.checks import access, running, structure
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
@@ -84,17 +85,29 @@ def doctor(engine: Engine, *, signing_key: bytes | None = None) -> Report:
         InvalidInput: *signing_key* is no key.
         LedgerUnavailable: the database cannot be reached, or was never provisioned.
     """
+    context = Context.of(signing_key)
     with translated(), engine.connect() as connection:
-        require_server_version(connection)
-        context = Context() if signing_key is None else Context(checked_key(signing_key))
-        subject = Subject(Provision.read(connection), context)
-        answers: list[Check] = []
-        for name, question, error in _QUESTIONS:
-            answers.append(Check(name, _answered(question, connection, subject), error))
-            connection.rollback()
-            if question is running.revision and not answers[-1].ok:
-                break
-        return Report(tuple(answers))
+        return _examined(connection, context)
+
+
+async def doctor_async(engine: AsyncEngine, *, signing_key: bytes | None = None) -> Report:
+    """`doctor`, awaited."""
+    context = Context.of(signing_key)
+    with translated():
+        async with engine.connect() as connection:
+            return await connection.run_sync(_examined, context)
+
+
+def _examined(connection: Connection, context: Context) -> Report:
+    require_server_version(connection)
+    subject = Subject(Provision.read(connection), context)
+    answers: list[Check] = []
+    for name, question, error in _QUESTIONS:
+        answers.append(Check(name, _answered(question, connection, subject), error))
+        connection.rollback()
+        if question is running.revision and not answers[-1].ok:
+            break
+    return Report(tuple(answers))
 
 
 def ensure_ready(engine: Engine, *, signing_key: bytes | None = None) -> None:
@@ -105,7 +118,16 @@ def ensure_ready(engine: Engine, *, signing_key: bytes | None = None) -> None:
         LedgerUnavailable: the schema is not at this version's head, or cannot be reached.
         LedgerCorruption: a safeguard is missing or changed.
     """
-    for check in doctor(engine, signing_key=signing_key).checks:
+    _require_ok(doctor(engine, signing_key=signing_key))
+
+
+async def ensure_ready_async(engine: AsyncEngine, *, signing_key: bytes | None = None) -> None:
+    """`ensure_ready`, awaited."""
+    _require_ok(await doctor_async(engine, signing_key=signing_key))
+
+
+def _require_ok(report: Report) -> None:
+    for check in report.checks:
         if not check.ok:
             problem = "; ".join(
                 f"{found.problem} (fix: {found.remedy})" for found in check.findings

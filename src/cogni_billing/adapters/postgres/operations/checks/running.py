@@ -71,7 +71,7 @@ _PRESET: Final = text("""
 
 def pooling(connection: Connection, _: Subject) -> Findings:
     driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)  # the dialect's
+    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # the dialect's
     serving = connection.scalar(text("SELECT pg_backend_pid()"))
     # A pooler makes up the number that it gives its clients.
     if driver.info.backend_pid != serving and driver.prepare_threshold is not None:

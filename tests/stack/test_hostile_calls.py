@@ -112,6 +112,7 @@ METADATA = {
     "the other half": '{"a":"\\udc00"}',
     "nine levels": '{"a":' * 8 + "{}" + "}" * 8,
     "nine levels of lists": '{"a":' + "[" * 8 + "]" * 8 + "}",
+    "nine levels under a key that comes again": '{"a":' + "[" * 8 + "]" * 8 + ',"a":1}',
     "300 levels": '{"a":' * 300 + "1" + "}" * 300,
     "100 000 levels": '{"a":' + "[" * 100_000,
     "an infinite number": '{"a":1e400}',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from cogni_billing import (
     Balance,
     Billing,
     InvalidInput,
+    LedgerCorruption,
     PrivilegeRequired,
     TenantId,
     credits,
@@ -389,6 +391,22 @@ class TestWithoutTheKey:
 
 
 class TestKeys:
+    def test_key_is_in_no_traceback(self, own_database: Database) -> None:
+        with own_database.migrator.begin() as connection:
+            connection.execute(
+                text("ALTER TABLE cogni_billing.context_keys ADD CONSTRAINT none CHECK (false)")
+            )
+
+        with pytest.raises(LedgerCorruption) as caught:
+            sign_contexts(own_database.migrator, [KEY])
+
+        shown = "".join(traceback.format_exception(caught.value))
+        block = KEY.ljust(64, b"\0")
+        for pad in (0, 0x36, 0x5C):
+            padded = bytes(byte ^ pad for byte in block)
+            assert padded[:8].hex() not in shown
+            assert repr(padded[:8])[2:-1] not in shown
+
     @pytest.mark.parametrize("key", ["k" * 32, b"k" * 31, b"k" * 65, bytearray(32), 7, b""])
     def test_one_that_is_none_is_refused_before_any_sql(
         self, database: Database, key: bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -494,3 +495,14 @@ def terminate(database: Database, scope: PostgresServiceScope) -> None:
     with database.admin.connect() as connection:
         ended = connection.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
     assert ended
+
+
+def test_metadata_is_in_no_traceback(own_database: Database, door: Door) -> None:
+    with own_database.admin.begin() as connection:
+        connection.execute(text("DROP FUNCTION cogni_billing.mint"))
+    private = planned(metadata={"email": "alice@example.com"})
+
+    with pytest.raises(LedgerUnavailable, match="run migrate") as caught:
+        door(PostgresUnitOfWork(own_database.user), private)
+
+    assert "alice@example.com" not in "".join(traceback.format_exception(caught.value))

@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 import psycopg
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
 from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.errors import (
@@ -110,6 +110,7 @@ def translated() -> Iterator[None]:
 
 def translation(error: Exception) -> BillingError:
     """*error* of SQLAlchemy or psycopg as one of ours."""
+    _hide_parameters(error)
     cause = driver_error(error)
     if cause is None:
         # The pool had none free in time, or it is closed, or its encoding is not UTF-8.
@@ -119,11 +120,18 @@ def translation(error: Exception) -> BillingError:
 
 def commit_translation(error: Exception) -> BillingError:
     """*error*, raised by COMMIT: refused by the server, or its outcome is unknown."""
+    _hide_parameters(error)
     cause = driver_error(error)
     if cause is None or not _refused(cause):
         sqlstate = None if cause is None else cause.sqlstate
         return OutcomeUnknown("the answer to COMMIT was lost", sqlstate)
     return _translated(cause)
+
+
+def _hide_parameters(error: Exception) -> None:
+    """Keep the parameters out of tracebacks: they hold metadata, proofs and keys."""
+    if isinstance(error, StatementError):
+        error.hide_parameters = True
 
 
 def _refused(error: psycopg.Error) -> bool:

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from attrs import evolve
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from cogni_billing.adapters.postgres.contexts import KEY_BYTES_MAX, checked_key, key_id
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
+from cogni_billing.domain.errors import BillingError
 
 _INNER_PAD: Final = 0x36
 _OUTER_PAD: Final = 0x5C
@@ -39,14 +40,21 @@ def sign_contexts(migrator_engine: Engine, keys: Iterable[bytes]) -> None:
         LedgerUnavailable: the database is not provisioned and migrated, or cannot be reached.
     """
     checked = list(dict.fromkeys(map(checked_key, keys)))
-    with administrative_transaction(migrator_engine) as connection:
-        record = Provision.read(connection)
-        require_migrator(connection, record.roles)
-        connection.execute(_FORGET)
-        for age, key in enumerate(checked):
-            connection.execute(_KEEP, _prepared(key) | {"age": age})
-        record = evolve(record, signed_contexts=bool(checked))
-        record.write(connection)
+    try:
+        with administrative_transaction(migrator_engine) as connection:
+            record = Provision.read(connection)
+            require_migrator(connection, record.roles)
+            _replace(connection, checked)
+            evolve(record, signed_contexts=bool(checked)).write(connection)
+    except BillingError as error:
+        # Without its cause: the server's message can show the row, and so the key.
+        raise error from None
+
+
+def _replace(connection: Connection, keys: list[bytes]) -> None:
+    connection.execute(_FORGET)
+    for age, key in enumerate(keys):
+        connection.execute(_KEEP, _prepared(key) | {"age": age})
 
 
 _FORGET: Final = text("DELETE FROM cogni_billing.context_keys")

@@ -17,6 +17,7 @@ import multiprocessing
 import platform
 import random
 import secrets
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -60,7 +61,9 @@ class Soak:
         log = self.folder / f"{secrets.token_hex(8)}.log"
         log.touch()
         seed = self.chance.randrange(2**32)
-        client = FORKS.Process(target=work, args=(self.address, log, seed, ROUND_S[1] * 4))
+        client = FORKS.Process(
+            target=work, args=(self.address, log, seed, self.folder / "stop", sys.maxsize)
+        )
         client.start()
         self._clients[log] = client
 

@@ -210,17 +210,23 @@ class Log:
         os.write(self._file, json.dumps(entry).encode() + b"\n")
 
 
-def work(address: Path, log: Path, seed: int, seconds: float) -> None:
-    """Ask for *seconds* whatever comes up, of the server whose URLs stand in *address*."""
+def work(address: Path, log: Path, seed: int, stop: Path, calls_max: int) -> None:
+    """Make random calls on the server whose URLs are in the file *address*, until the file *stop*
+    exists or *calls_max* calls were made.
+    """
     chance = random.Random(seed)
     entries = Log(log)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    calls = iter(range(calls_max))
+
+    def goes_on() -> bool:
+        return not stop.exists() and next(calls, None) is not None
+
+    while goes_on():
         urls = json.loads(address.read_text())
         engines = [create_engine(url, pool_size=1, max_overflow=0) for url in urls]
         try:
             billing = Billing(PostgresUnitOfWork(engines[0], service=engines[1]))
-            while time.monotonic() < deadline:
+            while goes_on():
                 request = drawn(chance, int(time.time() / WINDOW_S))
                 entries.write({"asked": request})
                 entries.write(answered(billing, request))
@@ -303,5 +309,7 @@ class Tally:
 
 
 def entries_of(log: Path) -> Iterator[dict[str, Any]]:
-    for line in log.read_text().splitlines():
+    """Its entries, without one that is being written."""
+    written, _, _ = log.read_text().rpartition("\n")
+    for line in written.splitlines():
         yield json.loads(line)

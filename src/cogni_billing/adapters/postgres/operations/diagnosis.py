@@ -146,8 +146,8 @@ def _answered(question: _Question, connection: Connection, subject: Subject) -> 
         return (Finding(f"this cannot be checked: {error}", "fix the other findings first"),)
 
 
-# A table or function that another check tells of.
-_GONE: Final = frozenset({"42P01", "42883"})
+# A table, a function or a privilege that another check tells of.
+_GONE: Final = frozenset({"42P01", "42883", "42501"})
 # The catalogue spells names by the session's path and moments by its time zone.
 _SPELLING: Final = text(
     "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL timezone = 'UTC';"

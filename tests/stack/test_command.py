@@ -175,6 +175,18 @@ def test_output_that_cannot_be_written_ends_the_command_without_a_traceback(
     assert ran.stderr == "input or output failed: No space left on device\n"
 
 
+def test_command_runs_with_its_output_closed(database: Database, url: str) -> None:
+    Billing(PostgresUnitOfWork(database.user)).open_account(BOB)
+    command = f"{sys.executable} -c 'from cogni_billing.cli import main; main()' balance {BOB} >&-"
+    environment = os.environ | {"COGNI_BILLING_DATABASE_URL": url}
+
+    ran = subprocess.run(
+        command, shell=True, env=environment, stderr=subprocess.PIPE, text=True, check=False
+    )
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 def test_schema_that_is_not_migrated_is_named(run: Run, empty_database: Clone) -> None:
     run("provision", url=empty_database.admin_url)
 

@@ -13,6 +13,8 @@ from django import setup
 from django.conf import settings
 from django.db import connection as django_connection
 from django.db.transaction import atomic, set_rollback
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import dict_row, tuple_row
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import PendingRollbackError
@@ -328,6 +330,7 @@ DRIVER_HOSTS: dict[str, dict[str, Any]] = {
     "as psycopg makes it": {},
     "with rows as dicts": {"row_factory": dict_row},
     "with cursors that bind on the client": {"cursor_factory": psycopg.ClientCursor},
+    "with cursors of another style": {"cursor_factory": psycopg.RawCursor},
     "without prepared statements": {"prepare_threshold": None},
 }
 
@@ -452,6 +455,68 @@ class TestDriverConnections:
         driver.commit()
 
         assert database.totals() == {}
+
+    def test_loaders_of_the_host_are_not_used(
+        self, database: Database, driver: psycopg.Connection[Any]
+    ) -> None:
+        class Shouting(Loader):
+            def load(self, data: Buffer) -> str:
+                return bytes(data).decode().upper()
+
+        driver.adapters.register_loader("text", Shouting)
+
+        account = Billing(PostgresUnitOfWork.joining(driver)).open_account(ALICE)
+
+        assert account.id == AccountId(ALICE)
+        row = driver.cursor(row_factory=tuple_row).execute(b"SELECT 'kept'::text").fetchone()
+        assert row == ("KEPT",)
+
+    def test_connection_in_pipeline_mode_is_refused(self, driver: psycopg.Connection[Any]) -> None:
+        with driver.pipeline(), pytest.raises(InvalidInput, match="one in pipeline mode"):
+            PostgresUnitOfWork.joining(driver)
+
+    def test_calls_that_overlap_are_refused(
+        self, database: Database, driver: psycopg.Connection[Any]
+    ) -> None:
+        """Their savepoints could end in another order: one call would undo another."""
+        unit_of_work = PostgresUnitOfWork.joining(driver)
+
+        def work(_: PostgresScope) -> None:
+            unit_of_work.post(planned())
+
+        with pytest.raises(InvalidInput, match="one that another call is using"):
+            unit_of_work.run(BOB, work)
+
+        assert unit_of_work.post(planned()).transaction == planned()
+        driver.commit()
+        assert database.totals()[AccountId(ALICE)] == 100_000_000
+
+    def test_interrupted_call_closes_the_connection(
+        self, database: Database, driver: psycopg.Connection[Any]
+    ) -> None:
+        def work(scope: PostgresScope) -> None:
+            scope.ledger.post(planned())
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            PostgresUnitOfWork.joining(driver).run(ALICE, work)
+
+        assert driver.closed
+        assert database.totals() == {}
+
+    def test_async_calls_that_overlap_are_refused(self, database: Database) -> None:
+        async def host() -> list[object]:
+            async with await psycopg.AsyncConnection.connect(conninfo(database)) as connection:
+                billing = AsyncBilling(AsyncPostgresUnitOfWork.joining(connection))
+                await billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+                return await asyncio.gather(
+                    *(billing.charge(ALICE, credits(1), reference=f"run-{n}") for n in range(5)),
+                    return_exceptions=True,
+                )
+
+        made = [each for each in asyncio.run(host()) if not isinstance(each, InvalidInput)]
+        assert len(made) == 1
+        assert database.totals()[AccountId(ALICE)] == 9_999_999
 
     def test_async_connection_is_awaited(self, database: Database) -> None:
         async def host() -> None:

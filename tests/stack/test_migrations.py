@@ -384,6 +384,18 @@ class TestHostsOwnEnvironment:
             unmigrate(connection)
 
 
+def test_connection_that_autocommits_is_refused(own_database: Database) -> None:
+    engine = own_database.migrator.execution_options(isolation_level="AUTOCOMMIT")
+    with (
+        engine.connect() as connection,
+        connection.begin(),
+        pytest.raises(InvalidInput, match="one that autocommits"),
+    ):
+        unmigrate(connection)
+
+    ensure_ready(own_database.user)
+
+
 def test_revision_that_does_not_exist_is_refused(database: Database) -> None:
     with pytest.raises(InvalidInput, match=r"^revision: expected one of this package"):
         migrate(database.migrator, "nonsense")

@@ -40,7 +40,9 @@ imports = typer.Typer(
 )
 app.add_typer(imports, name="import")
 # A pipe has no width of its own, and the tables need more than the 80 columns it would get.
-_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
+# A closed output is None.
+_IS_TERMINAL = sys.stdout is not None and sys.stdout.isatty()
+_WIDTH = None if _IS_TERMINAL or "COLUMNS" in os.environ else 140
 console = Console(width=_WIDTH)
 
 # Of sysexits.h, whose names the `os` module of Windows lacks.

@@ -220,7 +220,8 @@ def run_import(console: Console, billing: Billing, what: Import[Request]) -> Tal
 @contextmanager
 def _bar(console: Console, file: BinaryIO) -> Iterator[Callable[[int, int], None]]:
     """Takes how many bytes were read, and how many lines were answered; shows it on a terminal."""
-    if not sys.stderr.isatty():  # rich would print an empty line
+    # Elsewhere rich would print an empty line; a closed one is None.
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _read, _lines: None
         return
     columns = (BarColumn(), DownloadColumn(), TextColumn("{task.fields[lines]} lines"))

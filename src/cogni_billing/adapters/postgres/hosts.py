@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +12,9 @@ from typing import Any, Final, TypeAlias
 
 import psycopg
 from attrs import frozen
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
+from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.util import await_only
 
@@ -53,8 +56,17 @@ class HostConnection(ABC):
     def savepoint(self) -> Iterator[None]:
         """A savepoint, released when the block ends well and rolled back otherwise.
 
-        A savepoint that cannot be ended costs the host its connection: the host must not commit
-        a call that raised.
+        If it cannot be ended, the connection is closed: the host must not commit a call that
+        raised.
+        """
+
+    @abstractmethod
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """The connection, for one scope alone.
+
+        Raises:
+            InvalidInput: another scope is using it.
         """
 
 
@@ -114,6 +126,10 @@ class _SqlAlchemyConnection(HostConnection):
                 with for_good(self._connection):
                     nested.rollback()
 
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        yield  # SQLAlchemy finds savepoints that overlap
+
     def _release(self, nested: NestedTransaction) -> None:
         try:
             nested.commit()
@@ -132,16 +148,27 @@ class _DriverConnection(HostConnection):
     def require_open_transaction(self) -> None:
         if self._connection.closed:
             raise _lost()
+        if self._connection.pgconn.pipeline_status != PipelineStatus.OFF:
+            # An earlier statement of the host's would fail in a call of the ledger's.
+            raise InvalidInput("connection", "one in pipeline mode", EXPECTED)
         # Without autocommit the driver begins a transaction with its next statement.
         if self._connection.autocommit and self.status is TransactionStatus.IDLE:
             raise InvalidInput("connection", "no open transaction", EXPECTED)
 
     def execute(self, statement: str, parameters: tuple[object, ...]) -> str:
-        cursor = self._connection.cursor(row_factory=tuple_row)
+        cursor = self._cursor()
+        # The host's own loaders may return something else.
+        cursor.adapters.register_loader("text", TextLoader)
         _now(cursor.execute(statement, parameters))
         row = _now(cursor.fetchone())
         found: str = row[0]
         return found
+
+    def _cursor(self) -> psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]:
+        """A plain cursor, whatever the host's factories make."""
+        if isinstance(self._connection, psycopg.AsyncConnection):
+            return psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
+        return psycopg.Cursor(self._connection, row_factory=tuple_row)
 
     @property
     def status(self) -> TransactionStatus:
@@ -173,7 +200,29 @@ class _DriverConnection(HostConnection):
             raise
 
     def _run(self, statement: str) -> None:
-        _now(self._connection.cursor().execute(statement))
+        _now(self._cursor().execute(statement))
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        with _LOCK:
+            if self._connection in _IN_USE:
+                raise InvalidInput("connection", "one that another call is using", EXPECTED)
+            _IN_USE.add(self._connection)
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            # The call was cancelled or interrupted: a statement of it may still be running.
+            _now(self._connection.close())
+            raise
+        finally:
+            _IN_USE.discard(self._connection)
+
+
+_LOCK: Final = threading.Lock()
+_IN_USE: Final[weakref.WeakSet[DriverConnection]] = weakref.WeakSet()
+"""Savepoints end in the order of a stack, so calls on one connection must not overlap."""
 
 
 def _now(result: Any) -> Any:

@@ -106,12 +106,13 @@ def _scope(host: HostConnection, tenant: TenantId, context: Context) -> Iterator
     host.require_open_transaction()
     calls = Calls(host.execute, context)
     guard = ScopeGuard()
-    with translated():
-        before = Before.read(host.execute)
-    with host.savepoint():
-        with opened(calls, tenant, guard) as scope:
-            yield scope
-        require_sound(host.status, guard)
+    with host.used():
         with translated():
-            # Releasing a savepoint keeps the settings made in it. Rolling back to it does not.
-            before.restore(host.execute)
+            before = Before.read(host.execute)
+        with host.savepoint():
+            with opened(calls, tenant, guard) as scope:
+                yield scope
+            require_sound(host.status, guard)
+            with translated():
+                # Releasing a savepoint keeps the settings made in it. Rolling back does not.
+                before.restore(host.execute)

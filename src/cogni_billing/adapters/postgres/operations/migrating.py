@@ -124,10 +124,13 @@ def _migrating(target: Engine | Connection) -> Iterator[Connection]:
             with _brief_locks(connection):
                 yield connection
         return
+    expected = "an Engine, or a Connection in a transaction"
     if not isinstance(target, Connection) or not target.in_transaction():
-        expected = "an Engine, or a Connection in a transaction"
         raise InvalidInput("migrator", shown(target), expected)
     with translated():
+        driver: Any = target.connection.driver_connection
+        if driver.autocommit:
+            raise InvalidInput("migrator", "one that autocommits", expected)
         role = target.execute(text("SELECT current_user")).scalar_one()
         act_as(target, Provision.read(target).roles.migrator)
         with _brief_locks(target):

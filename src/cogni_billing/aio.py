@@ -31,7 +31,7 @@ from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import AsyncUnitOfWork
 from cogni_billing.sweeping import Sweep
-from cogni_billing.usecases import Case, Result, UseCases
+from cogni_billing.usecases import Case, Result, UseCases, awaited
 
 
 class AsyncBilling:
@@ -49,7 +49,7 @@ class AsyncBilling:
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
-        self._unit_of_work = unit_of_work
+        self._unit_of_work = awaited(unit_of_work)
         self._cases = UseCases.over(unit_of_work, policy, clock, ids)
 
     async def _run(self, case: Case[Result]) -> Result:

@@ -37,7 +37,7 @@ from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.payments import AsyncPaymentVerifier, PaymentVerifier
 from cogni_billing.ports.scope import AsyncUnitOfWork, UnitOfWork
 from cogni_billing.sweeping import Sweep
-from cogni_billing.usecases import Case, Result, UseCases
+from cogni_billing.usecases import Case, Result, UseCases, awaited, called
 
 ANSWERS_WITHIN: Final = timedelta(seconds=10)
 """How long a verifier has, unless a host says otherwise."""
@@ -81,7 +81,7 @@ class PaymentAttempts:
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
-        self._unit_of_work = unit_of_work
+        self._unit_of_work = called(unit_of_work)
         self._verifier = verifier
         billing = UseCases.over(unit_of_work, policy, clock, ids)
         self._cases = AttemptCases(billing, destinations, rules)
@@ -256,7 +256,7 @@ class AsyncPaymentAttempts:
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
-        self._unit_of_work = unit_of_work
+        self._unit_of_work = awaited(unit_of_work)
         self._verifier = verifier
         billing = UseCases.over(unit_of_work, policy, clock, ids)
         self._cases = AttemptCases(billing, destinations, rules)

@@ -31,7 +31,7 @@ from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.sweeping import Sweep
-from cogni_billing.usecases import Case, Result, UseCases
+from cogni_billing.usecases import Case, Result, UseCases, called
 
 
 class Billing:
@@ -62,7 +62,7 @@ class Billing:
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
-        self._unit_of_work = unit_of_work
+        self._unit_of_work = called(unit_of_work)
         self._cases = UseCases.over(unit_of_work, policy, clock, ids)
 
     def _run(self, case: Case[Result]) -> Result:

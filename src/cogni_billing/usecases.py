@@ -151,6 +151,30 @@ class ServiceCase(Generic[Result]):
         return await unit_of_work.run_service_async(self.tenant, self.work)
 
 
+def called(unit_of_work: UnitOfWork) -> UnitOfWork:
+    """*unit_of_work*, if its calls are not awaited.
+
+    Raises:
+        InvalidInput: its calls are awaited, or it is something else.
+    """
+    if not hasattr(unit_of_work, "run"):
+        expected = "one that is not awaited, or AsyncBilling in place of Billing"
+        raise InvalidInput("unit_of_work", shown(unit_of_work), expected)
+    return unit_of_work
+
+
+def awaited(unit_of_work: AsyncUnitOfWork) -> AsyncUnitOfWork:
+    """*unit_of_work*, if its calls are awaited.
+
+    Raises:
+        InvalidInput: its calls are not awaited, or it is something else.
+    """
+    if not hasattr(unit_of_work, "run_async"):
+        expected = "one that is awaited, or Billing in place of AsyncBilling"
+        raise InvalidInput("unit_of_work", shown(unit_of_work), expected)
+    return unit_of_work
+
+
 @frozen
 class UseCases:
     """The calls of `Billing`, up to the point where the ledger is needed."""

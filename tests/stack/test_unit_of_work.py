@@ -15,10 +15,12 @@ import psycopg
 import pytest
 from attrs import evolve
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
+    AsyncBilling,
     Billing,
     InvalidInput,
     LedgerUnavailable,
@@ -31,7 +33,7 @@ from cogni_billing import (
     credits,
     usd,
 )
-from cogni_billing.adapters.postgres import PostgresUnitOfWork
+from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from cogni_billing.adapters.postgres.scopes import PostgresServiceScope
 from cogni_billing.adapters.postgres.unit_of_work import TRIES_MAX
 from cogni_billing.domain.transactions import Recorded, Transaction
@@ -506,3 +508,14 @@ def test_metadata_is_in_no_traceback(own_database: Database, door: Door) -> None
         door(PostgresUnitOfWork(own_database.user), private)
 
     assert "alice@example.com" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_unit_of_work_of_the_other_kind_is_refused(database: Database) -> None:
+    url = database.sandbox.url("app_user")
+    awaited: Any = AsyncPostgresUnitOfWork(create_async_engine(url))
+    called: Any = PostgresUnitOfWork(database.user)
+
+    with pytest.raises(InvalidInput, match="AsyncBilling in place of Billing"):
+        Billing(awaited)
+    with pytest.raises(InvalidInput, match="Billing in place of AsyncBilling"):
+        AsyncBilling(called)

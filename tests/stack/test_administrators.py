@@ -25,6 +25,7 @@ from cogni_billing.adapters.postgres import (
     ensure_ready,
     migrate,
     provision,
+    provision_sql,
     repair,
     reset,
     restore,
@@ -118,6 +119,21 @@ def memberships(engine: Engine) -> list[tuple[str, str]]:
                 """)
             )
         ]
+
+
+def test_printed_sql_does_what_provision_does(managed: Managed) -> None:
+    admin = create_engine(managed.administrator, isolation_level="AUTOCOMMIT")
+    ours = text("SELECT rolname FROM pg_roles WHERE rolname ~ '^(app|cogni)_'")
+    printed = provision_sql(admin, WITH_SPENDER)
+    with admin.connect() as connection:
+        assert connection.scalars(ours).all() == []
+        connection.exec_driver_sql(printed)
+
+    assert provision_sql(admin, WITH_SPENDER) == ""
+    admin.dispose()
+    installed(managed, WITH_SPENDER)
+    with opened(managed) as shop:
+        ensure_ready(shop.spender)
 
 
 def test_the_whole_life_of_a_ledger_needs_no_superuser(managed: Managed) -> None:

@@ -210,6 +210,16 @@ def test_an_operator_installs_and_examines_a_database(run: Run, empty_database: 
     assert after.stdout.count("│ ok ") == 16
 
 
+def test_dry_run_of_provision_prints_its_sql_and_runs_none(run: Run, empty_database: Clone) -> None:
+    printed = run("provision", "--dry-run", url=empty_database.admin_url)
+    again = run("provision", "--dry-run", url=empty_database.admin_url)
+
+    assert printed.stdout.startswith("BEGIN;\n")
+    assert "CREATE SCHEMA cogni_billing AUTHORIZATION" in printed.stdout
+    assert printed.stdout.endswith("COMMIT;\n")
+    assert again == printed
+
+
 def test_a_machine_reads_what_doctor_finds(run: Run, own_database: Database) -> None:
     url = own_database.sandbox.url("app_spender")
     sound = run("doctor", "--json", url=url)

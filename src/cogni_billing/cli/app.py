@@ -123,10 +123,16 @@ def provision(
         ),
     ] = None,
     test_database: bool = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the SQL, and run none.")
+    ] = False,
 ) -> None:
     """Create the roles and the schema, as an administrator. Idempotent."""
     roles = None if spender is None else Roles(spender=spender)
     with _engine(database_url) as engine:
+        if dry_run:
+            typer.echo(postgres.provision_sql(engine, roles, test_database=test_database), nl=False)
+            return
         postgres.provision(engine, roles, test_database=test_database)
     console.print("provisioned; new roles have no password, set it yourself")
 

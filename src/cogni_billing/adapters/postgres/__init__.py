@@ -16,7 +16,7 @@ from cogni_billing.adapters.postgres.operations.migrating import (
     repair,
     unmigrate,
 )
-from cogni_billing.adapters.postgres.operations.provisioning import provision
+from cogni_billing.adapters.postgres.operations.provisioning import provision, provision_sql
 from cogni_billing.adapters.postgres.operations.reports import TrialBalance, trial_balance
 from cogni_billing.adapters.postgres.operations.resetting import reset, restore
 from cogni_billing.adapters.postgres.operations.roles import Roles
@@ -42,6 +42,7 @@ __all__ = [
     "include_object",
     "migrate",
     "provision",
+    "provision_sql",
     "repair",
     "reset",
     "restore",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from attrs import asdict, evolve, frozen
@@ -70,11 +69,11 @@ class Provision:
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def write(self, connection: Connection) -> None:
-        """Record it."""
+    def statement(self) -> str:
+        """The statement that records it."""
         text_ = json.dumps(asdict(self) | {"roles": self.roles.to_dict()}, sort_keys=True)
         literal = text_.replace("'", "''")
-        connection.execute(plain(f"COMMENT ON SCHEMA {SCHEMA} IS '{literal}'"))
+        return f"COMMENT ON SCHEMA {SCHEMA} IS '{literal}'"
 
 
 def provision(
@@ -82,8 +81,8 @@ def provision(
 ) -> None:
     """Create the roles and the schema in this database, or bring them in line. Idempotent.
 
-    Passwords and `pg_hba.conf` are the host's: a new role has no password. Roles that exist are
-    kept, and their attributes corrected where they differ.
+    It looks first, and does what is missing. Passwords and `pg_hba.conf` are the host's: a new role
+    has no password. Roles that exist are kept, and their attributes corrected where they differ.
 
     With `Roles(spender=…)` there is a role that reads and spends but cannot mint: requests are
     served as that one, and payments confirmed as the user. It can be added, or renamed, at any
@@ -101,20 +100,47 @@ def provision(
         LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
     """
     with administrative_transaction(admin_engine) as connection:
-        require_server_version(connection)
-        before = Provision.known(connection)
-        known = before or Provision(Roles())
-        record = evolve(known, roles=roles or known.roles, test_database=test_database)
-        for purpose, name in record.roles.to_dict().items():
-            _ensure_role(connection, purpose, name)
-        _ensure_access(connection, record.roles)
-        with _migrator_lent(connection, record.roles) as administrator:
-            _ensure_schemas(connection, record.roles)
-            act_as(connection, record.roles.migrator)
-            record.write(connection)
-            if connection.execute(_IS_MIGRATED).scalar_one():  # a migration does it otherwise
-                _change_spender(connection, before, record.roles)
-            act_as(connection, administrator)
+        for statement in _missing(connection, roles, test_database=test_database):
+            _run(connection, statement)
+
+
+def provision_sql(
+    admin_engine: Engine, roles: Roles | None = None, *, test_database: bool = False
+) -> str:
+    """The SQL that `provision` would run in this database now, as one transaction. Runs none of it;
+    empty where nothing is missing.
+
+    Args:
+        admin_engine: Connects as the role that will run the SQL; any right to connect will do.
+        roles: As for `provision`.
+        test_database: As for `provision`.
+
+    Raises:
+        InvalidInput: a role named here is a superuser.
+        LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
+    """
+    with administrative_transaction(admin_engine) as connection:
+        statements = list(_missing(connection, roles, test_database=test_database))
+    if not statements:
+        return ""
+    return "".join(f"{statement};\n" for statement in ("BEGIN", *statements, "COMMIT"))
+
+
+def _missing(connection: Connection, roles: Roles | None, *, test_database: bool) -> Iterator[str]:
+    """The statements that bring the database in line. Each is run before the next is asked for, or
+    none is run.
+    """
+    require_server_version(connection)
+    before = Provision.known(connection)
+    known = before or Provision(Roles())
+    record = evolve(known, roles=roles or known.roles, test_database=test_database)
+    for purpose, name in record.roles.to_dict().items():
+        yield from _role(connection, purpose, name)
+    yield from _access(connection, record.roles)
+    changes = [*_schemas(connection, record.roles), *_changes(before, record)]
+    if _is_migrated(connection):
+        changes += _spender_changes(before, record.roles)
+    yield from _as_the_migrator(connection, record.roles, changes)
 
 
 def require_server_version(connection: Connection) -> None:
@@ -134,24 +160,23 @@ def _server_version(connection: Connection) -> int:
     return int(connection.execute(text("SHOW server_version_num")).scalar_one())
 
 
-def _ensure_role(connection: Connection, purpose: str, name: str) -> None:
+def _role(connection: Connection, purpose: str, name: str) -> Iterator[str]:
     login = purpose not in _NO_LOGIN
     found = connection.execute(_ROLE, {"name": name}).one_or_none()
     role = f"ROLE {quoted(name)}"
     # Before 16 this alone keeps the migrator from inheriting all that the keeper may do.
     inherits = purpose != "migrator"
     if found is None:
-        attributes = f"{'LOGIN' if login else 'NOLOGIN'}{'' if inherits else ' NOINHERIT'}"
-        _run(connection, f"CREATE {role} {attributes}")
+        yield f"CREATE {role} {'LOGIN' if login else 'NOLOGIN'}{'' if inherits else ' NOINHERIT'}"
         return
     if found.rolsuper:
         raise InvalidInput(f"roles.{purpose}", f"the superuser {name}", "an ordinary role")
     if found.rolbypassrls:
-        _run(connection, f"ALTER {role} NOBYPASSRLS")
+        yield f"ALTER {role} NOBYPASSRLS"
     if found.rolcanlogin != login:
-        _run(connection, f"ALTER {role} {'LOGIN' if login else 'NOLOGIN'}")
+        yield f"ALTER {role} {'LOGIN' if login else 'NOLOGIN'}"
     if found.rolinherit and not inherits and not _has_options(connection):
-        _run(connection, f"ALTER {role} NOINHERIT")
+        yield f"ALTER {role} NOINHERIT"
 
 
 _ROLE: Final = text("""
@@ -174,19 +199,22 @@ def _run(connection: Connection, statement: str) -> None:
         ) from error
 
 
-def _ensure_access(connection: Connection, roles: Roles) -> None:
+def _access(connection: Connection, roles: Roles) -> Iterator[str]:
     """Let the roles connect, and let the migrator act as the keeper."""
     named = roles.to_dict()
     if not _may_act_as(connection, named["migrator"], named["keeper"]):
-        _run(connection, let_act_as(connection, named["migrator"], named["keeper"]))
+        yield let_act_as(connection, named["migrator"], named["keeper"])
     database = connection.execute(text("SELECT current_database()")).scalar_one()
     for purpose, name in named.items():
         asked = {"role": name, "database": database}
         if purpose not in _NO_LOGIN and not connection.execute(_CONNECTS, asked).scalar_one():
-            _run(connection, f"GRANT CONNECT ON DATABASE {quoted(database)} TO {quoted(name)}")
+            yield f"GRANT CONNECT ON DATABASE {quoted(database)} TO {quoted(name)}"
 
 
-_CONNECTS: Final = text("SELECT has_database_privilege(:role, :database, 'CONNECT')")
+_CONNECTS: Final = text("""
+    SELECT CASE WHEN to_regrole(quote_ident(:role)) IS NULL THEN false
+        ELSE has_database_privilege(:role, :database, 'CONNECT') END
+""")
 
 
 def let_act_as(connection: Connection, member: str, role: str) -> str:
@@ -202,69 +230,97 @@ def _may_act_as(connection: Connection, member: str, role: str) -> bool:
     return bool(connection.execute(_HAS_ROLE, asked).scalar_one())
 
 
-_HAS_ROLE: Final = text("SELECT pg_has_role(:member, :role, :option)")
+_HAS_ROLE: Final = text("""
+    SELECT CASE
+        WHEN to_regrole(quote_ident(:member)) IS NULL OR to_regrole(quote_ident(:role)) IS NULL
+        THEN false ELSE pg_has_role(:member, :role, :option) END
+""")
 
 
 def _has_options(connection: Connection) -> bool:
     return _server_version(connection) >= _OPTIONS_SINCE
 
 
-@contextmanager
-def _migrator_lent(connection: Connection, roles: Roles) -> Iterator[str]:
-    """Let the administrator act as the migrator, and so as the keeper. Yields its own name.
-
-    An administrator that may not yet is a member of the migrator until the end of the block.
+def _as_the_migrator(connection: Connection, roles: Roles, statements: list[str]) -> Iterator[str]:
+    """The statements, run as the migrator. An administrator that may not act as the migrator is a
+    member of it meanwhile.
     """
+    if not statements:
+        return
     administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
     lent = not _may_act_as(connection, administrator, roles.migrator)
     if lent:
-        _run(connection, let_act_as(connection, administrator, roles.migrator))
-    yield administrator
+        yield let_act_as(connection, administrator, roles.migrator)
+    yield from statements
+    yield acting_as(administrator)
     if lent:
-        _run(connection, f"REVOKE {quoted(roles.migrator)} FROM {quoted(administrator)}")
+        yield f"REVOKE {quoted(roles.migrator)} FROM {quoted(administrator)}"
+
+
+def acting_as(role: str) -> str:
+    """The statement to act as *role* for the rest of the transaction."""
+    return f"SET LOCAL ROLE {quoted(role)}"
 
 
 def act_as(connection: Connection, role: str) -> None:
     """Act as *role* for the rest of the transaction."""
-    connection.execute(plain(f"SET LOCAL ROLE {quoted(role)}"))
+    connection.execute(plain(acting_as(role)))
 
 
-def _ensure_schemas(connection: Connection, roles: Roles) -> None:
+def _schemas(connection: Connection, roles: Roles) -> Iterator[str]:
     for schema in (SCHEMA, VERSION_SCHEMA):
         if connection.execute(_SCHEMA, {"schema": schema}).scalar_one() is None:
-            _run(connection, f"CREATE SCHEMA {schema} AUTHORIZATION {quoted(roles.migrator)}")
+            yield f"CREATE SCHEMA {schema} AUTHORIZATION {quoted(roles.migrator)}"
 
 
 _SCHEMA: Final = text("SELECT to_regnamespace(:schema)")
-_IS_MIGRATED: Final = text(f"SELECT to_regclass('{SCHEMA}.wallets') IS NOT NULL")
 
 
-def _change_spender(connection: Connection, before: Provision | None, roles: Roles) -> None:
+def _changes(before: Provision | None, record: Provision) -> Iterator[str]:
+    if record != before:
+        yield acting_as(record.roles.migrator)
+        yield record.statement()
+
+
+def _is_migrated(connection: Connection) -> bool:
+    return bool(connection.execute(_MIGRATED).scalar_one())
+
+
+_MIGRATED: Final = text(f"""
+    SELECT EXISTS (
+        SELECT FROM pg_class
+        WHERE relnamespace = to_regnamespace('{SCHEMA}') AND relname = 'wallets')
+""")  # noqa: S608
+
+
+def _spender_changes(before: Provision | None, roles: Roles) -> Iterator[str]:
+    """The privileges of the spender; a migration grants them otherwise."""
     former = before.roles.spender if before else None
-    if former is not None and former not in roles.to_dict().values():
-        _disarm(connection, former, roles)
-    if roles.spender is not None:
-        _arm(connection, roles)
+    if former != roles.spender:
+        if former is not None and former not in roles.to_dict().values():
+            yield from _disarmed(former, roles)
+        if roles.spender is not None:
+            yield from _armed(roles)
 
 
-def _disarm(connection: Connection, spender: str, roles: Roles) -> None:
+def _disarmed(spender: str, roles: Roles) -> Iterator[str]:
     """Revoke every privilege of the former spender."""
     for owner, objects in (
         (roles.keeper, "ALL FUNCTIONS IN SCHEMA"),
         (roles.migrator, "ALL TABLES IN SCHEMA"),
         (roles.migrator, "SCHEMA"),
     ):
-        act_as(connection, owner)
-        connection.execute(plain(f"REVOKE ALL ON {objects} {SCHEMA} FROM {quoted(spender)}"))
+        yield acting_as(owner)
+        yield f"REVOKE ALL ON {objects} {SCHEMA} FROM {quoted(spender)}"
 
 
-def _arm(connection: Connection, roles: Roles) -> None:
+def _armed(roles: Roles) -> Iterator[str]:
     """Grant the spender its privileges."""
     for owner, privileges in (
         (roles.migrator, table_privileges(roles)),
         (roles.keeper, function_privileges(roles)),
     ):
-        act_as(connection, owner)
+        yield acting_as(owner)
         for privilege in privileges:
             if privilege.grantee == "spender":
-                connection.execute(plain(privilege.grant(roles)))
+                yield privilege.grant(roles)

@@ -9,7 +9,10 @@ from attrs import evolve
 from sqlalchemy import Connection, Engine, text
 
 from cogni_billing.adapters.postgres.contexts import KEY_BYTES_MAX, checked_key, key_id
-from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.administration import (
+    administrative_transaction,
+    plain,
+)
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
 from cogni_billing.domain.errors import BillingError
 
@@ -45,7 +48,8 @@ def sign_contexts(migrator_engine: Engine, keys: Iterable[bytes]) -> None:
             record = Provision.read(connection)
             require_migrator(connection, record.roles)
             _replace(connection, checked)
-            evolve(record, signed_contexts=bool(checked)).write(connection)
+            signed = evolve(record, signed_contexts=bool(checked))
+            connection.execute(plain(signed.statement()))
     except BillingError as error:
         # Without its cause: the server's message can show the row, and so the key.
         raise error from None

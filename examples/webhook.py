@@ -1,60 +1,95 @@
-"""A payment provider's webhook, as a host would write it around the library.
+"""A card processor's webhook, as a host would write it around the library.
 
 Run it: python examples/webhook.py
 """
 
 from __future__ import annotations
 
+import hmac
+import json
+import time
 from uuid import UUID
 
 from sqlalchemy import create_engine
 
 from cogni_billing import (
-    Billing,
     BillingError,
-    IdempotencyConflict,
+    Destination,
+    Intent,
+    InvalidInput,
+    InvalidSignature,
     LedgerUnavailable,
-    PaymentAlreadyClaimed,
-    usd_cents,
+    PaymentAttempts,
+    usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
+from cogni_billing.adapters.verifiers.webhooks import SignedWebhooks
 
-Event = dict[str, str | int]
-CUSTOMER = "0a11ce00-0000-4000-8000-000000000001"
+SIGNING_KEY = "whsec_of_this_endpoint"  # from the processor's settings; keep yours in a vault
+CUSTOMER = UUID("0a11ce00-0000-4000-8000-000000000001")
 
 
-def on_payment_succeeded(billing: Billing, event: Event) -> int:
-    """Credit the payment; answer with an HTTP status. Providers send an event until it is 2xx."""
+def on_webhook(
+    attempts: PaymentAttempts, webhooks: SignedWebhooks, body: bytes, signature: str | None
+) -> int:
+    """Credit the payment that a webhook tells of; answer with an HTTP status.
+
+    The processor sends an event again until the status is 2xx. An event that comes again changes
+    nothing.
+    """
     try:
-        receipt = billing.confirm_purchase(
-            UUID(str(event["customer"])),
-            usd_cents(int(event["amount_cents"])),
-            payment=f"stripe:{event['id']}",
-            metadata={"event": str(event["id"])},
-        )
+        told = webhooks.received(body, signature)  # before anything in it is believed
+        if told is None:
+            return 200
+        attempt = attempts.report(told.tenant, told.attempt_id, told.evidence, told.finding)
+    except (InvalidSignature, InvalidInput) as error:
+        print("refused:", error.code)
+        return 400
     except LedgerUnavailable:  # OutcomeUnknown too: the same event again is safe, and tells
         return 503
-    except (IdempotencyConflict, PaymentAlreadyClaimed) as error:
+    except BillingError as error:
         print("for a human to look at:", error)
         return 200
-    except BillingError as error:
-        print("a malformed event:", error)
-        return 400
-    print("replayed" if receipt.replayed else "credited", receipt.credited)
+    print(attempt.state)
     return 200
+
+
+def event_of(intent: Intent, cents: int) -> bytes:
+    """The event that the processor sends when the customer has paid."""
+    payment = {
+        "id": "pi_1",
+        "amount_received": cents,
+        "currency": "usd",
+        "metadata": {"tenant": str(CUSTOMER), "attempt_id": str(intent.attempt_id)},
+    }
+    return json.dumps({"type": "payment_intent.succeeded", "data": {"object": payment}}).encode()
+
+
+def signed(body: bytes, key: str = SIGNING_KEY) -> str:
+    """The header that comes with it."""
+    now = int(time.time())
+    code = hmac.digest(key.encode(), f"{now}.".encode() + body, "sha256").hex()
+    return f"t={now},v1={code}"
 
 
 def main() -> None:
     """Deliver some events to a throw-away database."""
-    paid: Event = {"id": "pi_1", "customer": CUSTOMER, "amount_cents": 1000}
     with EmbeddedPostgres() as server:
         engine = create_engine(server.url("app_user"))
-        billing = Billing(PostgresUnitOfWork(engine))
-        print(on_payment_succeeded(billing, paid))
-        print(on_payment_succeeded(billing, paid))
-        print(on_payment_succeeded(billing, paid | {"amount_cents": 9900}))
-        print(on_payment_succeeded(billing, paid | {"amount_cents": 0}))
+        webhooks = SignedWebhooks(SIGNING_KEY, recipient="acct_1")
+        attempts = PaymentAttempts(
+            PostgresUnitOfWork(engine),
+            verifier=webhooks,
+            destinations=Destination.card("stripe", recipient="acct_1"),
+        )
+        paid = event_of(attempts.create_intent(CUSTOMER, usd("10.00")), 1000)
+        print(on_webhook(attempts, webhooks, paid, signed(paid)))
+        print(on_webhook(attempts, webhooks, paid, signed(paid)))
+        print(on_webhook(attempts, webhooks, paid, signed(paid, key="whsec_of_somebody_else")))
+        print(on_webhook(attempts, webhooks, paid, None))
+        again = event_of(attempts.create_intent(CUSTOMER, usd("10.00")), 1000)  # one payment, twice
+        print(on_webhook(attempts, webhooks, again, signed(again)))
         engine.dispose()
 
 

@@ -35,7 +35,7 @@ SABOTAGES = (
     "ALTER TABLE cogni_billing.arrivals NO FORCE ROW LEVEL SECURITY",
     "ALTER TABLE cogni_billing.wallets DISABLE ROW LEVEL SECURITY",
     "CREATE POLICY open ON cogni_billing.wallets FOR SELECT TO cogni_billing_keeper USING (true)",
-    "ALTER FUNCTION cogni_billing.spend(uuid, text, json, boolean) RESET search_path",
+    "ALTER FUNCTION cogni_billing.spend(uuid, text, json[], boolean) RESET search_path",
 )
 
 

@@ -55,8 +55,8 @@ SABOTAGES = {
         "DROP POLICY wallets_floor ON cogni_billing.wallets",
         "policy wallets_floor on wallets is missing",
         'CREATE POLICY wallets_floor ON cogni_billing.wallets FOR ALL TO "cogni_billing_keeper"'
-        " USING ((tenant_id)::text = current_setting('app.current_user_id'::text, true))"
-        " WITH CHECK ((tenant_id)::text = current_setting('app.current_user_id'::text, true))",
+        " USING (tenant_id = cogni_billing.tenant())"
+        " WITH CHECK (tenant_id = cogni_billing.tenant())",
     ),
     "a policy that admits more": (
         "ALTER POLICY arrivals_add ON cogni_billing.arrivals WITH CHECK (true)",

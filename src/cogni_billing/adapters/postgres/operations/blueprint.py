@@ -69,14 +69,12 @@ def _in_parentheses(expression: str) -> str:
 
 
 def _tenants(column: str) -> str:
-    """A row is the tenant's that the keeper acts for. Compared as text: to read the setting as a
-    UUID takes PostgreSQL longer.
-    """
-    return f"(({column})::text = current_setting('app.current_user_id'::text, true))"
+    """A row is the tenant's that the keeper acts for. A call finds few such rows, by their key."""
+    return f"({column} = cogni_billing.tenant())"
 
 
 def _accounts(column: str) -> str:
-    """The same by its account, which may have many rows: the setting is read once for all."""
+    """The same by its account. That may have many rows, so the account is worked out once."""
     account = "SELECT cogni_billing.account_of(cogni_billing.tenant()) AS account_of"
     return f"({column} = ( {account}))"
 

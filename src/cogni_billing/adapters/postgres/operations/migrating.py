@@ -29,8 +29,6 @@ from cogni_billing.domain.errors import InvalidInput, shown
 _SCRIPTS = "cogni_billing.adapters.postgres.migrations"
 # Any constant does; every process that migrates this database must use the same.
 _LOCK: Final = 0x_C09_B111
-# Rather have a migration fail, to be retried, than requests queue up behind its locks.
-_LOCK_TIMEOUT: Final = "10s"
 
 _Steps: TypeAlias = Callable[[ScriptDirectory, Any], Any]
 
@@ -140,8 +138,9 @@ def _migrating(target: Engine | Connection) -> Iterator[Connection]:
 
 @contextmanager
 def _brief_locks(connection: Connection) -> Iterator[None]:
+    """Rather have a migration fail, to be retried, than requests queue up behind its locks."""
     before = connection.execute(text("SHOW lock_timeout")).scalar_one()
-    connection.execute(_SET_TIMEOUT, {"timeout": _LOCK_TIMEOUT})
+    connection.execute(text("SET LOCAL lock_timeout = '10s'"))
     yield
     connection.execute(_SET_TIMEOUT, {"timeout": before})
 

@@ -220,7 +220,7 @@ def run_import(console: Console, billing: Billing, what: Import[Request]) -> Tal
 @contextmanager
 def _bar(console: Console, file: BinaryIO) -> Iterator[Callable[[int, int], None]]:
     """Takes how many bytes were read, and how many lines were answered; shows it on a terminal."""
-    # Elsewhere rich would print an empty line; a closed one is None.
+    # Without a terminal rich would print an empty line. A closed stderr is None.
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _read, _lines: None
         return

@@ -149,7 +149,7 @@ class _DriverConnection(HostConnection):
         if self._connection.closed:
             raise _lost()
         if self._connection.pgconn.pipeline_status != PipelineStatus.OFF:
-            # An earlier statement of the host's would fail in a call of the ledger's.
+            # An error of the host's earlier statement would surface in a call of the ledger.
             raise InvalidInput("connection", "one in pipeline mode", EXPECTED)
         # Without autocommit the driver begins a transaction with its next statement.
         if self._connection.autocommit and self.status is TransactionStatus.IDLE:

@@ -28,11 +28,11 @@ DEFINER_SETTINGS: Final = {
     "search_path": "pg_catalog, pg_temp",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
-    # A call reads a few rows. To compile its plan, or to start workers, takes longer.
+    # A call reads a few rows. Compiling its plan or starting workers takes longer.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
 }
-"""What is set while a function runs that a role may call."""
+"""The settings of each function that a role may call."""
 
 _FUNCTION: Final = re.compile(rf"CREATE FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL)
 

@@ -99,7 +99,7 @@ def _run(target: Engine | Connection, steps: _Steps, revision: str) -> None:
     with as_file(files(_SCRIPTS)) as folder, _migrating(target) as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         script = ScriptDirectory(folder)
-        # Without an environment of Alembic's: in a host's revision that would end the host's own.
+        # Alembic's environment is global: opening one in a host's revision would end the host's.
         context = MigrationContext.configure(
             connection,
             opts={
@@ -138,7 +138,7 @@ def _migrating(target: Engine | Connection) -> Iterator[Connection]:
 
 @contextmanager
 def _brief_locks(connection: Connection) -> Iterator[None]:
-    """Rather have a migration fail, to be retried, than requests queue up behind its locks."""
+    """Let a migration fail after ten seconds of waiting for a lock: requests wait behind it."""
     before = connection.execute(text("SHOW lock_timeout")).scalar_one()
     connection.execute(text("SET LOCAL lock_timeout = '10s'"))
     yield

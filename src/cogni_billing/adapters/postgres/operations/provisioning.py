@@ -107,8 +107,8 @@ def provision(
 def provision_sql(
     admin_engine: Engine, roles: Roles | None = None, *, test_database: bool = False
 ) -> str:
-    """The SQL that `provision` would run in this database now, as one transaction. Runs none of it;
-    empty where nothing is missing.
+    """The SQL that `provision` would run in this database now, as one transaction. It runs nothing.
+    Empty if nothing is missing.
 
     Args:
         admin_engine: Connects as the role that will run the SQL; any right to connect will do.
@@ -127,8 +127,8 @@ def provision_sql(
 
 
 def _missing(connection: Connection, roles: Roles | None, *, test_database: bool) -> Iterator[str]:
-    """The statements that bring the database in line. Each is run before the next is asked for, or
-    none is run.
+    """The statements that bring the database in line. The caller runs each before it takes the
+    next, or runs none.
     """
     require_server_version(connection)
     before = Provision.known(connection)

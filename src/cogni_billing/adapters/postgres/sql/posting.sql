@@ -97,8 +97,8 @@ BEGIN
             PERFORM cogni_billing.refuse(rule);
         END IF;
         shared := 0;
-        -- PostgreSQL prepares all of an expression, whatever is left out of it, in every transaction:
-        -- so what few kinds have is looked at apart.
+        -- PL/pgSQL prepares each expression in each transaction, branches that are not taken included.
+        -- So fields of few kinds are validated apart.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
             m.priority, m.expires_at, m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
         THEN

@@ -25,9 +25,9 @@ from cogni_billing.adapters.postgres.calls import statement_of, written
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.embedded.server import bundled_binaries
 from cogni_billing.adapters.postgres.rows import movement
-from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.charges import Charge, plan_charge
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.purchases import plan_purchase, request_purchase
+from cogni_billing.domain.purchases import Purchase, plan_purchase, request_purchase
 from cogni_billing.domain.transactions import Transaction
 
 MICROSECONDS: Final = 1e6
@@ -53,18 +53,14 @@ Rows: TypeAlias = tuple[str, list[str], list[list[str]]]
 
 
 def a_purchase() -> Transaction:
-    request = request_purchase(jobs.customer(), jobs.PRICE, payment=jobs.reference(), metadata=None)
+    purchase = Purchase(tenant=jobs.customer(), amount=jobs.PRICE, payment=jobs.reference())
     policy = RevenueSharePolicy.default()
-    return plan_purchase(request, policy, datetime.now(UTC), uuid4())
+    return plan_purchase(request_purchase(purchase), policy, datetime.now(UTC), uuid4())
 
 
 def a_charge() -> Transaction:
     return plan_charge(
-        jobs.customer(),
-        jobs.COST,
-        reference=jobs.reference(),
-        allow_overdraft=False,
-        metadata=None,
+        Charge(tenant=jobs.customer(), amount=jobs.COST, reference=jobs.reference()),
         at=datetime.now(UTC),
         transaction_id=uuid4(),
     )

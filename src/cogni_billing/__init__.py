@@ -6,8 +6,8 @@
 The units of work are in `cogni_billing.adapters.memory` and `cogni_billing.adapters.postgres`.
 """
 
-from cogni_billing.aio import AsyncBilling
-from cogni_billing.attempts import AsyncPaymentAttempts, PaymentAttempts
+from cogni_billing.aio import AsyncBilling, AsyncPaymentAttempts
+from cogni_billing.attempts import PaymentAttempts
 from cogni_billing.billing import Billing
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.allocation import allocate
@@ -24,7 +24,8 @@ from cogni_billing.domain.attempts import (
     PaymentPending,
     PaymentVerified,
 )
-from cogni_billing.domain.batches import Charge, Outcome, OutcomeState, Purchase
+from cogni_billing.domain.batches import Outcome, OutcomeState
+from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
@@ -78,6 +79,7 @@ from cogni_billing.domain.policies import (
     Shortfall,
 )
 from cogni_billing.domain.pricing import charge_for, credits_for, margin_preserved
+from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
     ChargebackReceipt,

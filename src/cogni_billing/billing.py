@@ -1,4 +1,4 @@
-"""The calls of a host. `usecases` makes each call a case, which runs here on a unit of work."""
+"""The calls of a host. `application` makes each call a case, which runs here on a unit of work."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from cogni_billing.batches import Batch
+from cogni_billing.application import maintenance, minting, reading, reversals, spending
+from cogni_billing.application.cases import Case, Result, checked_unit_of_work
+from cogni_billing.application.context import Context
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.batches import Charge, Made, Outcome, Purchase
-from cogni_billing.domain.disputes import Dispute
+from cogni_billing.domain.batches import Outcome
+from cogni_billing.domain.charges import Charge
+from cogni_billing.domain.disputes import Dispute, DisputeRequest
 from cogni_billing.domain.folding import Folding
-from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant
-from cogni_billing.domain.holds import Hold
+from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant, GrantRequest
+from cogni_billing.domain.holds import CaptureRequest, Hold, HoldRequest
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.policies import Policies, Shortfall
+from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
     ChargebackReceipt,
@@ -26,18 +30,17 @@ from cogni_billing.domain.receipts import (
     PurchaseReceipt,
     RefundReceipt,
 )
+from cogni_billing.domain.reversals import ReversalRequest
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.verification import Verification
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import UnitOfWork
-from cogni_billing.sweeping import Sweep
-from cogni_billing.usecases import Case, Result, UseCases, called
 
 
 class Billing:
     """Prepaid credits for many tenants, over one unit of work.
 
-    Safe to share between threads when its unit of work is; both that come with the library are.
+    Safe to share between threads, like both units of work that come with the library.
 
     Args:
         unit_of_work: Where the ledger lives.
@@ -62,21 +65,30 @@ class Billing:
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
-        self._unit_of_work = called(unit_of_work)
-        self._cases = UseCases.over(unit_of_work, policy, clock, ids)
+        self._unit_of_work = checked_unit_of_work(unit_of_work)
+        self._context = Context.over(unit_of_work, policy, clock, ids)
+
+    @property
+    def unit_of_work(self) -> UnitOfWork:
+        """The unit of work that the calls run on."""
+        return self._unit_of_work
+
+    @property
+    def policy(self) -> Policies:
+        """The policy of new purchases."""
+        return self._context.policy
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the calls."""
+        return self._context.clock
 
     def _run(self, case: Case[Result]) -> Result:
         return case.on(self._unit_of_work)
 
-    def _run_batch(self, batch: Batch[Made]) -> tuple[Outcome[Made], ...]:
-        for group in batch.groups:
-            with group.answering():
-                group.answers = self._run(self._cases.group(group))
-        return batch.outcomes()
-
     def open_account(self, tenant: TenantId | UUID) -> Account:
         """The tenant's account, opened now if there is none; concurrent calls agree."""
-        return self._run(self._cases.open_account(tenant))
+        return self._run(minting.open_account(self._context, tenant))
 
     def confirm_purchase(
         self,
@@ -107,9 +119,8 @@ class Billing:
             IdempotencyConflict: the tenant confirmed this payment with another amount.
             PaymentAlreadyClaimed: another tenant confirmed this payment.
         """
-        return self._run(
-            self._cases.confirm_purchase(tenant, amount, payment=payment, metadata=metadata)
-        )
+        purchase = Purchase(tenant=tenant, amount=amount, payment=payment, metadata=metadata)
+        return self._run(minting.confirm_purchase(self._context, purchase))
 
     def confirm_purchases(
         self,
@@ -136,8 +147,8 @@ class Billing:
         Raises:
             InvalidInput: *purchases* is no iterable, or *all_or_nothing* is no bool.
         """
-        return self._run_batch(
-            self._cases.confirm_purchases(purchases, all_or_nothing=all_or_nothing)
+        return self._run(
+            minting.confirm_purchases(self._context, purchases, all_or_nothing=all_or_nothing)
         )
 
     def charge(
@@ -168,15 +179,14 @@ class Billing:
                 go below zero unless the call allows it.
             IdempotencyConflict: the tenant used this reference for another charge.
         """
-        return self._run(
-            self._cases.charge(
-                tenant,
-                amount,
-                reference=reference,
-                allow_overdraft=allow_overdraft,
-                metadata=metadata,
-            )
+        charge = Charge(
+            tenant=tenant,
+            amount=amount,
+            reference=reference,
+            allow_overdraft=allow_overdraft,
+            metadata=metadata,
         )
+        return self._run(spending.charge(self._context, charge))
 
     def charge_many(
         self,
@@ -195,7 +205,9 @@ class Billing:
         Raises:
             InvalidInput: *charges* is no iterable, or *all_or_nothing* is no bool.
         """
-        return self._run_batch(self._cases.charge_many(charges, all_or_nothing=all_or_nothing))
+        return self._run(
+            spending.charge_many(self._context, charges, all_or_nothing=all_or_nothing)
+        )
 
     def hold(
         self,
@@ -227,11 +239,14 @@ class Billing:
             InsufficientCredits: less is available.
             IdempotencyConflict: the tenant used this reference for another hold.
         """
-        return self._run(
-            self._cases.hold(
-                tenant, amount, reference=reference, expires_at=expires_at, metadata=metadata
-            )
+        request = HoldRequest(
+            tenant=tenant,
+            amount=amount,
+            reference=reference,
+            expires_at=expires_at,
+            metadata=metadata,
         )
+        return self._run(spending.hold(self._context, request))
 
     def capture(
         self,
@@ -263,9 +278,14 @@ class Billing:
             UnknownHold: the tenant has no such hold.
             HoldClosed: it was captured or released before, or has expired.
         """
-        return self._run(
-            self._cases.capture(tenant, hold_id, amount, reference=reference, metadata=metadata)
+        request = CaptureRequest(
+            tenant=tenant,
+            hold_id=hold_id,
+            amount=amount,
+            reference=reference,
+            metadata=metadata,
         )
+        return self._run(spending.capture(self._context, request))
 
     def release(self, tenant: TenantId | UUID, hold_id: UUID) -> Hold:
         """Give back what a hold set aside. Releasing it again changes nothing.
@@ -276,7 +296,7 @@ class Billing:
             UnknownHold: the tenant has no such hold.
             HoldClosed: it was captured, or has expired.
         """
-        return self._run(self._cases.release(tenant, hold_id))
+        return self._run(spending.release(self._context, tenant, hold_id))
 
     def grant(
         self,
@@ -313,17 +333,16 @@ class Billing:
             InvalidTime: *expires_at* is naive, or has passed.
             IdempotencyConflict: the tenant used this reference for another grant.
         """
-        return self._run(
-            self._cases.grant(
-                tenant,
-                amount,
-                source=source,
-                reference=reference,
-                expires_at=expires_at,
-                priority=priority,
-                metadata=metadata,
-            )
+        request = GrantRequest(
+            tenant=tenant,
+            amount=amount,
+            source=source,
+            reference=reference,
+            expires_at=expires_at,
+            priority=priority,
+            metadata=metadata,
         )
+        return self._run(minting.grant(self._context, request))
 
     def grants(self, tenant: TenantId | UUID) -> tuple[Grant, ...]:
         """The tenant's grants with something left, in the order in which they are spent.
@@ -331,7 +350,7 @@ class Billing:
         Raises:
             UnknownAccount: the tenant has no account.
         """
-        return self._run(self._cases.grants(tenant))
+        return self._run(reading.grants(self._context, tenant))
 
     def refund(
         self,
@@ -370,16 +389,15 @@ class Billing:
             UnknownPayment: the tenant has confirmed no such payment.
             RefundExceedsPayment: less remains of it, or nothing.
         """
-        return self._run(
-            self._cases.refund(
-                tenant,
-                payment=payment,
-                amount=amount,
-                reference=reference,
-                shortfall=shortfall,
-                metadata=metadata,
-            )
+        request = ReversalRequest(
+            tenant=tenant,
+            payment=payment,
+            amount=amount,
+            reference=reference,
+            shortfall=shortfall,
+            metadata=metadata,
         )
+        return self._run(reversals.refund(self._context, request))
 
     def open_dispute(
         self,
@@ -406,11 +424,14 @@ class Billing:
         Raises:
             What `refund` raises; RefundExceedsPayment also where more is disputed than remains.
         """
-        return self._run(
-            self._cases.open_dispute(
-                tenant, payment=payment, reference=reference, amount=amount, metadata=metadata
-            )
+        request = DisputeRequest(
+            tenant=tenant,
+            payment=payment,
+            amount=amount,
+            reference=reference,
+            metadata=metadata,
         )
+        return self._run(reversals.open_dispute(self._context, request))
 
     def win_dispute(
         self,
@@ -429,7 +450,9 @@ class Billing:
                 order, let the provider send this one again.
             DisputeClosed: it was lost.
         """
-        return self._run(self._cases.win_dispute(tenant, payment=payment, reference=reference))
+        return self._run(
+            reversals.win_dispute(self._context, tenant, payment=payment, reference=reference)
+        )
 
     def lose_dispute(
         self,
@@ -445,11 +468,14 @@ class Billing:
         Raises:
             What `refund` and `win_dispute` raise; DisputeClosed: it was won.
         """
-        return self._run(
-            self._cases.lose_dispute(
-                tenant, payment=payment, reference=reference, shortfall=shortfall, metadata=metadata
-            )
+        request = ReversalRequest(
+            tenant=tenant,
+            payment=payment,
+            reference=reference,
+            shortfall=shortfall,
+            metadata=metadata,
         )
+        return self._run(reversals.lose_dispute(self._context, request))
 
     def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """The tenant's credits: posted, held and available; now, or as of a moment.
@@ -462,7 +488,7 @@ class Billing:
             InvalidTime: *at* is naive.
             UnknownAccount: the tenant has no account.
         """
-        return self._run(self._cases.balance(tenant, at=at))
+        return self._run(reading.balance(self._context, tenant, at=at))
 
     def statement(
         self,
@@ -491,9 +517,7 @@ class Billing:
             UnknownAccount: the tenant has no account.
         """
         return self._run(
-            self._cases.statement(
-                tenant, limit=limit, after=after, kind=kind, since=since, until=until
-            )
+            reading.statement(tenant, limit=limit, after=after, kind=kind, since=since, until=until)
         )
 
     def find(
@@ -511,7 +535,7 @@ class Billing:
             InvalidInput: *kind* is none.
             UnknownAccount: the tenant has no account.
         """
-        return self._run(self._cases.find(tenant, reference=reference, kind=kind))
+        return self._run(reading.find(tenant, reference=reference, kind=kind))
 
     def transaction(self, tenant: TenantId | UUID, transaction_id: UUID) -> TransactionView | None:
         """The tenant's own transaction with this id, if there is one, with its own postings.
@@ -520,7 +544,7 @@ class Billing:
             InvalidInput: *transaction_id* is no `uuid.UUID`.
             UnknownAccount: the tenant has no account.
         """
-        return self._run(self._cases.transaction(tenant, transaction_id))
+        return self._run(reading.transaction(tenant, transaction_id))
 
     def fold(self) -> Folding:
         """Checkpoint the accounts that others add to, such as the system tenant's.
@@ -532,9 +556,7 @@ class Billing:
             PrivilegeRequired: the unit of work has no service role.
             LedgerUnavailable: somebody has had a transaction open on the ledger for very long.
         """
-        position = self._run(self._cases.settled_position())
-        # In a scope of its own, which sees everything under that position.
-        return self._run(self._cases.fold(position))
+        return self._run(maintenance.fold())
 
     def sweep(self) -> int:
         """Record what time brought about and nobody has touched since; how many wallets it was.
@@ -550,12 +572,7 @@ class Billing:
             OutcomeUnknown: some wallet may have been settled; sweep again.
             LedgerCorruption: some wallet cannot be settled; look at its tenant.
         """
-        now, sweep = self._cases.now(), Sweep[TenantId]()
-        while due := sweep.still(self._run(self._cases.due(now))):
-            for tenant in due:
-                with sweep.settling(tenant):
-                    sweep.settled += self._run(self._cases.settle(tenant, now))
-        return sweep.outcome()
+        return self._run(maintenance.sweep(self._context))
 
     def verify(self, *, most: int = 1000) -> Verification:
         """Check every invariant that data can show, over the whole ledger.
@@ -574,4 +591,4 @@ class Billing:
             InvalidInput: *most* is no whole number from 1 to 100 000.
             PrivilegeRequired: the unit of work has no service role.
         """
-        return self._run(self._cases.verify(most))
+        return self._run(maintenance.verify(most))

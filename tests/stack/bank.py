@@ -87,7 +87,7 @@ SHARES_OF_CALLS: Final = {
 def attempts_of(billing: Billing) -> PaymentAttempts:
     """Attempts over the same ledger, whose payments have all been paid as they were meant."""
     return PaymentAttempts(
-        billing._unit_of_work,
+        billing.unit_of_work,
         verifier=AlwaysPaid(),
         destinations=Destination.card("bank", recipient="acct_1"),
         rules=AttemptRules(minimum=usd_cents(1)),

@@ -42,7 +42,7 @@ async def awaited_billing(database: Database, **options: object) -> AsyncIterato
 
 
 async def context_on_the_pool(billing: AsyncBilling) -> object:
-    unit_of_work = billing._unit_of_work
+    unit_of_work = billing.unit_of_work
     assert isinstance(unit_of_work, AsyncPostgresUnitOfWork)
     async with unit_of_work._engine.connect() as connection:
         return await connection.scalar(CONTEXT)

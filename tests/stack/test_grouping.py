@@ -394,14 +394,10 @@ def test_a_batch_orders_tenants_and_places_answers() -> None:
 
 
 def charge_of(number: int, tenant: TenantId = ALICE) -> Transaction:
-    from cogni_billing.domain.charges import plan_charge
+    from cogni_billing.domain.charges import Charge, plan_charge
 
     return plan_charge(
-        tenant,
-        credits(1),
-        reference=f"run-{number}",
-        allow_overdraft=False,
-        metadata=None,
+        Charge(tenant=tenant, amount=credits(1), reference=f"run-{number}"),
         at=SteppingClock().now(),
         transaction_id=UUID(int=number + 1),
     )

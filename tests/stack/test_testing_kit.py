@@ -26,7 +26,7 @@ def test_each_finds_an_empty_ledger(billing, turn):
     assert not billing.confirm_purchase(ALICE, usd(1), payment="stripe:1").replayed
 
 def test_it_is_in_postgresql(billing):
-    assert isinstance(billing._unit_of_work, PostgresUnitOfWork)
+    assert isinstance(billing.unit_of_work, PostgresUnitOfWork)
 """
 
 

@@ -1,12 +1,15 @@
-"""`AsyncBilling` is `Billing`, awaited: nothing more, nothing less."""
+"""`AsyncBilling` and `AsyncPaymentAttempts` are derived from the classes that they await."""
 
 from __future__ import annotations
 
 import inspect
 
 import pytest
+from tools.write_aio import TARGET, derived
 
-from cogni_billing import AsyncBilling, Billing
+from cogni_billing import AsyncBilling, AsyncPaymentAttempts, Billing, PaymentAttempts
+
+PAIRS = [(Billing, AsyncBilling), (PaymentAttempts, AsyncPaymentAttempts)]
 
 
 def public(cls: type) -> dict[str, inspect.Signature]:
@@ -17,27 +20,34 @@ def public(cls: type) -> dict[str, inspect.Signature]:
     }
 
 
-def test_both_have_the_same_calls_with_the_same_parameters_and_outcomes() -> None:
-    assert public(AsyncBilling) == public(Billing)
-    assert len(public(Billing)) >= 8
+def test_aio_is_what_the_tool_derives() -> None:
+    assert TARGET.read_text("utf-8") == derived(), "run: python tools/write_aio.py"
 
 
-def test_both_are_made_alike() -> None:
-    given, awaited = constructor(Billing), constructor(AsyncBilling)
+@pytest.mark.parametrize(("called", "awaited"), PAIRS)
+def test_both_have_the_same_calls_with_the_same_parameters_and_outcomes(
+    called: type, awaited: type
+) -> None:
+    assert public(awaited) == public(called)
+    assert len(public(called)) >= 6
+
+
+@pytest.mark.parametrize(("called", "awaited"), PAIRS)
+def test_both_are_made_with_the_same_settings(called: type, awaited: type) -> None:
+    given, async_given = (dict(inspect.signature(cls).parameters) for cls in (called, awaited))
 
     assert given.pop("unit_of_work").annotation == "UnitOfWork"
-    assert awaited.pop("unit_of_work").annotation == "AsyncUnitOfWork"
-    assert given == awaited
+    assert async_given.pop("unit_of_work").annotation == "AsyncUnitOfWork"
+    given.pop("verifier", None)
+    async_given.pop("verifier", None)
+    assert given == async_given
 
 
-def constructor(cls: type) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(cls).parameters)
-
-
-@pytest.mark.parametrize("name", public(AsyncBilling))
-def test_every_call_is_a_coroutine_and_says_where_it_is_described(name: str) -> None:
-    call = getattr(AsyncBilling, name)
-
-    assert inspect.iscoroutinefunction(call)
-    assert call.__doc__ == f"See `Billing.{name}`."
-    assert getattr(Billing, name).__doc__
+@pytest.mark.parametrize(("called", "awaited"), PAIRS)
+def test_every_awaited_call_is_a_coroutine_with_the_full_docstring(
+    called: type, awaited: type
+) -> None:
+    for name in public(called):
+        call = getattr(awaited, name)
+        assert inspect.iscoroutinefunction(call)
+        assert (call.__doc__ or "").splitlines()[0] == getattr(called, name).__doc__.splitlines()[0]

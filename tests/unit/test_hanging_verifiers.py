@@ -16,8 +16,8 @@ from cogni_billing import (
     VerifierFailed,
     usd,
 )
-from cogni_billing import attempts as facade
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.application import asking
 from cogni_billing.domain.attempts import Finding
 from cogni_billing.testing import ALICE, FakeVerifier, paid
 from cogni_billing.testing.contracts.attempt_base import CARD
@@ -27,7 +27,7 @@ EVERY_TIME = AttemptRules(checks_every=timedelta(0))
 
 
 def test_they_have_so_many_threads_at_most_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facade, "ASKED_AT_ONCE", ROOM)
+    monkeypatch.setattr(asking, "THREADS_MAX", ROOM)
     released = Event()
 
     def hang(intent: Intent) -> Finding:
@@ -60,7 +60,7 @@ def test_they_have_so_many_threads_at_most_until_they_end(monkeypatch: pytest.Mo
 def test_where_the_system_has_no_thread_more_nothing_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(facade, "ASKED_AT_ONCE", ROOM)
+    monkeypatch.setattr(asking, "THREADS_MAX", ROOM)
     verifier = FakeVerifier()
     verifier.tell("stripe:pi_1", paid)
     attempts = PaymentAttempts(

@@ -26,7 +26,7 @@ from cogni_billing.adapters.batches import one_by_one
 from cogni_billing.adapters.memory import InMemoryUnitOfWork, repositories
 from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.domain import metadata, refunds, transactions
+from cogni_billing.domain import metadata, reversals, transactions
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
@@ -248,7 +248,7 @@ def a_partners_share_is_kept_by_the_platform(patch: Patch) -> None:
 
 @in_memory(known_faults.KnownFaultContract, "test_no_share_stays_after_a_refund")
 def a_refund_leaves_the_share(patch: Patch) -> None:
-    patch.setattr(refunds.Payment, "shares_of", lambda *_: ())
+    patch.setattr(reversals.Payment, "shares_of", lambda *_: ())
 
 
 @in_memory(
@@ -259,8 +259,8 @@ def each_part_of_a_refund_is_rounded_alone(patch: Patch) -> None:
     def alone(leg: Amount, before: Amount, after: Amount, paid: Amount) -> Amount:
         return step(leg, before - before, after - before, paid)
 
-    step = refunds.step
-    patch.setattr(refunds, "step", alone)
+    step = reversals.step
+    patch.setattr(reversals, "step", alone)
 
 
 @in_memory(known_faults.KnownFaultContract, "test_a_refund_that_is_reported_twice_is_one")

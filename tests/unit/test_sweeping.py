@@ -1,4 +1,4 @@
-"""A sweep goes on where one wallet cannot be settled, and tells the worst of what kept it."""
+"""A sweep continues when one item fails, and raises the most severe error at the end."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from cogni_billing import (
     OutcomeUnknown,
     TenantId,
 )
-from cogni_billing.sweeping import Sweep
+from cogni_billing.application.sweeping import Sweep
 from cogni_billing.testing import ALICE, BOB
 
-WORST_FIRST: Final = (
+MOST_SEVERE_FIRST: Final = (
     LedgerCorruption("the id of expiry x is taken"),
     OutcomeUnknown("the answer to COMMIT was lost"),
     LedgerUnavailable("a lock was not free in time"),
 )
 
 
-def kept(sweep: Sweep[TenantId], tenant: TenantId, error: BillingError) -> None:
-    with sweep.settling(tenant):
+def fail(sweep: Sweep[TenantId], tenant: TenantId, error: BillingError) -> None:
+    with sweep.trying(tenant):
         raise error
 
 
-@pytest.mark.parametrize("errors", [*permutations(WORST_FIRST)])
-def test_of_what_kept_wallets_from_being_settled_the_worst_is_raised(
+@pytest.mark.parametrize("errors", [*permutations(MOST_SEVERE_FIRST)])
+def test_outcome_of_several_errors_raises_the_most_severe(
     errors: tuple[BillingError, ...],
 ) -> None:
     sweep = Sweep[TenantId]()
     for number, error in enumerate(errors, start=1):
-        kept(sweep, TenantId(UUID(int=number)), error)
+        fail(sweep, TenantId(UUID(int=number)), error)
 
     with pytest.raises(LedgerCorruption):
         sweep.outcome()
 
 
-def test_what_may_have_happened_is_told_before_what_has_not() -> None:
+def test_outcome_unknown_is_more_severe_than_unavailable() -> None:
     sweep = Sweep[TenantId]()
-    for tenant, error in zip((ALICE, BOB), reversed(WORST_FIRST), strict=False):
-        kept(sweep, tenant, error)
+    for tenant, error in zip((ALICE, BOB), reversed(MOST_SEVERE_FIRST), strict=False):
+        fail(sweep, tenant, error)
 
     with pytest.raises(OutcomeUnknown):
         sweep.outcome()
 
 
-def test_nobody_is_tried_twice() -> None:
+def test_untried_leaves_out_an_item_that_failed() -> None:
     sweep = Sweep[TenantId]()
-    kept(sweep, ALICE, LedgerUnavailable("a lock was not free in time"))
+    fail(sweep, ALICE, LedgerUnavailable("a lock was not free in time"))
 
-    assert sweep.still((ALICE, BOB)) == [BOB]
+    assert sweep.untried((ALICE, BOB)) == [BOB]
 
 
-def test_a_sweep_that_nothing_kept_says_how_many_wallets_it_settled() -> None:
-    assert Sweep(settled=3).outcome() == 3
+def test_outcome_without_errors_is_the_number_done() -> None:
+    assert Sweep(done=3).outcome() == 3

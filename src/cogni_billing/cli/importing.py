@@ -22,7 +22,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from cogni_billing.billing import Billing
 from cogni_billing.cli.records import REFUSED, Columns, Format, Lines, Record, records
 from cogni_billing.domain.amounts import CREDIT, USD, Amount, Unit
-from cogni_billing.domain.batches import ENDS_ALL, Charge, Outcome, OutcomeState, Purchase
+from cogni_billing.domain.batches import ENDS_ALL, Outcome, OutcomeState
+from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.errors import (
     BillingError,
     InvalidTenant,
@@ -31,6 +32,7 @@ from cogni_billing.domain.errors import (
     UnitMismatch,
     shown,
 )
+from cogni_billing.domain.purchases import Purchase
 
 Request = TypeVar("Request", Purchase, Charge)
 

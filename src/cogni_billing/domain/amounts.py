@@ -234,7 +234,7 @@ def amount_shown(given: object) -> str:
     return str(given)[:64] if isinstance(given, Amount) else shown(given)
 
 
-def positive(amount: object, field: str) -> Amount:
+def positive(amount: object, field: str = "amount") -> Amount:
     """*amount*, when it is an `Amount` greater than zero.
 
     Raises:
@@ -247,7 +247,7 @@ def positive(amount: object, field: str) -> Amount:
     return amount
 
 
-def positive_credits(amount: object, field: str) -> Amount:
+def positive_credits(amount: object, field: str = "amount") -> Amount:
     """*amount*, when it is an `Amount` of credits greater than zero.
 
     Raises:

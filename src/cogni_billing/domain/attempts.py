@@ -383,25 +383,33 @@ def history(intent: Intent, events: Iterable[AttemptEvent]) -> tuple[AttemptEven
     return (created, *sorted(events, key=lambda event: _ORDER[event.state]))
 
 
+@frozen(kw_only=True)
+class IntentRequest:
+    """The arguments of `PaymentAttempts.create_intent`, which validates them."""
+
+    tenant: object
+    amount: object
+    payer: object
+    provider: object
+    metadata: object
+
+
 def plan_intent(
-    tenant: object,
-    amount: object,
+    request: IntentRequest,
     *,
-    payer: object,
-    metadata: object,
     destination: Destination,
     rules: AttemptRules,
     at: datetime,
     attempt_id: UUID,
 ) -> Intent:
-    """The intent to pay *amount* of US dollars at *destination*."""
-    owner = tenant_id(tenant)
-    price = rules.amount(amount)
+    """The intent to pay an amount of US dollars at *destination*."""
+    owner = tenant_id(request.tenant)
+    price = rules.amount(request.amount)
     return Intent(
         attempt_id=attempt_id,
         tenant=owner,
         amount=price,
-        payer=destination.payer(payer),
+        payer=destination.payer(request.payer),
         provider=destination.provider,
         token=destination.token,
         recipient=destination.recipient,
@@ -409,7 +417,7 @@ def plan_intent(
         confirmations=destination.confirmations,
         created_at=at,
         expires_at=_after(at, rules.expires_after),
-        metadata=frozen_metadata(metadata),
+        metadata=frozen_metadata(request.metadata),
     )
 
 

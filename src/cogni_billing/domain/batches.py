@@ -10,6 +10,7 @@ from uuid import UUID
 from attrs import frozen
 
 from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.errors import (
     BillingError,
     InsufficientCredits,
@@ -22,35 +23,14 @@ from cogni_billing.domain.errors import (
     shown,
 )
 from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import Receipt
 from cogni_billing.domain.transactions import Recorded, Transaction
 
 Made = TypeVar("Made", bound=Receipt)
-Request = TypeVar("Request", "Purchase", "Charge")
+Request = TypeVar("Request", Purchase, Charge)
 Key: TypeAlias = tuple[TransactionKind, str]
-
-
-@frozen(kw_only=True)
-class Purchase:
-    """One confirmed payment of a batch: the arguments of `Billing.confirm_purchase`."""
-
-    tenant: TenantId | UUID
-    amount: Amount
-    payment: str
-    metadata: Mapping[str, object] | None = None
-
-
-@frozen(kw_only=True)
-class Charge:
-    """One charge of a batch: the arguments of `Billing.charge`."""
-
-    tenant: TenantId | UUID
-    amount: Amount
-    reference: str
-    allow_overdraft: bool = False
-    metadata: Mapping[str, object] | None = None
 
 
 ENDS_ALL: Final = (LedgerUnavailable, LedgerCorruption, PrivilegeRequired)

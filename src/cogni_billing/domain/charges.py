@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
+from attrs import frozen
+
 from cogni_billing.domain.amounts import Amount, positive_credits
 from cogni_billing.domain.errors import InvalidInput, shown
+from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
-from cogni_billing.domain.identity import tenant_id
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import frozen_metadata
 from cogni_billing.domain.transactions import Transaction
 
 
+@frozen(kw_only=True)
+class Charge:
+    """One charge: the arguments of `Billing.charge`, which validates them."""
+
+    tenant: TenantId | UUID
+    amount: Amount
+    reference: str
+    allow_overdraft: bool = False
+    metadata: Mapping[str, object] | None = None
+
+
 def plan_charge(
-    tenant: object,
-    amount: Amount,
+    charge: Charge,
     *,
-    reference: object,
-    allow_overdraft: object,
-    metadata: object,
     at: datetime,
     transaction_id: UUID,
     kind: TransactionKind = TransactionKind.CHARGE,
 ) -> Transaction:
-    """The transaction that takes *amount* from the tenant, for a kind that does nothing else."""
-    payer = tenant_id(tenant)
-    charged = positive_credits(amount, "amount")
-    key = checked_reference(reference)
-    copied = frozen_metadata(metadata)
-    if not isinstance(allow_overdraft, bool):
-        raise InvalidInput("allow_overdraft", shown(allow_overdraft), "True or False")
+    """The transaction that takes the amount from the tenant, for a kind that does nothing else."""
+    tenant = tenant_id(charge.tenant)
+    amount = positive_credits(charge.amount)
+    reference = checked_reference(charge.reference)
+    metadata = frozen_metadata(charge.metadata)
+    if not isinstance(charge.allow_overdraft, bool):
+        raise InvalidInput("allow_overdraft", shown(charge.allow_overdraft), "True or False")
     return Transaction(
         id=transaction_id,
-        tenant=payer,
+        tenant=tenant,
         kind=kind,
-        reference=key,
+        reference=reference,
         at=at,
-        amount=-charged,
-        metadata=copied,
-        overdraft=allow_overdraft,
+        amount=-amount,
+        metadata=metadata,
+        overdraft=charge.allow_overdraft,
     )

@@ -7,16 +7,17 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID, uuid5
 
-from attrs import frozen
+from attrs import field, frozen
+from attrs.converters import optional
 
 from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import Amount, positive
 from cogni_billing.domain.errors import DisputeClosed, UnknownDispute
 from cogni_billing.domain.holds import Hold
-from cogni_billing.domain.identity import TenantId, owner_of, tenant_id
+from cogni_billing.domain.identity import TenantId, owner_of, payment_reference, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
-from cogni_billing.domain.refunds import Payment
+from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.shares import Share
 
 
@@ -89,35 +90,18 @@ class Dispute:
 
 @frozen(kw_only=True)
 class DisputeRequest:
-    """The validated arguments of a dispute."""
+    """The validated arguments of `Billing.open_dispute`."""
 
-    tenant: TenantId
-    payment: str
-    amount: Amount | None
-    reference: str
-    metadata: Mapping[str, Json]
+    tenant: TenantId = field(converter=tenant_id)
+    amount: Amount | None = field(default=None, converter=optional(positive))
+    payment: str = field(converter=payment_reference)
+    reference: str = field(converter=checked_reference)
+    metadata: Mapping[str, Json] = field(converter=frozen_metadata)
 
     @property
     def identity(self) -> requests.Request:
         """The fields that a replay must repeat."""
         return requests.dispute(self.payment, self.amount)
-
-
-def request_dispute(
-    tenant: object, *, payment: object, amount: object, reference: object, metadata: object
-) -> DisputeRequest:
-    """The request to set aside what the payment, or a part of it, gave."""
-    owner = tenant_id(tenant)
-    part = None if amount is None else positive(amount, "amount")
-    paid_by = checked_reference(payment, "payment")
-    key = checked_reference(reference)
-    return DisputeRequest(
-        tenant=owner,
-        payment=paid_by,
-        amount=part,
-        reference=key,
-        metadata=frozen_metadata(metadata),
-    )
 
 
 def plan_dispute(

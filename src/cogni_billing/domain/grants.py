@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid5
 
-from attrs import frozen
+from attrs import field, frozen
 
 from cogni_billing.domain.amounts import Amount, positive_credits
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.metadata import frozen_metadata
+from cogni_billing.domain.metadata import Json, frozen_metadata
 from cogni_billing.domain.moments import LATEST, expiry
 from cogni_billing.domain.transactions import GrantTerms, Transaction
 
@@ -60,43 +61,43 @@ class Lapse:
     at: datetime
 
 
-def plan_grant(
-    tenant: object,
-    amount: Amount,
-    *,
-    source: object,
-    reference: object,
-    expires_at: object,
-    priority: object,
-    metadata: object,
-    at: datetime,
-    transaction_id: UUID,
-) -> Transaction:
-    """The transaction that mints *amount* for the tenant, to be spent by its terms."""
-    owner = tenant_id(tenant)
-    granted = positive_credits(amount, "amount")
-    terms = GrantTerms(
-        source=checked_reference(source, "source"),
-        priority=_checked_priority(priority),
-        expires_at=expiry(expires_at),
-    )
-    key = checked_reference(reference)
-    return Transaction(
-        id=transaction_id,
-        tenant=owner,
-        kind=TransactionKind.GRANT,
-        reference=key,
-        at=at,
-        amount=granted,
-        metadata=frozen_metadata(metadata),
-        terms=terms,
-    )
-
-
 def _checked_priority(given: object) -> int:
     if type(given) is not int or not 0 <= given <= PRIORITY_MAX:
         raise InvalidInput("priority", shown(given), f"a whole number from 0 to {PRIORITY_MAX}")
     return given
+
+
+def _checked_source(given: object) -> str:
+    return checked_reference(given, "source")
+
+
+@frozen(kw_only=True)
+class GrantRequest:
+    """The validated arguments of `Billing.grant`."""
+
+    tenant: TenantId = field(converter=tenant_id)
+    amount: Amount = field(converter=positive_credits)
+    source: str = field(converter=_checked_source)
+    priority: int = field(converter=_checked_priority)
+    expires_at: datetime | None = field(converter=expiry)
+    reference: str = field(converter=checked_reference)
+    metadata: Mapping[str, Json] = field(converter=frozen_metadata)
+
+
+def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> Transaction:
+    """The transaction that mints the amount for the tenant, to be spent by its terms."""
+    return Transaction(
+        id=transaction_id,
+        tenant=request.tenant,
+        kind=TransactionKind.GRANT,
+        reference=request.reference,
+        at=at,
+        amount=request.amount,
+        metadata=request.metadata,
+        terms=GrantTerms(
+            source=request.source, priority=request.priority, expires_at=request.expires_at
+        ),
+    )
 
 
 def plan_expiry(tenant: TenantId, lapse: Lapse, number: int) -> Transaction:

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import ZERO, Amount, positive_credits
@@ -97,61 +97,6 @@ class Hold:
             raise HoldClosed(self.id, self.state)
 
 
-def plan_hold(
-    tenant: object,
-    amount: Amount,
-    *,
-    reference: object,
-    expires_at: object,
-    metadata: object,
-    at: datetime,
-    hold_id: UUID,
-) -> Hold:
-    """The hold that sets *amount* aside."""
-    owner = tenant_id(tenant)
-    held = positive_credits(amount, "amount")
-    key = checked_reference(reference)
-    copied = frozen_metadata(metadata)
-    ends = expiry(expires_at)
-    return Hold(
-        id=hold_id,
-        tenant=owner,
-        reference=key,
-        amount=held,
-        opened_at=at,
-        expires_at=ends,
-        metadata=copied,
-    )
-
-
-def plan_capture(
-    tenant: object,
-    hold: object,
-    amount: Amount,
-    *,
-    reference: object,
-    metadata: object,
-    at: datetime,
-    transaction_id: UUID,
-) -> Transaction:
-    """The transaction that takes *amount* of what a hold set aside, and books it as usage."""
-    payer = tenant_id(tenant)
-    taken = positive_credits(amount, "amount")
-    key = checked_reference(reference)
-    copied = frozen_metadata(metadata)
-    hold_id = checked_hold_id(hold)
-    return Transaction(
-        id=transaction_id,
-        tenant=payer,
-        kind=TransactionKind.CAPTURE,
-        reference=key,
-        at=at,
-        amount=-taken,
-        metadata=copied,
-        subject=hold_id,
-    )
-
-
 def checked_hold_id(given: object) -> UUID:
     """*given* as the id of a hold.
 
@@ -161,3 +106,52 @@ def checked_hold_id(given: object) -> UUID:
     if not isinstance(given, UUID):
         raise InvalidInput("hold_id", shown(given), "the id of a hold, a uuid.UUID")
     return UUID(int=given.int)
+
+
+@frozen(kw_only=True)
+class HoldRequest:
+    """The validated arguments of `Billing.hold`."""
+
+    tenant: TenantId = field(converter=tenant_id)
+    amount: Amount = field(converter=positive_credits)
+    reference: str = field(converter=checked_reference)
+    metadata: Mapping[str, Json] = field(converter=frozen_metadata)
+    expires_at: datetime | None = field(converter=expiry)
+
+
+def plan_hold(request: HoldRequest, *, at: datetime, hold_id: UUID) -> Hold:
+    """The hold that sets the amount aside."""
+    return Hold(
+        id=hold_id,
+        tenant=request.tenant,
+        reference=request.reference,
+        amount=request.amount,
+        opened_at=at,
+        expires_at=request.expires_at,
+        metadata=request.metadata,
+    )
+
+
+@frozen(kw_only=True)
+class CaptureRequest:
+    """The validated arguments of `Billing.capture`."""
+
+    tenant: TenantId = field(converter=tenant_id)
+    amount: Amount = field(converter=positive_credits)
+    reference: str = field(converter=checked_reference)
+    metadata: Mapping[str, Json] = field(converter=frozen_metadata)
+    hold_id: UUID = field(converter=checked_hold_id)
+
+
+def plan_capture(request: CaptureRequest, *, at: datetime, transaction_id: UUID) -> Transaction:
+    """The transaction that takes the amount out of the hold, as usage."""
+    return Transaction(
+        id=transaction_id,
+        tenant=request.tenant,
+        kind=TransactionKind.CAPTURE,
+        reference=request.reference,
+        at=at,
+        amount=-request.amount,
+        metadata=request.metadata,
+        subject=request.hold_id,
+    )

@@ -65,3 +65,12 @@ def reference(given: object, field: str = "reference") -> str:
     if type(given) is not str or not _REFERENCE.fullmatch(given):
         raise InvalidReference(field, shown(given), "1 to 255 visible ASCII characters (0x21-0x7E)")
     return given
+
+
+def payment_reference(given: object) -> str:
+    """*given* as the key of a payment.
+
+    Raises:
+        InvalidReference: it is no reference.
+    """
+    return reference(given, "payment")

@@ -25,6 +25,16 @@ _TRANSACTION: Final = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})", re.A
 
 
 @frozen(kw_only=True)
+class Purchase:
+    """One confirmed payment: the arguments of `Billing.confirm_purchase`, which validates them."""
+
+    tenant: TenantId | UUID
+    amount: Amount
+    payment: str
+    metadata: Mapping[str, object] | None = None
+
+
+@frozen(kw_only=True)
 class PurchaseRequest:
     """The validated arguments of a confirmed payment, before a policy is applied."""
 
@@ -36,16 +46,14 @@ class PurchaseRequest:
     metadata: Mapping[str, Json]
 
 
-def request_purchase(
-    tenant: object, amount: Amount, *, payment: object, metadata: object
-) -> PurchaseRequest:
-    """The request to credit *tenant* what *amount* buys, in full (ceiling)."""
+def request_purchase(purchase: Purchase) -> PurchaseRequest:
+    """The request to credit the tenant what the amount buys, in full (ceiling)."""
     return PurchaseRequest(
-        buyer=tenant_id(tenant),
-        paid=amount,
-        purchased=bought(amount, "amount"),
-        payment=_payment(payment),
-        metadata=frozen_metadata(metadata),
+        buyer=tenant_id(purchase.tenant),
+        paid=purchase.amount,
+        purchased=bought(purchase.amount, "amount"),
+        payment=_payment(purchase.payment),
+        metadata=frozen_metadata(purchase.metadata),
     )
 
 

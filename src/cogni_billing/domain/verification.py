@@ -13,7 +13,7 @@ from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.policies import RevenueSharePolicy
 from cogni_billing.domain.pricing import credits_for
-from cogni_billing.domain.refunds import step
+from cogni_billing.domain.reversals import step
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Reversal
 

@@ -10,7 +10,7 @@ from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId
-from cogni_billing.domain.refunds import There
+from cogni_billing.domain.reversals import There
 from cogni_billing.domain.verification import Verification
 
 

@@ -12,7 +12,7 @@ from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.refunds import Payment
+from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction
 

@@ -36,6 +36,7 @@ from cogni_billing.domain.attempts import (
     TRANSIENT,
     TRANSITIONS,
     AttemptEvent,
+    IntentRequest,
     checked_attempt_id,
     checked_finding,
     checked_rules,
@@ -46,7 +47,7 @@ from cogni_billing.domain.destinations import (
     checked_evidence,
     require_provider,
 )
-from cogni_billing.domain.purchases import request_purchase
+from cogni_billing.domain.purchases import Purchase, request_purchase
 from cogni_billing.testing import ALICE, NOON
 from cogni_billing.testing.contracts.attempt_base import CARD, PLATFORM, TOKEN, USDC, WALLET
 from cogni_billing.testing.verifiers import paid_but
@@ -57,10 +58,7 @@ ARROW: Final = re.compile(r"^ +(\w+|\[\*\]) --> (\w+|\[\*\])", re.MULTILINE)
 
 def attempt(state: AttemptState = AttemptState.CREATED_INTENT) -> Attempt:
     intent = plan_intent(
-        ALICE,
-        usd("2.00"),
-        payer=WALLET,
-        metadata=None,
+        IntentRequest(tenant=ALICE, amount=usd("2.00"), payer=WALLET, provider=None, metadata=None),
         destination=USDC,
         rules=DEFAULT_RULES,
         at=NOON,
@@ -396,7 +394,7 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
 
 
 def plan_purchase_of(payment: str) -> object:
-    return request_purchase(ALICE, usd("1.00"), payment=payment, metadata=None)
+    return request_purchase(Purchase(tenant=ALICE, amount=usd("1.00"), payment=payment))
 
 
 @pytest.mark.parametrize(("refused", "said"), REFUSALS)

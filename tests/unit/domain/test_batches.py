@@ -20,7 +20,7 @@ from cogni_billing import (
     credits,
 )
 from cogni_billing.domain.batches import Answer, plan_batch, to_post
-from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.charges import Charge, plan_charge
 from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.testing.base import ALICE, NOON, CountingIds
 from cogni_billing.testing.contracts.purchases import planned
@@ -30,11 +30,9 @@ ids = CountingIds()
 
 def charge(reference: str, amount: int, *, overdraft: bool = False) -> Transaction:
     return plan_charge(
-        ALICE,
-        credits(amount),
-        reference=reference,
-        allow_overdraft=overdraft,
-        metadata=None,
+        Charge(
+            tenant=ALICE, amount=credits(amount), reference=reference, allow_overdraft=overdraft
+        ),
         at=NOON,
         transaction_id=ids.new(),
     )

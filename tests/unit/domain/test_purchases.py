@@ -32,6 +32,7 @@ from cogni_billing import (
 from cogni_billing.domain.identity import ISSUANCE
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.purchases import (
+    Purchase,
     ReplayOnly,
     plan_or_replay,
     plan_purchase,
@@ -55,9 +56,8 @@ def plan(**changed: Any) -> Transaction:
         "transaction_id": UUID(int=1),
     }
     given |= changed
-    request = request_purchase(
-        given["tenant"], given["amount"], payment=given["payment"], metadata=given["metadata"]
-    )
+    asked = {name: given[name] for name in ("tenant", "amount", "payment", "metadata")}
+    request = request_purchase(Purchase(**asked))
     return plan_purchase(request, given["policy"], given["at"], given["transaction_id"])
 
 
@@ -224,19 +224,23 @@ def test_what_is_written_as_it_should_or_is_no_transaction_is_taken(payment: str
     assert plan(payment=payment).reference == payment
 
 
+def purchase(amount: str) -> Purchase:
+    return Purchase(tenant=ALICE, amount=usd(amount), payment="stripe:pi_1")
+
+
 class TestReplayOnly:
     """A purchase while no policy is in force."""
 
     LATER = policy("0.5", since=NOON + timedelta(days=1))
 
     def only(self, amount: str = "10.00") -> ReplayOnly:
-        request = request_purchase(ALICE, usd(amount), payment="stripe:pi_1", metadata=None)
+        request = request_purchase(purchase(amount))
         plan = plan_or_replay(request, self.LATER, NOON, UUID(int=1))
         assert isinstance(plan, ReplayOnly)
         return plan
 
     def test_a_policy_in_force_gives_a_transaction(self) -> None:
-        request = request_purchase(ALICE, usd("10.00"), payment="stripe:pi_1", metadata=None)
+        request = request_purchase(purchase("10.00"))
         at = NOON + timedelta(days=1)
 
         planned = plan_or_replay(request, self.LATER, at, UUID(int=1))

@@ -27,6 +27,7 @@ from cogni_billing import (
     ShareMode,
     ShareRule,
     ShareTier,
+    Shortfall,
     TransactionKind,
     allocate,
     charge_for,
@@ -37,16 +38,16 @@ from cogni_billing import (
     usd_cents,
 )
 from cogni_billing.domain.amounts import parsed, positive
-from cogni_billing.domain.batches import Charge, batch_of, checked_request
-from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.batches import batch_of, checked_request
+from cogni_billing.domain.charges import Charge, plan_charge
 from cogni_billing.domain.disputes import DisputeState, known_dispute
-from cogni_billing.domain.grants import plan_grant
-from cogni_billing.domain.holds import Hold, HoldState, plan_capture
+from cogni_billing.domain.grants import GrantRequest
+from cogni_billing.domain.holds import CaptureRequest, Hold, HoldState
 from cogni_billing.domain.identity import reference, tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
 from cogni_billing.domain.moments import require_unexpired, utc
 from cogni_billing.domain.policies import checked_policies
-from cogni_billing.domain.refunds import Payment, request_refund
+from cogni_billing.domain.reversals import Payment, ReversalRequest
 from cogni_billing.domain.statements import kind_of, page_request
 from cogni_billing.testing.base import ALICE, NOON
 from cogni_billing.testing.contracts.purchases import planned
@@ -78,7 +79,7 @@ def charge(**given: Any) -> object:
         "allow_overdraft": False,
         "metadata": None,
     }
-    return plan_charge(**asked | given, at=NOON, transaction_id=ONE)
+    return plan_charge(Charge(**asked | given), at=NOON, transaction_id=ONE)
 
 
 def grant(**given: Any) -> object:
@@ -91,18 +92,18 @@ def grant(**given: Any) -> object:
         "priority": 0,
         "metadata": None,
     }
-    return plan_grant(**asked | given, at=NOON, transaction_id=ONE)
+    return GrantRequest(**asked | given)
 
 
 def refund(**given: Any) -> object:
     asked: dict[str, Any] = {
         "tenant": ALICE,
         "payment": "p",
-        "amount": None,
         "reference": "r",
+        "shortfall": Shortfall.DEBT,
         "metadata": None,
     }
-    return request_refund(**asked | given)
+    return ReversalRequest(**asked | given)
 
 
 def rule(rate: object = Decimal(1), beneficiary: object = SYSTEM_ACCOUNT_ID, **given: Any) -> Any:
@@ -411,8 +412,8 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "invalid_input: shortfall: expected a Shortfall, got 'debt'",
     ),
     (
-        lambda: plan_capture(
-            ALICE, "h", credits(1), reference="r", metadata=None, at=NOON, transaction_id=ONE
+        lambda: CaptureRequest(
+            tenant=ALICE, hold_id="h", amount=credits(1), reference="r", metadata=None
         ),
         "invalid_input: hold_id: expected the id of a hold, a uuid.UUID, got 'h'",
     ),

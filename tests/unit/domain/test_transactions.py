@@ -32,7 +32,7 @@ from cogni_billing import (
 from cogni_billing.domain import transactions
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
-from cogni_billing.domain.purchases import plan_purchase, request_purchase
+from cogni_billing.domain.purchases import Purchase, plan_purchase, request_purchase
 from cogni_billing.domain.transactions import (
     GrantTerms,
     Posting,
@@ -267,8 +267,8 @@ def test_every_planned_purchase_conserves_credits(
         mode=ShareMode.BONUS,
         rules=(ShareRule(SYSTEM_ACCOUNT_ID, rate),),
     )
-    request = request_purchase(tenant, usd_cents(cents), payment="stripe:pi_1", metadata=None)
-    purchase = plan_purchase(request, policy, NOON, UUID(int=1))
+    asked = Purchase(tenant=tenant, amount=usd_cents(cents), payment="stripe:pi_1")
+    purchase = plan_purchase(request_purchase(asked), policy, NOON, UUID(int=1))
 
     amounts = [int(posting.amount.value) for posting in purchase.postings]
     assert sum(amounts) == 0

@@ -35,7 +35,7 @@ from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.refunds import Payment, There
+from cogni_billing.domain.reversals import Payment, There
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Posting, Recorded, Transaction
 from cogni_billing.domain.verification import Rule, Verification

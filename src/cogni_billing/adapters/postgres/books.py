@@ -20,7 +20,7 @@ from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId, account_of
-from cogni_billing.domain.refunds import There
+from cogni_billing.domain.reversals import There
 from cogni_billing.domain.verification import Verification
 
 ROWS_FOR_EACH_CHECKPOINT: Final = 1000

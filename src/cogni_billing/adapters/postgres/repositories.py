@@ -43,7 +43,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.moments import require_unexpired
-from cogni_billing.domain.refunds import Payment
+from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.statements import Balance, Line, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction
 

@@ -55,7 +55,7 @@ RAISED: Final[dict[BaseException, str]] = {
     SystemExit(3): "3",
     CancelledError("inner"): "",
     OutsideTheTree("too slow"): "too slow",
-    Untellable(): "what it says cannot be told",
+    Untellable(): "its message cannot be read",
 }
 
 

@@ -50,12 +50,12 @@ def attempts_over(billing: Billing, *paid_by: str, ids: IdSource | None = None) 
     for evidence in paid_by:
         verifier.tell(evidence, paid)
     return PaymentAttempts(
-        billing._unit_of_work,
+        billing.unit_of_work,
         verifier=verifier,
         destinations=CARD,
-        policy=billing._cases.policy,
+        policy=billing.policy,
         rules=AttemptRules(checks_every=timedelta(0)),
-        clock=billing._cases.clock,
+        clock=billing.clock,
         ids=ids,
     )
 
@@ -64,7 +64,8 @@ def settled(billing: Billing) -> Attempt:
     """The last step alone: the attempt, its purchase and its history, in one transaction."""
     attempts = attempts_over(billing)
     pending = attempts.status(ALICE, PENDING)
-    return attempts._run(attempts._cases.conclude(pending, paid(pending.intent)))
+    assert pending.evidence is not None
+    return attempts.report(ALICE, PENDING, pending.evidence, paid(pending.intent))
 
 
 CALLS: Final[dict[str, Callable[[Billing], object]]] = {

@@ -42,7 +42,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import ISSUANCE
-from cogni_billing.domain.purchases import plan_purchase, request_purchase
+from cogni_billing.domain.purchases import Purchase, plan_purchase, request_purchase
 from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import (
@@ -76,8 +76,10 @@ def planned(
     metadata: Mapping[str, object] | None = None,
     number: int = 77,
 ) -> Transaction:
-    request = request_purchase(tenant, usd(amount), payment=payment, metadata=metadata)
-    return plan_purchase(request, RevenueSharePolicy.default(), NOON, UUID(int=number))
+    purchase = Purchase(tenant=tenant, amount=usd(amount), payment=payment, metadata=metadata)
+    return plan_purchase(
+        request_purchase(purchase), RevenueSharePolicy.default(), NOON, UUID(int=number)
+    )
 
 
 def post(unit_of_work: UnitOfWork, transaction: Transaction) -> Recorded:

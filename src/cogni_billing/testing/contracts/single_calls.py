@@ -29,7 +29,7 @@ from cogni_billing import (
     credits,
     usd,
 )
-from cogni_billing.domain.charges import plan_charge
+from cogni_billing.domain.charges import Charge, plan_charge
 from cogni_billing.domain.statements import PageRequest
 from cogni_billing.domain.transactions import Transaction
 from cogni_billing.ports.scope import Scope, UnitOfWork
@@ -138,11 +138,7 @@ RECORDS_NOTHING: Final[Mapping[str, tuple[Call, type[BillingError] | None]]] = {
 def charge(amount: int, reference: str = "new") -> Transaction:
     """A charge that comes after everything has expired."""
     return plan_charge(
-        ALICE,
-        credits(amount),
-        reference=reference,
-        allow_overdraft=False,
-        metadata=None,
+        Charge(tenant=ALICE, amount=credits(amount), reference=reference),
         at=LATER,
         transaction_id=UUID(int=500),
     )

@@ -1,8 +1,8 @@
-"""How a sweep goes on where one of what it settles cannot be: a wallet, or a payment attempt."""
+"""Keeps sweeping when one item fails, and raises the most severe error at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -15,19 +15,19 @@ Subject = TypeVar("Subject")
 
 @define
 class Sweep(Generic[Subject]):
-    """How many were settled, and what kept others from it."""
+    """The number of items done, and the errors of others."""
 
-    settled: int = 0
+    done: int = 0
     tried: set[Subject] = field(factory=set)
     _failures: list[BillingError] = field(factory=list)
 
-    def still(self, due: tuple[Subject, ...]) -> list[Subject]:
-        """Those of *due* that were not tried yet."""
+    def untried(self, due: Iterable[Subject]) -> list[Subject]:
+        """The items of *due* that were not tried yet."""
         return [subject for subject in due if subject not in self.tried]
 
     @contextmanager
-    def settling(self, subject: Subject) -> Iterator[None]:
-        """Remembers that *subject* was tried, and why it could not be settled."""
+    def trying(self, subject: Subject) -> Iterator[None]:
+        """Remember that *subject* was tried, and the error if it fails."""
         self.tried.add(subject)
         try:
             yield
@@ -35,18 +35,18 @@ class Sweep(Generic[Subject]):
             self._failures.append(error)
 
     def outcome(self) -> int:
-        """How many were settled.
+        """The number of items done.
 
         Raises:
-            BillingError: the worst of what kept one from being settled: what asks for a look, then
-                what may have happened, then what has not.
+            BillingError: the most severe error: first one that needs an operator, then one that
+                may have had an effect, then one that had none.
         """
         if self._failures:
-            raise min(self._failures, key=_how_bad)
-        return self.settled
+            raise min(self._failures, key=_severity)
+        return self.done
 
 
-def _how_bad(error: BillingError) -> int:
+def _severity(error: BillingError) -> int:
     if isinstance(error, LedgerCorruption):
         return 0
     return 1 if isinstance(error, OutcomeUnknown) else 2

@@ -12,11 +12,19 @@ from datetime import datetime
 from uuid import UUID
 
 from attrs import field, frozen
+from attrs.converters import optional
 
 from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, positive, proportion, total
 from cogni_billing.domain.errors import InvalidInput, RefundExceedsPayment, UnitMismatch, shown
-from cogni_billing.domain.identity import AccountId, TenantId, account_of, owner_of, tenant_id
+from cogni_billing.domain.identity import (
+    AccountId,
+    TenantId,
+    account_of,
+    owner_of,
+    payment_reference,
+    tenant_id,
+)
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
@@ -93,47 +101,6 @@ def step(leg: Amount, before: Amount, after: Amount, paid: Amount) -> Amount:
     return proportion(leg, after, paid) - proportion(leg, before, paid)
 
 
-@frozen(kw_only=True)
-class RefundRequest:
-    """The validated arguments of a refund or of a lost dispute."""
-
-    tenant: TenantId
-    payment: str
-    amount: Amount | None
-    reference: str
-    shortfall: Shortfall
-    metadata: Mapping[str, Json]
-
-    @property
-    def identity(self) -> requests.Request:
-        """The fields that a replay must repeat."""
-        return requests.reversal(self.payment, self.amount, self.shortfall)
-
-
-def request_refund(
-    tenant: object,
-    *,
-    payment: object,
-    amount: object,
-    reference: object,
-    shortfall: object,
-    metadata: object,
-) -> RefundRequest:
-    """The request to take back what the payment, or a part of it, gave."""
-    owner = tenant_id(tenant)
-    part = None if amount is None else positive(amount, "amount")
-    paid_by = checked_reference(payment, "payment")
-    key = checked_reference(reference)
-    return RefundRequest(
-        tenant=owner,
-        payment=paid_by,
-        amount=part,
-        reference=key,
-        shortfall=checked_shortfall(shortfall),
-        metadata=frozen_metadata(metadata),
-    )
-
-
 def checked_shortfall(given: object) -> Shortfall:
     """*given* as what to do where credits have been spent.
 
@@ -143,6 +110,23 @@ def checked_shortfall(given: object) -> Shortfall:
     if not isinstance(given, Shortfall):
         raise InvalidInput("shortfall", shown(given), "a Shortfall")
     return given
+
+
+@frozen(kw_only=True)
+class ReversalRequest:
+    """The validated arguments of a refund or of a lost dispute."""
+
+    tenant: TenantId = field(converter=tenant_id)
+    amount: Amount | None = field(default=None, converter=optional(positive))
+    payment: str = field(converter=payment_reference)
+    reference: str = field(converter=checked_reference)
+    shortfall: Shortfall = field(converter=checked_shortfall)
+    metadata: Mapping[str, Json] = field(converter=frozen_metadata)
+
+    @property
+    def identity(self) -> requests.Request:
+        """The fields that a replay must repeat."""
+        return requests.reversal(self.payment, self.amount, self.shortfall)
 
 
 @frozen
@@ -161,7 +145,7 @@ class There:
 
 def plan_reversal(
     kind: TransactionKind,
-    request: RefundRequest,
+    request: ReversalRequest,
     payment: Payment,
     there: There,
     *,

@@ -8,9 +8,24 @@ from typing import Generic, TypeAlias
 
 from attrs import define, field, frozen
 
-from cogni_billing.domain.batches import ENDS_ALL, Made, Outcome
-from cogni_billing.domain.errors import BillingError, OthersRefused
-from cogni_billing.domain.identity import TenantId
+from cogni_billing.application.cases import (
+    Case,
+    ScopeCase,
+    SingleCase,
+    Steps,
+    StepsCase,
+    in_steps,
+)
+from cogni_billing.domain.batches import (
+    ENDS_ALL,
+    Made,
+    Outcome,
+    Request,
+    batch_of,
+    checked_request,
+)
+from cogni_billing.domain.errors import BillingError, InvalidInput, OthersRefused, shown
+from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.purchases import ReplayOnly
 from cogni_billing.domain.transactions import Recorded, Transaction
@@ -60,8 +75,13 @@ class Group:
         """Answer without the ledger: with the errors of the plans."""
         self.answers = _refused(self._plans)
 
-    def work(self, scope: Scope) -> Answers:
-        """Post the transactions in the tenant's scope, and return the answers."""
+    @property
+    def case(self) -> Case[Answers]:
+        """The work of the group, in the tenant's scope."""
+        kind = SingleCase if self.is_single else ScopeCase
+        return kind(self.tenant, self._post)
+
+    def _post(self, scope: Scope) -> Answers:
         found = [_looked_up(plan, scope) for plan in self._plans]
         if self._all_or_nothing and any(isinstance(each, BillingError) for each in found):
             return _refused(found)
@@ -141,3 +161,45 @@ class Batch(Generic[Made]):
         if isinstance(answer, BillingError):
             return Outcome(error=answer)
         return Outcome(self._receipt(answer))
+
+
+def batch(
+    requests: object,
+    kind: type[Request],
+    plan: Callable[[Request], Plan],
+    receipt: Callable[[Recorded], Made],
+    *,
+    all_or_nothing: object,
+) -> StepsCase[tuple[Outcome[Made], ...]]:
+    """The case that plans each of *requests*, and runs the plans of each tenant in one scope.
+
+    Raises:
+        InvalidInput: *requests* is no iterable, or *all_or_nothing* is no bool.
+    """
+    if not isinstance(all_or_nothing, bool):
+        raise InvalidInput("all_or_nothing", shown(all_or_nothing), "True or False")
+    given = batch_of(requests, kind, f"{kind.__name__.lower()}s")
+    planned = [_planned(request, kind, plan) for request in given]
+    return _run(Batch(planned, receipt, all_or_nothing=all_or_nothing))
+
+
+def _planned(
+    given: object, kind: type[Request], plan: Callable[[Request], Plan]
+) -> Planned | BillingError:
+    try:
+        request = checked_request(given, kind)
+        owner = tenant_id(request.tenant)
+    except InvalidInput as error:
+        return error
+    try:
+        return Planned(owner, plan(request))
+    except BillingError as error:
+        return Planned(owner, error)
+
+
+@in_steps
+def _run(batch: Batch[Made]) -> Steps[tuple[Outcome[Made], ...]]:
+    for group in batch.groups:
+        with group.answering():
+            group.answers = yield group.case
+    return batch.outcomes()

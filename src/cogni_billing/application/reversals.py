@@ -1,16 +1,20 @@
-"""What refunding and disputing mean: the calls that take back what a purchase gave.
+"""Refunds and disputes: the calls that reverse a purchase.
 
-Each locks the customer's wallet first, so that whatever else would change the same payment comes
-before or after it, and judges the key only then.
+Each locks the customer's wallet first, so that concurrent changes to the same payment come before
+or after it. Only then does it look for an earlier call with the same key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 from attrs import evolve, frozen
 
+from cogni_billing.application.cases import ServiceCase
+from cogni_billing.application.context import Context
 from cogni_billing.domain.disputes import (
     Dispute,
     DisputeRequest,
@@ -20,22 +24,64 @@ from cogni_billing.domain.disputes import (
 )
 from cogni_billing.domain.errors import UnknownPayment
 from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import TenantId, account_of
+from cogni_billing.domain.identity import TenantId, account_of, payment_reference, tenant_id
+from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.policies import Shortfall
-from cogni_billing.domain.refunds import (
+from cogni_billing.domain.receipts import (
+    ChargebackReceipt,
+    RefundReceipt,
+    chargeback_receipt,
+    refund_receipt,
+)
+from cogni_billing.domain.reversals import (
     Payment,
-    RefundRequest,
+    ReversalRequest,
     There,
     plan_reversal,
 )
 from cogni_billing.domain.transactions import Recorded
 from cogni_billing.ports.scope import ServiceScope
 
+Result = TypeVar("Result")
+
+
+def refund(context: Context, request: ReversalRequest) -> ServiceCase[RefundReceipt]:
+    return _case(
+        context, request.tenant, lambda reversals: refund_receipt(reversals.refund(request))
+    )
+
+
+def open_dispute(context: Context, request: DisputeRequest) -> ServiceCase[Dispute]:
+    return _case(context, request.tenant, lambda reversals: reversals.open_dispute(request))
+
+
+def win_dispute(
+    context: Context, tenant: object, *, payment: object, reference: object
+) -> ServiceCase[Dispute]:
+    owner = tenant_id(tenant)
+    paid_by, key = payment_reference(payment), checked_reference(reference)
+    return _case(context, owner, lambda reversals: reversals.win_dispute(paid_by, key))
+
+
+def lose_dispute(context: Context, request: ReversalRequest) -> ServiceCase[ChargebackReceipt]:
+    return _case(
+        context,
+        request.tenant,
+        lambda reversals: chargeback_receipt(reversals.lose_dispute(request)),
+    )
+
+
+def _case(
+    context: Context, tenant: TenantId, work: Callable[[_Reversals], Result]
+) -> ServiceCase[Result]:
+    now, new_id = context.now(), context.new_id()
+    return ServiceCase(tenant, lambda scope: work(_Reversals(scope, tenant, now, new_id)))
+
 
 @frozen
-class Returns:
-    """One try at a return, in a scope of the service role."""
+class _Reversals:
+    """One attempt at a reversal, in a scope of the service role."""
 
     scope: ServiceScope
     tenant: TenantId
@@ -43,8 +89,9 @@ class Returns:
     new_id: UUID
 
     def begin(self, payment: str, *, disputed: bool) -> None:
-        """Nobody else returns, disputes or spends anything of the tenant's meanwhile; nor of the
-        beneficiaries of *payment*, where it matters what they have. Everybody locks in one order.
+        """Lock the tenant's wallet, and those of beneficiaries whose credits will be changed.
+
+        All calls lock wallets in the order of tenants' ids, so they cannot deadlock.
 
         Raises:
             UnknownAccount: the tenant has no account.
@@ -55,7 +102,7 @@ class Returns:
             others = found.beneficiaries if disputed else found.clamped
         self.scope.books.lock(sorted({self.tenant, *others}), self.now)
 
-    def refund(self, request: RefundRequest) -> Recorded:
+    def refund(self, request: ReversalRequest) -> Recorded:
         self.begin(request.payment, disputed=False)
         kind = TransactionKind.REFUND
         return self._found(kind, request) or self._reverse(kind, request)
@@ -81,7 +128,7 @@ class Returns:
         self.scope.books.close_dispute(dispute, self.now)
         return evolve(dispute, state=DisputeState.WON)
 
-    def lose_dispute(self, request: RefundRequest) -> Recorded:
+    def lose_dispute(self, request: ReversalRequest) -> Recorded:
         self.begin(request.payment, disputed=True)
         kind = TransactionKind.CHARGEBACK
         if (found := self._found(kind, request)) is not None:
@@ -91,7 +138,7 @@ class Returns:
         self.scope.books.close_dispute(dispute, self.now)
         return self._reverse(kind, request, dispute)
 
-    def _found(self, kind: TransactionKind, request: RefundRequest) -> Recorded | None:
+    def _found(self, kind: TransactionKind, request: ReversalRequest) -> Recorded | None:
         found = self.scope.ledger.replay(kind, request.reference)
         if found is not None:
             same_or_conflict(found.transaction, request.identity)
@@ -107,7 +154,7 @@ class Returns:
         return found
 
     def _reverse(
-        self, kind: TransactionKind, request: RefundRequest, lost: Dispute | None = None
+        self, kind: TransactionKind, request: ReversalRequest, lost: Dispute | None = None
     ) -> Recorded:
         payment = self._payment(request.payment)
         there = self.scope.books.lock(payment.clamped, self.now) if payment.clamped else There()

@@ -1,0 +1,224 @@
+"""The calls of payment attempts. Between two scopes a verifier is asked, with no scope open."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from attrs import evolve, field, frozen
+
+from cogni_billing.application.asking import Question, Verifier
+from cogni_billing.application.cases import ScopeCase, ServiceCase, Steps, in_steps
+from cogni_billing.application.context import Context
+from cogni_billing.application.minting import confirm_purchase
+from cogni_billing.application.sweeping import Sweep
+from cogni_billing.domain.attempts import (
+    Attempt,
+    AttemptEvent,
+    AttemptRules,
+    AttemptState,
+    DueAttempt,
+    Finding,
+    Intent,
+    IntentRequest,
+    checked_attempt_id,
+    checked_finding,
+    checked_rules,
+    judged,
+    overdue,
+    plan_intent,
+    submission,
+)
+from cogni_billing.domain.destinations import (
+    Destination,
+    checked_destinations,
+    checked_evidence,
+    require_provider,
+)
+from cogni_billing.domain.errors import InvalidInput, PaymentAlreadyClaimed, shown
+from cogni_billing.domain.identity import SYSTEM_TENANT_ID, tenant_id
+from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.purchases import Purchase
+from cogni_billing.ports.scope import Scope
+
+_PENDING: Final = AttemptState.PENDING_UNVERIFIED
+
+
+@frozen
+class AttemptContext:
+    """The settings of one `PaymentAttempts`, sync or async."""
+
+    billing: Context
+    verifier: Verifier
+    destinations: tuple[Destination, ...] = field(converter=checked_destinations)
+    rules: AttemptRules = field(converter=checked_rules)
+
+    def destination(self, provider: object) -> Destination:
+        """The destination of *provider*. `None` is the first destination.
+
+        Raises:
+            InvalidInput: no destination has this provider.
+        """
+        if provider is None:
+            return self.destinations[0]
+        for destination in self.destinations:
+            if type(provider) is str and destination.provider == provider:
+                return destination
+        known = " or ".join(destination.provider for destination in self.destinations)
+        raise InvalidInput("provider", shown(provider), known)
+
+
+@frozen
+class _Looked:
+    """An attempt, and its evidence if a verifier is to be asked now."""
+
+    attempt: Attempt
+    evidence: str | None = None
+
+
+def create_intent(context: AttemptContext, request: IntentRequest) -> ScopeCase[Intent]:
+    intent = plan_intent(
+        request,
+        destination=context.destination(request.provider),
+        rules=context.rules,
+        at=context.billing.now(),
+        attempt_id=context.billing.new_id(),
+    )
+
+    def create(scope: Scope) -> Intent:
+        scope.attempts.create(intent)
+        return intent
+
+    return ScopeCase(intent.tenant, create)
+
+
+@in_steps
+def submit(
+    context: AttemptContext, tenant: object, attempt_id: object, evidence: object
+) -> Steps[Attempt]:
+    owner, wanted = tenant_id(tenant), checked_attempt_id(attempt_id)
+    given, at = checked_evidence(evidence), context.billing.now()
+
+    def work(scope: Scope) -> _Looked:
+        submitted = _submitted(scope, wanted, given, at)
+        if submitted is None:
+            return _look(context, scope, wanted, at)
+        return _Looked(submitted, given if submitted.state is _PENDING else None)
+
+    return (yield from _follow(context, (yield ScopeCase(owner, work))))
+
+
+def _submitted(scope: Scope, attempt_id: UUID, evidence: str, at: datetime) -> Attempt | None:
+    """The attempt with its evidence, or expired. `None` if the evidence was submitted before."""
+    attempt = scope.attempts.attempt(attempt_id)
+    require_provider(evidence, attempt.intent.provider)
+    move = submission(attempt, evidence, at)
+    if move is None:
+        return None
+    # Recorded first: a concurrent call may have credited this attempt, and would look like another.
+    submitted = scope.attempts.record(attempt, move)
+    if move.state is _PENDING and scope.ledger.replay(TransactionKind.PURCHASE, evidence):
+        raise PaymentAlreadyClaimed(evidence)
+    return submitted
+
+
+def report(
+    context: AttemptContext,
+    tenant: object,
+    attempt_id: object,
+    evidence: object,
+    finding: object,
+) -> ScopeCase[Attempt]:
+    owner, wanted = tenant_id(tenant), checked_attempt_id(attempt_id)
+    given, found = checked_evidence(evidence), checked_finding(finding)
+    at = context.billing.now()
+
+    def work(scope: Scope) -> Attempt:
+        _submitted(scope, wanted, given, at)
+        return _concluded(context, scope, wanted, found, at)
+
+    return ScopeCase(owner, work)
+
+
+@in_steps
+def status(context: AttemptContext, tenant: object, attempt_id: object) -> Steps[Attempt]:
+    owner, wanted = tenant_id(tenant), checked_attempt_id(attempt_id)
+    at = context.billing.now()
+    look = ScopeCase(owner, lambda scope: _look(context, scope, wanted, at))
+    return (yield from _follow(context, (yield look)))
+
+
+def _look(context: AttemptContext, scope: Scope, attempt_id: UUID, at: datetime) -> _Looked:
+    # Claimed first: a call that waits here for another's slot then reads the other's result.
+    ask = scope.attempts.begin_check(attempt_id, at, context.rules.checks_every)
+    attempt = scope.attempts.attempt(attempt_id)
+    if move := overdue(attempt, at):
+        attempt = scope.attempts.record(attempt, move)
+    return _Looked(attempt, attempt.evidence if ask else None)
+
+
+def _follow(context: AttemptContext, looked: _Looked) -> Steps[Attempt]:
+    attempt = looked.attempt
+    if looked.evidence is None:
+        return attempt
+    finding = yield Question(context.verifier, looked.evidence, attempt.intent)
+    at = context.billing.now()
+    # The attempt may have moved on since the verifier was asked.
+    concluded: Attempt = yield ScopeCase(
+        attempt.tenant, lambda scope: _concluded(context, scope, attempt.id, finding, at)
+    )
+    return concluded
+
+
+def _concluded(
+    context: AttemptContext, scope: Scope, attempt_id: UUID, finding: Finding, at: datetime
+) -> Attempt:
+    attempt = scope.attempts.attempt(attempt_id)
+    if attempt.state is not _PENDING:
+        return attempt
+    move = judged(attempt, finding, context.rules, at)
+    if move is None:
+        return attempt
+    if move.state is AttemptState.CREDITED:
+        move = _credited(context, scope, attempt, move)
+    return scope.attempts.record(attempt, move)
+
+
+def _credited(
+    context: AttemptContext, scope: Scope, attempt: Attempt, move: AttemptEvent
+) -> AttemptEvent:
+    assert attempt.evidence is not None  # a pending attempt has it
+    purchase = Purchase(
+        tenant=attempt.tenant,
+        amount=attempt.intent.amount,
+        payment=attempt.evidence,
+        metadata=attempt.intent.metadata,
+    )
+    receipt = confirm_purchase(context.billing, purchase).within(scope)
+    return evolve(move, transaction_id=receipt.transaction_id)
+
+
+@in_steps
+def sweep(context: AttemptContext) -> Steps[int]:
+    now, swept = context.billing.now(), Sweep[UUID]()
+    last: DueAttempt | None = None
+    while page := (yield _due(context, now, last)):
+        for last in page:
+            if last.attempt_id not in swept.tried:
+                with swept.trying(last.attempt_id):
+                    attempt = yield status(context, last.tenant, last.attempt_id)
+                    swept.done += attempt.state.is_terminal
+    return swept.outcome()
+
+
+def _due(
+    context: AttemptContext, now: datetime, after: DueAttempt | None
+) -> ServiceCase[tuple[DueAttempt, ...]]:
+    every = context.rules.checks_every
+    return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.due_attempts(now, every, after))
+
+
+def history(tenant: object, attempt_id: object) -> ScopeCase[tuple[AttemptEvent, ...]]:
+    owner, wanted = tenant_id(tenant), checked_attempt_id(attempt_id)
+    return ScopeCase(owner, lambda scope: scope.attempts.events(wanted))

@@ -1,0 +1,41 @@
+"""Work on the books of all tenants: sweep, fold and verify."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cogni_billing.application.cases import ServiceCase, SingleCase, Steps, in_steps
+from cogni_billing.application.context import Context
+from cogni_billing.application.sweeping import Sweep
+from cogni_billing.domain.errors import InvalidInput, shown
+from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId
+from cogni_billing.domain.verification import Verification
+
+VIOLATIONS_MAX: Final = 100_000
+
+
+@in_steps
+def sweep(context: Context) -> Steps[int]:
+    now, swept = context.now(), Sweep[TenantId]()
+    find_due = ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.due(now))
+    while due := swept.untried((yield find_due)):
+        for tenant in due:
+            with swept.trying(tenant):
+                swept.done += yield SingleCase(tenant, lambda scope: scope.ledger.settle(now))
+    return swept.outcome()
+
+
+@in_steps
+def fold() -> Steps[Folding]:
+    position = yield ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.settled_position())
+    # In a scope of its own, which sees every arrival below that position.
+    folding: Folding = yield ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.fold(position))
+    return folding
+
+
+def verify(most: object) -> ServiceCase[Verification]:
+    if type(most) is not int or not 1 <= most <= VIOLATIONS_MAX:
+        expected = f"a whole number from 1 to {VIOLATIONS_MAX}"
+        raise InvalidInput("most", shown(most), expected)
+    return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.verify(most))

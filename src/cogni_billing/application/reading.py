@@ -1,0 +1,61 @@
+"""Questions about one tenant's credits."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from cogni_billing.application.cases import SingleCase
+from cogni_billing.application.context import Context
+from cogni_billing.domain.errors import InvalidInput, shown
+from cogni_billing.domain.grants import Grant
+from cogni_billing.domain.identity import reference as checked_reference
+from cogni_billing.domain.identity import tenant_id
+from cogni_billing.domain.moments import utc
+from cogni_billing.domain.statements import (
+    Balance,
+    Page,
+    TransactionView,
+    kind_of,
+    page_of,
+    page_request,
+    view_of,
+)
+from cogni_billing.domain.transactions import Recorded
+
+
+def balance(context: Context, tenant: object, *, at: object) -> SingleCase[Balance]:
+    owner = tenant_id(tenant)
+    if at is None:
+        now = context.now()
+        return SingleCase(owner, lambda scope: scope.ledger.balance(now))
+    moment = utc(at, "at")
+    return SingleCase(owner, lambda scope: scope.ledger.balance_at(moment))
+
+
+def grants(context: Context, tenant: object) -> SingleCase[tuple[Grant, ...]]:
+    owner, now = tenant_id(tenant), context.now()
+    return SingleCase(owner, lambda scope: scope.ledger.grants(now))
+
+
+def statement(
+    tenant: object, *, limit: object, after: object, kind: object, since: object, until: object
+) -> SingleCase[Page]:
+    owner = tenant_id(tenant)
+    page = page_request(limit, after, kind=kind, since=since, until=until)
+    return SingleCase(owner, lambda scope: page_of(scope.ledger.lines(page), page.limit))
+
+
+def find(tenant: object, *, reference: object, kind: object) -> SingleCase[TransactionView | None]:
+    owner, key, sought = tenant_id(tenant), checked_reference(reference), kind_of(kind)
+    return SingleCase(owner, lambda scope: _view(scope.ledger.find(sought, key)))
+
+
+def transaction(tenant: object, transaction_id: object) -> SingleCase[TransactionView | None]:
+    owner = tenant_id(tenant)
+    if not isinstance(transaction_id, UUID):
+        raise InvalidInput("transaction_id", shown(transaction_id), "a uuid.UUID")
+    return SingleCase(owner, lambda scope: _view(scope.ledger.transaction(transaction_id)))
+
+
+def _view(found: Recorded | None) -> TransactionView | None:
+    return None if found is None else view_of(found)

@@ -1,0 +1,56 @@
+"""Credits that a tenant spends, or sets aside: charges, holds and captures."""
+
+from __future__ import annotations
+
+from cogni_billing.application.batches import Plan, batch
+from cogni_billing.application.cases import PostCase, SingleCase, StepsCase
+from cogni_billing.application.context import Context
+from cogni_billing.domain.batches import Outcome
+from cogni_billing.domain.charges import Charge, plan_charge
+from cogni_billing.domain.holds import (
+    CaptureRequest,
+    Hold,
+    HoldRequest,
+    checked_hold_id,
+    plan_capture,
+    plan_hold,
+)
+from cogni_billing.domain.identity import tenant_id
+from cogni_billing.domain.receipts import (
+    CaptureReceipt,
+    ChargeReceipt,
+    capture_receipt,
+    charge_receipt,
+)
+
+
+def charge(context: Context, asked: Charge) -> PostCase[ChargeReceipt]:
+    planned = plan_charge(asked, at=context.now(), transaction_id=context.new_id())
+    return PostCase(planned, charge_receipt)
+
+
+def charge_many(
+    context: Context, charges: object, *, all_or_nothing: object
+) -> StepsCase[tuple[Outcome[ChargeReceipt], ...]]:
+    at = context.now()
+
+    def plan(asked: Charge) -> Plan:
+        return plan_charge(asked, at=at, transaction_id=context.new_id())
+
+    return batch(charges, Charge, plan, charge_receipt, all_or_nothing=all_or_nothing)
+
+
+def hold(context: Context, request: HoldRequest) -> SingleCase[Hold]:
+    planned = plan_hold(request, at=context.now(), hold_id=context.new_id())
+    return SingleCase(planned.tenant, lambda scope: scope.ledger.hold(planned))
+
+
+def capture(context: Context, request: CaptureRequest) -> PostCase[CaptureReceipt]:
+    planned = plan_capture(request, at=context.now(), transaction_id=context.new_id())
+    return PostCase(planned, capture_receipt)
+
+
+def release(context: Context, tenant: object, hold_id: object) -> SingleCase[Hold]:
+    owner, released = tenant_id(tenant), checked_hold_id(hold_id)
+    now = context.now()
+    return SingleCase(owner, lambda scope: scope.ledger.release(released, now))

@@ -54,23 +54,28 @@ from cogni_billing.ports.scope import AsyncUnitOfWork
 
 
 class AsyncBilling:
-    """Prepaid credits for many tenants, over one unit of work.
+    """Prepaid credits for many tenants.
 
     Safe to share between tasks, like both units of work that come with the library.
 
     Args:
-        unit_of_work: Where the ledger lives.
-        policy: Who gets what of a purchase: a `RevenueSharePolicy`, or `RevenueSharePolicies` that
-            follow one another; by default 25 % on top for the system tenant.
-        clock: Tells the time; by default the unit of work's own, the system's.
-        ids: Makes transaction ids; by default the unit of work's own, UUIDv7.
+        unit_of_work: Opens scopes on the ledger.
+        policy: The shares of a purchase: a `RevenueSharePolicy`, or `RevenueSharePolicies` that
+            follow one another. By default the system tenant gets 25 % on top.
+        clock: The source of time. By default the system clock.
+        ids: The source of transaction ids. By default UUIDv7.
 
-    Every method may raise `InvalidTenant` (the tenant is no `uuid.UUID`, or is nil or reserved),
-    `LedgerUnavailable` (nothing was written) and, when it writes, `OutcomeUnknown` (call again
-    with the same key). A call with the key of an earlier one and the same request returns that
-    one's outcome with `replayed`; with another request it raises `IdempotencyConflict`, which
-    names each difference. A refused call records nothing, except expirations that were already
-    due, and its key stays free.
+    Every method may raise these errors:
+
+    * `InvalidTenant`: the tenant is no `uuid.UUID`, or is nil or reserved.
+    * `LedgerUnavailable`: the ledger cannot be reached. The call recorded nothing.
+    * `OutcomeUnknown`, from a call that writes: the answer to the commit was lost. Call again with
+      the same key.
+
+    Each writing call has an idempotency key. A second call with the same key and the same request
+    is a replay: it returns the first outcome, with `replayed` set. A second call with the same key
+    and another request raises `IdempotencyConflict`, which names each field that differs. A refused
+    call leaves its key free. It records nothing, except expirations that were already due.
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class AsyncBilling:
         return await case.on_async(self._unit_of_work)
 
     async def open_account(self, tenant: TenantId | UUID) -> Account:
-        """The tenant's account, opened now if there is none; concurrent calls agree."""
+        """Open the tenant's account if it has none. Concurrent calls return the same account."""
         return await self._run(minting.open_account(self._context, tenant))
 
     async def confirm_purchase(
@@ -116,22 +121,20 @@ class AsyncBilling:
     ) -> PurchaseReceipt:
         """Credit a confirmed payment: the customer in full, and each beneficiary its share.
 
-        One atomic, balanced transaction. The account is opened if there is none. The key is the
-        payment; a replay has the shares of the policy that was in force the first time.
+        Records one atomic, balanced transaction, and opens the account if the tenant has none. The
+        key is the payment. A replay returns the shares of the policy that was in force at first.
 
         Args:
-            tenant: Who paid.
-            amount: What was paid, in USD or USDC, greater than zero. It becomes credits at
-                10 000 000 for a dollar, rounded up; shares of them are rounded down.
-            payment: The evidence, `provider:id`, 1 to 255 visible ASCII characters; a
-                transaction's hash on a chain in small letters. It can be claimed once in the whole
-                system.
-            metadata: A JSON object kept with the transaction.
+            tenant: The paying tenant.
+            amount: The payment in USD or USDC, greater than zero. One dollar buys 10 000 000
+                CREDIT. The customer's credits are rounded up, the shares are rounded down.
+            payment: The evidence, `provider:id`, 1 to 255 visible ASCII characters. A transaction
+                hash on a chain is in lower case. Each payment is credited once in the whole system.
+            metadata: A JSON object to keep with the transaction.
 
         Raises:
-            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument breaks its
-                rule.
-            InvalidPolicy: the policy is not yet in force.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument is invalid.
+            InvalidPolicy: no policy is in force yet.
             IdempotencyConflict: the tenant confirmed this payment with another amount.
             PaymentAlreadyClaimed: another tenant confirmed this payment.
         """
@@ -144,21 +147,21 @@ class AsyncBilling:
         *,
         all_or_nothing: bool = False,
     ) -> tuple[Outcome[PurchaseReceipt], ...]:
-        """Credit many confirmed payments, in one transaction for each tenant.
+        """Credit many confirmed payments, in one transaction of the store for each tenant.
 
-        Each is as if it were confirmed alone, in the order given. What is refused stops no other,
-        and one payment twice is once, and replayed.
+        Each purchase has the same outcome as if it were confirmed alone, in the order given. A
+        refused purchase does not stop the others. A payment that is given twice is recorded once
+        and replayed once.
 
         Args:
-            purchases: Of each the arguments of `confirm_purchase`: a `Purchase`, or a mapping of
-                what makes one.
-            all_or_nothing: Whether a tenant's purchases are all recorded or none of them. Other
-                tenants' are not concerned.
+            purchases: `Purchase` values, or mappings with the arguments of `confirm_purchase`.
+            all_or_nothing: Record all purchases of a tenant or none of them. Each tenant is decided
+                apart.
 
         Returns:
-            For each, in their order, an `Outcome`: done or replayed, with its receipt, or refused,
-            with its error. Where a scope failed as a whole, all of its tenant's are refused with
-            that error; calling again with the same payments is safe.
+            One `Outcome` for each purchase, in order: done or replayed, with a receipt, or refused,
+            with an error. If a tenant's scope fails as a whole, its purchases are all refused with
+            that error, and it is safe to call again with the same payments.
 
         Raises:
             InvalidInput: *purchases* is no iterable, or *all_or_nothing* is no bool.
@@ -176,23 +179,23 @@ class AsyncBilling:
         allow_overdraft: bool = False,
         metadata: Mapping[str, object] | None = None,
     ) -> ChargeReceipt:
-        """Take credits that the tenant's work consumed.
+        """Take credits for work that the tenant consumed.
 
         Args:
-            tenant: Who pays.
-            amount: In CREDIT, greater than zero; `charge_for` makes it from a cost.
+            tenant: The tenant that pays.
+            amount: In CREDIT, greater than zero. `charge_for` converts a cost.
             reference: The key, unique among the tenant's charges: 1 to 255 visible ASCII
                 characters.
-            allow_overdraft: Record it even if it leaves the account below zero, because its cost
-                was incurred already.
-            metadata: A JSON object kept with the transaction.
+            allow_overdraft: Record the charge even if the balance falls below zero, because the
+                cost has already been incurred.
+            metadata: A JSON object to keep with the transaction.
 
         Raises:
-            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument breaks its
-                rule.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
+                argument is invalid.
             UnknownAccount: the tenant has no account.
-            InsufficientCredits: less is available. Under any concurrency, available credits never
-                go below zero unless the call allows it.
+            InsufficientCredits: less is available. Concurrent charges never take the available
+                credits below zero, unless the call allows an overdraft.
             IdempotencyConflict: the tenant used this reference for another charge.
         """
         charge = Charge(
@@ -210,13 +213,16 @@ class AsyncBilling:
         *,
         all_or_nothing: bool = False,
     ) -> tuple[Outcome[ChargeReceipt], ...]:
-        """Take the credits of many charges, in one transaction for each tenant.
+        """Take the credits of many charges, in one transaction of the store for each tenant.
 
-        Like `confirm_purchases`, for `charge`.
+        It is to `charge` as `confirm_purchases` is to `confirm_purchase`.
 
         Args:
-            charges: Of each the arguments of `charge`: a `Charge`, or a mapping of what makes one.
-            all_or_nothing: Whether a tenant's charges are all recorded or none of them.
+            charges: `Charge` values, or mappings with the arguments of `charge`.
+            all_or_nothing: Record all charges of a tenant or none of them.
+
+        Returns:
+            One `Outcome` for each charge, in order.
 
         Raises:
             InvalidInput: *charges* is no iterable, or *all_or_nothing* is no bool.
@@ -234,22 +240,21 @@ class AsyncBilling:
         expires_at: datetime | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> Hold:
-        """Set credits aside before their cost is known; `capture` takes what it came to.
+        """Set credits aside before the cost of the work is known. `capture` takes the actual cost.
 
         Args:
-            tenant: Whose credits.
+            tenant: The tenant that will pay.
             amount: In CREDIT, greater than zero.
             reference: The key, unique among the tenant's holds: 1 to 255 visible ASCII characters.
-            expires_at: When the credits are available again by themselves; timezone-aware, in the
-                future. `None` keeps them aside until the hold is captured or released.
-            metadata: A JSON object kept with the hold.
+            expires_at: The moment when the hold ends by itself, timezone-aware and in the future.
+                `None` keeps it open until it is captured or released.
+            metadata: A JSON object to keep with the hold.
 
         Returns:
-            The hold. On a replay it is in its present state.
+            The hold. A replay returns it in its present state.
 
         Raises:
-            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument breaks its
-                rule.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument is invalid.
             InvalidTime: *expires_at* is naive, or has passed.
             UnknownAccount: the tenant has no account.
             InsufficientCredits: less is available.
@@ -273,26 +278,26 @@ class AsyncBilling:
         reference: str,
         metadata: Mapping[str, object] | None = None,
     ) -> CaptureReceipt:
-        """Take what the held work came to; the rest of the hold is available again.
+        """Take the actual cost out of a hold. The rest of the hold is available again.
 
-        A hold is captured once. What it set aside can be taken even when an overdraft has used up
-        everything else.
+        A hold is captured once. Its credits can be captured even if an overdraft has used up all
+        others.
 
         Args:
-            tenant: Who pays.
+            tenant: The tenant that pays.
             hold_id: The `id` of the hold.
-            amount: In CREDIT, greater than zero, at most what is held.
+            amount: In CREDIT, greater than zero, and no more than is held.
             reference: The key, unique among the tenant's captures.
-            metadata: A JSON object kept with the transaction.
+            metadata: A JSON object to keep with the transaction.
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
-                argument breaks its rule.
+                argument is invalid.
             UnknownAccount: the tenant has no account.
             InsufficientCredits: less is held.
             IdempotencyConflict: the tenant used this reference for another capture.
             UnknownHold: the tenant has no such hold.
-            HoldClosed: it was captured or released before, or has expired.
+            HoldClosed: the hold was captured or released before, or has expired.
         """
         request = CaptureRequest(
             tenant=tenant,
@@ -304,13 +309,13 @@ class AsyncBilling:
         return await self._run(spending.capture(self._context, request))
 
     async def release(self, tenant: TenantId | UUID, hold_id: UUID) -> Hold:
-        """Give back what a hold set aside. Releasing it again changes nothing.
+        """End a hold and make its credits available again. Releasing it again changes no balance.
 
         Raises:
             InvalidInput: *hold_id* is no `uuid.UUID`.
             UnknownAccount: the tenant has no account.
             UnknownHold: the tenant has no such hold.
-            HoldClosed: it was captured, or has expired.
+            HoldClosed: the hold was captured, or has expired.
         """
         return await self._run(spending.release(self._context, tenant, hold_id))
 
@@ -325,27 +330,27 @@ class AsyncBilling:
         priority: int = PRIORITY_DEFAULT,
         metadata: Mapping[str, object] | None = None,
     ) -> GrantReceipt:
-        """Give the tenant credits that it did not pay for, such as a promotion.
+        """Give the tenant credits without a payment, such as a promotion.
 
-        They are spent before purchased credits. What is left of them when they expire is taken, in
-        a balanced transaction of its own, as of that very moment.
+        Granted credits are spent before purchased credits. When a grant expires, its remaining
+        credits are taken in a balanced transaction of their own, dated at the expiry.
 
         Args:
-            tenant: Who gets them. The account is opened if there is none.
+            tenant: The tenant that gets them. Its account is opened if it has none.
             amount: In CREDIT, greater than zero.
-            source: Where they come from, such as `promo:launch`; 1 to 255 visible ASCII
+            source: The origin of the credits, such as `promo:launch`: 1 to 255 visible ASCII
                 characters.
             reference: The key, unique among the tenant's grants.
-            expires_at: When what is left of them expires; timezone-aware, in the future. What a
-                hold has set aside by then expires when the hold ends without using it. `None`
-                for never.
-            priority: From 0 to 1 000 000. The lowest is spent first; of equals, what expires
-                first; then what is oldest.
-            metadata: A JSON object kept with the transaction.
+            expires_at: The moment when the remaining credits expire, timezone-aware and in the
+                future. Credits that a hold has set aside by then expire when the hold ends without
+                using them. `None` for never.
+            priority: From 0 to 1 000 000. The lowest priority is spent first. Of equal priorities,
+                the grant that expires first comes first, and then the oldest.
+            metadata: A JSON object to keep with the transaction.
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
-                argument breaks its rule.
+                argument is invalid.
             InvalidTime: *expires_at* is naive, or has passed.
             IdempotencyConflict: the tenant used this reference for another grant.
         """
@@ -361,7 +366,7 @@ class AsyncBilling:
         return await self._run(minting.grant(self._context, request))
 
     async def grants(self, tenant: TenantId | UUID) -> tuple[Grant, ...]:
-        """The tenant's grants with something left, in the order in which they are spent.
+        """The tenant's grants with credits left, in spend order.
 
         Raises:
             UnknownAccount: the tenant has no account.
@@ -378,32 +383,32 @@ class AsyncBilling:
         shortfall: Shortfall = Shortfall.DEBT,
         metadata: Mapping[str, object] | None = None,
     ) -> RefundReceipt:
-        """Take back what a payment gave, in full or in part: its credits, and every share.
+        """Reverse a purchase because its payment was returned, in full or in part.
 
-        Each leg goes back to floor(leg x returned so far / paid), so parts add up, and at 100 %
-        every leg is at exactly zero.
+        Takes back the customer's credits and every share. Each posting goes back to floor(posting x
+        returned so far / paid), so partial refunds add up, and after a full refund every posting is
+        at exactly zero.
 
         Args:
-            tenant: Who paid.
+            tenant: The tenant that paid.
             payment: The payment of the purchase.
-            amount: How much of it was returned, in the unit that was paid; `None` for all that
+            amount: The returned part of the payment, in the payment's unit. `None` for all that
                 remains.
             reference: The key, unique among the tenant's refunds.
-            shortfall: What to do where the customer has spent the credits: `Shortfall.DEBT` lets
-                the account go below zero; `Shortfall.CLAMP` takes what is there, purchased credits
-                before granted ones, and the platform's `shortfall` account absorbs the rest. Of
-                the beneficiaries the purchase's policy says it, in `clawback`.
-            metadata: A JSON object kept with the transaction.
+            shortfall: The rule for credits that the customer has already spent. `Shortfall.DEBT`
+                lets the balance fall below zero. `Shortfall.CLAMP` takes the available credits,
+                purchased ones first, and the platform's `shortfall` account absorbs the rest. For
+                the shares of beneficiaries, the `clawback` of the purchase's policy decides.
+            metadata: A JSON object to keep with the transaction.
 
         Raises:
-            InvalidAmount, InvalidReference, InvalidMetadata, InvalidInput: an argument breaks its
-                rule.
-            UnitMismatch: *amount* is in another unit than what was paid.
+            InvalidAmount, InvalidReference, InvalidMetadata, InvalidInput: an argument is invalid.
+            UnitMismatch: *amount* is in another unit than the payment.
             PrivilegeRequired: the unit of work has no service role.
             UnknownAccount: the tenant has no account.
             IdempotencyConflict: the tenant used this reference for another refund.
             UnknownPayment: the tenant has confirmed no such payment.
-            RefundExceedsPayment: less remains of it, or nothing.
+            RefundExceedsPayment: the rest of the payment is smaller, or zero.
         """
         request = ReversalRequest(
             tenant=tenant,
@@ -424,21 +429,23 @@ class AsyncBilling:
         amount: Amount | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> Dispute:
-        """Set aside what a disputed payment gave, until the dispute is won or lost.
+        """Set a disputed purchase aside until the dispute is won or lost.
 
-        The customer's credits and every share, also where more is set aside than is available. A
-        payment can have several disputes, of a part each.
+        Sets the customer's credits and every share aside, even beyond the available credits. A
+        payment can have several disputes, each of a part.
 
         Args:
-            tenant: Who paid.
+            tenant: The tenant that paid.
             payment: The payment of the purchase.
-            reference: The key, unique among the tenant's disputes; the provider's id of it.
-            amount: How much of the payment is disputed, in the unit that was paid; `None` for all
-                that remains.
-            metadata: A JSON object kept with the dispute.
+            reference: The key, unique among the tenant's disputes: the provider's dispute id.
+            amount: The disputed part of the payment, in the payment's unit. `None` for all that
+                remains.
+            metadata: A JSON object to keep with the dispute.
 
         Raises:
-            What `refund` raises; RefundExceedsPayment also where more is disputed than remains.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, PrivilegeRequired,
+            UnknownAccount, UnknownPayment, IdempotencyConflict: see `refund`.
+            RefundExceedsPayment: the rest of the payment is smaller, or zero.
         """
         request = DisputeRequest(
             tenant=tenant,
@@ -456,15 +463,16 @@ class AsyncBilling:
         payment: str,
         reference: str,
     ) -> Dispute:
-        """Give back exactly what the dispute had set aside. Winning it again changes nothing.
+        """Release exactly the credits that the dispute set aside. Winning it again changes no
+        balance.
 
         Raises:
-            InvalidReference: *payment* or *reference* breaks its rule.
+            InvalidReference: *payment* or *reference* is invalid.
             PrivilegeRequired: the unit of work has no service role.
             UnknownAccount: the tenant has no account.
-            UnknownDispute: it was not opened, or is of another payment. Where events come out of
-                order, let the provider send this one again.
-            DisputeClosed: it was lost.
+            UnknownDispute: the payment has no such dispute. If events arrive out of order, let the
+                provider send this one again.
+            DisputeClosed: the dispute was lost.
         """
         return await self._run(
             reversals.win_dispute(self._context, tenant, payment=payment, reference=reference)
@@ -479,10 +487,13 @@ class AsyncBilling:
         shortfall: Shortfall = Shortfall.DEBT,
         metadata: Mapping[str, object] | None = None,
     ) -> ChargebackReceipt:
-        """Take back what was disputed, for good, as `refund` does.
+        """Reverse the disputed part of the purchase for good, as `refund` does.
 
         Raises:
-            What `refund` and `win_dispute` raise; DisputeClosed: it was won.
+            InvalidReference, InvalidMetadata, InvalidInput, PrivilegeRequired, UnknownAccount,
+            IdempotencyConflict, UnknownPayment: see `refund`.
+            UnknownDispute: the payment has no such dispute.
+            DisputeClosed: the dispute was won.
         """
         request = ReversalRequest(
             tenant=tenant,
@@ -494,11 +505,11 @@ class AsyncBilling:
         return await self._run(reversals.lose_dispute(self._context, request))
 
     async def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
-        """The tenant's credits: posted, held and available; now, or as of a moment.
+        """The tenant's posted, held and available credits, now or as of a moment.
 
         Args:
-            tenant: Whose.
-            at: The moment, timezone-aware; what was posted until then, then included, counts.
+            tenant: The owner of the account.
+            at: The moment, timezone-aware. Postings of exactly that moment count.
 
         Raises:
             InvalidTime: *at* is naive.
@@ -516,20 +527,20 @@ class AsyncBilling:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Page:
-        """The tenant's postings, newest first, *limit* at a time (1 to 1000).
+        """A page of the tenant's postings, newest first.
 
         Args:
-            tenant: Whose.
-            limit: How many lines at most.
-            after: The `next` of the page before, or `None` for the first.
+            tenant: The owner of the account.
+            limit: The most lines on the page, from 1 to 1000.
+            after: The `next` of the previous page, or `None` for the first page.
             kind: Only postings of this kind of transaction.
-            since: Only postings of this moment or later; timezone-aware.
-            until: Only postings before this moment; timezone-aware.
+            since: Only postings of this moment or later, timezone-aware.
+            until: Only postings before this moment, timezone-aware.
 
         Raises:
             InvalidTime: *since* or *until* is naive.
-            InvalidPage: *limit* or *after* breaks its rule.
-            InvalidInput: *kind* is none.
+            InvalidPage: *limit* or *after* is invalid.
+            InvalidInput: *kind* is no kind of transaction.
             UnknownAccount: the tenant has no account.
         """
         return await self._run(
@@ -539,16 +550,17 @@ class AsyncBilling:
     async def find(
         self, tenant: TenantId | UUID, *, reference: str, kind: TransactionKind | str
     ) -> TransactionView | None:
-        """The tenant's transaction with this key, if there is one.
+        """The tenant's transaction with this key, or `None`.
 
         Args:
-            tenant: Whose.
-            reference: The key; of a purchase, its payment.
-            kind: Of which kind: a key is unique among a tenant's transactions of one kind.
+            tenant: The owner of the transaction.
+            reference: The key. The key of a purchase is its payment.
+            kind: The kind of transaction. A key is unique among a tenant's transactions of one
+                kind.
 
         Raises:
-            InvalidReference: *reference* breaks its rule.
-            InvalidInput: *kind* is none.
+            InvalidReference: *reference* is invalid.
+            InvalidInput: *kind* is no kind of transaction.
             UnknownAccount: the tenant has no account.
         """
         return await self._run(reading.find(tenant, reference=reference, kind=kind))
@@ -556,7 +568,7 @@ class AsyncBilling:
     async def transaction(
         self, tenant: TenantId | UUID, transaction_id: UUID
     ) -> TransactionView | None:
-        """The tenant's own transaction with this id, if there is one, with its own postings.
+        """The tenant's own transaction with this id and its own postings, or `None`.
 
         Raises:
             InvalidInput: *transaction_id* is no `uuid.UUID`.
@@ -565,45 +577,43 @@ class AsyncBilling:
         return await self._run(reading.transaction(tenant, transaction_id))
 
     async def fold(self) -> Folding:
-        """Checkpoint the accounts that others add to, such as the system tenant's.
+        """Write balance checkpoints for accounts that receive shares, such as the system tenant's.
 
-        Their balances are the same before and after, and quicker to read after. Run it now and
-        then; it holds nobody up, and loses nothing that is being recorded meanwhile.
+        Balances stay the same, and reading them gets faster. Run it regularly. It blocks no other
+        call, and misses no concurrent posting.
 
         Raises:
             PrivilegeRequired: the unit of work has no service role.
-            LedgerUnavailable: somebody has had a transaction open on the ledger for very long.
+            LedgerUnavailable: a transaction on the ledger has been open for too long.
         """
         return await self._run(maintenance.fold())
 
     async def sweep(self) -> int:
-        """Record what time brought about and nobody has touched since; how many wallets it was.
+        """Post expirations that are due on idle wallets. Returns the number of wallets updated.
 
-        Expired holds end and expired grants lapse without it, as far as balances and calls are
-        concerned; it brings them into the statements of tenants who are idle. Run it now and then.
-        Each wallet is settled in a transaction of its own, and stays so. One that cannot be keeps
-        no other from it; the worst of their errors is raised in the end.
+        Balances and calls count due expirations without it. It brings them into the statements of
+        idle tenants. Run it regularly. Each wallet is updated in a transaction of its own. It
+        continues when one wallet fails, and raises the most severe error at the end.
 
         Raises:
             PrivilegeRequired: the unit of work has no service role.
-            LedgerUnavailable: some wallet could not be settled now.
-            OutcomeUnknown: some wallet may have been settled; sweep again.
-            LedgerCorruption: some wallet cannot be settled; look at its tenant.
+            LedgerUnavailable: a wallet could not be updated now.
+            OutcomeUnknown: a wallet may have been updated. Sweep again.
+            LedgerCorruption: a wallet cannot be updated. Its tenant needs an operator.
         """
         return await self._run(maintenance.sweep(self._context))
 
     async def verify(self, *, most: int = 1000) -> Verification:
-        """Check every invariant that data can show, over the whole ledger.
+        """Check every invariant that the stored data can show, over the whole ledger.
 
-        It reads everything, set by set, in bounded memory; nobody waits for it. It judges records
-        by themselves: shares by the policy that their purchase recorded, never by today's.
+        Reads the ledger in bounded memory, and blocks no other call. It checks shares against the
+        policy that their purchase recorded, never against the present one. It repairs no record.
 
         Args:
-            most: How many violations of each rule to report at most.
+            most: The most violations to report of each invariant.
 
         Returns:
-            A `Verification`: `ok`, or the violations with the ids that locate them. It repairs
-            nothing.
+            A `Verification`: `ok`, or violations with the ids that locate them.
 
         Raises:
             InvalidInput: *most* is no whole number from 1 to 100 000.
@@ -613,25 +623,25 @@ class AsyncBilling:
 
 
 class AsyncPaymentAttempts:
-    """Takes intents to pay, and evidence that somebody did; credits what a verifier confirms.
+    """Records intents to pay, verifies the evidence of a payment, and credits verified payments.
 
-    Safe to share between tasks. One attempt is credited once, by one transaction that records
-    the purchase with its shares, the attempt's new state and its history.
+    Safe to share between tasks. An attempt is credited at most once, in one transaction that
+    records the purchase with its shares, the attempt's new state and its history.
 
     Args:
-        unit_of_work: The ledger, as for `AsyncBilling`. It must not join a host's transaction,
-            which would be open while the verifier is asked.
-        verifier: Looks payments up. Its findings are judged here, against the intent.
-        destinations: Where payments may go, one for each provider; the first by default.
-        policy: As for `AsyncBilling`: who gets what of a purchase.
-        rules: How much may be paid, and how long each step is waited for.
+        unit_of_work: The ledger, as for `AsyncBilling`. It must not join a transaction of the
+            host's, which would be open while the verifier is asked.
+        verifier: Looks payments up. The library compares its findings with the intent.
+        destinations: The places to pay to, one for each provider. The first one is the default.
+        policy: The shares of a purchase, as for `AsyncBilling`.
+        rules: The limits of an amount, and the time limits of each step.
         answers_within: How long the verifier has. A later answer is ignored and the attempt stays
             pending.
         clock, ids: As for `AsyncBilling`.
 
     Raises:
-        InvalidInput: *destinations*, *rules* or *answers_within* is something else.
-        InvalidPolicy: *policy* is none.
+        InvalidInput: *destinations*, *rules* or *answers_within* is invalid.
+        InvalidPolicy: *policy* is no policy.
     """
 
     def __init__(
@@ -664,19 +674,19 @@ class AsyncPaymentAttempts:
         provider: str | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> Intent:
-        """Record what *tenant* is going to pay; the intent says where, and how much exactly.
+        """Record an intent to pay. The intent says where to pay, and the exact amount.
 
         Args:
-            tenant: Who will be credited. It needs no account yet.
-            amount: US dollars, within the bounds of the rules: 2.00 to 10 000.00 by default.
-            payer: The address that will pay; needed on a chain, where anybody can see a payment
-                and claim it. That it is the tenant's own is for the host to make sure of.
-            provider: Which destination, where there are several.
-            metadata: Of the host's; the purchase has it, too.
+            tenant: The tenant to credit. It needs no account yet.
+            amount: US dollars, within the limits of the rules: 2.00 to 10 000.00 by default.
+            payer: The address that will pay. It is needed on a chain, where anybody can see a
+                payment and claim it. The host must make sure that the address is the tenant's own.
+            provider: The provider of the destination, if there are several.
+            metadata: A JSON object to keep with the intent and with the purchase.
 
         Raises:
             InvalidTenant, InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata,
-            InvalidInput: an argument breaks its rule.
+            InvalidInput: an argument is invalid.
             PrivilegeRequired: the ledger's role may not mint.
         """
         request = IntentRequest(
@@ -689,81 +699,84 @@ class AsyncPaymentAttempts:
         return await self._run(attempts.create_intent(self._context, request))
 
     async def submit(self, tenant: TenantId | UUID, attempt_id: UUID, evidence: str) -> Attempt:
-        """Say that the intent was paid, and have that verified at once.
+        """Submit the evidence of a payment, and verify it at once.
 
-        The same evidence again is answered as `status` is. An intent that has expired fails.
+        Submitting the same evidence again is the same as `status`. An intent that has expired
+        fails.
 
         Args:
-            tenant: Whose.
-            attempt_id: The intent's.
-            evidence: `provider:id`, which is `chain_id:tx_hash` on a chain.
+            tenant: The owner of the attempt.
+            attempt_id: The `attempt_id` of the intent.
+            evidence: `provider:id`. On a chain, `chain_id:tx_hash`.
 
         Raises:
-            InvalidTenant, InvalidInput, InvalidReference: an argument breaks its rule; evidence
+            InvalidTenant, InvalidInput, InvalidReference: an argument is invalid, or the evidence
                 is of another provider than the intent's.
             UnknownAttempt: the tenant has no such attempt.
-            IdempotencyConflict: other evidence was submitted for it.
-            PaymentAlreadyClaimed: the payment is, or may yet be, credited to another attempt or
-                by a purchase.
+            IdempotencyConflict: other evidence was submitted for the attempt.
+            PaymentAlreadyClaimed: another attempt or a purchase has the payment.
             PrivilegeRequired: the ledger's role may not mint.
-            VerifierFailed: the verifier broke. The evidence is recorded; ask for the status later.
+            VerifierFailed: the verifier raised an error. The evidence is recorded. Ask for the
+                status later.
         """
         return await self._run(attempts.submit(self._context, tenant, attempt_id, evidence))
 
     async def report(
         self, tenant: TenantId | UUID, attempt_id: UUID, evidence: str, finding: Finding
     ) -> Attempt:
-        """`submit`, with what is known of the payment already, as a signed webhook tells it.
+        """Submit evidence together with a finding, such as the content of a signed webhook.
 
-        No verifier is asked, and no turn waited for: the finding is judged at once, and what it
-        leads to recorded, in one transaction. Saying it again has the same answer.
+        No verifier is asked. The finding is applied and recorded at once, in one transaction.
+        Reporting it again returns the same attempt.
 
         Args:
-            tenant: Whose.
-            attempt_id: The intent's.
+            tenant: The owner of the attempt.
+            attempt_id: The `attempt_id` of the intent.
             evidence: `provider:id`.
             finding: From a source that the host trusts like a verifier.
 
         Raises:
-            InvalidTenant, InvalidInput, InvalidReference: an argument breaks its rule.
-            UnknownAttempt, IdempotencyConflict, PaymentAlreadyClaimed, PrivilegeRequired: as
-                `submit` and `status` do.
+            InvalidTenant, InvalidInput, InvalidReference: an argument is invalid.
+            UnknownAttempt, IdempotencyConflict, PaymentAlreadyClaimed, PrivilegeRequired: see
+                `submit` and `status`.
         """
         return await self._run(
             attempts.report(self._context, tenant, attempt_id, evidence, finding)
         )
 
     async def status(self, tenant: TenantId | UUID, attempt_id: UUID) -> Attempt:
-        """The attempt as it is now; while it is pending the verifier is asked, now and then.
+        """The present state of the attempt. While it is pending, the verifier is asked at
+        intervals.
 
         Raises:
-            InvalidTenant, InvalidInput: an argument breaks its rule.
+            InvalidTenant, InvalidInput: an argument is invalid.
             UnknownAttempt: the tenant has no such attempt.
-            PaymentAlreadyClaimed, IdempotencyConflict: the payment is verified, and was credited
-                meanwhile to another tenant, or with another amount, without this attempt.
+            PaymentAlreadyClaimed, IdempotencyConflict: the payment is verified, but was credited
+                without this attempt: to another tenant, or with another amount.
             PrivilegeRequired: the ledger's role may not mint.
-            VerifierFailed: the verifier broke; the attempt waits.
+            VerifierFailed: the verifier raised an error. The attempt stays pending.
         """
         return await self._run(attempts.status(self._context, tenant, attempt_id))
 
     async def sweep(self) -> int:
-        """Have the verifier asked about every attempt whose turn it is, whosever it is, and let
-        intents expire; how many ended. Run it now and then: not everybody asks for a status.
+        """Verify every pending attempt that is due, and expire intents. Returns the number that
+        ended.
 
-        One that fails keeps no other from it; the worst of their errors is raised in the end.
+        Run it regularly, because clients do not always ask for a status. It continues when one
+        attempt fails, and raises the most severe error at the end.
 
         Raises:
             PrivilegeRequired: the unit of work has no service role.
-            VerifierFailed, PaymentAlreadyClaimed, IdempotencyConflict, LedgerUnavailable: some
-                attempt could not be settled; see `status`.
+            VerifierFailed, PaymentAlreadyClaimed, IdempotencyConflict, LedgerUnavailable: an
+                attempt could not be concluded. See `status`.
         """
         return await self._run(attempts.sweep(self._context))
 
     async def history(self, tenant: TenantId | UUID, attempt_id: UUID) -> tuple[AttemptEvent, ...]:
-        """What has become of the attempt so far, in order; the first is the intent.
+        """The events of the attempt, in order. The first event is the intent.
 
         Raises:
-            InvalidTenant, InvalidInput: an argument breaks its rule.
+            InvalidTenant, InvalidInput: an argument is invalid.
             UnknownAttempt: the tenant has no such attempt.
         """
         return await self._run(attempts.history(tenant, attempt_id))

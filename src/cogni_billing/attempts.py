@@ -1,7 +1,7 @@
 """`PaymentAttempts`: from an intent to pay to credits, exactly once.
 
-Between one scope and the next a verifier is asked, with no transaction open, so nothing waits for
-it but the call itself.
+The verifier is asked between two scopes, while no transaction is open, so a slow verifier delays
+its own call only.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from cogni_billing.ports.scope import UnitOfWork
 
 
 class PaymentAttempts:
-    """Takes intents to pay, and evidence that somebody did; credits what a verifier confirms.
+    """Records intents to pay, verifies the evidence of a payment, and credits verified payments.
 
-    Safe to share between threads. One attempt is credited once, by one transaction that records
-    the purchase with its shares, the attempt's new state and its history.
+    Safe to share between threads. An attempt is credited at most once, in one transaction that
+    records the purchase with its shares, the attempt's new state and its history.
 
     Args:
-        unit_of_work: The ledger, as for `Billing`. It must not join a host's transaction,
-            which would be open while the verifier is asked.
-        verifier: Looks payments up. Its findings are judged here, against the intent.
-        destinations: Where payments may go, one for each provider; the first by default.
-        policy: As for `Billing`: who gets what of a purchase.
-        rules: How much may be paid, and how long each step is waited for.
+        unit_of_work: The ledger, as for `Billing`. It must not join a transaction of the
+            host's, which would be open while the verifier is asked.
+        verifier: Looks payments up. The library compares its findings with the intent.
+        destinations: The places to pay to, one for each provider. The first one is the default.
+        policy: The shares of a purchase, as for `Billing`.
+        rules: The limits of an amount, and the time limits of each step.
         answers_within: How long the verifier has. A later answer is ignored and the attempt stays
             pending.
         clock, ids: As for `Billing`.
 
     Raises:
-        InvalidInput: *destinations*, *rules* or *answers_within* is something else.
-        InvalidPolicy: *policy* is none.
+        InvalidInput: *destinations*, *rules* or *answers_within* is invalid.
+        InvalidPolicy: *policy* is no policy.
     """
 
     def __init__(
@@ -84,19 +84,19 @@ class PaymentAttempts:
         provider: str | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> Intent:
-        """Record what *tenant* is going to pay; the intent says where, and how much exactly.
+        """Record an intent to pay. The intent says where to pay, and the exact amount.
 
         Args:
-            tenant: Who will be credited. It needs no account yet.
-            amount: US dollars, within the bounds of the rules: 2.00 to 10 000.00 by default.
-            payer: The address that will pay; needed on a chain, where anybody can see a payment
-                and claim it. That it is the tenant's own is for the host to make sure of.
-            provider: Which destination, where there are several.
-            metadata: Of the host's; the purchase has it, too.
+            tenant: The tenant to credit. It needs no account yet.
+            amount: US dollars, within the limits of the rules: 2.00 to 10 000.00 by default.
+            payer: The address that will pay. It is needed on a chain, where anybody can see a
+                payment and claim it. The host must make sure that the address is the tenant's own.
+            provider: The provider of the destination, if there are several.
+            metadata: A JSON object to keep with the intent and with the purchase.
 
         Raises:
             InvalidTenant, InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata,
-            InvalidInput: an argument breaks its rule.
+            InvalidInput: an argument is invalid.
             PrivilegeRequired: the ledger's role may not mint.
         """
         request = IntentRequest(
@@ -109,79 +109,82 @@ class PaymentAttempts:
         return self._run(attempts.create_intent(self._context, request))
 
     def submit(self, tenant: TenantId | UUID, attempt_id: UUID, evidence: str) -> Attempt:
-        """Say that the intent was paid, and have that verified at once.
+        """Submit the evidence of a payment, and verify it at once.
 
-        The same evidence again is answered as `status` is. An intent that has expired fails.
+        Submitting the same evidence again is the same as `status`. An intent that has expired
+        fails.
 
         Args:
-            tenant: Whose.
-            attempt_id: The intent's.
-            evidence: `provider:id`, which is `chain_id:tx_hash` on a chain.
+            tenant: The owner of the attempt.
+            attempt_id: The `attempt_id` of the intent.
+            evidence: `provider:id`. On a chain, `chain_id:tx_hash`.
 
         Raises:
-            InvalidTenant, InvalidInput, InvalidReference: an argument breaks its rule; evidence
+            InvalidTenant, InvalidInput, InvalidReference: an argument is invalid, or the evidence
                 is of another provider than the intent's.
             UnknownAttempt: the tenant has no such attempt.
-            IdempotencyConflict: other evidence was submitted for it.
-            PaymentAlreadyClaimed: the payment is, or may yet be, credited to another attempt or
-                by a purchase.
+            IdempotencyConflict: other evidence was submitted for the attempt.
+            PaymentAlreadyClaimed: another attempt or a purchase has the payment.
             PrivilegeRequired: the ledger's role may not mint.
-            VerifierFailed: the verifier broke. The evidence is recorded; ask for the status later.
+            VerifierFailed: the verifier raised an error. The evidence is recorded. Ask for the
+                status later.
         """
         return self._run(attempts.submit(self._context, tenant, attempt_id, evidence))
 
     def report(
         self, tenant: TenantId | UUID, attempt_id: UUID, evidence: str, finding: Finding
     ) -> Attempt:
-        """`submit`, with what is known of the payment already, as a signed webhook tells it.
+        """Submit evidence together with a finding, such as the content of a signed webhook.
 
-        No verifier is asked, and no turn waited for: the finding is judged at once, and what it
-        leads to recorded, in one transaction. Saying it again has the same answer.
+        No verifier is asked. The finding is applied and recorded at once, in one transaction.
+        Reporting it again returns the same attempt.
 
         Args:
-            tenant: Whose.
-            attempt_id: The intent's.
+            tenant: The owner of the attempt.
+            attempt_id: The `attempt_id` of the intent.
             evidence: `provider:id`.
             finding: From a source that the host trusts like a verifier.
 
         Raises:
-            InvalidTenant, InvalidInput, InvalidReference: an argument breaks its rule.
-            UnknownAttempt, IdempotencyConflict, PaymentAlreadyClaimed, PrivilegeRequired: as
-                `submit` and `status` do.
+            InvalidTenant, InvalidInput, InvalidReference: an argument is invalid.
+            UnknownAttempt, IdempotencyConflict, PaymentAlreadyClaimed, PrivilegeRequired: see
+                `submit` and `status`.
         """
         return self._run(attempts.report(self._context, tenant, attempt_id, evidence, finding))
 
     def status(self, tenant: TenantId | UUID, attempt_id: UUID) -> Attempt:
-        """The attempt as it is now; while it is pending the verifier is asked, now and then.
+        """The present state of the attempt. While it is pending, the verifier is asked at
+        intervals.
 
         Raises:
-            InvalidTenant, InvalidInput: an argument breaks its rule.
+            InvalidTenant, InvalidInput: an argument is invalid.
             UnknownAttempt: the tenant has no such attempt.
-            PaymentAlreadyClaimed, IdempotencyConflict: the payment is verified, and was credited
-                meanwhile to another tenant, or with another amount, without this attempt.
+            PaymentAlreadyClaimed, IdempotencyConflict: the payment is verified, but was credited
+                without this attempt: to another tenant, or with another amount.
             PrivilegeRequired: the ledger's role may not mint.
-            VerifierFailed: the verifier broke; the attempt waits.
+            VerifierFailed: the verifier raised an error. The attempt stays pending.
         """
         return self._run(attempts.status(self._context, tenant, attempt_id))
 
     def sweep(self) -> int:
-        """Have the verifier asked about every attempt whose turn it is, whosever it is, and let
-        intents expire; how many ended. Run it now and then: not everybody asks for a status.
+        """Verify every pending attempt that is due, and expire intents. Returns the number that
+        ended.
 
-        One that fails keeps no other from it; the worst of their errors is raised in the end.
+        Run it regularly, because clients do not always ask for a status. It continues when one
+        attempt fails, and raises the most severe error at the end.
 
         Raises:
             PrivilegeRequired: the unit of work has no service role.
-            VerifierFailed, PaymentAlreadyClaimed, IdempotencyConflict, LedgerUnavailable: some
-                attempt could not be settled; see `status`.
+            VerifierFailed, PaymentAlreadyClaimed, IdempotencyConflict, LedgerUnavailable: an
+                attempt could not be concluded. See `status`.
         """
         return self._run(attempts.sweep(self._context))
 
     def history(self, tenant: TenantId | UUID, attempt_id: UUID) -> tuple[AttemptEvent, ...]:
-        """What has become of the attempt so far, in order; the first is the intent.
+        """The events of the attempt, in order. The first event is the intent.
 
         Raises:
-            InvalidTenant, InvalidInput: an argument breaks its rule.
+            InvalidTenant, InvalidInput: an argument is invalid.
             UnknownAttempt: the tenant has no such attempt.
         """
         return self._run(attempts.history(tenant, attempt_id))

@@ -24,7 +24,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from cogni_billing.adapters.memory.repositories import MemoryLedger
+from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.testing import ALICE, NOON, FakeVerifier, MovableClock, paid
 from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.contracts.purchases import policy

@@ -23,8 +23,10 @@ from cogni_billing import (
 )
 from cogni_billing.adapters import guard
 from cogni_billing.adapters.batches import one_by_one
-from cogni_billing.adapters.memory import InMemoryUnitOfWork, repositories
-from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.adapters.memory import ledger as memory_ledger
+from cogni_billing.adapters.memory.books import MemoryBooks
+from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain import metadata, reversals, transactions
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
@@ -146,7 +148,7 @@ def a_refused_call_burns_its_key(patch: Patch) -> None:
 
 @in_memory(known_faults.KnownFaultContract, "test_a_replay_with_another_amount_is_no_success")
 def a_replay_is_not_compared(patch: Patch) -> None:
-    patch.setattr(repositories, "same_or_conflict", lambda *_: None)
+    patch.setattr(memory_ledger, "same_or_conflict", lambda *_: None)
 
 
 @in_memory(purchases.PurchaseContract, "test_the_same_number_in_another_unit_conflicts")
@@ -155,7 +157,7 @@ def a_replay_is_compared_without_its_unit(patch: Patch) -> None:
         if parsed(stored.request["amount"]).value != parsed(asked["amount"]).value:
             same_or_conflict(stored, asked)
 
-    patch.setattr(repositories, "same_or_conflict", by_number)
+    patch.setattr(memory_ledger, "same_or_conflict", by_number)
 
 
 @in_memory(purchases.PurchaseContract, "test_a_replay_keeps_the_shares_of_the_policy_then_in_force")
@@ -322,7 +324,7 @@ def a_dispute_that_is_won_changes_nothing(patch: Patch) -> None:
 
 @in_memory(batches.ChargeBatchContract, "test_all_or_nothing_is_for_each_tenant")
 def all_or_nothing_is_what_went_well(patch: Patch) -> None:
-    patch.setattr(repositories, "all_or_none", lambda post_all, _savepoint: post_all())
+    patch.setattr(memory_ledger, "all_or_none", lambda post_all, _savepoint: post_all())
 
 
 @in_memory(
@@ -339,7 +341,7 @@ def one_refusal_ends_the_batch(patch: Patch) -> None:
                 answers += one_by_one([transaction], post_one, savepoint)
         return answers
 
-    patch.setattr(repositories, "one_by_one", until_refused)
+    patch.setattr(memory_ledger, "one_by_one", until_refused)
 
 
 # One transaction, one tenant --------------------------------------------------------------------
@@ -446,7 +448,7 @@ def a_single_scope_takes_any_number_of_calls(patch: Patch) -> None:
 
 @in_memory(single_calls.SingleCallContract, "test_a_tenant_without_an_account_is_unknown")
 def a_tenant_without_an_account_has_a_balance_of_zero(patch: Patch) -> None:
-    patch.setattr(repositories, "require_account", lambda *_: None)
+    patch.setattr(memory_ledger, "require_account", lambda *_: None)
 
 
 @in_memory(kinds.KindContract, "test_a_transaction_of_each_kind_is_recorded_by_its_rules")

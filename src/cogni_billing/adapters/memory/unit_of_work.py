@@ -11,8 +11,10 @@ from attrs import frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.attempts import MemoryAttempts
-from cogni_billing.adapters.memory.repositories import MemoryBooks, MemoryLedger, MemoryTenants
+from cogni_billing.adapters.memory.books import MemoryBooks
+from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
+from cogni_billing.adapters.memory.tenants import MemoryTenants
 from cogni_billing.adapters.rights import service_refused
 from cogni_billing.adapters.system import SystemClock, Uuid7Source
 from cogni_billing.domain.amounts import CREDIT, total

@@ -1,0 +1,116 @@
+"""The books of all tenants, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from itertools import islice
+from uuid import UUID
+
+from attrs import frozen
+
+from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.memory.attempts import due_attempts
+from cogni_billing.adapters.memory.audit import violations
+from cogni_billing.adapters.memory.store import Store
+from cogni_billing.adapters.memory.tenants import open_account
+from cogni_billing.domain.accounts import CONTRA_ACCOUNTS
+from cogni_billing.domain.attempts import DueAttempt
+from cogni_billing.domain.disputes import Dispute
+from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.holds import Hold, HoldState
+from cogni_billing.domain.identity import AccountId, TenantId, account_of
+from cogni_billing.domain.reversals import There
+from cogni_billing.domain.verification import Rule, Verification
+from cogni_billing.domain.wallets import Wallet
+
+
+@frozen
+class MemoryBooks:
+    """Keeps the promises of `BooksRepository`. Scopes come one after another here and balances are
+    at hand, so that everything is settled and folding only keeps count.
+    """
+
+    _store: Store
+    _guard: ScopeGuard
+
+    def settled_position(self) -> int:
+        with self._guard.call():
+            return max(map(len, self._store.lines.values()), default=0)
+
+    def due(self, now: datetime, /) -> tuple[TenantId, ...]:
+        with self._guard.call():
+            return tuple(t for t, wallet in self._store.wallets.items() if wallet.is_due(now))
+
+    def due_attempts(
+        self, now: datetime, every: timedelta, after: DueAttempt | None, /
+    ) -> tuple[DueAttempt, ...]:
+        with self._guard.call():
+            due = sorted(due_attempts(self._store, now, every), key=_place)
+            return tuple(each for each in due if after is None or _place(each) > _place(after))
+
+    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
+        with self._guard.call():
+            earned = {}
+            for tenant in tenants:
+                open_account(self._store, tenant, moment)
+                wallet, _ = self._wallet(tenant).settled(moment)
+                account = account_of(tenant)
+                arrived = self._store.balance(account) - self._wallet(tenant).posted
+                earned[account] = wallet.earned(arrived)
+            return There(earned)
+
+    def open_dispute(self, dispute: Dispute, /) -> None:
+        with self._guard.call():
+            key = (dispute.tenant, dispute.reference)
+            self._store.put(self._store.disputes, key, dispute)
+            for part in dispute.parts():
+                open_account(self._store, part.tenant, dispute.opened_at)
+                self._set_aside(part)
+
+    def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
+        with self._guard.call():
+            for part in dispute.parts():
+                self._set_aside(part.ended(HoldState.RELEASED, moment))
+
+    def _set_aside(self, part: Hold) -> None:
+        wallet = self._wallet(part.tenant).with_disputed(part)
+        self._store.put(self._store.wallets, part.tenant, wallet)
+
+    def _wallet(self, tenant: TenantId) -> Wallet:
+        return self._store.wallets.get(tenant, Wallet())
+
+    def verify(self, most: int, /) -> Verification:
+        with self._guard.call():
+            found = list(violations(self._store))
+            return Verification(
+                violations=tuple(
+                    violation
+                    for rule in Rule
+                    for violation in islice((v for v in found if v.rule is rule), most)
+                ),
+                transactions=len(self._store.recorded),
+                postings=sum(map(len, self._store.lines.values())),
+            )
+
+    def fold(self, _position: int, /) -> Folding:
+        with self._guard.call():
+            newer = {
+                account: self._arrivals(account) - self._store.folded.get(account, 0)
+                for account in self._store.lines
+            }
+            for account, count in newer.items():
+                self._store.put(
+                    self._store.folded, account, self._store.folded.get(account, 0) + count
+                )
+            return Folding(
+                accounts=sum(count > 0 for count in newer.values()), lines=sum(newer.values())
+            )
+
+    def _arrivals(self, account: AccountId) -> int:
+        contra = account in CONTRA_ACCOUNTS.values()
+        return sum(contra or line.reference is None for line in self._store.lines[account])
+
+
+def _place(due: DueAttempt) -> tuple[datetime, UUID, UUID]:
+    return due.at, due.tenant, due.attempt_id

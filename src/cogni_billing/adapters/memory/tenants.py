@@ -1,0 +1,50 @@
+"""The account of one tenant, in memory."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from attrs import frozen
+
+from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.memory.store import Store
+from cogni_billing.domain.accounts import Account, new_account
+from cogni_billing.domain.errors import (
+    UnknownAccount,
+)
+from cogni_billing.domain.identity import TenantId
+
+
+@frozen
+class MemoryTenants:
+    """Keeps the promises of `TenantRepository`."""
+
+    _store: Store
+    _tenant: TenantId
+    _guard: ScopeGuard
+
+    def open_account(self, opened_at: datetime, /) -> Account:
+        with self._guard.call():
+            open_account(self._store, self._tenant, opened_at)
+            return self._store.accounts[self._tenant]
+
+    def account(self) -> Account:
+        with self._guard.call():
+            require_account(self._store, self._tenant)
+            return self._store.accounts[self._tenant]
+
+
+def require_account(store: Store, tenant: TenantId) -> None:
+    """Return if *tenant* has an account.
+
+    Raises:
+        UnknownAccount: it has none.
+    """
+    if tenant not in store.accounts:
+        raise UnknownAccount(tenant)
+
+
+def open_account(store: Store, tenant: TenantId, opened_at: datetime) -> None:
+    """Give *tenant* an account if it has none."""
+    if tenant not in store.accounts:
+        store.put(store.accounts, tenant, new_account(tenant, opened_at))

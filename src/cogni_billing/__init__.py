@@ -12,18 +12,8 @@ from cogni_billing.billing import Billing
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.allocation import allocate
 from cogni_billing.domain.amounts import CREDIT, USD, USDC, Amount, Unit, credits, usd, usd_cents
-from cogni_billing.domain.attempts import (
-    Attempt,
-    AttemptEvent,
-    AttemptRules,
-    AttemptState,
-    AttemptStatus,
-    FailureCode,
-    Intent,
-    PaymentFailed,
-    PaymentPending,
-    PaymentVerified,
-)
+from cogni_billing.domain.attempt_limits import AttemptRules
+from cogni_billing.domain.attempts import Attempt, AttemptEvent, AttemptState, AttemptStatus, Intent
 from cogni_billing.domain.batches import Outcome, OutcomeState
 from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.destinations import Destination
@@ -62,6 +52,12 @@ from cogni_billing.domain.errors import (
     UnknownHold,
     UnknownPayment,
     VerifierFailed,
+)
+from cogni_billing.domain.findings import (
+    FailureCode,
+    PaymentFailed,
+    PaymentPending,
+    PaymentVerified,
 )
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState

@@ -17,19 +17,13 @@ from cogni_billing.application.cases import Case, Result, checked_async_unit_of_
 from cogni_billing.application.context import Context
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.attempts import (
-    DEFAULT_RULES,
-    Attempt,
-    AttemptEvent,
-    AttemptRules,
-    Finding,
-    Intent,
-    IntentRequest,
-)
+from cogni_billing.domain.attempt_limits import DEFAULT_RULES, AttemptRules
+from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent, IntentRequest
 from cogni_billing.domain.batches import Outcome
 from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.disputes import Dispute, DisputeRequest
+from cogni_billing.domain.findings import Finding
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant, GrantRequest
 from cogni_billing.domain.holds import CaptureRequest, Hold, HoldRequest

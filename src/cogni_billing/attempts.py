@@ -15,16 +15,10 @@ from cogni_billing.application.asking import ANSWERS_WITHIN, Verifier
 from cogni_billing.application.cases import Case, Result, checked_unit_of_work
 from cogni_billing.application.context import Context
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.attempts import (
-    DEFAULT_RULES,
-    Attempt,
-    AttemptEvent,
-    AttemptRules,
-    Finding,
-    Intent,
-    IntentRequest,
-)
+from cogni_billing.domain.attempt_limits import DEFAULT_RULES, AttemptRules
+from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent, IntentRequest
 from cogni_billing.domain.destinations import Destination
+from cogni_billing.domain.findings import Finding
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.policies import Policies
 from cogni_billing.ports.environment import Clock, IdSource

@@ -40,7 +40,7 @@ from cogni_billing import (
     usd_cents,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from cogni_billing.domain.attempts import Finding
+from cogni_billing.domain.findings import Finding
 from cogni_billing.domain.identity import account_of
 from cogni_billing.domain.receipts import (
     CaptureReceipt,

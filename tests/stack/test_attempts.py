@@ -23,7 +23,8 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from cogni_billing.domain.attempts import AttemptEvent, Finding
+from cogni_billing.domain.attempts import AttemptEvent
+from cogni_billing.domain.findings import Finding
 from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, FakeVerifier, MovableClock, paid
 from cogni_billing.testing.contracts.attempt_base import CARD
 from stack.conftest import Database

@@ -22,7 +22,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from cogni_billing.domain.attempts import SPAN_MAX
+from cogni_billing.domain.attempt_limits import SPAN_MAX
 from cogni_billing.testing import ALICE, FakeVerifier, MovableClock, reaching
 from cogni_billing.testing.contracts.attempt_base import CARD, PROOF, USDC, WALLET
 from cogni_billing.testing.contracts.bad_input import BAD, KEYS

@@ -18,7 +18,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.application import asking
-from cogni_billing.domain.attempts import Finding
+from cogni_billing.domain.findings import Finding
 from cogni_billing.testing import ALICE, FakeVerifier, paid
 from cogni_billing.testing.contracts.attempt_base import CARD
 

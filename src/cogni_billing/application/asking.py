@@ -11,15 +11,10 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from cogni_billing.domain.attempts import (
-    FailureCode,
-    Finding,
-    Intent,
-    PaymentPending,
-    checked_finding,
-    positive_span,
-)
+from cogni_billing.domain.attempt_limits import positive_span
+from cogni_billing.domain.attempts import Intent
 from cogni_billing.domain.errors import InvalidInput, VerifierFailed, shown
+from cogni_billing.domain.findings import FailureCode, Finding, PaymentPending, checked_finding
 from cogni_billing.ports.scope import AsyncUnitOfWork, UnitOfWork
 
 ANSWERS_WITHIN: Final = timedelta(seconds=10)

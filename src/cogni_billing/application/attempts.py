@@ -13,18 +13,15 @@ from cogni_billing.application.cases import ScopeCase, ServiceCase, Steps, in_st
 from cogni_billing.application.context import Context
 from cogni_billing.application.minting import confirm_purchase
 from cogni_billing.application.sweeping import Sweep
+from cogni_billing.domain.attempt_limits import AttemptRules, checked_rules
 from cogni_billing.domain.attempts import (
     Attempt,
     AttemptEvent,
-    AttemptRules,
     AttemptState,
     DueAttempt,
-    Finding,
     Intent,
     IntentRequest,
     checked_attempt_id,
-    checked_finding,
-    checked_rules,
     judged,
     overdue,
     plan_intent,
@@ -37,6 +34,7 @@ from cogni_billing.domain.destinations import (
     require_provider,
 )
 from cogni_billing.domain.errors import InvalidInput, PaymentAlreadyClaimed, shown
+from cogni_billing.domain.findings import Finding, checked_finding
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, tenant_id
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.purchases import Purchase

@@ -9,24 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Final
 from uuid import UUID
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
-from cogni_billing.domain.amounts import USD, Amount, amount_shown, positive, usd
+from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.attempt_limits import AttemptRules
 from cogni_billing.domain.destinations import Destination, chain_id_of
 from cogni_billing.domain.errors import (
     AttemptClosed,
     Difference,
     IdempotencyConflict,
-    InvalidAmount,
     InvalidInput,
     InvalidTime,
-    UnitMismatch,
     shown,
 )
-from cogni_billing.domain.identity import TenantId, reference, tenant_id
+from cogni_billing.domain.findings import (
+    NOT_THERE_YET,
+    TRANSIENT,
+    FailureCode,
+    Finding,
+    PaymentPending,
+    PaymentVerified,
+)
+from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
 from cogni_billing.domain.transactions import Transaction
 
@@ -45,13 +52,6 @@ class AttemptState(StrEnum):
         """Whether nothing can come of it any more."""
         return not TRANSITIONS[self]
 
-
-DOLLARS_MAX: Final = usd("1000000000.00")
-SPAN_MAX: Final = timedelta(days=3650)
-"""As far as rules may go."""
-CONFIRMATIONS_FOUND_MAX: Final = 2**63 - 1
-RAW_MAX: Final = 2**256 - 1
-"""What a token can count to (https://eips.ethereum.org/EIPS/eip-20)."""
 
 TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
     AttemptState.CREATED_INTENT: frozenset({AttemptState.PENDING_UNVERIFIED, AttemptState.FAILED}),
@@ -84,162 +84,6 @@ _STATUS: Final = {
     AttemptState.REJECTED: AttemptStatus.FAILED,
     AttemptState.FAILED: AttemptStatus.FAILED,
 }
-
-
-class FailureCode(StrEnum):
-    """What was wrong with a payment, or with looking for it."""
-
-    SENDER_MISMATCH = "SENDER_MISMATCH"
-    INVALID_TOKEN = "INVALID_TOKEN"  # noqa: S105 (no secret)
-    INVALID_RECIPIENT = "INVALID_RECIPIENT"
-    INVALID_CHAIN = "INVALID_CHAIN"
-    INSUFFICIENT_AMOUNT = "INSUFFICIENT_AMOUNT"
-    INSUFFICIENT_CONFIRMATIONS = "INSUFFICIENT_CONFIRMATIONS"
-    TX_NOT_FOUND = "TX_NOT_FOUND"
-    TX_REVERTED = "TX_REVERTED"
-    TOKEN_TRANSFER_NOT_FOUND = "TOKEN_TRANSFER_NOT_FOUND"  # noqa: S105
-    RECIPIENT_MISMATCH = "RECIPIENT_MISMATCH"
-    RECEIPT_NOT_FOUND = "RECEIPT_NOT_FOUND"
-    INTENT_EXPIRED = "INTENT_EXPIRED"
-    RPC_ERROR = "RPC_ERROR"
-
-
-NOT_THERE_YET: Final = frozenset({FailureCode.TX_NOT_FOUND, FailureCode.RECEIPT_NOT_FOUND})
-"""Waited for, as long as the rules say."""
-TRANSIENT: Final = frozenset({FailureCode.RPC_ERROR, FailureCode.INSUFFICIENT_CONFIRMATIONS})
-"""Waited for without end: the payment may well be there."""
-_FAILS: Final = frozenset({FailureCode.TX_REVERTED})
-_OURS: Final = frozenset({FailureCode.INTENT_EXPIRED})
-"""No verifier can tell."""
-
-
-@frozen(kw_only=True)
-class PaymentVerified:
-    """What a verifier has found of a payment. Addresses are compared in small letters."""
-
-    provider: str
-    token: str
-    sender: str | None
-    """Who paid; `None` where that is not known."""
-    recipient: str
-    raw_amount: int
-    """In the smallest units of the token."""
-    confirmations: int = 0
-
-
-def _reason(given: FailureCode) -> FailureCode:
-    waited_for = NOT_THERE_YET | TRANSIENT
-    if not isinstance(given, str) or given not in waited_for:
-        raise InvalidInput("reason", shown(given), " or ".join(sorted(waited_for)))
-    return FailureCode(given)
-
-
-@frozen
-class PaymentPending:
-    """Nothing is known yet, for this reason: ask again."""
-
-    reason: FailureCode = field(default=FailureCode.RECEIPT_NOT_FOUND, converter=_reason)
-
-
-def _code(given: FailureCode) -> FailureCode:
-    if not isinstance(given, str) or given not in set(FailureCode) - _OURS:
-        raise InvalidInput("code", shown(given), "a FailureCode that a verifier can tell")
-    return FailureCode(given)
-
-
-@frozen
-class PaymentFailed:
-    """The payment is not as it was meant.
-
-    A code in `NOT_THERE_YET` or `TRANSIENT` is waited for all the same.
-    """
-
-    code: FailureCode = field(converter=_code)
-
-
-Finding: TypeAlias = PaymentVerified | PaymentPending | PaymentFailed
-"""What a verifier answers."""
-
-
-def _dollars(given: object) -> Amount:
-    checked = positive(given, "amount")
-    if checked.unit is not USD:
-        raise UnitMismatch("amount", str(checked.unit), str(USD))
-    return checked
-
-
-def _bound(given: Amount) -> Amount:
-    checked = _dollars(given)
-    if checked > DOLLARS_MAX:
-        raise InvalidAmount("amount", amount_shown(checked), f"at most {DOLLARS_MAX}")
-    return checked
-
-
-def positive_span(given: object, name: str) -> timedelta:
-    """*given*, when it is a span of time that somebody may be waited for.
-
-    Raises:
-        InvalidInput: it is not above zero, or above `SPAN_MAX`; or no `timedelta`.
-    """
-    if not isinstance(given, timedelta) or not timedelta(0) < given <= SPAN_MAX:
-        expected = f"a timedelta above zero, at most {SPAN_MAX}"
-        raise InvalidInput(name, _span_shown(given), expected)
-    return given
-
-
-def _span_shown(given: object) -> str:
-    return shown(str(given) if isinstance(given, timedelta) else given)
-
-
-def _span(given: timedelta) -> timedelta:
-    if not isinstance(given, timedelta) or not timedelta(0) <= given <= SPAN_MAX:
-        raise InvalidInput("rules", _span_shown(given), f"a timedelta from 0 to {SPAN_MAX}")
-    return given
-
-
-@frozen(kw_only=True)
-class AttemptRules:
-    """How much may be paid at once, and how long each step is waited for."""
-
-    minimum: Amount = field(default=usd("2.00"), converter=_bound)
-    maximum: Amount = field(default=usd("10000.00"), converter=_bound)
-    expires_after: timedelta = field(default=timedelta(minutes=30), converter=_span)
-    """How long evidence can be submitted for an intent."""
-    gives_up_after: timedelta = field(default=timedelta(hours=24), converter=_span)
-    """How long a payment is looked for that nobody finds, from its submission."""
-    checks_every: timedelta = field(default=timedelta(seconds=10), converter=_span)
-    """How often a verifier is asked at most, however often the status is."""
-
-    def __attrs_post_init__(self) -> None:
-        if self.maximum < self.minimum:
-            raise InvalidInput("maximum", str(self.maximum), f"at least {self.minimum}")
-
-    def amount(self, given: object) -> Amount:
-        """*given* as an amount that may be paid.
-
-        Raises:
-            InvalidAmount: it is out of bounds, or no amount.
-            UnitMismatch: it is not of US dollars.
-        """
-        amount = _dollars(given)
-        if not self.minimum <= amount <= self.maximum:
-            expected = f"from {self.minimum} to {self.maximum}"
-            raise InvalidAmount("amount", amount_shown(amount), expected)
-        return amount
-
-
-DEFAULT_RULES: Final = AttemptRules()
-
-
-def checked_rules(given: AttemptRules) -> AttemptRules:
-    """*given*, when it is rules.
-
-    Raises:
-        InvalidInput: it is something else.
-    """
-    if not isinstance(given, AttemptRules):
-        raise InvalidInput("rules", shown(given), "AttemptRules")
-    return given
 
 
 @frozen(kw_only=True)
@@ -476,7 +320,7 @@ def judged(
         if at < attempt.submitted_at + rules.gives_up_after:
             return None
         return AttemptEvent(state=AttemptState.FAILED, at=at, failure=FailureCode.RECEIPT_NOT_FOUND)
-    state = AttemptState.FAILED if code in _FAILS else AttemptState.REJECTED
+    state = AttemptState.FAILED if code is FailureCode.TX_REVERTED else AttemptState.REJECTED
     return AttemptEvent(state=state, at=at, failure=code)
 
 
@@ -526,24 +370,3 @@ def checked_attempt_id(given: object) -> UUID:
     if not isinstance(given, UUID):
         raise InvalidInput("attempt_id", shown(given), "the id of an attempt, a uuid.UUID")
     return UUID(int=given.int)
-
-
-def checked_finding(given: object) -> Finding:
-    """*given*, when it is a verifier's answer that makes sense.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    if isinstance(given, (PaymentPending, PaymentFailed)):
-        return given
-    if not isinstance(given, PaymentVerified):
-        expected = "PaymentVerified, PaymentPending or PaymentFailed"
-        raise InvalidInput("finding", shown(given), expected)
-    for name in ("provider", "token", "recipient", "sender"):
-        if name != "sender" or given.sender is not None:
-            reference(getattr(given, name), name)
-    for name, most in (("raw_amount", RAW_MAX), ("confirmations", CONFIRMATIONS_FOUND_MAX)):
-        number = getattr(given, name)
-        if type(number) is not int or not 0 <= number <= most:
-            raise InvalidInput(name, shown(number), f"a whole number from 0 to {most}")
-    return given

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from cogni_billing.domain.attempts import Finding, Intent
+from cogni_billing.domain.attempts import Intent
+from cogni_billing.domain.findings import Finding
 
 
 class PaymentVerifier(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from attrs import Factory, define, evolve
 
 from cogni_billing import Intent, PaymentPending, PaymentVerified
-from cogni_billing.domain.attempts import Finding
+from cogni_billing.domain.findings import Finding
 
 Answer: TypeAlias = Finding | Callable[[Intent], Finding]
 """What to answer, or what makes the answer of what was meant."""

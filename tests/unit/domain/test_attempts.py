@@ -30,16 +30,12 @@ from cogni_billing import (
     credits,
     usd,
 )
+from cogni_billing.domain.attempt_limits import DEFAULT_RULES, checked_rules
 from cogni_billing.domain.attempts import (
-    DEFAULT_RULES,
-    NOT_THERE_YET,
-    TRANSIENT,
     TRANSITIONS,
     AttemptEvent,
     IntentRequest,
     checked_attempt_id,
-    checked_finding,
-    checked_rules,
     plan_intent,
 )
 from cogni_billing.domain.destinations import (
@@ -47,6 +43,7 @@ from cogni_billing.domain.destinations import (
     checked_evidence,
     require_provider,
 )
+from cogni_billing.domain.findings import NOT_THERE_YET, TRANSIENT, checked_finding
 from cogni_billing.domain.purchases import Purchase, request_purchase
 from cogni_billing.testing import ALICE, NOON
 from cogni_billing.testing.contracts.attempt_base import CARD, PLATFORM, TOKEN, USDC, WALLET

@@ -25,7 +25,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.verifiers.evm import EvmVerifier
-from cogni_billing.domain.attempts import Finding
+from cogni_billing.domain.findings import Finding
 from cogni_billing.testing import ALICE, MovableClock
 from cogni_billing.testing.contracts.attempt_base import (
     PLATFORM,

@@ -9,14 +9,9 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, Unit
-from cogni_billing.domain.attempts import (
-    Attempt,
-    AttemptEvent,
-    AttemptState,
-    FailureCode,
-    Intent,
-)
+from cogni_billing.domain.attempts import Attempt, AttemptEvent, AttemptState, Intent
 from cogni_billing.domain.disputes import Dispute, DisputeState
+from cogni_billing.domain.findings import FailureCode
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId

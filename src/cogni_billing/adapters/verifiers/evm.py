@@ -26,16 +26,16 @@ from web3.types import LogReceipt, TxReceipt  # noqa: E402
 # nested deeply ends the process instead of raising.
 sys.setrecursionlimit(_LIMIT)
 
-from cogni_billing.domain.attempts import (  # noqa: E402
+from cogni_billing.domain.attempt_limits import positive_span  # noqa: E402
+from cogni_billing.domain.attempts import Intent  # noqa: E402
+from cogni_billing.domain.errors import InvalidInput, shown  # noqa: E402
+from cogni_billing.domain.findings import (  # noqa: E402
     FailureCode,
     Finding,
-    Intent,
     PaymentFailed,
     PaymentPending,
     PaymentVerified,
-    positive_span,
 )
-from cogni_billing.domain.errors import InvalidInput, shown  # noqa: E402
 
 WAITS: Final = timedelta(seconds=3)
 """For each of the three or four questions that a payment takes."""

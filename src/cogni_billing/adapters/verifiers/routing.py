@@ -7,8 +7,9 @@ from typing import Generic, TypeVar
 
 from attrs import field, frozen
 
-from cogni_billing.domain.attempts import Finding, Intent
+from cogni_billing.domain.attempts import Intent
 from cogni_billing.domain.errors import InvalidInput, shown
+from cogni_billing.domain.findings import Finding
 from cogni_billing.ports.payments import AsyncPaymentVerifier, PaymentVerifier
 
 Verifier_co = TypeVar("Verifier_co", covariant=True)

@@ -17,15 +17,15 @@ from uuid import UUID
 from attrs import field, frozen
 
 from cogni_billing.adapters.system import SystemClock
-from cogni_billing.domain.attempts import (
+from cogni_billing.domain.attempts import Intent
+from cogni_billing.domain.errors import InvalidInput, InvalidSignature, InvalidTenant, shown
+from cogni_billing.domain.findings import (
     FailureCode,
     Finding,
-    Intent,
     PaymentFailed,
     PaymentPending,
     PaymentVerified,
 )
-from cogni_billing.domain.errors import InvalidInput, InvalidSignature, InvalidTenant, shown
 from cogni_billing.domain.identity import TenantId, reference, tenant_id
 from cogni_billing.ports.environment import Clock
 

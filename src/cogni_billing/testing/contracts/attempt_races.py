@@ -22,7 +22,7 @@ from cogni_billing import (
     TenantId,
     usd,
 )
-from cogni_billing.domain.attempts import Finding
+from cogni_billing.domain.findings import Finding
 from cogni_billing.testing.base import (
     ALICE,
     MovableClock,

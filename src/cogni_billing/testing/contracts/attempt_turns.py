@@ -19,7 +19,7 @@ from cogni_billing import (
     VerifierFailed,
     usd,
 )
-from cogni_billing.domain.attempts import Finding
+from cogni_billing.domain.findings import Finding
 from cogni_billing.testing.base import (
     ALICE,
     BOB,

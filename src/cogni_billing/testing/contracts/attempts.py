@@ -20,7 +20,7 @@ from cogni_billing import (
     usd,
     usd_cents,
 )
-from cogni_billing.domain.attempts import Finding
+from cogni_billing.domain.findings import Finding
 from cogni_billing.testing.base import (
     ALICE,
     NOON,

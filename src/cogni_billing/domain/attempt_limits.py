@@ -1,0 +1,101 @@
+"""The limits of payment attempts: amounts, and the time for each step."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from attrs import field, frozen
+
+from cogni_billing.domain.amounts import USD, Amount, amount_shown, positive, usd
+from cogni_billing.domain.errors import (
+    InvalidAmount,
+    InvalidInput,
+    UnitMismatch,
+    shown,
+)
+
+DOLLARS_MAX: Final = usd("1000000000.00")
+SPAN_MAX: Final = timedelta(days=3650)
+"""As far as rules may go."""
+
+
+def _dollars(given: object) -> Amount:
+    checked = positive(given, "amount")
+    if checked.unit is not USD:
+        raise UnitMismatch("amount", str(checked.unit), str(USD))
+    return checked
+
+
+def _bound(given: Amount) -> Amount:
+    checked = _dollars(given)
+    if checked > DOLLARS_MAX:
+        raise InvalidAmount("amount", amount_shown(checked), f"at most {DOLLARS_MAX}")
+    return checked
+
+
+def positive_span(given: object, name: str) -> timedelta:
+    """*given*, when it is a span of time that somebody may be waited for.
+
+    Raises:
+        InvalidInput: it is not above zero, or above `SPAN_MAX`; or no `timedelta`.
+    """
+    if not isinstance(given, timedelta) or not timedelta(0) < given <= SPAN_MAX:
+        expected = f"a timedelta above zero, at most {SPAN_MAX}"
+        raise InvalidInput(name, _span_shown(given), expected)
+    return given
+
+
+def _span_shown(given: object) -> str:
+    return shown(str(given) if isinstance(given, timedelta) else given)
+
+
+def _span(given: timedelta) -> timedelta:
+    if not isinstance(given, timedelta) or not timedelta(0) <= given <= SPAN_MAX:
+        raise InvalidInput("rules", _span_shown(given), f"a timedelta from 0 to {SPAN_MAX}")
+    return given
+
+
+@frozen(kw_only=True)
+class AttemptRules:
+    """How much may be paid at once, and how long each step is waited for."""
+
+    minimum: Amount = field(default=usd("2.00"), converter=_bound)
+    maximum: Amount = field(default=usd("10000.00"), converter=_bound)
+    expires_after: timedelta = field(default=timedelta(minutes=30), converter=_span)
+    """How long evidence can be submitted for an intent."""
+    gives_up_after: timedelta = field(default=timedelta(hours=24), converter=_span)
+    """How long a payment is looked for that nobody finds, from its submission."""
+    checks_every: timedelta = field(default=timedelta(seconds=10), converter=_span)
+    """How often a verifier is asked at most, however often the status is."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.maximum < self.minimum:
+            raise InvalidInput("maximum", str(self.maximum), f"at least {self.minimum}")
+
+    def amount(self, given: object) -> Amount:
+        """*given* as an amount that may be paid.
+
+        Raises:
+            InvalidAmount: it is out of bounds, or no amount.
+            UnitMismatch: it is not of US dollars.
+        """
+        amount = _dollars(given)
+        if not self.minimum <= amount <= self.maximum:
+            expected = f"from {self.minimum} to {self.maximum}"
+            raise InvalidAmount("amount", amount_shown(amount), expected)
+        return amount
+
+
+DEFAULT_RULES: Final = AttemptRules()
+
+
+def checked_rules(given: AttemptRules) -> AttemptRules:
+    """*given*, when it is rules.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    if not isinstance(given, AttemptRules):
+        raise InvalidInput("rules", shown(given), "AttemptRules")
+    return given

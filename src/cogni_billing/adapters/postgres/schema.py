@@ -12,6 +12,8 @@ from cogni_billing.domain.kinds import KINDS, KindRules
 
 SCHEMA: Final = "cogni_billing"
 VERSION_SCHEMA: Final = "cogni_billing_migrations"
+HEAD: Final = "cogni_billing_0001"
+"""The newest revision of this version."""
 
 FUNCTION_FILES: Final = (
     "contexts.sql",

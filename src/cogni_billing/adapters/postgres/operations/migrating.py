@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import as_file, files
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 
 from cogni_billing.adapters.postgres.failures import translated
@@ -26,11 +22,8 @@ from cogni_billing.adapters.postgres.operations.provisioning import (
 from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
 from cogni_billing.domain.errors import InvalidInput, shown
 
-_SCRIPTS = "cogni_billing.adapters.postgres.migrations"
 # Any constant does; every process that migrates this database must use the same.
 _LOCK: Final = 0x_C09_B111
-
-_Steps: TypeAlias = Callable[[ScriptDirectory, Any], Any]
 
 
 def migrate(migrator: Engine | Connection, revision: str = "head") -> None:
@@ -49,7 +42,10 @@ def migrate(migrator: Engine | Connection, revision: str = "head") -> None:
         PrivilegeRequired: it connects as another role.
         LedgerUnavailable: the database is not provisioned, or cannot be reached.
     """
-    _run(migrator, lambda script, now: script._upgrade_revs(revision, now), revision)  # noqa: SLF001
+    from cogni_billing.adapters.postgres.operations.revisions import upgrade  # noqa: PLC0415
+
+    with _migrating(migrator) as connection:
+        upgrade(connection, Provision.read(connection).roles, revision)
 
 
 def unmigrate(migrator: Engine | Connection) -> None:
@@ -60,7 +56,10 @@ def unmigrate(migrator: Engine | Connection) -> None:
         PrivilegeRequired: it connects as another role than the migrator.
         LedgerUnavailable: the database is not provisioned, or cannot be reached.
     """
-    _run(migrator, lambda script, now: script._downgrade_revs("base", now), "base")  # noqa: SLF001
+    from cogni_billing.adapters.postgres.operations.revisions import downgrade  # noqa: PLC0415
+
+    with _migrating(migrator) as connection:
+        downgrade(connection, Provision.read(connection).roles)
 
 
 def include_object(item: object, *_: object) -> bool:
@@ -87,39 +86,13 @@ def repair(migrator_engine: Engine) -> None:
         run(connection, *installed_functions(roles))
 
 
-def head_revision() -> str:
-    """The newest revision that this version of the library brings."""
-    with as_file(files(_SCRIPTS)) as folder:
-        head = ScriptDirectory(folder).get_current_head()
-    assert head is not None  # the package ships at least one
-    return head
-
-
-def _run(target: Engine | Connection, steps: _Steps, revision: str) -> None:
-    with as_file(files(_SCRIPTS)) as folder, _migrating(target) as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        script = ScriptDirectory(folder)
-        # Alembic's environment is global: opening one in a host's revision would end the host's.
-        context = MigrationContext.configure(
-            connection,
-            opts={
-                "version_table_schema": VERSION_SCHEMA,
-                "fn": lambda now, _context: steps(script, now),
-            },
-        )
-        try:
-            context.run_migrations(connection=connection, roles=Provision.read(connection).roles)
-        except CommandError as error:
-            raise InvalidInput("revision", shown(revision), "one of this package") from error
-
-
 @contextmanager
 def _migrating(target: Engine | Connection) -> Iterator[Connection]:
-    """A connection in a transaction that acts as the migrator."""
+    """A connection in a transaction that acts as the migrator, and is the only one that does."""
     if isinstance(target, Engine):
         with administrative_transaction(target) as connection:
             require_migrator(connection, Provision.read(connection).roles)
-            with _brief_locks(connection):
+            with _alone(connection):
                 yield connection
         return
     expected = "an Engine, or a Connection in a transaction"
@@ -131,16 +104,19 @@ def _migrating(target: Engine | Connection) -> Iterator[Connection]:
             raise InvalidInput("migrator", "one that autocommits", expected)
         role = target.execute(text("SELECT current_user")).scalar_one()
         act_as(target, Provision.read(target).roles.migrator)
-        with _brief_locks(target):
+        with _alone(target):
             yield target
         act_as(target, role)
 
 
 @contextmanager
-def _brief_locks(connection: Connection) -> Iterator[None]:
-    """Let a migration fail after ten seconds of waiting for a lock: requests wait behind it."""
+def _alone(connection: Connection) -> Iterator[None]:
+    """Wait for other migrations. Fail after ten seconds of waiting for any lock, because requests
+    wait behind it.
+    """
     before = connection.execute(text("SHOW lock_timeout")).scalar_one()
     connection.execute(text("SET LOCAL lock_timeout = '10s'"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     yield
     connection.execute(_SET_TIMEOUT, {"timeout": before})
 

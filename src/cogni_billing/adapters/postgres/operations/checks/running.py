@@ -9,16 +9,14 @@ from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.postgres.calls import calls_on
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
-from cogni_billing.adapters.postgres.operations.migrating import head_revision
-from cogni_billing.adapters.postgres.schema import SCHEMA
+from cogni_billing.adapters.postgres.schema import HEAD, SCHEMA
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 
 
 def revision(connection: Connection, _: Subject) -> Findings:
-    head = head_revision()
     found = connection.scalar(_REVISION, {"schema": SCHEMA}) or "nothing"
-    if found != head:
-        yield Finding(f"the schema is at {found}, not at {head}", "run migrate as the migrator")
+    if found != HEAD:
+        yield Finding(f"the schema is at {found}, not at {HEAD}", "run migrate as the migrator")
 
 
 # Read, not called: a role that lacks a privilege is to be told which.

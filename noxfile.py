@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import nox
 
@@ -38,6 +39,7 @@ PEERS = (
 PLOTS = "matplotlib==3.10.7"
 # Without what it requires: drivers of databases that are not needed, and are compiled.
 PEERS_ALONE = ("python-accounting==2.0.0",)
+BUILDERS = ("build==1.6.1", "twine==7.0.0")
 JUDGES = ("pgrls==0.57.1", "rlsautotest==0.7.1", "squawk-cli==2.70.0")
 
 
@@ -57,6 +59,7 @@ def lint(session: nox.Session) -> None:
     """Style and suspicious code."""
     python(session, "ruff", "check")
     python(session, "ruff", "format", "--check")
+    python(session, "codespell_lib")
 
 
 @nox.session
@@ -109,6 +112,29 @@ def judges(session: nox.Session) -> None:
     """What linters and provers of row security, and one of migrations, make of the schema."""
     session.install("-e", ".[cli,embedded]", *JUDGES)
     session.run("python", "judges/run.py")
+
+
+@nox.session(venv_backend="virtualenv")
+def package(session: nox.Session) -> None:
+    """Builds that are the same twice, and a wheel that works alone: `nox -s package -- FOLDER`."""
+    session.install(*BUILDERS)
+    temporary = Path(session.create_tmp())
+    kept = Path(session.posargs[0]) if session.posargs else temporary / "dist"
+    for folder in (kept, temporary / "again"):
+        session.run("python", "-m", "build", "--outdir", str(folder))
+    built = sorted(kept.iterdir())
+    for file in built:
+        if file.read_bytes() != (temporary / "again" / file.name).read_bytes():
+            session.error(f"{file.name} is another one when built again")
+    session.run("twine", "check", "--strict", *map(str, built))
+    [wheel] = kept.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        archive.getinfo("cogni_billing/py.typed")
+    alone = temporary / "alone"
+    session.run("python", "-m", "venv", "--clear", str(alone))
+    pip, command = str(alone / "bin" / "pip"), str(alone / "bin" / "cogni-billing")
+    session.run(pip, "install", "--quiet", f"{wheel}[cli,embedded]", external=True)
+    session.run(command, "demo", external=True)
 
 
 @nox.session

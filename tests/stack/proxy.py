@@ -35,6 +35,7 @@ class Proxy:
 
     directory: Path
     server: str
+    """The socket of the server that new lines lead to."""
     cut: Cut = Cut.NEVER
     times: float = math.inf
     """How many lines are cut, before the others stay whole."""
@@ -60,6 +61,11 @@ class Proxy:
                 )
                 thread.start()
                 self._threads.append(thread)
+
+    def drop(self) -> None:
+        """Cut every line that is open now, as a proxy does with idle ones."""
+        for end in self._sockets:
+            _shut(end)
 
     def hang_up(self) -> None:
         # What was forwarded is answered first, so that it has happened when the test goes on.
@@ -118,17 +124,21 @@ def _received(source: socket.socket) -> bytes:
         return b""
 
 
+def socket_of(url: URL) -> str:
+    """The socket of the server that *url* leads to."""
+    return f"{url.query['host']}/.s.PGSQL.{url.query.get('port', '5432')}"
+
+
 @contextmanager
 def proxied(url: URL) -> Iterator[tuple[Proxy, URL]]:
     """A proxy before the server of *url*, and the URL that goes through it."""
     port = url.query.get("port", "5432")
-    host = url.query["host"]
     with tempfile.TemporaryDirectory(prefix="cogni-proxy-") as name:
         directory = Path(name)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(directory / f".s.PGSQL.{port}"))
         listener.listen()
-        proxy = Proxy(directory, f"{host}/.s.PGSQL.{port}")
+        proxy = Proxy(directory, socket_of(url))
         thread = threading.Thread(target=proxy.serve, args=(listener,), daemon=True)
         thread.start()
         try:

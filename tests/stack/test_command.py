@@ -142,6 +142,8 @@ def test_an_error_is_one_line_and_an_exit_code(
         (("balance", str(BOB)), "mysql://u:secret@h/db"),
         (("balance", str(BOB)), "sqlite://"),
         (("balance", str(BOB)), "postgresql://u:secret@h:port/db"),
+        (("balance", str(BOB)), "mysql://u:secret@h,i/db"),
+        (("balance", str(BOB)), "postgresql://u:secret@h,i/db?nonsense=1"),
     ],
 )
 def test_a_wrong_call_is_explained(run: Run, arguments: tuple[str, ...], url: str | None) -> None:

@@ -299,30 +299,6 @@ class TestABackendThatIsTerminated:
 
         happened_once(steady, kept, given)
 
-    def test_a_pool_full_of_dead_connections_serves_every_caller(self, database: Database) -> None:
-        size = 8
-        steady = sold(database)
-        engine = create_engine(database.sandbox.role("app_user"), pool_size=size, max_overflow=0)
-        held = [engine.connect() for _ in range(size)]
-        pids = [each.scalar(text("SELECT pg_backend_pid()")) for each in held]
-        for each in held:
-            each.close()
-        for pid in pids:
-            end(database, pid)
-
-        # SQLAlchemy does not hear of it here, so each connection has to be met to be thrown away.
-        billing = Billing(PostgresUnitOfWork(engine, retry_for=LONG))
-        with ThreadPoolExecutor(size) as threads:
-            receipts = list(
-                threads.map(
-                    lambda n: billing.charge(ALICE, credits(1), reference=f"r{n}"), range(4 * size)
-                )
-            )
-        engine.dispose()
-
-        assert not any(receipt.replayed for receipt in receipts)
-        assert steady.balance(ALICE).posted == credits(BOUGHT - 4 * size)
-
     def test_a_scope_that_lost_its_connection_before_commit_is_run_again(
         self, database: Database
     ) -> None:
@@ -414,9 +390,6 @@ class TestAReadOnlyConnection:
 
 
 READ_ONLY: Final = text("SET default_transaction_read_only = on")
-BACKENDS_HERE: Final = text("""
-    SELECT pid FROM pg_stat_activity WHERE usename = 'app_user' AND datname = current_database()
-""")
 
 
 def set_read_only(engine: Engine) -> object:

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
+import psycopg
 import typer
+from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from cogni_billing.adapters import postgres
@@ -368,15 +371,26 @@ def _signing_key() -> bytes | None:
 
 @contextmanager
 def _engine(database_url: str) -> Iterator[Engine]:
-    try:
-        url = make_url(database_url)
-    except (ArgumentError, ValueError):
-        # Without what was given, which may hold a password.
-        raise typer.BadParameter(f"not a database URL; expected {_URL_SHAPE}") from None
+    url, options = _parsed(database_url)
     if (backend := url.get_backend_name()) not in {"postgresql", "postgres"}:
         raise typer.BadParameter(f"expected {_URL_SHAPE}, got one of {backend}")
-    engine = create_engine(url.set(drivername="postgresql+psycopg"))
+    # Behind a pooler the next transaction may run where its statements were not prepared.
+    options["prepare_threshold"] = None
+    engine = create_engine(url.set(drivername="postgresql+psycopg"), connect_args=options)
     try:
         yield engine
     finally:
         engine.dispose()
+
+
+def _parsed(database_url: str) -> tuple[URL, dict[str, Any]]:
+    """The URL, and the driver's options. SQLAlchemy cannot read a list of hosts, but libpq can."""
+    try:
+        parts = urlsplit(database_url)
+        if "," not in parts.netloc.rpartition("@")[2]:
+            return make_url(database_url), {}
+        scheme = parts.scheme.removesuffix("+psycopg")
+        return URL.create("postgresql"), conninfo_to_dict(parts._replace(scheme=scheme).geturl())
+    except (ArgumentError, ValueError, psycopg.ProgrammingError):
+        # Without what was given, which may hold a password.
+        raise typer.BadParameter(f"not a database URL; expected {_URL_SHAPE}") from None

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import AsyncConnection as AsyncDriverConnection
 from psycopg import Connection as DriverConnection
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cogni_billing.adapters.postgres.failures import (
@@ -69,6 +69,8 @@ def run_statement(engine: Engine, statement: str, parameters: tuple[object, ...]
         return cast("str", row[0])
     except (psycopg.Error, UnicodeError) as error:
         reusable = _is_reusable(driver, error)
+        if _has_lost_its_server(driver, error):
+            _renew(engine, pooled)
         raise (commit_translation if sent else translation)(error) from error
     finally:
         if reusable:
@@ -99,6 +101,8 @@ async def run_statement_async(
             return cast("str", row[0])
         except (psycopg.Error, UnicodeError) as error:
             reusable = _is_reusable(driver, error)
+            if _has_lost_its_server(driver, error):
+                _renew(engine.sync_engine, pooled)
             raise (commit_translation if sent else translation)(error) from error
         finally:
             if reusable:
@@ -110,10 +114,30 @@ async def run_statement_async(
 def _is_reusable(driver: DriverConnection | AsyncDriverConnection, error: Exception) -> bool:
     """True if the server has answered with an error, and takes the next statement."""
     idle = driver.info.transaction_status is TransactionStatus.IDLE
-    return idle and not (isinstance(error, psycopg.Error) and error.sqlstate == READ_ONLY)
+    return idle and not _is_read_only(error)
+
+
+def _has_lost_its_server(
+    driver: DriverConnection | AsyncDriverConnection, error: Exception
+) -> bool:
+    return driver.closed or _is_read_only(error)
+
+
+def _is_read_only(error: Exception) -> bool:
+    return isinstance(error, psycopg.Error) and error.sqlstate == READ_ONLY
 
 
 def drop_if_read_only(connection: Connection, error: LedgerUnavailable) -> None:
     """Throw away a connection that a failover left on a read-only server."""
     if error.sqlstate == READ_ONLY and not connection.invalidated:
+        _renew(connection.engine, connection.connection)
         connection.invalidate()
+
+
+def _renew(engine: Engine, lost: PoolProxiedConnection) -> None:
+    """Let the pool replace each idle connection that is not newer than *lost*.
+
+    A restart or a failover ends them all, and a retry must not meet them one by one. SQLAlchemy
+    does the same when its own statements lose a connection.
+    """
+    engine.pool._invalidate(lost, _checkin=False)  # noqa: SLF001 (there is no public way)

@@ -43,7 +43,8 @@ def is_lost(error: LedgerUnavailable) -> bool:
     return code is None or code[:2] == "08" or code in _LOST
 
 
-_LOST: Final = frozenset({"57P01", "57P02", "57P03", READ_ONLY})
+_IDLE_SESSION_TIMEOUT: Final = "57P05"
+_LOST: Final = frozenset({"57P01", "57P02", "57P03", _IDLE_SESSION_TIMEOUT, READ_ONLY})
 
 _STRANGE: Final = "the server or its schema is not what this version expects; run doctor"
 _POOLED: Final = "a prepared statement was lost or met another; behind a pooler, prepare none"

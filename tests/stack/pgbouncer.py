@@ -19,6 +19,7 @@ from cogni_billing.adapters.postgres.embedded.server import unprivileged_account
 BINARY: Final = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 _PATIENCE_S: Final = 30.0
 _PORT: Final = 6432
+_ROLES: Final = ("app_user", "app_service", "app_spender", "app_migrator", "postgres")
 _CONFIGURATION: Final = """
 [databases]
 * = host={host} port={port}
@@ -44,7 +45,7 @@ def pooled(server: URL) -> Iterator[URL]:
         folder = Path(name)
         port = server.query["port"]
         settings = {"host": server.query["host"], "port": port, "folder": folder}
-        (folder / "users").write_text('"app_user" ""\n"app_service" ""\n"app_spender" ""\n')
+        (folder / "users").write_text("".join(f'"{role}" ""\n' for role in _ROLES))
         (folder / "ini").write_text(_CONFIGURATION.format(pooler_port=_PORT, **settings))
         account = unprivileged_account() if os.geteuid() == 0 else None
         if account is not None:

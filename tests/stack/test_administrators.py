@@ -40,7 +40,8 @@ from cogni_billing.testing import SteppingClock
 from cogni_billing.testing.base import ALICE, BOB
 from cogni_billing.testing.contracts.verifying import live
 from stack.conftest import opened
-from stack.test_dump import ROWS_ALONE, assert_carried_over, lived, ran
+from stack.dumps import ROWS_ALONE, ran
+from stack.test_dump import assert_carried_over, lived
 
 WITH_SPENDER = Roles(spender="app_spender")
 BINARIES = [bundled_binaries(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]

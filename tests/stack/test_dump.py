@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, Engine, text
+from sqlalchemy import Engine, text
 
 from cogni_billing import (
     Billing,
@@ -19,32 +16,10 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, doctor, reset, restore
-from cogni_billing.adapters.postgres.embedded.server import bundled_binaries
 from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Clone, Database, opened
-
-ROWS_ALONE = (
-    *("--data-only", "--enable-row-security"),
-    *("-n", "cogni_billing", "-T", "cogni_billing.context_keys"),
-)
-
-
-def binaries() -> Path:
-    """The server's own programs, where it has others than the bundled ones."""
-    given = os.environ.get("COGNI_BILLING_TEST_POSTGRES_BIN")
-    return Path(given) if given else bundled_binaries()
-
-
-def ran(program: Path, url: URL, *arguments: str, given: str | None = None) -> str:
-    libpq = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    return subprocess.run(
-        [program, "-d", libpq, *arguments],
-        input=given,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+from stack.dumps import ROWS_ALONE, binaries, ran
 
 
 def digests(service: Engine) -> dict[str, str]:

@@ -7,13 +7,17 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
 import pytest
+import typer
+from attrs import evolve, frozen
 from sqlalchemy import URL, Engine, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from typer.core import TyperGroup
 
 from cogni_billing import (
     AsyncBilling,
@@ -23,18 +27,23 @@ from cogni_billing import (
     TenantId,
     UnknownAccount,
     credits,
+    usd,
 )
 from cogni_billing.adapters.postgres import (
     AsyncPostgresUnitOfWork,
     PostgresUnitOfWork,
     doctor,
     ensure_ready,
+    reset,
 )
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
-from cogni_billing.testing import ALICE, BOB, Fixtures, Totals
-from cogni_billing.testing.contracts import disputes, purchases, scopes
-from stack.conftest import Database
+from cogni_billing.cli.app import app
+from cogni_billing.testing import ALICE, BOB, IsolatedConformance, NewUnitOfWork, Totals
+from stack.clients import MAKES, client
+from stack.command import Run
+from stack.conftest import Clone, Database
+from stack.dumps import ROWS_ALONE, binaries, ran
 from stack.pgbouncer import BINARY, pooled
 
 # In CI a missing pooler fails the tests.
@@ -67,26 +76,26 @@ def service(pooler: URL, database: Database) -> Iterator[Engine]:
     engine.dispose()
 
 
-class TestThroughAPooler(Fixtures):
+@pytest.mark.exhaustive
+class TestThroughAPooler(IsolatedConformance):
+    """Every call of the API, with all tenants on one connection of each role."""
+
+    class TestModel:
+        """Tried without a pooler: it makes one call after another."""
+
     @pytest.fixture
-    def unit_of_work(self, engine: Engine, service: Engine) -> PostgresUnitOfWork:
-        return PostgresUnitOfWork(engine, service=service)
+    def new_unit_of_work(
+        self, engine: Engine, service: Engine, database: Database
+    ) -> NewUnitOfWork:
+        def new() -> PostgresUnitOfWork:
+            reset(database.migrator)
+            return PostgresUnitOfWork(engine, service=service)
+
+        return new
 
     @pytest.fixture
     def totals(self, database: Database) -> Totals:
         return database.totals
-
-    class TestPurchases(purchases.PurchaseContract):
-        pass
-
-    class TestDisputes(disputes.DisputeContract):
-        pass
-
-    class TestScopes(scopes.ScopeContract):
-        pass
-
-    class TestPurchaseRaces(purchases.PurchaseRaces):
-        pass
 
 
 STRANGER = TenantId(UUID(int=2**100))
@@ -167,6 +176,105 @@ def test_a_task_that_is_cancelled_leaves_nobody_behind(billing: Billing, pooler:
     assert alice == billing.balance(ALICE)
     charged = [line for line in billing.statement(ALICE).lines if line.kind == "charge"]
     assert alice.posted == credits(7_000_000 - len(charged))
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_host_of_every_make_is_served(
+    database: Database, pooler: URL, loop: asyncio.AbstractEventLoop, make: str
+) -> None:
+    unprepared = evolve(MAKES[make], options={**MAKES[make].options, **UNPREPARED})
+    with client(unprepared, pooler, pooler.set(username="app_service"), loop) as host:
+        host.billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+        for number in range(10):  # more often than a driver needs to prepare a statement
+            host.billing.charge(ALICE, credits(1), reference=f"r{number}")
+        host.billing.refund(ALICE, payment="stripe:1", amount=usd("0.10"), reference="re")
+        balance = host.billing.balance(ALICE)
+        found = host.billing.verify()
+
+    assert balance.posted == credits(9_000_000 - 10)
+    assert found.violations == ()
+
+
+def left_behind(pooler: URL) -> None:
+    """Leave a prepared statement of each of the driver's first names on the server's connection."""
+    shown = pooler.set(drivername="postgresql").render_as_string()
+    with psycopg.connect(shown, autocommit=True) as other:
+        for number in range(10):
+            other.execute(f"SELECT {number}", prepare=True)
+
+
+@frozen
+class Step:
+    """A command, the role that it connects as, and a part of its answer."""
+
+    command: str
+    arguments: tuple[str, ...]
+    role: str
+    says: str
+    returncode: int = 0
+
+
+STEPS: Final = (
+    Step("provision", ("--spender", "app_spender"), "postgres", "provisioned"),
+    Step("migrate", (), "app_migrator", "migrated"),
+    Step("restore", ("dump.sql",), "app_migrator", "rows restored: "),
+    Step("doctor", (), "app_user", "prepared statements"),
+    Step("repair", (), "app_migrator", "created again"),
+    Step("open-account", (str(ALICE),), "app_user", "account "),
+    Step("purchase", (str(ALICE), "1.00", "--payment", "stripe:1"), "app_user", "confirmed"),
+    Step("import purchases", ("purchases.csv", "--batch-size", "1"), "app_user", "done     20"),
+    Step("import charges", ("charges.csv", "--batch-size", "1"), "app_user", "done     20"),
+    Step("balance", (str(ALICE),), "app_user", "available"),
+    Step("statement", (str(ALICE),), "app_user", "charge"),
+    Step("sweep", (), "app_user", "wallets settled: 0"),
+    Step("fold", (), "app_user", "accounts folded: "),
+    Step("verify", (), "app_user", "0"),
+    Step("demo", (), "postgres", "a pooler is on the way to the server; connect directly", 69),
+)
+
+
+def commands(group: TyperGroup, prefix: str = "") -> Iterator[str]:
+    """The name of every command, those of groups included."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name
+
+
+def test_every_command_has_a_step() -> None:
+    assert {step.command for step in STEPS} == {*commands(typer.main.get_group(app))}
+
+
+def test_every_command_works(
+    billing: Billing,
+    database: Database,
+    empty_database: Clone,
+    pooler: URL,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where others have left prepared statements of the names that this driver would give."""
+
+    def url(role: str) -> URL:
+        return pooler.set(username=role, database=empty_database.name)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COGNI_BILLING_SERVICE_URL", url("app_service").render_as_string())
+    for kind, column in (("purchases", "payment"), ("charges", "reference")):
+        lines = [f"{ALICE},1,stripe:{number}" for number in range(100, 120)]
+        Path(f"{kind}.csv").write_text("\n".join([f"tenant,amount,{column}", *lines]))
+    Path("dump.sql").write_text(
+        ran(binaries() / "pg_dump", database.sandbox.role("app_service"), *ROWS_ALONE)
+    )
+    for step in STEPS:
+        shown = run(*step.command.split(), *step.arguments, url=url(step.role).render_as_string())
+        assert shown.returncode == step.returncode, (step, shown)
+        assert step.says in shown.stdout + shown.stderr, (step, shown)
+        if step.command == "provision":
+            for role in ("app_migrator", "app_user", "app_service"):
+                left_behind(url(role))
 
 
 def test_doctor_asks_for_statements_that_are_not_prepared(

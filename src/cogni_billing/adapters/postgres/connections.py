@@ -11,7 +11,7 @@ import psycopg
 from psycopg import AsyncConnection as AsyncDriverConnection
 from psycopg import Connection as DriverConnection
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, PoolProxiedConnection
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cogni_billing.adapters.postgres.failures import (
@@ -125,6 +125,18 @@ def _has_lost_its_server(
 
 def _is_read_only(error: Exception) -> bool:
     return isinstance(error, psycopg.Error) and error.sqlstate == READ_ONLY
+
+
+def is_pooled(connection: Connection) -> bool:
+    """True if there is a pooler on the way to the server."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, (DriverConnection, AsyncDriverConnection))  # the dialect's
+    # A pooler makes up the number that it gives its clients.
+    serving: int = connection.execute(_BACKEND).scalar_one()
+    return driver.info.backend_pid != serving
+
+
+_BACKEND: Final = text("SELECT pg_backend_pid()")
 
 
 def drop_if_read_only(connection: Connection, error: LedgerUnavailable) -> None:

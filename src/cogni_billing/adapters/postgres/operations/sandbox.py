@@ -11,6 +11,7 @@ from typing import Final
 from attrs import frozen
 from sqlalchemy import URL, create_engine, make_url, text
 
+from cogni_billing.adapters.postgres.connections import is_pooled
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations.migrating import migrate
 from cogni_billing.adapters.postgres.operations.provisioning import (
@@ -18,6 +19,7 @@ from cogni_billing.adapters.postgres.operations.provisioning import (
     require_server_version,
 )
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
+from cogni_billing.domain.errors import LedgerUnavailable
 
 SPENDER: Final = "app_spender"
 
@@ -77,7 +79,8 @@ def temporary_database(admin_url: str) -> Iterator[GivenDatabase]:
         admin_url: Connects as an administrator who may create databases and roles.
 
     Raises:
-        LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
+        LedgerUnavailable: the server cannot be reached, is behind a pooler, or is older than
+            PostgreSQL 14.
         PrivilegeRequired: the administrator may not do one of these things.
     """
     url = make_url(admin_url)
@@ -86,6 +89,8 @@ def temporary_database(admin_url: str) -> Iterator[GivenDatabase]:
     try:
         with translated(), server.connect() as connection:
             require_server_version(connection)
+            if is_pooled(connection):
+                raise LedgerUnavailable("a pooler is on the way to the server; connect directly")
             connection.execute(text(f"CREATE DATABASE {quoted(name)}"))
         try:
             database = GivenDatabase(url.set(database=name))

@@ -8,6 +8,7 @@ import psycopg
 from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.postgres.calls import calls_on
+from cogni_billing.adapters.postgres.connections import is_pooled
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
 from cogni_billing.adapters.postgres.schema import HEAD, SCHEMA
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID
@@ -70,9 +71,7 @@ _PRESET: Final = text("""
 def pooling(connection: Connection, _: Subject) -> Findings:
     driver = connection.connection.driver_connection
     assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # the dialect's
-    serving = connection.scalar(text("SELECT pg_backend_pid()"))
-    # A pooler makes up the number that it gives its clients.
-    if driver.info.backend_pid != serving and driver.prepare_threshold is not None:
+    if driver.prepare_threshold is not None and is_pooled(connection):
         yield Finding(
             "there is a pooler on the way, and statements are prepared: one client's can answer"
             " another's",

@@ -74,20 +74,20 @@ def client(
     if make.awaited:
         one, other = (create_async_engine(url, **pooled) for url in (user, service))
         awaited = AsyncPostgresUnitOfWork(one, service=other, **options)
-        yield Client(
-            blocking(AsyncBilling(awaited), loop),
-            _noted(one.sync_engine, other.sync_engine),
-            [one, other],
-            loop,
-        )
-        for each in (one, other):
-            asyncio.run_coroutine_threadsafe(each.dispose(), loop).result()
+        billing = blocking(AsyncBilling(awaited), loop)
+        try:
+            yield Client(billing, _noted(one.sync_engine, other.sync_engine), [one, other], loop)
+        finally:
+            for each in (one, other):
+                asyncio.run_coroutine_threadsafe(each.dispose(), loop).result()
     else:
         engines = [create_engine(url, **pooled) for url in (user, service)]
         unit_of_work = PostgresUnitOfWork(engines[0], service=engines[1], **options)
-        yield Client(Billing(unit_of_work), _noted(*engines), [*engines])
-        for engine in engines:
-            engine.dispose()
+        try:
+            yield Client(Billing(unit_of_work), _noted(*engines), [*engines])
+        finally:
+            for engine in engines:
+                engine.dispose()
 
 
 def _noted(*engines: Engine) -> list[str]:

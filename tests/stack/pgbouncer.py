@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, with one connection to the server for each role."""
+"""PgBouncer, by default in transaction mode with one connection to the server for each role."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ unix_socket_dir = {folder}
 listen_port = {pooler_port}
 auth_type = trust
 auth_file = {folder}/users
-pool_mode = transaction
-default_pool_size = 1
+pool_mode = {mode}
+default_pool_size = {size}
 max_client_conn = 200
 logfile = {folder}/log
 """
 
 
 @contextmanager
-def pooled(server: URL) -> Iterator[URL]:
+def pooled(server: URL, *, mode: str = "transaction", size: int = 1) -> Iterator[URL]:
     """A pooler before *server*, which listens on a Unix socket; its own address, for any role."""
     assert BINARY is not None, "pgbouncer is not installed"
     with tempfile.TemporaryDirectory(prefix="cogni-pooler-") as name:
         folder = Path(name)
         port = server.query["port"]
-        settings = {"host": server.query["host"], "port": port, "folder": folder}
+        settings = {"host": server.query["host"], "port": port, "folder": folder, "mode": mode}
         (folder / "users").write_text("".join(f'"{role}" ""\n' for role in _ROLES))
-        (folder / "ini").write_text(_CONFIGURATION.format(pooler_port=_PORT, **settings))
+        (folder / "ini").write_text(_CONFIGURATION.format(pooler_port=_PORT, size=size, **settings))
         account = unprivileged_account() if os.geteuid() == 0 else None
         if account is not None:
             for path in (folder, *folder.iterdir()):

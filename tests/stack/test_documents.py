@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -38,8 +39,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Engine]]:
     """The engines that documents create, which a host keeps; disposed of at the end."""
     created: list[Engine] = []
 
-    def create_engine(url: str) -> Engine:
-        created.append(create(url))
+    def create_engine(url: str, **options: Any) -> Engine:
+        created.append(create(url, **options))
         return created[-1]
 
     create = sqlalchemy.create_engine

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -24,6 +25,7 @@ from cogni_billing import (
     Balance,
     Billing,
     InsufficientCredits,
+    LedgerUnavailable,
     TenantId,
     UnknownAccount,
     credits,
@@ -40,7 +42,7 @@ from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.cli.app import app
 from cogni_billing.testing import ALICE, BOB, IsolatedConformance, NewUnitOfWork, Totals
-from stack.clients import MAKES, client
+from stack.clients import MAKES, POOL, Make, client
 from stack.command import Run
 from stack.conftest import Clone, Database
 from stack.dumps import ROWS_ALONE, binaries, ran
@@ -193,6 +195,35 @@ def test_host_of_every_make_is_served(
 
     assert balance.posted == credits(9_000_000 - 10)
     assert found.violations == ()
+
+
+@pytest.mark.usefixtures("pooler")
+def test_session_mode_serves_a_host_that_prepares_statements(
+    database: Database, loop: asyncio.AbstractEventLoop
+) -> None:
+    with (
+        pooled(database.sandbox.role("app_user"), mode="session", size=POOL) as url,
+        client(Make(), url, url.set(username="app_service"), loop) as host,
+    ):
+        host.billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+        for number in range(10):
+            host.billing.charge(ALICE, credits(1), reference=f"r{number}")
+        found = host.billing.verify()
+
+    assert found.ok
+
+
+@pytest.mark.usefixtures("pooler")
+def test_statement_mode_refuses_what_takes_several_statements(
+    database: Database, loop: asyncio.AbstractEventLoop
+) -> None:
+    with pooled(database.sandbox.role("app_user"), mode="statement") as url:
+        service = url.set(username="app_service")
+        with client(Make(options=UNPREPARED), url, service, loop, retry_for=timedelta(0)) as host:
+            with pytest.raises(LedgerUnavailable):
+                host.billing.verify()
+            with pytest.raises(LedgerUnavailable):
+                host.billing.fold()
 
 
 def left_behind(pooler: URL) -> None:

@@ -13,12 +13,16 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import (
     SYSTEM_TENANT_ID,
+    Billing,
     LedgerCorruption,
     LedgerUnavailable,
     PrivilegeRequired,
     SystemTenantMissing,
+    credits,
+    usd,
 )
 from cogni_billing.adapters.postgres import (
+    PostgresUnitOfWork,
     Report,
     Roles,
     doctor,
@@ -32,6 +36,7 @@ from cogni_billing.adapters.postgres import (
 )
 from cogni_billing.adapters.postgres.operations import blueprint, definitions
 from cogni_billing.adapters.postgres.schema import function_sources
+from cogni_billing.testing.base import ALICE
 from stack.conftest import Clone, Database
 
 ROLES: Final = Roles(spender="app_spender")
@@ -128,9 +133,9 @@ SABOTAGES = {
     ),
     "a function of another owner": (
         "ALTER FUNCTION cogni_billing.mac(text, bytea, bytea) OWNER TO postgres",
-        "function mac is owned by postgres",
-        'ALTER FUNCTION cogni_billing."mac" (message text, inner_key bytea, outer_key bytea)'
-        ' OWNER TO "cogni_billing_keeper"',
+        'FUNCTION cogni_billing."mac" (message text, inner_key bytea, outer_key bytea)'
+        " is owned by postgres",
+        "run provision as an administrator",
     ),
     "an extra function": (
         "CREATE FUNCTION cogni_billing.backdoor() RETURNS int LANGUAGE sql AS 'SELECT 1'",
@@ -315,8 +320,8 @@ SABOTAGES = {
     ),
     "a table of another owner": (
         "ALTER TABLE cogni_billing.claims OWNER TO postgres",
-        "cogni_billing.claims is owned by postgres",
-        'ALTER TABLE cogni_billing.claims OWNER TO "app_migrator"',
+        "TABLE cogni_billing.claims is owned by postgres",
+        "run provision as an administrator",
     ),
     "a table that is not ours": (
         "CREATE TABLE cogni_billing.notes (tenant_id uuid)",
@@ -330,8 +335,23 @@ SABOTAGES = {
     ),
     "a schema of another owner": (
         "ALTER SCHEMA cogni_billing OWNER TO app_user",
-        "the schema is owned by app_user",
-        'ALTER SCHEMA cogni_billing OWNER TO "app_migrator"',
+        "SCHEMA cogni_billing is owned by app_user",
+        "run provision as an administrator",
+    ),
+    "a schema of migrations of another owner": (
+        "ALTER SCHEMA cogni_billing_migrations OWNER TO app_service",
+        "SCHEMA cogni_billing_migrations is owned by app_service",
+        "run provision as an administrator",
+    ),
+    "a type of another owner": (
+        "ALTER TYPE cogni_billing.movement OWNER TO app_user",
+        "TYPE cogni_billing.movement is owned by app_user",
+        "run provision as an administrator",
+    ),
+    "a table of migrations of another owner": (
+        "ALTER TABLE cogni_billing_migrations.alembic_version OWNER TO postgres",
+        "TABLE cogni_billing_migrations.alembic_version is owned by postgres",
+        "run provision as an administrator",
     ),
     "positions handed out in advance": (
         "ALTER SEQUENCE cogni_billing.arrivals_position_seq CACHE 50",
@@ -379,6 +399,8 @@ def remedied(database: Database) -> None:
         for finding in doctor(database.user).findings:
             if finding.remedy == "run repair as the migrator":
                 repair(database.migrator)
+            elif finding.remedy == "run provision as an administrator":
+                provision(database.admin)
             elif finding.remedy != "fix the other findings first":
                 sabotage(database, finding.remedy)
         database.user.dispose()  # settings of the database hold for new sessions
@@ -392,7 +414,7 @@ def test_a_fresh_installation_is_sound(database: Database) -> None:
 
     assert report.findings == ()
     assert report.ok
-    assert len(report.checks) == 16
+    assert len(report.checks) == 18
     ensure_ready(database.user)
 
 
@@ -591,6 +613,68 @@ def test_connecting_as_the_administrator_is_found_and_no_superuser_is_weakened(
     assert [(found.problem, found.remedy) for found in findings] == [
         ("connected as postgres", "connect as app_user or app_spender")
     ]
+
+
+class TestPositionsGivenAgain:
+    """A copy of the rows by logical replication leaves the sequence where it was."""
+
+    @pytest.fixture
+    def ledger(self, own_database: Database) -> Billing:
+        billing = Billing(PostgresUnitOfWork(own_database.user, service=own_database.service))
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
+        billing.fold()
+        assert ensure_ready(own_database.user) is None
+        sabotage(own_database, "SELECT setval('cogni_billing.arrivals_position_seq', 1, false)")
+        return billing
+
+    def test_an_arrival_below_the_last_checkpoint_is_never_counted(self, ledger: Billing) -> None:
+        before = ledger.balance(SYSTEM_TENANT_ID).posted
+
+        receipt = ledger.confirm_purchase(ALICE, usd("1.00"), payment="stripe:2")
+        ledger.fold()
+
+        assert receipt.shares[0].amount > credits(0)
+        assert ledger.balance(SYSTEM_TENANT_ID).posted == before
+        assert not ledger.verify().ok
+
+    def test_doctor_finds_it_before_and_repair_moves_the_sequence_ahead(
+        self, ledger: Billing, own_database: Database
+    ) -> None:
+        before = ledger.balance(SYSTEM_TENANT_ID).posted
+
+        (finding,) = doctor(own_database.user).findings
+        with pytest.raises(LedgerCorruption, match="each arrival gets a new position"):
+            ensure_ready(own_database.user)
+        remedied(own_database)
+
+        assert (finding.problem, finding.remedy) == (
+            "sequence arrivals_position_seq gives positions again that are in use, up to 2",
+            "run repair as the migrator",
+        )
+        receipt = ledger.confirm_purchase(ALICE, usd("1.00"), payment="stripe:2")
+        ledger.fold()
+        assert ledger.balance(SYSTEM_TENANT_ID).posted == before + receipt.shares[0].amount
+        assert ledger.verify().ok
+
+    @pytest.mark.parametrize(("value", "called"), [(1, "true"), (2, "false")])
+    def test_one_position_given_again_is_enough(
+        self, ledger: Billing, own_database: Database, value: int, called: str
+    ) -> None:
+        position = f"SELECT setval('cogni_billing.arrivals_position_seq', {value}, {called})"
+        sabotage(own_database, position)
+
+        assert len(doctor(own_database.user).findings) == 1
+
+    def test_repair_leaves_a_sequence_that_is_ahead(
+        self, ledger: Billing, own_database: Database
+    ) -> None:
+        sabotage(own_database, "SELECT setval('cogni_billing.arrivals_position_seq', 3, false)")
+
+        repair(own_database.migrator)
+
+        with own_database.service.connect() as connection:
+            asked = "SELECT last_value, is_called FROM cogni_billing.arrivals_position_seq"
+            assert tuple(connection.execute(text(asked)).one()) == (3, False)
 
 
 def test_only_the_migrator_repairs(own_database: Database) -> None:

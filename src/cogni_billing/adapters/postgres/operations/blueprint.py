@@ -178,13 +178,13 @@ def _table_privileges() -> Iterator[Privilege]:
 _DOORS: Final = (
     (
         "user spender service",
-        "account balance find grants lines attempt attempt_events revision tenant",
+        "account balance find grants lines attempt attempt_events reused_position revision tenant",
     ),
     ("user spender", "open_account spend spend_groups hold release settle"),
     ("user", "mint mint_groups create_attempt record_attempt begin_check"),
     ("service", "reverse payment dispute lock open_dispute close_dispute safe_position fold"),
     ("service", "account_of owner_of contra_of"),
-    ("migrator", "seed_system_tenant check_arrivals refuse_change revision"),
+    ("migrator", "seed_system_tenant check_arrivals refuse_change reused_position revision"),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from attrs import frozen
 from sqlalchemy import Connection, text
 
+from cogni_billing.adapters.postgres.operations.roles import quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA
 
 
@@ -24,6 +25,10 @@ class Definition:
     table: str
     name: str
     made: str
+
+    def signature(self) -> str:
+        """A function with its arguments, as DROP spells it."""
+        return f"{quoted(self.name)} {self.made.partition(' RETURNS ')[0]}"
 
 
 @cache

@@ -160,6 +160,7 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the connected role is one that serves", access.connected_role, LedgerCorruption),
     ("no role has an attribute that it does not need", access.attributes, LedgerCorruption),
     ("the roles are apart", access.memberships, LedgerCorruption),
+    ("each object has its owner", structure.owners, LedgerCorruption),
     ("row security is enabled and forced on every table", structure.row_security, LedgerCorruption),
     ("the functions are the expected ones", structure.functions, LedgerCorruption),
     ("the policies are the expected ones", structure.policies, LedgerCorruption),
@@ -171,5 +172,6 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("what is made later is given to nobody", access.default_privileges, LedgerCorruption),
     ("contexts are set by calls alone", running.contexts, LedgerCorruption),
     ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
+    ("each arrival gets a new position", running.positions, LedgerCorruption),
     ("prepared statements answer those who prepared them", running.pooling, LedgerCorruption),
 )

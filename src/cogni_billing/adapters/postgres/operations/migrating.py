@@ -13,7 +13,7 @@ from cogni_billing.adapters.postgres.operations.administration import (
     administrative_transaction,
     run,
 )
-from cogni_billing.adapters.postgres.operations.blueprint import installed_functions
+from cogni_billing.adapters.postgres.operations.blueprint import SEQUENCE, installed_functions
 from cogni_billing.adapters.postgres.operations.provisioning import (
     Provision,
     act_as,
@@ -73,7 +73,8 @@ def include_object(item: object, *_: object) -> bool:
 def repair(migrator_engine: Engine) -> None:
     """Create the functions again as this version has them, with the privileges to call them.
 
-    Tables and rows stay as they are. Doing it twice changes nothing.
+    Moves the sequence of positions ahead of the rows, if a copy of the rows left it behind. Tables
+    and rows stay as they are. Doing it twice changes nothing.
 
     Raises:
         PrivilegeRequired: it connects as another role than the migrator, or a function has another
@@ -84,6 +85,16 @@ def repair(migrator_engine: Engine) -> None:
         roles = Provision.read(connection).roles
         require_migrator(connection, roles)
         run(connection, *installed_functions(roles))
+        if connection.execute(_REUSED_POSITION).scalar_one() is not None:
+            run(connection, *_ADVANCE)
+
+
+_REUSED_POSITION: Final = text(f"SELECT {SCHEMA}.reused_position()")
+# No writer takes a position between the two.
+_ADVANCE: Final = (
+    f"LOCK TABLE {SCHEMA}.arrivals IN EXCLUSIVE MODE",
+    f"SELECT setval('{SCHEMA}.{SEQUENCE}', {SCHEMA}.reused_position())",
+)
 
 
 @contextmanager

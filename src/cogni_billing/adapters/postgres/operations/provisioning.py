@@ -18,6 +18,7 @@ from cogni_billing.adapters.postgres.operations.blueprint import (
     function_privileges,
     table_privileges,
 )
+from cogni_billing.adapters.postgres.operations.ownership import misowned
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, PrivilegeRequired
@@ -81,7 +82,8 @@ def provision(
 ) -> None:
     """Create the roles and the schema in this database, or bring them in line. Idempotent.
 
-    It looks first, and does what is missing. Passwords and `pg_hba.conf` are the host's: a new role
+    It looks first, and does what is missing. Objects that a restore left to the administrator are
+    given to their roles. Passwords and `pg_hba.conf` are the host's: a new role
     has no password. Roles that exist are kept, and their attributes corrected where they differ.
 
     With `Roles(spender=…)` there is a role that reads and spends but cannot mint: requests are
@@ -137,7 +139,11 @@ def _missing(connection: Connection, roles: Roles | None, *, test_database: bool
     for purpose, name in record.roles.to_dict().items():
         yield from _role(connection, purpose, name)
     yield from _access(connection, record.roles)
-    changes = [*_schemas(connection, record.roles), *_changes(before, record)]
+    changes = [
+        *_owners(connection, record.roles),
+        *_schemas(connection, record.roles),
+        *_changes(before, record),
+    ]
     if _is_migrated(connection):
         changes += _spender_changes(before, record.roles)
     yield from _as_the_migrator(connection, record.roles, changes)
@@ -250,7 +256,7 @@ def _as_the_migrator(connection: Connection, roles: Roles, statements: list[str]
     administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
     lent = not _may_act_as(connection, administrator, roles.migrator)
     if lent:
-        yield let_act_as(connection, administrator, roles.migrator)
+        yield f"GRANT {quoted(roles.migrator)} TO {quoted(administrator)}"
     yield from statements
     yield acting_as(administrator)
     if lent:
@@ -265,6 +271,24 @@ def acting_as(role: str) -> str:
 def act_as(connection: Connection, role: str) -> None:
     """Act as *role* for the rest of the transaction."""
     connection.execute(plain(acting_as(role)))
+
+
+def _owners(connection: Connection, roles: Roles) -> Iterator[str]:
+    """Give objects to their roles that a restore left to the administrator."""
+    wrong = misowned(connection, roles)
+    if not wrong:
+        return
+    administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
+    (keeper,) = roles.quoted("keeper")
+    yield from (each.alter() for each in wrong if each.rightful == roles.migrator)
+    # A function is given only to a role that may create one.
+    yield acting_as(roles.migrator)
+    yield f"GRANT CREATE ON SCHEMA {SCHEMA} TO {keeper}"
+    yield acting_as(administrator)
+    yield from (each.alter() for each in wrong if each.rightful == roles.keeper)
+    yield acting_as(roles.migrator)
+    yield f"REVOKE CREATE ON SCHEMA {SCHEMA} FROM {keeper}"
+    yield acting_as(administrator)
 
 
 def _schemas(connection: Connection, roles: Roles) -> Iterator[str]:

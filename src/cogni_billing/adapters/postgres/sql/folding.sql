@@ -32,6 +32,36 @@ BEGIN
 END
 $$;
 
+-- The highest position of an arrival, if the sequence would give it again; NULL if the sequence is
+-- ahead. `fold` skips an arrival below its account's last checkpoint. The last posting of each
+-- transaction is on one of these accounts, so none has a higher position.
+CREATE FUNCTION cogni_billing.reused_position() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+/* settings */
+AS $$
+DECLARE
+    before  CONSTANT text := current_setting('app.current_user_id', true);
+    account uuid;
+    highest bigint := 0;
+BEGIN
+    FOREACH account IN ARRAY ARRAY[
+        '00000000-0000-4000-b000-000000000001',
+        '00000000-0000-4000-b000-000000000002',
+        '00000000-0000-4000-b000-000000000003',
+        '00000000-0000-4000-b000-000000000004']::uuid[]
+    LOOP
+        account := cogni_billing.act_next(account);
+        highest := greatest(highest, (
+            SELECT max(position) FROM cogni_billing.arrivals WHERE account_id = account));
+    END LOOP;
+    PERFORM set_config('app.current_user_id', coalesce(before, ''), true);
+    -- Read last: an arrival that commits meanwhile has taken its position from the sequence.
+    RETURN (
+        SELECT highest FROM cogni_billing.arrivals_position_seq
+        WHERE highest >= last_value + is_called::integer);
+END
+$$;
+
 -- Writes checkpoints of one account's arrivals up to a safe position, each of `size` arrivals. Returns
 -- the number of arrivals.
 CREATE FUNCTION cogni_billing.fold_account(account uuid, safe bigint, size integer) RETURNS bigint

@@ -29,7 +29,7 @@ def attributes(connection: Connection, subject: Subject) -> Findings:
     for purpose, name in names.items():
         found = connection.execute(_ATTRIBUTES, {"name": name}).one_or_none()
         if found is None:
-            yield Finding(f"role {name} is missing", "run provision")
+            yield Finding(f"role {name} is missing", "run provision as an administrator")
             continue
         role = f"ALTER ROLE {quoted(name)}"
         if found.rolsuper:
@@ -112,12 +112,6 @@ def privileges(connection: Connection, subject: Subject) -> Findings:
                 f"{row.grantee} may pass on {each.on()}",
                 f"REVOKE GRANT OPTION FOR {each.on()} FROM {_role(row.grantee)}",
             )
-    owner: str = connection.execute(_OWNER, {"schema": SCHEMA}).scalar_one()
-    if owner != subject.roles.migrator:
-        yield Finding(
-            f"the schema is owned by {owner}",
-            f"ALTER SCHEMA {SCHEMA} OWNER TO {quoted(subject.roles.migrator)}",
-        )
     if connection.scalar(text("SELECT to_regclass('pg_parameter_acl') IS NOT NULL")):
         for row in connection.execute(_SETTERS, {"names": list(subject.roles.to_dict().values())}):
             yield Finding(
@@ -161,7 +155,6 @@ _GRANTED: Final = text(f"""
     ) AS guarded, aclexplode(acl)
     WHERE grantee <> owner
 """)
-_OWNER: Final = text("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = :schema")
 _SETTERS: Final = text(f"""
     SELECT {_GRANTEE}, privilege_type AS privilege, parname AS parameter
     FROM pg_parameter_acl, aclexplode(paracl)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.postgres.calls import calls_on
 from cogni_billing.adapters.postgres.connections import is_pooled
+from cogni_billing.adapters.postgres.operations.blueprint import SEQUENCE
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
 from cogni_billing.adapters.postgres.schema import HEAD, SCHEMA
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID
@@ -34,6 +35,15 @@ def system_tenant(connection: Connection, subject: Subject) -> Findings:
         yield Finding(
             "the account of the system tenant is missing",
             f"SELECT {SCHEMA}.seed_system_tenant()",
+        )
+
+
+def positions(connection: Connection, _: Subject) -> Findings:
+    reused = connection.scalar(text(f"SELECT {SCHEMA}.reused_position()"))
+    if reused is not None:
+        yield Finding(
+            f"sequence {SEQUENCE} gives positions again that are in use, up to {reused}",
+            "run repair as the migrator",
         )
 
 

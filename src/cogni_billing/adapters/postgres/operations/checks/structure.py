@@ -10,11 +10,17 @@ from sqlalchemy import Connection, text
 from cogni_billing.adapters.postgres.operations import blueprint, definitions
 from cogni_billing.adapters.postgres.operations.blueprint import Policy, Trigger
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
+from cogni_billing.adapters.postgres.operations.ownership import misowned
 from cogni_billing.adapters.postgres.operations.roles import quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA
 
 
-def row_security(connection: Connection, subject: Subject) -> Findings:
+def owners(connection: Connection, subject: Subject) -> Findings:
+    for each in misowned(connection, subject.roles):
+        yield Finding(f"{each.object} is owned by {each.owner}", "run provision as an administrator")
+
+
+def row_security(connection: Connection, _: Subject) -> Findings:
     found = {row.name: row for row in connection.execute(_TABLES, {"schema": SCHEMA})}
     for name in sorted({*found, *blueprint.TABLES}):
         table = f"{SCHEMA}.{name}"
@@ -36,16 +42,11 @@ def row_security(connection: Connection, subject: Subject) -> Findings:
                 )
             if not row.logged:
                 yield Finding(f"a crash empties {table}", f"ALTER TABLE {table} SET LOGGED")
-            if row.owner != subject.roles.migrator:
-                yield Finding(
-                    f"{table} is owned by {row.owner}",
-                    f"ALTER TABLE {table} OWNER TO {quoted(subject.roles.migrator)}",
-                )
 
 
 _TABLES: Final = text("""
     SELECT relname AS name, relrowsecurity AS enabled, relforcerowsecurity AS forced,
-           pg_get_userbyid(relowner) AS owner, relpersistence = 'p' AS logged
+           relpersistence = 'p' AS logged
     FROM pg_class
     WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """)
@@ -101,7 +102,7 @@ _TRIGGERS: Final = text("""
 """)
 
 
-def functions(connection: Connection, subject: Subject) -> Findings:
+def functions(connection: Connection, _: Subject) -> Findings:
     rows = connection.execute(_FUNCTIONS, {"schema": SCHEMA}).all()
     found = {blueprint.Function(row.name, row.definer, row.settings, row.source) for row in rows}
     made = {each for each in definitions.found(connection) if each.kind == "function"}
@@ -110,29 +111,17 @@ def functions(connection: Connection, subject: Subject) -> Findings:
     changed |= {each.name for each in expected - made}
     for name in sorted(changed):
         yield Finding(f"function {name} is missing or was changed", "run repair as the migrator")
-    known = {_signature(each) for each in expected}
+    known = {each.signature() for each in expected}
     for extra in sorted(made - expected):
-        if _signature(extra) not in known:
+        if extra.signature() not in known:
             yield Finding(
                 f"function {extra.name} is not one of ours",
-                f"DROP FUNCTION {SCHEMA}.{_signature(extra)}",
+                f"DROP FUNCTION {SCHEMA}.{extra.signature()}",
             )
-    for row in rows:
-        signature = f"{quoted(row.name)} ({row.arguments})"
-        if signature in known and row.owner != subject.roles.keeper:
-            yield Finding(
-                f"function {row.name} is owned by {row.owner}",
-                f"ALTER FUNCTION {SCHEMA}.{signature} OWNER TO {quoted(subject.roles.keeper)}",
-            )
-
-
-def _signature(function: definitions.Definition) -> str:
-    return f"{quoted(function.name)} {function.made.partition(' RETURNS ')[0]}"
 
 
 _FUNCTIONS: Final = text("""
-    SELECT proname AS name, pg_get_function_identity_arguments(pg_proc.oid) AS arguments,
-           pg_get_userbyid(proowner) AS owner, prosecdef AS definer,
+    SELECT proname AS name, prosecdef AS definer,
            array_to_string(proconfig, '; ') AS settings, prosrc AS source
     FROM pg_proc WHERE pronamespace = CAST(:schema AS regnamespace)
 """)

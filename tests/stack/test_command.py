@@ -209,7 +209,7 @@ def test_an_operator_installs_and_examines_a_database(run: Run, empty_database: 
     assert "run migrate as the migrator" in before.stdout
     assert migrated.stdout == "migrated to head\n"
     assert after.returncode == 0
-    assert after.stdout.count("│ ok ") == 16
+    assert after.stdout.count("│ ok ") == 18
 
 
 def test_dry_run_of_provision_prints_its_sql_and_runs_none(run: Run, empty_database: Clone) -> None:

@@ -174,10 +174,13 @@ def restore(
 def doctor(
     database_url: DatabaseUrl,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines.")] = False,
+    after_restore: Annotated[
+        bool, typer.Option("--after-restore", help="Read every row too, as app_service.")
+    ] = False,
 ) -> None:
     """Examine the database and the connected role; exit with 1 when something is wrong."""
     with _engine(database_url) as engine:
-        report = postgres.doctor(engine, signing_key=_signing_key())
+        report = postgres.doctor(engine, signing_key=_signing_key(), after_restore=after_restore)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:

@@ -11,7 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.failures import translated
-from cogni_billing.adapters.postgres.operations.checks import access, running, structure
+from cogni_billing.adapters.postgres.operations.checks import (
+    access,
+    restored,
+    running,
+    structure,
+)
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
 from cogni_billing.adapters.postgres.operations.provisioning import (
     Provision,
@@ -71,15 +76,18 @@ class Report:
         }
 
 
-def doctor(engine: Engine, *, signing_key: bytes | None = None) -> Report:
+def doctor(
+    engine: Engine, *, signing_key: bytes | None = None, after_restore: bool = False
+) -> Report:
     """Examine the database and the role that *engine* connects as, which should be `app_user`.
 
     Reads only, and needs no more rights than that role has. A database that is not migrated to
     this version gets one finding that says so, and no further checks.
 
     Args:
-        engine: Connects as the role that serves.
+        engine: Connects as the role that serves; with *after_restore* as the service role.
         signing_key: The key of signed contexts, where the database asks for them.
+        after_restore: Also read every row: there are transactions, and every invariant holds.
 
     Raises:
         InvalidInput: *signing_key* is no key.
@@ -87,22 +95,25 @@ def doctor(engine: Engine, *, signing_key: bytes | None = None) -> Report:
     """
     context = Context.of(signing_key)
     with translated(), engine.connect() as connection:
-        return _examined(connection, context)
+        return _examined(connection, context, after_restore=after_restore)
 
 
-async def doctor_async(engine: AsyncEngine, *, signing_key: bytes | None = None) -> Report:
+async def doctor_async(
+    engine: AsyncEngine, *, signing_key: bytes | None = None, after_restore: bool = False
+) -> Report:
     """`doctor`, awaited."""
     context = Context.of(signing_key)
     with translated():
         async with engine.connect() as connection:
-            return await connection.run_sync(_examined, context)
+            return await connection.run_sync(_examined, context, after_restore=after_restore)
 
 
-def _examined(connection: Connection, context: Context) -> Report:
+def _examined(connection: Connection, context: Context, *, after_restore: bool) -> Report:
+    connection.execution_options(isolation_level="READ COMMITTED")  # the engine may autocommit
     require_server_version(connection)
-    subject = Subject(Provision.read(connection), context)
+    subject = Subject(Provision.read(connection), context, after_restore)
     answers: list[Check] = []
-    for name, question, error in _QUESTIONS:
+    for name, question, error in (*_QUESTIONS, *(_AFTER_RESTORE if after_restore else ())):
         answers.append(Check(name, _answered(question, connection, subject), error))
         connection.rollback()
         if question is running.revision and not answers[-1].ok:
@@ -174,4 +185,7 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
     ("each arrival gets a new position", running.positions, LedgerCorruption),
     ("prepared statements answer those who prepared them", running.pooling, LedgerCorruption),
+)
+_AFTER_RESTORE: Final[tuple[tuple[str, _Question, _Error], ...]] = (
+    ("the rows are there and every invariant holds", restored.rows, LedgerCorruption),
 )

@@ -38,7 +38,6 @@ class Provision:
 
     roles: Roles
     test_database: bool = False
-    signed_contexts: bool = False
 
     @classmethod
     def read(cls, connection: Connection) -> Provision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -45,16 +46,17 @@ def reset(migrator_engine: Engine) -> None:
 def restore(migrator_engine: Engine, dump: Iterable[str]) -> int:
     """Fill an empty ledger with the rows of a dump, in one transaction. Returns their number.
 
-    The dump holds rows alone, as text, and is of the same revision:
-    `pg_dump --data-only --enable-row-security -n cogni_billing -T cogni_billing.context_keys`,
-    run as the service role. Signing keys are not in it.
+    The dump holds rows alone, as text, and is of the same revision. The service role writes it:
+    `pg_dump --data-only --enable-row-security -n cogni_billing -T cogni_billing.context_keys`.
+    From a dump of the whole database `pg_restore --data-only -n cogni_billing -f FILE` extracts it.
+    Signing keys are not restored: give them to `sign_contexts`.
 
     Args:
         migrator_engine: Connects as the migrator role.
         dump: The lines of the dump, such as an open file.
 
     Raises:
-        InvalidInput: the dump is not complete, or holds anything else.
+        InvalidInput: the dump is not complete, has no row, or holds anything else.
         PrivilegeRequired: it connects as another role, or the ledger has transactions.
         LedgerUnavailable: the database is not provisioned and migrated, or cannot be reached.
     """
@@ -65,6 +67,8 @@ def restore(migrator_engine: Engine, dump: Iterable[str]) -> int:
             raise PrivilegeRequired("restoring into a ledger that has transactions")
         _run(connection, _EMPTYING)
         rows = _filled(connection, iter(dump))
+        if not rows:  # the system tenant has a wallet in every ledger
+            raise InvalidInput("dump", "one without rows", "a dump by a role that sees every row")
         _run(connection, *_each("ENABLE TRIGGER USER, FORCE ROW LEVEL SECURITY"))
         return rows
 
@@ -79,10 +83,12 @@ def _filled(connection: Connection, lines: Iterator[str]) -> int:
         for line in lines:
             if (begun := _COPY.match(line)) and begun["table"] in missing:
                 with cursor.copy(begun["statement"]) as copy:
-                    for row in iter(lambda: next(lines, _END_OF_ROWS), _END_OF_ROWS):
+                    for row in _rows(lines):
                         copy.write(row)
                         rows += 1
                 missing.remove(begun["table"])
+            elif begun and begun["table"] == "context_keys":
+                deque(_rows(lines), maxlen=0)
             elif found := _POSITION.match(line):
                 cursor.execute(_SET_POSITION, (found["value"], found["called"]))
                 missing.discard(SEQUENCE)
@@ -93,6 +99,11 @@ def _filled(connection: Connection, lines: Iterator[str]) -> int:
     if missing:
         raise InvalidInput("dump", f"one without {min(missing)}", "a complete dump")
     return rows
+
+
+def _rows(lines: Iterator[str]) -> Iterator[str]:
+    """The rows of the table whose COPY was read last."""
+    return iter(lambda: next(lines, _END_OF_ROWS), _END_OF_ROWS)
 
 
 def _each(action: str) -> Iterator[str]:

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from attrs import evolve
 from sqlalchemy import Connection, Engine, text
 
 from cogni_billing.adapters.postgres.contexts import KEY_BYTES_MAX, checked_key, key_id
-from cogni_billing.adapters.postgres.operations.administration import (
-    administrative_transaction,
-    plain,
-)
+from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
 from cogni_billing.domain.errors import BillingError
 
@@ -45,11 +41,8 @@ def sign_contexts(migrator_engine: Engine, keys: Iterable[bytes]) -> None:
     checked = list(dict.fromkeys(map(checked_key, keys)))
     try:
         with administrative_transaction(migrator_engine) as connection:
-            record = Provision.read(connection)
-            require_migrator(connection, record.roles)
+            require_migrator(connection, Provision.read(connection).roles)
             _replace(connection, checked)
-            signed = evolve(record, signed_contexts=bool(checked))
-            connection.execute(plain(signed.statement()))
     except BillingError as error:
         # Without its cause: the server's message can show the row, and so the key.
         raise error from None

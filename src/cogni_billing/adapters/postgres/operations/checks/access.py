@@ -19,9 +19,11 @@ from cogni_billing.adapters.postgres.schema import SCHEMA, function_sources
 
 def connected_role(connection: Connection, subject: Subject) -> Findings:
     name: str = connection.execute(text("SELECT current_user")).scalar_one()
-    serving = [each for each in (subject.roles.user, subject.roles.spender) if each is not None]
-    if name not in serving:
-        yield Finding(f"connected as {name}", f"connect as {' or '.join(serving)}")
+    roles = subject.roles
+    asked = (roles.service,) if subject.after_restore else (roles.user, roles.spender)
+    expected = [each for each in asked if each is not None]
+    if name not in expected:
+        yield Finding(f"connected as {name}", f"connect as {' or '.join(expected)}")
 
 
 def attributes(connection: Connection, subject: Subject) -> Findings:

@@ -24,10 +24,11 @@ Findings = Iterator[Finding]
 
 @frozen
 class Subject:
-    """What is examined: as it was installed, and how to act for a tenant there."""
+    """The database as it was installed, how to act for a tenant there, and the occasion."""
 
     record: Provision
     context: Context
+    after_restore: bool
 
     @property
     def roles(self) -> Roles:

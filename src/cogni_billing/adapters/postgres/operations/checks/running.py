@@ -9,9 +9,12 @@ from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.postgres.calls import calls_on
 from cogni_billing.adapters.postgres.connections import is_pooled
+from cogni_billing.adapters.postgres.contexts import Context
+from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations.blueprint import SEQUENCE
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
 from cogni_billing.adapters.postgres.schema import HEAD, SCHEMA
+from cogni_billing.domain.errors import PrivilegeRequired
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 
 
@@ -58,11 +61,20 @@ def contexts(connection: Connection, subject: Subject) -> Findings:
         yield Finding(
             "a tenant is set outside any scope", "remove it from the connection's options"
         )
-    if subject.context.signs and not subject.record.signed_contexts:
+    if subject.context.signs and _answers_without_proof(connection):
         yield Finding(
             "contexts are set without a proof, though there is a key",
             "sign_contexts(migrator_engine, [key])",
         )
+
+
+def _answers_without_proof(connection: Connection) -> bool:
+    try:
+        with translated(), connection.begin_nested():
+            calls_on(connection, Context())("account", SYSTEM_TENANT_ID, {})
+    except PrivilegeRequired:
+        return False
+    return True
 
 
 _SET: Final = text("SELECT coalesce(current_setting('app.current_user_id', true), '') <> ''")

@@ -17,7 +17,9 @@ from cogni_billing.adapters.postgres.schema import SCHEMA
 
 def owners(connection: Connection, subject: Subject) -> Findings:
     for each in misowned(connection, subject.roles):
-        yield Finding(f"{each.object} is owned by {each.owner}", "run provision as an administrator")
+        yield Finding(
+            f"{each.object} is owned by {each.owner}", "run provision as an administrator"
+        )
 
 
 def row_security(connection: Connection, _: Subject) -> Findings:

@@ -1,0 +1,25 @@
+"""Examine the rows of a restored ledger, across tenants, as the service role."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection
+
+from cogni_billing.adapters.postgres.audit import require_full_sight, verification
+from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
+
+_MOST: Final = 100
+
+
+def rows(connection: Connection, subject: Subject) -> Findings:
+    require_full_sight(connection)
+    found = verification(connection, _MOST)
+    if not found.transactions:
+        # No invariant is broken by rows that a dump left out altogether.
+        yield Finding(
+            "the ledger has no transactions",
+            f"restore a backup of every row, such as a dump by {subject.roles.service}",
+        )
+    for violation in found.violations:
+        yield Finding(str(violation), "restore a backup in which verify finds nothing")

@@ -235,6 +235,50 @@ def test_an_administrator_of_no_roles_provisions_where_they_are(managed: Managed
         assert doctor(database.user).ok
 
 
+def test_owners_are_corrected_by_provision_and_by_the_sql_that_it_prints(managed: Managed) -> None:
+    installed(managed)
+    with opened(managed) as shop:
+        for correct in (provision, lambda engine: managed.run("boss", provision_sql(engine))):
+            for misowned in ("TABLE cogni_billing.holds", "FUNCTION cogni_billing.act(uuid, text)"):
+                managed.run("postgres", f"ALTER {misowned} OWNER TO boss")
+            assert not doctor(shop.user).ok
+
+            correct(shop.admin)
+
+            assert doctor(shop.user).ok
+            assert memberships(shop.admin) == [("cogni_billing_keeper", "app_migrator")]
+
+
+def test_an_owner_that_the_administrator_may_not_change_is_named(managed: Managed) -> None:
+    installed(managed)
+    managed.run("postgres", "ALTER TABLE cogni_billing.holds OWNER TO postgres")
+    remedy = 'ALTER TABLE cogni_billing.holds OWNER TO "app_migrator"'
+
+    with opened(managed) as shop:
+        with pytest.raises(PrivilegeRequired, match=remedy):
+            provision(shop.admin)
+        managed.run("postgres", remedy)
+        assert doctor(shop.user).ok
+
+
+def test_a_function_that_is_not_the_librarys_is_given_to_no_role(managed: Managed) -> None:
+    installed(managed)
+    managed.run(
+        "postgres",
+        "CREATE FUNCTION cogni_billing.spend(uuid) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    )
+    owner = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'spend' AND pronargs = 1"
+
+    with opened(managed) as shop:
+        provision(shop.admin)
+
+        assert next(found.problem for found in doctor(shop.user).findings) == (
+            "function spend is not one of ours"
+        )
+        with shop.admin.connect() as connection:
+            assert connection.scalar(text(owner)) == "postgres"
+
+
 def test_bypassrls_is_taken_away_by_one_who_may(managed: Managed) -> None:
     installed(managed)
     with opened(managed) as shop:

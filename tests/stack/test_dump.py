@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from cogni_billing import (
     Billing,
@@ -15,7 +17,14 @@ from cogni_billing import (
     credits,
     usd,
 )
-from cogni_billing.adapters.postgres import PostgresUnitOfWork, doctor, reset, restore
+from cogni_billing.adapters.postgres import (
+    PostgresUnitOfWork,
+    Report,
+    doctor,
+    doctor_async,
+    reset,
+    restore,
+)
 from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Clone, Database, opened
@@ -122,6 +131,87 @@ def test_a_dump_that_is_incomplete_or_holds_more_changes_nothing(
 
     assert digests(own_database.service) == before
     assert doctor(own_database.user).ok
+
+
+def test_a_dump_by_a_role_that_sees_no_rows_changes_nothing(
+    dumped: str, own_database: Database
+) -> None:
+    before = digests(own_database.service)
+    empty = re.sub(r"(FROM stdin;\n).*?(^\\\.\n)", r"\1\2", dumped, flags=re.MULTILINE | re.DOTALL)
+
+    with pytest.raises(InvalidInput, match="one without rows"):
+        restore(own_database.migrator, empty.splitlines(keepends=True))
+
+    assert digests(own_database.service) == before
+
+
+def test_signing_keys_in_a_dump_are_not_restored(dumped: str, own_database: Database) -> None:
+    keys = (
+        "COPY cogni_billing.context_keys (id, inner_key, outer_key, added_at) FROM stdin;\n"
+        f"{'0' * 16}\t\\\\x{'36' * 64}\t\\\\x{'5c' * 64}\t2026-01-01 00:00:00+00\n\\.\n"
+    )
+
+    restore(own_database.migrator, [*keys.splitlines(keepends=True), *dumped.splitlines(True)])
+
+    again = Billing(PostgresUnitOfWork(own_database.user, service=own_database.service))
+    assert again.balance(ALICE).posted > credits(0)
+    with own_database.admin.connect() as connection:
+        assert connection.execute(text("SELECT FROM cogni_billing.context_keys")).all() == []
+
+
+def test_doctor_after_a_restore_finds_rows_that_are_missing_or_broken(
+    ledger: Database, dumped: str, own_database: Database
+) -> None:
+    def findings() -> list[tuple[str, str]]:
+        found = doctor(own_database.service, after_restore=True).findings
+        return [(each.problem, each.remedy) for each in found]
+
+    assert doctor(ledger.service, after_restore=True).findings == ()
+    assert findings() == [
+        (
+            "the ledger has no transactions",
+            "restore a backup of every row, such as a dump by app_service",
+        )
+    ]
+    restore(own_database.migrator, dumped.splitlines(keepends=True))
+    assert findings() == []
+
+    with own_database.admin.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text("DELETE FROM cogni_billing.arrivals WHERE kind = 'grant'"))
+    assert findings()
+    assert {remedy for _, remedy in findings()} == {
+        "restore a backup in which verify finds nothing"
+    }
+    assert doctor(own_database.user).ok  # which reads no rows
+    reset(own_database.migrator)
+    restore(own_database.migrator, dumped.splitlines(keepends=True))
+    assert findings() == []
+
+
+def test_awaited_doctor_after_a_restore_finds_the_same(own_database: Database) -> None:
+    async def examined() -> Report:
+        engine = create_async_engine(own_database.sandbox.url("app_service"))
+        try:
+            return await doctor_async(engine, after_restore=True)
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(examined()) == doctor(own_database.service, after_restore=True)
+
+
+def test_doctor_after_a_restore_reads_rows_on_an_engine_that_autocommits(ledger: Database) -> None:
+    engine = ledger.service.execution_options(isolation_level="AUTOCOMMIT")
+
+    assert doctor(engine, after_restore=True).findings == ()
+
+
+def test_only_the_service_role_examines_the_rows(ledger: Database) -> None:
+    problems = [each.problem for each in doctor(ledger.user, after_restore=True).findings]
+
+    assert problems[0] == "connected as app_user"
+    assert problems[1].startswith("this cannot be checked: ")
+    assert len(problems) == 2
 
 
 def test_a_ledger_that_has_transactions_is_not_restored_over(ledger: Database, dumped: str) -> None:

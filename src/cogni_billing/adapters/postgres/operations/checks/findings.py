@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from cogni_billing.adapters.postgres.contexts import Context
-from cogni_billing.adapters.postgres.operations.provisioning import Provision
 from cogni_billing.adapters.postgres.operations.roles import Roles
 
 
@@ -24,12 +23,8 @@ Findings = Iterator[Finding]
 
 @frozen
 class Subject:
-    """The database as it was installed, how to act for a tenant there, and the occasion."""
+    """The roles of the database, how to act for a tenant there, and the occasion."""
 
-    record: Provision
+    roles: Roles
     context: Context
     after_restore: bool
-
-    @property
-    def roles(self) -> Roles:
-        return self.record.roles

@@ -1,5 +1,6 @@
 """The ledger in PostgreSQL: units of work for requests, and operations on the database."""
 
+from cogni_billing.adapters.postgres.connections import reset_connections
 from cogni_billing.adapters.postgres.grouping import GroupCommit
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding
 from cogni_billing.adapters.postgres.operations.diagnosis import (
@@ -45,6 +46,7 @@ __all__ = [
     "provision_sql",
     "repair",
     "reset",
+    "reset_connections",
     "restore",
     "sign_contexts",
     "trial_balance",

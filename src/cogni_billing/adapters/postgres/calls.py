@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from attrs import frozen
 from sqlalchemy import Connection
 
+from cogni_billing.adapters.postgres.connections import run_in_transaction
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.schema import SCHEMA
 from cogni_billing.domain.errors import LedgerCorruption
@@ -83,7 +84,6 @@ def calls_on(connection: Connection, context: Context) -> Calls:
     """Calls over a connection of SQLAlchemy's."""
 
     def execute(statement: str, parameters: tuple[object, ...]) -> str:
-        found: str = connection.exec_driver_sql(statement, parameters).scalar_one()
-        return found
+        return run_in_transaction(connection, statement, parameters, prepare=context.prepare)
 
     return Calls(execute, context)

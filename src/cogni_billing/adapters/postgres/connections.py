@@ -11,8 +11,10 @@ import psycopg
 from psycopg import AsyncConnection as AsyncDriverConnection
 from psycopg import Connection as DriverConnection
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, PoolProxiedConnection, text
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from cogni_billing.adapters.postgres.failures import (
     READ_ONLY,
@@ -48,8 +50,81 @@ def checked_engine(field: str, given: object, kind: type[Any]) -> Any:
     return given
 
 
-def run_statement(engine: Engine, statement: str, parameters: tuple[object, ...]) -> str:
+def reset_connections(engine: Engine | AsyncEngine) -> None:
+    """Run `DISCARD ALL` on each connection that goes back to the pool of *engine*.
+
+    Settings, temporary tables, listeners, advisory locks, cursors, plans and prepared statements
+    that one request left on a connection do not reach the next request. A connection that cannot be
+    reset is closed. The engine prepares no statements any more: it would lose them at each reset.
+
+    A reset takes a round trip, and the next call plans its statements again. Settings of the host's
+    own survive as startup options (`connect_args={"options": "-c lock_timeout=5s"}`), not as SET.
+
+    Args:
+        engine: An engine of either kind on psycopg 3. Doing it twice changes nothing.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    kind = AsyncEngine if isinstance(engine, AsyncEngine) else Engine
+    checked = checked_engine("engine", engine, kind)
+    pooled = checked.sync_engine if isinstance(checked, AsyncEngine) else checked
+    if not event.contains(pooled, "reset", _discard):
+        event.listen(pooled, "reset", _discard)
+
+
+def _discard(
+    connection: DBAPIConnection, record: ConnectionPoolEntry | None, state: PoolResetState
+) -> None:
+    """Reset a session. SQLAlchemy closes the connection when this raises."""
+    if record is None or state.terminate_only or not state.asyncio_safe:
+        return  # the connection is about to be closed
+    driver = record.driver_connection
+    assert isinstance(driver, (DriverConnection, AsyncDriverConnection))  # the dialect's
+    # psycopg forgets its prepared statements at some of the resets only.
+    driver.prepare_threshold = None
+    connection.rollback()
+    autocommits = connection.autocommit
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute("DISCARD ALL")
+    cursor.close()
+    connection.autocommit = autocommits
+
+
+def run_in_transaction(
+    connection: Connection,
+    statement: str,
+    parameters: tuple[object, ...],
+    *,
+    prepare: bool | None = None,
+) -> str:
+    """The one value of *statement*, in the transaction of *connection*.
+
+    *prepare* is as psycopg takes it. SQLAlchemy has no such option.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, (DriverConnection, AsyncDriverConnection))  # the dialect's
+    threshold = driver.prepare_threshold
+    if prepare is False:
+        driver.prepare_threshold = None
+    try:
+        found: str = connection.exec_driver_sql(statement, parameters).scalar_one()
+        return found
+    finally:
+        driver.prepare_threshold = threshold
+
+
+def run_statement(
+    engine: Engine,
+    statement: str,
+    parameters: tuple[object, ...],
+    *,
+    prepare: bool | None = None,
+) -> str:
     """The one value of *statement*, in one round trip and one transaction of its own.
+
+    *prepare* is as psycopg takes it.
 
     Raises:
         BillingError: it failed; `OutcomeUnknown` where the answer was lost.
@@ -63,7 +138,7 @@ def run_statement(engine: Engine, statement: str, parameters: tuple[object, ...]
     try:
         driver.autocommit = True
         sent = True
-        row = driver.execute(statement, parameters).fetchone()
+        row = driver.execute(statement, parameters, prepare=prepare).fetchone()
         assert row is not None  # a function call has a row
         reusable = True
         return cast("str", row[0])
@@ -81,7 +156,11 @@ def run_statement(engine: Engine, statement: str, parameters: tuple[object, ...]
 
 
 async def run_statement_async(
-    engine: AsyncEngine, statement: str, parameters: tuple[object, ...]
+    engine: AsyncEngine,
+    statement: str,
+    parameters: tuple[object, ...],
+    *,
+    prepare: bool | None = None,
 ) -> str:
     """`run_statement`, awaited. A task that is cancelled meanwhile loses its connection."""
     async with AsyncExitStack() as stack:
@@ -95,7 +174,8 @@ async def run_statement_async(
         try:
             await driver.set_autocommit(True)
             sent = True
-            row = await (await driver.execute(statement, parameters)).fetchone()
+            cursor = await driver.execute(statement, parameters, prepare=prepare)
+            row = await cursor.fetchone()
             assert row is not None  # a function call has a row
             reusable = True
             return cast("str", row[0])

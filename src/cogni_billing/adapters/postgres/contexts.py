@@ -57,6 +57,13 @@ class Context:
         """True if it has a key."""
         return self._key is not None
 
+    @property
+    def prepare(self) -> bool | None:
+        """`False` with a key: a call with a proof is never prepared by name, because injected SQL
+        can put a statement of its own under that name and collect the proofs of later calls.
+        """
+        return False if self.signs else None
+
     def proof(self, tenant: TenantId) -> str | None:
         """The proof for a call that is made now; `None` without a key."""
         return None if self._key is None else proved(str(tenant), self._key, int(time.time()))

@@ -18,7 +18,7 @@ from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.util import await_only
 
-from cogni_billing.adapters.postgres.connections import DRIVERS
+from cogni_billing.adapters.postgres.connections import DRIVERS, run_in_transaction
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.scopes import for_good, status_of
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, shown
@@ -43,8 +43,10 @@ class HostConnection(ABC):
         """
 
     @abstractmethod
-    def execute(self, statement: str, parameters: tuple[object, ...]) -> str:
-        """The one value of *statement*."""
+    def execute(
+        self, statement: str, parameters: tuple[object, ...], *, prepare: bool | None = None
+    ) -> str:
+        """The one value of *statement*; *prepare* as psycopg takes it."""
 
     @property
     @abstractmethod
@@ -105,9 +107,10 @@ class _SqlAlchemyConnection(HostConnection):
         if driver is not None and driver.autocommit:
             raise InvalidInput("connection", "one that autocommits", EXPECTED)
 
-    def execute(self, statement: str, parameters: tuple[object, ...]) -> str:
-        found: str = self._connection.exec_driver_sql(statement, parameters).scalar_one()
-        return found
+    def execute(
+        self, statement: str, parameters: tuple[object, ...], *, prepare: bool | None = None
+    ) -> str:
+        return run_in_transaction(self._connection, statement, parameters, prepare=prepare)
 
     @property
     def status(self) -> TransactionStatus:
@@ -155,11 +158,13 @@ class _DriverConnection(HostConnection):
         if self._connection.autocommit and self.status is TransactionStatus.IDLE:
             raise InvalidInput("connection", "no open transaction", EXPECTED)
 
-    def execute(self, statement: str, parameters: tuple[object, ...]) -> str:
+    def execute(
+        self, statement: str, parameters: tuple[object, ...], *, prepare: bool | None = None
+    ) -> str:
         cursor = self._cursor()
         # The host's own loaders may return something else.
         cursor.adapters.register_loader("text", TextLoader)
-        _now(cursor.execute(statement, parameters))
+        _now(cursor.execute(statement, parameters, prepare=prepare))
         row = _now(cursor.fetchone())
         found: str = row[0]
         return found

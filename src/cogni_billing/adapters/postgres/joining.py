@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -104,7 +105,7 @@ class AsyncJoinedUnitOfWork:
 @contextmanager
 def _scope(host: HostConnection, tenant: TenantId, context: Context) -> Iterator[PostgresScope]:
     host.require_open_transaction()
-    calls = Calls(host.execute, context)
+    calls = Calls(partial(host.execute, prepare=context.prepare), context)
     guard = ScopeGuard()
     with host.used():
         with translated():

@@ -136,14 +136,17 @@ class PostgresUnitOfWork:
 
     def _send(self, transactions: Sequence[Transaction]) -> list[Any]:
         batch = Batch(transactions)
-        return batch.answers(run_statement(self._engine, *batch.statement(self._context)))
+        return batch.answers(self._told(*batch.statement(self._context)))
+
+    def _told(self, statement: str, parameters: tuple[object, ...]) -> str:
+        return run_statement(self._engine, statement, parameters, prepare=self._context.prepare)
 
     def _post(self, transaction: Transaction, *, repeated: bool = False) -> Recorded:
         tries = _Tries(self._retry_for, keyed=True)
         while True:
             statement, parameters = _posting(transaction, self._context)
             try:
-                told = run_statement(self._engine, statement, parameters)
+                told = self._told(statement, parameters)
                 [answer] = decoded(told)
                 if answer["outcome"] != UNSETTLED:
                     return posted(transaction, answer, repeated=repeated)
@@ -155,7 +158,7 @@ class PostgresUnitOfWork:
 
     def single(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
         """Do *work*, whose one call is one statement, in one round trip."""
-        calls = Calls(lambda *asked: run_statement(self._engine, *asked), self._context)
+        calls = Calls(self._told, self._context)
         tries = _Tries(self._retry_for, keyed=True)
         while True:
             try:
@@ -249,14 +252,18 @@ class AsyncPostgresUnitOfWork:
     async def _send(self, transactions: Sequence[Transaction]) -> list[Any]:
         batch = Batch(transactions)
         statement, parameters = batch.statement(self._context)
-        return batch.answers(await run_statement_async(self._engine, statement, parameters))
+        return batch.answers(await self._told(statement, parameters))
+
+    async def _told(self, statement: str, parameters: tuple[object, ...]) -> str:
+        prepare = self._context.prepare
+        return await run_statement_async(self._engine, statement, parameters, prepare=prepare)
 
     async def _post(self, transaction: Transaction, *, repeated: bool = False) -> Recorded:
         tries = _Tries(self._retry_for, keyed=True)
         while True:
             statement, parameters = _posting(transaction, self._context)
             try:
-                told = await run_statement_async(self._engine, statement, parameters)
+                told = await self._told(statement, parameters)
                 [answer] = decoded(told)
                 if answer["outcome"] != UNSETTLED:
                     return posted(transaction, answer, repeated=repeated)
@@ -284,7 +291,7 @@ class AsyncPostgresUnitOfWork:
             await asyncio.sleep(pause)
 
     def _awaited(self, statement: str, parameters: tuple[object, ...]) -> str:
-        return await_only(run_statement_async(self._engine, statement, parameters))
+        return await_only(self._told(statement, parameters))
 
     async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
         """Do *work* in a scope; up to five times if other transactions disturb it."""

@@ -854,6 +854,41 @@ class TestRoles:
         assert doctor(user).ok
 
 
+    @pytest.mark.parametrize("purpose", ["user", "service"])
+    @pytest.mark.parametrize("here", [False, True], ids=["everywhere", "in this database"])
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "statement_timeout=1h",
+            "default_transaction_read_only=off",
+            "synchronous_commit=off",
+            "search_path=pg_temp",
+            "row_security=on",
+        ],
+    )
+    def test_setting_that_a_serving_role_gave_itself_is_found(  # noqa: PLR0913, PLR0917
+        self, admin: Engine, user: Engine, roles: Roles, purpose: str, here: bool, setting: str
+    ) -> None:
+        (name,) = roles.quoted(purpose)
+        place = f"IN DATABASE {admin.url.database} " if here else ""
+        key, _, value = setting.partition("=")
+        role = create_engine(
+            admin.url.update_query_dict({"options": _as(roles.to_dict()[purpose])})
+        )
+        with role.begin() as connection:
+            connection.execute(text(f"ALTER ROLE CURRENT_USER {place}SET {key} = '{value}'"))
+        role.dispose()
+
+        (finding,) = doctor(user).findings
+
+        where = f"ROLE {name} {place}".strip()
+        assert finding.problem == f"{setting} is set for the {where}"
+        assert finding.remedy == f"ALTER {where} RESET {key}"
+        with admin.begin() as connection:
+            connection.execute(text(finding.remedy))
+        assert doctor(user).ok
+
+
 def _as(role: str) -> str:
     """libpq's options that take *role* on; it splits at spaces that no backslash guards."""
     return "-crole=" + role.replace(" ", "\\ ")

@@ -181,7 +181,7 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("nothing leads around row security", structure.ways_around, LedgerCorruption),
     ("each role has its privileges and no more", access.privileges, LedgerCorruption),
     ("what is made later is given to nobody", access.default_privileges, LedgerCorruption),
-    ("contexts are set by calls alone", running.contexts, LedgerCorruption),
+    ("no role presets a setting, and calls alone set contexts", running.contexts, LedgerCorruption),
     ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
     ("each arrival gets a new position", running.positions, LedgerCorruption),
     ("prepared statements answer those who prepared them", running.pooling, LedgerCorruption),

@@ -51,7 +51,9 @@ def positions(connection: Connection, _: Subject) -> Findings:
 
 
 def contexts(connection: Connection, subject: Subject) -> Findings:
-    preset = connection.execute(_PRESET).all()
+    # A serving role can give these to itself, for sessions to come.
+    serving = [name for each in _SERVING if (name := subject.roles.to_dict().get(each))]
+    preset = connection.execute(_PRESET, {"serving": serving}).all()
     for row in preset:
         yield Finding(
             f"{row.setting} is set for the {row.place}",
@@ -79,15 +81,17 @@ def _answers_without_proof(connection: Connection) -> bool:
 
 _SET: Final = text("SELECT coalesce(current_setting('app.current_user_id', true), '') <> ''")
 _PRESET: Final = text("""
-    SELECT setting,
-           CASE setrole WHEN 0 THEN 'DATABASE ' || quote_ident(datname)
-                        ELSE 'ROLE ' || quote_ident(pg_get_userbyid(setrole)) END AS place
+    SELECT setting, concat_ws(' IN ',
+        'ROLE ' || quote_ident(rolname), 'DATABASE ' || quote_ident(datname)) AS place
     FROM pg_db_role_setting
+    LEFT JOIN pg_roles ON pg_roles.oid = setrole
     LEFT JOIN pg_database ON pg_database.oid = setdatabase, unnest(setconfig) AS setting
     WHERE (setdatabase = 0 OR datname = current_database())
-      AND split_part(setting, '=', 1) IN
-          ('app.current_user_id', 'row_security', 'session_replication_role')
+      AND (rolname = ANY (:serving) OR split_part(setting, '=', 1) IN
+          ('app.current_user_id', 'row_security', 'session_replication_role'))
+    ORDER BY 1, 2
 """)
+_SERVING: Final = ("user", "spender", "service")
 
 
 def pooling(connection: Connection, _: Subject) -> Findings:

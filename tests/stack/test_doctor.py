@@ -853,7 +853,6 @@ class TestRoles:
             connection.execute(text(finding.remedy))
         assert doctor(user).ok
 
-
     @pytest.mark.parametrize("purpose", ["user", "service"])
     @pytest.mark.parametrize("here", [False, True], ids=["everywhere", "in this database"])
     @pytest.mark.parametrize(
@@ -866,7 +865,7 @@ class TestRoles:
             "row_security=on",
         ],
     )
-    def test_setting_that_a_serving_role_gave_itself_is_found(  # noqa: PLR0913, PLR0917
+    def test_setting_that_a_serving_role_gave_itself_is_found(
         self, admin: Engine, user: Engine, roles: Roles, purpose: str, here: bool, setting: str
     ) -> None:
         (name,) = roles.quoted(purpose)

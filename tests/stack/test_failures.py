@@ -102,6 +102,7 @@ def test_every_code_that_the_server_has_is_classified() -> None:
 
 
 WRONG = "rule x is broken"
+FAR = "2099-01-01T00:00:00Z, where the server has 2027-01-01T00:00:00Z"
 TAKEN = f"id {UUID(int=7)} is taken"
 TOLD_BY_RULE: dict[str, tuple[str, BillingError]] = {
     "postings_sum_to_zero": (WRONG, UnbalancedTransaction(WRONG)),
@@ -115,8 +116,12 @@ TOLD_BY_RULE: dict[str, tuple[str, BillingError]] = {
         InvalidTenant("tenant", "a reserved id", "the id of a tenant"),
     ),
     "moments_are_near_the_servers": (
-        WRONG,
-        InvalidTime("clock", "a moment far from the server's", "clocks that agree to 5 minutes"),
+        FAR,
+        InvalidTime(
+            "clock",
+            FAR,
+            "a host's clock near the server's (synchronize them, or provision(clock_skew=...))",
+        ),
     ),
     "ids_are_given_once": (TAKEN, given_twice(UUID(int=7))),
     "transactions_key_used_once": (

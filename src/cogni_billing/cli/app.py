@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -126,17 +127,25 @@ def provision(
         ),
     ] = None,
     test_database: bool = False,
+    clock_skew: Annotated[
+        int | None,
+        typer.Option(help="Seconds that a host's clock may be from the server's; 300 at first."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL, and run none.")
     ] = False,
 ) -> None:
     """Create the roles and the schema, as an administrator. Idempotent."""
     roles = None if spender is None else Roles(spender=spender)
+    skew = None if clock_skew is None else timedelta(seconds=clock_skew)
     with _engine(database_url) as engine:
         if dry_run:
-            typer.echo(postgres.provision_sql(engine, roles, test_database=test_database), nl=False)
+            sql = postgres.provision_sql(
+                engine, roles, test_database=test_database, clock_skew=skew
+            )
+            typer.echo(sql, nl=False)
             return
-        postgres.provision(engine, roles, test_database=test_database)
+        postgres.provision(engine, roles, test_database=test_database, clock_skew=skew)
     console.print("provisioned; new roles have no password, set it yourself")
 
 

@@ -198,8 +198,9 @@ def _reserved(_message: str, _detail: str) -> InvalidTenant:
     return InvalidTenant("tenant", "a reserved id", "the id of a tenant")
 
 
-def _far_away(_message: str, _detail: str) -> InvalidTime:
-    return InvalidTime("clock", "a moment far from the server's", "clocks that agree to 5 minutes")
+def _far_away(message: str, _detail: str) -> InvalidTime:
+    remedy = "synchronize them, or provision(clock_skew=...)"
+    return InvalidTime("clock", message, f"a host's clock near the server's ({remedy})")
 
 
 def _overtaken(_message: str, _detail: str) -> LedgerUnavailable:

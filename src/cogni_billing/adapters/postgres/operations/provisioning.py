@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Final
 
 from attrs import asdict, evolve, frozen
@@ -21,11 +22,21 @@ from cogni_billing.adapters.postgres.operations.blueprint import (
 from cogni_billing.adapters.postgres.operations.ownership import misowned
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
-from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, PrivilegeRequired
+from cogni_billing.domain.errors import (
+    InvalidInput,
+    LedgerUnavailable,
+    PrivilegeRequired,
+    shown,
+)
 
 SERVER_VERSION_MIN: Final = 140_000
 _OPTIONS_SINCE: Final = 160_000
 """Of this version on, a membership says whether it inherits and whether it may SET ROLE."""
+
+CLOCK_SKEW: Final = timedelta(minutes=5)
+CLOCK_SKEW_MIN: Final = timedelta(minutes=1)
+"""`is_near` has it, too."""
+CLOCK_SKEW_MAX: Final = timedelta(hours=1)
 
 _NO_LOGIN = frozenset({"keeper"})
 
@@ -38,6 +49,8 @@ class Provision:
 
     roles: Roles
     test_database: bool = False
+    clock_skew: float = CLOCK_SKEW.total_seconds()
+    """In seconds."""
 
     @classmethod
     def read(cls, connection: Connection) -> Provision:
@@ -77,7 +90,11 @@ class Provision:
 
 
 def provision(
-    admin_engine: Engine, roles: Roles | None = None, *, test_database: bool = False
+    admin_engine: Engine,
+    roles: Roles | None = None,
+    *,
+    test_database: bool = False,
+    clock_skew: timedelta | None = None,
 ) -> None:
     """Create the roles and the schema in this database, or bring them in line. Idempotent.
 
@@ -93,20 +110,30 @@ def provision(
         admin_engine: Connects as an administrator: `CREATEROLE` and the right to create schemas
             in this database will do, and where the roles are there, membership in the migrator.
         roles: Their names; without it those that were recorded, or the default ones.
-        test_database: Mark the database as one that `reset` may empty.
+        test_database: Mark the database as one that `reset` may empty, and that takes calls of any
+            moment.
+        clock_skew: The distance that a host's clock may have from the server's, from 1 minute to
+            1 hour; without it the one that was recorded, or 5 minutes. A call that writes raises
+            `InvalidTime` beyond it.
 
     Raises:
-        InvalidInput: a role named here is a superuser, which row-level security cannot bind.
+        InvalidInput: a role named here is a superuser, which row-level security cannot bind; or
+            *clock_skew* is out of range.
         PrivilegeRequired: the administrator may not do one of these things.
         LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
     """
+    skew = _in_seconds(clock_skew)
     with administrative_transaction(admin_engine) as connection:
-        for statement in _missing(connection, roles, test_database=test_database):
+        for statement in _missing(connection, roles, test_database=test_database, clock_skew=skew):
             _run(connection, statement)
 
 
 def provision_sql(
-    admin_engine: Engine, roles: Roles | None = None, *, test_database: bool = False
+    admin_engine: Engine,
+    roles: Roles | None = None,
+    *,
+    test_database: bool = False,
+    clock_skew: timedelta | None = None,
 ) -> str:
     """The SQL that `provision` would run in this database now, as one transaction. It runs nothing.
     Empty if nothing is missing.
@@ -115,26 +142,47 @@ def provision_sql(
         admin_engine: Connects as the role that will run the SQL; any right to connect will do.
         roles: As for `provision`.
         test_database: As for `provision`.
+        clock_skew: As for `provision`.
 
     Raises:
-        InvalidInput: a role named here is a superuser.
+        InvalidInput: a role named here is a superuser, or *clock_skew* is out of range.
         LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
     """
+    skew = _in_seconds(clock_skew)
     with administrative_transaction(admin_engine) as connection:
-        statements = list(_missing(connection, roles, test_database=test_database))
+        statements = list(_missing(connection, roles, test_database=test_database, clock_skew=skew))
     if not statements:
         return ""
     return "".join(f"{statement};\n" for statement in ("BEGIN", *statements, "COMMIT"))
 
 
-def _missing(connection: Connection, roles: Roles | None, *, test_database: bool) -> Iterator[str]:
+def _in_seconds(clock_skew: timedelta | None) -> float | None:
+    if clock_skew is None:
+        return None
+    if not isinstance(clock_skew, timedelta) or not CLOCK_SKEW_MIN <= clock_skew <= CLOCK_SKEW_MAX:
+        raise InvalidInput("clock_skew", shown(clock_skew), "a timedelta from 1 minute to 1 hour")
+    return clock_skew.total_seconds()
+
+
+def _missing(
+    connection: Connection,
+    roles: Roles | None,
+    *,
+    test_database: bool,
+    clock_skew: float | None,
+) -> Iterator[str]:
     """The statements that bring the database in line. The caller runs each before it takes the
     next, or runs none.
     """
     require_server_version(connection)
     before = Provision.known(connection)
     known = before or Provision(Roles())
-    record = evolve(known, roles=roles or known.roles, test_database=test_database)
+    record = evolve(
+        known,
+        roles=roles or known.roles,
+        test_database=test_database,
+        clock_skew=clock_skew or known.clock_skew,
+    )
     for purpose, name in record.roles.to_dict().items():
         yield from _role(connection, purpose, name)
     yield from _access(connection, record.roles)

@@ -32,21 +32,35 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     END
 $$;
 
--- True for a moment within five minutes of the server's clock. A test database, marked in the comment
--- of the schema, takes any moment, so that tests can set their own clock.
+-- A field of what provision recorded in the comment of the schema. Only the migrator can change it.
+CREATE FUNCTION cogni_billing.provisioned(field text) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN obj_description(to_regnamespace('cogni_billing'), 'pg_namespace')::json ->> field;
+END
+$$;
+
+-- True for a moment near the server's clock: at most the clock skew from it. A test database takes any
+-- moment, so that tests can set their own clock.
 CREATE FUNCTION cogni_billing.is_near(moment timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 AS $$
+DECLARE
+    skew interval;
 BEGIN
+    -- The smallest skew that can be set: most calls are nearer and read no setting.
     -- Not the statement's clock: a caller can make a statement wait before it calls.
-    IF moment BETWEEN clock_timestamp() - interval '5 minutes'
-        AND clock_timestamp() + interval '5 minutes'
+    IF moment BETWEEN clock_timestamp() - interval '1 minute'
+        AND clock_timestamp() + interval '1 minute'
     THEN
         RETURN true;
     END IF;
-    RETURN coalesce(moment >= 'epoch' AND moment < '9999-01-01 00:00:00+00'
-        AND obj_description(to_regnamespace('cogni_billing'), 'pg_namespace')::json
-            ->> 'test_database' = 'true', false);
+    skew := make_interval(secs => cogni_billing.provisioned('clock_skew')::double precision);
+    RETURN coalesce(CASE cogni_billing.provisioned('test_database') WHEN 'true'
+        THEN moment >= 'epoch' AND moment < '9999-01-01 00:00:00+00'
+        ELSE moment BETWEEN clock_timestamp() - skew AND clock_timestamp() + skew
+    END, false);
 END
 $$;
 
@@ -66,13 +80,29 @@ BEGIN
 END
 $$;
 
+-- Refuses a moment that is not near the server's clock.
+CREATE FUNCTION cogni_billing.refuse_moment(moment timestamptz) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    spelling CONSTANT text := 'YYYY-MM-DD"T"HH24:MI:SS"Z"';
+BEGIN
+    RAISE check_violation USING
+        CONSTRAINT = 'moments_are_near_the_servers',
+        MESSAGE = format(
+            '%s, where the server has %s and allows a skew of %s s',
+            to_char(moment AT TIME ZONE 'UTC', spelling),
+            to_char(clock_timestamp() AT TIME ZONE 'UTC', spelling),
+            cogni_billing.provisioned('clock_skew')::double precision);
+END
+$$;
+
 -- Refuses arguments that every record has: its moment, its metadata and perhaps its reference.
 CREATE FUNCTION cogni_billing.check_call(moment timestamptz, metadata text, reference text)
 RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT cogni_billing.is_near(moment) THEN
-        PERFORM cogni_billing.refuse('moments_are_near_the_servers');
+        PERFORM cogni_billing.refuse_moment(moment);
     ELSIF NOT cogni_billing.is_object(metadata, 16384) THEN
         PERFORM cogni_billing.refuse('metadata_is_a_small_object');
     ELSIF NOT cogni_billing.is_visible(reference) THEN

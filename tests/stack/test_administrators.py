@@ -326,3 +326,17 @@ def test_no_serving_role_reads_a_table_or_dumps(managed: Managed, role: str) -> 
     engine.dispose()
 
     assert tuple(may) == (12 if role == "app_service" else 0, 0)
+
+
+def test_own_database_takes_a_superuser(managed: Managed) -> None:
+    ordinary, superuser = (create_engine(managed.role(role)) for role in ("boss", "postgres"))
+    with pytest.raises(PrivilegeRequired, match=r'SET LOCAL ROLE "postgres" .* as a role that'):
+        provision(ordinary, own_database=True)
+    provision(superuser, own_database=True)
+    for engine in (ordinary, superuser):
+        engine.dispose()
+    installed(managed)
+
+    with opened(managed) as shop:
+        assert doctor(shop.user).ok
+        Billing(PostgresUnitOfWork(shop.user, service=shop.service)).fold()

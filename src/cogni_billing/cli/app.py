@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -126,11 +127,19 @@ def provision(
             " default names then."
         ),
     ] = None,
+    *,
     test_database: bool = False,
     clock_skew: Annotated[
         int | None,
         typer.Option(help="Seconds that a host's clock may be from the server's; 300 at first."),
     ] = None,
+    own_database: Annotated[
+        bool,
+        typer.Option(
+            "--own-database",
+            help="Nothing else is in the database: no role may block or end others' sessions.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL, and run none.")
     ] = False,
@@ -138,14 +147,18 @@ def provision(
     """Create the roles and the schema, as an administrator. Idempotent."""
     roles = None if spender is None else Roles(spender=spender)
     skew = None if clock_skew is None else timedelta(seconds=clock_skew)
+    run = partial(
+        postgres.provision_sql if dry_run else postgres.provision,
+        roles=roles,
+        test_database=test_database,
+        clock_skew=skew,
+        own_database=own_database,
+    )
     with _engine(database_url) as engine:
-        if dry_run:
-            sql = postgres.provision_sql(
-                engine, roles, test_database=test_database, clock_skew=skew
-            )
-            typer.echo(sql, nl=False)
-            return
-        postgres.provision(engine, roles, test_database=test_database, clock_skew=skew)
+        sql = run(engine)
+    if sql is not None:
+        typer.echo(sql, nl=False)
+        return
     console.print("provisioned; new roles have no password, set it yourself")
 
 

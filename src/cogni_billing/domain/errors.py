@@ -117,7 +117,7 @@ class InvalidMetadata(InvalidInput):
 
 
 class InvalidTime(InvalidInput):
-    """A moment is naive, or lies outside the years the ledger records."""
+    """A moment is naive or out of range, or the host's clock is far from the server's."""
 
     code: ClassVar[str] = "invalid_time"
 

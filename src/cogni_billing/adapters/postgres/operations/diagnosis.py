@@ -111,7 +111,7 @@ async def doctor_async(
 def _examined(connection: Connection, context: Context, *, after_restore: bool) -> Report:
     connection.execution_options(isolation_level="READ COMMITTED")  # the engine may autocommit
     require_server_version(connection)
-    subject = Subject(Provision.read(connection).roles, context, after_restore)
+    subject = Subject(Provision.read(connection), context, after_restore)
     answers: list[Check] = []
     for name, question, error in (*_QUESTIONS, *(_AFTER_RESTORE if after_restore else ())):
         answers.append(Check(name, _answered(question, connection, subject), error))

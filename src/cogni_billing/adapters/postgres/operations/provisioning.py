@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from attrs import asdict, evolve, frozen
 from sqlalchemy import Connection, Engine, text
@@ -51,6 +51,7 @@ class Provision:
     test_database: bool = False
     clock_skew: float = CLOCK_SKEW.total_seconds()
     """In seconds."""
+    own_database: bool = False
 
     @classmethod
     def read(cls, connection: Connection) -> Provision:
@@ -95,6 +96,7 @@ def provision(
     *,
     test_database: bool = False,
     clock_skew: timedelta | None = None,
+    own_database: bool = False,
 ) -> None:
     """Create the roles and the schema in this database, or bring them in line. Idempotent.
 
@@ -115,6 +117,10 @@ def provision(
         clock_skew: The distance that a host's clock may have from the server's, from 1 minute to
             1 hour; without it the one that was recorded, or 5 minutes. A call that writes raises
             `InvalidTime` beyond it.
+        own_database: The database serves the ledger alone: revoke from PUBLIC the functions of
+            PostgreSQL with which any role can block or end sessions of others, namely advisory
+            locks, `pg_terminate_backend` and `pg_cancel_backend`. Only a superuser can. It stays
+            recorded.
 
     Raises:
         InvalidInput: a role named here is a superuser, which row-level security cannot bind; or
@@ -122,9 +128,11 @@ def provision(
         PrivilegeRequired: the administrator may not do one of these things.
         LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
     """
-    skew = _in_seconds(clock_skew)
+    given = _given(
+        roles, test_database=test_database, clock_skew=clock_skew, own_database=own_database
+    )
     with administrative_transaction(admin_engine) as connection:
-        for statement in _missing(connection, roles, test_database=test_database, clock_skew=skew):
+        for statement in _missing(connection, given):
             _run(connection, statement)
 
 
@@ -134,6 +142,7 @@ def provision_sql(
     *,
     test_database: bool = False,
     clock_skew: timedelta | None = None,
+    own_database: bool = False,
 ) -> str:
     """The SQL that `provision` would run in this database now, as one transaction. It runs nothing.
     Empty if nothing is missing.
@@ -143,49 +152,58 @@ def provision_sql(
         roles: As for `provision`.
         test_database: As for `provision`.
         clock_skew: As for `provision`.
+        own_database: As for `provision`.
 
     Raises:
         InvalidInput: a role named here is a superuser, or *clock_skew* is out of range.
         LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
     """
-    skew = _in_seconds(clock_skew)
+    given = _given(
+        roles, test_database=test_database, clock_skew=clock_skew, own_database=own_database
+    )
     with administrative_transaction(admin_engine) as connection:
-        statements = list(_missing(connection, roles, test_database=test_database, clock_skew=skew))
+        statements = list(_missing(connection, given))
     if not statements:
         return ""
     return "".join(f"{statement};\n" for statement in ("BEGIN", *statements, "COMMIT"))
 
 
-def _in_seconds(clock_skew: timedelta | None) -> float | None:
-    if clock_skew is None:
-        return None
-    if not isinstance(clock_skew, timedelta) or not CLOCK_SKEW_MIN <= clock_skew <= CLOCK_SKEW_MAX:
-        raise InvalidInput("clock_skew", shown(clock_skew), "a timedelta from 1 minute to 1 hour")
-    return clock_skew.total_seconds()
-
-
-def _missing(
-    connection: Connection,
+def _given(
     roles: Roles | None,
     *,
     test_database: bool,
-    clock_skew: float | None,
-) -> Iterator[str]:
+    clock_skew: timedelta | None,
+    own_database: bool,
+) -> dict[str, Any]:
+    """The fields of the record that an administrator gives. The others stay."""
+    given: dict[str, Any] = {"test_database": test_database}
+    if roles is not None:
+        given["roles"] = roles
+    if clock_skew is not None:
+        given["clock_skew"] = _in_seconds(clock_skew)
+    if own_database:
+        given["own_database"] = True
+    return given
+
+
+def _in_seconds(skew: object) -> float:
+    if not isinstance(skew, timedelta) or not CLOCK_SKEW_MIN <= skew <= CLOCK_SKEW_MAX:
+        raise InvalidInput("clock_skew", shown(skew), "a timedelta from 1 minute to 1 hour")
+    return skew.total_seconds()
+
+
+def _missing(connection: Connection, given: dict[str, Any]) -> Iterator[str]:
     """The statements that bring the database in line. The caller runs each before it takes the
     next, or runs none.
     """
     require_server_version(connection)
     before = Provision.known(connection)
-    known = before or Provision(Roles())
-    record = evolve(
-        known,
-        roles=roles or known.roles,
-        test_database=test_database,
-        clock_skew=clock_skew or known.clock_skew,
-    )
+    record = evolve(before or Provision(Roles()), **given)
     for purpose, name in record.roles.to_dict().items():
         yield from _role(connection, purpose, name)
     yield from _access(connection, record.roles)
+    if record.own_database:
+        yield from _closed(connection, record.roles)
     changes = [
         *_owners(connection, record.roles),
         *_schemas(connection, record.roles),
@@ -268,6 +286,46 @@ _CONNECTS: Final = text("""
     SELECT CASE WHEN to_regrole(quote_ident(:role)) IS NULL THEN false
         ELSE has_database_privilege(:role, :database, 'CONNECT') END
 """)
+
+
+def _closed(connection: Connection, roles: Roles) -> Iterator[str]:
+    """Keep the means to block or end sessions from every role but those of the ledger."""
+    administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
+    public = connection.execute(OPEN_TO_PUBLIC).all()
+    users = (roles.keeper, roles.migrator)
+    lacking = [
+        role
+        for role in users
+        if public or not connection.execute(_LOCKS, {"role": role}).scalar_one()
+    ]
+    if not lacking:
+        return
+    # Without SET ROLE, REVOKE by anybody but the owner only warns.
+    yield acting_as(connection.execute(_BUILTINS_OWNER).scalar_one())
+    for row in public:
+        yield f"REVOKE EXECUTE ON FUNCTION {row.function} FROM PUBLIC"
+    for role in lacking:
+        yield f"GRANT EXECUTE ON FUNCTION {_LOCK} TO {quoted(role)}"
+    yield acting_as(administrator)
+
+
+_LOCK: Final = "pg_catalog.pg_advisory_xact_lock(bigint)"
+_LOCKS: Final = text(f"""
+    SELECT CASE WHEN to_regrole(quote_ident(:role)) IS NULL THEN false
+        ELSE has_function_privilege(:role, '{_LOCK}', 'EXECUTE') END
+""")
+_BUILTINS_OWNER: Final = text(f"""
+    SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = CAST('{_LOCK}' AS regprocedure)
+""")  # noqa: S608
+OPEN_TO_PUBLIC: Final = text("""
+    SELECT format('pg_catalog.%I(%s)', proname, oidvectortypes(proargtypes)) AS function
+    FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
+    WHERE pronamespace = CAST('pg_catalog' AS regnamespace) AND grantee = 0
+      AND (proname ~ '^pg_(try_)?advisory_(xact_)?lock'
+          OR proname IN ('pg_terminate_backend', 'pg_cancel_backend'))
+    ORDER BY 1
+""")
+"""The functions by which any role can block or end sessions of others."""
 
 
 def let_act_as(connection: Connection, member: str, role: str) -> str:

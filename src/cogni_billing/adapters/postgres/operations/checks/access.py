@@ -12,7 +12,7 @@ from cogni_billing.adapters.postgres.operations.blueprint import (
     table_privileges,
 )
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
-from cogni_billing.adapters.postgres.operations.provisioning import let_act_as
+from cogni_billing.adapters.postgres.operations.provisioning import OPEN_TO_PUBLIC, let_act_as
 from cogni_billing.adapters.postgres.operations.roles import quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA, function_sources
 
@@ -114,6 +114,10 @@ def privileges(connection: Connection, subject: Subject) -> Findings:
                 f"{row.grantee} may pass on {each.on()}",
                 f"REVOKE GRANT OPTION FOR {each.on()} FROM {_role(row.grantee)}",
             )
+    if subject.record.own_database:
+        for row in connection.execute(OPEN_TO_PUBLIC):
+            right = f"EXECUTE ON FUNCTION {row.function}"
+            yield Finding(f"PUBLIC has {right}", f"REVOKE {right} FROM PUBLIC")
     if connection.scalar(text("SELECT to_regclass('pg_parameter_acl') IS NOT NULL")):
         for row in connection.execute(_SETTERS, {"names": list(subject.roles.to_dict().values())}):
             yield Finding(

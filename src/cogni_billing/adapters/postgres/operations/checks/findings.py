@@ -1,4 +1,4 @@
-"""What is examined, and what comes of it."""
+"""The subject of an examination, and its findings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from cogni_billing.adapters.postgres.contexts import Context
+from cogni_billing.adapters.postgres.operations.provisioning import Provision
 from cogni_billing.adapters.postgres.operations.roles import Roles
 
 
@@ -23,8 +24,12 @@ Findings = Iterator[Finding]
 
 @frozen
 class Subject:
-    """The roles of the database, how to act for a tenant there, and the occasion."""
+    """The record of `provision`, how to act for a tenant there, and the occasion."""
 
-    roles: Roles
+    record: Provision
     context: Context
     after_restore: bool
+
+    @property
+    def roles(self) -> Roles:
+        return self.record.roles

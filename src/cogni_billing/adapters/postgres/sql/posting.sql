@@ -93,9 +93,10 @@ BEGIN
             WHEN (m.reverses IS NOT NULL) <> (m.kind IN (/* reverses */))
             THEN 'reversals_name_a_purchase'
         END;
-        IF rule = 'moments_are_near_the_servers' THEN
-            PERFORM cogni_billing.refuse_moment(m.at);
-        ELSIF rule IS NOT NULL THEN
+        IF rule IS NOT NULL THEN
+            IF rule = 'moments_are_near_the_servers' THEN
+                PERFORM cogni_billing.refuse_moment(m.at);
+            END IF;
             PERFORM cogni_billing.refuse(rule);
         END IF;
         shared := 0;

@@ -9,27 +9,11 @@ from typing import Final
 
 from attrs import field, frozen
 
-from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId
-
-KEY_BYTES_MIN: Final = 32
-KEY_BYTES_MAX: Final = 64
-"""The block size of SHA-256: a longer key would have to be hashed first."""
+from cogni_billing.domain.signing import checked_key
 
 _READ: Final = "SELECT coalesce(pg_catalog.current_setting('app.current_user_id', true), '')"
 _RESTORE: Final = "SELECT pg_catalog.set_config('app.current_user_id', %s, true)"
-
-
-def checked_key(given: object) -> bytes:
-    """*given*, when it is a key: 32 to 64 bytes, of `secrets.token_bytes(32)` for instance.
-
-    Raises:
-        InvalidInput: it is not.
-    """
-    if type(given) is not bytes or not KEY_BYTES_MIN <= len(given) <= KEY_BYTES_MAX:
-        what = f"{len(given)} bytes" if isinstance(given, bytes) else shown(type(given).__name__)
-        raise InvalidInput("signing_key", what, f"{KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes")
-    return given
 
 
 def key_id(key: bytes) -> str:

@@ -7,10 +7,11 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from cogni_billing.adapters.postgres.contexts import KEY_BYTES_MAX, checked_key, key_id
+from cogni_billing.adapters.postgres.contexts import key_id
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
 from cogni_billing.domain.errors import BillingError
+from cogni_billing.domain.signing import KEY_BYTES_MAX, checked_key
 
 _INNER_PAD: Final = 0x36
 _OUTER_PAD: Final = 0x5C

@@ -22,6 +22,7 @@ from cogni_billing import (
     PaymentAttempts,
     PurchaseReceipt,
     RefundReceipt,
+    Seal,
     TenantId,
     Verification,
     credits,
@@ -97,5 +98,7 @@ def the_public_api_infers(billing: Billing, tenant: TenantId, plain: UUID) -> No
 async def what_is_awaited_infers(billing: AsyncBilling, tenant: TenantId) -> None:
     receipt: ChargeReceipt = await billing.charge(tenant, credits(1), reference="r")
     found: Verification = await billing.verify()
+    seals: tuple[Seal, ...] = await billing.seal(key=b"k" * 32)
+    await billing.verify_seals(seals, key="k" * 32)  # type: ignore[arg-type]
     page: Page = billing.statement(tenant)  # type: ignore[assignment]
     assert receipt.overdrawn is not found.ok, page

@@ -85,6 +85,7 @@ from cogni_billing.domain.receipts import (
     Receipt,
     RefundReceipt,
 )
+from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.shares import Share, ShareRule, ShareTier
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
 from cogni_billing.domain.verification import Rule, Verification, Violation
@@ -159,6 +160,7 @@ __all__ = [
     "RevenueSharePolicy",
     "Rule",
     "ScopeClosed",
+    "Seal",
     "Share",
     "ShareMode",
     "ShareRule",

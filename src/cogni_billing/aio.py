@@ -40,8 +40,9 @@ from cogni_billing.domain.receipts import (
     RefundReceipt,
 )
 from cogni_billing.domain.reversals import ReversalRequest
+from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.statements import Balance, Page, TransactionView
-from cogni_billing.domain.verification import Verification
+from cogni_billing.domain.verification import Verification, Violation
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.payments import AsyncPaymentVerifier
 from cogni_billing.ports.scope import AsyncUnitOfWork
@@ -603,6 +604,9 @@ class AsyncBilling:
         Reads the ledger in bounded memory, and blocks no other call. It checks shares against the
         policy that their purchase recorded, never against the present one. It repairs no record.
 
+        It finds each edit that leaves records in conflict. It does not find an edit by an owner of
+        the tables who changes every record of a fact alike, which `verify_seals` finds.
+
         Args:
             most: The most violations to report of each invariant.
 
@@ -614,6 +618,46 @@ class AsyncBilling:
             PrivilegeRequired: the unit of work has no service role.
         """
         return await self._run(maintenance.verify(most))
+
+    async def seal(self, seals: Iterable[Seal] = (), *, key: bytes) -> tuple[Seal, ...]:
+        """Seal the transactions of every tenant that were recorded since the given seals.
+
+        Reads and computes, writes nothing, and blocks no other call. Keep the seals and the key
+        where no owner of the database can write. Needs memory for each tenant with new
+        transactions.
+
+        Args:
+            seals: All seals of this key, or the last one of each tenant. None the first time.
+            key: 32 to 64 random bytes, as of `secrets.token_bytes(32)`.
+
+        Returns:
+            The new seals: one for each thousand transactions of a tenant, and one for its last.
+
+        Raises:
+            InvalidInput: *key* is no key, or not the key of *seals*.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return await self._run(maintenance.seal(seals, key))
+
+    async def verify_seals(self, seals: Iterable[Seal], *, key: bytes) -> tuple[Violation, ...]:
+        """Compare every sealed transaction with its seal.
+
+        Finds a sealed transaction that was changed, inserted, moved or deleted, with its postings,
+        its claim of a payment and the terms of its grant, however consistent the edit is.
+
+        Args:
+            seals: The seals that `seal` returned, in any order.
+            key: The key that made them.
+
+        Returns:
+            The first difference of each tenant: the tenant, and the positions between one seal and
+            the next.
+
+        Raises:
+            InvalidInput: *key* is no key, or not the key of *seals*.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return await self._run(maintenance.verify_seals(seals, key))
 
 
 class AsyncPaymentAttempts:

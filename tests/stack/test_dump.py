@@ -64,6 +64,8 @@ def assert_carried_over(before: Database, restored: Database) -> None:
     assert digests(restored.service) == digests(before.service)
     assert doctor(restored.user).findings == ()
     assert again.verify().ok
+    key = b"k" * 32
+    assert again.verify_seals(billing.seal(key=key), key=key) == ()
     assert again.statement(ALICE) == billing.statement(ALICE)
     with pytest.raises(InsufficientCredits):
         again.charge(ALICE, credits(10**9), reference="c2")

@@ -1,4 +1,4 @@
-"""Work on the books of all tenants: sweep, fold and verify."""
+"""Work on the books of all tenants: sweep, fold, verify and seal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from cogni_billing.application.sweeping import Sweep
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId
-from cogni_billing.domain.verification import Verification
+from cogni_billing.domain.seals import Seal, Seals
+from cogni_billing.domain.verification import Verification, Violation
 
 VIOLATIONS_MAX: Final = 100_000
 
@@ -39,3 +40,16 @@ def verify(most: object) -> ServiceCase[Verification]:
         expected = f"a whole number from 1 to {VIOLATIONS_MAX}"
         raise InvalidInput("most", shown(most), expected)
     return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.verify(most))
+
+
+def seal(seals: object, key: object) -> ServiceCase[tuple[Seal, ...]]:
+    given = Seals.of(seals, key)
+    return ServiceCase(
+        SYSTEM_TENANT_ID,
+        lambda scope: tuple(given.added(scope.books.transaction_counts(), scope.books.history)),
+    )
+
+
+def verify_seals(seals: object, key: object) -> ServiceCase[tuple[Violation, ...]]:
+    given = Seals.of(seals, key)
+    return ServiceCase(SYSTEM_TENANT_ID, lambda scope: tuple(given.violations(scope.books.history)))

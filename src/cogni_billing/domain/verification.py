@@ -49,6 +49,7 @@ class Rule(Enum):
     )
     ATTEMPTS_FOLLOW_THEIR_EVENTS = ("I5", "an attempt is where its events have led it")
     EVIDENCE_IS_OF_ITS_ATTEMPT = ("I5", "evidence is claimed by its pending or credited attempt")
+    TRANSACTIONS_MATCH_THEIR_SEAL = ("I8", "a sealed transaction is as it was when it was sealed")
     HOLDS_FIT_THEIR_KIND = ("I10", "a hold has the fields of its kind and state")
     CAPTURES_MATCH_THEIR_HOLD = ("I10", "a captured hold has one capture, of what it says")
     GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant is of what its transaction minted")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.reversals import There
+from cogni_billing.domain.seals import Entry, Piece
 from cogni_billing.domain.verification import Verification
 
 
@@ -67,5 +68,16 @@ class BooksRepository(Protocol):
 
         The position must come from a scope that has ended, so that this one sees every arrival
         below it.
+        """
+        ...
+
+    def transaction_counts(self) -> Mapping[TenantId, int]:
+        """The number of transactions of each tenant that has one."""
+        ...
+
+    def history(self, pieces: Sequence[Piece], /) -> Sequence[Sequence[Entry]]:
+        """The recorded transactions of each piece, in the order of positions.
+
+        A tenant's positions have no gaps, and no later commit adds one below a visible one.
         """
         ...

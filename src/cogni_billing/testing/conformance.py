@@ -42,6 +42,7 @@ from cogni_billing.testing.contracts import (
     refunds,
     restarting,
     scopes,
+    sealing,
     sharing,
     single_calls,
     statements,
@@ -121,6 +122,9 @@ class MemoryConformance(Fixtures):
     class TestRefunds(refunds.RefundContract):
         pass
 
+    class TestSealing(sealing.SealingContract):
+        pass
+
     class TestSharing(sharing.SharingContract):
         pass
 
@@ -171,6 +175,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestScopes(scopes.ScopeContract):
+        pass
+
+    class TestSealingRaces(sealing.SealingRaces):
         pass
 
     class TestSharingRaces(sharing.SharingRaces):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from uuid import UUID
@@ -20,7 +21,11 @@ from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
+from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.reversals import There
+from cogni_billing.domain.seals import Entry, Piece
+from cogni_billing.domain.transactions import Transaction
 from cogni_billing.domain.verification import Rule, Verification
 from cogni_billing.domain.wallets import Wallet
 
@@ -106,6 +111,32 @@ class MemoryBooks:
             return Folding(
                 accounts=sum(count > 0 for count in newer.values()), lines=sum(newer.values())
             )
+
+    def transaction_counts(self) -> Mapping[TenantId, int]:
+        with self._guard.call():
+            return Counter(tenant for tenant, _, _ in self._store.recorded)
+
+    def history(self, pieces: Sequence[Piece], /) -> Sequence[Sequence[Entry]]:
+        with self._guard.call():
+            made = defaultdict[TenantId, list[Transaction]](list)
+            for recorded in self._store.recorded.values():
+                made[recorded.transaction.tenant].append(recorded.transaction)
+            return [
+                [
+                    Entry(position, self._record(transaction))
+                    for position, transaction in enumerate(made[piece.tenant], 1)
+                    if position in piece.positions
+                ]
+                for piece in pieces
+            ]
+
+    def _record(self, made: Transaction) -> Mapping[str, Json]:
+        lines = self._store.lines[account_of(made.tenant)]
+        own = next(line for line in lines if line.transaction_id == made.id and line.reference)
+        record: dict[str, Json] = {"transaction": repr(made), "line": repr(own)}
+        if made.kind is TransactionKind.PURCHASE:
+            record["claim"] = repr(self._store.payments.get(made.reference))
+        return record
 
     def _arrivals(self, account: AccountId) -> int:
         contra = account in CONTRA_ACCOUNTS.values()

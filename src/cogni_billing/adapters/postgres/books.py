@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,6 +14,7 @@ from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres.audit import require_full_sight, verification
 from cogni_billing.adapters.postgres.calls import Calls, encoded
 from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.history import history
 from cogni_billing.adapters.postgres.rows import dispute_asked, in_credits
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
@@ -21,6 +22,7 @@ from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.reversals import There
+from cogni_billing.domain.seals import Entry, Piece
 from cogni_billing.domain.verification import Verification
 
 ROWS_FOR_EACH_CHECKPOINT: Final = 1000
@@ -101,6 +103,17 @@ class PostgresBooks:
             ).scalar_one()
             return Folding(**json.loads(told))
 
+    def transaction_counts(self) -> Mapping[TenantId, int]:
+        with self._guard.call(), translated():
+            require_full_sight(self._connection)
+            rows = self._connection.execute(_COUNTS)
+            return {TenantId(row.tenant_id): row.lines for row in rows}
+
+    def history(self, pieces: Sequence[Piece], /) -> Sequence[Sequence[Entry]]:
+        with self._guard.call(), translated():
+            require_full_sight(self._connection)
+            return history(self._connection, pieces)
+
 
 _DUE: Final = text("""
     SELECT tenant_id FROM cogni_billing.wallets WHERE due_at <= :now ORDER BY due_at LIMIT 1000
@@ -141,3 +154,7 @@ _ACCOUNTS: Final = text("""
 """)
 
 _FOLD: Final = text("SELECT cogni_billing.fold(CAST(:accounts AS json), :safe, :size)")
+
+_COUNTS: Final = text("""
+    SELECT tenant_id, lines FROM cogni_billing.wallets WHERE lines > 0 ORDER BY tenant_id
+""")

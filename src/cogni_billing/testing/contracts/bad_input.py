@@ -132,6 +132,8 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "kind": ("", "gift", "PURCHASE", 7, True, b"charge", object()),
     "kind that must be": ("", "gift", "PURCHASE", 7, True, b"charge", object(), None),
     "most": (0, -1, True, 1.0, "50", None, 10**100),
+    "secret": (None, "k" * 32, bytearray(32), b"", b"k" * 31, b"k" * 65, 7, True),
+    "seals": (None, 7, "seal", b"seal", object(), [None], [{}], [("a", 1)]),
     "requests": (None, 7, True, object(), "pi_1", {"tenant": ALICE}),
 }
 Arguments: TypeAlias = dict[str, tuple[object, str]]
@@ -145,6 +147,7 @@ PART: Final[Arguments] = {"amount": (usd("0.50"), "some money")}
 SHORTFALL: Final[Arguments] = {"shortfall": (Shortfall.CLAMP, "shortfall")}
 HOLD: Final[Arguments] = {"hold_id": (UUID(int=5), "id")}
 EXPIRES: Final[Arguments] = {"expires_at": (NOON + HOUR, "moment")}
+SECRET: Final[Arguments] = {"key": (b"k" * 32, "secret")}
 ALL_OR_NOTHING: Final[Arguments] = {"all_or_nothing": (False, "flag")}
 ARGUMENTS: Final[dict[str, Arguments]] = {
     "open_account": TENANT,
@@ -176,6 +179,8 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     "fold": {},
     "sweep": {},
     "verify": {"most": (5, "most")},
+    "seal": {"seals": ((), "seals")} | SECRET,
+    "verify_seals": {"seals": ((), "seals")} | SECRET,
 }
 PLACES: Final = [(call, name) for call, names in ARGUMENTS.items() for name in names]
 REQUESTS: Final = {"confirm_purchases": "confirm_purchase", "charge_many": "charge"}

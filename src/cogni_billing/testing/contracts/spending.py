@@ -25,6 +25,7 @@ ACROSS: dict[str, Callable[[Billing], object]] = {
     "a refund": lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="re_1"),
     "a dispute": lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1"),
     "a verification": lambda billing: billing.verify(),
+    "a seal": lambda billing: billing.seal(key=b"k" * 32),
 }
 
 

@@ -103,3 +103,17 @@ class FindingContract(Contract):
         assert str(made[0].transaction_id) not in accused
         rules = [violation.rule for violation in first.violations]
         assert len(rules) == len(set(rules)) < len(found.violations)
+
+    def test_what_was_falsified_after_it_was_sealed_breaks_its_seal(
+        self, billing: Billing, falsify: Falsify
+    ) -> None:
+        key = b"k" * 32
+        made = [billing.confirm_purchase(ALICE, usd(1), payment=f"stripe:{n}") for n in range(3)]
+        seals = billing.seal(key=key)
+        falsify(billing.confirm_purchase(ALICE, usd(1), payment="stripe:3").transaction_id)
+        assert billing.verify_seals(seals, key=key) == ()
+
+        falsify(made[1].transaction_id)
+
+        (violation,) = billing.verify_seals(seals, key=key)
+        assert violation.where == {"tenant": str(ALICE), "positions": "1-3"}

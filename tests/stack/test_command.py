@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from typer.main import get_group
 
-from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, usd
+from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, sign_contexts
 from cogni_billing.cli.app import app, imports
 from cogni_billing.cli.demo import bundled_payments
@@ -25,6 +25,8 @@ from stack.conftest import Clone, Database
 
 PAGE = Path(__file__).parents[2] / "docs" / "postgres.md"
 ACME = TenantId(UUID("0637e301-e05d-505b-8267-486f5677de9b"))
+SEAL = f'{{"tenant": "{ALICE}", "position": 1, "mac": "{"0" * 64}", "key": "{"0" * 16}"}}\n'
+NOWHERE = ("--database-url", "postgresql:///nowhere", "--service-url", "postgresql:///nowhere")
 
 
 @pytest.fixture
@@ -287,6 +289,84 @@ def test_an_operator_keeps_a_ledger(run: Run, database: Database) -> None:
     assert "1 transactions, 3 postings" in sound.stdout
     assert broken.returncode == 1
     assert "wallets_match: " in broken.stdout
+
+
+def test_seal_then_verify_finds_an_edit_that_verify_does_not(
+    run: Run, database: Database, tmp_path: Path
+) -> None:
+    urls = [
+        *("--database-url", database.sandbox.url("app_user")),
+        *("--service-url", database.sandbox.url("app_service")),
+    ]
+    key, file = tmp_path / "key", tmp_path / "seals.jsonl"
+    key.write_text(f"{'6f' * 32}\n")
+    seal = ("seal", str(file), "--key-file", str(key), *urls)
+    verify = ("verify", "--seals", str(file), "--key-file", str(key), *urls)
+    billing = Billing(PostgresUnitOfWork(database.user))
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+
+    first = run(*seal)
+    billing.charge(ALICE, credits(5), reference="run-1")
+    second, third = run(*seal), run(*seal)
+    sound = run(*verify)
+    with database.admin.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(
+            text("UPDATE cogni_billing.transactions SET reference = 'x' WHERE kind = 'charge'")
+        )
+    unsealed, broken = run("verify", *urls), run(*verify)
+
+    added = [ran.stdout for ran in (first, second, third)]
+    assert added == ["seals added: 1\n", "seals added: 1\n", "seals added: 0\n"]
+    assert [json.loads(line)["position"] for line in file.read_text().splitlines()] == [1, 2]
+    assert (sound.returncode, unsealed.returncode, broken.returncode) == (0, 0, 1)
+    assert "it was sealed" in sound.stdout
+    assert "it was sealed" not in unsealed.stdout
+    assert f"transactions_match_their_seal: tenant {ALICE}, positions 2-2" in " ".join(
+        broken.stdout.replace("│", " ").split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("secret", "seals", "message"),
+    [
+        ("secret", "", "key: expected hexadecimal digits"),
+        ("6f" * 31, "", "key: expected 32 to 64 bytes, got 31 bytes"),
+        ("6f" * 32, SEAL, f"key: expected the key {'0' * 16} of these seals, got the key "),
+        ("6f" * 32, SEAL + SEAL[:-1], "line 2: seal: expected a whole line"),
+        ("6f" * 32, f"{SEAL}{SEAL[:20]}\n", "line 2: expected a seal"),
+        ("6f" * 32, "[]\n", "line 1: seal: expected the fields tenant, position, mac, key"),
+        ("6f" * 32, SEAL.replace("0a1", "0x1"), "line 1: tenant: expected a UUID"),
+        ("6f" * 32, SEAL.replace(": 1", ": 0"), "line 1: position: expected a whole number"),
+        ("6f" * 32, SEAL.replace('mac": "0', 'mac": "O'), "line 1: mac: expected hexadecimal"),
+        ("6f" * 32, SEAL.replace('key": "0', 'key": "'), "line 1: key: expected hexadecimal"),
+    ],
+)
+def test_verify_unusable_seals_or_key_are_refused_by_line(
+    run: Run, tmp_path: Path, secret: str, seals: str, message: str
+) -> None:
+    key, file = tmp_path / "key", tmp_path / "seals.jsonl"
+    key.write_text(secret)
+    file.write_text(seals)
+
+    ran = run("verify", "--seals", str(file), "--key-file", str(key), *NOWHERE)
+    # It would add to a file that it cannot read.
+    sealing = run("seal", str(file), "--key-file", str(key), *NOWHERE)
+
+    assert (ran.returncode, sealing.returncode) == (1, 1)
+    assert message in ran.stderr
+    assert sealing.stderr == ran.stderr
+    assert "secret" not in ran.stderr
+    assert file.read_text() == seals
+
+
+def test_verify_seals_without_their_key_is_a_usage_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "seals.jsonl").write_text(SEAL)
+
+    ran = run("verify", "--seals", str(tmp_path / "seals.jsonl"), *NOWHERE)
+
+    assert ran.returncode == 2
+    assert "--seals and --key-file go together" in ran.stderr
 
 
 def test_a_url_without_a_driver_will_do(run: Run, empty_database: Clone) -> None:

@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 import typer
 from psycopg.conninfo import conninfo_to_dict
+from attrs import evolve
 from rich.console import Console
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -28,10 +29,12 @@ from cogni_billing.billing import Billing
 from cogni_billing.cli.demo import run_demo
 from cogni_billing.cli.importing import CHARGES, PURCHASES, Import, Kind, Request, run_import
 from cogni_billing.cli.records import Format
+from cogni_billing.cli.sealing import append_seals, read_key, read_seals
 from cogni_billing.cli.tables import quantity, report_table, statement_table, verification_table
 from cogni_billing.domain.amounts import USD, Amount, Unit
 from cogni_billing.domain.errors import BillingError, LedgerUnavailable
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.verification import Violation
 
 app = typer.Typer(
     help="Prepaid credits for multi-tenant applications on PostgreSQL.",
@@ -79,6 +82,13 @@ RefusedFile = Annotated[
         "--refused",
         dir_okay=False,
         help="Write refused lines there, in JSON lines, to be mended and imported.",
+    ),
+]
+
+KeyFile = Annotated[
+    Path,
+    typer.Option(
+        "--key-file", exists=True, dir_okay=False, readable=True, help="32 to 64 bytes, in hex."
     ),
 ]
 
@@ -304,12 +314,46 @@ def fold(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
 
 
 @app.command()
-def verify(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
-    """Check every invariant over the whole ledger; exit with 1 when one is broken."""
+def seal(
+    file: Annotated[
+        Path, typer.Argument(dir_okay=False, help="The seals so far; made if missing.")
+    ],
+    key_file: KeyFile,
+    database_url: DatabaseUrl,
+    service_url: ServiceUrl,
+) -> None:
+    """Add seals of the transactions since the last seals to a file, in JSON lines."""
+    key, seals = read_key(key_file), read_seals(file) if file.exists() else []
     with _back_office(database_url, service_url) as billing:
-        verification = billing.verify()
-    console.print(verification_table(verification))
-    if not verification.ok:
+        added = billing.seal(seals, key=key)
+    append_seals(file, added)
+    console.print("seals added:", len(added))
+
+
+@app.command()
+def verify(
+    database_url: DatabaseUrl,
+    service_url: ServiceUrl,
+    seals: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, readable=True, help="Compare these, too."),
+    ] = None,
+    key_file: KeyFile | None = None,
+) -> None:
+    """Check every invariant over the whole ledger; exit with 1 when one is broken.
+
+    With seals, compare every sealed transaction with its seal.
+    """
+    if (seals is None) is not (key_file is None):
+        raise typer.BadParameter("--seals and --key-file go together")
+    broken: tuple[Violation, ...] = ()
+    with _back_office(database_url, service_url) as billing:
+        if seals is not None and key_file is not None:
+            broken = billing.verify_seals(read_seals(seals), key=read_key(key_file))
+        found = billing.verify()
+    found = evolve(found, violations=found.violations + broken)
+    console.print(verification_table(found, with_seals=seals is not None))
+    if not found.ok:
         raise typer.Exit(1)
 
 

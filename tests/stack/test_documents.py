@@ -74,7 +74,8 @@ def test_the_policies_in_the_docs_are_policies() -> None:
 def test_commands_in_the_docs_work_one_after_another(empty_database: Clone, tmp_path: Path) -> None:
     lines = [
         line.removeprefix("$ ")
-        for code in blocks("docs/postgres.md", "console")
+        for page in ("docs/postgres.md", "docs/seals.md")
+        for code in blocks(page, "console")
         for line in code.splitlines()
     ]
     command = f'{sys.executable} -c "from cogni_billing.cli import main; main()"'
@@ -94,6 +95,8 @@ def test_commands_in_the_docs_work_one_after_another(empty_database: Clone, tmp_
     assert "│ purchase │ stripe:pi_1 │ 100 000 000 │   100 000 000 │" in ran.stdout
     counts = re.findall(r"^(?:done|replayed|refused) +(\d+)$", ran.stdout, re.MULTILINE)
     assert counts == ["2", "0", "0", "1", "0", "0", "0", "2", "0"]
+    assert "seals added: 1" in ran.stdout
+    assert ran.stdout.count("it was sealed") == 1
 
 
 def test_readme_and_contributing_name_the_same_command() -> None:

@@ -17,8 +17,8 @@ from uuid import UUID
 
 import psycopg
 import typer
-from psycopg.conninfo import conninfo_to_dict
 from attrs import evolve
+from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError

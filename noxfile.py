@@ -17,7 +17,7 @@ LOWEST = (
     "alembic==1.16.1",
     "attrs==24.2.0",
     "click==8.1.8",  # the newest that the lowest typer knows without a warning
-    "psycopg[binary]==3.2.2",
+    "psycopg[binary]==3.3.5",
     "rich==13.9.1",
     "sqlalchemy==2.0.36",
     "typer==0.15.1",

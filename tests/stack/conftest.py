@@ -126,12 +126,12 @@ def empty_database(billing_database: Sandbox) -> Iterator[Clone]:
 
 
 @contextmanager
-def created(sandbox: Sandbox) -> Iterator[Clone]:
+def created(sandbox: Sandbox, options: str = "") -> Iterator[Clone]:
     """Another database on the same server, dropped at the end."""
     name = f"cogni_billing_{secrets.token_hex(8)}"
     server = create_engine(sandbox.administrator, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"CREATE DATABASE {name} {options}"))
     try:
         yield Clone(sandbox, name)
     finally:

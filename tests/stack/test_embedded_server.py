@@ -231,6 +231,63 @@ class TestEnding:
         assert not server.socket_dir.exists()
 
 
+class TestEnvironment:
+    def test_variables_of_libpq_and_of_the_server_lead_nowhere_else(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / "services").write_text("[other]\nhost=nowhere.invalid\nport=1\nuser=nobody\n")
+        for name, value in {
+            "PGHOST": "nowhere.invalid",
+            "PGPORT": "1",
+            "PGSERVICE": "other",
+            "PGSERVICEFILE": str(folder / "services"),
+            "PGTARGETSESSIONATTRS": "standby",
+            "PGCLIENTENCODING": "SQL_ASCII",
+            "PGDATESTYLE": "German",
+            "PGSSLMODE": "verify-full",
+            "LC_ALL": "nowhere",
+            "HOME": "/nowhere",
+        }.items():
+            monkeypatch.setenv(name, value)
+
+        with EmbeddedPostgres(str(folder / "data")) as database:
+            engine = create_engine(database.url("app_user"))
+            Billing(PostgresUnitOfWork(engine)).open_account(ALICE)
+            engine.dispose()
+
+        assert (folder / "data" / "PG_VERSION").exists()
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "expected"),
+        [
+            ("PGHOSTADDR", "127.0.0.1", "PGHOSTADDR"),
+            ("PGSERVICE", "none", 'service "none" not found'),
+            ("PGOPTIONS", "-c default_transaction_read_only=on", "default_transaction_read_only"),
+        ],
+    )
+    def test_variable_that_cannot_be_overridden_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
+    ) -> None:
+        monkeypatch.setenv(variable, value)
+
+        with pytest.raises(LedgerUnavailable, match=expected):
+            EmbeddedPostgres().start()
+
+    def test_directory_that_cannot_be_made_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+
+        with pytest.raises(LedgerUnavailable, match="set TMPDIR"):
+            Server().start()
+
+    def test_user_id_without_an_account_is_told_how_to_get_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 2**31 - 5)
+
+        with pytest.raises(LedgerUnavailable, match="has no account, which initdb needs"):
+            Server().start()
+
+
 class TestKeptData:
     def test_it_is_there_at_the_next_start(self, folder: Path) -> None:
         for expected in (False, True):

@@ -171,7 +171,7 @@ def test_a_code_that_nobody_foresaw_is_unavailable_and_says_so() -> None:
     [
         (OperationalError("", None, psycopg.OperationalError("cut")), "the connection failed"),
         (psycopg.InterfaceError("closed"), "the connection failed"),
-        (psycopg.ProgrammingError("no placeholder"), "an unclassified failure"),
+        (psycopg.ProgrammingError("invalid connection option"), "the driver refused it"),
         (PoolTimeout("full"), "no usable connection"),
     ],
 )

@@ -48,13 +48,13 @@ SWITCHES = {
         "ALTER DATABASE {name} SET lock_timeout = '1ms'",
         "ALTER DATABASE {name} RESET lock_timeout",
         "55P03",
-        "a lock was not free in time",
+        "a lock was not free within lock_timeout",
     ),
     "its statements may take no time, and one has to wait": (
         "ALTER DATABASE {name} SET statement_timeout = '20ms'",
         "ALTER DATABASE {name} RESET statement_timeout",
         "57014",
-        "the server stopped the work",
+        "raise statement_timeout if it is too short",
     ),
 }
 

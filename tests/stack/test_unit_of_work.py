@@ -471,7 +471,7 @@ class TestWhatIsNotTheLedgers:
             unit_of_work = PostgresUnitOfWork(engine)
             door(unit_of_work, planned(metadata={"price": "5 \u20ac"}))
 
-            with pytest.raises(LedgerUnavailable, match="use UTF-8"):
+            with pytest.raises(LedgerUnavailable, match="set client_encoding to utf8"):
                 door(unit_of_work, planned(number=78))
 
 

@@ -20,11 +20,11 @@ import typer
 from attrs import evolve
 from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
-from sqlalchemy import URL, Engine, create_engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Engine, create_engine
 
 from cogni_billing.adapters import postgres
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, Roles
+from cogni_billing.adapters.postgres.connections import URL_SHAPE, checked_url
 from cogni_billing.billing import Billing
 from cogni_billing.cli.demo import run_demo
 from cogni_billing.cli.importing import CHARGES, PURCHASES, Import, Kind, Request, run_import
@@ -32,7 +32,7 @@ from cogni_billing.cli.records import Format
 from cogni_billing.cli.sealing import append_seals, read_key, read_seals
 from cogni_billing.cli.tables import quantity, report_table, statement_table, verification_table
 from cogni_billing.domain.amounts import USD, Amount, Unit
-from cogni_billing.domain.errors import BillingError, LedgerUnavailable
+from cogni_billing.domain.errors import BillingError, InvalidInput, LedgerUnavailable
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.verification import Violation
 
@@ -58,8 +58,7 @@ _UNAVAILABLE, _IO_ERROR = 69, 74
 _STDOUT = 1
 _URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
 _SERVICE_URL_VARIABLE = "COGNI_BILLING_SERVICE_URL"
-_URL_SHAPE = "postgresql://role@host/database"
-DatabaseUrl = Annotated[str, typer.Option("--database-url", envvar=_URL_VARIABLE, help=_URL_SHAPE)]
+DatabaseUrl = Annotated[str, typer.Option("--database-url", envvar=_URL_VARIABLE, help=URL_SHAPE)]
 ServiceUrl = Annotated[
     str,
     typer.Option("--service-url", envvar=_SERVICE_URL_VARIABLE, help="app_service's URL."),
@@ -124,7 +123,7 @@ def demo(
     ] = None,
 ) -> None:
     """Confirm a few payments in a throw-away database, and show who sees what of them."""
-    run_demo(console, database_url)
+    run_demo(console, None if database_url is None else _checked_url(database_url))
 
 
 @app.command()
@@ -441,11 +440,9 @@ def _signing_key() -> bytes | None:
 @contextmanager
 def _engine(database_url: str) -> Iterator[Engine]:
     url, options = _parsed(database_url)
-    if (backend := url.get_backend_name()) not in {"postgresql", "postgres"}:
-        raise typer.BadParameter(f"expected {_URL_SHAPE}, got one of {backend}")
     # Behind a pooler the next transaction may run where its statements were not prepared.
     options["prepare_threshold"] = None
-    engine = create_engine(url.set(drivername="postgresql+psycopg"), connect_args=options)
+    engine = create_engine(url, connect_args=options, client_encoding="utf8")
     try:
         yield engine
     finally:
@@ -456,10 +453,17 @@ def _parsed(database_url: str) -> tuple[URL, dict[str, Any]]:
     """The URL, and the driver's options. SQLAlchemy cannot read a list of hosts, but libpq can."""
     try:
         parts = urlsplit(database_url)
-        if "," not in parts.netloc.rpartition("@")[2]:
-            return make_url(database_url), {}
-        scheme = parts.scheme.removesuffix("+psycopg")
-        return URL.create("postgresql"), conninfo_to_dict(parts._replace(scheme=scheme).geturl())
-    except (ArgumentError, ValueError, psycopg.ProgrammingError):
+        if "," in parts.netloc.rpartition("@")[2]:
+            libpq = parts._replace(scheme=parts.scheme.removesuffix("+psycopg")).geturl()
+            return _checked_url("postgresql://"), conninfo_to_dict(libpq)
+    except (ValueError, psycopg.ProgrammingError):
         # Without what was given, which may hold a password.
-        raise typer.BadParameter(f"not a database URL; expected {_URL_SHAPE}") from None
+        raise typer.BadParameter(f"database-url: expected {URL_SHAPE}") from None
+    return _checked_url(database_url), {}
+
+
+def _checked_url(database_url: str) -> URL:
+    try:
+        return checked_url("database-url", database_url)
+    except InvalidInput as error:
+        raise typer.BadParameter(str(error)) from None

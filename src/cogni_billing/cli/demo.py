@@ -14,7 +14,7 @@ from attrs import frozen
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import URL, Engine, create_engine
 
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, trial_balance
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
@@ -53,7 +53,7 @@ class Call:
     make: Callable[[], object]
 
 
-def run_demo(console: Console, admin_url: str | None) -> None:
+def run_demo(console: Console, admin_url: URL | None) -> None:
     """Confirm the bundled payments in a throw-away database, and show what came of them."""
     with ExitStack() as stack:
         database = stack.enter_context(_database(admin_url))
@@ -65,7 +65,7 @@ def run_demo(console: Console, admin_url: str | None) -> None:
 
 
 @contextmanager
-def _database(admin_url: str | None) -> Iterator[Sandbox]:
+def _database(admin_url: URL | None) -> Iterator[Sandbox]:
     if admin_url is None:
         with EmbeddedPostgres() as server:
             yield server

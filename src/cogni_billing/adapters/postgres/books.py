@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres.audit import require_full_sight, verification
 from cogni_billing.adapters.postgres.calls import Calls, encoded
+from cogni_billing.adapters.postgres.connections import NEUTRAL
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.history import history
 from cogni_billing.adapters.postgres.rows import dispute_asked, in_credits
@@ -49,6 +50,7 @@ class PostgresBooks:
 
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
         with self._guard.call(), translated():
+            self._connection.execute(NEUTRAL)
             require_full_sight(self._connection)
             found = self._connection.execute(_DUE, {"now": now}).scalars()
             return tuple(map(TenantId, found))
@@ -57,6 +59,7 @@ class PostgresBooks:
         self, now: datetime, every: timedelta, after: DueAttempt | None, /
     ) -> tuple[DueAttempt, ...]:
         with self._guard.call(), translated():
+            self._connection.execute(NEUTRAL)
             require_full_sight(self._connection)
             asked: dict[str, object] = {"now": now, "until": now - every, "beyond": now + every}
             if after is not None:
@@ -86,11 +89,13 @@ class PostgresBooks:
 
     def verify(self, most: int, /) -> Verification:
         with self._guard.call(), translated():
+            self._connection.execute(NEUTRAL)
             require_full_sight(self._connection)
             return verification(self._connection, most)
 
     def fold(self, position: int, /) -> Folding:
         with self._guard.call(), translated():
+            self._connection.execute(NEUTRAL)
             require_full_sight(self._connection)
             accounts = self._connection.execute(_ACCOUNTS).scalars().all()
             told = self._connection.execute(

@@ -4,27 +4,57 @@ from __future__ import annotations
 
 import os
 import weakref
-from contextlib import AsyncExitStack
-from typing import Any, Final, cast
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from functools import lru_cache
+from typing import Any, Final, TypeAlias, cast
 
 import psycopg
-from psycopg import AsyncConnection as AsyncDriverConnection
-from psycopg import Connection as DriverConnection
+from psycopg.adapt import AdaptersMap
+from psycopg.postgres import register_default_adapters, register_default_types
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, PoolProxiedConnection, event, text
+from psycopg.rows import tuple_row
+from psycopg.types import TypesRegistry
+from psycopg.types.array import register_all_arrays
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    PoolProxiedConnection,
+    StaticPool,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState, SingletonThreadPool
 
 from cogni_billing.adapters.postgres.failures import (
     READ_ONLY,
     commit_translation,
-    translated,
+    connecting,
     translation,
 )
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, shown
 
+DriverConnection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+
 DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
+URL_SHAPE: Final = "postgresql://role@host/database"
+_PARAMSTYLES: Final = frozenset({"format", "pyformat"})
+
+NEUTRAL: Final = text(
+    "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL datestyle = 'ISO';"
+    " SET LOCAL timezone = 'UTC'; SET LOCAL quote_all_identifiers = off;"
+    " SET LOCAL standard_conforming_strings = on; SET LOCAL array_nulls = on;"
+    " SET LOCAL transform_null_equals = off; SET LOCAL row_security = on"
+)
+"""Settings that change the meaning of a statement or the text of a value, as the statements for
+administration and reports expect them until the transaction ends. Calls of functions do not need
+it: they take and return JSON, and the functions have settings of their own.
+"""
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -35,19 +65,111 @@ def _drop_inherited() -> None:
         engine.dispose(close=False)
 
 
-os.register_at_fork(after_in_child=_drop_inherited)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_drop_inherited)
 
 
-def checked_engine(field: str, given: object, kind: type[Any]) -> Any:
-    """*given*, when it is an engine of this kind on psycopg 3. It is safe to use after a fork.
+def checked_engine(field: str, given: object, kind: type[Any], **options: object) -> Any:
+    """*given*, when it is an engine of this kind on psycopg 3. It is safe to use after a fork, and
+    its statements do not use server-side cursors. *options* are more execution options.
 
     Raises:
-        InvalidInput: it is something else.
+        InvalidInput: it is something else, its connections are shared by concurrent callers, or it
+            has another style of parameters.
     """
-    if not isinstance(given, kind) or given.dialect.driver not in DRIVERS:
-        raise InvalidInput(field, shown(given), f"an {kind.__name__} on postgresql+psycopg")
+    expected = f"an {kind.__name__} on postgresql+psycopg"
+    if not isinstance(given, kind):
+        raise InvalidInput(field, shown(given), expected)
+    if given.dialect.driver not in DRIVERS:
+        raise InvalidInput(field, f"one on {given.dialect.name}+{given.dialect.driver}", expected)
+    if isinstance(given.pool, (StaticPool, SingletonThreadPool)):
+        pool = type(given.pool).__name__
+        raise InvalidInput(field, f"poolclass={pool}", "a poolclass such as QueuePool or NullPool")
+    if (style := given.dialect.paramstyle) not in _PARAMSTYLES:
+        raise InvalidInput(field, f"paramstyle={style!r}", "the paramstyle of psycopg, 'pyformat'")
     _engines.add(given.sync_engine if isinstance(given, AsyncEngine) else given)
-    return given
+    return given.execution_options(stream_results=False, yield_per=None, **options)
+
+
+def checked_url(field: str, given: str | URL) -> URL:
+    """The URL of a database, as one of SQLAlchemy on psycopg 3.
+
+    Raises:
+        InvalidInput: it is not a URL, or of another kind of database. The error does not show the
+            URL, which may hold a password.
+    """
+    try:
+        url = make_url(given)
+    except (ArgumentError, ValueError):
+        raise InvalidInput(field, "something else", URL_SHAPE) from None
+    if (backend := url.get_backend_name()) not in {"postgresql", "postgres"}:
+        raise InvalidInput(field, f"one of {shown(backend)}", URL_SHAPE)
+    return url.set(drivername="postgresql+psycopg")
+
+
+class _OwnAdapters:
+    """Converts values as psycopg does by default, whatever the host registered."""
+
+    __slots__ = ()
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        return _ADAPTERS
+
+
+@lru_cache(maxsize=64)
+def _own(given: object, default: type[Any]) -> Any:
+    """The host's class of cursors, with default adapters; *default* instead of a function, or of a
+    class with another style of parameters.
+    """
+    raw = (psycopg.RawCursor, psycopg.AsyncRawCursor, psycopg.RawServerCursor)
+    if not isinstance(given, type) or issubclass(given, (*raw, psycopg.AsyncRawServerCursor)):
+        given = default
+    return type(given.__name__, (_OwnAdapters, given), {"__slots__": ()})
+
+
+def _default_adapters() -> AdaptersMap:
+    types = TypesRegistry()
+    register_default_types(types)
+    adapters = AdaptersMap(types=types)
+    register_default_adapters(adapters)
+    register_all_arrays(adapters)
+    return adapters
+
+
+_ADAPTERS: Final = _default_adapters()
+
+
+def own_cursor(driver: DriverConnection) -> Any:
+    """A cursor with tuples for rows and default adapters, whatever the host set on *driver*."""
+    given: Any = driver.cursor_factory
+    is_async = isinstance(driver, psycopg.AsyncConnection)
+    own = _own(given, psycopg.AsyncCursor if is_async else psycopg.Cursor)
+    return own(driver, row_factory=tuple_row)
+
+
+@contextmanager
+def own_cursors(connection: Connection) -> Iterator[None]:
+    """Have SQLAlchemy use cursors like `own_cursor` on *connection* inside the block."""
+    driver: Any = driver_connection(connection)
+    before = driver.cursor_factory, driver.server_cursor_factory, driver.row_factory
+    is_async = isinstance(driver, psycopg.AsyncConnection)
+    driver.cursor_factory = _own(before[0], psycopg.AsyncCursor if is_async else psycopg.Cursor)
+    driver.server_cursor_factory = _own(
+        before[1], psycopg.AsyncServerCursor if is_async else psycopg.ServerCursor
+    )
+    driver.row_factory = tuple_row
+    try:
+        yield
+    finally:
+        driver.cursor_factory, driver.server_cursor_factory, driver.row_factory = before
+
+
+def driver_connection(connection: Connection) -> DriverConnection:
+    """The connection of psycopg behind SQLAlchemy's."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # the dialect's
+    return driver
 
 
 def reset_connections(engine: Engine | AsyncEngine) -> None:
@@ -80,7 +202,7 @@ def _discard(
     if record is None or state.terminate_only or not state.asyncio_safe:
         return  # the connection is about to be closed
     driver = record.driver_connection
-    assert isinstance(driver, (DriverConnection, AsyncDriverConnection))  # the dialect's
+    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # the dialect's
     # psycopg forgets its prepared statements at some of the resets only.
     driver.prepare_threshold = None
     connection.rollback()
@@ -103,13 +225,13 @@ def run_in_transaction(
 
     *prepare* is as psycopg takes it. SQLAlchemy has no such option.
     """
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, (DriverConnection, AsyncDriverConnection))  # the dialect's
+    driver = driver_connection(connection)
     threshold = driver.prepare_threshold
     if prepare is False:
         driver.prepare_threshold = None
     try:
-        found: str = connection.exec_driver_sql(statement, parameters).scalar_one()
+        with own_cursors(connection):
+            found: str = connection.exec_driver_sql(statement, parameters).scalar_one()
         return found
     finally:
         driver.prepare_threshold = threshold
@@ -129,16 +251,16 @@ def run_statement(
     Raises:
         BillingError: it failed; `OutcomeUnknown` where the answer was lost.
     """
-    with translated():
+    with connecting():
         pooled = engine.raw_connection()
     driver = pooled.driver_connection
-    assert isinstance(driver, DriverConnection)  # the dialect's
+    assert isinstance(driver, psycopg.Connection)  # the dialect's
     autocommits = driver.autocommit
     sent = reusable = False
     try:
         driver.autocommit = True
         sent = True
-        row = driver.execute(statement, parameters, prepare=prepare).fetchone()
+        row = own_cursor(driver).execute(statement, parameters, prepare=prepare).fetchone()
         assert row is not None  # a function call has a row
         reusable = True
         return cast("str", row[0])
@@ -164,17 +286,17 @@ async def run_statement_async(
 ) -> str:
     """`run_statement`, awaited. A task that is cancelled meanwhile loses its connection."""
     async with AsyncExitStack() as stack:
-        with translated():
+        with connecting():
             connection = await stack.enter_async_context(engine.connect())
             pooled = await connection.get_raw_connection()
         driver = pooled.driver_connection
-        assert isinstance(driver, AsyncDriverConnection)  # the dialect's
+        assert isinstance(driver, psycopg.AsyncConnection)  # the dialect's
         autocommits = driver.autocommit
         sent = reusable = False
         try:
             await driver.set_autocommit(True)
             sent = True
-            cursor = await driver.execute(statement, parameters, prepare=prepare)
+            cursor = await own_cursor(driver).execute(statement, parameters, prepare=prepare)
             row = await cursor.fetchone()
             assert row is not None  # a function call has a row
             reusable = True
@@ -191,15 +313,13 @@ async def run_statement_async(
                 await connection.invalidate()
 
 
-def _is_reusable(driver: DriverConnection | AsyncDriverConnection, error: Exception) -> bool:
+def _is_reusable(driver: DriverConnection, error: Exception) -> bool:
     """True if the server has answered with an error, and takes the next statement."""
     idle = driver.info.transaction_status is TransactionStatus.IDLE
     return idle and not _is_read_only(error)
 
 
-def _has_lost_its_server(
-    driver: DriverConnection | AsyncDriverConnection, error: Exception
-) -> bool:
+def _has_lost_its_server(driver: DriverConnection, error: Exception) -> bool:
     return driver.closed or _is_read_only(error)
 
 
@@ -209,11 +329,9 @@ def _is_read_only(error: Exception) -> bool:
 
 def is_pooled(connection: Connection) -> bool:
     """True if there is a pooler on the way to the server."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, (DriverConnection, AsyncDriverConnection))  # the dialect's
     # A pooler makes up the number that it gives its clients.
     serving: int = connection.execute(_BACKEND).scalar_one()
-    return driver.info.backend_pid != serving
+    return driver_connection(connection).info.backend_pid != serving
 
 
 _BACKEND: Final = text("SELECT pg_backend_pid()")

@@ -5,6 +5,7 @@ A refusal by a rule of the database is known by the rule's name, any other failu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -13,6 +14,7 @@ from uuid import UUID
 import psycopg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
+from cogni_billing.adapters.postgres.schema import SCHEMA
 from cogni_billing.adapters.rights import minting_refused
 from cogni_billing.domain.errors import (
     BillingError,
@@ -54,11 +56,12 @@ _FOREIGN: Final = "a trigger or function that is not the library's refused it"
 # error codes lists; a class that the library's statements cannot cause is strange.
 _UNAVAILABLE: Final = {
     "08": "the connection failed",
-    "22P05": "the connection's encoding lacks a character; use UTF-8",
+    "22P05": "the connection's encoding lacks a character; set client_encoding to utf8",
     "25": "the transaction is not in a state to go on",
-    "25006": "the database is read-only",
+    "25006": "the database or the transaction is read-only; use the primary server, and set"
+    " default_transaction_read_only to off",
     "25P02": "an earlier failure aborted the transaction",
-    "25P03": "the transaction was idle for too long",
+    "25P03": "the transaction was idle for longer than idle_in_transaction_session_timeout",
     "26": _POOLED,
     "28": "the role may not log in",
     "3D000": "the database does not exist",
@@ -71,8 +74,9 @@ _UNAVAILABLE: Final = {
     "53": "the server is out of resources",
     "54": "a limit of the server was met",
     "55": "something was in use, or not ready",
-    "55P03": "a lock was not free in time",
+    "55P03": "a lock was not free within lock_timeout",
     "57": "the server stopped the work",
+    "57014": "the statement was cancelled; raise statement_timeout if it is too short",
     "58": "the server's system failed",
     "72": "the snapshot is too old",
     "F0": "the server's configuration is broken",
@@ -83,11 +87,8 @@ _UNAVAILABLE: Final = {
     **dict.fromkeys(("20", "21", "24", "2B", "2D", "2F", "34", "3B", "HV"), _STRANGE),
 }
 _MINTING: Final = frozenset(
-    f"permission denied for function {name}"
-    for name in ("mint", "mint_groups", "create_attempt", "record_attempt", "begin_check")
+    {"mint", "mint_groups", "create_attempt", "record_attempt", "begin_check"}
 )
-# Each role that serves may use the schema once it is migrated.
-_NO_SCHEMA: Final = "permission denied for schema cogni_billing"
 _UNMIGRATED: Final = (
     "the schema is not migrated, or this role does not serve it; run migrate as the migrator, and"
     " connect as a role that provision made"
@@ -107,6 +108,21 @@ def translated() -> Iterator[None]:
         yield
     except (SQLAlchemyError, psycopg.Error, UnicodeError) as error:
         raise translation(error) from error
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Translate errors of connecting. On the first connection SQLAlchemy reads the server's version
+    as text in a tuple, and expects nothing else.
+    """
+    try:
+        with translated():
+            yield
+    except (TypeError, AssertionError) as error:
+        raise LedgerUnavailable(
+            f"the engine cannot connect ({type(error).__name__}: {shown(str(error))}); set"
+            " client_encoding to utf8, and leave cursor_factory and row_factory at their defaults"
+        ) from error
 
 
 def translation(error: Exception) -> BillingError:
@@ -165,13 +181,15 @@ def _translated(error: psycopg.Error) -> BillingError:
     if sqlstate is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         # libpq's message begins with the address and ends with the cause.
         said = str(error).rsplit(" failed: ", 1)[-1].partition("\n")[0]
+        if "@" in said:
+            said = "a name has an @; write an @ in the password as %40"
         return LedgerUnavailable(f"the connection failed: {shown(said)}")
     rule = error.diag.constraint_name
     message = error.diag.message_primary or type(error).__name__
     if rule in _RULES:
         return _RULES[rule](message, error.diag.message_detail or "")
     if sqlstate is None:
-        return LedgerUnavailable(f"an unclassified failure: {shown(str(error))}")
+        return LedgerUnavailable(f"the driver refused it: {shown(str(error))}")
     if sqlstate == INSUFFICIENT_PRIVILEGE:
         return _forbidden(message)
     if sqlstate not in _UNAVAILABLE and (reason := _found(_CORRUPTION, sqlstate)):
@@ -181,9 +199,11 @@ def _translated(error: psycopg.Error) -> BillingError:
 
 
 def _forbidden(message: str) -> BillingError:
-    if message == _NO_SCHEMA:
+    # The names alone, since the rest is in the language of lc_messages.
+    named = set(re.findall(r"\w+", message, re.ASCII))
+    if SCHEMA in named:  # each role that serves may use the schema once it is migrated
         return LedgerUnavailable(_UNMIGRATED, INSUFFICIENT_PRIVILEGE)
-    return minting_refused() if message in _MINTING else PrivilegeRequired(message)
+    return minting_refused() if named & _MINTING else PrivilegeRequired(message)
 
 
 def _unbalanced(message: str, _detail: str) -> UnbalancedTransaction:

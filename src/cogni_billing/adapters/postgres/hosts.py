@@ -8,22 +8,24 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import psycopg
 from attrs import frozen
 from psycopg.pq import PipelineStatus, TransactionStatus
-from psycopg.rows import tuple_row
-from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.util import await_only
 
-from cogni_billing.adapters.postgres.connections import DRIVERS, run_in_transaction
+from cogni_billing.adapters.postgres.connections import (
+    DRIVERS,
+    DriverConnection,
+    driver_connection,
+    own_cursor,
+    run_in_transaction,
+)
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.scopes import for_good, status_of
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable, shown
-
-DriverConnection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 EXPECTED: Final = (
     "a connection of psycopg 3, or of SQLAlchemy on postgresql+psycopg, in an open transaction"
@@ -90,6 +92,11 @@ def host_connection(given: object) -> HostConnection:
     return host
 
 
+def _require_encoding(driver: DriverConnection) -> None:
+    if driver.info.encoding == "ascii":  # psycopg's name of SQL_ASCII, in which it returns bytes
+        raise InvalidInput("connection", "client_encoding=SQL_ASCII", "client_encoding=UTF8")
+
+
 def _lost() -> LedgerUnavailable:
     return LedgerUnavailable("the host's connection was lost, and its transaction with it")
 
@@ -103,9 +110,10 @@ class _SqlAlchemyConnection(HostConnection):
             raise _lost()
         if self._connection.closed or not self._connection.in_transaction():
             raise InvalidInput("connection", "no open transaction", EXPECTED)
-        driver = self._connection.connection.driver_connection
-        if driver is not None and driver.autocommit:
+        driver = driver_connection(self._connection)
+        if driver.autocommit:
             raise InvalidInput("connection", "one that autocommits", EXPECTED)
+        _require_encoding(driver)
 
     def execute(
         self, statement: str, parameters: tuple[object, ...], *, prepare: bool | None = None
@@ -157,23 +165,16 @@ class _DriverConnection(HostConnection):
         # Without autocommit the driver begins a transaction with its next statement.
         if self._connection.autocommit and self.status is TransactionStatus.IDLE:
             raise InvalidInput("connection", "no open transaction", EXPECTED)
+        _require_encoding(self._connection)
 
     def execute(
         self, statement: str, parameters: tuple[object, ...], *, prepare: bool | None = None
     ) -> str:
-        cursor = self._cursor()
-        # The host's own loaders may return something else.
-        cursor.adapters.register_loader("text", TextLoader)
+        cursor = own_cursor(self._connection)
         _now(cursor.execute(statement, parameters, prepare=prepare))
         row = _now(cursor.fetchone())
         found: str = row[0]
         return found
-
-    def _cursor(self) -> psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]:
-        """A plain cursor, whatever the host's factories make."""
-        if isinstance(self._connection, psycopg.AsyncConnection):
-            return psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
-        return psycopg.Cursor(self._connection, row_factory=tuple_row)
 
     @property
     def status(self) -> TransactionStatus:
@@ -205,7 +206,7 @@ class _DriverConnection(HostConnection):
             raise
 
     def _run(self, statement: str) -> None:
-        _now(self._cursor().execute(statement))
+        _now(own_cursor(self._connection).execute(statement))
 
     @contextmanager
     def used(self) -> Iterator[None]:

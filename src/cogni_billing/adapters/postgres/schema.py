@@ -33,6 +33,9 @@ DEFINER_SETTINGS: Final = {
     # A call reads a few rows. Compiling its plan or starting workers takes longer.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
+    "row_security": "on",
+    # Regular expressions in the functions have backslashes.
+    "standard_conforming_strings": "on",
 }
 """The settings of each function that a role may call."""
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from attrs import frozen
-from psycopg import AsyncConnection as AsyncDriverConnection
-from psycopg import Connection as DriverConnection
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +17,11 @@ from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres.attempts import PostgresAttempts
 from cogni_billing.adapters.postgres.books import PostgresBooks
 from cogni_billing.adapters.postgres.calls import Calls, calls_on
-from cogni_billing.adapters.postgres.connections import drop_if_read_only
+from cogni_billing.adapters.postgres.connections import (
+    driver_connection,
+    drop_if_read_only,
+    own_cursors,
+)
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.failures import commit_translation, translated
 from cogni_billing.adapters.postgres.repositories import PostgresLedger
@@ -52,10 +54,13 @@ def transaction(
     guard = ScopeGuard()
     try:
         with translated():
-            autocommits = _driver_connection(connection).autocommit
+            autocommits = driver_connection(connection).autocommit
         if autocommits:
-            raise LedgerUnavailable("the engine autocommits; a scope needs a transaction")
-        with _scope(calls_on(connection, context), tenant, connection, guard) as scope:
+            raise LedgerUnavailable("the engine autocommits; remove its isolation_level AUTOCOMMIT")
+        with (
+            own_cursors(connection),
+            _scope(calls_on(connection, context), tenant, connection, guard) as scope,
+        ):
             yield scope
         require_sound(status_of(connection), guard)
         _commit(connection)
@@ -150,10 +155,4 @@ def status_of(connection: Connection) -> TransactionStatus:
     """The state of the connection's transaction; UNKNOWN when the connection was lost."""
     if connection.invalidated:
         return TransactionStatus.UNKNOWN
-    return _driver_connection(connection).info.transaction_status
-
-
-def _driver_connection(connection: Connection) -> DriverConnection | AsyncDriverConnection:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, (DriverConnection, AsyncDriverConnection))  # the dialect's
-    return driver
+    return driver_connection(connection).info.transaction_status

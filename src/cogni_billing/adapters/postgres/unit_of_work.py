@@ -24,7 +24,7 @@ from cogni_billing.adapters.postgres.connections import (
     run_statement_async,
 )
 from cogni_billing.adapters.postgres.contexts import Context
-from cogni_billing.adapters.postgres.failures import DISTURBED, is_lost, translated
+from cogni_billing.adapters.postgres.failures import DISTURBED, connecting, is_lost
 from cogni_billing.adapters.postgres.grouping import (
     AsyncLanes,
     Batch,
@@ -92,8 +92,9 @@ class PostgresUnitOfWork:
         self.clock = SystemClock()
         self.ids = Uuid7Source()
         self._engine = checked_engine("engine", engine, Engine)
-        service = service and checked_engine("service", service, Engine)
-        self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
+        self._service = service and checked_engine(
+            "service", service, Engine, isolation_level=_SERVICE_ISOLATION
+        )
         self._context = Context.of(signing_key)
         self._retry_for = _checked_span(retry_for)
         self._lanes = Lanes(group_commit, self._send) if _groups(group_commit) else None
@@ -222,8 +223,9 @@ class AsyncPostgresUnitOfWork:
         self.clock = SystemClock()
         self.ids = Uuid7Source()
         self._engine = checked_engine("engine", engine, AsyncEngine)
-        service = service and checked_engine("service", service, AsyncEngine)
-        self._service = service and service.execution_options(isolation_level=_SERVICE_ISOLATION)
+        self._service = service and checked_engine(
+            "service", service, AsyncEngine, isolation_level=_SERVICE_ISOLATION
+        )
         self._context = Context.of(signing_key)
         self._retry_for = _checked_span(retry_for)
         self._lanes = AsyncLanes(group_commit, self._send) if _groups(group_commit) else None
@@ -310,7 +312,7 @@ class AsyncPostgresUnitOfWork:
         while True:
             try:
                 async with AsyncExitStack() as stack:
-                    with translated():
+                    with connecting():
                         connection = await stack.enter_async_context(engine.connect())
                     return await connection.run_sync(scoped)
             except LedgerUnavailable as error:
@@ -347,7 +349,7 @@ def _privileged(service: _Engine | None) -> _Engine:
 
 @contextmanager
 def _connected(engine: Engine) -> Iterator[Connection]:
-    with translated():
+    with connecting():
         connection = engine.connect()
     try:
         yield connection

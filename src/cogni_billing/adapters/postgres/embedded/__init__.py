@@ -9,6 +9,7 @@ from typing import Final, Self
 from sqlalchemy import URL, create_engine, text
 
 from cogni_billing.adapters.postgres.embedded.server import Server
+from cogni_billing.adapters.postgres.failures import connecting
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 
 __all__ = ["EmbeddedPostgres"]
@@ -37,9 +38,9 @@ class EmbeddedPostgres(Sandbox):
 
     def __init__(
         self,
-        data_dir: Path | None = None,
+        data_dir: Path | str | None = None,
         *,
-        bin_dir: Path | None = None,
+        bin_dir: Path | str | None = None,
         in_memory: bool = False,
     ) -> None:
         self._server = Server(data_dir, bin_dir=bin_dir, in_memory=in_memory)
@@ -58,7 +59,12 @@ class EmbeddedPostgres(Sandbox):
         self.stop()
 
     def start(self) -> None:
-        """Start the server, and bring its database to head."""
+        """Start the server, and bring its database to head.
+
+        Raises:
+            InvalidInput: the account that the server runs as cannot reach `data_dir`.
+            LedgerUnavailable: the server did not start, or cannot start on this machine.
+        """
         self._server.start()
         try:
             self._ensure_database()
@@ -83,13 +89,21 @@ class EmbeddedPostgres(Sandbox):
             "postgresql+psycopg",
             username=role,
             database=database,
-            query={"host": str(self._server.socket_dir), "port": str(self._server.port)},
+            query={
+                "host": str(self._server.socket_dir),
+                "port": str(self._server.port),
+                # Else libpq takes them from the environment.
+                "client_encoding": "utf8",
+                "target_session_attrs": "any",
+            },
         )
 
     def _ensure_database(self) -> None:
         engine = create_engine(self._url("postgres", "postgres"), isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            found = text("SELECT FROM pg_database WHERE datname = :name")
-            if connection.execute(found, {"name": DATABASE}).one_or_none() is None:
-                connection.execute(text(f"CREATE DATABASE {DATABASE}"))
-        engine.dispose()
+        try:
+            with connecting(), engine.connect() as connection:
+                found = text("SELECT FROM pg_database WHERE datname = :name")
+                if connection.execute(found, {"name": DATABASE}).one_or_none() is None:
+                    connection.execute(text(f"CREATE DATABASE {DATABASE}"))
+        finally:
+            engine.dispose()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -16,10 +15,15 @@ import tempfile
 import weakref
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from psycopg.pq import Conninfo
 
 from cogni_billing.adapters.postgres.embedded import supervisor
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable
+
+if TYPE_CHECKING:
+    from pwd import struct_passwd  # Windows has none
 
 _ACCOUNTS: Final = ("postgres", "nobody")
 _SUPERUSER: Final = "postgres"
@@ -50,14 +54,14 @@ class Server:
 
     def __init__(
         self,
-        data_dir: Path | None = None,
+        data_dir: Path | str | None = None,
         *,
-        bin_dir: Path | None = None,
+        bin_dir: Path | str | None = None,
         in_memory: bool = False,
     ) -> None:
-        self._data_dir = None if data_dir is None else data_dir.absolute()
+        self._data_dir = None if data_dir is None else Path(data_dir).absolute()
         self._in_memory = in_memory
-        self._bin_dir = bundled_binaries() if bin_dir is None else bin_dir
+        self._bin_dir = bundled_binaries() if bin_dir is None else Path(bin_dir)
         self._supervisor: subprocess.Popen[bytes] | None = None
         self.socket_dir = Path()
         self._scratch_dir = Path()
@@ -72,11 +76,21 @@ class Server:
         """
         if self._supervisor is not None:
             return
+        _require_posix()
+        _require_own_address()
         account = unprivileged_account() if os.geteuid() == 0 else None
-        base = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        try:
+            base = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        except OSError as error:
+            raise LedgerUnavailable(
+                f"no directory for the embedded server ({error.strerror}); set TMPDIR to one that"
+                " this process may write to"
+            ) from error
         scratch = self._scratch(base)
         try:
             plan = self._plan(base, scratch, account)
+            if plan["initdb"]:
+                _require_account(os.geteuid())
         except BaseException:
             _remove(base, scratch)
             raise
@@ -103,7 +117,7 @@ class Server:
             return base
         return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_MEMORY))
 
-    def _plan(self, base: Path, scratch: Path, account: pwd.struct_passwd | None) -> dict[str, Any]:
+    def _plan(self, base: Path, scratch: Path, account: struct_passwd | None) -> dict[str, Any]:
         data = scratch / "data" if self._data_dir is None else self._data_dir
         binaries = self._bin_dir
         if account is not None:
@@ -136,12 +150,12 @@ class Server:
             "postgres": [str(binaries / "postgres"), "-D", str(data), "-k", str(base), *settings],
         }
 
-    def _binaries_for(self, account: pwd.struct_passwd, base: Path) -> Path:
+    def _binaries_for(self, account: struct_passwd, base: Path) -> Path:
         if _can_run(self._bin_dir / "postgres", account):
             return self._bin_dir
         return copied_binaries(self._bin_dir, base)
 
-    def _hand_over_data_dir(self, account: pwd.struct_passwd) -> None:
+    def _hand_over_data_dir(self, account: struct_passwd) -> None:
         if self._data_dir is None:
             return
         for parent in reversed(self._data_dir.parents):
@@ -175,8 +189,44 @@ def copied_binaries(binaries: Path, base: Path) -> Path:
     return base / _PARTS[0]
 
 
-def unprivileged_account() -> pwd.struct_passwd:
+def _require_posix() -> None:
+    if not hasattr(os, "geteuid"):
+        raise LedgerUnavailable(
+            f"the embedded server does not run on {sys.platform}; use a PostgreSQL server, and its"
+            " URL as COGNI_BILLING_DATABASE_URL"
+        )
+
+
+def _require_own_address() -> None:
+    """Return when a connection that names the server's socket leads there.
+
+    libpq prefers a `hostaddr`, of the environment or of a service, to the host that a URL names.
+    """
+    for each in Conninfo.get_defaults():
+        if each.keyword == b"hostaddr" and each.val:
+            raise LedgerUnavailable(
+                "PGHOSTADDR, or the hostaddr of PGSERVICE, leads connections away from the embedded"
+                " server; unset it"
+            )
+
+
+def _require_account(uid: int) -> None:
+    """Return when initdb knows the name of its account."""
+    import pwd  # noqa: PLC0415 (Windows has none)
+
+    try:
+        pwd.getpwuid(uid)
+    except KeyError as error:
+        raise LedgerUnavailable(
+            f"the user id {uid} has no account, which initdb needs; add it to /etc/passwd, as with"
+            f" `echo app:x:{uid}:0::/tmp:/bin/sh >> /etc/passwd` in the image, or run as another"
+        ) from error
+
+
+def unprivileged_account() -> struct_passwd:
     """The account that serves when root asks."""
+    import pwd  # noqa: PLC0415 (Windows has none)
+
     known = {account.pw_name: account for account in pwd.getpwall()}
     for name in _ACCOUNTS:
         if name in known:
@@ -184,7 +234,7 @@ def unprivileged_account() -> pwd.struct_passwd:
     raise LedgerUnavailable(f"root may not serve, and there is no account {_ACCOUNTS} that may")
 
 
-def _can_run(program: Path, account: pwd.struct_passwd) -> bool:
+def _can_run(program: Path, account: struct_passwd) -> bool:
     try:
         ran = subprocess.run(  # noqa: S603 (the library's own command)
             [program, "--version"],
@@ -213,12 +263,16 @@ def _remove(*directories: Path) -> None:
 
 
 def _supervise(plan: dict[str, Any]) -> subprocess.Popen[bytes]:
+    # The server itself would listen on PGPORT, and read PGTZ and others as its settings.
+    environment = {name: value for name, value in os.environ.items() if name[:2] != "PG"}
+    environment["LC_ALL"] = "C"
     process = subprocess.Popen(  # noqa: S603 (the library's own command)
         [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(plan)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env=environment,
     )
     # A forked child would hold the pipe open, and the server up, after this process has ended.
     reference = weakref.ref(process)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from attrs import asdict, field, frozen
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from cogni_billing.adapters.postgres.connections import checked_engine
 from cogni_billing.adapters.postgres.contexts import Context
-from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.failures import connecting
+from cogni_billing.adapters.postgres.operations.administration import neutral_transaction
 from cogni_billing.adapters.postgres.operations.checks import (
     access,
     restored,
@@ -20,7 +23,7 @@ from cogni_billing.adapters.postgres.operations.checks import (
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
 from cogni_billing.adapters.postgres.operations.provisioning import (
     Provision,
-    require_server_version,
+    require_server,
 )
 from cogni_billing.domain.errors import (
     BillingError,
@@ -90,11 +93,14 @@ def doctor(
         after_restore: Also read every row: there are transactions, and every invariant holds.
 
     Raises:
-        InvalidInput: *signing_key* is no key.
+        InvalidInput: *signing_key* is no key, or *engine* is no engine on psycopg 3.
         LedgerUnavailable: the database cannot be reached, or was never provisioned.
     """
     context = Context.of(signing_key)
-    with translated(), engine.connect() as connection:
+    checked: Engine = checked_engine("engine", engine, Engine)
+    with connecting():
+        connection = checked.connect()
+    with connection:
         return _examined(connection, context, after_restore=after_restore)
 
 
@@ -103,19 +109,20 @@ async def doctor_async(
 ) -> Report:
     """`doctor`, awaited."""
     context = Context.of(signing_key)
-    with translated():
-        async with engine.connect() as connection:
-            return await connection.run_sync(_examined, context, after_restore=after_restore)
+    checked: AsyncEngine = checked_engine("engine", engine, AsyncEngine)
+    async with AsyncExitStack() as stack:
+        with connecting():
+            connection = await stack.enter_async_context(checked.connect())
+        return await connection.run_sync(_examined, context, after_restore=after_restore)
 
 
 def _examined(connection: Connection, context: Context, *, after_restore: bool) -> Report:
-    connection.execution_options(isolation_level="READ COMMITTED")  # the engine may autocommit
-    require_server_version(connection)
-    subject = Subject(Provision.read(connection), context, after_restore)
+    with neutral_transaction(connection):
+        require_server(connection)
+        subject = Subject(Provision.read(connection), context, after_restore)
     answers: list[Check] = []
     for name, question, error in (*_QUESTIONS, *(_AFTER_RESTORE if after_restore else ())):
         answers.append(Check(name, _answered(question, connection, subject), error))
-        connection.rollback()
         if question is running.revision and not answers[-1].ok:
             break
     return Report(tuple(answers))
@@ -148,8 +155,7 @@ def _require_ok(report: Report) -> None:
 
 def _answered(question: _Question, connection: Connection, subject: Subject) -> tuple[Finding, ...]:
     try:
-        with translated():
-            connection.execute(_SPELLING)
+        with neutral_transaction(connection):
             return tuple(question(connection, subject))
     except (PrivilegeRequired, LedgerCorruption, LedgerUnavailable) as error:
         if isinstance(error, LedgerUnavailable) and error.sqlstate not in _GONE:
@@ -159,11 +165,6 @@ def _answered(question: _Question, connection: Connection, subject: Subject) -> 
 
 # A table, a function or a privilege that another check tells of.
 _GONE: Final = frozenset({"42P01", "42883", "42501"})
-# The catalogue spells names by the session's path and moments by its time zone.
-_SPELLING: Final = text(
-    "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL timezone = 'UTC';"
-    " SET LOCAL datestyle = 'ISO'"
-)
 
 _Error = Callable[[Any], BillingError]
 _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
+from cogni_billing.adapters.postgres.connections import DRIVERS, driver_connection, own_cursors
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations.administration import (
     administrative_transaction,
@@ -106,12 +107,15 @@ def _migrating(target: Engine | Connection) -> Iterator[Connection]:
             with _alone(connection):
                 yield connection
         return
-    expected = "an Engine, or a Connection in a transaction"
-    if not isinstance(target, Connection) or not target.in_transaction():
+    expected = "an Engine, or a Connection in a transaction, on postgresql+psycopg"
+    if (
+        not isinstance(target, Connection)
+        or target.dialect.driver not in DRIVERS
+        or not target.in_transaction()
+    ):
         raise InvalidInput("migrator", shown(target), expected)
-    with translated():
-        driver: Any = target.connection.driver_connection
-        if driver.autocommit:
+    with translated(), own_cursors(target):
+        if driver_connection(target).autocommit:
             raise InvalidInput("migrator", "one that autocommits", expected)
         role = target.execute(text("SELECT current_user")).scalar_one()
         act_as(target, Provision.read(target).roles.migrator)

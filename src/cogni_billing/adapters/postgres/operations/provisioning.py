@@ -126,7 +126,8 @@ def provision(
         InvalidInput: a role named here is a superuser, which row-level security cannot bind; or
             *clock_skew* is out of range.
         PrivilegeRequired: the administrator may not do one of these things.
-        LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
+        LedgerUnavailable: the server cannot be reached or is older than PostgreSQL 14, or the
+            database's encoding is not UTF-8.
     """
     given = _given(
         roles, test_database=test_database, clock_skew=clock_skew, own_database=own_database
@@ -156,7 +157,8 @@ def provision_sql(
 
     Raises:
         InvalidInput: a role named here is a superuser, or *clock_skew* is out of range.
-        LedgerUnavailable: the server cannot be reached, or is older than PostgreSQL 14.
+        LedgerUnavailable: the server cannot be reached or is older than PostgreSQL 14, or the
+            database's encoding is not UTF-8.
     """
     given = _given(
         roles, test_database=test_database, clock_skew=clock_skew, own_database=own_database
@@ -196,7 +198,7 @@ def _missing(connection: Connection, given: dict[str, Any]) -> Iterator[str]:
     """The statements that bring the database in line. The caller runs each before it takes the
     next, or runs none.
     """
-    require_server_version(connection)
+    require_server(connection)
     before = Provision.known(connection)
     record = evolve(before or Provision(Roles()), **given)
     for purpose, name in record.roles.to_dict().items():
@@ -214,10 +216,20 @@ def _missing(connection: Connection, given: dict[str, Any]) -> Iterator[str]:
     yield from _as_the_migrator(connection, record.roles, changes)
 
 
-def require_server_version(connection: Connection) -> None:
-    """Return when the server is one that the ledger runs on."""
+def require_server(connection: Connection) -> None:
+    """Return when the server and the database are such that the ledger runs on.
+
+    Raises:
+        LedgerUnavailable: the server is too old, or the database's encoding has not all characters.
+    """
     if (version := _server_version(connection)) < SERVER_VERSION_MIN:
         raise LedgerUnavailable(f"PostgreSQL 14 or newer is needed; this is {version // 10_000}")
+    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        raise LedgerUnavailable(
+            f"the database's encoding is {encoding}; create it with ENCODING 'UTF8' TEMPLATE"
+            " template0"
+        )
 
 
 def require_migrator(connection: Connection, roles: Roles) -> None:

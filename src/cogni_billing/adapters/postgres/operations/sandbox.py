@@ -9,15 +9,12 @@ from contextlib import contextmanager
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, create_engine, text
 
-from cogni_billing.adapters.postgres.connections import is_pooled
-from cogni_billing.adapters.postgres.failures import translated
+from cogni_billing.adapters.postgres.connections import checked_url, is_pooled
+from cogni_billing.adapters.postgres.failures import connecting
 from cogni_billing.adapters.postgres.operations.migrating import migrate
-from cogni_billing.adapters.postgres.operations.provisioning import (
-    provision,
-    require_server_version,
-)
+from cogni_billing.adapters.postgres.operations.provisioning import provision
 from cogni_billing.adapters.postgres.operations.roles import Roles, quoted
 from cogni_billing.domain.errors import LedgerUnavailable
 
@@ -70,7 +67,7 @@ class GivenDatabase(Sandbox):
 
 
 @contextmanager
-def temporary_database(admin_url: str) -> Iterator[GivenDatabase]:
+def temporary_database(admin_url: str | URL) -> Iterator[GivenDatabase]:
     """A new database on the server of *admin_url*, with the ledger in it; dropped at the end.
 
     The library's roles are created on that server if they are not there, and stay.
@@ -79,16 +76,16 @@ def temporary_database(admin_url: str) -> Iterator[GivenDatabase]:
         admin_url: Connects as an administrator who may create databases and roles.
 
     Raises:
+        InvalidInput: *admin_url* is not the URL of a PostgreSQL database.
         LedgerUnavailable: the server cannot be reached, is behind a pooler, or is older than
             PostgreSQL 14.
         PrivilegeRequired: the administrator may not do one of these things.
     """
-    url = make_url(admin_url)
+    url = checked_url("admin_url", admin_url)
     name = f"cogni_billing_{secrets.token_hex(8)}"
     server = create_engine(url, isolation_level="AUTOCOMMIT")
     try:
-        with translated(), server.connect() as connection:
-            require_server_version(connection)
+        with connecting(), server.connect() as connection:
             if is_pooled(connection):
                 raise LedgerUnavailable("a pooler is on the way to the server; connect directly")
             connection.execute(text(f"CREATE DATABASE {quoted(name)}"))
@@ -97,7 +94,7 @@ def temporary_database(admin_url: str) -> Iterator[GivenDatabase]:
             database.install(test_database=True)
             yield database
         finally:
-            with translated(), server.connect() as connection:
+            with connecting(), server.connect() as connection:
                 connection.execute(text(f"DROP DATABASE {quoted(name)} WITH (FORCE)"))
     finally:
         server.dispose()

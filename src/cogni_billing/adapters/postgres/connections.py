@@ -125,6 +125,8 @@ def _own(given: object, default: type[Any]) -> Any:
     raw = (psycopg.RawCursor, psycopg.AsyncRawCursor, psycopg.RawServerCursor)
     if not isinstance(given, type) or issubclass(given, (*raw, psycopg.AsyncRawServerCursor)):
         given = default
+    if issubclass(given, _OwnAdapters):
+        return given
     return type(given.__name__, (_OwnAdapters, given), {"__slots__": ()})
 
 

@@ -1,1 +1,1 @@
-"""Values and rules of the ledger: no clock, no randomness, no I/O, no SQL; `Decimal` only."""
+"""Values and rules of the ledger. No clock, randomness, I/O or SQL, and no float arithmetic."""

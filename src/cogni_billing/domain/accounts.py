@@ -1,4 +1,4 @@
-"""Accounts: one for each tenant, and the system tenant's chart of contra accounts beside it."""
+"""Accounts: one for each tenant, and the contra accounts of the system tenant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SYSTEM_TENANT_SLUG: Final = "cogni_system"
 
 
 class AccountType(Enum):
-    """What an account is for."""
+    """The purpose of an account."""
 
     BILLING = "billing"
     ISSUANCE = "issuance"
@@ -44,7 +44,7 @@ CONTRA_ACCOUNTS: Final = {
 class Account:
     """A tenant's billing account.
 
-    `is_system_tenant` and `slug` are metadata: no code path grants anything because of them.
+    `is_system_tenant` and `slug` are metadata. No code path decides by them.
     """
 
     id: AccountId
@@ -55,7 +55,7 @@ class Account:
 
 
 def new_account(tenant: TenantId, opened_at: datetime) -> Account:
-    """The account that *tenant* gets when it has none."""
+    """The account to open for *tenant*."""
     is_system = tenant == SYSTEM_TENANT_ID
     slug = SYSTEM_TENANT_SLUG if is_system else None
     return Account(account_of(tenant), tenant, opened_at, slug, is_system)

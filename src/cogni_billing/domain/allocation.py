@@ -1,4 +1,4 @@
-"""Dividing a total so that nothing is lost: the largest remainder method (Hamilton)."""
+"""Allocation: divides a total exactly, by the largest remainder method (Hamilton)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ _WEIGHT_SCALE = 12
 
 
 def allocate(total: Amount, weights: Sequence[Decimal | int]) -> tuple[Amount, ...]:
-    """Divide *total* in proportion to *weights*; the parts sum exactly to it.
+    """Divide *total* in proportion to *weights*. The parts sum exactly to *total*.
 
-    Each part is its quota rounded down to the unit's scale; the pieces left over go one each to
-    the largest remainders, ties to the earlier weight. A weight of zero gets zero.
+    Each part is its quota, rounded down to the unit's scale. The pieces that are left go one each
+    to the largest remainders. Ties go to the earlier weight. A weight of zero gets zero.
 
     Args:
-        total: What to divide, zero or more.
-        weights: One each part: zero or more, at most 12 decimals, not all zero.
+        total: The amount to divide, zero or more.
+        weights: One for each part: zero or more, at most 10^27, with at most 12 decimals, not all
+            zero.
 
     Raises:
-        InvalidAmount: *total* is negative, or a weight or all of them break the rule.
+        InvalidAmount: *total* or a weight is invalid, or all weights are zero.
     """
     if not isinstance(total, Amount) or total.is_negative:
         raise InvalidAmount("total", amount_shown(total), "an Amount of at least zero")
@@ -39,7 +40,7 @@ def allocate(total: Amount, weights: Sequence[Decimal | int]) -> tuple[Amount, .
     shares = [_counted(weight, f"weights[{index}]") for index, weight in enumerate(weights)]
     whole = sum(shares)
     if whole == 0:
-        raise InvalidAmount("weights", f"{len(shares)} in all", "at least one above zero")
+        raise InvalidAmount("weights", f"{len(shares)} weights of zero", "at least one above zero")
     pieces = in_quanta(total.value, total.unit.scale)
     quotas = [divmod(pieces * share, whole) for share in shares]
     left_over = pieces - sum(part for part, _ in quotas)
@@ -55,6 +56,6 @@ def _counted(weight: object, field: str) -> int:
     value = None if isinstance(weight, str) else exact_decimal(weight)
     if value is None or not 0 <= value <= MAGNITUDE_MAX or decimal_places(value) > _WEIGHT_SCALE:
         raise InvalidAmount(
-            field, shown(weight), "an exact number from 0 to 10^27 with <= 12 decimals"
+            field, shown(weight), "an exact number from 0 to 10^27 with at most 12 decimals"
         )
     return in_quanta(value, _WEIGHT_SCALE)

@@ -1,8 +1,8 @@
 """Units, amounts, and the only arithmetic in the library.
 
-Bare `Decimal` arithmetic follows the *caller's* context: at precision 3 even `-x` rounds. Every
-sum and product here runs in a private context that is wide enough for any result and raises
-rather than round; rounding happens in `rounded_down` and `rounded_up`, nowhere else.
+Bare `Decimal` arithmetic follows the context of the *caller*: at precision 3 even `-x` rounds.
+Every sum and product here runs in a private context, which is wide enough for any result and raises
+an error rather than round. Only `rounded_down` and `rounded_up` round.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from attrs import field, frozen
 from cogni_billing.domain.errors import InvalidAmount, UnitMismatch, shown
 
 MAGNITUDE_MAX: Final = Decimal(10**27)
-"""No amount that comes in may be larger; sums the ledger computes may."""
-_MAGNITUDE_MIN: Final = Decimal(-(10**27))  # not -MAGNITUDE_MAX: a minus sign rounds, too
+"""The bound of amounts in arguments. Sums that the ledger computes may be larger."""
+_MAGNITUDE_MIN: Final = Decimal(-(10**27))  # not -MAGNITUDE_MAX: a minus sign rounds
 
-# 100 digits hold the largest amount (28) times the finest rate (14) a quintillion times over.
+# The largest amount has 28 digits and the finest rate 14, so that a product fits many times.
 _DIGITS = 100
 _EXACT = Context(prec=_DIGITS, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
 _ROUNDING = Context(prec=_DIGITS, traps=[InvalidOperation, DivisionByZero, Overflow])
@@ -40,7 +40,7 @@ _TEXT_MAX = 64
 
 
 class Unit(Enum):
-    """What is counted: its code, and how many decimal places it has."""
+    """A unit of amounts, with its code and its number of decimal places."""
 
     CREDIT = ("CREDIT", 0)
     USD = ("USD", 2)
@@ -69,13 +69,13 @@ USDC: Final = Unit.USDC
 
 
 def exact_decimal(given: object) -> Decimal | None:
-    """*given* as a finite `Decimal`, or `None` when it is not an exact, plainly written number.
+    """*given* as a finite `Decimal`, or `None` if it is not an exact, plainly written number.
 
-    Accepts `Decimal`, `int` and text like `-12.50`; not their subclasses (`bool` is an `int`),
-    not floats, no exponent, underscore, sign of zero or foreign digit in text.
+    Accepts `Decimal`, `int` and text like `-12.50`, but no subclass of them (`bool` is an `int`)
+    and no float. Text has no exponent, underscore, negative zero or foreign digit.
     """
     if type(given) is int:
-        # Decided by bits: writing out a huge int in digits takes seconds.
+        # Compared by bits, because formatting a huge int takes seconds.
         return Decimal(given) if given.bit_length() <= _DIGITS else None
     if type(given) is str:
         if len(given) > _TEXT_MAX or not _PLAIN_NUMBER.fullmatch(given):
@@ -87,7 +87,7 @@ def exact_decimal(given: object) -> Decimal | None:
 
 
 def decimal_places(value: Decimal) -> int:
-    """How many decimal places a finite *value* is written with."""
+    """The number of decimal places that a finite *value* is written with."""
     exponent = value.as_tuple().exponent
     assert isinstance(exponent, int)  # finite, so no 'n' or 'F'
     return max(0, -exponent)
@@ -106,14 +106,15 @@ def _number(given: Decimal | int | str) -> Decimal:
 class Amount:
     """An exact quantity in one unit, never finer than the unit's scale.
 
-    `Amount("10.5", USD)`, `Amount(Decimal(7), CREDIT)`; `value` is always written at the unit's
-    scale (`10.50`). Adding, subtracting and comparing need one unit and are exact.
+    Examples are `Amount("10.5", USD)` and `Amount(Decimal(7), CREDIT)`. `value` is always written
+    at the unit's scale (`10.50`). Both operands of a sum, difference or comparison are in the same
+    unit, and the result is exact.
 
     Raises:
-        InvalidAmount: a float, bool, NaN, infinity, negative zero, exponent or foreign digit in
-            text, more decimals than the unit has, or a magnitude over 10^27; or a result of more
-            than 100 digits.
-        UnitMismatch: the unit is not a `Unit`, or two units meet in one operation.
+        InvalidAmount: a float, bool, NaN, infinity, negative zero, an exponent or foreign digit in
+            text, more decimals than the unit has, a magnitude over 10^27, or a result of more than
+            100 digits.
+        UnitMismatch: the unit is not a `Unit`, or the operands are in different units.
     """
 
     value: Decimal = field(converter=_number)
@@ -132,7 +133,7 @@ class Amount:
 
     @classmethod
     def computed(cls, value: Decimal, unit: Unit) -> Self:
-        """An amount that the ledger computed: exact, but free of the bound on what comes in."""
+        """An amount that the ledger computed: exact, but not bounded like an argument."""
         amount = cls.__new__(cls)
         try:
             exact = value.quantize(unit.quantum, context=_EXACT)
@@ -163,7 +164,7 @@ class Amount:
         return self + -other if isinstance(other, Amount) else NotImplemented
 
     def __neg__(self) -> Amount:
-        # 0 - x, because minus(0) is a negative zero nowhere else in the ledger.
+        # Subtracted from zero, because minus(0) would be a negative zero.
         return Amount.computed(_EXACT.subtract(Decimal(0), self.value), self.unit)
 
     def __lt__(self, other: Amount) -> bool:
@@ -176,7 +177,7 @@ class Amount:
             return NotImplemented
         return self.value <= other.value_in(self.unit)
 
-    # Python asks the other side for > and >=.
+    # Python derives > and >= from the other operand.
 
     def __str__(self) -> str:
         return f"{self.value:f} {self.unit}"
@@ -185,10 +186,10 @@ class Amount:
         return f"Amount('{self.value:f}', {self.unit})"
 
     def value_in(self, unit: Unit) -> Decimal:
-        """Its value, which is in *unit*.
+        """The value of this amount, which must be in *unit*.
 
         Raises:
-            UnitMismatch: it is in another.
+            UnitMismatch: the amount is in another unit.
         """
         if self.unit is not unit:
             raise UnitMismatch("unit", str(self.unit), str(unit))
@@ -218,10 +219,10 @@ def usd_cents(value: int) -> Amount:
 
 
 def parsed(text: str) -> Amount:
-    """The amount that *text* is the `str` of: `10.00 USD`.
+    """Parse the `str` of an amount, such as `10.00 USD`.
 
     Raises:
-        InvalidAmount: it is of none.
+        InvalidAmount: *text* is no amount.
     """
     value, _, unit = text.partition(" ")
     if unit not in Unit.__members__:
@@ -230,15 +231,15 @@ def parsed(text: str) -> Amount:
 
 
 def amount_shown(given: object) -> str:
-    """What was given where an amount is wanted, in at most 64 characters."""
+    """Describe a given amount or other value in at most 64 characters."""
     return str(given)[:64] if isinstance(given, Amount) else shown(given)
 
 
 def positive(amount: object, field: str = "amount") -> Amount:
-    """*amount*, when it is an `Amount` greater than zero.
+    """*amount*, which must be an `Amount` greater than zero.
 
     Raises:
-        InvalidAmount: it is something else, or a sum of more than 10^27.
+        InvalidAmount: *amount* is no `Amount`, is not above zero, or is above 10^27.
     """
     if not isinstance(amount, Amount) or not amount.is_positive:
         raise InvalidAmount(field, amount_shown(amount), "an Amount greater than zero")
@@ -248,11 +249,11 @@ def positive(amount: object, field: str = "amount") -> Amount:
 
 
 def positive_credits(amount: object, field: str = "amount") -> Amount:
-    """*amount*, when it is an `Amount` of credits greater than zero.
+    """*amount*, which must be an `Amount` of credits greater than zero.
 
     Raises:
-        InvalidAmount: it is not above zero, or no `Amount`.
-        UnitMismatch: it is in another unit.
+        InvalidAmount: *amount* is no `Amount`, is not above zero, or is above 10^27.
+        UnitMismatch: *amount* is in another unit.
     """
     checked = positive(amount, field)
     if checked.unit is not CREDIT:
@@ -261,7 +262,7 @@ def positive_credits(amount: object, field: str = "amount") -> Amount:
 
 
 def total(amounts: Iterable[Amount], unit: Unit) -> Amount:
-    """The exact sum of *amounts*, all in *unit*; zero of it when there are none."""
+    """The exact sum of *amounts*, all in *unit*. The sum of no amounts is zero."""
     value = Decimal(0)
     for amount in amounts:
         value = exact_sum(value, amount.value_in(unit))
@@ -272,7 +273,7 @@ def exact_sum(left: Decimal, right: Decimal) -> Decimal:
     """The exact sum.
 
     Raises:
-        InvalidAmount: it has more than 100 digits.
+        InvalidAmount: the sum has more than 100 digits.
     """
     try:
         return _EXACT.add(left, right)
@@ -285,7 +286,11 @@ def _too_large(value: Decimal) -> InvalidAmount:
 
 
 def product(value: Decimal, factor: Decimal) -> Decimal:
-    """The exact product, or `decimal.Inexact`."""
+    """The exact product.
+
+    Raises:
+        decimal.Inexact: the product has more than 100 digits.
+    """
     return _EXACT.multiply(value, factor)
 
 
@@ -302,16 +307,16 @@ def rounded_up(value: Decimal, unit: Unit) -> Amount:
 
 
 def proportion(whole: Amount, part: Amount, of: Amount) -> Amount:
-    """floor(*whole* x *part* / *of*), in the unit of *whole*; the other two are in one unit."""
+    """floor(*whole* x *part* / *of*), in the unit of *whole*. *part* and *of* share a unit."""
     numerator = in_quanta(whole.value, whole.unit.scale) * in_quanta(part.value, part.unit.scale)
     return from_quanta(numerator // in_quanta(of.value, of.unit.scale), whole.unit)
 
 
 def in_quanta(value: Decimal, scale: int) -> int:
-    """*value* counted in units of 10^-*scale*, which it must fill exactly."""
+    """*value* as a whole number of units of 10^-*scale*. No remainder may be left."""
     return int(_EXACT.to_integral_exact(_EXACT.scaleb(value, scale)))
 
 
 def from_quanta(count: int, unit: Unit) -> Amount:
-    """*count* smallest pieces of *unit*."""
+    """The amount of *count* smallest pieces of *unit*."""
     return Amount.computed(Decimal(count).scaleb(-unit.scale, context=_EXACT), unit)

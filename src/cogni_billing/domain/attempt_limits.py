@@ -17,7 +17,7 @@ from cogni_billing.domain.errors import (
 
 DOLLARS_MAX: Final = usd("1000000000.00")
 SPAN_MAX: Final = timedelta(days=3650)
-"""As far as rules may go."""
+"""The bounds of the rules themselves."""
 
 
 def _dollars(given: object) -> Amount:
@@ -35,10 +35,10 @@ def _bound(given: Amount) -> Amount:
 
 
 def positive_span(given: object, name: str) -> timedelta:
-    """*given*, when it is a span of time that somebody may be waited for.
+    """*given* as a positive span of time.
 
     Raises:
-        InvalidInput: it is not above zero, or above `SPAN_MAX`; or no `timedelta`.
+        InvalidInput: *given* is no `timedelta`, is not above zero, or is above `SPAN_MAX`.
     """
     if not isinstance(given, timedelta) or not timedelta(0) < given <= SPAN_MAX:
         expected = f"a timedelta above zero, at most {SPAN_MAX}"
@@ -58,27 +58,27 @@ def _span(given: timedelta) -> timedelta:
 
 @frozen(kw_only=True)
 class AttemptRules:
-    """How much may be paid at once, and how long each step is waited for."""
+    """The bounds of a payment's amount, and the time limit of each step."""
 
     minimum: Amount = field(default=usd("2.00"), converter=_bound)
     maximum: Amount = field(default=usd("10000.00"), converter=_bound)
     expires_after: timedelta = field(default=timedelta(minutes=30), converter=_span)
-    """How long evidence can be submitted for an intent."""
+    """The time to submit evidence for an intent."""
     gives_up_after: timedelta = field(default=timedelta(hours=24), converter=_span)
-    """How long a payment is looked for that nobody finds, from its submission."""
+    """The time to look for a payment that is not found, from its submission."""
     checks_every: timedelta = field(default=timedelta(seconds=10), converter=_span)
-    """How often a verifier is asked at most, however often the status is."""
+    """The shortest interval between two calls of the verifier for one attempt."""
 
     def __attrs_post_init__(self) -> None:
         if self.maximum < self.minimum:
             raise InvalidInput("maximum", str(self.maximum), f"at least {self.minimum}")
 
     def amount(self, given: object) -> Amount:
-        """*given* as an amount that may be paid.
+        """*given* as an amount to pay.
 
         Raises:
-            InvalidAmount: it is out of bounds, or no amount.
-            UnitMismatch: it is not of US dollars.
+            InvalidAmount: *given* is no amount, or is out of bounds.
+            UnitMismatch: *given* is not in US dollars.
         """
         amount = _dollars(given)
         if not self.minimum <= amount <= self.maximum:
@@ -91,10 +91,10 @@ DEFAULT_RULES: Final = AttemptRules()
 
 
 def checked_rules(given: AttemptRules) -> AttemptRules:
-    """*given*, when it is rules.
+    """*given* as `AttemptRules`.
 
     Raises:
-        InvalidInput: it is something else.
+        InvalidInput: *given* is of another type.
     """
     if not isinstance(given, AttemptRules):
         raise InvalidInput("rules", shown(given), "AttemptRules")

@@ -1,7 +1,7 @@
-"""Payment attempts: from what somebody means to pay, over evidence that it was paid, to credits.
+"""Payment attempts: from an intent to pay, through evidence of the payment, to credits.
 
-A pure state machine. What a verifier says it has found is judged here, against the intent: no
-verifier decides who is credited with what.
+A pure state machine. It compares the finding of a verifier with the intent. No verifier decides
+which tenant is credited, or with which amount.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from cogni_billing.domain.transactions import Transaction
 
 
 class AttemptState(StrEnum):
-    """How far an attempt has come."""
+    """The state of an attempt."""
 
     CREATED_INTENT = "CREATED_INTENT"
     PENDING_UNVERIFIED = "PENDING_UNVERIFIED"
@@ -49,7 +49,7 @@ class AttemptState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing can come of it any more."""
+        """True if no state follows this one."""
         return not TRANSITIONS[self]
 
 
@@ -62,15 +62,15 @@ TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
     AttemptState.REJECTED: frozenset(),
     AttemptState.FAILED: frozenset(),
 }
-"""Where each state may lead."""
+"""The states that may follow each state."""
 
 
 _ORDER: Final = {state: place for place, state in enumerate(AttemptState)}
-"""No state leads to one that is listed before it."""
+"""A state leads only to states that are listed after it."""
 
 
 class AttemptStatus(StrEnum):
-    """What a client is told."""
+    """The status for a client."""
 
     PENDING_VERIFICATION = "PENDING_VERIFICATION"
     CONFIRMED = "CONFIRMED"
@@ -88,14 +88,14 @@ _STATUS: Final = {
 
 @frozen(kw_only=True)
 class Intent:
-    """What is to be paid where, and until when evidence of it is taken."""
+    """The amount to pay, the place to pay it, and the deadline for evidence."""
 
     attempt_id: UUID
     tenant: TenantId
     amount: Amount
     """In US dollars."""
     payer: str | None
-    """Who must have paid; `None` where anybody may."""
+    """The required payer. `None` accepts any payer."""
     provider: str
     """The chain's id, or the processor's name."""
     token: str
@@ -109,13 +109,13 @@ class Intent:
 
     @property
     def chain_id(self) -> int | None:
-        """The chain, where it is one."""
+        """The id of the chain, or `None` if the provider is no chain."""
         return chain_id_of(self.provider)
 
 
 @frozen(kw_only=True)
 class Attempt:
-    """An intent and what has come of it."""
+    """An intent and its present state."""
 
     intent: Intent
     state: AttemptState = AttemptState.CREATED_INTENT
@@ -123,9 +123,9 @@ class Attempt:
     evidence: str | None = None
     submitted_at: datetime | None = None
     failure: FailureCode | None = None
-    """Why it was rejected or failed."""
+    """The reason of a rejected or failed attempt."""
     transaction_id: UUID | None = None
-    """The purchase that it was credited by."""
+    """The purchase of a credited attempt."""
 
     @property
     def id(self) -> UUID:
@@ -137,20 +137,20 @@ class Attempt:
 
     @property
     def status(self) -> AttemptStatus:
-        """What a client is told."""
+        """The status for a client."""
         return _STATUS[self.state]
 
     @property
     def expires_at(self) -> datetime | None:
-        """When it expires by itself: an intent does, and evidence lifts that."""
+        """The moment when an intent without evidence expires. `None` in other states."""
         return self.intent.expires_at if self.state is AttemptState.CREATED_INTENT else None
 
     def moved(self, move: AttemptEvent) -> Attempt:
-        """This attempt after *move*. Its time never runs backwards, whatever clocks say.
+        """This attempt after *move*. `changed_at` never moves backwards.
 
         Raises:
-            AttemptClosed: its state does not lead there.
-            InvalidInput: *move* does not say why.
+            AttemptClosed: the present state does not lead to the state of *move*.
+            InvalidInput: *move* lacks its reason, or has another state's.
         """
         if move.state not in TRANSITIONS[self.state]:
             raise AttemptClosed(self.id, self.state)
@@ -168,8 +168,10 @@ class Attempt:
         )
 
     def is_credited_by(self, purchase: Transaction | None) -> bool:
-        """Whether its state agrees with *purchase*, the one that is recorded for its evidence: it
-        is not credited, or by that one and with its amount.
+        """True if the attempt's state agrees with *purchase*, the recorded purchase for its
+        evidence.
+
+        A credited attempt must have that transaction and its amount. Any other state agrees.
         """
         if self.state is not AttemptState.CREDITED:
             return True
@@ -182,7 +184,7 @@ class Attempt:
 
 @frozen(kw_only=True)
 class AttemptEvent:
-    """A step of an attempt, to be taken or taken: what it came to, and why."""
+    """A change of an attempt's state, with its reason."""
 
     state: AttemptState
     at: datetime
@@ -190,13 +192,13 @@ class AttemptEvent:
     failure: FailureCode | None = None
     transaction_id: UUID | None = None
     found: Mapping[str, Json] = EMPTY
-    """What the verifier said."""
+    """The facts that the verifier found."""
 
     def require_reason(self) -> None:
-        """Return when it has what its state is for, evidence, a purchase or a failure, and no more.
+        """Return if the event has the one reason of its state: evidence, purchase or failure.
 
         Raises:
-            InvalidInput: it has something else.
+            InvalidInput: the reason is missing, or is another state's.
         """
         reasons = (self.evidence, self.transaction_id, self.failure)
         given = tuple(reason is not None for reason in reasons)
@@ -214,7 +216,7 @@ _REASONS: Final = {
 
 @frozen(kw_only=True)
 class DueAttempt:
-    """An attempt that something may have become of since that moment."""
+    """A payment attempt to check, and the moment from which it is due."""
 
     at: datetime
     tenant: TenantId
@@ -222,7 +224,7 @@ class DueAttempt:
 
 
 def history(intent: Intent, events: Iterable[AttemptEvent]) -> tuple[AttemptEvent, ...]:
-    """What became of *intent*, which is the first event, in order."""
+    """The events of *intent* in order. The first event is the intent itself."""
     created = AttemptEvent(state=AttemptState.CREATED_INTENT, at=intent.created_at)
     return (created, *sorted(events, key=lambda event: _ORDER[event.state]))
 
@@ -246,7 +248,7 @@ def plan_intent(
     at: datetime,
     attempt_id: UUID,
 ) -> Intent:
-    """The intent to pay an amount of US dollars at *destination*."""
+    """Plan the intent to pay an amount of US dollars at *destination*."""
     owner = tenant_id(request.tenant)
     price = rules.amount(request.amount)
     return Intent(
@@ -273,7 +275,7 @@ def _after(at: datetime, span: timedelta) -> datetime:
 
 
 def overdue(attempt: Attempt, at: datetime) -> AttemptEvent | None:
-    """What time alone has done to it by *at*: an intent without evidence fails."""
+    """The failure of an intent that has expired by *at* without evidence, or `None`."""
     if attempt.expires_at is None or at < attempt.expires_at:
         return None
     return AttemptEvent(
@@ -282,12 +284,12 @@ def overdue(attempt: Attempt, at: datetime) -> AttemptEvent | None:
 
 
 def submission(attempt: Attempt, evidence: str, at: datetime) -> AttemptEvent | None:
-    """What submitting *evidence* does to it; `None` where it was submitted before.
+    """The event that submitting *evidence* causes. `None` if the evidence was submitted before.
 
-    An intent that expired fails, whatever evidence comes.
+    An expired intent fails with any evidence.
 
     Raises:
-        IdempotencyConflict: other evidence was submitted.
+        IdempotencyConflict: other evidence was submitted before.
     """
     if attempt.evidence is not None:
         if attempt.evidence != evidence:
@@ -304,10 +306,10 @@ def submission(attempt: Attempt, evidence: str, at: datetime) -> AttemptEvent | 
 def judged(
     attempt: Attempt, finding: Finding, rules: AttemptRules, at: datetime
 ) -> AttemptEvent | None:
-    """What *finding* does to an attempt that is pending, but for crediting it.
+    """The event that *finding* causes for a pending attempt.
 
     Returns:
-        The move; `None` while there is nothing to do but wait. A move to `CREDITED` still lacks
+        The event, or `None` if the attempt stays pending. An event of state `CREDITED` still lacks
         its purchase.
     """
     assert attempt.submitted_at is not None
@@ -325,7 +327,7 @@ def judged(
 
 
 def _judged_by_facts(intent: Intent, found: PaymentVerified, at: datetime) -> AttemptEvent | None:
-    # Until then a chain may still come to show something else.
+    # A chain can still reorganise before that many confirmations.
     if found.confirmations < intent.confirmations:
         return None
     facts: dict[str, Json] = {
@@ -365,7 +367,7 @@ def checked_attempt_id(given: object) -> UUID:
     """*given* as the id of an attempt.
 
     Raises:
-        InvalidInput: it is no `uuid.UUID`.
+        InvalidInput: *given* is no `uuid.UUID`.
     """
     if not isinstance(given, UUID):
         raise InvalidInput("attempt_id", shown(given), "the id of an attempt, a uuid.UUID")

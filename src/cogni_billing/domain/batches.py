@@ -1,4 +1,4 @@
-"""Many requests at once: what each asks for, what became of it, and which of them can be posted."""
+"""Batches: many requests in one call, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Key: TypeAlias = tuple[TransactionKind, str]
 
 
 ENDS_ALL: Final = (LedgerUnavailable, LedgerCorruption, PrivilegeRequired)
-"""Errors that are no answer to one request, but the end of all that share its scope."""
+"""Errors that abort the whole scope instead of failing one request."""
 
 
 class OutcomeState(StrEnum):
-    """What became of one request of a batch."""
+    """The state of one request of a batch."""
 
     DONE = "done"
     REPLAYED = "replayed"
@@ -47,7 +47,7 @@ class OutcomeState(StrEnum):
 
 @frozen
 class Outcome(Generic[Made]):
-    """What became of one request of a batch: its receipt, or the error that it was refused with."""
+    """The outcome of one request of a batch: a receipt if it was done, or the error."""
 
     receipt: Made | None = None
     error: BillingError | None = None
@@ -60,10 +60,10 @@ class Outcome(Generic[Made]):
 
 
 def batch_of(requests: object, kind: type[Request], field: str) -> tuple[object, ...]:
-    """*requests* as they come, those given as mappings made into a *kind*.
+    """The requests in order. A mapping is converted to a *kind* if its keys are the arguments.
 
     Raises:
-        InvalidInput: they are no iterable.
+        InvalidInput: *requests* is no iterable.
     """
     if not isinstance(requests, Iterable) or isinstance(requests, (str, bytes, Mapping)):
         raise InvalidInput(field, shown(requests), f"an iterable of {kind.__name__}")
@@ -80,21 +80,21 @@ def _made(kind: type[Request], given: Mapping[str, Any]) -> Request | Mapping[st
 
 
 def checked_request(request: object, kind: type[Request]) -> Request:
-    """*request*, when it is a *kind*.
+    """*request*, which must be a *kind*.
 
     Raises:
-        InvalidInput: it is something else.
+        InvalidInput: *request* is no *kind*.
     """
     if not isinstance(request, kind):
         name = kind.__name__
         raise InvalidInput(
-            name.lower(), shown(request), f"a {name}, or a mapping of what makes one"
+            name.lower(), shown(request), f"a {name}, or a mapping with its arguments"
         )
     return request
 
 
 Answer: TypeAlias = Recorded | Transaction | BillingError
-"""What is recorded already, what is to be posted, or why neither."""
+"""A stored transaction, a transaction to post, or the error that refuses the request."""
 
 
 def plan_batch(
@@ -104,10 +104,10 @@ def plan_batch(
     claimed: Container[str],
     available: Amount,
 ) -> list[Answer]:
-    """The answer to each of *transactions*, as if they were posted one after another.
+    """Plan the answer to each of *transactions*, as if they were posted one after another.
 
-    Of several with one key the first is to be posted, and answers the others, too. A purchase
-    whose payment is *claimed* by another tenant is refused.
+    If several have the same key, the first is posted and answers the others, too. A purchase is
+    refused if another tenant has *claimed* its payment.
     """
     answers, accepted = list[Answer](), dict[Key, Transaction]()
     for transaction in transactions:
@@ -134,10 +134,10 @@ def plan_batch(
 
 
 def to_post(answers: Sequence[Answer]) -> tuple[Transaction, ...]:
-    """What is to be posted by *answers*, each once, in their order.
+    """The transactions in *answers*, each once, in their order.
 
     Raises:
-        LedgerCorruption: two of them have one id.
+        LedgerCorruption: two transactions have the same id.
     """
     found = {(a.kind, a.reference): a for a in answers if isinstance(a, Transaction)}
     ids = set[UUID]()

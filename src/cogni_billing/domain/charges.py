@@ -1,4 +1,4 @@
-"""A usage charge: credits that a tenant's work consumed."""
+"""Charges: credits taken for work that a tenant consumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cogni_billing.domain.transactions import Transaction
 
 @frozen(kw_only=True)
 class Charge:
-    """One charge: the arguments of `Billing.charge`, which validates them."""
+    """A charge: the arguments of `Billing.charge`, which validates them."""
 
     tenant: TenantId | UUID
     amount: Amount
@@ -35,7 +35,7 @@ def plan_charge(
     transaction_id: UUID,
     kind: TransactionKind = TransactionKind.CHARGE,
 ) -> Transaction:
-    """The transaction that takes the amount from the tenant, for a kind that does nothing else."""
+    """Plan the transaction of a charge, or of another kind that only takes credits."""
     tenant = tenant_id(charge.tenant)
     amount = positive_credits(charge.amount)
     reference = checked_reference(charge.reference)

@@ -1,4 +1,4 @@
-"""Where a payment is to arrive, and what evidence of it looks like."""
+"""Destinations of payments, and the form of their evidence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cogni_billing.domain.errors import InvalidInput, InvalidReference, shown
 from cogni_billing.domain.identity import reference
 
 USDC_DECIMALS: Final = 6
-"""Of USDC on every EVM chain that Circle issues it on: one cent is 10 000 of its raw units."""
+"""USDC has the same decimals on every EVM chain of Circle: one cent is 10 000 raw units."""
 DECIMALS_MAX: Final = 18
 CONFIRMATIONS_MAX: Final = 10_000
 
@@ -53,25 +53,25 @@ def _whole(given: object, name: str, least: int, most: int) -> int:
 
 @frozen(kw_only=True)
 class Destination:
-    """What a payment must be made in, and to whom.
+    """The place to pay, and the token or currency to pay in.
 
-    `Destination.usdc(chain_id=8453, token="0x8335…", recipient="0x…", confirmations=5)` for a
-    stablecoin; `Destination.card("stripe", recipient="acct_…")` for a card processor.
+    `Destination.usdc(chain_id=8453, token="0x8335…", recipient="0x…", confirmations=5)` is for a
+    stablecoin. `Destination.card("stripe", recipient="acct_…")` is for a card processor.
 
     Raises:
-        InvalidInput: a part breaks its rule.
+        InvalidInput: a field is invalid.
     """
 
     provider: str = field(converter=_provider)
-    """What evidence begins with: a chain's id, or a processor's name."""
+    """The prefix of evidence: the id of a chain, or the name of a processor."""
     token: str = field(converter=_token)
     """The contract of the token, or the currency's code."""
     recipient: str = field(converter=_recipient)
     """The address or account that must be paid."""
     decimals: int = field(converter=_decimals)
-    """How many the token has: 6 for USDC, 2 for dollars."""
+    """The decimal places of the token: 6 for USDC, 2 for dollars."""
     confirmations: int = field(converter=_confirmations)
-    """How many blocks must have followed, its own being the first; 0 where there are none."""
+    """The required number of blocks, counting the payment's own. 0 without blocks."""
 
     def __attrs_post_init__(self) -> None:
         if self.is_chain:
@@ -80,10 +80,10 @@ class Destination:
 
     @classmethod
     def usdc(cls, *, chain_id: int, token: str, recipient: str, confirmations: int = 5) -> Self:
-        """USDC on an EVM chain: six decimals, taken at par with the dollar.
+        """USDC on an EVM chain: six decimals, at par with the US dollar.
 
-        Five confirmations are for a chain whose blocks are seconds apart and seldom reorganised;
-        ask for more elsewhere.
+        Five confirmations suit a chain with blocks every few seconds and few reorganisations.
+        Require more on other chains.
         """
         chain = str(_whole(chain_id, "chain_id", 1, 10**18 - 1))
         return cls(
@@ -96,7 +96,7 @@ class Destination:
 
     @classmethod
     def card(cls, provider: str, *, recipient: str) -> Self:
-        """US dollars by way of a card processor, counted in cents."""
+        """US dollars through a card processor, counted in cents."""
         return cls(
             provider=provider,
             token="usd",  # noqa: S106 (no secret)
@@ -107,18 +107,19 @@ class Destination:
 
     @property
     def is_chain(self) -> bool:
-        """Whether it is on an EVM chain."""
+        """True if the destination is on an EVM chain."""
         return chain_id_of(self.provider) is not None
 
     def raw_amount(self, amount: Amount) -> int:
-        """*amount*, of US dollars, in the smallest units of the token (exact)."""
+        """*amount*, in US dollars, in the smallest units of the token (exact)."""
         return in_quanta(amount.value_in(USD), self.decimals)
 
     def payer(self, given: object) -> str | None:
-        """*given* as who is going to pay; whoever holds that address or account.
+        """*given* as the address or account that will pay.
 
         Raises:
-            InvalidReference: it is no such thing, or missing where anybody can see payments.
+            InvalidReference: *given* is invalid, or is missing for a chain, where payments are
+                public.
         """
         if self.is_chain:
             return address(given, "payer")
@@ -126,17 +127,18 @@ class Destination:
 
 
 def chain_id_of(provider: str) -> int | None:
-    """The chain that *provider* names by its id, if it names one."""
+    """The chain id that *provider* is, or `None` if *provider* is no chain."""
     return int(provider) if _CHAIN.fullmatch(provider) else None
 
 
 def checked_evidence(given: object) -> str:
     """*given* as evidence of a payment: `8453:0x…` or `stripe:pi_…`.
 
-    A transaction's hash is taken in small letters, so that it is one payment however written.
+    A transaction hash is converted to lower case, so that one payment has one spelling.
 
     Raises:
-        InvalidReference: it names no provider and proof; or a chain, and no transaction's hash.
+        InvalidReference: the provider or the proof is missing, or the proof of a chain is no
+            transaction hash.
     """
     found = reference(given, "evidence")
     provider, _, proof = found.partition(":")
@@ -145,26 +147,26 @@ def checked_evidence(given: object) -> str:
     if chain_id_of(provider) is None:
         return found
     if not _TX_HASH.fullmatch(proof):
-        expected = "chain_id:tx_hash, the hash being 0x and 64 hexadecimal digits"
+        expected = "chain_id:tx_hash, where tx_hash is 0x and 64 hexadecimal digits"
         raise InvalidReference("evidence", shown(given), expected)
     return found.lower()
 
 
 def require_provider(evidence: str, provider: str) -> None:
-    """Return when *evidence* is of a payment by way of *provider*.
+    """Return if *evidence* is of a payment through *provider*.
 
     Raises:
-        InvalidReference: it is of another's.
+        InvalidReference: the evidence names another provider.
     """
     if evidence.partition(":")[0] != provider:
-        raise InvalidReference("evidence", shown(evidence), f"evidence that begins {provider}:")
+        raise InvalidReference("evidence", shown(evidence), f"evidence beginning with {provider}:")
 
 
 def address(given: object, name: str) -> str:
-    """*given* as an address on an EVM chain, in small letters: their case is a checksum only.
+    """*given* as an address on an EVM chain, in lower case. Upper case is only a checksum.
 
     Raises:
-        InvalidReference: it is none.
+        InvalidReference: *given* is no address.
     """
     if type(given) is not str or not _ADDRESS.fullmatch(given):
         raise InvalidReference(name, shown(given), "an address, 0x and 40 hexadecimal digits")
@@ -175,9 +177,9 @@ def checked_destinations(given: object) -> tuple[Destination, ...]:
     """*given* as destinations, one for each provider.
 
     Raises:
-        InvalidInput: it is none, holds something else, or two of one provider.
+        InvalidInput: *given* is empty, holds another type, or has a provider twice.
     """
-    expected = "a Destination, or some with a provider each"
+    expected = "one or more Destination, each with another provider"
     many = (given,) if isinstance(given, Destination) else given
     if isinstance(many, (str, bytes)) or not isinstance(many, Iterable):
         raise InvalidInput("destinations", shown(given), expected)
@@ -185,5 +187,5 @@ def checked_destinations(given: object) -> tuple[Destination, ...]:
     if not found or not all(isinstance(each, Destination) for each in found):
         raise InvalidInput("destinations", shown(given), expected)
     if len({each.provider for each in found}) < len(found):
-        raise InvalidInput("destinations", "two of one provider", expected)
+        raise InvalidInput("destinations", "a provider twice", expected)
     return found

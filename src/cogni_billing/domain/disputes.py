@@ -1,4 +1,4 @@
-"""Disputes: what a disputed payment gave is set aside until the dispute is won or lost."""
+"""Disputes: the credits of a disputed payment are set aside until the dispute ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cogni_billing.domain.shares import Share
 
 
 class DisputeState(StrEnum):
-    """Whether a dispute is going on, and if not, how it ended for the host."""
+    """The state of a dispute, as seen by the host."""
 
     OPEN = "open"
     WON = "won"
@@ -31,11 +31,11 @@ class DisputeState(StrEnum):
 
 @frozen(kw_only=True)
 class Dispute:
-    """A payment, or a part of it, that its payer disputes.
+    """A disputed payment, or a disputed part of one.
 
-    While it is open, what the part gave is set aside: `set_aside` of the customer's credits, and
-    of each beneficiary's its share, whether or not as much is available. What is won back is
-    exactly that. A lost one becomes a chargeback.
+    An open dispute sets credits aside: `set_aside` of the customer's, and each beneficiary's share,
+    even beyond the available credits. Winning releases exactly these credits. Losing makes a
+    chargeback.
     """
 
     id: UUID
@@ -53,7 +53,7 @@ class Dispute:
     asked: Amount | None = None
     """The amount that the caller asked for. `None` if the caller disputed all that remained."""
     replayed: bool = False
-    """Whether an earlier call opened it. Its state is then the present one."""
+    """True if an earlier call opened the dispute. `state` is then the present one."""
 
     @property
     def request(self) -> requests.Request:
@@ -61,7 +61,7 @@ class Dispute:
         return requests.dispute(self.payment, self.asked)
 
     def parts(self) -> Iterator[Hold]:
-        """What is set aside on each wallet; nothing of a beneficiary whose share is zero."""
+        """The credits set aside on each wallet. A share of zero has no part."""
         yield self._part(self.id, self.tenant, self.set_aside)
         for share in self.shares:
             if not share.amount.is_zero:
@@ -69,7 +69,7 @@ class Dispute:
                 yield self._part(part_id, owner_of(share.beneficiary), share.amount)
 
     def _part(self, part_id: UUID, owner: TenantId, amount: Amount) -> Hold:
-        # Its reference tells a beneficiary nothing of whose dispute it is.
+        # Not the dispute's reference: a beneficiary must not learn about another tenant's dispute.
         return Hold(
             id=part_id,
             tenant=owner,
@@ -79,10 +79,10 @@ class Dispute:
         )
 
     def require_open(self) -> None:
-        """Return while it is open.
+        """Return if the dispute is open.
 
         Raises:
-            DisputeClosed: it was won or lost.
+            DisputeClosed: the dispute was won or lost.
         """
         if self.state is not DisputeState.OPEN:
             raise DisputeClosed(self.reference, self.state)
@@ -107,11 +107,12 @@ class DisputeRequest:
 def plan_dispute(
     request: DisputeRequest, payment: Payment, *, at: datetime, dispute_id: UUID
 ) -> Dispute:
-    """The dispute that sets aside what the requested part of *payment* gave.
+    """Plan the dispute that sets aside the credits of the requested part of *payment*.
 
     Raises:
         UnitMismatch: the request is in another unit than the payment.
-        RefundExceedsPayment: it is of more than remains.
+        RefundExceedsPayment: the request is larger than the rest of the payment, or the rest is
+            zero.
     """
     amount = payment.part(request.amount)
     return Dispute(
@@ -130,10 +131,10 @@ def plan_dispute(
 
 
 def known_dispute(found: Dispute | None, reference: str, payment: str) -> Dispute:
-    """*found*, when it is a dispute of *payment*.
+    """*found*, which must be a dispute of *payment*.
 
     Raises:
-        UnknownDispute: there is none, or it is of another payment.
+        UnknownDispute: *found* is `None`, or is a dispute of another payment.
     """
     if found is None or found.payment != payment:
         raise UnknownDispute(reference, payment)

@@ -1,7 +1,7 @@
 """Every error the library raises, and the order in which they are decided.
 
 BillingError
-├── InvalidInput                the call is wrong; the same call will fail again
+├── InvalidInput                the arguments are invalid: fix the call
 │   ├── InvalidTenant
 │   ├── InvalidAmount
 │   ├── UnitMismatch
@@ -11,7 +11,7 @@ BillingError
 │   ├── InvalidPage
 │   ├── InvalidPolicy
 │   └── InvalidSignature
-├── UnknownAccount              the ledger's state refuses; nothing was written
+├── UnknownAccount              the ledger's state refuses the call
 ├── InsufficientCredits
 ├── IdempotencyConflict
 ├── PaymentAlreadyClaimed
@@ -24,19 +24,20 @@ BillingError
 ├── UnknownAttempt
 ├── AttemptClosed
 ├── OthersRefused
-├── PrivilegeRequired           this caller may not do that
-├── UnbalancedTransaction       a programming error; nothing was written
+├── PrivilegeRequired           the role may not do this
+├── UnbalancedTransaction       a programming error
 ├── ScopeClosed
-├── VerifierFailed              the payment verifier broke; the attempt waits
+├── VerifierFailed              the verifier failed: the attempt stays pending
 ├── SystemTenantMissing         the installation is incomplete
-├── LedgerUnavailable           not now; nothing was written; try again
-│   └── OutcomeUnknown          perhaps written; the same call with the same key tells
-└── LedgerCorruption            an invariant is broken; stop
+├── LedgerUnavailable           the call recorded nothing: retry
+│   └── OutcomeUnknown          retry with the same key
+└── LedgerCorruption            an invariant is broken: stop
 
-When several apply, arguments are judged before the key, and the key before the state of the
-ledger; among arguments the order is the one drawn above. Each error has a stable `code` and
-carries facts as attributes; the message is made from them and never echoes more than 64
-escaped characters of what was given.
+A refused call records nothing, except expirations that were already due.
+
+If several errors apply, arguments are validated before the key, and the key before the state of
+the ledger. Arguments are validated in the order drawn above. Each error has a stable `code`, and
+its facts as attributes. The message shows at most 64 escaped characters of a given value.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _SHOWN_MAX = 64
 
 
 def shown(given: object, most: int = _SHOWN_MAX) -> str:
-    """What was given, escaped, in at most *most* characters, whatever its size."""
+    """Escape a given value of any size for a message, in at most *most* characters."""
     if isinstance(given, int) and given.bit_length() > _SHOWN_MAX * 3:
         text = f"an int of {given.bit_length()} bits"
     elif isinstance(given, str):
@@ -67,14 +68,14 @@ def shown(given: object, most: int = _SHOWN_MAX) -> str:
 
 
 class BillingError(Exception):
-    """The root of every error here; catch it at a host's outer edge."""
+    """The root of every error of the library. Catch it at the outer edge of a host."""
 
     code: ClassVar[str] = "billing_error"
 
 
 @define
 class InvalidInput(BillingError):
-    """An argument breaks its rule: which one, what was given, and what would be right."""
+    """An argument breaks its rule. Names the field, the given value and the expected one."""
 
     code: ClassVar[str] = "invalid_input"
 
@@ -123,19 +124,19 @@ class InvalidTime(InvalidInput):
 
 
 class InvalidPage(InvalidInput):
-    """A page size or cursor cannot be used."""
+    """A page size or cursor is invalid."""
 
     code: ClassVar[str] = "invalid_page"
 
 
 class InvalidPolicy(InvalidInput):
-    """A revenue-share policy breaks its rules, or none is in force."""
+    """A revenue-share policy is invalid, or no policy is in force."""
 
     code: ClassVar[str] = "invalid_policy"
 
 
 class InvalidSignature(InvalidInput):
-    """A webhook is not signed by whom it claims to be of, or was not lately."""
+    """The webhook signature is invalid or too old."""
 
     code: ClassVar[str] = "invalid_signature"
 
@@ -154,7 +155,7 @@ class UnknownAccount(BillingError):
 
 @define
 class InsufficientCredits(BillingError):
-    """The account's available credits do not cover what was asked."""
+    """The account's available credits do not cover the requested amount."""
 
     code: ClassVar[str] = "insufficient_credits"
 
@@ -167,7 +168,7 @@ class InsufficientCredits(BillingError):
 
 @frozen
 class Difference:
-    """One field in which a request differs from the stored one under the same key."""
+    """A field in which a request differs from the stored one under the same key."""
 
     field: str
     stored: str
@@ -179,7 +180,7 @@ class Difference:
 
 @define
 class IdempotencyConflict(BillingError):
-    """The key was used before for another request; the stored outcome stands."""
+    """The idempotency key was used for another request. The first outcome is unchanged."""
 
     code: ClassVar[str] = "idempotency_conflict"
 
@@ -192,9 +193,9 @@ class IdempotencyConflict(BillingError):
 
 @define
 class PaymentAlreadyClaimed(BillingError):
-    """The payment was credited already, or is the evidence of another attempt that may yet be.
+    """A payment was credited before, or is the evidence of another open attempt.
 
-    Whose it is nobody is told.
+    A caller can learn that a payment was claimed, but not by which tenant.
     """
 
     code: ClassVar[str] = "payment_already_claimed"
@@ -207,7 +208,7 @@ class PaymentAlreadyClaimed(BillingError):
 
 @define
 class UnknownPayment(BillingError):
-    """This tenant has no such payment."""
+    """The tenant has no such payment."""
 
     code: ClassVar[str] = "unknown_payment"
 
@@ -219,7 +220,7 @@ class UnknownPayment(BillingError):
 
 @define
 class RefundExceedsPayment(BillingError):
-    """More was to be refunded than remains of the payment."""
+    """The requested refund is larger than the rest of the payment."""
 
     code: ClassVar[str] = "refund_exceeds_payment"
 
@@ -232,7 +233,7 @@ class RefundExceedsPayment(BillingError):
 
 @define
 class UnknownHold(BillingError):
-    """This tenant has no such hold."""
+    """The tenant has no such hold."""
 
     code: ClassVar[str] = "unknown_hold"
 
@@ -244,7 +245,7 @@ class UnknownHold(BillingError):
 
 @define
 class HoldClosed(BillingError):
-    """The hold was already captured, released or has expired."""
+    """The hold was captured or released before, or has expired."""
 
     code: ClassVar[str] = "hold_closed"
 
@@ -257,7 +258,7 @@ class HoldClosed(BillingError):
 
 @define
 class UnknownDispute(BillingError):
-    """This tenant has no dispute of this payment under this reference."""
+    """The tenant has no dispute of this payment under this reference."""
 
     code: ClassVar[str] = "unknown_dispute"
 
@@ -270,7 +271,7 @@ class UnknownDispute(BillingError):
 
 @define
 class DisputeClosed(BillingError):
-    """The dispute was already won or lost."""
+    """The dispute was won or lost before."""
 
     code: ClassVar[str] = "dispute_closed"
 
@@ -283,7 +284,7 @@ class DisputeClosed(BillingError):
 
 @define
 class UnknownAttempt(BillingError):
-    """This tenant has no such payment attempt."""
+    """The tenant has no such payment attempt."""
 
     code: ClassVar[str] = "unknown_attempt"
 
@@ -295,7 +296,7 @@ class UnknownAttempt(BillingError):
 
 @define
 class AttemptClosed(BillingError):
-    """The payment attempt's state does not lead where it was to go."""
+    """The payment attempt cannot move from its present state to the requested one."""
 
     code: ClassVar[str] = "attempt_closed"
 
@@ -308,17 +309,17 @@ class AttemptClosed(BillingError):
 
 @define
 class OthersRefused(BillingError):
-    """Of a tenant's requests all or none were to be done, and another one was refused."""
+    """The batch was all-or-nothing and another request in it failed."""
 
     code: ClassVar[str] = "others_refused"
 
     def __str__(self) -> str:
-        return "nothing was done, because another request of this tenant's was refused"
+        return "not recorded; fix the request of this tenant that was refused, and call again"
 
 
 @define
 class PrivilegeRequired(BillingError):
-    """The scope, or the role it runs as, may not do this."""
+    """The scope, or the role of its connection, may not do this."""
 
     code: ClassVar[str] = "privilege_required"
 
@@ -330,8 +331,8 @@ class PrivilegeRequired(BillingError):
 
 @define
 class UnbalancedTransaction(BillingError):
-    """The transaction breaks a rule: its postings do not sum to zero in each unit, or a field does
-    not fit its kind, or its kind is unknown.
+    """The transaction is invalid: its postings do not sum to zero in each unit, a field does not
+    fit its kind, or its kind is unknown.
     """
 
     code: ClassVar[str] = "unbalanced_transaction"
@@ -345,7 +346,7 @@ class UnbalancedTransaction(BillingError):
 
 @define
 class ScopeClosed(BillingError):
-    """The scope has ended, or a call in it failed and nothing of it can be kept."""
+    """The scope has ended, or a call in it failed and the scope must be rolled back."""
 
     code: ClassVar[str] = "scope_closed"
 
@@ -357,9 +358,9 @@ class ScopeClosed(BillingError):
 
 @define
 class VerifierFailed(BillingError):
-    """The verifier raised, or answered what is no finding.
+    """The verifier raised an error, or returned an invalid finding.
 
-    Evidence that was submitted stays recorded, and the attempt waits.
+    Submitted evidence stays recorded, and the attempt stays pending.
     """
 
     code: ClassVar[str] = "verifier_failed"
@@ -385,9 +386,9 @@ class SystemTenantMissing(BillingError):
 
 @define
 class LedgerUnavailable(BillingError):
-    """The database cannot serve this now; nothing was written.
+    """The database cannot serve the call now. The call recorded nothing.
 
-    `sqlstate` is PostgreSQL's code, or `None` when the connection itself failed.
+    `sqlstate` is PostgreSQL's code, or `None` if the connection itself failed.
     """
 
     code: ClassVar[str] = "ledger_unavailable"
@@ -400,9 +401,9 @@ class LedgerUnavailable(BillingError):
 
 
 class OutcomeUnknown(LedgerUnavailable):
-    """The connection died after COMMIT was sent: written wholly, or not at all.
+    """The connection failed after COMMIT was sent: all of the work is recorded, or no part of it.
 
-    Calling again with the same key is always safe, and tells.
+    It is safe to call again with the same idempotency key. The second call returns the outcome.
     """
 
     code: ClassVar[str] = "outcome_unknown"
@@ -410,7 +411,7 @@ class OutcomeUnknown(LedgerUnavailable):
 
 @define
 class LedgerCorruption(BillingError):
-    """An invariant is found broken. Nothing repairs it silently: stop, and look."""
+    """An invariant is broken. The library repairs no record: stop, and examine the ledger."""
 
     code: ClassVar[str] = "ledger_corruption"
 
@@ -421,7 +422,7 @@ class LedgerCorruption(BillingError):
 
 
 def given_twice(given_id: UUID) -> LedgerCorruption:
-    """The answer to whose id source is broken."""
+    """The error for an id that the id source returned before."""
     return LedgerCorruption(f"the id source gave {given_id} twice")
 
 

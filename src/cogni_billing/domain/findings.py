@@ -67,36 +67,37 @@ def _reason(given: FailureCode) -> FailureCode:
 
 @frozen
 class PaymentPending:
-    """Nothing is known yet, for this reason: ask again."""
+    """The payment is not known yet, for this reason. Ask again later."""
 
     reason: FailureCode = field(default=FailureCode.RECEIPT_NOT_FOUND, converter=_reason)
 
 
 def _code(given: FailureCode) -> FailureCode:
     if not isinstance(given, str) or given not in set(FailureCode) - _OURS:
-        raise InvalidInput("code", shown(given), "a FailureCode that a verifier can tell")
+        raise InvalidInput("code", shown(given), "a FailureCode that a verifier can report")
     return FailureCode(given)
 
 
 @frozen
 class PaymentFailed:
-    """The payment is not as it was meant.
+    """The payment is not as intended.
 
-    A code in `NOT_THERE_YET` or `TRANSIENT` is waited for all the same.
+    With a code in `NOT_THERE_YET` or `TRANSIENT` the attempt stays pending all the same.
     """
 
     code: FailureCode = field(converter=_code)
 
 
 Finding: TypeAlias = PaymentVerified | PaymentPending | PaymentFailed
-"""What a verifier answers."""
+"""The answer of a verifier."""
 
 
 def checked_finding(given: object) -> Finding:
-    """*given*, when it is a verifier's answer that makes sense.
+    """*given* as a valid finding.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: *given* is of another type, or a number is invalid.
+        InvalidReference: a text of it is invalid.
     """
     if isinstance(given, (PaymentPending, PaymentFailed)):
         return given

@@ -1,4 +1,4 @@
-"""Folding: sums of what others have added to an account, so that readers need not add it up."""
+"""Folding: writes balance checkpoints, so that reading a balance stays fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Folding:
-    """The number of accounts that others had added to since the last fold, and of those lines."""
+    """The number of accounts with new arrivals, and the number of these arrivals."""
 
     accounts: int
     lines: int

@@ -1,4 +1,4 @@
-"""Grants: credits given with a source, spent in an order of their own, that may expire."""
+"""Grants: credits with a source and a spend order, which may expire."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PRIORITY_MAX: Final = 1_000_000
 
 @frozen(kw_only=True)
 class Grant(GrantTerms):
-    """Granted credits, and how much of them is left.
+    """Granted credits, and the part of them that is left.
 
-    Of several, the one with the lowest `priority` is spent first; then the one that expires
-    first; then the oldest. Purchased credits are spent last.
+    The lowest `priority` is spent first. Of equal priorities, the grant that expires first comes
+    first, and then the oldest. Purchased credits are spent last.
     """
 
     id: UUID
@@ -35,18 +35,18 @@ class Grant(GrantTerms):
     amount: Amount
     granted_at: datetime
     remaining: Amount
-    """What is neither spent, set aside by a hold, nor expired."""
+    """The credits that are not spent, set aside by a hold, or expired."""
 
     @property
     def turn(self) -> tuple[int, bool, datetime, datetime, UUID]:
-        """Grants are spent in the order of this; one that never expires after those that do."""
+        """The sort key of the spend order. A grant without expiry comes last in its priority."""
         never = self.expires_at is None
         return self.priority, never, self.expires_at or LATEST, self.granted_at, self.id
 
 
 @frozen
 class Draw:
-    """So much of one grant: spent, or set aside by a hold."""
+    """An amount of one grant that was spent, or set aside by a hold."""
 
     grant_id: UUID
     amount: Amount
@@ -54,7 +54,7 @@ class Draw:
 
 @frozen
 class Lapse:
-    """What was left of a grant, when it expired."""
+    """The remainder of a grant at its expiry."""
 
     grant_id: UUID
     amount: Amount
@@ -85,7 +85,7 @@ class GrantRequest:
 
 
 def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> Transaction:
-    """The transaction that mints the amount for the tenant, to be spent by its terms."""
+    """Plan the transaction that mints the amount for the tenant, with its terms."""
     return Transaction(
         id=transaction_id,
         tenant=request.tenant,
@@ -101,10 +101,10 @@ def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> 
 
 
 def plan_expiry(tenant: TenantId, lapse: Lapse, number: int) -> Transaction:
-    """The transaction that takes what was left of an expired grant, as breakage.
+    """Plan the transaction that takes the remainder of an expired grant, as breakage.
 
-    A grant lapses again when a hold gives back what it had pinned of it; its key says the how
-    manieth time it is, since a wallet's moment may be the same.
+    A grant expires once more if a hold returns credits to it after its expiry. *number* counts the
+    expirations of the grant and makes the key unique, because the moment may be the same.
     """
     reference = f"{lapse.grant_id}@{number}"
     return Transaction(

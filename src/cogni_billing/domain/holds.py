@@ -1,4 +1,4 @@
-"""Holds: credits set aside before their cost is known; captured, released or expired."""
+"""Holds: credits set aside before their cost is known, until capture, release or expiry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cogni_billing.domain.transactions import Transaction
 
 
 class HoldState(StrEnum):
-    """Whether a hold still sets its credits aside, and if not, how it ended."""
+    """The state of a hold. Only an open hold sets credits aside."""
 
     OPEN = "open"
     CAPTURED = "captured"
@@ -36,9 +36,9 @@ class HoldState(StrEnum):
 
 @frozen(kw_only=True)
 class Hold:
-    """Credits that are set aside, or were.
+    """A hold on credits.
 
-    `captured` is what of them was taken in the end; the rest is available again. A hold without
+    `captured` is the amount that the capture took. The rest is available again. A hold without
     `expires_at` stays open until it is captured or released.
     """
 
@@ -53,7 +53,7 @@ class Hold:
     ended_at: datetime | None = None
     metadata: Mapping[str, Json] = EMPTY
     replayed: bool = False
-    """Whether an earlier call recorded it. Its state is then the present one."""
+    """True if an earlier call recorded the hold. `state` is then the present one."""
 
     @property
     def request(self) -> requests.Request:
@@ -62,7 +62,7 @@ class Hold:
 
     @property
     def ends_at(self) -> datetime:
-        """When it ended, or will at the latest."""
+        """The moment when the hold ended, or will expire."""
         return self.ended_at or self.expires_at or LATEST
 
     @property
@@ -70,26 +70,26 @@ class Hold:
         return self.state is HoldState.OPEN
 
     def at(self, moment: datetime) -> Hold:
-        """This hold as of *moment*: an open one expires by itself."""
+        """This hold as of *moment*. An open hold expires by itself."""
         if self.is_open and self.ends_at <= moment:
             return evolve(self, state=HoldState.EXPIRED, ended_at=self.expires_at)
         return self
 
     def held_at(self, moment: datetime) -> bool:
-        """Whether its credits were set aside at *moment*."""
+        """True if the hold set its credits aside at *moment*."""
         return self.opened_at <= moment < self.ends_at
 
     def ended(self, state: HoldState, moment: datetime, captured: Amount = ZERO) -> Hold:
-        """This open hold, ended."""
+        """This open hold with an end."""
         ended_at = max(self.opened_at, moment)
         return evolve(self, state=state, ended_at=ended_at, captured=captured)
 
     def require_capturable(self, amount: Amount) -> None:
-        """Return while *amount* can be captured from it.
+        """Return if *amount* can be captured from this hold.
 
         Raises:
-            InsufficientCredits: it is of less.
-            HoldClosed: it has ended.
+            InsufficientCredits: the hold is smaller.
+            HoldClosed: the hold has ended.
         """
         if amount > self.amount:
             raise InsufficientCredits(amount, self.amount)
@@ -101,7 +101,7 @@ def checked_hold_id(given: object) -> UUID:
     """*given* as the id of a hold.
 
     Raises:
-        InvalidInput: it is no `uuid.UUID`.
+        InvalidInput: *given* is no `uuid.UUID`.
     """
     if not isinstance(given, UUID):
         raise InvalidInput("hold_id", shown(given), "the id of a hold, a uuid.UUID")
@@ -120,7 +120,7 @@ class HoldRequest:
 
 
 def plan_hold(request: HoldRequest, *, at: datetime, hold_id: UUID) -> Hold:
-    """The hold that sets the amount aside."""
+    """Plan the hold that sets the amount aside."""
     return Hold(
         id=hold_id,
         tenant=request.tenant,
@@ -144,7 +144,7 @@ class CaptureRequest:
 
 
 def plan_capture(request: CaptureRequest, *, at: datetime, transaction_id: UUID) -> Transaction:
-    """The transaction that takes the amount out of the hold, as usage."""
+    """Plan the transaction that takes the amount out of the hold, as usage."""
     return Transaction(
         id=transaction_id,
         tenant=request.tenant,

@@ -1,4 +1,4 @@
-"""One key, one effect: whether what is stored answers a request, or contradicts it."""
+"""Idempotency: compares a request with the one that is stored under its key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ABSENT = "absent"
 
 
 class Keyed(Protocol):
-    """What is recorded under a key: a transaction, or a hold."""
+    """A record with an idempotency key: a transaction or a hold."""
 
     @property
     def reference(self) -> str: ...
@@ -21,12 +21,12 @@ class Keyed(Protocol):
 
 
 def same_or_conflict(stored: Keyed, asked: Mapping[str, str]) -> None:
-    """Return when *stored* is the answer to a request for *asked* under the same key.
+    """Return if *stored* answers the request *asked* under the same key.
 
-    Only what the caller asked for counts: not the metadata, not the policy in force today.
+    Compares the fields of the request only. The metadata and the present policy do not count.
 
     Raises:
-        IdempotencyConflict: they differ; each field that does is named.
+        IdempotencyConflict: the requests differ. Names each field that differs.
     """
     if differences := _differences(stored.request, asked):
         raise IdempotencyConflict(stored.reference, differences)

@@ -41,22 +41,22 @@ class TransactionKind(StrEnum):
 
     @property
     def is_credit(self) -> bool:
-        """Whether it adds to its tenant's account. Otherwise it takes from it."""
+        """True if it adds to its tenant's account. Otherwise it takes from the account."""
         return rules_of(self).is_credit
 
     @property
     def may_be_zero(self) -> bool:
-        """Whether it may leave its tenant's account unchanged."""
+        """True if it may leave its tenant's account unchanged."""
         return rules_of(self).may_be_zero
 
     @property
     def opens_account(self) -> bool:
-        """Whether it opens its tenant's account if the tenant has none."""
+        """True if it opens its tenant's account if the tenant has none."""
         return rules_of(self).opens_account
 
     @property
     def reverses(self) -> bool:
-        """Whether it takes back the credits of a purchase."""
+        """True if it takes back the credits of a purchase."""
         return rules_of(self).reverses
 
     @property
@@ -66,13 +66,13 @@ class TransactionKind(StrEnum):
 
     @property
     def is_plain_debit(self) -> bool:
-        """Whether it takes available credits and does nothing else, like a charge."""
+        """True if it takes available credits and does no more, like a charge."""
         rules = rules_of(self)
         return not (rules.is_credit or rules.reverses or rules.subject or rules.has_shares)
 
     @property
     def has_shares(self) -> bool:
-        """Whether it may change the accounts of beneficiaries."""
+        """True if it may change the accounts of beneficiaries."""
         return rules_of(self).has_shares
 
 

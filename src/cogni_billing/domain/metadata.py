@@ -15,22 +15,21 @@ Json: TypeAlias = Union[bool, int, float, str, "tuple[Json, ...]", "Mapping[str,
 
 ENCODED_MAX: Final = 16 * 1024
 DEPTH_MAX: Final = 8
-_INT_BITS_MAX: Final = 2_100  # 633 digits; 640 is the least that any Python is set to read back
-_SHOWN_MAX: Final = 32  # for where and what each, so that a message shows 64 of the input at most
+_INT_BITS_MAX: Final = 2_100  # 633 digits: Python's limit for reading an int can be as low as 640
+_SHOWN_MAX: Final = 32  # for the path and the value, so that a message shows 64 of the input
 
 EMPTY: Final[Mapping[str, Json]] = MappingProxyType({})
 
 
 def frozen_metadata(given: object) -> Mapping[str, Json]:
-    """A deep, read-only copy of *given*; nothing the caller changes later shows in it.
+    """A deep, read-only copy of *given*. Later changes by the caller do not show in it.
 
-    Objects and arrays nest at most 8 deep, the outermost object being the first; the whole is
-    at most 16 KiB of UTF-8 when encoded without white space. `None` means an empty object.
+    Objects and arrays nest at most 8 deep, counting the outermost object. The encoded form has at
+    most 16 KiB of UTF-8, without white space. `None` means an empty object.
 
     Raises:
-        InvalidMetadata: *given* is no `dict`, or holds anything that is not JSON: another type,
-            NaN or infinity, a key that is no `str`, a NUL or a lone surrogate; or it is too
-            deep or too large.
+        InvalidMetadata: *given* is no mapping, or holds a value that is not JSON, NaN or infinity,
+            a key that is no `str`, a NUL or a lone surrogate. Or it is too deep or too large.
     """
     if given is None:
         return EMPTY
@@ -54,7 +53,7 @@ def encoded(value: Mapping[str, Json]) -> str:
 
 
 def read_only(value: Mapping[str, Any]) -> Mapping[str, Json]:
-    """*value*, plain JSON that is nobody else's, in its frozen form."""
+    """*value* in its frozen form. It must be plain JSON that no other code changes."""
     return MappingProxyType({key: _read_only(item) for key, item in value.items()})
 
 
@@ -65,7 +64,7 @@ def _read_only(value: Any) -> Json:
 
 
 class _Copier:
-    """Walks once, and gives up as soon as what it has seen must be too large when encoded."""
+    """Copies in one walk, and stops as soon as the encoded form must be too large."""
 
     def __init__(self) -> None:
         self._bytes_left = ENCODED_MAX

@@ -1,4 +1,4 @@
-"""Who gets what of a purchase: the rules of revenue share, and which are in force when."""
+"""Policies: the rules of revenue share, and the moment from which each is in force."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ from cogni_billing.domain.shares import (
 )
 
 DEFAULT_RATE: Final = Decimal("0.25")
-# So that a policy's record stays well within what a transaction may carry.
+# Bounds the size of the record that each purchase keeps of its policy.
 RULES_MAX: Final = 32
 _ONE: Final = Decimal(1)
 
 
 class ShareMode(Enum):
-    """Where a share comes from."""
+    """The source of the shares."""
 
     BONUS = "bonus"
-    """Minted on top: the customer gets everything they paid for."""
+    """Minted on top. The customer gets all purchased credits."""
     SPLIT = "split"
-    """Taken out of the purchase: the customer gets what the beneficiaries leave."""
+    """Taken out of the purchase. The customer gets the rest."""
 
 
 class Shortfall(Enum):
-    """What happens where credits that are to be taken back have been spent."""
+    """The rule for a reversal of credits that are already spent."""
 
     DEBT = "debt"
-    """The account goes below zero; what it gets later repays it."""
+    """The account may go below zero. Its next credits repay the debt."""
     CLAMP = "clamp"
-    """What is there is taken; the platform's `shortfall` account absorbs the rest."""
+    """Takes the available credits. The platform's `shortfall` account absorbs the rest."""
 
 
 def _version(given: str) -> str:
@@ -106,23 +106,26 @@ def _rules(given: Iterable[ShareRule]) -> tuple[ShareRule, ...]:
 
 @frozen
 class RevenueSharePolicy:
-    """The rules in force from a moment on, under a version that purchases record.
+    """The share rules in force from a moment on. Purchases record the policy and its version.
 
-    In `ShareMode.BONUS` each beneficiary gets floor(rate x purchased), on top of what the
-    customer gets. In `ShareMode.SPLIT` the purchase is divided between the customer and the
-    beneficiaries by largest remainder, ties to the customer and then in the order of the rules;
-    so their rates sum to at most 1. Then the bounds of each rule apply; in a split, what a cap
-    leaves is the customer's, and a minimum gets no more than what earlier rules have left.
+    In `ShareMode.BONUS` each beneficiary gets floor(rate x purchased), on top of the customer's
+    credits. In `ShareMode.SPLIT` the purchase is divided between the customer and the beneficiaries
+    by largest remainder. Ties go to the customer first, and then in the order of the rules. The
+    rates of a split sum to at most 1.
+
+    Then the bounds of each rule apply. In a split, credits above a cap go to the customer, and a
+    minimum gets no more than the earlier rules have left.
 
     Args:
         version: 1 to 255 visible ASCII characters, recorded with each purchase.
-        effective_from: Timezone-aware; purchases before it have no policy.
-        mode: Where shares come from.
-        rules: One for each beneficiary, at most 32; none at all means that nobody shares.
-        clawback: What happens when a refund takes back a share that was spent.
+        effective_from: Timezone-aware. Earlier purchases have no policy.
+        mode: The source of the shares.
+        rules: One for each beneficiary, at most 32. An empty tuple gives all credits to the
+            customer.
+        clawback: The rule for a refund of a share that is already spent.
 
     Raises:
-        InvalidPolicy: an argument breaks its rule; the message names it.
+        InvalidPolicy: an argument is invalid. The message names the field.
     """
 
     version: str = field(converter=_version)
@@ -137,7 +140,7 @@ class RevenueSharePolicy:
             for size in sorted(sizes):
                 if (rates := self._rates(size)) > _ONE:
                     given = f"rates that sum to {rates} from {size}"
-                    raise InvalidPolicy("rules", given[:64], "at most 1 in a split")
+                    raise InvalidPolicy("rules", given[:64], "rates with a sum of at most 1")
 
     @classmethod
     def default(cls) -> Self:
@@ -150,19 +153,19 @@ class RevenueSharePolicy:
         )
 
     def at(self, moment: datetime) -> Self:
-        """This policy, if it is in force at *moment*.
+        """This policy, which must be in force at *moment*.
 
         Raises:
-            InvalidPolicy: it is not yet.
+            InvalidPolicy: the policy is not yet in force.
         """
         if moment < self.effective_from:
             raise InvalidPolicy(
-                "policy", f"none at {moment}", f"in force from {self.effective_from}"
+                "policy", f"one in force from {self.effective_from}", f"one in force at {moment}"
             )
         return self
 
     def shares_of(self, purchased: Amount, at: datetime) -> tuple[Share, ...]:
-        """One share for each rule, in order, in whole credits.
+        """Compute one share for each rule, in order, in whole credits.
 
         Raises:
             InvalidAmount: *purchased* is negative, or no `Amount`.
@@ -180,7 +183,7 @@ class RevenueSharePolicy:
         return tuple(Share(rule.beneficiary, amount) for rule, amount in earned)
 
     def credited_of(self, purchased: Amount, shares: Iterable[Share]) -> Amount:
-        """What the customer gets of *purchased* when the beneficiaries get *shares*."""
+        """The customer's part of *purchased*, if the beneficiaries get *shares*."""
         if self.mode is ShareMode.BONUS:
             return purchased
         return purchased - total((share.amount for share in shares), CREDIT)
@@ -206,8 +209,9 @@ class RevenueSharePolicy:
         return rates
 
     def for_buyer(self, account: AccountId) -> Self:
-        """These rules without any whose beneficiary is the buyer itself: nobody earns a share of
-        its own purchase, the system tenant least of all.
+        """This policy without a rule for the buyer's own account.
+
+        No account earns a share of its own purchase, not even the system tenant's.
         """
         if all(rule.beneficiary != account for rule in self.rules):
             return self
@@ -215,11 +219,11 @@ class RevenueSharePolicy:
 
     @cached_property
     def record(self) -> Mapping[str, Json]:
-        """What a purchase keeps of it, which nobody can change."""
+        """The read-only form that a purchase records."""
         return read_only(self.to_dict())
 
     def to_dict(self) -> dict[str, Json]:
-        """All inputs, as a purchase records them: exact numbers and moments as text."""
+        """All fields, as a purchase records them. Numbers and moments are exact text."""
         written: dict[str, Json] = {
             "version": self.version,
             "effective_from": self.effective_from.isoformat(),
@@ -232,10 +236,10 @@ class RevenueSharePolicy:
 
     @classmethod
     def from_dict(cls, given: object) -> Self:
-        """The policy that `to_dict` wrote down, or a configuration file that says the same.
+        """Read a policy that `to_dict` or a configuration file wrote.
 
         Raises:
-            InvalidPolicy: it is none: a field is missing, unknown, or breaks its rule.
+            InvalidPolicy: a field is missing, unknown or invalid.
         """
         required = ("version", "effective_from", "mode", "rules")
         fields = fields_of(given, "policy", required, ("clawback",))
@@ -263,7 +267,7 @@ def _named(options: type[Option], fields: Mapping[str, object], name: str) -> Op
 
 
 def _moment(given: Any) -> datetime:
-    """A moment as text, or as TOML has them."""
+    """*given* as a moment. TOML has moments of its own, JSON has text."""
     if isinstance(given, datetime):
         return given
     try:
@@ -276,25 +280,25 @@ def _moment(given: Any) -> datetime:
 def _in_order(given: Iterable[RevenueSharePolicy]) -> tuple[RevenueSharePolicy, ...]:
     policies = tuple(given) if isinstance(given, (tuple, list)) else ()
     if not policies or not all(isinstance(policy, RevenueSharePolicy) for policy in policies):
-        raise InvalidPolicy("policies", shown(given), "RevenueSharePolicy, one or more")
+        raise InvalidPolicy("policies", shown(given), "one or more RevenueSharePolicy")
     starts = [policy.effective_from for policy in policies]
     for start, later in pairwise(starts):
         if later <= start:
-            raise InvalidPolicy("effective_from", str(later), f"after the one before, {start}")
+            raise InvalidPolicy("effective_from", str(later), f"a moment after {start}")
     if len({policy.version for policy in policies}) < len(policies):
-        raise InvalidPolicy("version", "one twice", "a version of its own for each policy")
+        raise InvalidPolicy("version", "a version twice", "a unique version for each policy")
     return policies
 
 
 @frozen
 class RevenueSharePolicies:
-    """Policies that follow one another: each is in force until the next one is.
+    """Policies that follow one another. Each is in force until the next one starts.
 
     Args:
-        policies: One or more, each from a later moment and with another version than the others.
+        policies: One or more, in order of their start, each with a version of its own.
 
     Raises:
-        InvalidPolicy: they are unordered, overlap, or share a version.
+        InvalidPolicy: two policies are out of order, or have the same start or version.
     """
 
     policies: tuple[RevenueSharePolicy, ...] = field(converter=_in_order)
@@ -303,21 +307,21 @@ class RevenueSharePolicies:
         """The policy in force at *moment*.
 
         Raises:
-            InvalidPolicy: the first is not yet.
+            InvalidPolicy: the first policy is not yet in force.
         """
         started: Sequence[datetime] = [policy.effective_from for policy in self.policies]
         return self.policies[max(0, bisect_right(started, moment) - 1)].at(moment)
 
     def to_dict(self) -> dict[str, Json]:
-        """All of them, as they could stand in a configuration file."""
+        """All policies, in the form of a configuration file."""
         return {"policies": tuple(policy.to_dict() for policy in self.policies)}
 
     @classmethod
     def from_dict(cls, given: object) -> Self:
-        """The policies that `to_dict` wrote down, or a configuration file that says the same.
+        """Read policies that `to_dict` or a configuration file wrote.
 
         Raises:
-            InvalidPolicy: they are none.
+            InvalidPolicy: a policy or their order is invalid.
         """
         listed = list_in(fields_of(given, "policies", ("policies",)), "policies")
         return cls(tuple(map(RevenueSharePolicy.from_dict, listed)))
@@ -327,12 +331,12 @@ Policies: TypeAlias = RevenueSharePolicy | RevenueSharePolicies
 
 
 def checked_policies(given: object) -> Policies:
-    """*given* as what says who gets what of a purchase.
+    """*given* as one policy or several.
 
     Raises:
-        InvalidPolicy: it is something else.
+        InvalidPolicy: *given* is of another type.
     """
     if not isinstance(given, (RevenueSharePolicy, RevenueSharePolicies)):
-        expected = "a RevenueSharePolicy, or RevenueSharePolicies"
+        expected = "a RevenueSharePolicy or RevenueSharePolicies"
         raise InvalidPolicy("policy", shown(given), expected)
     return given

@@ -1,4 +1,4 @@
-"""What money buys. Every rounding rule of prices is here, in a function that names it."""
+"""Prices: the credits that money buys, and the rounding of each conversion."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CREDITS_PER_USD: Final = Decimal(10_000_000)
 MARKUP_MAX: Final = 1_000_000
 FACTOR_DECIMALS_MAX: Final = 12
 COST_DECIMALS_MAX: Final = 24
-"""Fine enough for a fraction of a cent for each of many tokens; a finer cost is refused."""
+"""Enough for the price of one token. A finer cost is refused."""
 
 _DOLLARS: Final = {USD: Decimal(1), USDC: Decimal(1)}
-"""What one of each unit of money is worth in US dollars; USDC is redeemed at par."""
+"""The value of one unit of money in US dollars. USDC is redeemed at par."""
 
 
 def credits_for(paid: Amount) -> Amount:
@@ -47,21 +47,21 @@ def credits_for(paid: Amount) -> Amount:
 
 
 def bought(paid: Amount, field: str) -> Amount:
-    """`credits_for` an argument that its caller knows as *field*."""
+    """Like `credits_for`, for an argument that the caller named *field*."""
     dollars = product(positive(paid, field).value, _worth(paid.unit, field))
     return rounded_up(product(dollars, CREDITS_PER_USD), CREDIT)
 
 
 def charge_for(cost: Amount | Decimal, markup: Decimal) -> Amount:
-    """The credits to charge for what cost *cost*: cost x *markup*, rounded up once, at the end.
+    """The credits to charge for a cost: cost x *markup*, rounded up once at the end (ceiling).
 
     Args:
-        cost: What the work cost the host: money in USD or USDC, or a `Decimal` of US dollars with
-            at most 24 decimals, as a price per token makes. Zero or more.
-        markup: What to multiply it by: from 0 to 1 000 000, at most 12 decimals.
+        cost: The host's own cost of the work: money in USD or USDC, or a `Decimal` of US dollars
+            with at most 24 decimals, for a price per token. Zero or more, at most 10^27.
+        markup: The factor, from 0 to 1 000 000, with at most 12 decimals.
 
     Raises:
-        InvalidAmount: *cost* or *markup* breaks its rule.
+        InvalidAmount: *cost* or *markup* is invalid.
         UnitMismatch: *cost* is not money.
     """
     factor = _factor(markup, "markup", MARKUP_MAX)
@@ -69,16 +69,16 @@ def charge_for(cost: Amount | Decimal, markup: Decimal) -> Amount:
 
 
 def margin_preserved(markup: Decimal, share: Decimal, fee: Decimal) -> bool:
-    """Whether a purchase leaves the host a margin once all of its credits are spent.
+    """True if a purchase leaves the host a margin after all of its credits are spent.
 
-    A dollar paid leaves 1 - *fee* after the payment provider's fee, and mints credits for
-    1 + *share* dollars, which cost the host (1 + *share*) / *markup* when they are spent. The
-    margin is what remains, so it is preserved when markup x (1 - fee) > 1 + share.
+    A paid dollar leaves 1 - *fee* after the payment provider's fee. It mints credits for 1 +
+    *share* dollars, and serving them costs the host (1 + *share*) / *markup*. The margin is the
+    difference, so it is positive if markup x (1 - fee) > 1 + share.
 
     Args:
-        markup: What `charge_for` multiplies costs by.
-        share: The sum of the bonus shares' rates, `Decimal("0.25")` being 25 %.
-        fee: What the provider keeps of a payment, from 0 to 1.
+        markup: The factor of `charge_for`, from 0 to 1 000 000.
+        share: The sum of the bonus shares' rates, from 0 to 1 000 000: `Decimal("0.25")` is 25 %.
+        fee: The provider's part of a payment, from 0 to 1.
 
     Raises:
         InvalidAmount: an argument is out of its range, or has more than 12 decimals.

@@ -1,4 +1,4 @@
-"""A confirmed purchase: who is credited with what."""
+"""Purchases: the credits of a confirmed payment, for the customer and the beneficiaries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TRANSACTION: Final = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})", re.A
 
 @frozen(kw_only=True)
 class Purchase:
-    """One confirmed payment: the arguments of `Billing.confirm_purchase`, which validates them."""
+    """A confirmed payment: the arguments of `Billing.confirm_purchase`, which validates them."""
 
     tenant: TenantId | UUID
     amount: Amount
@@ -47,7 +47,7 @@ class PurchaseRequest:
 
 
 def request_purchase(purchase: Purchase) -> PurchaseRequest:
-    """The request to credit the tenant what the amount buys, in full (ceiling)."""
+    """Validate a purchase and compute its credits, rounded up (ceiling)."""
     return PurchaseRequest(
         buyer=tenant_id(purchase.tenant),
         paid=purchase.amount,
@@ -58,16 +58,16 @@ def request_purchase(purchase: Purchase) -> PurchaseRequest:
 
 
 def _payment(given: object) -> str:
-    """*given* as a payment. A transaction's hash has one spelling, so that it is one payment.
+    """*given* as a payment. A transaction hash has one spelling, so that it is one payment.
 
     Raises:
-        InvalidReference: it is no reference; or a hash on a chain, written otherwise.
+        InvalidReference: *given* is no reference, or is a hash on a chain in another spelling.
     """
     found = reference(given, "payment")
     if hashed := _TRANSACTION.fullmatch(found):
         chain, digits = hashed.groups()
         if found != f"{chain}:0x{digits.lower()}":
-            expected = "chain_id:0x and the transaction's hash, in small letters"
+            expected = "chain_id:0x and the transaction hash, in lower case"
             raise InvalidReference("payment", shown(found), expected)
     return found
 
@@ -75,11 +75,11 @@ def _payment(given: object) -> str:
 def plan_purchase(
     request: PurchaseRequest, policies: Policies, at: datetime, transaction_id: UUID
 ) -> Transaction:
-    """The transaction that a purchase makes by the policy in force.
+    """Plan the transaction of a purchase, by the policy in force.
 
-    Each beneficiary gets its share of what was purchased, on top or out of it; `issuance` is
-    debited for all of it. A beneficiary that is itself the buyer earns nothing: the system
-    tenant's own purchase mints no share.
+    Each beneficiary gets its share of the purchased credits, on top or out of them. `issuance` is
+    debited for the sum. A beneficiary earns no share of its own purchase, so the system tenant's
+    own purchase mints no share for it.
 
     Raises:
         InvalidPolicy: no policy is in force yet.
@@ -103,7 +103,7 @@ def plan_purchase(
 
 @frozen
 class ReplayOnly:
-    """A purchase without a policy in force: only its replay can answer it.
+    """A purchase while no policy is in force: only a replay can answer it.
 
     A replay needs no policy, because the ledger stores the shares of the first call.
     """

@@ -1,4 +1,4 @@
-"""What the caller of a mutating call learns. A replay tells what the first call did."""
+"""Receipts: the results of calls that write. A replay returns the receipt of the first call."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from cogni_billing.domain.transactions import Recorded, Transaction
 
 @frozen(kw_only=True)
 class Receipt:
-    """What every recorded transaction tells.
+    """The fields of every receipt.
 
-    On a replay everything is as it was the first time: the balance is the one right after the
-    transaction, not today's.
+    A replay returns the values of the first call. The balance is the one right after the
+    transaction, not the present one.
     """
 
     transaction_id: UUID
     balance: Amount
-    """Everything posted to the tenant's account, right after this transaction."""
+    """The posted balance of the tenant's account, right after this transaction."""
     replayed: bool
 
 
 @frozen(kw_only=True)
 class PurchaseReceipt(Receipt):
-    """What a confirmed purchase did, by the policy in force at its time."""
+    """The receipt of a purchase, by the policy in force at its time."""
 
     credited: Amount
     shares: tuple[Share, ...]
@@ -39,19 +39,19 @@ class PurchaseReceipt(Receipt):
 
 @frozen(kw_only=True)
 class ChargeReceipt(Receipt):
-    """What a charge took."""
+    """The receipt of a charge."""
 
     charged: Amount
 
     @property
     def overdrawn(self) -> bool:
-        """Whether it left the account below zero, which only `allow_overdraft` can."""
+        """True if the account was below zero after the charge. Needs `allow_overdraft`."""
         return self.balance.is_negative
 
 
 @frozen(kw_only=True)
 class CaptureReceipt(Receipt):
-    """What a capture took of what its hold had set aside; the rest is available again."""
+    """The receipt of a capture. The rest of the hold is available again."""
 
     hold_id: UUID
     captured: Amount
@@ -59,7 +59,7 @@ class CaptureReceipt(Receipt):
 
 @frozen(kw_only=True)
 class GrantReceipt(Receipt):
-    """What was granted, and how it is to be spent."""
+    """The receipt of a grant, with its terms."""
 
     granted: Amount
     source: str
@@ -69,11 +69,12 @@ class GrantReceipt(Receipt):
 
 @frozen(kw_only=True)
 class RefundReceipt(Receipt):
-    """What was taken back because so much of a payment was returned.
+    """The receipt of a refund.
 
-    `refunded` is in the payment's unit, `total_refunded` all that was returned of it so far, this
-    included. The customer lost `taken`, each beneficiary its share; `shortfall` is what could not
-    be taken back of them, in credits.
+    `refunded` and `total_refunded` are in the payment's unit. `total_refunded` is the sum of all
+    refunds and chargebacks of the payment, including this one. `taken` is the customer's loss in
+    credits, and `shares` are the losses of the beneficiaries. `shortfall` is the part of the
+    credits that could not be taken back.
     """
 
     refunded: Amount
@@ -85,7 +86,7 @@ class RefundReceipt(Receipt):
 
 @frozen(kw_only=True)
 class ChargebackReceipt(RefundReceipt):
-    """The same, because a dispute was lost."""
+    """The receipt of a lost dispute, which is a refund with a dispute."""
 
     dispute_id: UUID
 

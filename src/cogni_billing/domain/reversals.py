@@ -1,8 +1,8 @@
-"""Taking back what a purchase gave: refunds, and the chargebacks that lost disputes end in.
+"""Reversals: refunds, and the chargebacks of lost disputes.
 
-Each leg of the purchase that was recorded, the customer's and every share, is taken back to a
-cumulative target: floor(leg x returned so far / paid). So parts always add up, and a payment that
-was returned in full leaves every leg at zero, in however many parts.
+A reversal takes back each leg of the recorded purchase, which are the customer's credits and every
+share. The cumulative target of a leg is floor(leg x returned so far / paid). So partial reversals
+add up, and a full return leaves every leg at zero, in any number of parts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ REMAINDER = requests.REMAINDER
 
 @frozen(kw_only=True)
 class Payment:
-    """A purchase, and what has become of its payment since; amounts are in the payment's unit."""
+    """A purchase with its returned and disputed amounts, in the payment's unit."""
 
     purchase: Transaction
     returned: Amount
@@ -52,27 +52,28 @@ class Payment:
 
     @property
     def remaining(self) -> Amount:
-        """What can still be refunded or disputed."""
+        """The amount that can still be refunded or disputed."""
         return self.paid - self.returned - self.disputed
 
     @property
     def beneficiaries(self) -> tuple[TenantId, ...]:
-        """Who had a share of it."""
+        """The tenants with a share of the purchase."""
         return tuple(owner_of(share.beneficiary) for share in self.purchase.shares)
 
     @property
     def clamped(self) -> tuple[TenantId, ...]:
-        """The beneficiaries of whom the purchase's policy takes back no more than is there."""
-        # Not by RevenueSharePolicy: a payment can be refunded whatever policy was recorded with it.
+        """The beneficiaries that lose no more than their available credits, by the policy."""
+        # Read without RevenueSharePolicy: a refund must work with any recorded policy.
         clamps = self.purchase.policy.get("clawback") == Shortfall.CLAMP.value
         return self.beneficiaries if clamps else ()
 
     def part(self, asked: Amount | None) -> Amount:
-        """How much of the payment *asked* is; all that remains if it is `None`.
+        """*asked*, or all that remains of the payment if *asked* is `None`.
 
         Raises:
-            UnitMismatch: it is in another unit than the payment.
-            RefundExceedsPayment: it is more than remains, or nothing does.
+            UnitMismatch: *asked* is in another unit than the payment.
+            RefundExceedsPayment: *asked* is larger than the rest of the payment, or the rest is
+                zero.
         """
         if asked is not None and asked.unit is not self.paid.unit:
             raise UnitMismatch("amount", str(asked.unit), str(self.paid.unit))
@@ -82,11 +83,11 @@ class Payment:
         return wanted
 
     def credits_of(self, amount: Amount) -> Amount:
-        """What of the customer's credits goes when so much more of the payment is returned."""
+        """The customer's credits to take back if *amount* more of the payment is returned."""
         return self._part(self.purchase.amount, amount)
 
     def shares_of(self, amount: Amount) -> tuple[Share, ...]:
-        """What of each share goes."""
+        """The shares to take back if *amount* more of the payment is returned."""
         return tuple(
             Share(share.beneficiary, self._part(share.amount, amount))
             for share in self.purchase.shares
@@ -97,15 +98,15 @@ class Payment:
 
 
 def step(leg: Amount, before: Amount, after: Amount, paid: Amount) -> Amount:
-    """What of *leg* goes when what was returned of *paid* rises from *before* to *after*."""
+    """The part of *leg* to take back when the returned part of *paid* grows to *after*."""
     return proportion(leg, after, paid) - proportion(leg, before, paid)
 
 
 def checked_shortfall(given: object) -> Shortfall:
-    """*given* as what to do where credits have been spent.
+    """*given* as a `Shortfall`.
 
     Raises:
-        InvalidInput: it is no `Shortfall`.
+        InvalidInput: *given* is no `Shortfall`.
     """
     if not isinstance(given, Shortfall):
         raise InvalidInput("shortfall", shown(given), "a Shortfall")
@@ -131,7 +132,7 @@ class ReversalRequest:
 
 @frozen
 class There:
-    """What accounts have that can be taken back, where no debt is to be made."""
+    """The credits that can be taken back from each account that must not go into debt."""
 
     credits: Mapping[AccountId, Amount] = field(factory=dict)
 
@@ -139,7 +140,7 @@ class There:
         return There({**self.credits, **other.credits})
 
     def of(self, account: AccountId, wanted: Amount) -> Amount:
-        """As much of *wanted* as is there; all of it from an account that is not listed."""
+        """The recoverable part of *wanted*. All of it for an account that is not listed."""
         return min(wanted, max(self.credits.get(account, wanted), ZERO))
 
 
@@ -154,14 +155,14 @@ def plan_reversal(
     subject: UUID | None = None,
     disputed: Amount | None = None,
 ) -> Transaction:
-    """The transaction that takes back the credits and shares of a part of *payment*.
+    """Plan the transaction that takes back the credits and shares of a part of *payment*.
 
-    The part is *disputed*, the amount of a lost dispute, or else the amount of the request. Where
-    an account has less than would be taken, the `shortfall` account absorbs the rest.
+    The part is *disputed*, the amount of a lost dispute, or else the amount of the request. If an
+    account in *there* has too few credits, the `shortfall` account absorbs the rest.
 
     Raises:
         UnitMismatch: the part is in another unit than the payment.
-        RefundExceedsPayment: the part is more than remains.
+        RefundExceedsPayment: the part is larger than the rest of the payment, or the rest is zero.
     """
     amount = payment.part(request.amount if disputed is None else disputed)
     tenant, account = request.tenant, account_of(request.tenant)

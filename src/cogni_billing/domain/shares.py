@@ -1,4 +1,4 @@
-"""Rules of revenue share: what one beneficiary gets of a purchase of a given size."""
+"""Share rules: the part of a purchase that one beneficiary gets."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from cogni_billing.domain.metadata import Json
 
 RATE_MAX: Final = 10
 RATE_DECIMALS_MAX: Final = 12
-# So that a policy's record stays well within what a transaction may carry.
+# Bounds the size of the record that each purchase keeps of its policy.
 TIERS_MAX: Final = 16
 _PAIR: Final = 2
 
 
 @frozen
 class Share:
-    """What one beneficiary got of one purchase, in CREDIT; zero when the floor left nothing."""
+    """The share of a beneficiary in a purchase, in CREDIT. Rounding down can leave zero."""
 
     beneficiary: AccountId
     amount: Amount
@@ -58,7 +58,7 @@ def _rate(given: Decimal | int | str) -> Decimal:
 def _beneficiary(given: AccountId) -> AccountId:
     reserved = (SYSTEM_ACCOUNTS - {SYSTEM_ACCOUNT_ID}) | {SYSTEM_TENANT_ID, UUID(int=0)}
     if not isinstance(given, UUID) or given in reserved:
-        expected = f"a tenant's account, or the system's, {SYSTEM_ACCOUNT_ID}"
+        expected = f"the account of a tenant, or {SYSTEM_ACCOUNT_ID}"
         raise InvalidPolicy("beneficiary", shown(given), expected)
     return AccountId(UUID(int=given.int))
 
@@ -85,7 +85,7 @@ def _minimum(given: Amount | None) -> Amount | None:
 
 @frozen
 class ShareTier:
-    """The rate of purchases of a size: of *at_least* so many credits, up to the next tier."""
+    """A rate for purchases of *at_least* that many credits, up to the next tier."""
 
     at_least: Amount = field(converter=_at_least)
     rate: Decimal = field(converter=_rate)
@@ -107,7 +107,7 @@ Pair: TypeAlias = tuple[Amount, Decimal | int | str]
 
 
 def _tiers(given: Iterable[ShareTier | Pair]) -> tuple[ShareTier, ...]:
-    expected = f"at most {TIERS_MAX} of ShareTier, each of more credits than the one before"
+    expected = f"at most {TIERS_MAX} ShareTier with ascending at_least above zero"
     if not isinstance(given, (tuple, list)) or len(given) > TIERS_MAX:
         raise InvalidPolicy("tiers", shown(given), expected)
     made = tuple(map(_tier, given))
@@ -122,21 +122,21 @@ def _tiers(given: Iterable[ShareTier | Pair]) -> tuple[ShareTier, ...]:
 
 @frozen
 class ShareRule:
-    """One beneficiary and its rate: it gets that fraction of what is purchased.
+    """The rule of one beneficiary: it gets a fraction of the purchased credits.
 
     Args:
-        beneficiary: The account that earns the share: `SYSTEM_ACCOUNT_ID`, or a tenant's, whose
-            id is the tenant's own. What it earns before it is opened waits for it.
-        rate: A fraction, `Decimal("0.25")` being 25 %; from 0 to 10, at most 12 decimals. A
-            finer rate is refused, never rounded.
-        cap: The most that one purchase gives, in CREDIT.
-        minimum: The least that one purchase gives, in CREDIT; at most *cap*.
-        tiers: Slabs: the whole of a purchase of at least so many credits has the tier's rate. A
-            smaller one than any has *rate*. At most 16, each a `ShareTier` or a pair of what
-            makes one, ascending.
+        beneficiary: The account that earns the share: `SYSTEM_ACCOUNT_ID`, or the account of a
+            tenant, which has the tenant's id. An account that is not open yet can earn shares.
+        rate: A fraction from 0 to 10, with at most 12 decimals: `Decimal("0.25")` is 25 %. A finer
+            rate is refused, never rounded.
+        cap: The largest share of one purchase, in CREDIT.
+        minimum: The smallest share of one purchase, in CREDIT, at most *cap*.
+        tiers: Rates by the size of the purchase, at most 16, in ascending order. Each is a
+            `ShareTier` or a pair of its arguments. The tier's rate applies to the whole purchase. A
+            purchase below the first tier has *rate*.
 
     Raises:
-        InvalidPolicy: an argument breaks its rule.
+        InvalidPolicy: an argument is invalid.
     """
 
     beneficiary: AccountId = field(converter=_beneficiary)
@@ -150,17 +150,17 @@ class ShareRule:
             raise InvalidPolicy("minimum", str(self.minimum), f"at most the cap, {self.cap}")
 
     def rate_of(self, purchased: Amount) -> Decimal:
-        """The rate of the slab that a purchase of so many credits is in."""
+        """The rate for a purchase of that many credits."""
         slab = bisect_right([tier.at_least for tier in self.tiers], purchased)
         return self.tiers[slab - 1].rate if slab else self.rate
 
     def bounded(self, earned: Amount) -> Amount:
-        """*earned*, but not below the minimum nor above the cap."""
+        """*earned*, raised to the minimum and then limited to the cap."""
         raised = earned if self.minimum is None else max(earned, self.minimum)
         return raised if self.cap is None else min(raised, self.cap)
 
     def to_dict(self) -> dict[str, Json]:
-        """Exact numbers as text; what was left out is left out."""
+        """The fields that are set, with exact numbers as text."""
         written: dict[str, Json] = {
             "beneficiary": str(self.beneficiary),
             "rate": format(self.rate, "f"),
@@ -174,10 +174,10 @@ class ShareRule:
 
     @classmethod
     def from_dict(cls, given: object) -> Self:
-        """The rule that `to_dict` wrote down.
+        """Read a rule that `to_dict` wrote.
 
         Raises:
-            InvalidPolicy: it is none: a field is missing, unknown, or breaks its rule.
+            InvalidPolicy: a field is missing, unknown or invalid.
         """
         fields = fields_of(given, "rules", ("beneficiary", "rate"), ("cap", "minimum", "tiers"))
         beneficiary = text_in(fields, "beneficiary")
@@ -197,10 +197,10 @@ class ShareRule:
 def fields_of(
     given: object, name: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> Mapping[str, object]:
-    """*given* as a record of these fields and no others.
+    """*given* as a mapping with all required fields and no unknown field.
 
     Raises:
-        InvalidPolicy: it is something else.
+        InvalidPolicy: *given* is no such mapping.
     """
     if not isinstance(given, Mapping) or not set(required) <= set(given) <= {*required, *optional}:
         found = sorted(map(str, given)) if isinstance(given, Mapping) else given
@@ -218,7 +218,11 @@ def text_in(fields: Mapping[str, object], name: str) -> str:
 
 
 def list_in(fields: Mapping[str, object], name: str) -> tuple[object, ...]:
-    """What is listed under *name*; nothing if the field is left out."""
+    """The list under *name*, which is empty if the field is absent.
+
+    Raises:
+        InvalidPolicy: the field is no list.
+    """
     value = fields.get(name, ())
     if not isinstance(value, (tuple, list)):
         raise InvalidPolicy(name, shown(value), f"a list of {name}")

@@ -1,4 +1,4 @@
-"""Balances, statement lines, and the cursor that pages through them."""
+"""Balances, statement lines, and the cursor of a page."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _CURSOR = re.compile(r"[1-9][0-9]{0,38}", re.ASCII)
 
 @frozen
 class Balance:
-    """The credits of one account: all that were posted, those held aside, those left to spend.
+    """The credits of one account: posted, held, and available to spend.
 
-    What an overdraft left is below zero.
+    After an overdraft, `available` is below zero.
     """
 
     posted: Amount
@@ -39,11 +39,11 @@ class Balance:
 
 @frozen(kw_only=True)
 class Line:
-    """One posting on the account, as its owner sees it.
+    """A posting on the account, as its owner sees it.
 
-    `reference` is `None` on a line that another tenant's transaction added, such as a share: the
-    owner of the account may not see whose it is. `balance_after` is the sum of the line and all
-    older ones; every line's is the older neighbour's plus its own amount.
+    `reference` is `None` if another tenant's transaction added the line, such as a share. The owner
+    of the account may not see the reference of another tenant. `balance_after` is the sum of the
+    line and all older lines, also of those that a filter leaves out.
     """
 
     position: int
@@ -57,7 +57,7 @@ class Line:
 
 @frozen(kw_only=True)
 class TransactionView:
-    """One transaction as the tenant that made it sees it: with the postings on its own accounts."""
+    """A transaction as its own tenant sees it, with the postings on the tenant's accounts."""
 
     id: UUID
     kind: TransactionKind
@@ -66,12 +66,12 @@ class TransactionView:
     postings: tuple[Posting, ...]
     shares: tuple[Share, ...]
     balance: Amount
-    """Everything posted to the tenant's account, right after this transaction."""
+    """The posted balance of the tenant's account, right after this transaction."""
     metadata: Mapping[str, Json]
 
 
 def view_of(recorded: Recorded) -> TransactionView:
-    """What a tenant sees of a transaction that it made."""
+    """The tenant's view of its own transaction."""
     made = recorded.transaction
     return TransactionView(
         id=made.id,
@@ -87,7 +87,7 @@ def view_of(recorded: Recorded) -> TransactionView:
 
 @frozen
 class Page:
-    """Some lines, newest first; `next` is the cursor of the page after it, if there is one."""
+    """Lines, newest first. `next` is the cursor of the next page, or `None` on the last page."""
 
     lines: tuple[Line, ...]
     next: str | None
@@ -95,7 +95,7 @@ class Page:
 
 @frozen(kw_only=True)
 class PageRequest:
-    """How many lines, older than which position, of which kind, from when and until when."""
+    """The validated arguments of a page. It holds lines before the position *before*."""
 
     limit: int
     before: int | None = None
@@ -104,7 +104,7 @@ class PageRequest:
     until: datetime | None = None
 
     def admits(self, line: Line) -> bool:
-        """Whether *line* belongs on the page, or on one after it."""
+        """True if *line* belongs on this page or on a later one."""
         return (
             (self.before is None or line.position < self.before)
             and (self.kind is None or line.kind == self.kind)
@@ -116,13 +116,13 @@ class PageRequest:
 def page_request(
     limit: object, after: object, *, kind: object = None, since: object = None, until: object = None
 ) -> PageRequest:
-    """The page that a caller asks for.
+    """Validate the arguments of a page.
 
-    A cursor says only where to go on; a forged one shows nothing of anybody else's.
+    A cursor is only a position. A forged cursor shows no line of another tenant.
 
     Raises:
-        InvalidTime: *since* or *until* is no aware moment.
-        InvalidPage: *limit* is not from 1 to 1000, or *after* is no cursor of ours.
+        InvalidTime: *since* or *until* is naive or out of range.
+        InvalidPage: *limit* is not from 1 to 1000, or *after* is no cursor.
         InvalidInput: *kind* is no kind of transaction.
     """
     earliest = None if since is None else utc(since, "since")
@@ -144,7 +144,7 @@ def kind_of(given: object) -> TransactionKind:
     """*given*, a kind of transaction or its name, as a kind.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: *given* is no kind.
     """
     if isinstance(given, str) and given in list(TransactionKind):
         return TransactionKind(given)
@@ -152,7 +152,7 @@ def kind_of(given: object) -> TransactionKind:
 
 
 def page_of(lines: Sequence[Line], limit: int) -> Page:
-    """A page of *lines*, of which one more than *limit* was read when there is a next page."""
+    """Make a page of *lines*. One line more than *limit* means that there is a next page."""
     shown_lines = tuple(lines[:limit])
     more = len(lines) > limit
     return Page(shown_lines, str(shown_lines[-1].position) if more else None)

@@ -21,19 +21,19 @@ from cogni_billing.domain.shares import Share
 
 @frozen
 class Posting:
-    """One signed amount on one account; positive raises that account's balance."""
+    """A signed amount on one account. A positive amount raises the account's balance."""
 
     account: AccountId
     amount: Amount
 
     @property
     def tenant(self) -> TenantId:
-        """The account's owner: who may read this posting."""
+        """The owner of the account, the only tenant that may read this posting."""
         return owner_of(self.account)
 
 
 def imbalance(postings: Iterable[Posting]) -> tuple[Amount, ...]:
-    """What *postings* sum to in each unit where it is not zero."""
+    """The sums of *postings*, one for each unit in which the sum is not zero."""
     postings = tuple(postings)
     units = {posting.amount.unit: None for posting in postings}
     sums = (total((p.amount for p in postings if p.amount.unit is u), u) for u in units)
@@ -66,7 +66,7 @@ def balanced(
 
 @frozen(kw_only=True)
 class GrantTerms:
-    """Where granted credits come from, when it is their turn to be spent, and until when."""
+    """The terms of a grant: its source, its place in the spend order, and its expiry."""
 
     source: str
     priority: int
@@ -114,11 +114,11 @@ class Transaction:
     """Every input of the shares, so that `verify` can compute them again from the record."""
     metadata: Mapping[str, Json] = EMPTY
     overdraft: bool = False
-    """Whether it may take more than is available, because the cost was already incurred."""
+    """True if it may take more than is available, because the cost was already incurred."""
     subject: UUID | None = None
     """The hold of a capture, the grant of an expiry, or the dispute of a chargeback."""
     terms: GrantTerms | None = None
-    """How the credits of a grant are to be spent."""
+    """The terms of a grant."""
     absorbed: Amount = ZERO
     """The part of a reversal that the `shortfall` account pays."""
     reversal: Reversal | None = None
@@ -198,8 +198,10 @@ class Transaction:
 
 @frozen
 class Recorded:
-    """What the ledger holds after a call: the transaction as it was first recorded, the balance
-    of its tenant's account right after it, and whether this call only found it there.
+    """A transaction as the ledger stores it.
+
+    `balance` is the posted balance of the tenant's account right after the transaction. `replayed`
+    is true if an earlier call recorded it.
     """
 
     transaction: Transaction

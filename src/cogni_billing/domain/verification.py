@@ -1,4 +1,4 @@
-"""What `verify` looks for, and what it finds."""
+"""Verification: the invariants that `verify` checks, and its findings."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from cogni_billing.domain.transactions import Reversal
 
 
 class Rule(Enum):
-    """What must hold of the recorded data; its invariant, and what it says."""
+    """An invariant of the recorded data, with its number and a sentence for reports."""
 
     TRANSACTIONS_SUM_TO_ZERO = ("I1", "a transaction's postings sum to zero in each unit")
     POSTINGS_MATCH = ("I1", "a transaction has exactly the postings that it declares")
     TRANSACTIONS_FIT_THEIR_KIND = ("I1", "a transaction has the fields and the sign of its kind")
-    TRANSACTIONS_DO_WHAT_WAS_ASKED = ("I4", "a transaction is of what its request asked for")
-    WALLETS_MATCH = ("I2", "a wallet is what its owner's transactions posted")
-    WALLETS_HAVE_ACCOUNTS = ("I2", "a wallet is an opened account's")
-    WALLETS_FOLLOW_A_CHECKPOINT = ("I2", "a wallet has received the sum of a checkpoint")
-    WALLETS_KNOW_WHAT_IS_DUE = ("I2", "a wallet knows when its next hold or grant expires")
-    LINES_RUN_ON = ("I2", "each line's running balance is the one before it and its own amount")
-    LINES_ARE_GAPLESS = ("I2", "lines are numbered without a gap, as their wallet counts them")
+    TRANSACTIONS_DO_WHAT_WAS_ASKED = ("I4", "a transaction does what its request asked for")
+    WALLETS_MATCH = ("I2", "a wallet is the sum of its owner's transactions")
+    WALLETS_HAVE_ACCOUNTS = ("I2", "a wallet belongs to an open account")
+    WALLETS_FOLLOW_A_CHECKPOINT = ("I2", "the received credits of a wallet match a checkpoint")
+    WALLETS_KNOW_WHAT_IS_DUE = ("I2", "a wallet stores when its next hold or grant expires")
+    LINES_RUN_ON = ("I2", "a line's balance is the previous balance plus its amount")
+    LINES_ARE_GAPLESS = ("I2", "lines are numbered without a gap, up to their wallet's count")
     LINES_SEE_ARRIVALS = (
         "I2",
-        "a line has seen its account's arrivals, as far as lines before it",
+        "a line has seen at least the arrivals of earlier lines",
     )
-    HOLDS_ARE_COUNTED = ("I2", "a wallet holds aside what its open holds are of")
-    GRANTS_ARE_COUNTED = ("I2", "a wallet counts what is left of its grants")
-    CHECKPOINTS_MATCH = ("I2", "a checkpoint is what the lines up to it sum to")
+    HOLDS_ARE_COUNTED = ("I2", "a wallet sets aside the sum of its open holds")
+    GRANTS_ARE_COUNTED = ("I2", "a wallet counts the remainder of its grants")
+    CHECKPOINTS_MATCH = ("I2", "a checkpoint is the sum of the lines up to it")
     POLICIES_MATCH_THEIR_DIGEST = ("I3", "a policy is recorded under the digest of its text")
-    SHARES_FOLLOW_THE_POLICY = ("I3", "a purchase has the shares of the policy it records")
-    PURCHASES_CREDIT_WHAT_WAS_PAID = ("I3", "a purchase credits what its payment buys, in full")
+    SHARES_FOLLOW_THE_POLICY = ("I3", "a purchase has the shares of its recorded policy")
+    PURCHASES_CREDIT_WHAT_WAS_PAID = ("I3", "a purchase credits all that its payment buys")
     PURCHASES_CLAIM_THEIR_PAYMENT = ("I5", "a purchase has claimed its payment")
     PAYMENTS_HAVE_THEIR_PURCHASE = ("I5", "a claimed payment has its purchase")
     ATTEMPTS_HAVE_THEIR_PURCHASE = (
         "I5",
-        "a credited attempt has its purchase, of as much",
+        "a credited attempt has its purchase, of the same amount",
     )
-    ATTEMPTS_FOLLOW_THEIR_EVENTS = ("I5", "an attempt is where its events have led it")
-    EVIDENCE_IS_OF_ITS_ATTEMPT = ("I5", "evidence is claimed by its pending or credited attempt")
-    TRANSACTIONS_MATCH_THEIR_SEAL = ("I8", "a sealed transaction is as it was when it was sealed")
+    ATTEMPTS_FOLLOW_THEIR_EVENTS = ("I5", "an attempt is in the state of its last event")
+    EVIDENCE_IS_OF_ITS_ATTEMPT = ("I5", "a pending or credited attempt claims its evidence")
+    TRANSACTIONS_MATCH_THEIR_SEAL = ("I8", "a sealed transaction has not changed since")
     HOLDS_FIT_THEIR_KIND = ("I10", "a hold has the fields of its kind and state")
-    CAPTURES_MATCH_THEIR_HOLD = ("I10", "a captured hold has one capture, of what it says")
-    GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant is of what its transaction minted")
-    GRANTS_ADD_UP = ("I10", "what is taken of a grant was spent, is held, or has lapsed")
-    GRANTS_LAPSE_ON_TIME = ("I10", "a grant lapses when it expires, not before")
-    RETURNS_FOLLOW_ONE_ANOTHER = ("I11", "returns of a payment add up, and stay within it")
-    RETURNS_TAKE_BACK_THEIR_PART = ("I11", "a return takes back its part of every leg")
-    DISPUTES_ARE_SET_ASIDE = ("I11", "what an open dispute is of is set aside, on every wallet")
-    DISPUTES_ARE_OF_THEIR_PAYMENT = ("I11", "a dispute is of a part of its payment's every leg")
-    CHARGEBACKS_END_A_DISPUTE = ("I11", "a chargeback ends a dispute, and is of as much")
+    CAPTURES_MATCH_THEIR_HOLD = ("I10", "a captured hold has one capture, of the same amount")
+    GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant has the amount that its transaction minted")
+    GRANTS_ADD_UP = ("I10", "credits taken from a grant were spent, held or expired")
+    GRANTS_LAPSE_ON_TIME = ("I10", "the credits of a grant expire at its expiry, not before")
+    RETURNS_FOLLOW_ONE_ANOTHER = ("I11", "reversals of a payment add up, and stay within it")
+    RETURNS_TAKE_BACK_THEIR_PART = ("I11", "a reversal takes back its part of every leg")
+    DISPUTES_ARE_SET_ASIDE = ("I11", "an open dispute sets its credits aside on every wallet")
+    DISPUTES_ARE_OF_THEIR_PAYMENT = ("I11", "a dispute covers its part of every leg of the payment")
+    CHARGEBACKS_END_A_DISPUTE = ("I11", "a chargeback ends a dispute of the same amount")
 
     def __init__(self, invariant: str, says: str) -> None:
         self.invariant = invariant
@@ -67,13 +67,13 @@ class Rule(Enum):
 
     @property
     def code(self) -> str:
-        """Its stable name."""
+        """The stable name."""
         return self.name.lower()
 
 
 @frozen
 class Violation:
-    """One place where a rule is broken: the ids that locate it, and what is wrong there."""
+    """A broken invariant: the ids that locate the record, and a description."""
 
     rule: Rule
     where: Mapping[str, str]
@@ -86,13 +86,14 @@ class Violation:
 
 @frozen(kw_only=True)
 class Verification:
-    """What a whole ledger was found to be."""
+    """The result of checking the whole ledger."""
 
     violations: tuple[Violation, ...]
-    """At most so many of each rule as the call asked for."""
+    """At most as many for each invariant as the call asked for."""
     transactions: int
-    """How many transactions were looked at, and how many postings."""
+    """The number of transactions that were checked."""
     postings: int
+    """The number of postings that were checked."""
 
     @property
     def ok(self) -> bool:
@@ -107,7 +108,7 @@ def purchase_problems(
     policy: Mapping[str, Json],
     at: datetime,
 ) -> Iterator[tuple[Rule, str]]:
-    """What is wrong with a recorded purchase, judged by nothing but its record."""
+    """Check a recorded purchase against its own record, with the recorded policy."""
     try:
         bought = credits_for(parsed(paid))
     except BillingError as error:
@@ -138,8 +139,9 @@ def return_problems(
     paid: str,
     so_far: Reversal,
 ) -> Iterator[tuple[Rule, str]]:
-    """What is wrong with a recorded refund or chargeback, judged by the records of it and of its
-    purchase; the legs are the customer's and the shares, in their order.
+    """Check a recorded refund or chargeback against its own record and its purchase.
+
+    The legs are the customer's credits and the shares, in order.
     """
     try:
         whole = parsed(paid)

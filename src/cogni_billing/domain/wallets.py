@@ -1,8 +1,6 @@
-"""A wallet: what a tenant's own transactions left on its account, what of it is set aside, which
-of it was granted, and whether the rest covers more.
+"""Wallets: the state of a tenant's account, with its holds and grants, under one lock.
 
-The Postgres adapter keeps the same rules in the database, under the wallet's lock; what is here
-says what they are, and is what the in-memory adapter runs.
+The Postgres adapter enforces the same rules in the database. The in-memory adapter runs this code.
 """
 
 from __future__ import annotations
@@ -34,13 +32,13 @@ Value = TypeVar("Value")
 
 @frozen(kw_only=True)
 class Wallet:
-    """The running state of an account's own side.
+    """The running state of a tenant's account, from the tenant's own transactions.
 
-    `as_of` is the moment of its newest change; its time never runs backwards, so the balance as
-    of a moment is that of the last posting until then, whatever the clocks of the hosts say.
+    `as_of` is the moment of the newest change. It never moves backwards, so the balance as of a
+    moment is the one of the last posting until then, also if the hosts' clocks differ.
 
-    What only time brings about, the expiry of holds and grants, is due until a wallet is
-    `settled`; every other change is made to a settled one.
+    Expirations of holds and grants are due until the wallet is `settled`. Every other change is
+    made to a settled wallet.
     """
 
     posted: Amount = ZERO
@@ -48,27 +46,27 @@ class Wallet:
     holds: Mapping[UUID, Hold] = MappingProxyType({})
     grants: Mapping[UUID, Grant] = MappingProxyType({})
     pins: Mapping[UUID, tuple[Draw, ...]] = MappingProxyType({})
-    """What each hold set aside of which grants; the rest of it was purchased credits."""
+    """The part of each hold that comes from grants. The rest is purchased credits."""
     disputed: Mapping[UUID, Hold] = MappingProxyType({})
-    """What disputes have set aside, of whoever's payments; no matter what is available."""
+    """The credits set aside by disputes of any tenant's payments, even beyond the available."""
 
     def present(self, moment: datetime) -> datetime:
-        """*moment*, or the wallet's own where that is later."""
+        """The later one of *moment* and `as_of`."""
         return max(self.as_of, moment)
 
     def held(self, moment: datetime) -> Amount:
-        """What is set aside at *moment*."""
+        """The credits that were set aside at *moment*."""
         aside = chain(self.holds.values(), self.disputed.values())
         return total((hold.amount for hold in aside if hold.held_at(moment)), CREDIT)
 
     @property
     def aside(self) -> Amount:
-        """What is set aside now, when this wallet is settled."""
+        """The credits set aside now. The wallet must be settled."""
         open_ones = (h for h in chain(self.holds.values(), self.disputed.values()) if h.is_open)
         return total((hold.amount for hold in open_ones), CREDIT)
 
     def earned(self, arrived: Amount) -> Amount:
-        """What is available and was not granted, when others have added *arrived* so far."""
+        """The available credits that were not granted. *arrived* is the sum of all arrivals."""
         granted = total((grant.remaining for grant in self.spendable()), CREDIT)
         return self.posted + arrived - self.aside - granted
 
@@ -76,28 +74,30 @@ class Wallet:
         """The hold with this id.
 
         Raises:
-            UnknownHold: there is none.
+            UnknownHold: the wallet has no such hold.
         """
         if hold_id not in self.holds:
             raise UnknownHold(hold_id)
         return self.holds[hold_id]
 
     def spendable(self) -> list[Grant]:
-        """The grants with something left, in the order in which they are spent."""
+        """The grants with credits left, in spend order."""
         left = (grant for grant in self.grants.values() if grant.remaining.is_positive)
         return sorted(left, key=lambda grant: grant.turn)
 
-    # Time ---------------------------------------------------------------------------------------
+    # Expirations --------------------------------------------------------------------------------
 
     def settled(self, moment: datetime) -> tuple[Wallet, tuple[Lapse, ...]]:
-        """This wallet at *moment* or its own later one, when what was due by then has happened,
-        one after another; and what lapsed of grants meanwhile.
+        """This wallet at *moment* or at `as_of`, whichever is later, with the expirations due by
+        then.
+
+        Returns the wallet and the remainders of the grants that expired.
         """
         wallet, lapses = self.caught_up(moment)
         return wallet.at(self.present(moment)), lapses
 
     def caught_up(self, moment: datetime) -> tuple[Wallet, tuple[Lapse, ...]]:
-        """The same, but that the wallet's time goes on to the last of what was due, no further."""
+        """Like `settled`, but `as_of` moves to the last due expiration, no further."""
         present, wallet, lapses = self.present(moment), self, list[Lapse]()
         while due := [instant for instant in wallet.instants() if instant <= present]:
             wallet = wallet.at(min(due))
@@ -108,11 +108,11 @@ class Wallet:
         return wallet, tuple(lapses)
 
     def is_due(self, moment: datetime) -> bool:
-        """Whether anything is due by *moment*."""
+        """True if an expiration is due by *moment*."""
         return any(instant <= moment for instant in self.instants())
 
     def instants(self) -> Iterable[datetime]:
-        """When something is due that time alone brings about."""
+        """The moments at which open holds and spendable grants expire."""
         yield from (hold.ends_at for hold in self.holds.values() if hold.is_open)
         yield from (grant.expires_at for grant in self.spendable() if grant.expires_at)
 
@@ -130,13 +130,13 @@ class Wallet:
     # Changes ------------------------------------------------------------------------------------
 
     def after(self, transaction: Transaction, arrived: Amount) -> Wallet:
-        """This wallet after its owner's *transaction*, when others have added *arrived* so far.
+        """This wallet after its owner's *transaction*. *arrived* is the sum of all arrivals.
 
         Raises:
-            InsufficientCredits: the transaction takes more than is available, and may not; or
-                captures more than its hold is of.
-            UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
-            InvalidTime: it grants what would have expired.
+            InsufficientCredits: less is available and the transaction allows no overdraft, or the
+                captured hold is smaller.
+            UnknownHold, HoldClosed: the captured hold is unknown, or has ended.
+            InvalidTime: the new grant would have expired already.
             UnbalancedTransaction: its kind is unknown, or is `EXPIRY`. A caller cannot post an
                 expiry, because `caught_up` expires the grants.
         """
@@ -150,7 +150,7 @@ class Wallet:
                 require_unexpired(grant.expires_at, self.as_of)
                 wallet = self.with_grant(grant)
             case TransactionKind.REFUND | TransactionKind.CHARGEBACK:
-                # Purchased credits go before granted ones. Below zero, there are neither.
+                # Purchased credits are taken before granted ones.
                 purchased = max(self.earned(arrived), ZERO)
                 wallet, _ = self.drawing(max(-transaction.amount - purchased, ZERO))
             case TransactionKind.EXPIRY:
@@ -164,10 +164,10 @@ class Wallet:
         return evolve(wallet, posted=self.posted + transaction.amount)
 
     def with_hold(self, hold: Hold, arrived: Amount) -> Wallet:
-        """This wallet with *hold* set aside: of grants first, as if it were spent.
+        """This wallet with *hold* set aside, in spend order, so that grants come first.
 
         Raises:
-            InvalidTime: the hold would have expired.
+            InvalidTime: the hold would have expired already.
             InsufficientCredits: less is available.
         """
         require_unexpired(hold.expires_at, self.as_of)
@@ -180,11 +180,11 @@ class Wallet:
         )
 
     def with_disputed(self, part: Hold) -> Wallet:
-        """This wallet with *part* set aside for a dispute, as it is now: open or ended."""
+        """This wallet with *part* of a dispute in its present state, open or ended."""
         return evolve(self, disputed=_with(self.disputed, part.id, part))
 
     def released(self, hold_id: UUID) -> Wallet:
-        """This wallet after the hold was given back, if it was open."""
+        """This wallet after the release of the hold, if the hold was open."""
         hold = self.hold(hold_id)
         return self.ended(hold.ended(HoldState.RELEASED, self.as_of)) if hold.is_open else self
 
@@ -195,7 +195,7 @@ class Wallet:
         return self.ended(hold.ended(HoldState.CAPTURED, self.as_of, taken))
 
     def ended(self, hold: Hold) -> Wallet:
-        """This wallet with *hold* as it ended; what it did not use of grants is theirs again."""
+        """This wallet with the ended *hold*. Grants get back the pinned credits it did not use."""
         wallet, used = evolve(self, holds=_with(self.holds, hold.id, hold)), hold.captured
         for pin in self.pins[hold.id]:
             part = min(pin.amount, used)
@@ -206,7 +206,7 @@ class Wallet:
         return wallet
 
     def drawing(self, wanted: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
-        """This wallet without *wanted* of its grants, as far as they go; and what went of which."""
+        """This wallet with up to *wanted* taken from its grants, and the draws, in spend order."""
         wallet, draws = self, list[Draw]()
         for grant in self.spendable():
             part = min(grant.remaining, wanted)

@@ -109,8 +109,8 @@ def test_a_tuple_of_weights_is_as_good_as_a_list() -> None:
         ([Decimal("0.0000000000001")], "weights[0]", "Decimal('1E-13')"),
         ([10**27 + 1], "weights[0]", str(10**27 + 1)),
         ([Decimal("-0")], "weights[0]", "Decimal('-0')"),
-        ([], "weights", "0 in all"),
-        ([0, 0, 0], "weights", "3 in all"),
+        ([], "weights", "0 weights of zero"),
+        ([0, 0, 0], "weights", "3 weights of zero"),
     ],
 )
 def test_a_refusal_says_which_weight_it_is_about(weights: Weights, field: str, given: str) -> None:

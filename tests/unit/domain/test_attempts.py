@@ -130,7 +130,9 @@ def test_what_is_waited_for_is_pending_and_nothing_else_is(code: Any) -> None:
 
 @pytest.mark.parametrize("code", [FailureCode.INTENT_EXPIRED, "nonsense", None, 7])
 def test_no_verifier_tells_of_an_intent_s_time(code: Any) -> None:
-    with pytest.raises(InvalidInput, match="code: expected a FailureCode that a verifier can tell"):
+    with pytest.raises(
+        InvalidInput, match="code: expected a FailureCode that a verifier can report"
+    ):
         PaymentFailed(code)
 
 
@@ -265,7 +267,7 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
     ),
     (
         lambda: PaymentFailed(FailureCode.INTENT_EXPIRED),
-        "code: expected a FailureCode that a verifier can tell, got 'INTENT_EXPIRED'",
+        "code: expected a FailureCode that a verifier can report, got 'INTENT_EXPIRED'",
     ),
     (lambda: AttemptRules(minimum=credits(5)), "amount: expected USD, got CREDIT"),
     (
@@ -312,7 +314,7 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
     ),
     (
         lambda: plan_purchase_of("8453:0x" + "A" * 64),
-        "payment: expected chain_id:0x and the transaction's hash, in small letters,"
+        "payment: expected chain_id:0x and the transaction hash, in lower case,"
         f" got '8453:0x{'A' * 53}...",
     ),
     (
@@ -353,7 +355,7 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
     ),
     (
         lambda: checked_evidence("8453:x:0x" + "a" * 64),
-        f"evidence: expected chain_id:tx_hash, the hash being 0x and 64 hexadecimal digits, got '8453:x:0x{'a' * 51}...",
+        f"evidence: expected chain_id:tx_hash, where tx_hash is 0x and 64 hexadecimal digits, got '8453:x:0x{'a' * 51}...",
     ),
     (
         lambda: checked_evidence("stripe"),
@@ -369,23 +371,23 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
     ),
     (
         lambda: checked_evidence("8453:0x1"),
-        "evidence: expected chain_id:tx_hash, the hash being 0x and 64 hexadecimal digits, got '8453:0x1'",
+        "evidence: expected chain_id:tx_hash, where tx_hash is 0x and 64 hexadecimal digits, got '8453:0x1'",
     ),
     (
         lambda: require_provider("stripe:pi_1", "8453"),
-        "evidence: expected evidence that begins 8453:, got 'stripe:pi_1'",
+        "evidence: expected evidence beginning with 8453:, got 'stripe:pi_1'",
     ),
     (
         lambda: checked_destinations(7),
-        "destinations: expected a Destination, or some with a provider each, got 7",
+        "destinations: expected one or more Destination, each with another provider, got 7",
     ),
     (
         lambda: checked_destinations([None]),
-        "destinations: expected a Destination, or some with a provider each, got a list",
+        "destinations: expected one or more Destination, each with another provider, got a list",
     ),
     (
         lambda: checked_destinations([CARD, CARD]),
-        "destinations: expected a Destination, or some with a provider each, got two of one provider",
+        "destinations: expected one or more Destination, each with another provider, got a provider twice",
     ),
 ]
 

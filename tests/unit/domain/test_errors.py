@@ -76,7 +76,7 @@ SAMPLES: list[tuple[BillingError, str]] = [
     ),
     (
         OthersRefused(),
-        "nothing was done, because another request of this tenant's was refused",
+        "not recorded; fix the request of this tenant that was refused, and call again",
     ),
     (PrivilegeRequired("refund"), "not allowed: refund"),
     (UnbalancedTransaction("off", (credits(1),)), "off, 1 CREDIT"),

@@ -214,7 +214,7 @@ def test_a_transaction_on_a_chain_has_one_spelling(written: str) -> None:
         plan(payment=written)
 
     assert caught.value.field == "payment"
-    assert caught.value.expected == "chain_id:0x and the transaction's hash, in small letters"
+    assert caught.value.expected == "chain_id:0x and the transaction hash, in lower case"
 
 
 @pytest.mark.parametrize(

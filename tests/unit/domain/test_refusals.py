@@ -275,27 +275,27 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: allocate(usd(1), []),
-        "invalid_amount: weights: expected at least one above zero, got 0 in all",
+        "invalid_amount: weights: expected at least one above zero, got 0 weights of zero",
     ),
     (
         lambda: allocate(usd(1), [0, Decimal(0)]),
-        "invalid_amount: weights: expected at least one above zero, got 2 in all",
+        "invalid_amount: weights: expected at least one above zero, got 2 weights of zero",
     ),
     (
         lambda: allocate(usd(1), [1, -1]),
-        "invalid_amount: weights[1]: expected an exact number from 0 to 10^27 with <= 12 decimals, got -1",
+        "invalid_amount: weights[1]: expected an exact number from 0 to 10^27 with at most 12 decimals, got -1",
     ),
     (
         lambda: allocate(usd(1), ["1"]),
-        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with <= 12 decimals, got '1'",
+        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with at most 12 decimals, got '1'",
     ),
     (
         lambda: allocate(usd(1), [10**27 + 1]),
-        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with <= 12 decimals, got 1000000000000000000000000001",
+        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with at most 12 decimals, got 1000000000000000000000000001",
     ),
     (
         lambda: allocate(usd(1), [Decimal("1E-13")]),
-        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with <= 12 decimals, got Decimal('1E-13')",
+        "invalid_amount: weights[0]: expected an exact number from 0 to 10^27 with at most 12 decimals, got Decimal('1E-13')",
     ),
     (
         lambda: tenant_id("alice"),
@@ -460,7 +460,7 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: checked_request({"amount": 1}, Charge),
-        "invalid_input: charge: expected a Charge, or a mapping of what makes one, got a dict",
+        "invalid_input: charge: expected a Charge, or a mapping with its arguments, got a dict",
     ),
     (
         lambda: kind_of("gift"),
@@ -516,11 +516,11 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: rule(beneficiary="me"),
-        "invalid_policy: beneficiary: expected a tenant's account, or the system's, 00000000-0000-4000-b000-000000000000, got 'me'",
+        "invalid_policy: beneficiary: expected the account of a tenant, or 00000000-0000-4000-b000-000000000000, got 'me'",
     ),
     (
         lambda: rule(beneficiary=UUID(int=0)),
-        "invalid_policy: beneficiary: expected a tenant's account, or the system's, 00000000-0000-4000-b000-000000000000, got UUID('00000000-0000-0000-0000-000000000000')",
+        "invalid_policy: beneficiary: expected the account of a tenant, or 00000000-0000-4000-b000-000000000000, got UUID('00000000-0000-0000-0000-000000000000')",
     ),
     (lambda: rule(cap=5), "invalid_policy: cap: expected an Amount in CREDIT, got 5"),
     (lambda: rule(cap=usd(5)), "invalid_policy: cap: expected an Amount in CREDIT, got 5.00 USD"),
@@ -542,27 +542,27 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: rule(tiers=None),
-        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got None",
+        "invalid_policy: tiers: expected at most 16 ShareTier with ascending at_least above zero, got None",
     ),
     (
         lambda: rule(tiers=[1]),
-        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got a list",
+        "invalid_policy: tiers: expected at most 16 ShareTier with ascending at_least above zero, got a list",
     ),
     (
         lambda: rule(tiers=[(credits(1), "1")] * 17),
-        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got a list",
+        "invalid_policy: tiers: expected at most 16 ShareTier with ascending at_least above zero, got a list",
     ),
     (
         lambda: rule(tiers=[(credits(2), "1"), (credits(2), "1")]),
-        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got 2 CREDIT, 2 CREDIT",
+        "invalid_policy: tiers: expected at most 16 ShareTier with ascending at_least above zero, got 2 CREDIT, 2 CREDIT",
     ),
     (
         lambda: rule(tiers=[(credits(0), "1")]),
-        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got 0 CREDIT",
+        "invalid_policy: tiers: expected at most 16 ShareTier with ascending at_least above zero, got 0 CREDIT",
     ),
     (
         lambda: rule(tiers=[(HUGE, "1"), (HUGE, "1"), (HUGE, "1")]),
-        "invalid_policy: tiers: expected at most 16 of ShareTier, each of more credits than the one before, got 1000000000000000000000000000 CREDIT, 100000000000000000000000000",
+        "invalid_policy: tiers: expected at most 16 ShareTier with ascending at_least above zero, got 1000000000000000000000000000 CREDIT, 100000000000000000000000000",
     ),
     (
         lambda: ShareTier(usd(1), Decimal(1)),
@@ -590,19 +590,19 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: policy(rules=[rule("1.5")], mode=ShareMode.SPLIT),
-        "invalid_policy: rules: expected at most 1 in a split, got rates that sum to 1.5 from 0 CREDIT",
+        "invalid_policy: rules: expected rates with a sum of at most 1, got rates that sum to 1.5 from 0 CREDIT",
     ),
     (
         lambda: policy(rules=[rule("0", tiers=[(HUGE, "1.123456789012")])], mode=ShareMode.SPLIT),
-        "invalid_policy: rules: expected at most 1 in a split, got rates that sum to 1.123456789012 from 10000000000000000000000000",
+        "invalid_policy: rules: expected rates with a sum of at most 1, got rates that sum to 1.123456789012 from 10000000000000000000000000",
     ),
     (
         lambda: policy().at(NOON - timedelta(seconds=1)),
-        "invalid_policy: policy: expected in force from 2026-11-23 12:00:00.123456+00:00, got none at 2026-11-23 11:59:59.123456+00:00",
+        "invalid_policy: policy: expected one in force at 2026-11-23 11:59:59.123456+00:00, got one in force from 2026-11-23 12:00:00.123456+00:00",
     ),
     (
         lambda: policy().shares_of(credits(1), NOON - timedelta(seconds=1)),
-        "invalid_policy: policy: expected in force from 2026-11-23 12:00:00.123456+00:00, got none at 2026-11-23 11:59:59.123456+00:00",
+        "invalid_policy: policy: expected one in force at 2026-11-23 11:59:59.123456+00:00, got one in force from 2026-11-23 12:00:00.123456+00:00",
     ),
     (
         lambda: policy().shares_of(credits(-1), NOON),
@@ -618,27 +618,27 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: checked_policies("default"),
-        "invalid_policy: policy: expected a RevenueSharePolicy, or RevenueSharePolicies, got 'default'",
+        "invalid_policy: policy: expected a RevenueSharePolicy or RevenueSharePolicies, got 'default'",
     ),
     (
         lambda: RevenueSharePolicies([]),
-        "invalid_policy: policies: expected RevenueSharePolicy, one or more, got a list",
+        "invalid_policy: policies: expected one or more RevenueSharePolicy, got a list",
     ),
     (
         lambda: RevenueSharePolicies([5]),
-        "invalid_policy: policies: expected RevenueSharePolicy, one or more, got a list",
+        "invalid_policy: policies: expected one or more RevenueSharePolicy, got a list",
     ),
     (
         lambda: RevenueSharePolicies([DEFAULT, DEFAULT]),
-        "invalid_policy: effective_from: expected after the one before, 1970-01-01 00:00:00+00:00, got 1970-01-01 00:00:00+00:00",
+        "invalid_policy: effective_from: expected a moment after 1970-01-01 00:00:00+00:00, got 1970-01-01 00:00:00+00:00",
     ),
     (
         lambda: RevenueSharePolicies([policy(), policy(effective_from=NOON + timedelta(1))]),
-        "invalid_policy: version: expected a version of its own for each policy, got one twice",
+        "invalid_policy: version: expected a unique version for each policy, got a version twice",
     ),
     (
         lambda: RevenueSharePolicies([policy()]).at(NOON - timedelta(seconds=1)),
-        "invalid_policy: policy: expected in force from 2026-11-23 12:00:00.123456+00:00, got none at 2026-11-23 11:59:59.123456+00:00",
+        "invalid_policy: policy: expected one in force at 2026-11-23 11:59:59.123456+00:00, got one in force from 2026-11-23 12:00:00.123456+00:00",
     ),
     (
         lambda: RevenueSharePolicies.from_dict({}),

@@ -7,8 +7,8 @@ import pytest
 from cogni_billing import ScopeClosed
 from cogni_billing.adapters.guard import ScopeGuard
 
-FAILED = "a call in it failed, so nothing of it is kept"
-ENDED = "it has ended"
+FAILED = "a call in it failed; open a new scope"
+ENDED = "it has ended; open a new scope"
 
 
 def broken_by(error: BaseException) -> ScopeGuard:

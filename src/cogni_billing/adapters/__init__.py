@@ -1,1 +1,1 @@
-"""What keeps the ports' promises: `memory` and `postgres` a ledger's, `verifiers` a verifier's."""
+"""Adapters of the ports: ledgers in `memory` and `postgres`, and payment `verifiers`."""

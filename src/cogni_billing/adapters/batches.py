@@ -1,4 +1,4 @@
-"""What posting many at once means, on every adapter, whatever it does to be faster."""
+"""Posting many transactions, with the same outcomes on every adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cogni_billing.domain.transactions import Recorded, Transaction
 
 Answers: TypeAlias = list[Recorded | BillingError]
 Savepoint: TypeAlias = Callable[[], AbstractContextManager[object]]
-"""Opens a block of which all changes are kept, or none when it raises."""
+"""Opens a block whose changes are rolled back if it raises."""
 
 
 def one_by_one(
@@ -20,10 +20,10 @@ def one_by_one(
     post: Callable[[Transaction], Recorded],
     savepoint: Savepoint,
 ) -> Answers:
-    """The answer of *post* to each of *transactions*; one that is refused leaves nothing.
+    """Call *post* for each transaction. A refused transaction is rolled back to its savepoint.
 
     Raises:
-        BillingError: one that ends all, as `ENDS_ALL` has it.
+        BillingError: an error of `ENDS_ALL`, which aborts the whole scope.
     """
     answers: Answers = []
     for transaction in transactions:
@@ -38,7 +38,7 @@ def one_by_one(
 
 
 def all_or_none(post: Callable[[], Answers], savepoint: Savepoint) -> Answers:
-    """The answers of *post*, when it refuses nothing; otherwise nothing it did is kept."""
+    """The answers of *post*. If any transaction is refused, all of them are rolled back."""
     answers: Answers = []
     try:
         with savepoint():

@@ -1,4 +1,4 @@
-"""Decides whether a scope may still be used. Every adapter follows this rule."""
+"""Scope guard: decides if a scope accepts calls. Every adapter uses it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from cogni_billing.domain.errors import ScopeClosed
 
 
 class ScopeGuard:
-    """Lets calls through until one fails or the scope ends.
+    """Accepts calls until one fails or the scope ends.
 
-    A failed call may have undone what the store held so far, so nothing after it can count. A
-    block that swallows its error would otherwise end as if all were well.
+    A failed call may have rolled back the earlier ones, so no later call can count. Without the
+    guard, a block that swallows the error would end as if it had succeeded.
 
     Args:
-        calls: The number of calls that the scope takes. `None` for any number.
+        calls: The number of calls that the scope accepts. `None` for any number.
     """
 
     def __init__(self, *, calls: int | None = None) -> None:
@@ -26,7 +26,7 @@ class ScopeGuard:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """One call on a repository of the scope.
+        """A context for one call on a repository of the scope.
 
         Raises:
             ScopeClosed: the scope has ended, a call failed, or this call exceeds the limit.
@@ -40,28 +40,28 @@ class ScopeGuard:
         try:
             yield
         except BaseException:
-            self._closed = "a call in it failed, so nothing of it is kept"
+            self._closed = "a call in it failed; open a new scope"
             raise
 
     def require_open(self) -> None:
-        """Return while calls are let through.
+        """Return if the scope accepts calls.
 
         Raises:
-            ScopeClosed: they are not.
+            ScopeClosed: the scope has ended, or a call failed.
         """
         if self._closed is not None:
             raise ScopeClosed(self._closed)
 
     @property
     def is_used(self) -> bool:
-        """Whether a call was made."""
+        """True if a call was made."""
         return self._used
 
     @property
     def is_single(self) -> bool:
-        """Whether the scope takes one call only."""
+        """True if the scope accepts one call only."""
         return self._limit == 1
 
     def close(self) -> None:
-        """Let no further call through."""
-        self._closed = "it has ended"
+        """Accept no further call."""
+        self._closed = "it has ended; open a new scope"

@@ -1,18 +1,18 @@
-"""What a scope may not do without a right that it was not given, as every adapter says it."""
+"""The errors for missing rights, shared by the adapters."""
 
 from typing import Final
 
 from cogni_billing.domain.errors import PrivilegeRequired
 
-_MINTING: Final = "confirming purchases and granting credits takes a role that may mint"
-_ACROSS_TENANTS: Final = "what spans tenants takes the service role"
+_MINTING: Final = "creating credits; connect as a role that may mint"
+_ACROSS_TENANTS: Final = "work across tenants; use the service role"
 
 
 def minting_refused() -> PrivilegeRequired:
-    """The answer to whoever may spend only, and tries to mint."""
+    """The error for a scope that may spend credits but not create them."""
     return PrivilegeRequired(_MINTING)
 
 
 def service_refused() -> PrivilegeRequired:
-    """The answer to whoever may act for one tenant only."""
+    """The error for a unit of work without a service role."""
     return PrivilegeRequired(_ACROSS_TENANTS)

@@ -1,4 +1,4 @@
-"""The machine's clock, and UUIDv7 identifiers."""
+"""The system clock, and UUIDv7 identifiers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _RANDOM_BITS = 74
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The system clock."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)  # noqa: TID251 (this is the clock port)
 
 
 class Uuid7Source:
-    """UUIDv7 (RFC 9562): milliseconds first, then randomness that counts up within one of them.
+    """UUIDv7 (RFC 9562): milliseconds, then random bits that count up within a millisecond.
 
-    Ids of one source strictly increase, even when the machine's clock is set back.
+    The ids of one source strictly increase, even if the system clock is set back.
     """
 
     def __init__(self) -> None:

@@ -1,1 +1,1 @@
-"""The core's needs from outside, as promises that adapters keep."""
+"""Ports: the protocols that adapters implement for the core."""

@@ -1,4 +1,4 @@
-"""The scope's tenant's payment attempts."""
+"""The payment attempts of the scope's tenant."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent
 
 
 class AttemptRepository(Protocol):
-    """Keeps payment attempts, and the history of each."""
+    """Stores payment attempts, and the history of each."""
 
     def create(self, intent: Intent, /) -> None:
         """Record a new intent.
 
         Raises:
-            PrivilegeRequired: it is not the scope's tenant's; or the scope may not mint.
+            PrivilegeRequired: the intent is of another tenant, or the scope may not mint.
             LedgerCorruption: its id is taken.
         """
         ...
 
     def attempt(self, attempt_id: UUID, /) -> Attempt:
-        """The attempt as it is now.
+        """The attempt in its present state.
 
         Raises:
-            UnknownAttempt: the tenant has none of that id.
+            UnknownAttempt: the tenant has no such attempt.
         """
         ...
 
     def record(self, attempt: Attempt, move: AttemptEvent, /) -> Attempt:
-        """The attempt after *move*, which goes into its history in the same transaction.
+        """Record *move* and return the attempt after it. The history gets *move* in the same
+        transaction.
 
-        Evidence belongs to one attempt in the whole system while that is pending or credited.
+        In the whole system, only one pending or credited attempt can have the same evidence.
 
         Raises:
             PaymentAlreadyClaimed: another attempt, of any tenant, has the evidence.
-            LedgerUnavailable: the attempt has changed since it was read; read it again.
-            UnbalancedTransaction: it is to be credited by another transaction than a purchase
-                of its payment.
+            LedgerUnavailable: the attempt has changed since it was read. Read it again.
+            UnbalancedTransaction: the crediting transaction is no purchase of the payment.
             PrivilegeRequired: the scope may not mint.
         """
         ...
@@ -46,7 +46,7 @@ class AttemptRepository(Protocol):
     def begin_check(self, attempt_id: UUID, now: datetime, every: timedelta, /) -> bool:
         """Claim the next verification slot. True for one caller per interval.
 
-        A pending attempt has one slot in each span of *every*. Any other attempt has none.
+        A pending attempt has one slot in each span of *every*. Any other attempt has no slot.
 
         Raises:
             PrivilegeRequired: the scope may not mint.
@@ -57,6 +57,6 @@ class AttemptRepository(Protocol):
         """The history of the attempt, in order. The first event is the intent.
 
         Raises:
-            UnknownAttempt: the tenant has none of that id.
+            UnknownAttempt: the tenant has no such attempt.
         """
         ...

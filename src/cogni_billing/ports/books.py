@@ -29,7 +29,7 @@ class BooksRepository(Protocol):
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
         """Tenants whose wallets have expirations due, the longest due first. At most a thousand.
 
-        A settled wallet is not among them.
+        A tenant whose wallet is settled is not among them.
         """
         ...
 
@@ -47,7 +47,7 @@ class BooksRepository(Protocol):
         """Lock these tenants' wallets until the scope ends. Arrivals can still be added.
 
         Returns the available credits of each at *moment* that were not granted. A missing account
-        is opened, because it could not be locked.
+        is opened, because only an open account can be locked.
         """
         ...
 
@@ -60,13 +60,13 @@ class BooksRepository(Protocol):
         ...
 
     def verify(self, most: int, /) -> Verification:
-        """Check every rule over the whole ledger. Returns at most *most* violations of each."""
+        """Check every invariant over the whole ledger. Returns up to *most* violations of each."""
         ...
 
     def fold(self, position: int, /) -> Folding:
-        """Checkpoint the accounts that others add to, up to a settled position.
+        """Write checkpoints for accounts that receive arrivals, up to a settled position.
 
-        The position must come from a scope that has ended, so that this one sees every arrival
+        The position must come from a scope that has ended, so that this scope sees every arrival
         below it.
         """
         ...

@@ -1,4 +1,4 @@
-"""Time and identifiers, which the core never makes itself."""
+"""Sources of time and of identifiers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """A source of time."""
 
     def now(self) -> datetime:
         """The present moment, timezone-aware."""
@@ -16,8 +16,8 @@ class Clock(Protocol):
 
 
 class IdSource(Protocol):
-    """Makes identifiers."""
+    """A source of identifiers."""
 
     def new(self) -> UUID:
-        """A new identifier, never given before; roughly increasing, so that indexes stay dense."""
+        """A new, unique identifier. Ids roughly increase, so that indexes stay dense."""
         ...

@@ -1,4 +1,4 @@
-"""The ledger as the scope's tenant may see and extend it."""
+"""The ledger of the scope's tenant."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ class LedgerRepository(Protocol):
     """
 
     def post(self, transaction: Transaction, /) -> Recorded:
-        """Record *transaction*, or find the one recorded under its key.
+        """Record *transaction*, or find the stored transaction with its key.
 
-        The key is the kind and the reference; a purchase's reference is its payment. A purchase or
-        a grant opens its tenant's account if there is none. A stored transaction that answers the
-        same request comes back with `replayed`. If it raises, the transaction is not recorded.
+        The key is the kind and the reference. The reference of a purchase is its payment. A
+        purchase or a grant opens its tenant's account unless it has one. A stored transaction of
+        the same request is returned with `replayed` set. If the call raises, the transaction is not
+        recorded.
 
         In a single-call scope (`UnitOfWork.post`, `UnitOfWork.single`) the expirations that were
         due on the wallet stay recorded if the ledger's state refuses the call: InvalidTime,
         InsufficientCredits, UnknownHold, HoldClosed, PaymentAlreadyClaimed. All other errors are
-        decided first and record nothing.
+        decided first and record no expiration.
 
         Raises:
             IdempotencyConflict: the tenant used the key for another request.
             PaymentAlreadyClaimed: another tenant's purchase has the payment.
-            UnknownAccount: the tenant has no account, and this opens none.
-            InvalidTime: it grants what would have expired already.
-            InsufficientCredits: it takes more than is available, and may not; or captures more
-                than its hold is of.
-            UnknownHold, HoldClosed: the hold that it captures is not there, or has ended.
-            PrivilegeRequired: the transaction is not the scope's tenant's; or it mints, and the
-                scope may not.
+            UnknownAccount: the tenant has no account, and the kind does not open one.
+            InvalidTime: the new grant would have expired already.
+            InsufficientCredits: less is available and the transaction allows no overdraft, or the
+                captured hold is smaller.
+            UnknownHold, HoldClosed: the captured hold is unknown, or has ended.
+            PrivilegeRequired: the transaction is of another tenant, or mints in a scope that may
+                not.
             LedgerCorruption: the transaction's id is taken.
-            UnbalancedTransaction: its kind is unknown, or is `EXPIRY`, which the ledger itself
+            UnbalancedTransaction: its kind is unknown, or is `EXPIRY`, which only the ledger
                 records.
         """
         ...
@@ -57,14 +58,14 @@ class LedgerRepository(Protocol):
     ) -> Sequence[Recorded | BillingError]:
         """Post *transactions* of one kind, in order. Returns the answer to each.
 
-        A refused transaction is not recorded, and the others are. With *all_or_nothing*, none is
-        recorded if any is refused, and `OthersRefused` is the answer to each of the others.
-        Expirations that were due before the first post stay recorded, whatever the answers are:
-        always for several transactions; for one, unless its key, its payment or a missing account
-        answers it.
+        A refused transaction is not recorded, and the others are. With *all_or_nothing*, a refused
+        transaction keeps all others from being recorded, and `OthersRefused` is the answer to each
+        of the others. Expirations that were due before the first post stay recorded, whatever the
+        answers are: always for several transactions, and for one unless its key, its payment or a
+        missing account answers it.
 
         Raises:
-            PrivilegeRequired: they mint, and the scope may not.
+            PrivilegeRequired: the transactions mint, and the scope may not.
         """
         ...
 
@@ -121,15 +122,15 @@ class LedgerRepository(Protocol):
         Raises:
             UnknownAccount: the tenant has no account.
             UnknownHold: the tenant has no such hold.
-            HoldClosed: it was captured, or had expired.
+            HoldClosed: the hold was captured, or had expired.
         """
         ...
 
     def settle(self, moment: datetime, /) -> bool:
-        """Post the expirations that are due by *moment*, each at its own moment. True if there were
-        any.
+        """Post the expirations that are due by *moment*, each at its own moment.
 
-        Every call that writes does so first; every read takes them into account.
+        Returns true if any were due. Every call that writes does so first. Every read takes them
+        into account.
         """
         ...
 

@@ -11,14 +11,14 @@ from cogni_billing.domain.findings import Finding
 class PaymentVerifier(Protocol):
     """Looks up a payment, while no transaction is open and no lock is held.
 
-    It reports its finding; the library compares the finding with the intent.
+    It reports its finding. The library compares the finding with the intent.
     """
 
     def verify(self, evidence: str, intent: Intent, /) -> Finding:
         """The finding on the payment that *evidence* names.
 
         A temporary failure is a `PaymentPending`, with `RPC_ERROR` if the source cannot be reached.
-        A verifier should time out by itself; a later answer is ignored.
+        A verifier should time out by itself. A later answer is ignored.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""One unit of work: one transaction in the store, bound to one tenant."""
+"""The unit of work: one transaction of the store, bound to one tenant."""
 
 from __future__ import annotations
 
@@ -46,26 +46,25 @@ class Environment(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """The clock to use where no other is given."""
+        """The default clock."""
         ...
 
     @property
     def ids(self) -> IdSource:
-        """The id source to use where no other is given."""
+        """The default id source."""
         ...
 
 
 class UnitOfWork(Environment, Protocol):
-    """Opens scopes. A scope sees and writes its own tenant only, and all of its work or none of
-    it is kept.
-    """
+    """Opens scopes. A scope sees and writes its own tenant only, and is atomic."""
 
     def scope(self, tenant: TenantId, /) -> AbstractContextManager[Scope]:
         """A scope that commits when its block ends, and rolls back when the block raises.
 
         Raises:
-            ScopeClosed: a call inside failed and the block swallowed the error. Nothing is kept.
-            LedgerUnavailable: the store cannot serve now. Nothing is kept.
+            ScopeClosed: a call inside failed and the block swallowed the error. The scope is rolled
+                back.
+            LedgerUnavailable: the store cannot serve now. The scope is rolled back.
             OutcomeUnknown: the answer to the commit was lost.
         """
         ...
@@ -79,7 +78,7 @@ class UnitOfWork(Environment, Protocol):
         ...
 
     def post(self, transaction: Transaction, /) -> Recorded:
-        """Record *transaction* in a scope of its tenant that does nothing else.
+        """Record *transaction* in a scope of its own, for its tenant.
 
         It answers like `LedgerRepository.post`. An adapter may run it as one statement, or share
         one commit among several. If the state of the ledger refuses the transaction
@@ -120,7 +119,7 @@ class AsyncUnitOfWork(Environment, Protocol):
     async def run_async(self, tenant: TenantId, work: Callable[[Scope], Result], /) -> Result:
         """Like `UnitOfWork.run`, without blocking the event loop.
 
-        A cancelled task leaves all of the work or nothing.
+        A cancelled task leaves all of the work or no part of it.
         """
         ...
 

@@ -12,7 +12,7 @@ class TenantRepository(Protocol):
     """Opens and finds the one billing account of the scope's tenant."""
 
     def open_account(self, opened_at: datetime, /) -> Account:
-        """The tenant's account, opened at that moment if there was none.
+        """The tenant's account, opened at that moment unless it was open.
 
         Concurrent calls agree on one account and one moment.
         """
@@ -22,6 +22,6 @@ class TenantRepository(Protocol):
         """The tenant's account.
 
         Raises:
-            UnknownAccount: it was never opened.
+            UnknownAccount: the tenant has no account.
         """
         ...

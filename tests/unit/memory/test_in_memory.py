@@ -126,7 +126,7 @@ class TestAtomicity:
         with pytest.raises(ScopeClosed) as caught:
             unit_of_work.run(ALICE, work)
 
-        assert caught.value.reason == "a call in it failed, so nothing of it is kept"
+        assert caught.value.reason == "a call in it failed; open a new scope"
         assert state(unit_of_work) == before
 
     def test_an_id_given_twice_leaves_nothing(self, unit_of_work: InMemoryUnitOfWork) -> None:
@@ -201,7 +201,7 @@ class TestScopes:
         with pytest.raises(ScopeClosed) as caught:
             scope.ledger.balance(NOON)
 
-        assert caught.value.reason == "it has ended"
+        assert caught.value.reason == "it has ended; open a new scope"
 
     def test_a_scope_that_was_undone_has_ended_too(self, unit_of_work: InMemoryUnitOfWork) -> None:
         scopes: list[Scope] = []
@@ -215,7 +215,7 @@ class TestScopes:
         with pytest.raises(ScopeClosed) as caught:
             scopes[0].ledger.lines(PageRequest(limit=1))
 
-        assert caught.value.reason == "it has ended"
+        assert caught.value.reason == "it has ended; open a new scope"
 
     def test_a_fresh_ledger_holds_the_system_tenant_and_nothing_else(self) -> None:
         empty = state(InMemoryUnitOfWork())

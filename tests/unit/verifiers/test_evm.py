@@ -282,7 +282,7 @@ def test_a_node_of_another_chain_is_told_to_the_host(
     with pytest.raises(InvalidInput) as caught:
         verify(intent)
 
-    assert str(caught.value) == "urls: expected one of chain 8453, got a node of chain 1"
+    assert str(caught.value) == "urls: expected a node of chain 8453, got a node of chain 1"
 
 
 def test_a_chain_that_has_no_url_is_told_to_the_host(intent: Intent) -> None:
@@ -296,20 +296,20 @@ def test_a_chain_that_has_no_url_is_told_to_the_host(intent: Intent) -> None:
         ({}, "a dict"),
         (None, "None"),
         ("http://n", "'http://n'"),
-        ({"1": "http://n"}, "one of chain '1'"),
-        ({0: "http://n"}, "one of chain 0"),
-        ({True: "http://n"}, "one of chain True"),
-        ({1: "http://n", 10: None}, "something else for chain 10"),
-        ({1: ""}, "something else for chain 1"),
-        ({1: "secret"}, "something else for chain 1"),
-        ({1: b"http://n"}, "something else for chain 1"),
+        ({"1": "http://n"}, "a URL for chain '1'"),
+        ({0: "http://n"}, "a URL for chain 0"),
+        ({True: "http://n"}, "a URL for chain True"),
+        ({1: "http://n", 10: None}, "an invalid URL for chain 10"),
+        ({1: ""}, "an invalid URL for chain 1"),
+        ({1: "secret"}, "an invalid URL for chain 1"),
+        ({1: b"http://n"}, "an invalid URL for chain 1"),
     ],
 )
 def test_urls_are_one_for_each_chain(urls: Any, shown: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         EvmVerifier(urls)
 
-    expected = "a JSON-RPC URL, http:// or https://, for each chain's id"
+    expected = "a JSON-RPC URL, http:// or https://, for each chain id"
     assert str(caught.value) == f"urls: expected {expected}, got {shown}"
 
 

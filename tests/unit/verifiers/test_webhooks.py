@@ -110,7 +110,7 @@ def test_what_nobody_signed_who_knows_a_secret_is_refused(
     with pytest.raises(InvalidSignature) as caught:
         webhooks.received(event(), header)
 
-    expected = "signature: expected one made with a secret of this endpoint, got another"
+    expected = "signature: expected one made with a secret of this endpoint, got another one"
     assert str(caught.value) == expected
     assert OLD not in repr(webhooks)
 
@@ -280,7 +280,7 @@ def test_secrets_are_long_enough(secrets: Any, given: int) -> None:
     with pytest.raises(InvalidInput) as caught:
         SignedWebhooks(secrets, recipient="acct_1")
 
-    expected = f"secrets: expected one or more of at least 16 bytes each, got {given} given"
+    expected = f"secrets: expected one or more of at least 16 bytes each, got {given} secrets"
     assert str(caught.value) == expected
 
 

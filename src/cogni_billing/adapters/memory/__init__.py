@@ -1,6 +1,6 @@
-"""The in-memory twin of the Postgres adapter: the same promises and errors, no database.
+"""An in-memory ledger with the promises and errors of the Postgres adapter, without a database.
 
-For a host's own tests, and for trying the library out; it keeps nothing after the process.
+It is for a host's own tests and for trying the library. It loses its data when the process ends.
 """
 
 from cogni_billing.adapters.memory.unit_of_work import InMemoryUnitOfWork

@@ -1,4 +1,4 @@
-"""Payment attempts in the in-memory tables."""
+"""Payment attempts in memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CLAIMS: Final = {AttemptState.PENDING_UNVERIFIED, AttemptState.CREDITED}
 
 @frozen
 class MemoryAttempts:
-    """Keeps the promises of `AttemptRepository`."""
+    """The in-memory `AttemptRepository`."""
 
     _store: Store
     _tenant: TenantId
@@ -112,7 +112,7 @@ class MemoryAttempts:
 
 
 def due_attempts(store: Store, now: datetime, every: timedelta) -> Iterator[DueAttempt]:
-    """Those of all tenants that something may have become of."""
+    """The attempts of all tenants that are due for a check, or have expired."""
     for (tenant, attempt_id), attempt in store.attempts.items():
         if attempt.state is AttemptState.PENDING_UNVERIFIED:
             checked_at = store.checked[tenant, attempt_id]
@@ -124,5 +124,5 @@ def due_attempts(store: Store, now: datetime, every: timedelta) -> Iterator[DueA
 
 
 def _is_turn(checked_at: datetime, now: datetime, every: timedelta) -> bool:
-    # Far in the future is where no clock has been.
+    # A check far in the future was recorded by a wrong clock, and does not count.
     return not now - every < checked_at <= now + every

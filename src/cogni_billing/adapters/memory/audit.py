@@ -1,4 +1,4 @@
-"""What is wrong with the in-memory tables, by the rules that they can break."""
+"""Checks the invariants that the in-memory tables can break."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cogni_billing.domain.verification import Rule, Violation, purchase_problems
 
 
 def violations(store: Store) -> Iterator[Violation]:
-    """Every violation, rule by rule."""
+    """Every violation, in the order of the tables."""
     yield from _transactions(store)
     yield from _lines(store)
     yield from _wallets(store)

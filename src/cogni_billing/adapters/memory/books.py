@@ -32,8 +32,9 @@ from cogni_billing.domain.wallets import Wallet
 
 @frozen
 class MemoryBooks:
-    """Keeps the promises of `BooksRepository`. Scopes come one after another here and balances are
-    at hand, so that everything is settled and folding only keeps count.
+    """The in-memory `BooksRepository`.
+
+    Scopes run one after another and balances are stored, so `fold` only counts arrivals.
     """
 
     _store: Store

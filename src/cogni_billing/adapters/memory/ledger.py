@@ -38,7 +38,7 @@ from cogni_billing.domain.wallets import Wallet
 
 @frozen
 class MemoryLedger:
-    """Keeps the promises of `LedgerRepository`."""
+    """The in-memory `LedgerRepository`."""
 
     _store: Store
     _tenant: TenantId
@@ -58,7 +58,7 @@ class MemoryLedger:
             same_or_conflict(stored.transaction, transaction.request)
             return stored
         self._require_postable(transaction)
-        # Everything that can still refuse it is decided before the first write.
+        # All checks come before the first write, so that a refusal needs no rollback.
         wallet = self._settled(transaction.at).after(transaction, self._arrived())
         if transaction.kind is TransactionKind.PURCHASE:
             self._require_unclaimed(transaction.reference)
@@ -82,8 +82,8 @@ class MemoryLedger:
             return self._post_many(transactions, all_or_nothing=all_or_nothing)
 
     def _post_many(self, transactions: Sequence[Transaction], *, all_or_nothing: bool) -> Answers:
-        # A refused post leaves what was due on the wallet, and nothing else: one alone needs no
-        # savepoint, and several catch up before theirs.
+        # A refused post keeps only the due expirations. A single post needs no savepoint, and
+        # several post the expirations before their savepoints.
         several = len(transactions) > 1
         savepoint = self._store.savepoint if several else nullcontext
         if several and self._tenant in self._store.accounts:
@@ -215,13 +215,13 @@ class MemoryLedger:
         self._store.put(self._store.wallets, self._tenant, wallet)
 
     def _settled(self, moment: datetime) -> Wallet:
-        """The wallet at *moment*, after everything that was due on it is recorded."""
+        """The wallet at *moment*, after posting the due expirations."""
         self._catch_up(moment)
         wallet = self._wallet()
         return wallet.at(wallet.present(moment))
 
     def _catch_up(self, moment: datetime) -> None:
-        """Record everything that is due. A single-call scope keeps it if the call is refused."""
+        """Post the due expirations. A single-call scope keeps them if the call is refused."""
         if not self._wallet().is_due(self._wallet().present(moment)):
             return
         wallet, lapses = self._wallet().caught_up(moment)

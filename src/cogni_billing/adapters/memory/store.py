@@ -1,4 +1,4 @@
-"""The tables as dictionaries, with one lock and an undo log."""
+"""The in-memory tables: dictionaries with one lock and an undo log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _system_tenant() -> dict[TenantId, Account]:
 
 @define
 class Store:
-    """Everything recorded. Changed through `put` and `append` only, inside `transaction`."""
+    """The in-memory tables. `put` and `append` change them, inside `transaction`."""
 
     accounts: dict[TenantId, Account] = field(factory=_system_tenant)
     payments: dict[str, TenantId] = field(factory=dict)
@@ -61,10 +61,10 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All changes made in the block, or none when it raises; one block at a time.
+        """A block whose changes are rolled back if it raises. One block runs at a time.
 
         Raises:
-            LedgerUnavailable: this thread has a block open already and would wait for itself.
+            LedgerUnavailable: this thread has an open block already, and would wait for itself.
         """
         if self._holder == threading.get_ident():
             raise LedgerUnavailable("this thread has a scope open; end it before the next")
@@ -82,7 +82,7 @@ class Store:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """All changes made in the block, or none when it raises; inside `transaction`."""
+        """A block inside `transaction` whose changes are rolled back if it raises."""
         start = len(self._undo)
         self._savepoints += 1
         try:
@@ -97,7 +97,7 @@ class Store:
     def keep(self) -> None:
         """Make the changes so far permanent, even if the transaction raises later.
 
-        Inside a savepoint it does nothing: the block may still undo them.
+        Inside a savepoint it has no effect, because the block may still roll back.
         """
         if self._savepoints == 0:
             self._undo.clear()

@@ -17,7 +17,7 @@ from cogni_billing.domain.identity import TenantId
 
 @frozen
 class MemoryTenants:
-    """Keeps the promises of `TenantRepository`."""
+    """The in-memory `TenantRepository`."""
 
     _store: Store
     _tenant: TenantId
@@ -38,13 +38,13 @@ def require_account(store: Store, tenant: TenantId) -> None:
     """Return if *tenant* has an account.
 
     Raises:
-        UnknownAccount: it has none.
+        UnknownAccount: *tenant* has no account.
     """
     if tenant not in store.accounts:
         raise UnknownAccount(tenant)
 
 
 def open_account(store: Store, tenant: TenantId, opened_at: datetime) -> None:
-    """Give *tenant* an account if it has none."""
+    """Open an account for *tenant* unless it has one."""
     if tenant not in store.accounts:
         store.put(store.accounts, tenant, new_account(tenant, opened_at))

@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 @frozen
 class MemoryScope:
-    """One open unit of work over the in-memory tables."""
+    """An open unit of work on the in-memory tables."""
 
     tenants: MemoryTenants
     ledger: MemoryLedger
@@ -35,17 +35,17 @@ class MemoryScope:
 
 
 class InMemoryUnitOfWork:
-    """A ledger in this process's memory, for `Billing` and `AsyncBilling` alike; safe to share
-    between threads and tasks.
+    """A ledger in the memory of this process, for `Billing` and `AsyncBilling`.
 
-    Scopes run one after another: a scope waits for the one before it to end, and a second one
-    opened by the same thread raises `LedgerUnavailable` instead of waiting for itself.
+    Safe to share between threads and tasks. Scopes run one after another: a scope waits until the
+    one before it has ended. If a thread opens a second scope inside its first, the second raises
+    `LedgerUnavailable`.
 
     Args:
-        service: Whether calls that span tenants are allowed, as where a `PostgresUnitOfWork` has a
-            service engine; without it they raise `PrivilegeRequired`.
-        minting: Whether purchases can be confirmed and credits granted, as where it does not
-            connect as the spender; without it these calls raise `PrivilegeRequired`.
+        service: Allow calls across tenants, like a `PostgresUnitOfWork` with a service engine. If
+            false, these calls raise `PrivilegeRequired`.
+        minting: Allow purchases and grants, like a connection as a role that may mint. If false,
+            these calls raise `PrivilegeRequired`.
     """
 
     def __init__(self, *, service: bool = True, minting: bool = True) -> None:
@@ -56,13 +56,13 @@ class InMemoryUnitOfWork:
         self._store = Store()
 
     def limited(self, *, service: bool = False, minting: bool = False) -> InMemoryUnitOfWork:
-        """The same ledger with other rights, as over another connection."""
+        """A unit of work on the same ledger, with other rights."""
         other = InMemoryUnitOfWork(service=service, minting=minting)
         other._store = self._store
         return other
 
     def totals(self) -> dict[AccountId, Decimal]:
-        """What the lines of each account sum to, in credits: between scopes, for tests."""
+        """The sum of each account's lines, in credits. For tests, between scopes."""
         with self._store.transaction():
             return {
                 account: total((line.amount for line in lines), CREDIT).value
@@ -71,7 +71,7 @@ class InMemoryUnitOfWork:
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[MemoryScope]:
-        """A scope that keeps its work when the block ends, and nothing when it raises."""
+        """A scope that keeps its work when the block ends, and rolls back if it raises."""
         with self._opened(tenant, ScopeGuard()) as scope:
             yield scope
 
@@ -102,7 +102,7 @@ class InMemoryUnitOfWork:
     def single(self, tenant: TenantId, work: Callable[[MemoryScope], Result], /) -> Result:
         """Do *work*, one call on a repository, and return its result.
 
-        If the wallet's state refuses the call, everything that was due on the wallet stays
+        If the wallet's state refuses the call, the expirations that were due on the wallet stay
         recorded. A second call raises `ScopeClosed`.
         """
         with self._opened(tenant, ScopeGuard(calls=1)) as scope:
@@ -131,5 +131,5 @@ class InMemoryUnitOfWork:
         return self.run_service(tenant, work)
 
     async def run_async(self, tenant: TenantId, work: Callable[[MemoryScope], Result], /) -> Result:
-        """Do *work* in a scope and return its result; nothing in it ever waits for I/O."""
+        """Do *work* in a scope and return its result. It never waits for I/O."""
         return self.run(tenant, work)

@@ -1,6 +1,6 @@
 """Payment verifiers: `evm` for tokens on a chain (extra `evm`), `webhooks` for card processors.
 
-Neither is imported unless a host does.
+The library imports neither module. The host does.
 """
 
 from cogni_billing.adapters.verifiers.routing import ByProvider

@@ -1,4 +1,4 @@
-"""Payments of a token on EVM chains, looked up over JSON-RPC by web3.
+"""Verifies token payments on EVM chains, over JSON-RPC with web3.
 
 Needs the extra `evm`.
 """
@@ -22,8 +22,8 @@ from web3.exceptions import TransactionNotFound, Web3Exception  # noqa: E402
 from web3.middleware import ExtraDataToPOAMiddleware  # noqa: E402
 from web3.types import LogReceipt, TxReceipt  # noqa: E402
 
-# A library that web3 imports lets Python recurse deeper than its stack is, so that JSON that is
-# nested deeply ends the process instead of raising.
+# A library that web3 imports raises Python's recursion limit above the stack size. Deeply nested
+# JSON would then crash the process instead of raising.
 sys.setrecursionlimit(_LIMIT)
 
 from cogni_billing.domain.attempt_limits import positive_span  # noqa: E402
@@ -38,7 +38,7 @@ from cogni_billing.domain.findings import (  # noqa: E402
 )
 
 WAITS: Final = timedelta(seconds=3)
-"""For each of the three or four questions that a payment takes."""
+"""The default timeout of a request. A payment takes three or four."""
 _TRANSFER: Final = [
     {
         "type": "event",
@@ -51,16 +51,16 @@ _TRANSFER: Final = [
         ],
     }
 ]
-"""ERC-20's (https://eips.ethereum.org/EIPS/eip-20)."""
+"""The Transfer event of ERC-20 (https://eips.ethereum.org/EIPS/eip-20)."""
 _EVENT: Final = Web3().eth.contract(abi=_TRANSFER).events.Transfer()
 
 
-_EACH: Final = "a JSON-RPC URL, http:// or https://, for each chain's id"
+_EACH: Final = "a JSON-RPC URL, http:// or https://, for each chain id"
 
 
 @frozen
 class Transfer:
-    """One that a transaction made, of some token; addresses in small letters."""
+    """A token transfer in a transaction, with addresses in lower case."""
 
     token: str
     sender: str
@@ -73,10 +73,10 @@ def _urls(given: Mapping[int, str]) -> dict[int, str]:
         raise InvalidInput("urls", shown(given), _EACH)
     for chain, url in given.items():
         if type(chain) is not int or chain < 1:
-            raise InvalidInput("urls", f"one of chain {shown(chain)}", _EACH)
-        # Without one web3 would ask this machine. What is none is not shown: it may be a key.
+            raise InvalidInput("urls", f"a URL for chain {shown(chain)}", _EACH)
+        # Without a URL web3 would ask localhost. An invalid one is not shown: it may be a key.
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise InvalidInput("urls", f"something else for chain {chain}", _EACH)
+            raise InvalidInput("urls", f"an invalid URL for chain {chain}", _EACH)
     return dict(given)
 
 
@@ -86,36 +86,37 @@ def _waits(given: timedelta) -> timedelta:
 
 @define
 class EvmVerifier:
-    """Looks ERC-20 transfers up on EVM chains; serves called and awaited.
+    """Looks up ERC-20 transfers on EVM chains, in both sync and async code.
 
-    A transaction may pay several parties: what counts is all that the intent's payer sent of the
-    token to the recipient. One transaction is one payment, so a batch of several payers' can be
-    claimed by one of them only.
+    A transaction may pay several parties. The verifier counts all that the intent's payer sent of
+    the token to the recipient. One transaction is one payment, so only one intent can claim a
+    transaction that several payers share.
 
-    Whatever a node does not answer properly is `RPC_ERROR`, so that the attempt waits: no answer,
-    an error, a limit, or what is no JSON. `await aclose()` ends what `verify_async` has open.
+    If a node sends no valid answer, such as an error, a rate limit or invalid JSON, the finding is
+    `RPC_ERROR` and the attempt stays pending. `await aclose()` closes the connections of
+    `verify_async`.
 
     Args:
-        urls: A JSON-RPC URL for each chain's id.
-        waits: How long each question is waited for; a payment takes three, and one more the first
+        urls: A JSON-RPC URL for each chain id.
+        waits: The timeout of each request. A payment takes three requests, and one more the first
             time.
 
     Raises:
-        InvalidInput: there is no URL, or something else; *waits* is no span of time.
+        InvalidInput: *urls* is empty or invalid, or *waits* is no span of time.
     """
 
-    _urls: dict[int, str] = field(converter=_urls, repr=False)  # their paths hold keys
+    _urls: dict[int, str] = field(converter=_urls, repr=False)  # a URL's path may hold a key
     waits: timedelta = field(default=WAITS, kw_only=True, converter=_waits)
     _called: dict[int, Web3] = field(factory=dict, init=False, repr=False)
     _awaited: dict[int, AsyncWeb3[AsyncHTTPProvider]] = field(factory=dict, init=False, repr=False)
     _right: set[int] = field(factory=set, init=False, repr=False)
-    """Chains whose URL has been seen to be of them."""
+    """Chains whose node has reported the right chain id."""
 
     def verify(self, evidence: str, intent: Intent, /) -> Finding:
-        """What there is of the payment.
+        """The finding on the payment.
 
         Raises:
-            InvalidInput: there is no URL of the intent's chain, or it is of another chain.
+            InvalidInput: the intent's chain has no URL, or its URL is of another chain.
         """
         chain, transaction = _sought(evidence)
         eth = self._node(chain).eth
@@ -130,10 +131,10 @@ class EvmVerifier:
             return _waiting(error)
 
     async def verify_async(self, evidence: str, intent: Intent, /) -> Finding:
-        """What there is of the payment.
+        """The finding on the payment.
 
         Raises:
-            InvalidInput: there is no URL of the intent's chain, or it is of another chain.
+            InvalidInput: the intent's chain has no URL, or its URL is of another chain.
         """
         chain, transaction = _sought(evidence)
         eth = self._awaited_node(chain).eth
@@ -178,7 +179,7 @@ class EvmVerifier:
 
     def _note(self, chain: int, answered: int) -> None:
         if answered != chain:
-            raise InvalidInput("urls", f"a node of chain {answered}", f"one of chain {chain}")
+            raise InvalidInput("urls", f"a node of chain {answered}", f"a node of chain {chain}")
         self._right.add(chain)
 
 
@@ -186,7 +187,7 @@ Node = TypeVar("Node", Web3, AsyncWeb3[AsyncHTTPProvider])
 
 
 def _any_chain(node: Node) -> Node:
-    # Blocks of proof-of-authority chains carry more than web3 takes of others.
+    # Blocks of proof-of-authority chains have more extra data than web3 accepts by default.
     node.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
     return node
 
@@ -196,7 +197,7 @@ def _sought(evidence: str) -> tuple[int, HexBytes]:
     return int(chain), HexBytes(transaction)
 
 
-# The last are of answers that are not shaped as they should be.
+# Errors of the second line come from malformed answers.
 _FAILURES: Final = (
     *(Web3Exception, requests.RequestException, aiohttp.ClientError, OSError, TimeoutError),
     *(DecodingError, RecursionError, ValueError, KeyError, TypeError, AttributeError),
@@ -204,7 +205,7 @@ _FAILURES: Final = (
 
 
 def _waiting(error: Exception) -> PaymentPending:
-    """What a node's failure to answer is answered with."""
+    """The finding for a node's failure to answer."""
     missing = isinstance(error, TransactionNotFound)
     return PaymentPending(FailureCode.RECEIPT_NOT_FOUND if missing else FailureCode.RPC_ERROR)
 
@@ -212,10 +213,10 @@ def _waiting(error: Exception) -> PaymentPending:
 def _found(
     intent: Intent, transaction: HexBytes, receipt: TxReceipt, head: int, canonical: bytes
 ) -> Finding:
-    """What a receipt tells, the chain having come so far.
+    """The finding from a receipt, at the chain's present height.
 
     Raises:
-        ValueError: it is of another transaction, or has no status.
+        ValueError: the receipt is of another transaction, or has no status.
     """
     if receipt["transactionHash"] != transaction or receipt["status"] not in {0, 1}:
         raise ValueError("no receipt of that transaction")
@@ -234,7 +235,7 @@ def _transfers(receipt: TxReceipt) -> Iterator[Transfer]:
 
 
 def _transfer(log: LogReceipt) -> Transfer | None:
-    """The transfer that a log tells of; `None` where it tells of something else."""
+    """The transfer in a log, or `None` if the log is another event."""
     try:
         event = _EVENT.process_log(log)
     except (Web3Exception, DecodingError):

@@ -1,4 +1,4 @@
-"""One verifier for each provider."""
+"""A verifier that delegates by provider."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ def _by_name(given: Mapping[str, Verifier_co]) -> Mapping[str, Verifier_co]:
 
 @frozen
 class ByProvider(Generic[Verifier_co]):
-    """Asks the verifier of the intent's provider: `ByProvider({"8453": evm, "stripe": cards})`."""
+    """Delegates to the verifier of the intent's provider: `ByProvider({"8453": evm, "stripe":
+    cards})`.
+    """
 
     verifiers: Mapping[str, Verifier_co] = field(converter=_by_name)
 
     def verify(self: ByProvider[PaymentVerifier], evidence: str, intent: Intent, /) -> Finding:
-        """What that one finds.
+        """The finding of that verifier.
 
         Raises:
-            InvalidInput: there is none of that provider.
+            InvalidInput: the provider has no verifier.
         """
         return self._of(intent).verify(evidence, intent)
 
     async def verify_async(
         self: ByProvider[AsyncPaymentVerifier], evidence: str, intent: Intent, /
     ) -> Finding:
-        """What that one finds.
+        """The finding of that verifier.
 
         Raises:
-            InvalidInput: there is none of that provider.
+            InvalidInput: the provider has no verifier.
         """
         return await self._of(intent).verify_async(evidence, intent)
 

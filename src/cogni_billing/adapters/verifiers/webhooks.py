@@ -1,4 +1,4 @@
-"""Card payments that a processor tells of in signed webhooks, as Stripe does.
+"""Verifies card payments by the signed webhooks of a processor such as Stripe.
 
 The signature is HMAC-SHA256 over the time and the body
 (https://docs.stripe.com/webhooks#verify-manually).
@@ -30,17 +30,17 @@ from cogni_billing.domain.identity import TenantId, reference, tenant_id
 from cogni_billing.ports.environment import Clock
 
 TOLERANCE: Final = timedelta(minutes=5)
-"""How far a signature's time may be off, either way; what Stripe's own libraries allow."""
+"""The default tolerance, in both directions. It is the default of Stripe's own libraries."""
 SECRET_BYTES_MIN: Final = 16
 _PART = re.compile(r"(?P<name>[a-z0-9]+)=(?P<value>[0-9a-f]+)", re.ASCII)
 
 
 @frozen
 class ReceivedPayment:
-    """What one webhook tells of a payment, in the words of `PaymentAttempts.report`."""
+    """The payment in a webhook. The fields are the arguments of `PaymentAttempts.report`."""
 
     tenant: TenantId
-    """Whose intent it is of, and which: as the host told the processor in its metadata."""
+    """The tenant of the intent, from the metadata that the host gave to the processor."""
     attempt_id: UUID
     evidence: str
     finding: Finding
@@ -52,7 +52,7 @@ def _secrets(given: str | Iterable[str]) -> tuple[bytes, ...]:
     found = tuple(secret.encode() for secret in secrets if isinstance(secret, str))
     if not found or len(found) < len(secrets) or min(map(len, found)) < SECRET_BYTES_MIN:
         expected = f"one or more of at least {SECRET_BYTES_MIN} bytes each"
-        raise InvalidInput("secrets", f"{len(secrets)} given", expected)
+        raise InvalidInput("secrets", f"{len(secrets)} secrets", expected)
     return found
 
 
@@ -66,21 +66,21 @@ def _provider(given: str) -> str:
 
 @frozen
 class SignedWebhooks:
-    """Takes a processor's webhooks, and believes none that it has not signed.
+    """Reads a processor's webhooks, and accepts only signed ones.
 
-    As a verifier it waits, and without end: what there is to tell comes in webhooks, whichever
-    process they reach, and perhaps after days.
+    As a verifier it always answers `PaymentPending`, so the attempt stays pending until the webhook
+    arrives. The webhook may arrive days later, in any process.
 
     Args:
-        secrets: The endpoint's signing secret; while it is changed, the new one and the old one.
-        recipient: The merchant account that these webhooks are of.
-        provider: What evidence begins with.
-        tolerance: How far a signature's time may be off.
-        clock: What that is measured by.
+        secrets: The endpoint's signing secret. During a rotation, the new and the old secret.
+        recipient: The merchant account of these webhooks.
+        provider: The prefix of the evidence.
+        tolerance: The largest difference between the signature's time and the clock.
+        clock: The source of time.
 
     Raises:
-        InvalidInput: *secrets* are none, or too short.
-        InvalidReference: *recipient* or *provider* is no name.
+        InvalidInput: *secrets* is empty, or holds a secret that is too short.
+        InvalidReference: *recipient* or *provider* is invalid.
     """
 
     _secrets: tuple[bytes, ...] = field(converter=_secrets, repr=False)
@@ -90,17 +90,18 @@ class SignedWebhooks:
     clock: Clock = field(kw_only=True, factory=SystemClock)
 
     def received(self, body: bytes, signature: str | None) -> ReceivedPayment | None:
-        """The payment that a webhook tells of; `None` when it tells of something else, of a
-        payment that is no attempt's, or of another merchant's than the recipient.
+        """The payment in a webhook.
+
+        `None` if the webhook is of another event type, of a payment without an attempt, or of
+        another merchant than the recipient.
 
         Args:
-            body: As it came, to the byte.
-            signature: The header: `Stripe-Signature`.
+            body: The raw bytes of the request body.
+            signature: The value of the header `Stripe-Signature`.
 
         Raises:
-            InvalidSignature: nobody who knows a secret has signed that, or not lately.
-            InvalidInput: it is signed, and is no event; or of a payment whose `tenant` or
-                `attempt_id` is none.
+            InvalidSignature: the signature is invalid, or its time is out of tolerance.
+            InvalidInput: the body is signed but is no event, or a field of its payment is invalid.
         """
         if not isinstance(body, bytes):
             raise InvalidInput("body", shown(body), "the bytes of the request")
@@ -111,7 +112,7 @@ class SignedWebhooks:
         kind = event.get("type")
         if not isinstance(kind, str) or kind not in _TOLD:
             return None
-        # A connected account could else end what is to be paid to another.
+        # A connected account must not end the attempt of another account.
         if event.get("account") not in (None, self.recipient):
             return None
         payment = _object_in(_object_in(event, "data"), "object")
@@ -147,11 +148,11 @@ class SignedWebhooks:
         signed = times[0].encode() + b"." + body
         codes = [hmac.digest(secret, signed, "sha256").hex() for secret in self._secrets]
         given = [value for name, value in parts if name == "v1"]
-        # Every pair is compared, each in a time that does not tell where they differ.
+        # Compares every pair in constant time, against timing attacks.
         matches = [hmac.compare_digest(code, value) for code in codes for value in given]
         if not any(matches):
             raise InvalidSignature(
-                "signature", "another", "one made with a secret of this endpoint"
+                "signature", "another one", "one made with a secret of this endpoint"
             )
         self._require_recent(int(times[0]))
 
@@ -162,18 +163,18 @@ class SignedWebhooks:
             raise InvalidSignature("signature", f"{off:.0f} s off", expected)
 
     def verify(self, _evidence: str, _intent: Intent, /) -> Finding:
-        """Nothing yet: the webhook is waited for."""
+        """A pending finding. The webhook decides later."""
         return PaymentPending(FailureCode.RPC_ERROR)
 
     async def verify_async(self, evidence: str, intent: Intent, /) -> Finding:
-        """Nothing yet: the webhook is waited for."""
+        """A pending finding. The webhook decides later."""
         return self.verify(evidence, intent)
 
 
 _SUCCEEDED: Final = "payment_intent.succeeded"
 _CANCELED: Final = "payment_intent.canceled"
 _TOLD: Final = frozenset({_SUCCEEDED, _CANCELED})
-"""A payment that failed is none of them: its customer may try another card."""
+"""Without `payment_intent.payment_failed`: the customer may try another card."""
 
 
 def _document(body: bytes) -> dict[str, Any]:

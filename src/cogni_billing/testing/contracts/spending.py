@@ -86,7 +86,7 @@ class SpendingContract(Contract):
             MINTING[call](spender)
 
         assert str(caught.value) == (
-            "not allowed: confirming purchases and granting credits takes a role that may mint"
+            "not allowed: creating credits; connect as a role that may mint"
         )
         assert totals() == before
 
@@ -124,5 +124,5 @@ class SpendingContract(Contract):
         with pytest.raises(PrivilegeRequired) as caught:
             ACROSS[call](spender)
 
-        assert str(caught.value) == "not allowed: what spans tenants takes the service role"
+        assert str(caught.value) == "not allowed: work across tenants; use the service role"
         assert totals() == before

@@ -165,7 +165,7 @@ class TestTheHostsWork:
         host.commit()
         assert len(database.totals()) == 4
 
-    def test_a_swallowed_failure_does_not_pass_for_success(
+    def test_a_scope_with_a_swallowed_error_raises(
         self, database: Database, host: Connection
     ) -> None:
         unit_of_work = PostgresUnitOfWork.joining(host)

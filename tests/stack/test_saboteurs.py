@@ -65,14 +65,14 @@ ORDERED = "\n            ORDER BY n"
 SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_function_forgets_the_tenant_and_row_security_is_off": (
         statements.StatementContract,
-        "test_shares_reach_the_system_tenant_without_saying_whose_they_are",
+        "test_shares_on_a_statement_do_not_name_the_buyer",
         of_all_tables("ALTER TABLE cogni_billing.{table} DISABLE ROW LEVEL SECURITY")
         + ";"
         + FORGETFUL,
     ),
     "a_function_forgets_the_tenant_and_the_floor_is_gone": (
         statements.StatementContract,
-        "test_shares_reach_the_system_tenant_without_saying_whose_they_are",
+        "test_shares_on_a_statement_do_not_name_the_buyer",
         "CREATE POLICY leak ON cogni_billing.transactions USING (true) WITH CHECK (true);"
         + FORGETFUL,
     ),
@@ -88,12 +88,12 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     ),
     "a_charge_is_not_compared_with_the_balance": (
         charges.ChargeRaces,
-        "test_spenders_at_once_never_take_more_than_there_is",
+        "test_concurrent_charges_never_take_more_than_is_available",
         replaced("record", "to_draw > available", "false"),
     ),
     "held_credits_may_be_spent": (
         holds.HoldContract,
-        "test_what_is_held_is_there_for_nothing_else",
+        "test_held_credits_cannot_be_spent_otherwise",
         replaced(
             "record",
             "available := w.posted + arrived - w.held",
@@ -102,22 +102,22 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     ),
     "a_hold_sets_nothing_aside": (
         holds.HoldRaces,
-        "test_holders_at_once_never_hold_more_than_there_is",
+        "test_concurrent_holds_never_hold_more_than_is_available",
         replaced("_hold", "w.held := w.held + m.amount", "w.held := w.held"),
     ),
     "a_grant_is_never_drawn_of": (
         grants.GrantContract,
-        "test_a_grant_that_was_spent_leaves_nothing_to_lapse",
+        "test_a_spent_grant_does_not_expire",
         replaced("record", "w.granted > 0 AND to_draw > 0", "false"),
     ),
     "a_settled_wallet_is_not_written_back": (
         single_calls.RefusedCallContract,
-        "test_post_leaves_what_was_due",
+        "test_a_refused_post_keeps_due_expirations",
         replaced("settle_due", "PERFORM cogni_billing.keep_wallet(w);", ""),
     ),
     "a_fold_waits_for_no_writer": (
         reading.FoldingRaces,
-        "test_what_was_being_written_when_a_fold_began_is_not_forgotten",
+        "test_a_fold_misses_no_concurrent_arrival",
         replaced("safe_position", "IF writers IS NULL THEN", "IF true THEN"),
     ),
     "a_call_is_answered_and_not_recorded": (
@@ -132,14 +132,14 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     ),
     "an_expiry_has_no_line": (
         single_calls.RefusedCallContract,
-        "test_post_leaves_what_was_due",
+        "test_a_refused_post_keeps_due_expirations",
         replaced(
             "settle_wallet", f"FROM expiration{ORDERED}", f"FROM expiration WHERE false{ORDERED}"
         ),
     ),
     "an_expiry_has_a_line_and_no_posting": (
         verifying.VerifyingContract,
-        "test_a_lively_ledger_is_sound",
+        "test_a_ledger_with_every_kind_of_record_has_no_violations",
         replaced(
             "settle_wallet",
             f"''expiry'', amount, at{FROM_EXPIRATION}",
@@ -148,12 +148,12 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     ),
     "a_positioned_line_is_skipped": (
         statements.StatementContract,
-        "test_the_highest_cursor_shows_everything_and_the_lowest_nothing",
+        "test_the_highest_cursor_shows_all_lines_and_the_lowest_none",
         replaced("_lines", "position < own_before", "position < own_before AND position <> 2"),
     ),
     "positions_have_gaps": (
         verifying.VerifyingContract,
-        "test_a_lively_ledger_is_sound",
+        "test_a_ledger_with_every_kind_of_record_has_no_violations",
         replaced("record", "owner, m.id, w.lines, seen", "owner, m.id, w.lines * 2, seen"),
     ),
 }
@@ -208,6 +208,6 @@ class TestWhatIsAcknowledgedIsNotYetWritten(RestartContract):
     def totals(self, server: Killable) -> Totals:
         return server.totals
 
-    test_what_was_acknowledged_is_there_once_with_its_share = must_fail(
-        RestartContract.test_what_was_acknowledged_is_there_once_with_its_share
+    test_acknowledged_purchases_are_recorded_once_with_their_share = must_fail(
+        RestartContract.test_acknowledged_purchases_are_recorded_once_with_their_share
     )

@@ -118,7 +118,7 @@ def a_key_is_of_every_kind(patch: Patch) -> None:
 
 @in_memory(
     scopes.ScopeContract,
-    "test_an_exception_in_a_scope_leaves_nothing_the_share_and_the_account_included",
+    "test_an_exception_in_a_scope_rolls_back_share_and_account_too",
 )
 def the_key_is_claimed_in_a_transaction_of_its_own(patch: Patch) -> None:
     """It stays claimed when the purchase fails."""
@@ -146,7 +146,9 @@ def a_refused_call_burns_its_key(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "_post", burning)
 
 
-@in_memory(known_faults.KnownFaultContract, "test_a_replay_with_another_amount_is_no_success")
+@in_memory(
+    known_faults.KnownFaultContract, "test_a_payment_confirmed_with_another_amount_conflicts"
+)
 def a_replay_is_not_compared(patch: Patch) -> None:
     patch.setattr(memory_ledger, "same_or_conflict", lambda *_: None)
 
@@ -184,7 +186,7 @@ def a_replay_writes_again(patch: Patch) -> None:
 
 @in_memory(
     purchases.PurchaseContract,
-    "test_a_payment_of_another_tenant_is_refused_without_a_word_about_it",
+    "test_a_payment_of_another_tenant_is_refused_without_naming_it",
 )
 def a_payment_is_claimed_for_each_tenant(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "_require_unclaimed", lambda *_: None)
@@ -265,7 +267,7 @@ def each_part_of_a_refund_is_rounded_alone(patch: Patch) -> None:
     patch.setattr(reversals, "step", alone)
 
 
-@in_memory(known_faults.KnownFaultContract, "test_a_refund_that_is_reported_twice_is_one")
+@in_memory(known_faults.KnownFaultContract, "test_a_refund_reported_twice_is_recorded_once")
 def a_refund_has_no_key(patch: Patch) -> None:
     def keyless(ledger: MemoryLedger, kind: TransactionKind, reference: str) -> Any:
         return None if kind is TransactionKind.REFUND else found(ledger, kind, reference)
@@ -273,7 +275,7 @@ def a_refund_has_no_key(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "_found", keyless)
 
 
-@in_memory(refunding.RefundContract, "test_no_more_than_was_paid_is_refunded")
+@in_memory(refunding.RefundContract, "test_a_refund_of_more_than_the_payment_is_refused")
 def what_was_refunded_is_forgotten(patch: Patch) -> None:
     def nothing(_: MemoryLedger, purchase: Transaction) -> Amount:
         assert purchase.paid is not None
@@ -297,27 +299,27 @@ def a_share_goes_through_a_float(patch: Patch) -> None:
 # What can be spent ------------------------------------------------------------------------------
 
 
-@in_memory(charges.ChargeContract, "test_everything_may_be_taken_and_not_one_credit_more")
+@in_memory(charges.ChargeContract, "test_a_charge_may_take_all_credits_and_not_one_more")
 def nobody_asks_whether_it_is_covered(patch: Patch) -> None:
     patch.setattr(Wallet, "require_available", lambda *_: None)
 
 
-@in_memory(holds.HoldContract, "test_what_is_held_is_there_for_nothing_else")
+@in_memory(holds.HoldContract, "test_held_credits_cannot_be_spent_otherwise")
 def what_is_held_may_be_spent(patch: Patch) -> None:
     patch.setattr(Wallet, "aside", ZERO)
 
 
-@in_memory(holds.HoldContract, "test_capturing_takes_what_it_came_to_and_frees_the_rest")
+@in_memory(holds.HoldContract, "test_a_capture_takes_its_amount_and_frees_the_rest")
 def a_captured_hold_stays_open(patch: Patch) -> None:
     patch.setattr(Wallet, "ended", lambda wallet, _hold: wallet)
 
 
-@in_memory(grants.GrantContract, "test_what_is_left_lapses_at_that_moment_whoever_looks_and_when")
+@in_memory(grants.GrantContract, "test_the_remainder_of_a_grant_expires_at_its_expiry")
 def a_grant_never_lapses(patch: Patch) -> None:
     patch.setattr(Wallet, "settled", lambda wallet, _moment: (wallet, ()))
 
 
-@in_memory(known_faults.KnownFaultContract, "test_a_dispute_that_is_won_gives_everything_back")
+@in_memory(known_faults.KnownFaultContract, "test_a_won_dispute_releases_everything")
 def a_dispute_that_is_won_changes_nothing(patch: Patch) -> None:
     patch.setattr(MemoryBooks, "close_dispute", lambda *_: None)
 
@@ -329,7 +331,7 @@ def all_or_nothing_is_what_went_well(patch: Patch) -> None:
 
 @in_memory(
     batches.ChargeBatchContract,
-    "test_what_would_overdraw_is_refused_and_a_smaller_one_after_it_is_not",
+    "test_a_charge_that_would_overdraw_is_refused_and_a_later_smaller_one_is_done",
 )
 def one_refusal_ends_the_batch(patch: Patch) -> None:
     def until_refused(asked: Any, post_one: Any, savepoint: Any) -> Any:
@@ -347,12 +349,12 @@ def one_refusal_ends_the_batch(patch: Patch) -> None:
 # One transaction, one tenant --------------------------------------------------------------------
 
 
-@in_memory(scopes.ScopeContract, "test_a_swallowed_failure_does_not_pass_for_success")
+@in_memory(scopes.ScopeContract, "test_a_scope_with_a_swallowed_error_raises")
 def a_swallowed_failure_is_committed(patch: Patch) -> None:
     patch.setattr(guard.ScopeGuard, "require_open", lambda _: None)
 
 
-@in_memory(scopes.ScopeContract, "test_work_is_undone_when_it_raises_and_its_error_passes")
+@in_memory(scopes.ScopeContract, "test_work_that_raises_is_rolled_back_and_its_error_is_raised")
 def nothing_is_ever_undone(patch: Patch) -> None:
     @contextmanager
     def kept(store: Store) -> Iterator[None]:
@@ -377,7 +379,7 @@ def lines_are_everybodys(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "_lines", everybodys)
 
 
-@in_memory(sharing.SharingContract, "test_a_partner_sees_its_share_and_not_whose_it_is_of")
+@in_memory(sharing.SharingContract, "test_a_beneficiary_sees_its_share_without_the_buyer")
 def a_share_says_whose_it_is_of(patch: Patch) -> None:
     def telling(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
         add(ledger, transaction, posting, at)
@@ -399,7 +401,7 @@ def a_scope_posts_for_anybody(patch: Patch) -> None:
 
 
 @in_memory(
-    single_calls.RefusedCallContract, "test_a_call_that_the_wallet_refuses_leaves_what_was_due"
+    single_calls.RefusedCallContract, "test_a_call_that_the_wallet_refuses_keeps_due_expirations"
 )
 def a_refused_call_undoes_what_was_due(patch: Patch) -> None:
     patch.setattr(Store, "keep", lambda _: None)
@@ -422,7 +424,7 @@ def a_refused_call_moves_the_time_of_the_wallet(patch: Patch) -> None:
 
 @in_memory(
     single_calls.RefusedCallContract,
-    "test_a_call_that_its_key_answers_records_nothing",
+    "test_a_replay_or_conflict_records_no_expiration",
 )
 def what_is_due_is_recorded_before_the_key_is_looked_for(patch: Patch) -> None:
     def early(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
@@ -432,7 +434,9 @@ def what_is_due_is_recorded_before_the_key_is_looked_for(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "_post", early)
 
 
-@in_memory(single_calls.RefusedCallContract, "test_a_scope_of_several_calls_leaves_nothing")
+@in_memory(
+    single_calls.RefusedCallContract, "test_a_refused_scope_of_several_calls_records_nothing"
+)
 def a_scope_of_several_calls_keeps_what_was_due(patch: Patch) -> None:
     patch.setattr(guard.ScopeGuard, "is_single", True)
 
@@ -485,7 +489,7 @@ def the_past_is_the_present(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "balance_at", present)
 
 
-@in_memory(statements.StatementContract, "test_pages_hold_lines_of_one_moment_once_too")
+@in_memory(statements.StatementContract, "test_pages_hold_lines_of_one_moment_once")
 def a_page_goes_on_at_an_earlier_moment(patch: Patch) -> None:
     """Of several lines at the moment where a page ends, the rest are on none."""
 
@@ -498,7 +502,7 @@ def a_page_goes_on_at_an_earlier_moment(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "lines", earlier)
 
 
-@in_memory(statements.StatementContract, "test_a_page_may_be_long")
+@in_memory(statements.StatementContract, "test_a_page_can_have_a_thousand_lines")
 def a_page_is_shorter_than_was_asked(patch: Patch) -> None:
     asked = MemoryLedger.lines
     patch.setattr(
@@ -506,6 +510,6 @@ def a_page_is_shorter_than_was_asked(patch: Patch) -> None:
     )
 
 
-@in_memory(keys.KeyContract, "test_the_first_metadata_stays_whatever_is_done_to_it")
+@in_memory(keys.KeyContract, "test_a_replay_with_other_metadata_keeps_the_first")
 def metadata_stays_the_callers(patch: Patch) -> None:
     patch.setattr(metadata._Copier, "freeze", lambda _, value, *__: value)

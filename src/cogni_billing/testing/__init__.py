@@ -1,12 +1,12 @@
-"""The conformance kit: what every adapter promises, as tests, for adapters written elsewhere.
+"""The conformance kit: the promises of every adapter as tests, for adapters written elsewhere.
 
-And what a host's own tests want: `cogni_billing.testing.plugin` has fixtures, and
-`cogni_billing.testing.strategies` makes values for Hypothesis. Needs the extra `testing`.
+Also helpers for a host's own tests: `cogni_billing.testing.plugin` has fixtures, and
+`cogni_billing.testing.strategies` has Hypothesis strategies. Needs the extra `testing`.
 """
 
 import pytest
 
-# First: what is asserted in these modules is told in full when it fails.
+# Must come before the imports, so that failed assertions in these modules show their values.
 pytest.register_assert_rewrite("cogni_billing.testing.contracts", "cogni_billing.testing.machine")
 
 from cogni_billing.testing.base import (  # noqa: E402

@@ -1,4 +1,4 @@
-"""What the tests of the kit share: two tenants, a clock, ids, and the fixtures of a `Billing`."""
+"""Shared by the contracts: two tenants, a clock, an id source, and the fixtures of a `Billing`."""
 
 from __future__ import annotations
 
@@ -21,104 +21,107 @@ BOB = TenantId(UUID("0b0b0000-0000-4000-8000-000000000002"))
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 
 NewUnitOfWork = Callable[[], UnitOfWork]
-"""Empties the ledger, and makes a unit of work over it."""
+"""Empties the ledger, and opens a unit of work over it."""
 NewBilling = Callable[..., Billing]
-"""Makes a `Billing` over the ledger, with the options that are given."""
+"""Makes a `Billing` over the ledger, with the given options."""
 NewAttempts = Callable[..., PaymentAttempts]
-"""Makes `PaymentAttempts` over the ledger, with the options that are given."""
+"""Makes `PaymentAttempts` over the ledger, with the given options."""
 Totals = Callable[[], dict[AccountId, Decimal]]
-"""Reads what each account's postings sum to, below the adapter: it cannot vouch for itself."""
+"""Sums each account's postings. It reads below the adapter, so that it does not trust it."""
 Reached = Callable[[], int]
-"""Tells how often the ledger was reached so far."""
+"""Counts the calls on the ledger so far."""
 
 
 @define
 class MovableClock:
-    """Stands still until it is moved."""
+    """A clock that stands still until a test moves it."""
 
     moment: datetime = NOON
 
     def now(self) -> datetime:
-        """Where it stands."""
+        """The present moment of the clock."""
         return self.moment
 
     def move(self, by: timedelta) -> datetime:
-        """Where it stands then; backwards where *by* is negative."""
+        """Move the clock, backwards if *by* is negative, and return its present moment."""
         self.moment += by
         return self.moment
 
 
 @define
 class SteppingClock:
-    """Each look at it is a second later than the one before."""
+    """A clock that moves on by a second with each call."""
 
     moment: datetime = NOON
 
     def now(self) -> datetime:
-        """A second later."""
+        """Move the clock on by a second, and return its present moment."""
         self.moment += timedelta(seconds=1)
         return self.moment
 
 
 @define
 class CountingIds:
-    """The ids 1, 2, 3 and so on."""
+    """An id source that returns 1, 2, 3 and so on."""
 
     count: int = 0
 
     def new(self) -> UUID:
-        """The next one."""
+        """The next id."""
         self.count += 1
         return UUID(int=self.count)
 
 
 def not_given(fixture: str) -> NoReturn:
-    """Fail, because the class under test must have that fixture and has not."""
-    pytest.fail(f"the class that claims this must give the fixture `{fixture}`", pytrace=False)
+    """Fail because the class under test lacks a required fixture."""
+    pytest.fail(
+        f"fixture `{fixture}`: expected one in the class that claims this level; define it",
+        pytrace=False,
+    )
 
 
 class Fixtures:
-    """What a ledger gives to be tried.
+    """The fixtures that connect a ledger to the contracts.
 
-    A subclass gives `new_unit_of_work` and `totals`. It may give `new_billing`, for instance an
-    `AsyncBilling` that is made `blocking`; and `new_attempts` and `reached` with it.
+    A subclass gives `new_unit_of_work` and `totals`. It may override `new_billing`, for instance
+    with an `AsyncBilling` made `blocking`, and then also `new_attempts` and `reached`.
     """
 
     @pytest.fixture
     def new_unit_of_work(self) -> NewUnitOfWork:
-        """Empties the ledger, all but the system tenant, and makes a unit of work over it."""
+        """A function that empties the ledger and opens a unit of work. The system tenant stays."""
         not_given("new_unit_of_work")
 
     @pytest.fixture
     def totals(self) -> Totals:
-        """Reads what each account's postings sum to, below the adapter."""
+        """A function that sums each account's postings, below the adapter."""
         not_given("totals")
 
     @pytest.fixture
     def unit_of_work(self, new_unit_of_work: NewUnitOfWork) -> UnitOfWork:
-        """The one that this test works with."""
+        """The unit of work of this test."""
         return new_unit_of_work()
 
     @pytest.fixture
     def new_billing(self, unit_of_work: UnitOfWork) -> NewBilling:
-        """Makes a `Billing` over the ledger, with the options that a test gives."""
+        """A function that makes a `Billing` over the ledger, with the given options."""
         return partial(Billing, unit_of_work)
 
     @pytest.fixture
     def new_attempts(self, unit_of_work: UnitOfWork) -> NewAttempts:
-        """Makes `PaymentAttempts` over the ledger, with the options that a test gives."""
+        """A function that makes `PaymentAttempts` over the ledger, with the given options."""
         return partial(PaymentAttempts, unit_of_work)
 
     @pytest.fixture
     def reached(self, unit_of_work: UnitOfWork, monkeypatch: pytest.MonkeyPatch) -> Reached:
-        """Tells how often the ledger was reached so far."""
+        """A function that counts the calls on the ledger so far."""
         return reaching(type(unit_of_work), monkeypatch)
 
 
 class Contract:
-    """Base of every contract: promises of one subject, as tests.
+    """Base of every contract. A contract has the promises of one subject, as tests.
 
-    A subclass, or a class around it, has the fixtures of `Fixtures`.
+    A subclass, or the class around it, has the fixtures of `Fixtures`.
     """
 
     @pytest.fixture
@@ -131,7 +134,7 @@ class Contract:
 
 
 def purchase_totals(customer: TenantId, credited: int, shared: int) -> dict[AccountId, Decimal]:
-    """What one purchase leaves on each account."""
+    """The totals of the accounts after one purchase."""
     return {
         AccountId(customer): Decimal(credited),
         SYSTEM_ACCOUNT_ID: Decimal(shared),
@@ -146,7 +149,7 @@ _DOORS = (
 
 
 def reaching(kind: type, monkeypatch: pytest.MonkeyPatch) -> Reached:
-    """Counts how often scopes are asked of units of work of that kind."""
+    """Count the scopes that are opened on units of work of this type."""
     reached: list[str] = []
 
     def counted(name: str) -> None:

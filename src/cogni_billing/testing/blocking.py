@@ -1,4 +1,4 @@
-"""What is awaited, called: each call waits for its coroutine, in tests that are for both."""
+"""Sync doors over async ones, so that one test covers both."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class _Blocking:
 
 
 def blocking(billing: AsyncBilling, loop: asyncio.AbstractEventLoop) -> Billing:
-    """*billing*, called like a `Billing` from any thread but the loop's."""
+    """*billing* with the sync methods of `Billing`. Call it outside the thread of *loop*."""
     return cast("Billing", _Blocking(billing, loop))
 
 
 def blocking_attempts(
     attempts: AsyncPaymentAttempts, loop: asyncio.AbstractEventLoop
 ) -> PaymentAttempts:
-    """*attempts*, called like `PaymentAttempts`."""
+    """*attempts* with the sync methods of `PaymentAttempts`."""
     return cast("PaymentAttempts", _Blocking(attempts, loop))

@@ -1,7 +1,7 @@
-"""The levels of what an adapter promises.
+"""The conformance levels of an adapter.
 
-Each is a class of test classes, and contains the level below. To prove an adapter, inherit the
-level that it claims, give it its fixtures, and have pytest collect it:
+Each level is a class of test classes, and contains the level below. To test an adapter, inherit the
+level that it claims, define the fixtures, and let pytest collect the class:
 
     class TestOurLedger(IsolatedConformance):
         @pytest.fixture
@@ -10,8 +10,8 @@ level that it claims, give it its fixtures, and have pytest collect it:
         @pytest.fixture
         def totals(self) -> Totals: ...
 
-Where an adapter cannot keep a promise, override the class of that subject, so that the exception
-is in the open.
+If an adapter cannot keep a promise, override the class of that subject. Then the exception is
+visible.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from cogni_billing.testing.contracts import (
 
 
 class MemoryConformance(Fixtures):
-    """Every call means what it should; one caller, nothing fails. Enough for a fake.
+    """Every call has the right outcome, with one caller and no failures. Enough for a fake.
 
-    Fixtures to give: those of `Fixtures`.
+    Needs the fixtures of `Fixtures`.
     """
 
     class TestAttemptClaims(attempt_claims.AttemptClaimContract):
@@ -139,7 +139,7 @@ class MemoryConformance(Fixtures):
 
 
 class TransactionalConformance(MemoryConformance):
-    """And all of a scope is kept or none of it, however many work at once."""
+    """Scopes are also atomic, with many concurrent callers."""
 
     class TestAttemptRaces(attempt_races.AttemptRaces):
         pass
@@ -188,26 +188,26 @@ class TransactionalConformance(MemoryConformance):
 
 
 class IsolatedConformance(TransactionalConformance):
-    """And a scope reaches its own tenant only, whatever is asked of it."""
+    """A scope also reaches its own tenant only."""
 
     class TestTenants(scopes.TenantContract):
         pass
 
 
 class DurableConformance(IsolatedConformance):
-    """And what was acknowledged stays, whatever breaks.
+    """Acknowledged work also survives crashes.
 
-    Fixtures to give, beside the others': `break_off` (`BreakOff`) and `restart` (`Restart`).
+    Needs two more fixtures: `break_off` (`BreakOff`) and `restart` (`Restart`).
     """
 
     @pytest.fixture
     def break_off(self) -> breaking_off.BreakOff:
-        """Breaks a call off at a place, and tells whether there is such a place."""
+        """Interrupts a call at a place. False if the call has no such place."""
         not_given("break_off")
 
     @pytest.fixture
     def restart(self) -> restarting.Restart:
-        """Kills the store, starts it again, and makes a unit of work over what it has kept."""
+        """Kills the store, starts it again, and opens a unit of work over its data."""
         not_given("restart")
 
     class TestBreakingOff(breaking_off.BreakingOffContract):

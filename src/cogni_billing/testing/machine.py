@@ -1,5 +1,4 @@
-"""A state machine: random sequences of all calls of `Billing`, on every adapter at once and on
-the model.
+"""A state machine: random sequences of all calls of `Billing`, on several adapters and the model.
 
 After each call all agree on its outcome, and on every tenant's balance.
 """
@@ -67,7 +66,7 @@ CAROL = TenantId(UUID("0ca70100-0000-4000-8000-000000000003"))
 TENANTS = {"alice": ALICE, "bob": BOB, "carol": CAROL, "system": SYSTEM_TENANT_ID}
 
 tenants = st.sampled_from(["alice", "alice", "system", "bob", "carol"])
-# Few keys and few sizes, so that they meet.
+# Few keys and few sizes, so that calls interact.
 keys = st.sampled_from(["a", "b", "c", "d"])
 buyers = st.sampled_from(["alice", "alice", "alice", "bob"])
 disputed = st.sampled_from(["z", "z", "z", "z", "a"])
@@ -111,20 +110,20 @@ def observed(call: Callable[[], object]) -> Observed:
 
 
 def chosen(which: int, known: Sequence[Choice], otherwise: Choice) -> Choice:
-    """One of those that are *known*, or the other."""
+    """An item of *known*, or *otherwise*."""
     options = [*known, otherwise]
     return options[which % len(options)]
 
 
 def unplaced(line: Line) -> Line:
-    """*line* without its position and the id of an expiry, which are each adapter's own."""
+    """*line* without its position and the id of an expiry, which differ between adapters."""
     given = line.transaction_id
     expired = line.kind is TransactionKind.EXPIRY
     return evolve(line, position=0, transaction_id=UUID(int=0) if expired else given)
 
 
 class Ledgers(RuleBasedStateMachine):
-    """Subclasses say which ledgers, and count the steps."""
+    """The calls. A subclass names the ledgers, and counts the steps."""
 
     new: ClassVar[Sequence[Callable[[], NewBilling]]]
     steps: ClassVar[int]
@@ -139,20 +138,21 @@ class Ledgers(RuleBasedStateMachine):
         self.model = Model(list(TENANTS), "system")
         self.holds: dict[tuple[str, str], UUID] = {}
         self.disputes: list[tuple[str, str, str]] = []
-        # Something to spend, for her and for those who share; and something to end.
+        # Gives Alice and the beneficiaries credits to spend, and a hold and a dispute to end.
         self.purchase("alice", 3, "z")
         self.hold("alice", 5, "a", None)
         self.open_dispute("alice", "z", 1, "a")
 
     def at(self, seconds: int | None) -> datetime | None:
-        """That many seconds from now."""
+        """The moment that many seconds from now."""
         return None if seconds is None else self.clock.moment + timedelta(seconds=seconds)
 
     def compare(
         self, call: Callable[[Billing], object], expected: Callable[[], object]
     ) -> tuple[Any, Any]:
-        """What all ledgers return and the model says, when no ledger differs from another and all
-        refuse what the model refuses.
+        """Check that all ledgers agree, and refuse the calls that the model refuses.
+
+        Returns the results of the ledgers and of the model.
         """
         type(self).steps += 1
         outcomes = [observed(lambda b=billing: call(b)) for billing in self.billings]  # type: ignore[misc]
@@ -229,7 +229,7 @@ class Ledgers(RuleBasedStateMachine):
             self.holds[who, key] = held.id
 
     def chosen_hold(self, which: int) -> tuple[tuple[str, str], UUID]:
-        """One that was made, whatever has become of it, or one that never was."""
+        """The key and id of a hold in any state, or of an unknown hold."""
         return chosen(which, [*self.holds.items()], (("alice", "none"), UUID(int=2**64)))
 
     @rule(which=choices, other=st.none() | tenants, amount=amounts, key=keys)
@@ -281,7 +281,7 @@ class Ledgers(RuleBasedStateMachine):
             self.disputes.append((who, payment, key))
 
     def chosen_dispute(self, which: int) -> tuple[str, str, str]:
-        """One that was opened, whatever has become of it, or one that never was."""
+        """A dispute in any state, or an unknown dispute."""
         return chosen(which, self.disputes, ("alice", "z", "none"))
 
     @rule(which=choices)
@@ -357,7 +357,7 @@ class Ledgers(RuleBasedStateMachine):
         one: Callable[[Any], tuple[int, bool]],
         together: bool,
     ) -> list[tuple[str, Any]]:
-        """What becomes of each request, when each tenant's come one after another."""
+        """The outcome of each request, with the requests of each tenant in order."""
         said: dict[int, tuple[str, Any]] = {}
         for who in sorted({who for who, _ in requests}, key=lambda who: TENANTS[who]):
             several = sum(whose == who for whose, _ in requests) > 1
@@ -433,7 +433,7 @@ class Ledgers(RuleBasedStateMachine):
 
 
 def said_by(model: Callable[[], Any]) -> Observed:
-    """What the model says of a call."""
+    """The outcome of a call on the model."""
     try:
         return "ok", model()
     except RefusedError as refused:
@@ -441,12 +441,12 @@ def said_by(model: Callable[[], Any]) -> Observed:
 
 
 def folded(billing: Billing) -> None:
-    """Fold; how much of it there was is each adapter's own."""
+    """Fold, and ignore the counts, which differ between adapters."""
     billing.fold()
 
 
 def observed_outcome(outcome: Outcome[Any]) -> tuple[str, Any, Any]:
-    """The code, what the model knows of it, and all of it."""
+    """The code, the part that the model knows, and the whole outcome."""
     if outcome.receipt is None:
         assert outcome.error is not None
         return outcome.error.code, None, str(outcome.error)
@@ -467,10 +467,10 @@ def all_lines(billing: Billing, tenant: TenantId, limit: int, kind: str | None) 
 def run(
     new_ledgers: Sequence[Callable[[], NewBilling]], sequences: int, *, anew: bool = False
 ) -> int:
-    """Run so many sequences of calls; how many steps they had.
+    """Run that many sequences of calls, and return the number of steps.
 
-    Each of *new_ledgers* makes a `Billing` over an empty ledger. The sequences are always the same
-    and have every kind of outcome; *anew*, each run has others, with what comes up left to chance.
+    Each of *new_ledgers* makes a `Billing` over an empty ledger. By default the sequences are the
+    same in each run, and have every kind of outcome. With *anew*, each run has random sequences.
     """
 
     class Machine(Ledgers):
@@ -493,13 +493,13 @@ def run(
 
 
 class ModelContract:
-    """Random sequences of all calls of `Billing` do what the model says."""
+    """Random sequences of all calls of `Billing` have the outcomes of the model."""
 
     SEQUENCES: ClassVar = 50
     ANEW: ClassVar = False
-    """Whether each run makes up its own, to search further than any run before."""
+    """True if each run has random sequences, to search further than earlier runs."""
 
-    def test_a_sequence_of_calls_does_what_the_model_says(
+    def test_random_sequences_of_calls_match_the_model(
         self, new_unit_of_work: NewUnitOfWork
     ) -> None:
         ledger = [lambda: partial(Billing, new_unit_of_work())]

@@ -1,7 +1,6 @@
-"""What the ledger is, told as plainly as can be: whole numbers in dictionaries and lists.
+"""A model of the ledger in whole numbers, dictionaries and lists.
 
-It shares no code with the library. What it says of each call is held against what every adapter
-does.
+It shares no code with the library. The tests compare every adapter with it.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ AFTER_SETTLING = {
     *("insufficient_credits", "unknown_hold", "hold_closed", "invalid_time"),
     "payment_already_claimed",
 }
-"""The refusals that are decided after everything that is due on the wallet is recorded."""
+"""Refusals that are decided after the due expirations are posted."""
 
 
 class RefusedError(Exception):
-    """A call is refused; its text is the code of the library's error."""
+    """A refused call. Its text is the code of the library's error."""
 
 
 def _new_tenant() -> Dict:
     return {
         "open": False,
         "as_of": BEGINNING,
-        "lines": [],  # (moment, amount) of what the tenant did itself
-        "arrivals": [],  # (moment, amount) of what others added
+        "lines": [],  # (moment, amount) of the tenant's own transactions
+        "arrivals": [],  # (moment, amount) of other tenants' transactions
         "holds": {},
-        "disputed": {},  # what disputes have set aside, of whoever's payments
+        "disputed": {},  # credits set aside by disputes of any tenant's payments
         "grants": {},
         "keys": {},
     }
 
 
 class Model:
-    """All tenants, and who has claimed which payment."""
+    """All tenants, payments and disputes."""
 
     def __init__(self, tenants: list[str], system: str) -> None:
         self.system = system
@@ -57,10 +56,10 @@ class Model:
 
     @contextmanager
     def attempt(self, settling: tuple[str, datetime] | None = None) -> Iterator[None]:
-        """All that happens in the block, or nothing if it is refused.
+        """A block whose changes are undone if it is refused.
 
-        A call that runs alone names the tenant and the moment in *settling*: if the wallet
-        refuses the call, the expirations that were due stay recorded.
+        A call in a scope of its own names the tenant and the moment in *settling*. If the wallet
+        refuses that call, the expirations that were due stay recorded.
         """
         before = deepcopy(self.state)
         try:
@@ -71,7 +70,7 @@ class Model:
                 self.catch_up(*settling)
             raise
 
-    # What is posted ---------------------------------------------------------------------------
+    # Writes -----------------------------------------------------------------------------------
 
     def purchase(self, asked: tuple[str, int, str], now: datetime) -> tuple[int, bool]:
         who, cents, payment = asked
@@ -132,7 +131,7 @@ class Model:
     def hold(
         self, who: str, amount: int, reference: str, expires: datetime | None, now: datetime
     ) -> tuple[str, bool]:
-        """The hold's state, and whether it was there."""
+        """Returns the state of the hold, and true if it is a replay."""
 
         def record(tenant: Dict) -> None:
             require_open(tenant)
@@ -174,7 +173,7 @@ class Model:
         return self._once(who, ("capture", reference), (hold, amount), record, now)
 
     def release(self, who: str, hold: str, now: datetime) -> bool:
-        """Whether it was released before."""
+        """Returns true if the hold was released before."""
         with self.attempt((who, now)):
             tenant = self.state["tenants"][who]
             require_open(tenant)
@@ -204,7 +203,7 @@ class Model:
     def open_dispute(
         self, who: str, payment: str, cents: int | None, reference: str, now: datetime
     ) -> tuple[str, bool]:
-        """The dispute's state, and whether it was there."""
+        """Returns the state of the dispute, and true if it is a replay."""
 
         def record(tenant: Dict) -> None:
             require_open(tenant)
@@ -229,7 +228,7 @@ class Model:
         return self.state["disputes"][who, reference]["state"], replayed
 
     def win_dispute(self, who: str, payment: str, reference: str, now: datetime) -> bool:
-        """Whether it was won before."""
+        """Returns true if the dispute was won before."""
         with self.attempt():
             require_open(self.state["tenants"][who])
             dispute = self._dispute(who, payment, reference)
@@ -303,9 +302,9 @@ class Model:
         record: Callable[[Dict], None],
         now: datetime | None = None,
     ) -> tuple[int, bool]:
-        """The balance right after, and whether it was recorded before.
+        """Returns the balance right after the call, and true if it is a replay.
 
-        A call that runs alone, and not in a scope with others, gives *now*.
+        A call in a scope of its own gives *now*.
         """
         with self.attempt(None if now is None else (who, now)):
             tenant = self.state["tenants"][who]
@@ -319,10 +318,10 @@ class Model:
             tenant["keys"][key] = (request, balance)
             return balance, False
 
-    # What is read -----------------------------------------------------------------------------
+    # Reads ------------------------------------------------------------------------------------
 
     def balance(self, who: str, now: datetime) -> tuple[int, int]:
-        """Posted, and held."""
+        """Returns the posted and the held credits."""
         tenant = deepcopy(self.state["tenants"][who])
         require_open(tenant)
         settle(tenant, now)
@@ -347,14 +346,14 @@ class Model:
         return sum(amount for at, amount in lines if at <= moment), aside
 
     def grants(self, who: str, now: datetime) -> list[int]:
-        """What is left of each, in the order in which they are spent."""
+        """Returns the remainder of each grant, in spend order."""
         tenant = deepcopy(self.state["tenants"][who])
         require_open(tenant)
         settle(tenant, now)
         return [grant["left"] for grant in spendable(tenant)]
 
     def due(self, now: datetime) -> int:
-        """How many tenants have something that is due."""
+        """Returns the number of tenants with expirations due."""
         return sum(
             bool(due(tenant, now)) for tenant in self.state["tenants"].values() if tenant["open"]
         )
@@ -364,7 +363,7 @@ class Model:
             self.catch_up(who, now)
 
     def catch_up(self, who: str, now: datetime) -> None:
-        """Let happen what is due; the tenant's time goes on to that, no further."""
+        """Expire all that is due. The tenant's time moves to the last expiration, no further."""
         tenant = self.state["tenants"][who]
         if instants := due(tenant, max(tenant["as_of"], now)):
             settle(tenant, max(instants))
@@ -387,7 +386,7 @@ def held(tenant: Dict) -> int:
 
 
 def step(paid: Dict, leg: int, cents: int) -> int:
-    """What of *leg* goes when so many more cents are returned."""
+    """The part of *leg* to take back when *cents* more are returned."""
     before = leg * paid["returned"] // paid["cents"]
     return int(leg * (paid["returned"] + cents) // paid["cents"] - before)
 
@@ -406,7 +405,7 @@ def spendable(tenant: Dict) -> list[Dict]:
 
 
 def draw(tenant: Dict, amount: int) -> list[tuple[Dict, int]]:
-    """Take *amount* of grants as far as they go; what went of which."""
+    """Take up to *amount* from the grants, in spend order. Returns the part of each grant."""
     taken = []
     for grant in spendable(tenant):
         part = min(grant["left"], amount)
@@ -432,7 +431,7 @@ def due(tenant: Dict, moment: datetime) -> list[datetime]:
 
 
 def settle(tenant: Dict, now: datetime) -> None:
-    """Let happen, one after another, what time has brought about."""
+    """Expire all that is due, one after another, and move the tenant's time to *now*."""
     present = max(tenant["as_of"], now)
     while instants := due(tenant, present):
         tenant["as_of"] = max(tenant["as_of"], min(instants))

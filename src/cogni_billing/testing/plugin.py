@@ -2,9 +2,9 @@
 
 In its `conftest.py`: `pytest_plugins = ["cogni_billing.testing.plugin"]`.
 
-`billing` is a `Billing` over an empty ledger: in memory, or in PostgreSQL with
-`pytest --billing-on=postgres`. `memory_billing` and `postgres_billing` are one of them always.
-Their time is `billing_clock`, which stands until it is moved, and their ids are `billing_ids`.
+`billing` is a `Billing` over an empty ledger: in memory, or in PostgreSQL with `pytest
+--billing-on=postgres`. `memory_billing` and `postgres_billing` are always in one of the two. Their
+clock is `billing_clock`, which stands still until a test moves it. Their ids are `billing_ids`.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from cogni_billing.testing.base import CountingIds, MovableClock
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where the ledger of the fixture `billing` is."""
+    """Add the option for the store of the fixture `billing`."""
     parser.getgroup("cogni-billing").addoption(
         "--billing-on",
         choices=["memory", "postgres"],
         default="memory",
-        help="where the ledger of the fixture `billing` is (default: memory)",
+        help="the store of the fixture `billing` (default: memory)",
     )
 
 
 @pytest.fixture
 def billing_clock() -> MovableClock:
-    """Stands at noon; `billing_clock.move(timedelta(days=1))` is how a day passes."""
+    """A clock that stands at noon. `billing_clock.move(timedelta(days=1))` adds a day."""
     return MovableClock()
 
 
 @pytest.fixture
 def billing_ids() -> CountingIds:
-    """The ids 1, 2, 3 and so on."""
+    """An id source that returns 1, 2, 3 and so on."""
     return CountingIds()
 
 
 @pytest.fixture
 def memory_billing(billing_clock: MovableClock, billing_ids: CountingIds) -> Billing:
-    """Over an empty ledger in memory."""
+    """A `Billing` over an empty ledger in memory."""
     return Billing(InMemoryUnitOfWork(), clock=billing_clock, ids=billing_ids)
 
 
 @pytest.fixture(scope="session")
 def billing_database() -> Iterator[Sandbox]:
-    """A database for this session (for each worker of pytest-xdist), with the ledger in it.
+    """A database with the ledger in it, for this session (for each worker of pytest-xdist).
 
-    It is on an embedded server, in memory; `COGNI_BILLING_TEST_POSTGRES_BIN` serves it with other
-    binaries than the bundled ones. `COGNI_BILLING_DATABASE_URL`, an administrator's, has it on that
-    server instead, where it is dropped at the end. `billing_database.url("app_user")` is the URL
-    of a role.
+    It is on an embedded server, in memory. `COGNI_BILLING_TEST_POSTGRES_BIN` names other binaries
+    than the bundled ones. With `COGNI_BILLING_DATABASE_URL`, the URL of an administrator, it is on
+    that server instead, and is dropped at the end. `billing_database.url("app_user")` is the URL of
+    a role.
     """
     url = os.environ.get("COGNI_BILLING_DATABASE_URL")
     if url is not None:
         with temporary_database(url) as database:
             yield database
         return
-    # Here, since the binaries are an extra's.
+    # Imported here, because the binaries are an extra.
     from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres  # noqa: PLC0415
 
     binaries = os.environ.get("COGNI_BILLING_TEST_POSTGRES_BIN")
@@ -86,7 +86,7 @@ def _billing_engines(billing_database: Sandbox) -> Iterator[dict[str, Engine]]:
 def postgres_billing(
     _billing_engines: dict[str, Engine], billing_clock: MovableClock, billing_ids: CountingIds
 ) -> Billing:
-    """Over an empty ledger in PostgreSQL."""
+    """A `Billing` over an empty ledger in PostgreSQL."""
     reset(_billing_engines["app_migrator"])
     unit_of_work = PostgresUnitOfWork(
         _billing_engines["app_user"], service=_billing_engines["app_service"]
@@ -96,7 +96,7 @@ def postgres_billing(
 
 @pytest.fixture
 def billing(request: pytest.FixtureRequest) -> Billing:
-    """Over an empty ledger, wherever `--billing-on` has it."""
+    """A `Billing` over an empty ledger in the store of `--billing-on`."""
     on = request.config.getoption("billing_on")
     made: Billing = request.getfixturevalue(f"{on}_billing")
     return made

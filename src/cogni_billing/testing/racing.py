@@ -1,4 +1,4 @@
-"""Calls that start together."""
+"""Concurrent calls that start together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HURRY_S: Final = 1e-6
 
 
 def at_once(calls: Sequence[Callable[[], Result]]) -> list[Result]:
-    """The results of all *calls*, each in a thread of its own, started together."""
+    """Run each of *calls* in a thread of its own, started together, and return their results."""
     barrier = Barrier(len(calls))
 
     def started(call: Callable[[], Result]) -> Result:
@@ -28,7 +28,7 @@ def at_once(calls: Sequence[Callable[[], Result]]) -> list[Result]:
 
 @contextmanager
 def _hurried() -> Iterator[None]:
-    """Threads take turns so often that none gets through a call before another has its turn."""
+    """Switch threads so often that no call completes before the others have begun."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(HURRY_S)
     try:

@@ -32,9 +32,9 @@ PARTNERS: Final = tuple(AccountId(UUID(int=2**100 + n)) for n in range(7))
 
 
 def amounts(unit: Unit = CREDIT, *, least: int = 1) -> st.SearchStrategy[Amount]:
-    """Amounts of *unit* up to 10^27, small ones and those next to a bound more often.
+    """Amounts of *unit* up to 10^27, most of them small or next to a bound.
 
-    *least* counts the unit's smallest parts, cents for dollars.
+    *least* counts the unit's smallest parts, such as cents.
     """
     most = int(MAGNITUDE_MAX) * 10**unit.scale
     bounds = [
@@ -48,7 +48,7 @@ def amounts(unit: Unit = CREDIT, *, least: int = 1) -> st.SearchStrategy[Amount]
 
 
 def tenants() -> st.SearchStrategy[TenantId]:
-    """Tenants; neither the system tenant nor the nil UUID."""
+    """Tenants, without the system tenant and the nil UUID."""
     return (
         st.uuids(allow_nil=False)
         .filter(lambda given: given != SYSTEM_TENANT_ID)
@@ -57,7 +57,7 @@ def tenants() -> st.SearchStrategy[TenantId]:
 
 
 def keys() -> st.SearchStrategy[str]:
-    """References and payments that are taken: visible ASCII, up to 255 characters."""
+    """Valid references and payments: visible ASCII, up to 255 characters."""
     visible = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
     return st.text(visible, min_size=1, max_size=20) | st.text(
         visible, min_size=KEY_MAX, max_size=KEY_MAX
@@ -82,7 +82,7 @@ HOSTILE: Final = (
 
 
 def hostile_text() -> st.SearchStrategy[str]:
-    """Text that no key may be: blank, invisible, beyond ASCII, too long, or half a character."""
+    """Invalid keys: blank, invisible, beyond ASCII, too long, or with a lone surrogate."""
     beyond = st.characters(exclude_categories=()).filter(lambda each: not "!" <= each <= "~")
     return st.sampled_from(HOSTILE) | st.builds(
         "{}{}{}".format, st.text(max_size=5), beyond, st.text(max_size=5)
@@ -99,7 +99,7 @@ def rates(most: str = "1") -> st.SearchStrategy[Decimal]:
 def rules(
     draw: st.DrawFn, beneficiary: AccountId = SYSTEM_ACCOUNT_ID, most: str = "1"
 ) -> ShareRule:
-    """A rule with rates up to *most*; with and without a cap, a minimum and tiers."""
+    """A rule with rates up to *most*, with and without a cap, a minimum and tiers."""
     bounds = sorted(draw(st.lists(st.integers(0, 10**27), min_size=2, max_size=2)))
     minimum, cap = (draw(st.none() | st.just(credits(bound))) for bound in bounds)
     thresholds = draw(st.sets(st.integers(1, 10**27), max_size=3))
@@ -111,12 +111,12 @@ def rules(
 def policies(
     draw: st.DrawFn, version: str = "v1", effective_from: datetime = NOON - timedelta(days=1)
 ) -> RevenueSharePolicy:
-    """Any mode, one to eight beneficiaries, tiers, caps, minimums, either clawback."""
+    """A policy of any mode and clawback, with one to eight beneficiaries."""
     mode = draw(st.sampled_from(ShareMode))
     beneficiaries = draw(
         st.lists(st.sampled_from([SYSTEM_ACCOUNT_ID, *PARTNERS]), min_size=1, unique=True)
     )
-    # An eighth each at most: what eight of them split is not more than there is.
+    # An eighth each at most, so that eight rates of a split sum to at most 1.
     most = "0.125" if mode is ShareMode.SPLIT else "1.25"
     return RevenueSharePolicy(
         version,

@@ -1,4 +1,4 @@
-"""A payment verifier that answers as it was told."""
+"""A fake payment verifier."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cogni_billing import Intent, PaymentPending, PaymentVerified
 from cogni_billing.domain.findings import Finding
 
 Answer: TypeAlias = Finding | Callable[[Intent], Finding]
-"""What to answer, or what makes the answer of what was meant."""
+"""A finding, or a function that makes one from the intent."""
 
 
 def paid(intent: Intent) -> PaymentVerified:
-    """The payment exactly as it was meant."""
+    """The finding that the payment is exactly as intended."""
     return PaymentVerified(
         provider=intent.provider,
         token=intent.token,
@@ -28,23 +28,23 @@ def paid(intent: Intent) -> PaymentVerified:
 
 
 def paid_but(**changes: Any) -> Callable[[Intent], PaymentVerified]:
-    """The payment as it was meant, but for *changes*."""
+    """The finding that the payment is as intended, except for *changes*."""
     return lambda intent: evolve(paid(intent), **changes)
 
 
 @define
 class FakeVerifier:
-    """Looks nothing up: each piece of evidence has its answers, the last of which stands.
+    """Answers as the test told it, for `PaymentAttempts` and `AsyncPaymentAttempts`.
 
-    What it was told nothing of is not there. Serves `PaymentAttempts` and `AsyncPaymentAttempts`.
+    Each piece of evidence has a list of answers. The last one repeats. Other evidence is pending.
     """
 
     asked: list[str] = Factory(list)
-    """What it was asked about so far."""
+    """The evidence of each call so far."""
     _answers: dict[str, list[Answer]] = Factory(dict)
 
     def tell(self, evidence: str, *answers: Answer) -> None:
-        """Answer so, one after another, when asked about *evidence* from now on."""
+        """Set the answers about *evidence*, in order."""
         self._answers[evidence] = list(answers)
 
     def verify(self, evidence: str, intent: Intent, /) -> Finding:
@@ -55,5 +55,5 @@ class FakeVerifier:
         return answer(intent) if callable(answer) else answer
 
     async def verify_async(self, evidence: str, intent: Intent, /) -> Finding:
-        """The next answer; made in a thread, so that what makes it may wait."""
+        """The next answer, from a thread, because a callable answer may block."""
         return await asyncio.to_thread(self.verify, evidence, intent)

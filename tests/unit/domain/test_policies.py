@@ -200,7 +200,7 @@ def test_a_policy_keeps_its_moment_in_utc() -> None:
     }
 
 
-def test_nobody_earns_a_share_of_its_own_purchase() -> None:
+def test_a_buyer_earns_no_share_of_its_own_purchase() -> None:
     policy = RevenueSharePolicy.default()
 
     assert policy.for_buyer(SYSTEM_ACCOUNT_ID).rules == ()

@@ -1,1 +1,1 @@
-"""What every adapter promises, as tests, by subject."""
+"""The promises of every adapter, as tests, by subject."""

@@ -1,4 +1,4 @@
-"""What the contracts of payment attempts share: places to pay, people, and fixtures."""
+"""Shared by the contracts of payment attempts: destinations, tenants and fixtures."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ class Attempting(Contract):
 
     @pytest.fixture
     def intent(self, attempts: PaymentAttempts) -> Intent:
-        """Alice means to pay two dollars."""
+        """Alice intends to pay two dollars."""
         return attempts.create_intent(ALICE, usd("2.00"), payer=WALLET)

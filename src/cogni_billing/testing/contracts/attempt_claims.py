@@ -1,4 +1,4 @@
-"""What evidence promises on every adapter: one payment is for one attempt."""
+"""Contract: the evidence of a payment belongs to one attempt."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from cogni_billing.testing.verifiers import FakeVerifier, paid, paid_but
 
 
 class AttemptClaimContract(Attempting):
-    """A payment is for one attempt or purchase, and for its tenant, once."""
+    """Evidence credits one attempt or purchase, of one tenant, once."""
 
     def test_the_same_evidence_again_has_the_same_answer_and_one_credit(
         self,
@@ -100,10 +100,10 @@ class AttemptClaimContract(Attempting):
         assert attempts.status(second, another.attempt_id).state is State.CREATED_INTENT
         assert attempts.status(ALICE, intent.attempt_id) == first
 
-    def test_evidence_that_was_rejected_is_free_for_whoever_paid(
+    def test_rejected_evidence_can_be_claimed_by_its_payer(
         self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent, totals: Totals
     ) -> None:
-        """Else whoever sees a payment on a chain could keep its payer from claiming it."""
+        """Otherwise an onlooker on a chain could keep the payer from claiming a payment."""
         thief = attempts.create_intent(BOB, usd("2.00"), payer=STRANGER)
         verifier.tell(PROOF, paid_but(sender=WALLET))
 
@@ -114,7 +114,7 @@ class AttemptClaimContract(Attempting):
         assert attempt.state is State.CREDITED
         assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
 
-    def test_what_a_purchase_has_credited_is_no_evidence_any_more(
+    def test_evidence_of_a_recorded_purchase_is_refused(
         self,
         attempts: PaymentAttempts,
         billing: Billing,
@@ -132,7 +132,7 @@ class AttemptClaimContract(Attempting):
         assert verifier.asked == []
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREATED_INTENT
 
-    def test_what_a_purchase_credits_meanwhile_is_not_credited_again(
+    def test_a_pending_attempt_whose_payment_was_purchased_is_credited_by_that_purchase(
         self,
         attempts: PaymentAttempts,
         billing: Billing,
@@ -155,7 +155,7 @@ class AttemptClaimContract(Attempting):
         ("tenant", "amount", "error"),
         [(BOB, usd("2.00"), PaymentAlreadyClaimed), (ALICE, usd("3.00"), IdempotencyConflict)],
     )
-    def test_what_a_purchase_credits_otherwise_meanwhile_is_told_and_waits(
+    def test_a_pending_attempt_whose_payment_was_purchased_differently_raises_and_stays_pending(
         self,
         attempts: PaymentAttempts,
         billing: Billing,
@@ -180,7 +180,7 @@ class AttemptClaimContract(Attempting):
         found = attempts.status(ALICE, intent.attempt_id)
         assert found.state is State.PENDING_UNVERIFIED
 
-    def test_the_attempt_of_another_tenant_looks_as_if_it_were_not_there(
+    def test_an_attempt_of_another_tenant_is_unknown(
         self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent
     ) -> None:
         nowhere = UUID(int=77)
@@ -221,7 +221,7 @@ class AttemptClaimContract(Attempting):
             *("1:0x" + "ab" * 32, "stripe:pi_1", "8453:0x" + "ab" * 32 + " ", "08453:0x1"),
         ],
     )
-    def test_what_is_no_evidence_of_such_a_payment_is_refused_and_leaves_nothing(
+    def test_invalid_evidence_is_refused_and_records_nothing(
         self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent, evidence: str
     ) -> None:
         with pytest.raises(InvalidReference) as caught:

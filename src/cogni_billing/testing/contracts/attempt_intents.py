@@ -1,4 +1,4 @@
-"""What an intent promises on every adapter: what to pay where, and until when."""
+"""Contract: intents of payment attempts."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from cogni_billing.testing.verifiers import FakeVerifier, paid
 
 
 class AttemptIntentContract(Attempting):
-    """What is to be paid where is fixed, and evidence of it taken until it expires."""
+    """An intent fixes the amount and the destination, and accepts evidence until it expires."""
 
-    def test_an_intent_says_what_to_pay_where(
+    def test_an_intent_has_the_amount_and_the_destination(
         self, attempts: PaymentAttempts, totals: Totals
     ) -> None:
         intent = attempts.create_intent(
@@ -74,7 +74,9 @@ class AttemptIntentContract(Attempting):
         assert attempt.expires_at == intent.expires_at
         assert ALICE not in totals()
 
-    def test_a_card_is_paid_in_cents_by_whoever(self, attempts: PaymentAttempts) -> None:
+    def test_a_card_intent_is_in_cents_and_accepts_any_payer(
+        self, attempts: PaymentAttempts
+    ) -> None:
         intent = attempts.create_intent(ALICE, usd("19.99"), provider="stripe")
 
         assert (intent.raw_amount, intent.token, intent.recipient) == (1999, "usd", "acct_1")
@@ -138,13 +140,13 @@ class AttemptIntentContract(Attempting):
         assert caught.value.field == "amount"
 
     @pytest.mark.parametrize("amount", [credits(5), Amount(5, Unit.of("USDC"))])
-    def test_an_amount_of_something_else_is_refused(
+    def test_an_amount_in_another_unit_is_refused(
         self, attempts: PaymentAttempts, amount: Amount
     ) -> None:
         with pytest.raises(UnitMismatch):
             attempts.create_intent(ALICE, amount, payer=WALLET)
 
-    def test_the_bounds_are_the_host_s(self, new_attempts: NewAttempts) -> None:
+    def test_the_bounds_of_the_host_apply(self, new_attempts: NewAttempts) -> None:
         rules = AttemptRules(minimum=usd("0.01"), maximum=usd("0.01"))
         attempts = new_attempts(verifier=FakeVerifier(), destinations=CARD, rules=rules)
 

@@ -1,4 +1,4 @@
-"""What payment attempts promise on an adapter that many call at once."""
+"""Contract: concurrent calls on payment attempts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from cogni_billing.testing.verifiers import FakeVerifier, paid
 
 @define
 class Hanging(FakeVerifier):
-    """Answers once it is released."""
+    """A verifier that answers after its release."""
 
     released: Event = Factory(Event)
 
@@ -56,9 +56,9 @@ class Hanging(FakeVerifier):
 
 
 class AttemptRaces(Attempting):
-    """However many ask at once, and however long a verifier takes."""
+    """Concurrent calls credit once, also with a slow verifier."""
 
-    def test_of_many_polls_at_once_one_asks_and_the_credit_is_one(
+    def test_concurrent_polls_ask_the_verifier_once_and_credit_once(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -77,7 +77,7 @@ class AttemptRaces(Attempting):
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
         assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
 
-    def test_a_yes_said_many_times_settles_once(
+    def test_concurrent_findings_of_one_payment_credit_it_once(
         self, new_attempts: NewAttempts, moving: MovableClock, totals: Totals
     ) -> None:
         verifier = FakeVerifier()
@@ -98,7 +98,7 @@ class AttemptRaces(Attempting):
         assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
         assert len(attempts.history(ALICE, intent.attempt_id)) == 3
 
-    def test_of_many_attempts_with_one_payment_one_gets_it(
+    def test_concurrent_submissions_of_one_payment_credit_one_attempt(
         self, attempts: PaymentAttempts, verifier: FakeVerifier, totals: Totals
     ) -> None:
         verifier.tell(PROOF, paid)
@@ -116,7 +116,7 @@ class AttemptRaces(Attempting):
         assert winner.state is State.CREDITED
         assert totals() == purchase_totals(winner.tenant, 20_000_000, 5_000_000)
 
-    def test_a_verifier_that_hangs_keeps_nobody_and_is_not_heard_later(
+    def test_a_hanging_verifier_times_out_and_its_late_answer_is_ignored(
         self,
         new_attempts: NewAttempts,
         new_billing: NewBilling,
@@ -142,10 +142,10 @@ class AttemptRaces(Attempting):
         moving.move(POLL)
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
 
-    def test_nothing_is_kept_waiting_while_a_verifier_is_asked(
+    def test_no_lock_or_transaction_is_open_while_the_verifier_runs(
         self, new_attempts: NewAttempts, new_billing: NewBilling, totals: Totals
     ) -> None:
-        """Neither a lock nor a transaction is there: the ledger is the verifier's, too."""
+        """The verifier itself calls the ledger here."""
         billing = new_billing()
         verifier = FakeVerifier()
         attempts = new_attempts(verifier=verifier, destinations=USDC)

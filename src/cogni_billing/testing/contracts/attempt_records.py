@@ -1,4 +1,4 @@
-"""What a repository of payment attempts keeps out, on every adapter, whoever uses it."""
+"""Contract: the repository of payment attempts refuses invalid records from any caller."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ CREDITED = AttemptEvent(state=State.CREDITED, at=NOON, transaction_id=UUID(int=7
 
 
 class AttemptRecordContract(Attempting):
-    """Intents of the scope's tenant, moves from where an attempt is, credits of its purchase."""
+    """Intents are of the scope's tenant, moves follow the state, and credits have a purchase."""
 
-    def test_an_intent_is_its_tenant_s(self, unit_of_work: UnitOfWork, intent: Intent) -> None:
+    def test_an_intent_of_another_tenant_is_refused(
+        self, unit_of_work: UnitOfWork, intent: Intent
+    ) -> None:
         other = evolve(intent, attempt_id=UUID(int=99))
 
         with pytest.raises(PrivilegeRequired):
@@ -38,11 +40,11 @@ class AttemptRecordContract(Attempting):
         with pytest.raises(UnknownAttempt):
             unit_of_work.run(ALICE, lambda scope: scope.attempts.attempt(other.attempt_id))
 
-    def test_an_id_is_given_once(self, unit_of_work: UnitOfWork, intent: Intent) -> None:
+    def test_an_id_that_is_taken_is_refused(self, unit_of_work: UnitOfWork, intent: Intent) -> None:
         with pytest.raises(LedgerCorruption, match=f"gave {intent.attempt_id} twice"):
             unit_of_work.run(ALICE, lambda scope: scope.attempts.create(intent))
 
-    def test_what_has_moved_on_since_it_was_read_is_left_as_it_is(
+    def test_a_move_from_a_state_that_has_changed_is_refused(
         self, unit_of_work: UnitOfWork, attempts: PaymentAttempts, intent: Intent
     ) -> None:
         pending = attempts.submit(ALICE, intent.attempt_id, PROOF)
@@ -54,7 +56,7 @@ class AttemptRecordContract(Attempting):
 
         assert attempts.status(ALICE, intent.attempt_id).failure is FailureCode.INVALID_TOKEN
 
-    def test_it_is_credited_by_its_purchase_alone(
+    def test_an_attempt_without_its_purchase_cannot_be_credited(
         self, unit_of_work: UnitOfWork, attempts: PaymentAttempts, intent: Intent
     ) -> None:
         pending = attempts.submit(ALICE, intent.attempt_id, PROOF)
@@ -64,7 +66,9 @@ class AttemptRecordContract(Attempting):
 
         assert attempts.status(ALICE, intent.attempt_id) == pending
 
-    def test_a_turn_is_of_what_is_there(self, unit_of_work: UnitOfWork, intent: Intent) -> None:
+    def test_a_check_begins_for_pending_attempts_only(
+        self, unit_of_work: UnitOfWork, intent: Intent
+    ) -> None:
         def begins(attempt_id: UUID) -> bool:
             return unit_of_work.run(
                 ALICE, lambda scope: scope.attempts.begin_check(attempt_id, NOON, timedelta(0))

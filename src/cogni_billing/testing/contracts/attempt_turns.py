@@ -1,4 +1,4 @@
-"""When and how a verifier is asked, on every adapter."""
+"""Contract: the calls of a verifier."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from cogni_billing.testing.verifiers import FakeVerifier, paid, paid_but
 
 
 class Untellable(Exception):
-    """Fails to be told."""
+    """An exception without a readable message."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError
 
 
 class OutsideTheTree(BaseException):
-    """As some libraries' timeouts are."""
+    """An exception outside `Exception`, like the timeouts of some libraries."""
 
 
 RAISED: Final[dict[BaseException, str]] = {
@@ -60,9 +60,9 @@ RAISED: Final[dict[BaseException, str]] = {
 
 
 class AttemptTurnContract(Attempting):
-    """One asks at a time, now and then; and a verifier that is wrong credits nobody."""
+    """A verifier is asked once per interval, and a wrong verifier credits no tenant."""
 
-    def test_the_verifier_is_asked_once_in_ten_seconds_however_often_the_status_is(
+    def test_frequent_polls_ask_the_verifier_once_in_ten_seconds(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -85,7 +85,7 @@ class AttemptTurnContract(Attempting):
         attempts.submit(ALICE, intent.attempt_id, PROOF)
         assert verifier.asked == [PROOF] * 3
 
-    def test_nobody_is_asked_about_an_intent_or_about_what_has_ended(
+    def test_the_verifier_is_not_asked_about_intents_and_ended_attempts(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -101,7 +101,7 @@ class AttemptTurnContract(Attempting):
 
         assert verifier.asked == [PROOF]
 
-    def test_it_waits_for_no_turn_however_wrong_another_clock_was(
+    def test_a_report_with_a_clock_set_back_is_credited_at_once(
         self,
         attempts: PaymentAttempts,
         moving: MovableClock,
@@ -114,7 +114,7 @@ class AttemptTurnContract(Attempting):
 
         assert credited.state is State.CREDITED
 
-    def test_a_turn_that_a_clock_far_ahead_took_is_not_waited_for(
+    def test_a_check_recorded_far_in_the_future_does_not_delay_the_next(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -130,7 +130,7 @@ class AttemptTurnContract(Attempting):
         assert attempts.sweep() == 1
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
 
-    def test_a_turn_that_a_clock_a_little_ahead_took_is_a_turn(
+    def test_a_check_recorded_shortly_in_the_future_delays_the_next(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -172,7 +172,7 @@ class AttemptTurnContract(Attempting):
         assert totals() == purchase_totals(BOB, 30_000_000, 7_500_000)
         assert attempts.sweep() == 0
 
-    def test_a_sweep_goes_on_where_an_attempt_fails_and_tells_it_in_the_end(
+    def test_a_sweep_continues_after_a_failed_attempt_and_raises_at_the_end(
         self,
         attempts: PaymentAttempts,
         billing: Billing,
@@ -197,7 +197,7 @@ class AttemptTurnContract(Attempting):
         assert attempts.status(BOB, other.attempt_id).state is State.PENDING_UNVERIFIED
         assert totals()[AccountId(BOB)] == before
 
-    def test_a_sweep_tries_each_attempt_once_however_long_the_verifier_takes(
+    def test_a_sweep_with_a_slow_verifier_tries_each_attempt_once(
         self, attempts: PaymentAttempts, verifier: FakeVerifier, moving: MovableClock
     ) -> None:
         def slow(intent: Intent) -> Finding:
@@ -214,7 +214,7 @@ class AttemptTurnContract(Attempting):
         assert attempts.sweep() == 0
         assert sorted(verifier.asked) == ["stripe:pi_1", "stripe:pi_2"]
 
-    def test_a_sweep_tries_each_attempt_once_even_where_no_time_passes(
+    def test_a_sweep_with_a_clock_standing_still_tries_each_attempt_once(
         self, new_attempts: NewAttempts, verifier: FakeVerifier, moving: MovableClock
     ) -> None:
         attempts = new_attempts(
@@ -241,7 +241,7 @@ class AttemptTurnContract(Attempting):
             paid_but(provider=8453),
         ],
     )
-    def test_a_verifier_that_talks_nonsense_is_told_and_the_attempt_waits(
+    def test_an_invalid_finding_raises_verifier_failed_and_the_attempt_stays_pending(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -263,7 +263,7 @@ class AttemptTurnContract(Attempting):
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
 
     @pytest.mark.parametrize("error", RAISED, ids=lambda each: type(each).__name__)
-    def test_a_verifier_that_raises_is_told_and_the_attempt_waits(
+    def test_a_raising_verifier_raises_verifier_failed_and_the_attempt_stays_pending(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,

@@ -1,4 +1,4 @@
-"""What a payment attempt promises on every adapter: what is verified is credited."""
+"""Contract: payment attempts are credited if they are verified."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from cogni_billing.testing.verifiers import FakeVerifier, paid, paid_but
 
 
 class AttemptContract(Attempting):
-    """From intent to credits: what is verified is credited once, and nothing else ever is."""
+    """From intent to credits: a verified payment is credited once, and no other payment is."""
 
     @pytest.mark.parametrize(
         ("cents", "raw", "credited", "share"),
@@ -53,7 +53,7 @@ class AttemptContract(Attempting):
             (5_000, 50_000_000, 500_000_000, 125_000_000),
         ],
     )
-    def test_what_is_verified_is_credited_with_its_share(
+    def test_a_verified_payment_is_credited_with_its_share(
         self,
         attempts: PaymentAttempts,
         billing: Billing,
@@ -93,7 +93,7 @@ class AttemptContract(Attempting):
             ({"provider": "1"}, Code.INVALID_CHAIN),
         ],
     )
-    def test_evidence_of_something_else_is_rejected_and_credits_nothing(
+    def test_evidence_of_another_payment_is_rejected_and_credits_nothing(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -125,7 +125,7 @@ class AttemptContract(Attempting):
             (Code.RECEIPT_NOT_FOUND, State.PENDING_UNVERIFIED),
         ],
     )
-    def test_a_verifier_s_no_ends_it_unless_it_may_still_become_a_yes(
+    def test_a_final_failure_ends_the_attempt_and_a_temporary_one_does_not(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -140,7 +140,7 @@ class AttemptContract(Attempting):
         assert attempt.state is state
         assert attempt.failure == (code if state.is_terminal else None)
 
-    def test_more_than_was_meant_is_credited_as_meant_and_told_in_the_history(
+    def test_an_overpayment_credits_the_intended_amount_and_is_in_the_history(
         self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent, totals: Totals
     ) -> None:
         verifier.tell(PROOF, paid_but(raw_amount=9_000_000))
@@ -150,7 +150,7 @@ class AttemptContract(Attempting):
         assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
         assert attempts.history(ALICE, intent.attempt_id)[-1].found["raw_amount"] == "9000000"
 
-    def test_addresses_are_the_same_however_their_letters_are_written(
+    def test_addresses_are_compared_without_case(
         self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent
     ) -> None:
         verifier.tell(
@@ -162,7 +162,7 @@ class AttemptContract(Attempting):
 
         assert (attempt.state, attempt.evidence) == (State.CREDITED, PROOF)
 
-    def test_an_account_s_letters_are_its_own(
+    def test_card_accounts_are_compared_with_case(
         self, attempts: PaymentAttempts, verifier: FakeVerifier
     ) -> None:
         intent = attempts.create_intent(ALICE, usd("2.00"), provider="stripe")
@@ -172,14 +172,14 @@ class AttemptContract(Attempting):
 
         assert attempt.failure is Code.INVALID_RECIPIENT
 
-    def test_what_is_as_much_as_can_be_is_enough(
+    def test_a_finding_with_the_largest_numbers_is_credited(
         self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent
     ) -> None:
         verifier.tell(PROOF, paid_but(raw_amount=2**256 - 1, confirmations=2**63 - 1))
 
         assert attempts.submit(ALICE, intent.attempt_id, PROOF).state is State.CREDITED
 
-    def test_a_day_is_a_day(
+    def test_a_missing_receipt_fails_after_exactly_a_day(
         self,
         attempts: PaymentAttempts,
         moving: MovableClock,
@@ -191,7 +191,7 @@ class AttemptContract(Attempting):
 
         assert attempts.status(ALICE, intent.attempt_id).failure is Code.RECEIPT_NOT_FOUND
 
-    def test_a_receipt_that_is_missing_is_waited_for_until_a_day_has_passed(
+    def test_a_missing_receipt_stays_pending_for_a_day_and_then_fails(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -216,7 +216,7 @@ class AttemptContract(Attempting):
         moving.move(POLL)
         assert attempts.status(ALICE, intent.attempt_id) == attempt
 
-    def test_one_that_is_found_after_a_day_is_credited_all_the_same(
+    def test_a_payment_found_after_a_day_is_credited(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -230,7 +230,7 @@ class AttemptContract(Attempting):
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED
 
     @pytest.mark.parametrize("code", [Code.RPC_ERROR, Code.INSUFFICIENT_CONFIRMATIONS])
-    def test_what_may_well_be_there_is_waited_for_without_end(
+    def test_a_temporary_failure_stays_pending_without_limit(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -244,7 +244,7 @@ class AttemptContract(Attempting):
 
         assert attempts.status(ALICE, intent.attempt_id).state is State.PENDING_UNVERIFIED
 
-    def test_too_few_confirmations_are_waited_for(
+    def test_too_few_confirmations_stay_pending(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -252,7 +252,7 @@ class AttemptContract(Attempting):
         intent: Intent,
         totals: Totals,
     ) -> None:
-        # Not even a mismatch counts before: a chain may yet come to show something else.
+        # A mismatch does not count either, because a chain can still reorganise.
         verifier.tell(PROOF, paid_but(confirmations=4, sender=STRANGER), paid)
         before = totals()
 
@@ -266,7 +266,7 @@ class AttemptContract(Attempting):
         assert credited.changed_at == NOON + POLL
         assert totals() == purchase_totals(ALICE, 20_000_000, 5_000_000)
 
-    def test_every_step_is_in_the_history_with_what_the_verifier_said(
+    def test_every_step_is_in_the_history_with_the_finding(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -297,7 +297,7 @@ class AttemptContract(Attempting):
             ),
         )
 
-    def test_what_a_webhook_reports_is_judged_at_once(
+    def test_a_reported_finding_is_decided_at_once(
         self,
         attempts: PaymentAttempts,
         verifier: FakeVerifier,
@@ -325,7 +325,7 @@ class AttemptContract(Attempting):
             (PaymentFailed(Code.TOKEN_TRANSFER_NOT_FOUND), State.REJECTED),
         ],
     )
-    def test_what_is_reported_may_be_bad_news(
+    def test_a_reported_failure_credits_nothing(
         self,
         attempts: PaymentAttempts,
         intent: Intent,
@@ -338,7 +338,7 @@ class AttemptContract(Attempting):
         assert attempts.report(ALICE, intent.attempt_id, PROOF, finding).state is state
         assert totals() == before
 
-    def test_its_time_never_runs_backwards(
+    def test_an_attempt_with_a_clock_set_back_keeps_its_time(
         self, attempts: PaymentAttempts, moving: MovableClock, intent: Intent
     ) -> None:
         moving.move(-timedelta(hours=1))

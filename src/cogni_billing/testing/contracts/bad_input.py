@@ -1,7 +1,7 @@
-"""Bad input, to every argument of every call: refused by name, before the ledger is reached.
+"""Contract: bad input to every argument of every call is refused by name, before any SQL.
 
-What each argument must be is said once, in `ARGUMENTS`; what it must not be, in `BAD`. A call or an
-argument that is not listed fails the suite.
+`ARGUMENTS` has a good value for each argument, and `BAD` the bad values of each type. A call or an
+argument that is missing here fails the suite.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Kind(enum.StrEnum):
 
 
 class Odd(str):
-    """Equal to everything, as a key must never be."""
+    """A key that claims to equal every other."""
 
     __slots__ = ()
 
@@ -137,7 +137,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "requests": (None, 7, True, object(), "pi_1", {"tenant": ALICE}),
 }
 Arguments: TypeAlias = dict[str, tuple[object, str]]
-# Of each call: what makes it a good one, and which of the above each argument must not be.
+# For each argument: a good value, and the type in `BAD` with its bad values.
 TENANT: Final[Arguments] = {"tenant": (ALICE, "tenant")}
 METADATA: Final[Arguments] = {"metadata": ({"a": 1}, "metadata")}
 REFERENCE: Final[Arguments] = {"reference": ("run-1", "key")}
@@ -187,12 +187,12 @@ REQUESTS: Final = {"confirm_purchases": "confirm_purchase", "charge_many": "char
 
 
 def arguments(call: str) -> dict[str, object]:
-    """Good ones."""
+    """Good arguments for *call*."""
     return {name: good for name, (good, _) in ARGUMENTS[call].items()}
 
 
 class BadInputContract(Contract):
-    def test_every_argument_of_every_call_is_here(self, billing: Billing) -> None:
+    def test_every_argument_of_every_call_is_listed(self, billing: Billing) -> None:
         calls = {
             name: set(inspect.signature(call).parameters) - {"self"}
             for name, call in vars(Billing).items()
@@ -202,14 +202,14 @@ class BadInputContract(Contract):
         assert calls == {name: set(names) for name, names in ARGUMENTS.items()}
 
     @pytest.mark.parametrize(("call", "name"), PLACES)
-    def test_it_is_refused_by_name_before_the_store_is_reached(
+    def test_a_bad_argument_is_refused_by_name_before_the_store_is_reached(
         self, billing: Billing, reached: Reached, totals: Totals, call: str, name: str
     ) -> None:
         before = reached()
         for bad in BAD[ARGUMENTS[call][name][1]]:
             with pytest.raises(BillingError) as caught:
                 getattr(billing, call)(**arguments(call) | {name: bad})
-            self.names_what_is_wrong(caught.value, name)
+            self.names_the_argument(caught.value, name)
 
         assert reached() == before
         assert totals() == {}
@@ -225,8 +225,8 @@ class BadInputContract(Contract):
             for bad in BAD[kind]:
                 request = arguments(like) | {name: bad}
                 (outcome,) = getattr(billing, call)([request])
-                self.names_what_is_wrong(outcome.error, name)
-                if name == "tenant":  # of the others, its tenant's scope says what came of them
+                self.names_the_argument(outcome.error, name)
+                if name == "tenant":  # other fields are refused inside the tenant's scope
                     assert reached() == before
         for nonsense in (None, 7, "pi_1", {}, {"tenant": ALICE}, arguments(like) | {"more": 1}):
             (outcome,) = getattr(billing, call)([nonsense])
@@ -234,8 +234,8 @@ class BadInputContract(Contract):
 
         assert totals() == {}
 
-    def test_what_is_good_of_each_is_taken(self, billing: Billing) -> None:
-        """Or the refusals above would prove nothing."""
+    def test_every_good_argument_is_accepted(self, billing: Billing) -> None:
+        """Shows that the bad value causes the refusals above."""
         billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bobs")
         for call in ARGUMENTS:
             try:
@@ -243,10 +243,10 @@ class BadInputContract(Contract):
             except InvalidInput as error:
                 pytest.fail(f"{call}: {error}")
             except BillingError:
-                continue  # there is no such hold, payment or dispute
+                continue  # the hold, payment or dispute is unknown
 
     @staticmethod
-    def names_what_is_wrong(error: BillingError, name: str) -> None:
+    def names_the_argument(error: BillingError, name: str) -> None:
         assert isinstance(error, InvalidInput), repr(error)
         assert error.field.split("[")[0].split(".")[0] == name, error
         assert len(str(error)) < 400

@@ -1,4 +1,4 @@
-"""What a batch promises on every adapter: each request as if it came alone, in order."""
+"""Contract: batches. Each request has the same outcome as alone, in order."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class PurchaseBatchContract(Contract):
             ISSUANCE: Decimal(-500_000),
         }
 
-    def test_it_leaves_what_single_calls_leave(self, billing: Billing) -> None:
+    def test_a_batch_leaves_the_same_ledger_as_single_calls(self, billing: Billing) -> None:
         metadata = {"order": [1, {"a": "b"}]}
         given: Mapping[str, Any] = {"amount": usd("0.03"), "payment": "a", "metadata": metadata}
 
@@ -105,7 +105,7 @@ class PurchaseBatchContract(Contract):
         assert found.metadata == {"order": (1, {"a": "b"})}
         assert [line.reference for line in billing.statement(ALICE).lines] == ["b", "a"]
 
-    def test_lines_are_in_the_order_given_whatever_the_keys(self, billing: Billing) -> None:
+    def test_lines_are_in_the_given_order(self, billing: Billing) -> None:
         order = ["c", "a", "d", "b"]
 
         outcomes = billing.confirm_purchases([purchase(name) for name in order])
@@ -115,7 +115,7 @@ class PurchaseBatchContract(Contract):
         assert [line.reference for line in reversed(lines)] == order
         assert [int(line.balance_after.value) for line in reversed(lines)] == balances(outcomes)
 
-    def test_a_payment_twice_is_once(self, billing: Billing, totals: Totals) -> None:
+    def test_a_payment_given_twice_is_recorded_once(self, billing: Billing, totals: Totals) -> None:
         billing.confirm_purchases([purchase("a"), purchase("z")])
 
         outcomes = billing.confirm_purchases(
@@ -146,7 +146,7 @@ class PurchaseBatchContract(Contract):
             with pytest.raises(UnknownAccount):
                 billing.balance(ALICE)
 
-    def test_of_two_tenants_with_one_payment_one_gets_it(
+    def test_a_payment_given_for_two_tenants_credits_one(
         self, billing: Billing, totals: Totals
     ) -> None:
         outcomes = billing.confirm_purchases(
@@ -178,7 +178,9 @@ class PurchaseBatchContract(Contract):
         assert errors(outcomes) == [None, *(error for _, error in bad)]
         assert totals()[AccountId(ALICE)] == 100_000
 
-    def test_all_or_nothing_counts_bad_requests_in(self, billing: Billing, totals: Totals) -> None:
+    def test_all_or_nothing_with_an_invalid_request_records_nothing(
+        self, billing: Billing, totals: Totals
+    ) -> None:
         outcomes = billing.confirm_purchases(
             [purchase("a"), purchase("two words"), purchase("b", tenant=BOB)], all_or_nothing=True
         )
@@ -200,7 +202,7 @@ class PurchaseBatchContract(Contract):
         with pytest.raises(InvalidInput):
             billing.charge_many([], all_or_nothing=given)
 
-    def test_a_generator_will_do_and_nothing_is_something(self, billing: Billing) -> None:
+    def test_a_generator_and_an_empty_batch_are_accepted(self, billing: Billing) -> None:
         assert billing.confirm_purchases([]) == ()
         outcomes = billing.confirm_purchases(purchase(str(n)) for n in range(3))
         assert states(outcomes) == ["done"] * 3
@@ -244,7 +246,7 @@ class ChargeBatchContract(Contract):
         ]
         assert totals()[USAGE] == 43
 
-    def test_what_would_overdraw_is_refused_and_a_smaller_one_after_it_is_not(
+    def test_a_charge_that_would_overdraw_is_refused_and_a_later_smaller_one_is_done(
         self, rich: Billing
     ) -> None:
         outcomes = rich.charge_many(
@@ -298,7 +300,7 @@ class ChargeBatchContract(Contract):
         assert balances(outcomes) == [99_995, 99_995]
         assert totals()[AccountId(ALICE)] == 99_995
 
-    def test_a_reference_twice_is_once(self, rich: Billing) -> None:
+    def test_a_reference_given_twice_is_charged_once(self, rich: Billing) -> None:
         rich.charge(ALICE, credits(5), reference="0")
 
         outcomes = rich.charge_many(
@@ -320,7 +322,7 @@ class ChargeBatchContract(Contract):
         assert errors(outcomes) == [UnknownAccount, None, UnknownAccount]
         assert str(outcomes[0].error) == str(UnknownAccount(ALICE))
 
-    def test_what_is_held_is_not_charged_and_what_was_granted_is_first(
+    def test_held_credits_are_not_charged_and_granted_credits_come_first(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
         rich.grant(ALICE, credits(50), source="a", reference="a", expires_at=NOON + HOUR)
@@ -330,7 +332,7 @@ class ChargeBatchContract(Contract):
 
         assert errors(outcomes) == [None, InsufficientCredits, None]
 
-    def test_what_is_due_comes_first(
+    def test_due_expirations_come_first(
         self, rich: Billing, clock: SteppingClock, totals: Totals
     ) -> None:
         rich.grant(ALICE, credits(50), source="a", reference="a", expires_at=NOON + HOUR)
@@ -342,7 +344,7 @@ class ChargeBatchContract(Contract):
         assert errors(outcomes) == [InsufficientCredits, None, None]
         assert totals()[BREAKAGE] == 50
 
-    def test_what_is_due_is_recorded_even_if_every_request_is_refused(
+    def test_due_expirations_are_recorded_if_every_request_is_refused(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
         rich.grant(ALICE, credits(5), source="a", reference="a", expires_at=NOON + HOUR)
@@ -355,7 +357,7 @@ class ChargeBatchContract(Contract):
 
 
 class BatchRaces(Contract):
-    """Batches that meet each other, and single calls."""
+    """Concurrent batches and single calls."""
 
     def test_batches_at_once_credit_each_payment_once(
         self, new_billing: NewBilling, totals: Totals
@@ -378,7 +380,7 @@ class BatchRaces(Contract):
         assert sum(outcome.state is OutcomeState.DONE for outcome in done) == 40
         assert {totals()[AccountId(tenant)] for tenant in tenants} == {Decimal(1_000_000)}
 
-    def test_of_tenants_whose_batches_race_for_the_same_payments_each_payment_has_one(
+    def test_concurrent_batches_of_many_tenants_credit_each_payment_to_one_tenant(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         billing = new_billing()
@@ -414,7 +416,7 @@ class BatchRaces(Contract):
         calls = [partial(call, turn) for turn in range(10) for call in (many, single)]
         done = sum(at_once(calls))
 
-        # 200 000 pay for 257 of them, and 260 were asked for.
+        # 200 000 credits pay for 257 charges of the 260 requested.
         assert done == 257
         assert totals()[AccountId(ALICE)] == 200_000 - 257 * 777
 

@@ -1,4 +1,4 @@
-"""Whatever breaks off wherever, a call has happened or not, and asking again settles it, once."""
+"""Contract: an interrupted call is atomic, and its retry completes it once."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ MOST_PLACES: Final = 60
 
 
 def held(billing: Billing) -> UUID:
-    """The same hold, every time."""
+    """The id of the same hold, every time."""
     return billing.hold(ALICE, credits(30), reference="ready").id
 
 
 INTENT, PENDING = UUID(int=1001), UUID(int=1002)
-"""Attempts of Alice's: the evidence for one is yet to come."""
+"""Attempts of Alice. The first has no evidence yet."""
 
 
 def attempts_over(billing: Billing, *paid_by: str, ids: IdSource | None = None) -> PaymentAttempts:
-    """Attempts like *billing*, verified as often as anybody asks; those were paid."""
+    """`PaymentAttempts` like *billing*, without a polling interval. *paid_by* were paid."""
     verifier = FakeVerifier()
     for evidence in paid_by:
         verifier.tell(evidence, paid)
@@ -61,7 +61,7 @@ def attempts_over(billing: Billing, *paid_by: str, ids: IdSource | None = None) 
 
 
 def settled(billing: Billing) -> Attempt:
-    """The last step alone: the attempt, its purchase and its history, in one transaction."""
+    """Report the pending attempt: the attempt, its purchase and its history, in one transaction."""
     attempts = attempts_over(billing)
     pending = attempts.status(ALICE, PENDING)
     assert pending.evidence is not None
@@ -102,12 +102,12 @@ EACH: Final = CALLS | CALLS_OF_ATTEMPTS
 
 @frozen
 class Call:
-    """One of `EACH`; another process can be told of it."""
+    """A call of `EACH`, by its name, so that another process can make it."""
 
     name: str
 
     def __call__(self, billing: Billing) -> object:
-        """What the call returns; of a batch that has failed, its error is raised."""
+        """Make the call. The error of a failed request in a batch is raised."""
         given = EACH[self.name](billing)
         for outcome in given if isinstance(given, tuple) else ():
             if outcome.error is not None:
@@ -116,15 +116,16 @@ class Call:
 
 
 BreakOff = Callable[[int, Call], bool]
-"""Makes the call, with a `Billing` of its own over the same store, and breaks it off at the place
-of that number; tells whether there is such a place. Places count what the call asks of the store: 0
-is before the first of it, and the last is before, or while, the commit is answered.
+"""Makes the call, with a `Billing` of its own over the same store, and interrupts it at a place.
+
+Places count the requests to the store. Place 0 is before the first request. The last place is
+before or during the answer to the commit. Returns false if the call has no such place.
 """
 
 
 @frozen
 class State:
-    """What a call can change."""
+    """The state that a call can change."""
 
     totals: dict[AccountId, Decimal]
     held: Amount
@@ -133,7 +134,7 @@ class State:
 
 
 def known(billing: Billing) -> bool:
-    """Whether Bob has an account."""
+    """True if Bob has an account."""
     try:
         billing.balance(BOB)
     except UnknownAccount:
@@ -142,7 +143,7 @@ def known(billing: Billing) -> bool:
 
 
 def state(billing: Billing, totals: Totals) -> State:
-    """What there is, once it has been verified."""
+    """The present state. Also checks that the ledger verifies."""
     verification = billing.verify()
     assert verification.violations == ()
     there, alice = totals(), billing.balance(ALICE)
@@ -151,7 +152,7 @@ def state(billing: Billing, totals: Totals) -> State:
 
 
 def answer(given: object) -> object:
-    """What a call says, but for whether it says so again."""
+    """The answer of a call without `replayed`."""
     if isinstance(given, tuple):
         return tuple(answer(outcome.receipt) for outcome in given)
     if isinstance(given, (Dispute, Hold, Receipt)):
@@ -160,7 +161,7 @@ def answer(given: object) -> object:
 
 
 def ready(billing: Billing) -> None:
-    """Make a ledger that each call can work on, but for attempts."""
+    """Prepare a ledger on which each call of `CALLS` can succeed."""
     billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:d")
     billing.open_dispute(ALICE, payment="stripe:d", reference="d")
@@ -168,7 +169,7 @@ def ready(billing: Billing) -> None:
 
 
 def attempted(billing: Billing) -> None:
-    """Make the attempts that calls go on with."""
+    """Create the attempts that the calls continue."""
     attempts = attempts_over(billing, ids=CountingIds(1000))
     for _ in (INTENT, PENDING):
         attempts.create_intent(ALICE, usd("2.00"))
@@ -176,7 +177,7 @@ def attempted(billing: Billing) -> None:
 
 
 def settles(billing: Billing, totals: Totals, call: Call, before: State, broken: State) -> None:
-    """It has happened or not; asking again makes it happen, once, with one answer."""
+    """Check that the call happened or did not, and that a retry completes it once."""
     first = call(billing)
     after = state(billing, totals)
     again = call(billing)
@@ -188,10 +189,10 @@ def settles(billing: Billing, totals: Totals, call: Call, before: State, broken:
 
 
 class BreakingOffContract(Contract):
-    """Every call that changes something, broken off at every place."""
+    """Every call that writes, interrupted at every place."""
 
     @pytest.mark.parametrize("name", EACH)
-    def test_it_has_happened_or_not_and_asking_again_settles_it_once(
+    def test_an_interrupted_call_is_atomic_and_its_retry_completes_it_once(
         self,
         new_unit_of_work: Callable[[], UnitOfWork],
         totals: Totals,
@@ -209,6 +210,6 @@ class BreakingOffContract(Contract):
                 assert place > 0
                 return
             broken = state(steady, totals)
-            assert place > 0 or broken == before, "what breaks off at the first place never happens"
+            assert place > 0 or broken == before, "a call interrupted at place 0 has written"
             settles(steady, totals, call, before, broken)
-        pytest.fail("it has more places than were tried")
+        pytest.fail(f"the call has more than {MOST_PLACES} places; raise MOST_PLACES")

@@ -1,4 +1,4 @@
-"""What a usage charge promises on every adapter."""
+"""Contract: charges."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from cogni_billing.testing.racing import at_once
 
 
 class ChargeContract(Contract):
-    """Credits go once, and only those that are there."""
+    """Credits are taken once, and only available ones."""
 
     @pytest.fixture
     def rich(self, billing: Billing) -> Billing:
@@ -62,7 +62,7 @@ class ChargeContract(Contract):
             USAGE: 1200,
         }
 
-    def test_everything_may_be_taken_and_not_one_credit_more(
+    def test_a_charge_may_take_all_credits_and_not_one_more(
         self, rich: Billing, totals: Totals
     ) -> None:
         before = totals()
@@ -80,7 +80,7 @@ class ChargeContract(Contract):
 
         assert not rich.charge(ALICE, credits(5), reference="run-1").replayed
 
-    def test_what_was_incurred_already_is_recorded_below_zero(
+    def test_an_allowed_overdraft_takes_the_balance_below_zero(
         self, rich: Billing, totals: Totals
     ) -> None:
         receipt = rich.charge(ALICE, credits(1_500_000), reference="run-1", allow_overdraft=True)
@@ -100,15 +100,13 @@ class ChargeContract(Contract):
         assert caught.value.available == credits(-500_000)
         assert repaid.balance == credits(500_000)
 
-    def test_an_overdraft_that_is_allowed_but_not_needed_changes_nothing(
-        self, rich: Billing
-    ) -> None:
+    def test_an_allowed_overdraft_that_is_not_needed_has_no_effect(self, rich: Billing) -> None:
         receipt = rich.charge(ALICE, credits(5), reference="run-1", allow_overdraft=True)
 
         assert receipt.balance == credits(999_995)
         assert not receipt.overdrawn
 
-    def test_a_replay_tells_the_first_outcome_even_when_no_credits_are_left(
+    def test_a_replay_without_credits_left_returns_the_first_outcome(
         self, rich: Billing, totals: Totals
     ) -> None:
         first = rich.charge(ALICE, credits(600_000), reference="run-1")
@@ -162,7 +160,7 @@ class ChargeContract(Contract):
 
         assert totals() == {}
 
-    def test_an_account_that_was_only_opened_has_nothing_to_take(self, billing: Billing) -> None:
+    def test_a_charge_on_a_new_account_is_refused(self, billing: Billing) -> None:
         billing.open_account(ALICE)
 
         with pytest.raises(InsufficientCredits) as caught:
@@ -202,16 +200,18 @@ class ChargeContract(Contract):
 
 
 class SystemTenantSpendsContract(Contract):
-    """The system tenant pays for its own runs with what the shares brought it."""
+    """The system tenant pays for its own work with its shares."""
 
     @pytest.fixture
     def earned(self, billing: Billing) -> Billing:
-        """Two purchases have brought the system tenant 500 000 credits."""
+        """The system tenant has 500 000 credits from two purchases."""
         for tenant in (ALICE, BOB):
             billing.confirm_purchase(tenant, usd("0.10"), payment=f"stripe:{tenant}")
         return billing
 
-    def test_it_is_charged_like_anyone(self, earned: Billing, totals: Totals) -> None:
+    def test_the_system_tenant_is_charged_like_any_tenant(
+        self, earned: Billing, totals: Totals
+    ) -> None:
         receipt = earned.charge(SYSTEM_TENANT_ID, credits(200_000), reference="run-1")
 
         assert receipt.balance == credits(300_000)
@@ -220,7 +220,9 @@ class SystemTenantSpendsContract(Contract):
         assert totals()[USAGE] == 200_000
 
     @pytest.mark.parametrize("folded", [False, True])
-    def test_it_never_goes_below_zero(self, earned: Billing, folded: bool) -> None:
+    def test_the_system_tenant_cannot_be_charged_below_zero(
+        self, earned: Billing, folded: bool
+    ) -> None:
         if folded:
             earned.fold()
         earned.charge(SYSTEM_TENANT_ID, credits(500_000), reference="run-1")
@@ -230,7 +232,7 @@ class SystemTenantSpendsContract(Contract):
 
         assert caught.value.available == credits(0)
 
-    def test_what_arrives_later_may_be_spent_later(self, earned: Billing) -> None:
+    def test_the_system_tenant_can_spend_later_arrivals(self, earned: Billing) -> None:
         earned.charge(SYSTEM_TENANT_ID, credits(500_000), reference="run-1")
         earned.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_9")
 
@@ -240,9 +242,9 @@ class SystemTenantSpendsContract(Contract):
 
 
 class ChargeRaces(Contract):
-    """However many spend at once, nobody spends what is not there."""
+    """Concurrent charges take available credits only."""
 
-    def test_spenders_at_once_never_take_more_than_there_is(
+    def test_concurrent_charges_never_take_more_than_is_available(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         billing = new_billing()
@@ -273,7 +275,7 @@ class ChargeRaces(Contract):
         assert sum(not receipt.replayed for receipt in receipts) == 1
         assert totals()[AccountId(ALICE)] == 99_991
 
-    def test_its_spenders_and_the_purchases_that_pay_it_add_up(
+    def test_concurrent_charges_and_purchases_of_the_system_tenant_add_up(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         billing = new_billing()

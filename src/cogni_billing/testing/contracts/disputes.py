@@ -1,4 +1,4 @@
-"""What disputing promises on every adapter."""
+"""Contract: disputes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ EVERYONE = (ALICE, SYSTEM_TENANT_ID, BOB)
 
 
 class DisputeContract(Contract):
-    """What is disputed is set aside, shares included, and comes back or goes, exactly."""
+    """A dispute sets credits and shares aside, and releases or takes exactly these."""
 
     @pytest.fixture
     def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
@@ -88,7 +88,7 @@ class DisputeContract(Contract):
             billing.charge(SYSTEM_TENANT_ID, credits(1), reference="run-1")
         assert billing.verify().violations == ()
 
-    def test_it_sets_aside_more_than_is_available(self, billing: Billing) -> None:
+    def test_a_dispute_sets_aside_more_than_is_available(self, billing: Billing) -> None:
         billing.charge(ALICE, credits(9_000_000), reference="run-1")
 
         billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
@@ -111,7 +111,9 @@ class DisputeContract(Contract):
         assert billing.refund(ALICE, payment=PAYMENT, reference="re_1").refunded == usd("1.00")
         assert billing.verify().violations == ()
 
-    def test_losing_takes_it_back_like_a_refund(self, billing: Billing, totals: Totals) -> None:
+    def test_losing_a_dispute_reverses_like_a_refund(
+        self, billing: Billing, totals: Totals
+    ) -> None:
         dispute = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
 
         receipt = billing.lose_dispute(ALICE, payment=PAYMENT, reference="dp_1")
@@ -123,7 +125,7 @@ class DisputeContract(Contract):
         assert billing.statement(ALICE).lines[0].kind == "chargeback"
         assert billing.verify().violations == ()
 
-    def test_a_lost_one_may_be_clamped(self, billing: Billing, totals: Totals) -> None:
+    def test_a_lost_dispute_can_be_clamped(self, billing: Billing, totals: Totals) -> None:
         billing.charge(ALICE, credits(9_000_000), reference="run-1")
         billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
 
@@ -200,10 +202,10 @@ class DisputeContract(Contract):
             assert caught.value.state == state
         assert billing.verify().violations == ()
 
-    def test_a_partner_that_has_no_account_yet_gets_one(
+    def test_a_dispute_opens_the_account_of_a_beneficiary(
         self, new_billing: NewBilling, clock: SteppingClock
     ) -> None:
-        """What is set aside has to be somewhere."""
+        """The share needs a wallet on which it is set aside."""
         billing = new_billing(policy=policy(), clock=clock, ids=CountingIds())
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
 
@@ -214,7 +216,7 @@ class DisputeContract(Contract):
         billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1")
         assert self.held(billing) == [0, 0, 0]
 
-    def test_nobody_else_ends_it(self, billing: Billing) -> None:
+    def test_a_dispute_of_another_tenant_is_unknown(self, billing: Billing) -> None:
         dispute = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
         billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_2")
 
@@ -260,7 +262,7 @@ class DisputeContract(Contract):
             ({"tenant": SYSTEM_TENANT_ID}, UnknownPayment),
         ],
     )
-    def test_what_cannot_be_disputed_is_refused_and_sets_nothing_aside(
+    def test_an_invalid_dispute_is_refused_and_sets_nothing_aside(
         self, billing: Billing, given: dict[str, Any], error: type[BillingError]
     ) -> None:
         asked: dict[str, Any] = {"tenant": ALICE, "payment": PAYMENT, "reference": "dp_1"} | given
@@ -276,7 +278,7 @@ class DisputeContract(Contract):
             with pytest.raises(UnknownAccount):
                 call(ALICE, payment=PAYMENT, reference="dp_1")
 
-    def test_the_past_knows_what_was_set_aside(
+    def test_a_past_balance_includes_disputed_credits(
         self, billing: Billing, clock: SteppingClock
     ) -> None:
         billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
@@ -289,7 +291,9 @@ class DisputeContract(Contract):
             assert billing.balance(tenant, at=NOON).held == credits(0)
             assert billing.balance(tenant, at=NOON + 2 * HOUR).held == credits(0)
 
-    def test_what_falls_due_meanwhile_does_so(self, billing: Billing, clock: SteppingClock) -> None:
+    def test_credits_expire_while_a_dispute_is_open(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
         billing.grant(BOB, credits(50), source="a", reference="a", expires_at=NOON + HOUR)
         billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
         clock.moment = NOON + 2 * HOUR
@@ -302,9 +306,9 @@ class DisputeContract(Contract):
 
 
 class DisputeRaces(Contract):
-    """Whatever ends or meets a dispute at once, one order of it holds."""
+    """Concurrent calls on a dispute have the outcome of some order."""
 
-    def test_of_a_win_and_a_loss_at_once_one_holds(
+    def test_a_concurrent_win_and_loss_end_the_dispute_once(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         billing = new_billing(policy=policy())
@@ -329,7 +333,7 @@ class DisputeRaces(Contract):
     def test_disputes_of_partners_that_bought_from_each_other_do_not_deadlock(
         self, new_billing: NewBilling
     ) -> None:
-        """Each sets aside a share on the other's wallet, in both directions at once."""
+        """Each dispute locks its own wallet, and the other's for the share."""
         ours = new_billing(policy=policy())  # a tenth for Bob
         theirs = new_billing(policy=policy(beneficiary=ALICE))
         for tenant in (ALICE, BOB):

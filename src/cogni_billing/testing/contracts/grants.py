@@ -1,4 +1,4 @@
-"""What a grant promises on every adapter."""
+"""Contract: grants."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ SECOND = timedelta(seconds=1)
 
 
 def left(billing: Billing) -> dict[str, int]:
-    """What is left of Alice's grants, by source, in the order in which they are spent."""
+    """The remainders of Alice's grants, by source, in spend order."""
     return {grant.source: int(grant.remaining.value) for grant in billing.grants(ALICE)}
 
 
 class GrantContract(Contract):
-    """Granted credits are spent in their order, and what is left when they expire is taken."""
+    """Granted credits are spent in order, and their remainder expires."""
 
     @pytest.fixture
     def rich(self, billing: Billing) -> Billing:
-        """Alice has bought 1 000 000 credits, and was granted 500 until an hour past noon."""
+        """Alice has bought 1 000 000 credits, and has a grant of 500 until an hour past noon."""
         billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
         billing.grant(ALICE, credits(500), source="promo:a", reference="a", expires_at=NOON + HOUR)
         return billing
@@ -139,7 +139,7 @@ class GrantContract(Contract):
 
         assert caught.value.differences == (difference,)
 
-    def test_grants_are_spent_by_priority_then_expiry_then_age_and_before_what_was_bought(
+    def test_grants_are_spent_by_priority_expiry_and_age_before_purchased_credits(
         self, billing: Billing
     ) -> None:
         billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
@@ -171,9 +171,7 @@ class GrantContract(Contract):
         billing.charge(ALICE, credits(7), reference="run-9")
         assert self.posted(billing) == credits(99_993)
 
-    def test_one_charge_may_go_through_several_grants_into_what_was_bought(
-        self, rich: Billing
-    ) -> None:
+    def test_a_charge_spends_several_grants_and_then_purchased_credits(self, rich: Billing) -> None:
         rich.grant(ALICE, credits(30), source="promo:b", reference="b")
 
         rich.charge(ALICE, credits(510), reference="run-1")
@@ -183,7 +181,7 @@ class GrantContract(Contract):
         assert left(rich) == {}
         assert self.posted(rich) == credits(999_999)
 
-    def test_what_is_left_lapses_at_that_moment_whoever_looks_and_when(
+    def test_the_remainder_of_a_grant_expires_at_its_expiry(
         self, rich: Billing, clock: SteppingClock, totals: Totals
     ) -> None:
         rich.charge(ALICE, credits(200), reference="run-1")
@@ -206,7 +204,7 @@ class GrantContract(Contract):
             credits(999_999),
         )
 
-    def test_the_past_and_the_future_know_what_has_lapsed_before_anyone_records_it(
+    def test_past_and_future_balances_count_expirations_before_they_are_recorded(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
         rich.grant(ALICE, credits(30), source="b", reference="b", expires_at=NOON + 2 * HOUR)
@@ -219,7 +217,7 @@ class GrantContract(Contract):
         assert rich.sweep() == 1
         assert [self.posted(rich, moment) for moment in moments] == expected
 
-    def test_a_grant_that_was_spent_leaves_nothing_to_lapse(
+    def test_a_spent_grant_does_not_expire(
         self, rich: Billing, clock: SteppingClock, totals: Totals
     ) -> None:
         rich.charge(ALICE, credits(500), reference="run-1")
@@ -229,9 +227,7 @@ class GrantContract(Contract):
         rich.sweep()
         assert BREAKAGE not in totals()
 
-    def test_lapsed_credits_are_not_there_to_spend(
-        self, billing: Billing, clock: SteppingClock
-    ) -> None:
+    def test_expired_credits_cannot_be_spent(self, billing: Billing, clock: SteppingClock) -> None:
         billing.grant(ALICE, credits(500), source="a", reference="a", expires_at=NOON + HOUR)
         clock.moment = NOON + HOUR
 
@@ -242,7 +238,7 @@ class GrantContract(Contract):
 
         assert charged.value.available == held.value.available == credits(0)
 
-    def test_a_hold_keeps_what_it_set_aside_of_a_grant_past_its_expiry(
+    def test_a_hold_keeps_its_granted_credits_past_their_expiry(
         self, rich: Billing, clock: SteppingClock, totals: Totals
     ) -> None:
         hold = rich.hold(ALICE, credits(300), reference="run-1")
@@ -257,7 +253,7 @@ class GrantContract(Contract):
         assert totals()[BREAKAGE] == 200 + 50
         assert self.posted(rich) == rich.balance(ALICE).available == credits(1_000_000)
 
-    def test_what_a_hold_gives_back_after_the_expiry_lapses_when_the_hold_ends(
+    def test_granted_credits_released_after_their_expiry_expire_when_the_hold_ends(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
         rich.hold(ALICE, credits(300), reference="run-1", expires_at=NOON + 2 * HOUR)
@@ -278,10 +274,10 @@ class GrantContract(Contract):
         expiries = rich.statement(ALICE, kind="expiry").lines
         assert [int(line.amount.value) for line in expiries] == [-100, -300, -100]
 
-    def test_what_a_hold_gave_back_when_it_expired_is_known_before_anyone_records_it(
+    def test_granted_credits_of_an_expired_hold_count_before_they_are_recorded(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
-        rich.grant(ALICE, credits(70), source="b", reference="b", priority=900)  # for good
+        rich.grant(ALICE, credits(70), source="b", reference="b", priority=900)  # never expires
         rich.hold(ALICE, credits(520), reference="run-1", expires_at=NOON + 2 * HOUR)
         moments = [NOON + 2 * HOUR - SECOND, NOON + 2 * HOUR]
         expected = [credits(1_000_570), credits(1_000_070)]
@@ -294,9 +290,7 @@ class GrantContract(Contract):
         rich.sweep()
         assert [self.posted(rich, moment) for moment in moments] == expected
 
-    def test_what_a_hold_gives_back_before_the_expiry_is_there_to_spend(
-        self, rich: Billing
-    ) -> None:
+    def test_granted_credits_released_before_their_expiry_can_be_spent(self, rich: Billing) -> None:
         hold = rich.hold(ALICE, credits(300), reference="run-1")
         rich.capture(ALICE, hold.id, credits(100), reference="run-1")
         assert left(rich) == {"promo:a": 400}
@@ -308,9 +302,7 @@ class GrantContract(Contract):
         assert left(rich) == {"promo:a": 400}
         assert rich.balance(ALICE).available == credits(1_000_400)
 
-    def test_a_hold_takes_grants_in_their_order_and_a_capture_uses_them_so(
-        self, rich: Billing
-    ) -> None:
+    def test_holds_and_captures_use_grants_in_spend_order(self, rich: Billing) -> None:
         rich.grant(ALICE, credits(30), source="promo:b", reference="b", priority=1)
         hold = rich.hold(ALICE, credits(100), reference="run-1")
         assert left(rich) == {"promo:a": 430}
@@ -341,7 +333,7 @@ class GrantContract(Contract):
         assert left(billing) == {}
         assert self.posted(billing) == credits(-70)
 
-    def test_the_system_tenant_is_granted_credits_like_anyone(
+    def test_the_system_tenant_can_be_granted_credits(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
         rich.grant(SYSTEM_TENANT_ID, credits(9), source="a", reference="a", expires_at=NOON + HOUR)
@@ -350,10 +342,10 @@ class GrantContract(Contract):
 
         assert rich.balance(SYSTEM_TENANT_ID).posted == credits(250_000)
 
-    def test_a_grant_lapses_as_often_as_holds_give_some_of_it_back(
+    def test_a_grant_expires_again_for_each_hold_released_after_its_expiry(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
-        """Also at one and the same moment of the wallet, as when a host's clock is behind."""
+        """Also at the same moment of the wallet, if a host's clock is behind."""
         holds = [rich.hold(ALICE, credits(100), reference=f"run-{n}") for n in range(3)]
         clock.moment = NOON + 2 * HOUR
         rich.charge(ALICE, credits(1), reference="run-9")
@@ -372,21 +364,21 @@ class GrantContract(Contract):
         assert self.posted(rich) == credits(1_000_000 - 4)
         assert rich.verify().violations == ()
 
-    def test_priorities_go_from_nought_to_a_million(self, billing: Billing) -> None:
+    def test_priorities_go_from_zero_to_a_million(self, billing: Billing) -> None:
         for priority in (1_000_000, 0):
             name = str(priority)
             billing.grant(ALICE, credits(5), source=name, reference=name, priority=priority)
 
         assert [grant.priority for grant in billing.grants(ALICE)] == [0, 1_000_000]
 
-    def test_what_never_expires_is_spent_after_what_does(self, billing: Billing) -> None:
+    def test_a_grant_without_expiry_is_spent_after_one_with_expiry(self, billing: Billing) -> None:
         late = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
         billing.grant(ALICE, credits(1), source="never", reference="a")
         billing.grant(ALICE, credits(1), source="late", reference="b", expires_at=late)
 
         assert list(left(billing)) == ["late", "never"]
 
-    def test_a_sweep_leaves_the_wallet_at_what_was_due(
+    def test_a_sweep_moves_the_wallet_time_to_the_last_expiration_only(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
         clock.moment = NOON + 5 * HOUR
@@ -396,7 +388,7 @@ class GrantContract(Contract):
 
         assert rich.statement(ALICE).lines[0].at == clock.moment
 
-    def test_a_sweep_settles_what_expires_at_that_very_moment(
+    def test_a_sweep_at_the_moment_of_an_expiry_posts_it(
         self, billing: Billing, clock: SteppingClock
     ) -> None:
         billing.grant(ALICE, credits(50), source="a", reference="a", expires_at=NOON + HOUR)
@@ -405,7 +397,7 @@ class GrantContract(Contract):
         assert billing.sweep() == 1
         assert clock.moment == NOON + HOUR
 
-    def test_a_sweep_counts_no_wallet_on_which_nothing_was_left_to_expire(
+    def test_a_sweep_does_not_count_wallets_without_expirations(
         self, rich: Billing, clock: SteppingClock
     ) -> None:
         rich.confirm_purchase(BOB, usd("0.01"), payment="stripe:pi_2")
@@ -414,10 +406,10 @@ class GrantContract(Contract):
         rich.charge(BOB, credits(5), reference="run-1")
         clock.moment = NOON + 4 * HOUR
 
-        assert rich.sweep() == 1  # the grants that everyone here begins with
+        assert rich.sweep() == 1  # the grant of the fixture
         assert rich.sweep() == 0
 
-    def test_a_sweep_settles_everyone_once(
+    def test_a_sweep_updates_each_wallet_once(
         self, rich: Billing, clock: SteppingClock, totals: Totals
     ) -> None:
         rich.grant(BOB, credits(30), source="b", reference="b", expires_at=NOON + 2 * HOUR)
@@ -437,7 +429,7 @@ class GrantContract(Contract):
             (2 * HOUR, -20),
         ]
 
-    def test_a_tenant_without_an_account_has_no_grants_to_look_at(self, billing: Billing) -> None:
+    def test_the_grants_of_a_tenant_without_an_account_are_refused(self, billing: Billing) -> None:
         with pytest.raises(UnknownAccount):
             billing.grants(ALICE)
 
@@ -456,7 +448,7 @@ class GrantContract(Contract):
             ({"priority": "1"}, InvalidInput),
             ({"expires_at": datetime(2027, 1, 1)}, InvalidTime),
             ({"expires_at": NOON}, InvalidTime),
-            ({"expires_at": NOON + SECOND}, InvalidTime),  # the very moment of the call
+            ({"expires_at": NOON + SECOND}, InvalidTime),  # the moment of the call
             ({"expires_at": "2027"}, InvalidTime),
             ({"metadata": {"a": float("nan")}}, InvalidMetadata),
         ],
@@ -486,9 +478,9 @@ class GrantContract(Contract):
 
 
 class GrantRaces(Contract):
-    """However many spend of a grant at once, or see it lapse, each credit goes once."""
+    """Concurrent calls spend or expire each granted credit once."""
 
-    def test_spenders_at_once_take_each_granted_credit_once(
+    def test_concurrent_charges_take_each_granted_credit_once(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         billing = new_billing()
@@ -508,7 +500,7 @@ class GrantRaces(Contract):
         assert left(billing) == {"promo:4": 3}
         assert totals()[AccountId(ALICE)] == 3
 
-    def test_whoever_comes_at_once_when_a_grant_has_expired_it_lapses_once(
+    def test_concurrent_calls_after_an_expiry_expire_the_grant_once(
         self, new_billing: NewBilling, clock: SteppingClock, totals: Totals
     ) -> None:
         clock.moment = NOON

@@ -1,4 +1,4 @@
-"""What a hold promises on every adapter."""
+"""Contract: holds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MILLION = credits(1_000_000)
 
 
 class HoldContract(Contract):
-    """Credits that are held are there when they are captured, and nowhere else meanwhile."""
+    """Held credits can be captured, and not spent otherwise."""
 
     @pytest.fixture
     def rich(self, billing: Billing) -> Billing:
@@ -61,7 +61,7 @@ class HoldContract(Contract):
 
     @pytest.fixture
     def hold(self, rich: Billing) -> Hold:
-        """600 000 of them are held for an hour."""
+        """A hold of 600 000 credits for an hour."""
         return rich.hold(ALICE, credits(600_000), reference="run-1", expires_at=NOON + HOUR)
 
     def available(self, billing: Billing) -> Amount:
@@ -94,9 +94,7 @@ class HoldContract(Contract):
         assert balance.available == credits(995_000)
         assert totals() == before
 
-    def test_a_hold_that_is_over_does_not_expire_nor_has_any_time_passed_by_it(
-        self, new_billing: NewBilling
-    ) -> None:
+    def test_an_ended_hold_does_not_expire(self, new_billing: NewBilling) -> None:
         clock = MovableClock()
         billing = new_billing(clock=clock)
         billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
@@ -111,7 +109,7 @@ class HoldContract(Contract):
 
         assert billing.statement(ALICE).lines[0].at == NOON + timedelta(minutes=1)
 
-    def test_what_is_held_is_there_for_nothing_else(self, rich: Billing, hold: Hold) -> None:
+    def test_held_credits_cannot_be_spent_otherwise(self, rich: Billing, hold: Hold) -> None:
         with pytest.raises(InsufficientCredits) as charged:
             rich.charge(ALICE, credits(400_001), reference="run-2")
         with pytest.raises(InsufficientCredits) as held:
@@ -121,7 +119,7 @@ class HoldContract(Contract):
         rich.hold(ALICE, credits(400_000), reference="run-2")
         assert self.available(rich) == credits(0)
 
-    def test_capturing_takes_what_it_came_to_and_frees_the_rest(
+    def test_a_capture_takes_its_amount_and_frees_the_rest(
         self, rich: Billing, hold: Hold, totals: Totals
     ) -> None:
         receipt = rich.capture(ALICE, hold.id, credits(31_000), reference="run-1")
@@ -137,7 +135,7 @@ class HoldContract(Contract):
         assert (balance.posted, balance.held) == (credits(969_000), credits(0))
         assert totals()[USAGE] == 31_000
 
-    def test_all_of_it_may_be_captured_and_not_one_credit_more(
+    def test_a_capture_may_take_the_whole_hold_and_not_one_credit_more(
         self, rich: Billing, hold: Hold
     ) -> None:
         with pytest.raises(InsufficientCredits) as caught:
@@ -151,7 +149,7 @@ class HoldContract(Contract):
         rich.capture(ALICE, hold.id, credits(600_000), reference="run-1")
         assert rich.balance(ALICE).posted == credits(400_000)
 
-    def test_releasing_gives_it_all_back(self, rich: Billing, hold: Hold) -> None:
+    def test_a_release_frees_the_whole_hold(self, rich: Billing, hold: Hold) -> None:
         released = rich.release(ALICE, hold.id)
 
         assert released.state is HoldState.RELEASED
@@ -233,7 +231,7 @@ class HoldContract(Contract):
         assert asked() == evolve(hold, replayed=True, state=HoldState.EXPIRED, ended_at=NOON + HOUR)
         assert self.available(rich) == MILLION
 
-    def test_a_captured_hold_says_how_much_it_came_to(self, rich: Billing, hold: Hold) -> None:
+    def test_a_captured_hold_has_its_captured_amount(self, rich: Billing, hold: Hold) -> None:
         rich.capture(ALICE, hold.id, credits(31_000), reference="run-1")
 
         found = rich.hold(ALICE, credits(600_000), reference="run-1", expires_at=NOON + HOUR)
@@ -274,7 +272,7 @@ class HoldContract(Contract):
             Difference("hold", str(hold.id), str(UUID(int=99))),
         )
 
-    def test_a_hold_of_another_tenant_or_of_nobody_is_unknown(
+    def test_a_hold_of_another_tenant_or_with_an_unused_id_is_unknown(
         self, rich: Billing, hold: Hold
     ) -> None:
         rich.confirm_purchase(BOB, usd("1.00"), payment="stripe:pi_2")
@@ -341,7 +339,7 @@ class HoldContract(Contract):
         with pytest.raises(InvalidInput):
             rich.release(ALICE, hold_id)
 
-    def test_an_overdraft_does_not_touch_what_is_held(self, rich: Billing, hold: Hold) -> None:
+    def test_an_overdraft_does_not_take_held_credits(self, rich: Billing, hold: Hold) -> None:
         rich.charge(ALICE, MILLION, reference="run-2", allow_overdraft=True)
         assert self.available(rich) == credits(-600_000)
 
@@ -350,7 +348,7 @@ class HoldContract(Contract):
         assert receipt.balance == credits(-600_000)
         assert self.available(rich) == credits(-600_000)
 
-    def test_the_system_tenant_holds_like_anyone(self, rich: Billing) -> None:
+    def test_the_system_tenant_can_hold_credits(self, rich: Billing) -> None:
         hold = rich.hold(SYSTEM_TENANT_ID, credits(250_000), reference="run-1")
         with pytest.raises(InsufficientCredits):
             rich.charge(SYSTEM_TENANT_ID, credits(1), reference="run-2")
@@ -361,7 +359,7 @@ class HoldContract(Contract):
 
         assert receipt.balance == credits(0)
 
-    def test_the_past_knows_what_was_held(self, rich: Billing, hold: Hold) -> None:
+    def test_a_past_balance_includes_held_credits(self, rich: Billing, hold: Hold) -> None:
         rich.capture(ALICE, hold.id, credits(100_000), reference="run-1")
         other = rich.hold(ALICE, credits(50), reference="run-2", expires_at=NOON + HOUR)
         rich.release(ALICE, other.id)
@@ -376,9 +374,11 @@ class HoldContract(Contract):
 
 
 class HoldRaces(Contract):
-    """However many hold, capture and release at once, each credit is set aside once."""
+    """Concurrent calls set each credit aside once."""
 
-    def test_holders_at_once_never_hold_more_than_there_is(self, new_billing: NewBilling) -> None:
+    def test_concurrent_holds_never_hold_more_than_is_available(
+        self, new_billing: NewBilling
+    ) -> None:
         billing = new_billing()
         billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
 
@@ -394,7 +394,7 @@ class HoldRaces(Contract):
         assert sum(outcomes) == 14
         assert billing.balance(ALICE).available == credits(2_000)
 
-    def test_of_captures_and_releases_at_once_one_wins(
+    def test_concurrent_captures_and_releases_end_a_hold_once(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         billing = new_billing()

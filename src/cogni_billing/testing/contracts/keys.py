@@ -1,4 +1,4 @@
-"""What keys promise, whatever they are the key of, on every adapter."""
+"""Contract: idempotency keys, of every kind."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ CALLS: Final[dict[str, Call]] = {
 
 @frozen
 class SameId:
-    """An id source that is broken."""
+    """A broken id source."""
 
     def new(self) -> UUID:
-        """The same, every time."""
+        """The same id, every time."""
         return UUID(int=9)
 
 
 class IdContract(Contract):
-    """No two things have one id, whatever makes the ids."""
+    """Two records never have the same id."""
 
     @pytest.mark.parametrize("earlier", [True, False])
     @pytest.mark.parametrize("batch", ["confirm_purchases", "charge_many"])
-    def test_so_it_does_in_a_batch(
+    def test_an_id_given_twice_in_a_batch_is_refused(
         self, new_billing: NewBilling, totals: Totals, batch: str, earlier: bool
     ) -> None:
-        """Whether the first to have it came before, or in the same batch."""
+        """The first record with the id is earlier, or in the same batch."""
         new_billing().confirm_purchase(ALICE, usd("1.00"), payment="paid")
         billing = new_billing(ids=SameId())
         if earlier:
@@ -80,7 +80,7 @@ class IdContract(Contract):
         assert totals() == before
 
     @pytest.mark.parametrize("name", ["purchase", "charge", "hold", "grant"])
-    def test_an_id_given_twice_stops_everything(
+    def test_an_id_given_twice_is_refused(
         self, new_billing: NewBilling, totals: Totals, name: str
     ) -> None:
         new_billing().confirm_purchase(ALICE, usd("1.00"), payment="paid")
@@ -95,7 +95,7 @@ class IdContract(Contract):
 
 
 class KeyContract(Contract):
-    """A key is one tenant's, compared exactly, and remembers its first call."""
+    """A key belongs to one tenant, is compared exactly, and returns its first outcome."""
 
     @pytest.fixture
     def rich(self, billing: Billing) -> Billing:
@@ -113,7 +113,7 @@ class KeyContract(Contract):
         assert not any(answer.replayed for answer in answers)
 
     @pytest.mark.parametrize("name", CALLS)
-    def test_a_replay_says_all_that_was_said_the_first_time(self, rich: Billing, name: str) -> None:
+    def test_a_replay_returns_the_first_answer(self, rich: Billing, name: str) -> None:
         first = CALLS[name](rich, ALICE, "run-1", {"order": 1})
 
         again = CALLS[name](rich, ALICE, "run-1", {"order": 1})
@@ -130,9 +130,7 @@ class KeyContract(Contract):
         assert mine != yours
 
     @pytest.mark.parametrize("name", CALLS)
-    def test_the_first_metadata_stays_whatever_is_done_to_it(
-        self, rich: Billing, name: str
-    ) -> None:
+    def test_a_replay_with_other_metadata_keeps_the_first(self, rich: Billing, name: str) -> None:
         given: dict[str, Any] = {"order": [1]}
         answer = CALLS[name](rich, ALICE, "run-1", given)
         given["order"].append(2)

@@ -1,4 +1,4 @@
-"""Every kind of transaction follows its rules, on every adapter."""
+"""Contract: every kind of transaction follows its rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cogni_billing.testing.base import (
 
 HOUR: Final = timedelta(hours=1)
 Record = Callable[[Billing, MovableClock], str]
-"""Records one transaction of Alice's, and returns its reference."""
+"""Records a transaction of Alice, and returns its reference."""
 
 
 def purchase(billing: Billing, clock: MovableClock) -> str:
@@ -72,7 +72,7 @@ RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.REFUND: refund,
     TransactionKind.CHARGEBACK: chargeback,
 }
-"""How to record each kind. A kind without an entry fails the contract."""
+"""Records each kind. A kind without an entry fails the contract."""
 
 
 class KindContract(Contract):

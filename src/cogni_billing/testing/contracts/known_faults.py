@@ -1,4 +1,4 @@
-"""Faults that were published of other ledgers, each tried on this one."""
+"""Contract: published faults of other ledgers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PAYMENT = "stripe:pi_1"
 
 
 class CrashError(Exception):
-    """The process ends here."""
+    """Stands for the end of the process."""
 
 
 class KnownFaultContract(Contract):
     def test_no_share_is_lost_between_two_writes(
         self, unit_of_work: UnitOfWork, new_billing: NewBilling, totals: Totals
     ) -> None:
-        """Credit and share were two transactions; a crash between them lost the share for good."""
+        """Credit and share were two transactions, and a crash between them lost the share."""
 
         def crash(scope: Scope) -> None:
             scope.ledger.post(planned())
@@ -44,10 +44,10 @@ class KnownFaultContract(Contract):
         assert not receipt.replayed
         assert totals()[SYSTEM_ACCOUNT_ID] == 25_000_000
 
-    def test_a_dispute_that_is_won_gives_everything_back(
+    def test_a_won_dispute_releases_everything(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
-        """Credits were taken when a dispute opened, and stayed away when it was won."""
+        """Opening a dispute took credits, and winning it did not return them."""
         billing = new_billing()
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
         before = totals()
@@ -60,7 +60,7 @@ class KnownFaultContract(Contract):
         assert billing.balance(SYSTEM_TENANT_ID).available == credits(2_500_000)
 
     def test_no_share_stays_after_a_refund(self, new_billing: NewBilling) -> None:
-        """The customer's credits were taken back, and the platform kept its share."""
+        """A refund took the customer's credits, and the platform kept its share."""
         billing = new_billing()
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
 
@@ -71,7 +71,7 @@ class KnownFaultContract(Contract):
     def test_a_share_that_does_not_divide_is_taken_back_to_the_credit(
         self, new_billing: NewBilling
     ) -> None:
-        """Taking back a third of an odd share failed, or left a remainder that nobody owned."""
+        """Taking back a third of an odd share failed, or left a remainder."""
         odd = ShareRule(SYSTEM_ACCOUNT_ID, "0.333336")
         billing = new_billing(policy=RevenueSharePolicy("v1", NOON, ShareMode.BONUS, (odd,)))
         billing.confirm_purchase(ALICE, usd("0.03"), payment=PAYMENT)
@@ -82,7 +82,7 @@ class KnownFaultContract(Contract):
 
         assert left == [66_667, 33_334, 0]
 
-    def test_a_refund_that_is_reported_twice_is_one(self, new_billing: NewBilling) -> None:
+    def test_a_refund_reported_twice_is_recorded_once(self, new_billing: NewBilling) -> None:
         """A webhook came twice, and credits were taken twice."""
         billing = new_billing()
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
@@ -92,8 +92,10 @@ class KnownFaultContract(Contract):
 
         assert billing.balance(ALICE).posted == credits(6_000_000)
 
-    def test_a_replay_with_another_amount_is_no_success(self, new_billing: NewBilling) -> None:
-        """The same payment with another amount was answered as if it had been credited."""
+    def test_a_payment_confirmed_with_another_amount_conflicts(
+        self, new_billing: NewBilling
+    ) -> None:
+        """A payment with another amount was answered like a replay."""
         billing = new_billing()
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
 

@@ -1,4 +1,4 @@
-"""What a confirmed purchase promises on every adapter."""
+"""Contract: purchases."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def post(unit_of_work: UnitOfWork, transaction: Transaction) -> Recorded:
 
 
 class PurchaseContract(Contract):
-    """One payment, one balanced transaction, whatever happens around it."""
+    """A payment is one balanced transaction."""
 
     def test_ten_dollars_credit_the_customer_in_full_and_a_quarter_more_to_the_system(
         self, billing: Billing, totals: Totals
@@ -103,7 +103,7 @@ class PurchaseContract(Contract):
         )
         assert totals() == purchase_totals(ALICE, 100_000_000, 25_000_000)
 
-    def test_it_opens_the_account_at_its_own_moment(self, billing: Billing) -> None:
+    def test_a_purchase_opens_the_account_at_its_own_moment(self, billing: Billing) -> None:
         billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
         assert billing.open_account(ALICE).opened_at == NOON + timedelta(seconds=1)
@@ -155,7 +155,7 @@ class PurchaseContract(Contract):
             early.confirm_purchase(ALICE, usd("10.01"), payment="stripe:pi_1")
         assert totals() == before
 
-    def test_what_was_recorded_comes_back_as_it_was(self, unit_of_work: UnitOfWork) -> None:
+    def test_a_recorded_purchase_is_read_back_unchanged(self, unit_of_work: UnitOfWork) -> None:
         metadata = {
             "order": 17,
             "note": "caf\u00e9 \U0001f600 \u202e",
@@ -198,7 +198,7 @@ class PurchaseContract(Contract):
         assert caught.value.differences == (Difference("amount", "10.00 USD", "10.000000 USDC"),)
 
     @pytest.mark.parametrize("amount", ["10.00", "99.00"])
-    def test_a_payment_of_another_tenant_is_refused_without_a_word_about_it(
+    def test_a_payment_of_another_tenant_is_refused_without_naming_it(
         self, billing: Billing, totals: Totals, amount: str
     ) -> None:
         billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
@@ -211,7 +211,7 @@ class PurchaseContract(Contract):
         assert totals() == before
 
     @pytest.mark.parametrize("payment", ["stripe:PI_1", "stripe:pi_1.", "strip:epi_1"])
-    def test_payments_are_compared_to_the_letter(self, billing: Billing, payment: str) -> None:
+    def test_payments_are_compared_exactly(self, billing: Billing, payment: str) -> None:
         billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
         assert not billing.confirm_purchase(BOB, usd("10.00"), payment=payment).replayed
@@ -233,13 +233,13 @@ class PurchaseContract(Contract):
 
         assert not billing.confirm_purchase(BOB, usd("10.00"), payment="stripe:pi_1").replayed
 
-    def test_arguments_are_judged_before_the_key(self, billing: Billing) -> None:
+    def test_arguments_are_validated_before_the_key(self, billing: Billing) -> None:
         billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
 
         with pytest.raises(InvalidReference):
             billing.confirm_purchase(BOB, usd("99.00"), payment=" stripe:pi_1")
 
-    def test_the_system_tenant_buys_like_anyone_and_mints_no_share_for_itself(
+    def test_a_purchase_by_the_system_tenant_mints_no_share_for_itself(
         self, billing: Billing, totals: Totals
     ) -> None:
         billing.confirm_purchase(ALICE, usd("10.00"), payment="stripe:pi_1")
@@ -272,7 +272,7 @@ class PurchaseContract(Contract):
         assert again == evolve(first, replayed=True)
         assert totals() == {AccountId(ALICE): Decimal(100_000), ISSUANCE: Decimal(-100_000)}
 
-    def test_a_policy_without_rules_shares_with_nobody(self, new_billing: NewBilling) -> None:
+    def test_a_policy_without_rules_mints_no_share(self, new_billing: NewBilling) -> None:
         nobody = evolve(RevenueSharePolicy.default(), version="nobody", rules=())
         billing = new_billing(policy=nobody)
 
@@ -301,7 +301,7 @@ class PurchaseContract(Contract):
 
         assert totals() == {}
 
-    def test_an_amount_that_is_no_money_is_refused_by_the_name_of_its_argument(
+    def test_an_amount_of_credits_is_refused_with_the_name_of_its_argument(
         self, billing: Billing
     ) -> None:
         with pytest.raises(UnitMismatch) as caught:
@@ -345,7 +345,7 @@ CALLERS = 50
 
 
 class PurchaseRaces(Contract):
-    """However many buy at once, it adds up."""
+    """Concurrent purchases add up."""
 
     def test_fifty_confirmations_of_one_payment_credit_once(
         self, new_billing: NewBilling, totals: Totals
@@ -362,7 +362,7 @@ class PurchaseRaces(Contract):
         assert {receipt.balance for receipt in receipts} == {credits(100_000_000)}
         assert totals() == purchase_totals(ALICE, 100_000_000, 25_000_000)
 
-    def test_of_twenty_tenants_racing_for_one_payment_one_gets_it(
+    def test_concurrent_confirmations_by_twenty_tenants_credit_one(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         billing = new_billing()

@@ -1,4 +1,4 @@
-"""What looking things up promises on every adapter: by moment, by key, by id, folded or not."""
+"""Contract: reads, by moment, key and id, before and after a fold."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WHILE_S = 0.3
 
 
 class BalanceAtContract(Contract):
-    """The balance as of a moment is what was posted until then."""
+    """The balance as of a moment is the sum of the postings until then."""
 
     @pytest.fixture
     def history(self, billing: Billing) -> Billing:
@@ -61,7 +61,7 @@ class BalanceAtContract(Contract):
             (10**6, 1_099_700, 275_000),
         ],
     )
-    def test_it_counts_what_was_posted_until_then(
+    def test_a_past_balance_counts_postings_until_then(
         self, history: Billing, folded: bool, seconds: float, customers: int, systems: int
     ) -> None:
         if folded:
@@ -94,11 +94,11 @@ class BalanceAtContract(Contract):
 
 
 class FilterContract(Contract):
-    """A statement may be asked for one kind, or one time."""
+    """A statement can be limited to a kind or a period."""
 
     @pytest.fixture
     def history(self, billing: Billing) -> Billing:
-        """Purchases at odd seconds after noon, charges at even ones, ten in all."""
+        """Ten transactions: purchases at odd seconds after noon, charges at even ones."""
         for number in range(1, 6):
             billing.confirm_purchase(ALICE, usd("0.01"), payment=f"stripe:{number}")
             billing.charge(ALICE, credits(number), reference=f"run-{number}")
@@ -147,7 +147,7 @@ class FilterContract(Contract):
         )
 
     @pytest.mark.parametrize("kind", ["gift", "", 5, "CHARGE"])
-    def test_a_kind_that_there_is_not_is_refused(self, history: Billing, kind: str) -> None:
+    def test_an_unknown_kind_is_refused(self, history: Billing, kind: str) -> None:
         with pytest.raises(InvalidInput) as caught:
             history.statement(ALICE, kind=kind)
 
@@ -162,7 +162,7 @@ class FilterContract(Contract):
 
 
 class FindContract(Contract):
-    """A tenant finds what it recorded, and nothing else."""
+    """A tenant finds its own transactions only."""
 
     @pytest.fixture
     def recorded(self, billing: Billing) -> Billing:
@@ -221,12 +221,12 @@ class FindContract(Contract):
             Posting(USAGE, credits(7)),
         )
 
-    def test_what_is_not_there_is_none(self, recorded: Billing) -> None:
+    def test_an_unknown_transaction_is_none(self, recorded: Billing) -> None:
         assert recorded.find(ALICE, reference="run-1", kind="purchase") is None
         assert recorded.find(ALICE, reference="RUN-1", kind="charge") is None
         assert recorded.transaction(ALICE, UUID(int=99)) is None
 
-    def test_what_is_another_tenants_is_none_the_system_tenants_view_included(
+    def test_a_transaction_of_another_tenant_is_none_also_for_the_system_tenant(
         self, recorded: Billing
     ) -> None:
         assert recorded.find(BOB, reference="stripe:pi_1", kind="purchase") is None
@@ -249,9 +249,9 @@ class FindContract(Contract):
 
 
 class FoldingContract(Contract):
-    """Folding changes how fast a balance is read, and nothing else."""
+    """A fold changes the speed of reading a balance, and no result."""
 
-    def test_it_says_what_is_new_since_the_last_time(self, billing: Billing) -> None:
+    def test_a_fold_counts_arrivals_since_the_last_fold(self, billing: Billing) -> None:
         assert billing.fold() == Folding(accounts=0, lines=0)
         billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
         billing.charge(ALICE, credits(5), reference="run-1")
@@ -287,7 +287,7 @@ class FoldingContract(Contract):
 
         assert readings() == before
 
-    def test_arrivals_whose_clock_was_slow_are_counted_at_their_moment(
+    def test_arrivals_with_a_slow_clock_count_at_their_own_moment(
         self, billing: Billing, clock: SteppingClock
     ) -> None:
         billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:1")
@@ -307,12 +307,12 @@ class FoldingContract(Contract):
 
 
 class FoldingRaces(Contract):
-    """Folding while others write."""
+    """Folds with concurrent writes."""
 
-    def test_what_was_being_written_when_a_fold_began_is_not_forgotten(
+    def test_a_fold_misses_no_concurrent_arrival(
         self, unit_of_work: UnitOfWork, new_billing: NewBilling
     ) -> None:
-        """The first to write is the last to commit; where scopes wait for each other, all do."""
+        """The first scope to write commits last, unless the store runs scopes one by one."""
         billing = new_billing()
         billing.confirm_purchase(BOB, usd("10.00"), payment="stripe:pi_0")
         with ThreadPoolExecutor(2) as threads:

@@ -1,4 +1,4 @@
-"""What refunding promises on every adapter."""
+"""Contract: refunds."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def policy(clawback: Shortfall = Shortfall.DEBT, beneficiary: TenantId = BOB) ->
 
 
 class RefundContract(Contract):
-    """A refund takes back every leg in proportion, once, and never more than was paid."""
+    """A refund takes back every leg in proportion, once, and never more than the payment."""
 
     @pytest.fixture
     def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
@@ -76,7 +76,7 @@ class RefundContract(Contract):
         return billing
 
     def balances(self, billing: Billing) -> list[int]:
-        """Alice's, the system tenant's, and the partner's."""
+        """The balances of Alice, the system tenant and the beneficiary."""
         return [int(billing.balance(tenant).available.value) for tenant in EVERYONE]
 
     def test_a_full_refund_leaves_every_leg_at_zero(self, billing: Billing, totals: Totals) -> None:
@@ -107,7 +107,7 @@ class RefundContract(Contract):
         assert self.balances(billing) == [6_000_000, 1_500_000, 600_000]
         assert receipt.total_refunded == usd("0.40")
 
-    def test_so_little_that_no_account_gives_a_whole_credit_is_returned_all_the_same(
+    def test_a_refund_of_less_than_a_credit_on_each_account_is_recorded(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         partners = [AccountId(UUID(int=number)) for number in range(1, 12)]
@@ -134,7 +134,7 @@ class RefundContract(Contract):
         assert set(totals().values()) <= {0}
         assert billing.verify().violations == ()
 
-    def test_no_more_than_was_paid_is_refunded(self, billing: Billing) -> None:
+    def test_a_refund_of_more_than_the_payment_is_refused(self, billing: Billing) -> None:
         billing.refund(ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_1")
         before = self.balances(billing)
 
@@ -143,10 +143,10 @@ class RefundContract(Contract):
 
         assert (caught.value.requested, caught.value.remaining) == (usd("0.61"), usd("0.60"))
         assert self.balances(billing) == before
-        # The refused call has not used up its key.
+        # The refused call leaves its key free.
         assert billing.refund(ALICE, payment=PAYMENT, reference="re_2").refunded == usd("0.60")
 
-    def test_when_nothing_remains_nothing_is_refunded(self, billing: Billing) -> None:
+    def test_a_refund_after_a_full_refund_is_refused(self, billing: Billing) -> None:
         billing.refund(ALICE, payment=PAYMENT, reference="re_1")
 
         with pytest.raises(RefundExceedsPayment) as caught:
@@ -154,7 +154,7 @@ class RefundContract(Contract):
 
         assert caught.value.remaining == usd("0.00")
 
-    def test_a_replay_tells_what_the_first_call_did(self, billing: Billing) -> None:
+    def test_a_replay_returns_the_first_outcome(self, billing: Billing) -> None:
         def refund() -> Any:
             return billing.refund(ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_1")
 
@@ -189,7 +189,7 @@ class RefundContract(Contract):
         assert caught.value.differences == (difference,)
         assert self.balances(billing) == before
 
-    def test_what_was_spent_becomes_a_debt_that_later_purchases_repay(
+    def test_a_refund_of_spent_credits_makes_a_debt_that_purchases_repay(
         self, billing: Billing
     ) -> None:
         billing.charge(ALICE, credits(9_000_000), reference="run-1")
@@ -206,7 +206,7 @@ class RefundContract(Contract):
         assert self.balances(billing) == [1_000_000, 0, 1_000_000]
         assert billing.verify().violations == ()
 
-    def test_clamped_it_takes_what_is_there_and_the_platform_absorbs_the_rest(
+    def test_a_clamped_refund_takes_available_credits_and_the_platform_absorbs_the_rest(
         self, billing: Billing, totals: Totals
     ) -> None:
         billing.charge(ALICE, credits(9_000_000), reference="run-1")
@@ -221,7 +221,7 @@ class RefundContract(Contract):
         assert totals()[ISSUANCE] == 0
         assert billing.verify().violations == ()
 
-    def test_clamped_it_takes_nothing_of_a_debtor(self, billing: Billing) -> None:
+    def test_a_clamped_refund_takes_nothing_from_a_debtor(self, billing: Billing) -> None:
         billing.charge(ALICE, credits(12_000_000), reference="run-1", allow_overdraft=True)
 
         receipt = billing.refund(
@@ -233,7 +233,7 @@ class RefundContract(Contract):
         assert billing.statement(ALICE).lines[0].amount == credits(0)
         assert billing.verify().violations == ()
 
-    def test_of_beneficiaries_the_purchases_policy_says_how_much_is_taken(
+    def test_the_recorded_policy_decides_the_clawback_of_shares(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         lenient = new_billing(policy=policy(Shortfall.CLAMP))
@@ -251,17 +251,17 @@ class RefundContract(Contract):
         assert totals()[SHORTFALL] == -2_700_000
         assert strict.verify().violations == ()
 
-    def test_purchased_credits_go_before_granted_ones(self, billing: Billing) -> None:
+    def test_a_refund_takes_purchased_credits_before_granted_ones(self, billing: Billing) -> None:
         billing.grant(ALICE, credits(500), source="promo:a", reference="a")
         billing.charge(ALICE, credits(200), reference="run-1")
 
         billing.refund(ALICE, payment=PAYMENT, amount=usd("0.99"), reference="re_1")
         assert [grant.remaining for grant in billing.grants(ALICE)] == [credits(300)]
-        billing.charge(ALICE, credits(100_200), reference="run-2")  # 100 000 are purchased
+        billing.charge(ALICE, credits(100_200), reference="run-2")  # 100 000 purchased
         assert [grant.remaining for grant in billing.grants(ALICE)] == []
         assert billing.verify().violations == ()
 
-    def test_granted_ones_go_when_there_are_no_purchased_ones(
+    def test_a_refund_takes_granted_credits_if_no_purchased_ones_are_left(
         self, billing: Billing, clock: SteppingClock
     ) -> None:
         billing.charge(ALICE, credits(9_999_900), reference="run-1")
@@ -278,10 +278,10 @@ class RefundContract(Contract):
         assert receipt.taken == credits(600)
         assert billing.grants(ALICE) == ()
         clock.moment = NOON + 2 * HOUR
-        assert billing.balance(ALICE).posted == credits(0)  # so nothing is left to lapse
+        assert billing.balance(ALICE).posted == credits(0)  # so no credits are left to expire
         assert billing.verify().violations == ()
 
-    def test_what_is_due_comes_first(self, billing: Billing, clock: SteppingClock) -> None:
+    def test_due_expirations_come_first(self, billing: Billing, clock: SteppingClock) -> None:
         billing.grant(ALICE, credits(500), source="a", reference="a", expires_at=NOON + HOUR)
         clock.moment = NOON + HOUR
 
@@ -292,7 +292,9 @@ class RefundContract(Contract):
         assert kinds == ["refund", "expiry", "grant", "purchase"]
         assert billing.verify().violations == ()
 
-    def test_what_a_partner_was_granted_is_not_taken_back(self, new_billing: NewBilling) -> None:
+    def test_a_refund_does_not_take_the_granted_credits_of_a_beneficiary(
+        self, new_billing: NewBilling
+    ) -> None:
         billing = new_billing(policy=policy(Shortfall.CLAMP))
         billing.open_account(BOB)
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
@@ -305,7 +307,7 @@ class RefundContract(Contract):
         assert billing.balance(BOB).available == credits(50)
         assert billing.verify().violations == ()
 
-    def test_what_is_due_on_a_partners_wallet_counts(
+    def test_a_refund_counts_due_expirations_of_a_beneficiary(
         self, new_billing: NewBilling, clock: SteppingClock
     ) -> None:
         billing = new_billing(policy=policy(Shortfall.CLAMP), clock=clock)
@@ -323,7 +325,7 @@ class RefundContract(Contract):
         assert billing.balance(BOB).posted == credits(0)
         assert billing.verify().violations == ()
 
-    def test_what_a_partners_expired_hold_set_aside_of_grants_is_not_taken_back(
+    def test_a_refund_does_not_take_granted_credits_of_a_beneficiarys_expired_hold(
         self, new_billing: NewBilling, clock: SteppingClock
     ) -> None:
         billing = new_billing(policy=policy(Shortfall.CLAMP), clock=clock)
@@ -344,7 +346,7 @@ class RefundContract(Contract):
     def test_a_payment_that_is_not_the_tenants_is_unknown(
         self, billing: Billing, payment: str
     ) -> None:
-        """One that nobody made, a refund's own reference, and another tenant's are all alike."""
+        """An unused payment, a refund's reference and another tenant's payment look the same."""
         billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bobs")
         billing.refund(ALICE, payment=PAYMENT, amount=usd("0.10"), reference="re_1")
         before = self.balances(billing)
@@ -384,7 +386,7 @@ class RefundContract(Contract):
 
         assert self.balances(billing) == [10_000_000, 2_500_000, 1_000_000]
 
-    def test_it_is_found_and_stands_on_every_statement(self, billing: Billing) -> None:
+    def test_a_refund_is_found_and_is_on_every_statement(self, billing: Billing) -> None:
         receipt = billing.refund(
             ALICE, payment=PAYMENT, amount=usd("0.40"), reference="re_1", metadata={"by": "anna"}
         )
@@ -399,9 +401,7 @@ class RefundContract(Contract):
         assert [line.reference for line in lines] == ["re_1", None, None]
         assert [int(line.amount.value) for line in lines] == [-4_000_000, -1_000_000, -400_000]
 
-    def test_the_system_tenants_own_purchase_is_refunded_like_anyones(
-        self, billing: Billing
-    ) -> None:
+    def test_a_purchase_by_the_system_tenant_can_be_refunded(self, billing: Billing) -> None:
         billing.confirm_purchase(SYSTEM_TENANT_ID, usd("0.50"), payment="stripe:own")
 
         receipt = billing.refund(SYSTEM_TENANT_ID, payment="stripe:own", reference="re_1")
@@ -410,7 +410,7 @@ class RefundContract(Contract):
         assert self.balances(billing) == [10_000_000, 2_500_000, 1_000_000]
         assert billing.verify().violations == ()
 
-    def test_a_balance_of_the_past_knows_no_refund_yet(
+    def test_a_past_balance_does_not_count_later_refunds(
         self, billing: Billing, clock: SteppingClock
     ) -> None:
         before = clock.moment
@@ -422,9 +422,9 @@ class RefundContract(Contract):
 
 
 class RefundRaces(Contract):
-    """However many refund at once, what was paid is returned once."""
+    """Concurrent refunds return a payment once."""
 
-    def test_of_refunds_at_once_no_more_succeed_than_were_paid(
+    def test_concurrent_refunds_never_exceed_the_payment(
         self, new_billing: NewBilling, totals: Totals
     ) -> None:
         billing = new_billing(policy=policy())
@@ -444,7 +444,7 @@ class RefundRaces(Contract):
         assert totals()[SYSTEM_ACCOUNT_ID] == 250_000
         assert billing.verify().violations == ()
 
-    def test_the_same_refund_at_once_is_done_once(self, new_billing: NewBilling) -> None:
+    def test_concurrent_calls_of_one_refund_record_it_once(self, new_billing: NewBilling) -> None:
         billing = new_billing(policy=policy())
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
 

@@ -1,4 +1,4 @@
-"""What was acknowledged is there after the store was killed: once, and with its share."""
+"""Contract: acknowledged work survives a crash of the store, once and with its shares."""
 
 from __future__ import annotations
 
@@ -30,33 +30,34 @@ CLIENTS, ACKNOWLEDGED = 4, 25
 PATIENCE_S: Final = 60.0
 
 Restart = Callable[[], UnitOfWork]
-"""Kills the store as suddenly as can be, so that calls under way break off, starts it again, and
-makes a unit of work over what it has kept. `totals` has to read that from then on.
+"""Kills the store during open calls, starts it again, and opens a unit of work over its data.
+
+From then on, `totals` must read the restarted store.
 """
 
 
 def buyer(payment: str) -> TenantId:
-    """Half of the payments are Alice's."""
+    """Alice for half of the payments, Bob for the others."""
     return ALICE if payment.endswith(("0", "2", "4", "6", "8")) else BOB
 
 
 def buy(billing: Billing, payment: str) -> bool:
-    """Whether the ledger had *payment* already."""
+    """Confirm *payment*. True if it was recorded before."""
     return billing.confirm_purchase(buyer(payment), usd("1.00"), payment=payment).replayed
 
 
 @define
 class Load:
-    """Clients that buy on and on, until the store fails them or is there again."""
+    """Clients that buy in a loop until the store fails or has restarted."""
 
     billing: Billing
     acknowledged: queue.SimpleQueue[str | None] = field(factory=queue.SimpleQueue)
-    """The payments; and `None` for each client that has ended."""
+    """Acknowledged payments, and `None` for each client that has ended."""
     stopping: threading.Event = field(factory=threading.Event)
     restarted: threading.Event = field(factory=threading.Event)
 
     def buy_on(self, client: str) -> str | None:
-        """The payment that got no answer, if one did not."""
+        """Buy in a loop. Returns the payment without an answer, if any."""
         try:
             for number in count():
                 if self.restarted.is_set():
@@ -73,7 +74,7 @@ class Load:
             self.acknowledged.put(None)
 
     def some(self, clients: Sequence[Future[str | None]]) -> set[str]:
-        """Some payments that were acknowledged; a client that ended before raises its error."""
+        """Some acknowledged payments. Raises the error of a client that ended too early."""
         known = set[str]()
         while len(known) < ACKNOWLEDGED:
             payment = self.acknowledged.get(timeout=PATIENCE_S)
@@ -86,7 +87,7 @@ class Load:
         return known
 
     def others(self) -> set[str]:
-        """What was acknowledged since."""
+        """The payments acknowledged since."""
         found = set[str]()
         while not self.acknowledged.empty():
             payment = self.acknowledged.get()
@@ -96,11 +97,11 @@ class Load:
 
 
 class RestartContract(Contract):
-    """The store is killed under load, again and again."""
+    """The store is killed under load, several times."""
 
     CYCLES = 3
 
-    def test_what_was_acknowledged_is_there_once_with_its_share(
+    def test_acknowledged_purchases_are_recorded_once_with_their_share(
         self, unit_of_work: UnitOfWork, restart: Restart, totals: Totals
     ) -> None:
         bought: set[str] = set()
@@ -127,7 +128,7 @@ class RestartContract(Contract):
 
     @staticmethod
     def adds_up(billing: Billing, bought: set[str], totals: dict[AccountId, Decimal]) -> None:
-        """Each payment is there once, with its share."""
+        """Check that each payment is recorded once, with its share."""
         for tenant in (ALICE, BOB):
             payments = sum(buyer(payment) == tenant for payment in bought)
             assert billing.balance(tenant).posted == credits(CREDITED * payments)

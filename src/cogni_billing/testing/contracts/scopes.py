@@ -1,4 +1,4 @@
-"""What a unit of work promises on every adapter: all or nothing, one tenant, no use after."""
+"""Contract: units of work are atomic and see one tenant."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ FIRST_PAGE = PageRequest(limit=50)
 
 
 class HostError(Exception):
-    """Something that the host's own code raises inside a scope."""
+    """An error of the host's own code inside a scope."""
 
 
 class ScopeContract(Contract):
-    """One transaction for each scope."""
+    """Each scope is one transaction."""
 
-    def test_a_scope_that_ends_well_is_kept(self, unit_of_work: UnitOfWork, totals: Totals) -> None:
+    def test_a_scope_without_errors_is_committed(
+        self, unit_of_work: UnitOfWork, totals: Totals
+    ) -> None:
         with unit_of_work.scope(ALICE) as scope:
             scope.ledger.post(planned())
 
         assert totals() == purchase_totals(ALICE, 100_000_000, 25_000_000)
 
-    def test_an_exception_in_a_scope_leaves_nothing_the_share_and_the_account_included(
+    def test_an_exception_in_a_scope_rolls_back_share_and_account_too(
         self, unit_of_work: UnitOfWork, totals: Totals
     ) -> None:
         def interrupted() -> None:
@@ -56,7 +58,7 @@ class ScopeContract(Contract):
             unit_of_work.run(ALICE, lambda scope: scope.tenants.account())
         assert not unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned())).replayed
 
-    def test_work_is_undone_when_it_raises_and_its_error_passes(
+    def test_work_that_raises_is_rolled_back_and_its_error_is_raised(
         self, unit_of_work: UnitOfWork, totals: Totals
     ) -> None:
         def work(scope: Scope) -> None:
@@ -82,7 +84,7 @@ class ScopeContract(Contract):
             assert scope.ledger.balance(NOON).posted == credits(100_000_000)
             assert scope.ledger.post(planned()).replayed
 
-    def test_a_swallowed_failure_does_not_pass_for_success(
+    def test_a_scope_with_a_swallowed_error_raises(
         self, unit_of_work: UnitOfWork, totals: Totals
     ) -> None:
         unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned()))
@@ -99,7 +101,7 @@ class ScopeContract(Contract):
 
         assert totals() == before
 
-    def test_nothing_works_in_a_scope_after_a_failure(self, unit_of_work: UnitOfWork) -> None:
+    def test_calls_after_a_failure_are_refused(self, unit_of_work: UnitOfWork) -> None:
         unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned()))
 
         def going_on() -> None:
@@ -111,7 +113,7 @@ class ScopeContract(Contract):
         with pytest.raises(ScopeClosed):
             going_on()
 
-    def test_nothing_works_in_a_scope_that_has_ended(self, unit_of_work: UnitOfWork) -> None:
+    def test_calls_after_the_end_of_the_scope_are_refused(self, unit_of_work: UnitOfWork) -> None:
         with unit_of_work.scope(ALICE) as scope:
             scope.tenants.open_account(NOON)
 
@@ -126,7 +128,7 @@ class ScopeContract(Contract):
                 call()
 
     @pytest.mark.parametrize("tenant", ["0a11ce00-0000-4000-8000-000000000001", None, UUID(int=0)])
-    def test_a_scope_is_opened_for_a_tenant_and_nothing_else(
+    def test_a_scope_for_an_invalid_tenant_is_refused(
         self, unit_of_work: UnitOfWork, tenant: TenantId
     ) -> None:
         with pytest.raises(InvalidTenant), unit_of_work.scope(tenant):
@@ -134,7 +136,7 @@ class ScopeContract(Contract):
 
 
 class TenantContract(Contract):
-    """One account for each tenant, and no window into another's."""
+    """Each tenant has one account, and sees no other."""
 
     def test_opening_an_account_twice_gives_the_first(self, unit_of_work: UnitOfWork) -> None:
         first = unit_of_work.run(ALICE, lambda scope: scope.tenants.open_account(NOON))

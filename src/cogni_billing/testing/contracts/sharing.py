@@ -1,4 +1,4 @@
-"""What a policy of shares promises on every adapter."""
+"""Contract: shares by policy."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def policy(
 
 
 class SharingContract(Contract):
-    """Every beneficiary gets its share in the purchase's own transaction, and nothing else."""
+    """Each beneficiary gets its share in the transaction of the purchase."""
 
     @pytest.fixture
     def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
-        """A quarter for the system tenant and a tenth for a partner, both on top."""
+        """A quarter for the system tenant and a tenth for a beneficiary, both on top."""
         return new_billing(policy=policy(), clock=clock, ids=CountingIds())
 
     def test_each_beneficiary_is_credited_with_the_purchase(
@@ -102,7 +102,7 @@ class SharingContract(Contract):
         assert totals()[SYSTEM_ACCOUNT_ID] == 100_000
         assert billing.verify().violations == ()
 
-    def test_a_partner_sees_its_share_and_not_whose_it_is_of(self, billing: Billing) -> None:
+    def test_a_beneficiary_sees_its_share_without_the_buyer(self, billing: Billing) -> None:
         billing.open_account(PARTNER)
         billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
 
@@ -131,7 +131,7 @@ class SharingContract(Contract):
         assert billing.balance(PARTNER).available == credits(10_000)
         assert billing.verify().violations == ()
 
-    def test_nobody_earns_a_share_of_its_own_purchase(
+    def test_a_buyer_earns_no_share_of_its_own_purchase(
         self, billing: Billing, new_billing: NewBilling
     ) -> None:
         assert len(billing.confirm_purchase(PARTNER, usd("1"), payment="a:1").shares) == 1
@@ -142,7 +142,7 @@ class SharingContract(Contract):
         assert receipt.credited == credits(75_000)
         assert billing.verify().violations == ()
 
-    def test_folding_and_looking_back_take_a_partner_for_what_it_is(
+    def test_folds_and_past_balances_count_the_shares_of_a_beneficiary(
         self, billing: Billing, clock: SteppingClock
     ) -> None:
         billing.open_account(PARTNER)
@@ -159,7 +159,7 @@ class SharingContract(Contract):
         assert billing.balance(PARTNER).posted == credits(19_000)
         assert billing.verify().violations == ()
 
-    def test_the_policy_in_force_then_is_the_one_that_counts(
+    def test_the_policy_in_force_at_the_purchase_counts(
         self, new_billing: NewBilling, clock: SteppingClock
     ) -> None:
         policies = RevenueSharePolicies(
@@ -178,7 +178,7 @@ class SharingContract(Contract):
         assert shares == [25_000, 50_000, 25_000]
         assert billing.verify().violations == ()
 
-    def test_before_the_first_policy_nothing_is_confirmed(
+    def test_a_purchase_before_the_first_policy_is_refused(
         self, new_billing: NewBilling, clock: SteppingClock, totals: Totals
     ) -> None:
         later = new_billing(policy=RevenueSharePolicies([policy(since=HOUR)]), clock=clock)
@@ -219,9 +219,9 @@ class SharingContract(Contract):
 
 
 class SharingRaces(Contract):
-    """Beneficiaries who spend while their buyers buy."""
+    """Concurrent purchases, and charges of their beneficiaries."""
 
-    def test_buyers_and_a_spending_partner_at_once_lose_nothing(
+    def test_concurrent_purchases_and_charges_of_a_beneficiary_add_up(
         self, new_billing: NewBilling
     ) -> None:
         billing = new_billing(policy=policy())

@@ -1,4 +1,4 @@
-"""`UnitOfWork.post` and `UnitOfWork.single`: one call, and what it leaves when it is refused."""
+"""Contract: `UnitOfWork.post` and `UnitOfWork.single`, and their refusals."""
 
 from __future__ import annotations
 
@@ -145,13 +145,13 @@ def charge(amount: int, reference: str = "new") -> Transaction:
 
 
 def expiries(billing: Billing) -> list[int]:
-    """The expirations that are recorded for Alice."""
+    """The recorded expirations of Alice."""
     lines = billing.statement(ALICE, kind=TransactionKind.EXPIRY).lines
     return [int(line.amount.value) for line in lines]
 
 
 class RefusedCallContract(Contract):
-    """A call that the wallet refuses leaves the expirations that were due, and no more."""
+    """A call that the wallet refuses records the due expirations, and no more."""
 
     @pytest.fixture
     def moving(self) -> MovableClock:
@@ -170,7 +170,7 @@ class RefusedCallContract(Contract):
         return billing
 
     @pytest.mark.parametrize("name", REFUSED_BY_THE_WALLET)
-    def test_a_call_that_the_wallet_refuses_leaves_what_was_due(
+    def test_a_call_that_the_wallet_refuses_keeps_due_expirations(
         self, due: Billing, totals: Totals, name: str
     ) -> None:
         call, error = REFUSED_BY_THE_WALLET[name]
@@ -186,13 +186,13 @@ class RefusedCallContract(Contract):
         assert due.verify().violations == ()
 
     @pytest.mark.parametrize("name", ANSWERED_BY_THE_KEY)
-    def test_a_call_that_its_key_answers_records_nothing(
+    def test_a_replay_or_conflict_records_no_expiration(
         self, due: Billing, totals: Totals, name: str
     ) -> None:
         self.records_nothing(due, totals, *ANSWERED_BY_THE_KEY[name])
 
     @pytest.mark.parametrize("name", RECORDS_NOTHING)
-    def test_a_call_that_posts_nothing_records_nothing(
+    def test_a_call_without_postings_records_no_expiration(
         self, due: Billing, totals: Totals, name: str
     ) -> None:
         self.records_nothing(due, totals, *RECORDS_NOTHING[name])
@@ -223,7 +223,7 @@ class RefusedCallContract(Contract):
 
     @pytest.mark.parametrize("all_or_nothing", [False, True])
     @pytest.mark.parametrize("others", [0, 1])
-    def test_a_refused_batch_leaves_what_was_due(
+    def test_a_refused_batch_keeps_due_expirations(
         self, due: Billing, all_or_nothing: bool, others: int
     ) -> None:
         requests: list[dict[str, Any]] = [
@@ -240,19 +240,23 @@ class RefusedCallContract(Contract):
         ]
         assert expiries(due) == [-50]
 
-    def test_post_leaves_what_was_due(self, due: Billing, unit_of_work: UnitOfWork) -> None:
+    def test_a_refused_post_keeps_due_expirations(
+        self, due: Billing, unit_of_work: UnitOfWork
+    ) -> None:
         with pytest.raises(InsufficientCredits):
             unit_of_work.post(charge(10**6))
 
         assert expiries(due) == [-50]
 
-    def test_single_leaves_what_was_due(self, due: Billing, unit_of_work: UnitOfWork) -> None:
+    def test_a_refused_single_call_keeps_due_expirations(
+        self, due: Billing, unit_of_work: UnitOfWork
+    ) -> None:
         with pytest.raises(InsufficientCredits):
             unit_of_work.single(ALICE, lambda scope: scope.ledger.post(charge(10**6)))
 
         assert expiries(due) == [-50]
 
-    def test_a_scope_of_several_calls_leaves_nothing(
+    def test_a_refused_scope_of_several_calls_records_nothing(
         self, due: Billing, unit_of_work: UnitOfWork
     ) -> None:
         def work(scope: Scope) -> None:
@@ -276,7 +280,7 @@ READS: Final[Mapping[str, Callable[[Scope], object]]] = {
 
 
 class SingleCallContract(Contract):
-    """One call of a scope that makes no other."""
+    """Scopes with exactly one call."""
 
     def test_post_records_the_transaction_and_answers_its_replay(
         self, unit_of_work: UnitOfWork, totals: Totals
@@ -318,7 +322,7 @@ class SingleCallContract(Contract):
         with pytest.raises(ScopeClosed):
             unit_of_work.single(ALICE, work)
 
-    def test_nothing_works_in_a_scope_that_has_ended(self, unit_of_work: UnitOfWork) -> None:
+    def test_calls_after_the_end_of_the_scope_are_refused(self, unit_of_work: UnitOfWork) -> None:
         scopes: list[Scope] = []
         unit_of_work.single(ALICE, scopes.append)
 
@@ -337,7 +341,7 @@ class SingleCallContract(Contract):
 
         assert caught.value.tenant == ALICE
 
-    def test_a_tenant_without_an_account_has_nothing_to_replay(
+    def test_a_replay_for_a_tenant_without_an_account_is_none(
         self, unit_of_work: UnitOfWork
     ) -> None:
         found = unit_of_work.single(

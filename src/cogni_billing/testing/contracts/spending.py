@@ -1,4 +1,4 @@
-"""What somebody who may spend, and not mint, can do: everything but confirm and grant."""
+"""Contract: a role that may spend credits but not create them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACROSS: dict[str, Callable[[Billing], object]] = {
 
 
 class SpendingContract(Contract):
-    """Of a ledger that can be opened for spending only.
+    """Needs a ledger that can be opened by a role that may only spend.
 
     A subclass has one more fixture, `new_spender`: a `NewBilling` over the same ledger that may
     read and spend, and no more.
@@ -38,7 +38,7 @@ class SpendingContract(Contract):
 
     @pytest.fixture
     def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
-        """One that may do everything: Alice has bought a dollar's worth, and was granted 70."""
+        """All rights. Alice has bought a dollar's worth of credits, and has a grant of 70."""
         billing = new_billing(clock=clock)
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
         billing.grant(
@@ -50,7 +50,7 @@ class SpendingContract(Contract):
     def spender(self, billing: Billing, new_spender: NewBilling, clock: SteppingClock) -> Billing:
         return new_spender(clock=clock)
 
-    def test_it_spends_and_reads(self, spender: Billing, billing: Billing) -> None:
+    def test_a_spender_can_spend_and_read(self, spender: Billing, billing: Billing) -> None:
         spender.open_account(BOB)
         spender.charge(ALICE, credits(20), reference="run-1")
         hold = spender.hold(ALICE, credits(10), reference="run-2")
@@ -68,7 +68,7 @@ class SpendingContract(Contract):
         assert spender.find(ALICE, kind="charge", reference="run-1") is not None
         assert billing.verify().violations == ()
 
-    def test_what_time_brings_about_is_seen_to(
+    def test_a_call_of_a_spender_posts_due_expirations(
         self, spender: Billing, billing: Billing, clock: SteppingClock
     ) -> None:
         clock.moment = NOON + timedelta(days=2)
@@ -79,7 +79,7 @@ class SpendingContract(Contract):
         assert billing.verify().violations == ()
 
     @pytest.mark.parametrize("call", MINTING)
-    def test_it_mints_nothing(self, spender: Billing, totals: Totals, call: str) -> None:
+    def test_a_spender_cannot_mint(self, spender: Billing, totals: Totals, call: str) -> None:
         before = totals()
 
         with pytest.raises(PrivilegeRequired) as caught:
@@ -92,10 +92,10 @@ class SpendingContract(Contract):
 
     @pytest.mark.parametrize("all_or_nothing", [False, True])
     @pytest.mark.parametrize("count", [1, 2, 3])
-    def test_nor_by_the_batch(
+    def test_a_spender_cannot_mint_in_a_batch(
         self, spender: Billing, totals: Totals, count: int, all_or_nothing: bool
     ) -> None:
-        """The first of them was confirmed before."""
+        """The first purchase was confirmed before."""
         before = totals()
         purchases = [
             {"tenant": ALICE, "amount": usd("1.00"), "payment": payment}
@@ -107,7 +107,9 @@ class SpendingContract(Contract):
         assert [type(outcome.error) for outcome in outcomes] == [PrivilegeRequired] * count
         assert totals() == before
 
-    def test_what_it_tried_is_still_to_be_done(self, spender: Billing, billing: Billing) -> None:
+    def test_a_refused_call_of_a_spender_leaves_its_key_free(
+        self, spender: Billing, billing: Billing
+    ) -> None:
         for call in ("a purchase", "a grant"):
             with pytest.raises(PrivilegeRequired):
                 MINTING[call](spender)
@@ -116,7 +118,7 @@ class SpendingContract(Contract):
         assert not billing.grant(BOB, credits(5), source="promo:b", reference="b").replayed
 
     @pytest.mark.parametrize("call", ACROSS)
-    def test_it_does_nothing_across_tenants(
+    def test_a_spender_cannot_work_across_tenants(
         self, spender: Billing, totals: Totals, call: str
     ) -> None:
         before = totals()

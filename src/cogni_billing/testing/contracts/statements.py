@@ -1,4 +1,4 @@
-"""What a statement promises on every adapter."""
+"""Contract: statements."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pages(billing: Billing, limit: int) -> list[tuple[Line, ...]]:
 
 
 class StatementContract(Contract):
-    """Newest first, page by page, nothing of anybody else's."""
+    """Lines come newest first, page by page, and only the tenant's own."""
 
     @pytest.fixture
     def five(self, billing: Billing) -> Billing:
@@ -64,9 +64,7 @@ class StatementContract(Contract):
         ]
         assert page.lines[0].at > page.lines[1].at
 
-    def test_shares_reach_the_system_tenant_without_saying_whose_they_are(
-        self, five: Billing
-    ) -> None:
+    def test_shares_on_a_statement_do_not_name_the_buyer(self, five: Billing) -> None:
         page = five.statement(SYSTEM_TENANT_ID)
 
         assert len(page.lines) == 10
@@ -85,7 +83,7 @@ class StatementContract(Contract):
             f"stripe:pi_{number}" for number in (5, 4, 3, 2, 1)
         ]
 
-    def test_pages_hold_lines_of_one_moment_once_too(self, new_billing: NewBilling) -> None:
+    def test_pages_hold_lines_of_one_moment_once(self, new_billing: NewBilling) -> None:
         billing = new_billing(clock=MovableClock(), ids=CountingIds())
         for number in range(5):
             billing.confirm_purchase(ALICE, usd(1), payment=f"stripe:pi_{number}")
@@ -94,7 +92,7 @@ class StatementContract(Contract):
 
         assert references == [f"stripe:pi_{number}" for number in (4, 3, 2, 1, 0)]
 
-    def test_a_page_may_be_long(self, billing: Billing) -> None:
+    def test_a_page_can_have_a_thousand_lines(self, billing: Billing) -> None:
         billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
         billing.charge_many(
             {"tenant": ALICE, "amount": credits(1), "reference": f"run-{n}"} for n in range(1000)
@@ -118,21 +116,19 @@ class StatementContract(Contract):
             f"stripe:pi_{number}" for number in (3, 2, 1)
         ]
 
-    def test_a_cursor_of_one_tenant_shows_another_nothing_but_its_own(self, five: Billing) -> None:
+    def test_a_cursor_of_another_tenant_shows_own_lines_only(self, five: Billing) -> None:
         cursor = five.statement(ALICE, limit=2).next
 
         lines = five.statement(BOB, after=cursor).lines
 
         assert all(line.reference and line.reference.endswith("_bob") for line in lines)
 
-    def test_the_highest_cursor_shows_everything_and_the_lowest_nothing(
-        self, five: Billing
-    ) -> None:
+    def test_the_highest_cursor_shows_all_lines_and_the_lowest_none(self, five: Billing) -> None:
         assert len(five.statement(ALICE, after="9" * 39).lines) == 5
         assert five.statement(ALICE, after="1").lines == ()
 
     @pytest.mark.parametrize("after", ["", "0", "-1", "1.5", "٣", "9" * 40, "x", 7])
-    def test_what_is_no_cursor_is_refused(self, five: Billing, after: str) -> None:
+    def test_an_invalid_cursor_is_refused(self, five: Billing, after: str) -> None:
         with pytest.raises(InvalidPage):
             five.statement(ALICE, after=after)
 
@@ -144,7 +140,7 @@ class StatementContract(Contract):
         with pytest.raises(UnknownAccount):
             billing.balance(ALICE)
 
-    def test_an_account_that_nothing_was_posted_to_is_empty(self, billing: Billing) -> None:
+    def test_an_account_without_postings_is_empty(self, billing: Billing) -> None:
         billing.open_account(ALICE)
 
         assert billing.statement(ALICE).lines == ()

@@ -1,4 +1,4 @@
-"""What verifying promises on every adapter."""
+"""Contract: `verify`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOUR = timedelta(hours=1)
 
 
 def live(billing: Billing, clock: SteppingClock) -> None:
-    """A bit of everything."""
+    """Record transactions of every kind."""
     billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
     billing.confirm_purchase(BOB, usd("0.03"), payment="stripe:pi_2")
     billing.confirm_purchase(SYSTEM_TENANT_ID, usd("0.01"), payment="stripe:pi_3")
@@ -46,7 +46,7 @@ def live(billing: Billing, clock: SteppingClock) -> None:
 
 
 def returned(billing: Billing) -> None:
-    """A payment of Bob's that is given back bit by bit."""
+    """Record a payment of Bob that is reversed in parts."""
     paid_by = "stripe:pi_5"
     billing.confirm_purchase(BOB, usd("1.00"), payment=paid_by)
     billing.refund(BOB, payment=paid_by, amount=usd("0.25"), reference="re_1")
@@ -59,37 +59,39 @@ def returned(billing: Billing) -> None:
 
 
 class VerifyingContract(Contract):
-    def test_an_empty_ledger_is_sound(self, billing: Billing) -> None:
+    def test_an_empty_ledger_has_no_violations(self, billing: Billing) -> None:
         assert billing.verify() == Verification(violations=(), transactions=0, postings=0)
 
-    def test_a_lively_ledger_is_sound(self, billing: Billing, clock: SteppingClock) -> None:
+    def test_a_ledger_with_every_kind_of_record_has_no_violations(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
         live(billing, clock)
 
         found = billing.verify()
 
         assert found.violations == ()
         assert found.ok
-        # 5 purchases, of which 4 share; 2 grants; 5 charges; a capture; an expiry; and 2 refunds
-        # and a chargeback, all of a share, one of what is absorbed
+        # 5 purchases, 2 grants, 5 charges, a capture, an expiry, 2 refunds and a chargeback. Seven
+        # transactions have a share, and one has an absorbed shortfall.
         assert (found.transactions, found.postings) == (17, 17 * 2 + 8)
 
     @pytest.mark.parametrize("most", [0, -1, 100_001, True, "5", None])
-    def test_how_many_violations_to_report_is_a_number(self, billing: Billing, most: Any) -> None:
+    def test_an_invalid_limit_of_violations_is_refused(self, billing: Billing, most: Any) -> None:
         with pytest.raises(InvalidInput):
             billing.verify(most=most)
 
 
 Falsify = Callable[[UUID], None]
-"""Changes what is recorded of a transaction, below the adapter: a posting is of one credit more."""
+"""Adds one credit to a posting of the transaction, below the adapter."""
 
 
 class FindingContract(Contract):
-    """Of a ledger whose records can be changed behind its back.
+    """Needs a ledger whose records can be falsified below the adapter.
 
     A subclass has one more fixture, `falsify`.
     """
 
-    def test_what_was_falsified_is_found(self, billing: Billing, falsify: Falsify) -> None:
+    def test_a_falsified_transaction_is_found(self, billing: Billing, falsify: Falsify) -> None:
         made = [billing.confirm_purchase(ALICE, usd(1), payment=f"stripe:{n}") for n in range(3)]
         for receipt in made[1:]:
             falsify(receipt.transaction_id)

@@ -290,7 +290,7 @@ def test_a_quote_that_is_not_closed_stops_the_import_where_it_is(
 
     assert (code, shown) == (1, counted(2, 0, 0))
     assert errors == [
-        "stopped; import the file again to go on: what is done is replayed",
+        "stopped; import the same file again to continue",
         "invalid_input: line 4: expected CSV, its quotes closed, got unexpected end of data",
     ]
     assert again == (0, counted(2, 2, 0), [])
@@ -313,7 +313,7 @@ def test_an_import_stops_where_the_ledger_does_not_answer_and_goes_on_from_there
     again = importer("purchases", path)
 
     assert (code, shown) == (69, counted(3, 0, 0))
-    assert errors[0] == "stopped; import the file again to go on: what is done is replayed"
+    assert errors[0] == "stopped; import the same file again to continue"
     assert errors[1].startswith("ledger_unavailable: ")
     assert len(errors) == 2
     assert stopped == credits(30_000_000)
@@ -336,7 +336,7 @@ def test_an_import_whose_line_is_cut_tells_that_it_may_be_begun_again(
 
     assert (code, shown) == (69, counted(0, 0, 0))
     assert errors == [
-        "stopped; import the file again to go on: what is done is replayed",
+        "stopped; import the same file again to continue",
         "outcome_unknown: the answer to COMMIT was lost",
     ]
     assert again == (0, then, [])
@@ -360,7 +360,7 @@ def test_a_role_that_cannot_mint_imports_no_purchase(
     ("name", "options", "said"),
     [
         ("none.csv", [], "does not exist"),
-        ("here.txt", [], "say its --format"),
+        ("here.txt", [], "give its --format"),
         ("here.txt", ["--format", "xml"], "--format"),
         ("here.csv", ["--batch-size", "0"], "--batch-size"),
         ("here.csv", ["--refused", "here.csv"], "would overwrite"),

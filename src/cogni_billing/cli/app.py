@@ -1,4 +1,4 @@
-"""The commands, one a function: they parse, call, print, and turn errors into exit codes."""
+"""The commands. Each function parses, calls, prints, and converts errors into exit codes."""
 
 from __future__ import annotations
 
@@ -43,17 +43,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 imports = typer.Typer(
-    help="Import many from a file. Broken off, import it again: what is done is replayed.",
+    help="Import many from a file. After an interruption, import the same file again.",
     no_args_is_help=True,
 )
 app.add_typer(imports, name="import")
-# A pipe has no width of its own, and the tables need more than the 80 columns it would get.
-# A closed output is None.
+# A pipe would get 80 columns, and the tables need more. A closed output is None.
 _IS_TERMINAL = sys.stdout is not None and sys.stdout.isatty()
 _WIDTH = None if _IS_TERMINAL or "COLUMNS" in os.environ else 140
 console = Console(width=_WIDTH)
 
-# Of sysexits.h, whose names the `os` module of Windows lacks.
+# From sysexits.h. The `os` module of Windows lacks these names.
 _UNAVAILABLE, _IO_ERROR = 69, 74
 _STDOUT = 1
 _URL_VARIABLE = "COGNI_BILLING_DATABASE_URL"
@@ -61,7 +60,7 @@ _SERVICE_URL_VARIABLE = "COGNI_BILLING_SERVICE_URL"
 DatabaseUrl = Annotated[str, typer.Option("--database-url", envvar=_URL_VARIABLE, help=URL_SHAPE)]
 ServiceUrl = Annotated[
     str,
-    typer.Option("--service-url", envvar=_SERVICE_URL_VARIABLE, help="app_service's URL."),
+    typer.Option("--service-url", envvar=_SERVICE_URL_VARIABLE, help="The URL of app_service."),
 ]
 _KEY_VARIABLE = "COGNI_BILLING_SIGNING_KEY"
 Tenant = Annotated[UUID, typer.Argument(help="The tenant's UUID.")]
@@ -70,17 +69,17 @@ ImportedFile = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="Read line by line.")
 ]
 Written = Annotated[
-    Format | None, typer.Option("--format", help="By default what the file's name ends in.")
+    Format | None, typer.Option("--format", help="By default the ending of the file's name.")
 ]
 BatchSize = Annotated[
-    int, typer.Option(min=1, max=100_000, help="How many lines are sent at once.")
+    int, typer.Option(min=1, max=100_000, help="The number of lines to send at once.")
 ]
 RefusedFile = Annotated[
     Path | None,
     typer.Option(
         "--refused",
         dir_okay=False,
-        help="Write refused lines there, in JSON lines, to be mended and imported.",
+        help="Write refused lines to this file, as JSON lines, to fix and import again.",
     ),
 ]
 
@@ -118,11 +117,11 @@ def demo(
         typer.Option(
             "--database-url",
             envvar=_URL_VARIABLE,
-            help="An administrator's URL; an embedded server is started when there is none.",
+            help="The URL of an administrator. By default an embedded server is started.",
         ),
     ] = None,
 ) -> None:
-    """Confirm a few payments in a throw-away database, and show who sees what of them."""
+    """Confirm a few payments in a temporary database, and show each tenant's view of them."""
     run_demo(console, None if database_url is None else _checked_url(database_url))
 
 
@@ -132,8 +131,8 @@ def provision(
     spender: Annotated[
         str | None,
         typer.Option(
-            help="Have a role of this name that spends but cannot mint; the others have their"
-            " default names then."
+            help="Create a role of this name that may spend credits but not create them. The other"
+            " roles keep their default names."
         ),
     ] = None,
     *,
@@ -150,7 +149,7 @@ def provision(
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the SQL, and run none.")
+        bool, typer.Option("--dry-run", help="Print the SQL instead of running it.")
     ] = False,
 ) -> None:
     """Create the roles and the schema, as an administrator. Idempotent."""
@@ -173,7 +172,7 @@ def provision(
 
 @app.command()
 def migrate(database_url: DatabaseUrl) -> None:
-    """Bring the schema to head, as app_migrator."""
+    """Upgrade the schema to this version, as app_migrator."""
     with _engine(database_url) as engine:
         postgres.migrate(engine)
     console.print("migrated to head")
@@ -181,10 +180,10 @@ def migrate(database_url: DatabaseUrl) -> None:
 
 @app.command()
 def repair(database_url: DatabaseUrl) -> None:
-    """Create the functions again as this version has them, as app_migrator."""
+    """Replace the functions with those of this version, as app_migrator."""
     with _engine(database_url) as engine:
         postgres.repair(engine)
-    console.print("functions created again")
+    console.print("functions replaced")
 
 
 @app.command()
@@ -204,12 +203,12 @@ def restore(
 @app.command()
 def doctor(
     database_url: DatabaseUrl,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     after_restore: Annotated[
         bool, typer.Option("--after-restore", help="Read every row too, as app_service.")
     ] = False,
 ) -> None:
-    """Examine the database and the connected role; exit with 1 when something is wrong."""
+    """Examine the database and the connected role. Exit with 1 if a check fails."""
     with _engine(database_url) as engine:
         report = postgres.doctor(engine, signing_key=_signing_key(), after_restore=after_restore)
     if as_json:
@@ -222,7 +221,7 @@ def doctor(
 
 @app.command("open-account")
 def open_account(tenant: Tenant, database_url: DatabaseUrl) -> None:
-    """Open the tenant's account, if there is none."""
+    """Open an account for the tenant, unless it has one."""
     with _billing(database_url) as billing:
         account = billing.open_account(TenantId(tenant))
     console.print(f"account {account.id}, open since {account.opened_at.isoformat()}")
@@ -231,14 +230,14 @@ def open_account(tenant: Tenant, database_url: DatabaseUrl) -> None:
 @app.command()
 def purchase(
     tenant: Tenant,
-    amount: Annotated[str, typer.Argument(help="What was paid, such as 10.00.")],
+    amount: Annotated[str, typer.Argument(help="The paid amount, such as 10.00.")],
     payment: Annotated[str, typer.Option(help="The evidence, provider:id.")],
     database_url: DatabaseUrl,
     unit: Annotated[str, typer.Option(help="USD or USDC.")] = USD.code,
 ) -> None:
     """Confirm a payment: credit the tenant in full, and the system tenant its share."""
     if unit not in Unit.__members__:
-        raise typer.BadParameter(f"{unit} is none of {', '.join(Unit.__members__)}")
+        raise typer.BadParameter(f"expected {' or '.join(Unit.__members__)}, got {unit}")
     with _billing(database_url) as billing:
         receipt = billing.confirm_purchase(
             TenantId(tenant), Amount(amount, Unit.of(unit)), payment=payment
@@ -258,7 +257,7 @@ def import_purchases(
     batch_size: BatchSize = 1000,
     refused: RefusedFile = None,
 ) -> None:
-    """Confirm the payments of a file: tenant, amount, payment; perhaps unit, metadata."""
+    """Confirm the payments of a file: tenant, amount, payment, and optionally unit, metadata."""
     _import(database_url, PURCHASES, file, written=written, batch_size=batch_size, refused=refused)
 
 
@@ -270,7 +269,9 @@ def import_charges(
     batch_size: BatchSize = 1000,
     refused: RefusedFile = None,
 ) -> None:
-    """Take the charges of a file: tenant, amount, reference; perhaps allow_overdraft, metadata."""
+    """Take the charges of a file: tenant, amount, reference, and optionally allow_overdraft,
+    metadata.
+    """
     _import(database_url, CHARGES, file, written=written, batch_size=batch_size, refused=refused)
 
 
@@ -299,14 +300,14 @@ def statement(
 
 @app.command()
 def sweep(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
-    """Record what expired on the wallets of tenants who have been idle since."""
+    """Post expirations that are due on idle wallets."""
     with _back_office(database_url, service_url) as billing:
         console.print("wallets settled:", billing.sweep())
 
 
 @app.command()
 def fold(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
-    """Checkpoint the accounts that others add to."""
+    """Write balance checkpoints for accounts that receive shares."""
     with _back_office(database_url, service_url) as billing:
         folding = billing.fold()
     console.print("accounts folded:", folding.accounts, "lines:", folding.lines)
@@ -339,7 +340,7 @@ def verify(
     ] = None,
     key_file: KeyFile | None = None,
 ) -> None:
-    """Check every invariant over the whole ledger; exit with 1 when one is broken.
+    """Check every invariant over the whole ledger. Exit with 1 if one is broken.
 
     With seals, compare every sealed transaction with its seal.
     """
@@ -357,10 +358,10 @@ def verify(
 
 
 def main() -> None:
-    """Run the command; a typed error is one line on standard error, and an exit code.
+    """Run the command. A typed error is one line on standard error, with an exit code.
 
-    It is 1, or of sysexits.h EX_UNAVAILABLE if the database could not be asked, and EX_IOERR if
-    something could not be read or written.
+    The code is 1, or of sysexits.h EX_UNAVAILABLE if the database is unavailable, and EX_IOERR if
+    an input or output failed.
     """
     try:
         app()
@@ -369,7 +370,7 @@ def main() -> None:
         sys.exit(_UNAVAILABLE if isinstance(error, LedgerUnavailable) else 1)
     except OSError as error:
         _print_error(f"input or output failed: {error.strerror or error}")
-        # Python would write the rest of the buffer at exit, and fail again.
+        # At exit Python would write the rest of the buffer, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
         sys.exit(_IO_ERROR)
 
@@ -416,12 +417,14 @@ def _format_of(file: Path) -> Format:
     try:
         return Format(file.suffix.removeprefix(".").lower())
     except ValueError as error:
-        raise typer.BadParameter(f"{file} ends in no .csv or .jsonl; say its --format") from error
+        raise typer.BadParameter(
+            f"{file} does not end in .csv or .jsonl; give its --format"
+        ) from error
 
 
 def _rewritten(refused: Path, file: Path) -> IO[str]:
     if refused.exists() and refused.samefile(file):
-        raise typer.BadParameter(f"--refused would overwrite {file}")
+        raise typer.BadParameter(f"--refused would overwrite {file}; give another file")
     try:
         return refused.open("w", encoding="utf-8")
     except OSError as error:
@@ -429,12 +432,14 @@ def _rewritten(refused: Path, file: Path) -> IO[str]:
 
 
 def _signing_key() -> bytes | None:
-    """The key of signed contexts, which is never an argument that others could see."""
+    """The key of signed contexts, from the environment, because other processes see arguments."""
     given = os.environ.get(_KEY_VARIABLE)
     try:
         return None if given is None else bytes.fromhex(given)
     except ValueError as error:
-        raise typer.BadParameter(f"{_KEY_VARIABLE} is no hexadecimal key") from error
+        raise typer.BadParameter(
+            f"{_KEY_VARIABLE} is no hexadecimal key; fix or unset it"
+        ) from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The demonstration: real purchases on a real PostgreSQL, and what each side can see of them."""
+"""The demonstration: real purchases on a real PostgreSQL, and each tenant's view of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 
 @frozen
 class Payment:
-    """One line of the bundled file."""
+    """A line of the bundled file."""
 
     tenant: str
     payment: str
@@ -37,7 +37,7 @@ class Payment:
 
     @property
     def tenant_id(self) -> UUID:
-        """The same for the same name, so that the demonstration reads alike each time."""
+        """An id derived from the name, so that each run prints the same."""
         if self.tenant == SYSTEM_TENANT_SLUG:
             return SYSTEM_TENANT_ID
         return uuid5(NAMESPACE_DNS, f"{self.tenant}.example")
@@ -45,7 +45,7 @@ class Payment:
 
 @frozen
 class Call:
-    """One call that the demonstration makes."""
+    """A call of the demonstration."""
 
     name: str
     reference: str
@@ -54,7 +54,7 @@ class Call:
 
 
 def run_demo(console: Console, admin_url: URL | None) -> None:
-    """Confirm the bundled payments in a throw-away database, and show what came of them."""
+    """Confirm the bundled payments in a temporary database, and show the results."""
     with ExitStack() as stack:
         database = stack.enter_context(_database(admin_url))
         roles = ("app_user", "app_spender", "app_service")
@@ -82,21 +82,21 @@ def _show(console: Console, engine: Engine, spender_engine: Engine, service_engi
     for tenant in tenants.values():
         billing.open_account(tenant)
 
-    console.print("\nEight confirmed payments arrive at the webhook, not all of them honest:\n")
+    console.print("\nEight confirmed payments arrive at the webhook. Some are invalid:\n")
     console.print(_confirmed(billing, payments))
     console.print(
-        "\nThen credits are spent, the promotion's first, and never more than there are; by a role"
-        "\nthat cannot mint, so that a fault in a request handler makes nobody rich:\n"
+        "\nA role that may spend credits but not create them spends, the promotion's credits first,"
+        "\nand never more than are available:\n"
     )
     acme, globex = tenants["acme"], tenants["globex"]
     console.print(_called(billing, "acme spends", acme, _spending(billing, spender, acme)))
-    console.print("\nA payment is given back in part, its share too; and no more than was paid:\n")
+    console.print("\nA payment is refunded in part, with its share, and never in excess:\n")
     console.print(_called(billing, "globex returns", globex, _returning(billing, globex)))
-    console.print("\nEach tenant sees its own postings, and nobody else's:\n")
+    console.print("\nEach tenant sees its own postings only:\n")
     for name, tenant in tenants.items():
         lines = billing.statement(tenant).lines
         console.print(statement_table(f"{name} ({tenant})", lines, billing.balance(tenant)))
-    console.print("\nRead across tenants, by the one role that may, everything sums to zero:\n")
+    console.print("\nThe service role reads across tenants, and all postings sum to zero:\n")
     for report in trial_balance(service_engine):
         console.print(trial_balance_table(report))
     verification = billing.verify()
@@ -159,7 +159,7 @@ def _returning(billing: Billing, tenant: UUID) -> Iterator[Call]:
 
 
 def _called(billing: Billing, title: str, tenant: UUID, calls: Iterable[Call]) -> Table:
-    columns = ("call", "reference", "asked for", "outcome", "balance", "held", "cogni_system's")
+    columns = ("call", "reference", "requested", "outcome", "balance", "held", "cogni_system's")
     result = table(title, columns, numeric=(columns[2], *columns[4:]))
     for call in calls:
         try:
@@ -174,7 +174,7 @@ def _called(billing: Billing, title: str, tenant: UUID, calls: Iterable[Call]) -
 
 
 def bundled_payments() -> list[Payment]:
-    """The payments that come with the package, in the order in which they arrive."""
+    """The payments in the package, in the order of their arrival."""
     with files("cogni_billing.cli").joinpath("payments.csv").open(encoding="utf-8") as lines:
         return [
             Payment(line["tenant"], line["payment"], parsed(line["amount"]))

@@ -1,7 +1,7 @@
-"""Files of purchases and of charges, sent batch by batch, and what became of each line.
+"""Imports files of purchases and charges, batch by batch, and reports the outcome of each line.
 
-No state of its own: a payment or reference that is there already is replayed, so whoever was broken
-off begins again at the first line.
+It keeps no state. Payments and references that are recorded already are replayed, so an interrupted
+import begins again at the first line.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Request = TypeVar("Request", Purchase, Charge)
 
 @frozen
 class Kind(Generic[Request]):
-    """What a file holds, and which call it is for."""
+    """The columns of a file, and the call for its records."""
 
     columns: Columns
     request: Callable[[Mapping[str, Any]], Request]
@@ -78,7 +78,7 @@ CHARGES: Final = Kind(
 
 
 def _tenant(given: object) -> UUID:
-    """The UUID that *given* is, written in full; `UUID` would take braces and underscores, too."""
+    """*given* as a UUID in its usual form. `UUID` would also accept braces and underscores."""
     try:
         found = UUID(given) if isinstance(given, str) else None
     except ValueError:
@@ -98,7 +98,7 @@ def _unit(given: object) -> Unit:
 
 @frozen
 class Answered:
-    """A line, and what became of it."""
+    """A line and its outcome."""
 
     record: Record
     outcome: Outcome[Any]
@@ -112,7 +112,7 @@ class Answered:
         return f"line {self.record.line}: {self.error.code}: {self.error}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The refused record, as one to be mended and imported again."""
+        """The refused record, to fix and import again."""
         assert self.error is not None
         why = {"line": self.record.line, "code": self.error.code, "error": str(self.error)}
         return {**self.record.columns, REFUSED: why}
@@ -120,7 +120,7 @@ class Answered:
 
 @define
 class Tally:
-    """How many lines came to what."""
+    """The number of lines by outcome."""
 
     done: int = 0
     replayed: int = 0
@@ -144,11 +144,11 @@ class Tally:
 def answered(
     billing: Billing, kind: Kind[Request], records: Iterator[Record], batch_size: int
 ) -> Iterator[list[Answered]]:
-    """What became of *records*, a batch at a time, which is sent when it is asked for.
+    """Send *records* and yield their outcomes, batch by batch.
 
     Raises:
-        LedgerUnavailable, OutcomeUnknown, LedgerCorruption, PrivilegeRequired: the ledger did not
-            answer for some lines of a batch. Those it answered for came before.
+        LedgerUnavailable, OutcomeUnknown, LedgerCorruption, PrivilegeRequired: some lines of a
+            batch have no answer. The answered lines of the batch were yielded before.
     """
     while batch := list(islice(records, batch_size)):
         answers = _sent(billing, kind, batch)
@@ -187,18 +187,18 @@ def _request(kind: Kind[Request], record: Record) -> Request | BillingError:
 
 @frozen
 class Import(Generic[Request]):
-    """A file to import, and how."""
+    """A file to import, and its options."""
 
     kind: Kind[Request]
     file: BinaryIO
     written: Format
     batch_size: int
     refused: IO[str] | None = None
-    """Where refused records go; they are shown when it is nowhere."""
+    """The file for refused records. `None` prints them."""
 
 
 def run_import(console: Console, billing: Billing, what: Import[Request]) -> Tally:
-    """Send the file, with a bar on a terminal, and print what came of it."""
+    """Import the file, with a progress bar on a terminal, and print the numbers."""
     errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
     tally, lines = Tally(), Lines(what.file)
     found = records(lines, what.written, what.kind.columns)
@@ -210,7 +210,7 @@ def run_import(console: Console, billing: Billing, what: Import[Request]) -> Tal
                 tell(lines.read, tally.lines)
     except BillingError as error:
         if tally.lines or isinstance(error, ENDS_ALL):
-            errors.print("stopped; import the file again to go on: what is done is replayed")
+            errors.print("stopped; import the same file again to continue")
         raise
     finally:
         console.print("done    ", tally.done)
@@ -221,7 +221,7 @@ def run_import(console: Console, billing: Billing, what: Import[Request]) -> Tal
 
 @contextmanager
 def _bar(console: Console, file: BinaryIO) -> Iterator[Callable[[int, int], None]]:
-    """Takes how many bytes were read, and how many lines were answered; shows it on a terminal."""
+    """A progress bar. Yields a function that takes the bytes read and the lines answered."""
     # Without a terminal rich would print an empty line. A closed stderr is None.
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _read, _lines: None
@@ -233,7 +233,7 @@ def _bar(console: Console, file: BinaryIO) -> Iterator[Callable[[int, int], None
 
 
 def _size(file: BinaryIO) -> int | None:
-    """How many bytes there are to read; a pipe does not tell."""
+    """The number of bytes in the file, or `None` for a pipe."""
     return os.fstat(file.fileno()).st_size or None
 
 
@@ -244,4 +244,4 @@ def _report(console: Console, file: IO[str] | None, refused: Iterable[Answered])
         else:
             file.write(json.dumps(answer.to_dict()) + "\n")
     if file is not None:
-        file.flush()  # a kill leaves what was reported until then
+        file.flush()  # keeps the report if the process is killed

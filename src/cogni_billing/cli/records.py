@@ -1,4 +1,4 @@
-"""Records of a file, one after another and never all at once, each as JSON would have it."""
+"""Reads the records of a file one by one, with values as in JSON."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from attrs import define, frozen
 
 from cogni_billing.domain.errors import BillingError, InvalidInput, InvalidMetadata, shown
 
-LINE_MAX: Final = 256 * 1024  # the largest metadata, with every character of it escaped, and more
+LINE_MAX: Final = 256 * 1024  # enough for the largest metadata with every character escaped
 REFUSED: Final = "refused"
-"""Where a record that is written out again says why it was refused; passed over when read."""
+"""The field for the error of a refused record. It is ignored when the record is read."""
 _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_TRUTH: Final = {"true": True, "false": False}  # spreadsheets write them in capitals
+_TRUTH: Final = {"true": True, "false": False}  # in lower case, because spreadsheets write capitals
 
 
 class Format(StrEnum):
-    """How a file is written."""
+    """The format of a file."""
 
     CSV = "csv"
     JSONL = "jsonl"
@@ -30,7 +30,7 @@ class Format(StrEnum):
 
 @frozen
 class Columns:
-    """What a record has."""
+    """The names of a record's fields."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
@@ -39,10 +39,10 @@ class Columns:
         return f"{', '.join(self.required)}, and perhaps {', '.join(self.optional)}"
 
     def check(self, names: Iterable[str], field: str) -> None:
-        """Refuse *names* that are not these columns, each once, in any order.
+        """Refuse *names* unless they are these columns, each once, in any order.
 
         Raises:
-            InvalidInput: one is missing, unknown, or there twice; it says which.
+            InvalidInput: a column is missing, unknown, or given twice. The error names it.
         """
         missing = set(self.required)
         left = missing.union(self.optional)
@@ -61,7 +61,7 @@ class Columns:
 
 @frozen
 class Record:
-    """What is on a line of a file, or why that is no record."""
+    """A record and its line, or the error of a malformed one."""
 
     line: int
     columns: Mapping[str, Any]
@@ -70,13 +70,13 @@ class Record:
 
 @define
 class Lines:
-    """The lines of a file, as text; it knows how far it has read."""
+    """The lines of a file, as text, with the position in the file."""
 
     _file: BinaryIO
     number: int = 0
-    """Of the line that was read last, from 1."""
+    """The number of the last line read, from 1."""
     read: int = 0
-    """How many bytes."""
+    """The number of bytes read."""
     _foreign: int = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -93,19 +93,19 @@ class Lines:
         if self.number == 1:
             if line.startswith(_UTF_16):
                 raise self._wrong("UTF-16", "text in UTF-8")
-            line = line.removeprefix(codecs.BOM_UTF8)  # spreadsheets put it there
+            line = line.removeprefix(codecs.BOM_UTF8)  # written by spreadsheets
         try:
             return line.decode()
         except UnicodeDecodeError:
             self._foreign = self.number
-            # What ends fields and lines is ASCII, so the file can be followed all the same.
+            # Separators are ASCII, so that the following records can still be read.
             return line.decode(errors="replace")
 
     def require_utf_8(self, since: int, field: str = "encoding") -> None:
-        """Refuse what was read from line *since* on, when some of it was no UTF-8.
+        """Refuse the text read since line *since*, unless it was UTF-8.
 
         Raises:
-            InvalidInput: it was not.
+            InvalidInput: a line was not UTF-8.
         """
         if self._foreign >= since:
             raise InvalidInput(field, "other bytes", "text in UTF-8")
@@ -115,12 +115,11 @@ class Lines:
 
 
 def records(lines: Lines, written: Format, columns: Columns) -> Iterator[Record]:
-    """The records on *lines*. One that is malformed comes with its error, and the next follow.
+    """The records on *lines*. A malformed record has an error, and the next ones follow.
 
     Raises:
-        InvalidInput: nobody could tell any more where a record begins and what is in it: the file
-            is empty, has another header, a quote that is not closed, or a line without an end.
-            The error names the line.
+        InvalidInput: the rest of the file cannot be split into records: the file is empty, its
+            header is wrong, a quote is not closed, or a line is too long. The error names the line.
     """
     return _csv(lines, columns) if written is Format.CSV else _json_lines(lines)
 
@@ -140,7 +139,7 @@ def _json_lines(lines: Lines) -> Iterator[Record]:
     for text in lines:
         if not text.isspace():
             yield _record(lines, lines.number, partial(_of_text, text.rstrip()))
-    if not lines.number:  # an export that failed is likelier than one of nothing
+    if not lines.number:  # an empty file is more likely a failed export
         raise InvalidInput("line 1", "nothing", "a JSON object")
 
 
@@ -160,8 +159,8 @@ def _rows(lines: Lines) -> Iterator[tuple[int, Sequence[str]]]:
         try:
             row = next(rows, None)
         except csv.Error as error:
-            # Behind a stray quote, what somebody wrote into a field would pass for a record.
-            why, _, _ = str(error).partition(" - ")  # what follows is a programmer's affair
+            # After a stray quote, the text of a field could be read as a record.
+            why, _, _ = str(error).partition(" - ")  # the rest is advice for programmers
             raise InvalidInput(f"line {line}", why, "CSV, its quotes closed") from error
         if row is None:
             return
@@ -192,7 +191,7 @@ def _of_text(text: str) -> Mapping[str, Any]:
 
 
 def _object(text: str, wrong: type[InvalidInput], field: str) -> dict[str, Any]:
-    """The JSON object that *text* is."""
+    """Parse a JSON object."""
     try:
         found = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
@@ -203,13 +202,13 @@ def _object(text: str, wrong: type[InvalidInput], field: str) -> dict[str, Any]:
 
 
 def _why(error: ValueError | RecursionError) -> str:
-    if isinstance(error, json.JSONDecodeError):  # whose own text would count lines from here
+    if isinstance(error, json.JSONDecodeError):  # its own text would count lines from this one
         return shown(f"{error.msg} at column {error.colno}")
     return shown(str(error))
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object, unless of two values of a name one would be lost."""
+    """The object, unless a name is given twice, because one value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name twice in one object")

@@ -1,4 +1,4 @@
-"""What the command prints, as tables."""
+"""The tables that the command prints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cogni_billing.domain.verification import Rule, Verification
 
 
 def quantity(amount: Amount | None) -> str:
-    """An amount with its thousands apart, without its unit."""
+    """An amount with separated thousands, without its unit."""
     return "" if amount is None else f"{amount.value:,f}".replace(",", " ")
 
 
 def table(title: str, columns: Iterable[str], *, numeric: Iterable[str] = ()) -> Table:
-    """An empty table; *numeric* columns are aligned to the right."""
+    """An empty table. *numeric* columns are aligned to the right."""
     result = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
         result.add_column(column, justify="right" if column in set(numeric) else "left")
@@ -42,7 +42,7 @@ def statement_table(title: str, lines: Iterable[Line], balance: Balance) -> Tabl
 
 
 def trial_balance_table(report: TrialBalance) -> Table:
-    """Every kind of account, and the sum below."""
+    """The balance of each kind of account, and the sum below."""
     result = table(
         f"The whole ledger, in {report.unit}", ("account", "balance"), numeric=("balance",)
     )
@@ -55,10 +55,10 @@ def trial_balance_table(report: TrialBalance) -> Table:
 
 
 def verification_table(verification: Verification, *, with_seals: bool) -> Table:
-    """Each rule that was checked, and where it is broken."""
+    """Each invariant, and its violations."""
     result = table(
         f"{verification.transactions} transactions, {verification.postings} postings",
-        ("invariant", "rule", "finding"),
+        ("invariant", "meaning", "finding"),
     )
     for rule in Rule:
         if rule is Rule.TRANSACTIONS_MATCH_THEIR_SEAL and not with_seals:
@@ -72,8 +72,8 @@ def verification_table(verification: Verification, *, with_seals: bool) -> Table
 
 
 def report_table(report: Report) -> Table:
-    """Each check of the doctor, and what to do where it failed."""
-    result = table("doctor", ("check", "finding", "mend"))
+    """Each check of the doctor, with findings and remedies."""
+    result = table("doctor", ("check", "finding", "fix"))
     for check in report.checks:
         if check.ok:
             result.add_row(check.name, "[green]ok", "")

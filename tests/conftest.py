@@ -1,4 +1,4 @@
-"""For all tests; how long Hypothesis searches."""
+"""Settings for all tests: the search of Hypothesis."""
 
 import os
 from typing import Any
@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["cogni_billing.testing.plugin"]
 
-# How quick a shared machine makes examples says nothing of the code.
+# The speed of a shared machine says little about the code.
 patient: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=200, derandomize=True, database=None, **patient)
 settings.register_profile("nightly", max_examples=20_000, print_blob=True, **patient)
-# mutmut runs the tests again and again in one process.
+# mutmut runs the tests repeatedly in one process.
 repeated = patient | {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.differing_executors]
 }

@@ -1,4 +1,4 @@
-"""How a broken ledger is shown to be caught: the kit's test of that name has to fail."""
+"""Shows that a broken ledger fails a named test of the kit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ must_say_so = pytest.mark.xfail(
 
 
 def must_fail(test: Callable[..., None]) -> Callable[..., None]:
-    """*test*, expected to fail; a mark on itself would be on every class that has it."""
+    """*test*, expected to fail. A mark on *test* itself would apply to every class that has it."""
 
     @wraps(test)
     def broken(*arguments: object, **fixtures: object) -> None:
@@ -32,10 +32,9 @@ def must_fail(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def caught(ledger: type[Fixtures], contract: type, name: str) -> Callable[[Breaks], Breaks]:
-    """Registers a test class in which *ledger* is broken, and one test of *contract* must fail.
+    """Register a test class in which *ledger* is broken, and one test of *contract* must fail.
 
-    When it passes, the saboteur has escaped, and the suite fails. So it does when the test breaks
-    down without saying what is wrong.
+    If that test passes, or fails without an assertion, the suite fails.
     """
 
     def register(breaks: Breaks) -> Breaks:
@@ -53,6 +52,6 @@ def caught(ledger: type[Fixtures], contract: type, name: str) -> Callable[[Break
 
 
 def only(contract: type, name: str) -> dict[str, Any]:
-    """The body of a class that tries one test of *contract*, which must fail, and none besides."""
+    """The body of a class with one test of *contract*, which must fail."""
     others = dict.fromkeys(each for each in dir(contract) if each.startswith("test_"))
     return others | {name: must_fail(getattr(contract, name))}

@@ -1,4 +1,4 @@
-"""Checked by mypy, never run: each adapter keeps the signatures of the ports."""
+"""Checked by mypy, never run. Each adapter has the signatures of its ports."""
 
 from __future__ import annotations
 

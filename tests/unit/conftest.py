@@ -1,4 +1,4 @@
-"""The decimal contexts that callers may have."""
+"""Decimal contexts that a caller may have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from decimal import (
     Inexact,
     Rounded,
     Subnormal,
-    getcontext,  # noqa: TID251 (the caller's context is what these tests are hostile with)
+    getcontext,  # noqa: TID251 (these tests set the caller's context)
     setcontext,
 )
 
@@ -27,7 +27,7 @@ HOSTILE = {
 
 @pytest.fixture(params=HOSTILE)
 def hostile_context(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The caller's decimal context, as unsuited to money as it can be."""
+    """A decimal context of the caller that is unsuited to money."""
     before = getcontext()
     setcontext(HOSTILE[request.param].copy())
     yield

@@ -1,4 +1,4 @@
-"""`AsyncBilling` and `AsyncPaymentAttempts` are derived from the classes that they await."""
+"""`AsyncBilling` and `AsyncPaymentAttempts` are derived from the sync classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def public(cls: type) -> dict[str, inspect.Signature]:
     }
 
 
-def test_aio_is_what_the_tool_derives() -> None:
+def test_aio_matches_the_output_of_the_tool() -> None:
     assert TARGET.read_text("utf-8") == derived(), "run: python tools/write_aio.py"
 
 

@@ -1,4 +1,6 @@
-"""Bad input to every argument of payment attempts: refused by name, no ledger reached."""
+"""Bad input to every argument of payment attempts is refused by name, before any call on the
+ledger.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ CALLS: Final[dict[str, dict[str, tuple[object, str]]]] = {
     "status": ATTEMPT,
     "history": ATTEMPT,
 }
-"""A good argument for each, and what kind of it there are bad ones of."""
+"""A good argument for each name, and the type of its bad ones."""
 
 
 HUGE = pytest.param(10**5000, id="more digits than Python tells")
@@ -68,7 +70,7 @@ def test_every_argument_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("call", "name", "bad"), list(cases()))
-def test_it_is_refused_by_name(
+def test_a_bad_argument_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, call: str, name: str, bad: Any
 ) -> None:
     reached = reaching(InMemoryUnitOfWork, monkeypatch)
@@ -80,13 +82,13 @@ def test_it_is_refused_by_name(
     with pytest.raises(InvalidInput) as caught:
         getattr(attempts, call)(**given)
 
-    assert re.split(r"\W", caught.value.field)[0] == name  # of metadata, with the place in it
+    assert re.split(r"\W", caught.value.field)[0] == name  # the field of metadata includes a path
     assert len(str(caught.value)) < 400
     assert reached() == 0
 
 
 @pytest.mark.parametrize("within", [None, 5, "5", 0, HUGE, timedelta(0), timedelta.max])
-def test_a_verifier_has_some_time(within: Any) -> None:
+def test_an_invalid_answers_within_is_refused(within: Any) -> None:
     with pytest.raises(InvalidInput, match="answers_within"):
         PaymentAttempts(
             InMemoryUnitOfWork(),
@@ -96,7 +98,7 @@ def test_a_verifier_has_some_time(within: Any) -> None:
         )
 
 
-def test_it_may_have_as_long_as_anything_may() -> None:
+def test_the_longest_answers_within_is_accepted() -> None:
     attempts = PaymentAttempts(
         InMemoryUnitOfWork(), verifier=FakeVerifier(), destinations=CARD, answers_within=SPAN_MAX
     )
@@ -106,20 +108,20 @@ def test_it_may_have_as_long_as_anything_may() -> None:
 
 @pytest.mark.parametrize("span", [None, HUGE, {"a": {}}, timedelta(-1), timedelta.max])
 @pytest.mark.parametrize("name", ["expires_after", "gives_up_after", "checks_every"])
-def test_rules_have_times(name: str, span: Any) -> None:
+def test_rules_with_invalid_spans_are_refused(name: str, span: Any) -> None:
     with pytest.raises(InvalidInput, match="rules: expected a timedelta from 0 to 3650 days"):
         AttemptRules(**{name: span})
 
 
 @pytest.mark.parametrize("odd", [[], {}, None, Decimal("sNaN"), "NONSENSE"])
-def test_findings_have_codes(odd: Any) -> None:
+def test_findings_with_invalid_codes_are_refused(odd: Any) -> None:
     with pytest.raises(InvalidInput, match="reason: expected"):
         PaymentPending(odd)
     with pytest.raises(InvalidInput, match="code: expected a FailureCode"):
         PaymentFailed(odd)
 
 
-def test_an_intent_ends_before_time_does() -> None:
+def test_an_intent_that_would_expire_after_the_last_year_is_refused() -> None:
     attempts = PaymentAttempts(
         InMemoryUnitOfWork(),
         verifier=FakeVerifier(),

@@ -1,4 +1,4 @@
-"""Whatever is submitted, found and asked in any order, a payment is credited once or never."""
+"""In any order of submissions, findings and polls, a payment is credited at most once."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from cogni_billing.testing.contracts.attempt_base import CARD, STRANGER
 from cogni_billing.testing.verifiers import Answer, paid_but
 
 OWNERS: Final = (ALICE, ALICE, BOB)
-"""Of three attempts."""
+"""The tenants of the three attempts."""
 PAYMENTS: Final = ("stripe:a", "stripe:a", "stripe:b")
-"""Rather the same one than another."""
+"""The same payment is drawn more often."""
 ANSWERS: Final[tuple[Answer, ...]] = (
     *(paid, paid, paid),
     PaymentPending(),
@@ -57,7 +57,7 @@ steps = st.one_of(
 
 
 class Trial:
-    """Three intents over an empty ledger in memory."""
+    """Three intents on an empty in-memory ledger."""
 
     def __init__(self) -> None:
         unit_of_work = InMemoryUnitOfWork()

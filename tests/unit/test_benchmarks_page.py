@@ -1,4 +1,4 @@
-"""The page of benchmarks shows the runs that are kept beside it."""
+"""The benchmarks page matches the stored runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from benchmarks.report import Report
 from benchmarks.suites import SUITES
 
 
-def test_its_tables_are_those_of_the_latest_runs() -> None:
+def test_the_tables_match_the_latest_runs() -> None:
     page = PAGE.read_text("utf-8")
 
     assert rendered(page) == page
@@ -19,7 +19,7 @@ def test_each_suite_has_its_run_and_its_table() -> None:
     assert {path.stem for path in KEPT.glob("*.json")} == shown == set(SUITES)
 
 
-def test_its_plots_are_of_the_latest_runs() -> None:
+def test_the_plots_match_the_latest_runs() -> None:
     shown = [found["suite"] for found in PLOT.finditer(PAGE.read_text("utf-8"))]
 
     assert shown

@@ -1,4 +1,4 @@
-"""In what order bad arguments are refused, and what a host gives to `Billing` itself."""
+"""The order in which bad arguments are refused, and the arguments of `Billing` itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cogni_billing.testing.base import ALICE, NOON, CountingIds, SteppingClock
 
 
 def snapshot(store: Store) -> Mapping[str, object]:
-    """Everything recorded, as it is now."""
+    """A copy of all tables."""
     return {
         name: {
             key: list(value) if isinstance(value, list) else value for key, value in table.items()
@@ -65,7 +65,7 @@ Call = Callable[[Billing], object]
 def refused(
     billing: Billing, unit_of_work: InMemoryUnitOfWork
 ) -> Callable[[type[BillingError], Call], None]:
-    """Expects a call to be refused with exactly this error, and to change nothing."""
+    """A function that checks that a call is refused with this error and changes no table."""
 
     def expect(error: type[BillingError], call: Call) -> None:
         before = snapshot(unit_of_work._store)
@@ -81,28 +81,28 @@ Refused = Callable[[type[BillingError], Call], None]
 
 
 class TestPrecedence:
-    """Where several arguments are wrong, the first in the tree of errors decides."""
+    """If several arguments are invalid, the first in the tree of errors decides."""
 
     WRONG: ClassVar[dict[str, Any]] = {"payment": "a b", "metadata": []}
 
-    def test_the_tenant_comes_first(self, refused: Refused) -> None:
+    def test_the_tenant_is_validated_first(self, refused: Refused) -> None:
         wrong: Any = "nobody"
         refused(InvalidTenant, lambda b: b.confirm_purchase(wrong, usd(0), **self.WRONG))
 
-    def test_then_the_amount(self, refused: Refused) -> None:
+    def test_the_amount_is_validated_before_the_payment(self, refused: Refused) -> None:
         refused(InvalidAmount, lambda b: b.confirm_purchase(ALICE, usd(0), **self.WRONG))
 
-    def test_then_its_unit(self, refused: Refused) -> None:
+    def test_the_unit_is_validated_before_the_payment(self, refused: Refused) -> None:
         refused(UnitMismatch, lambda b: b.confirm_purchase(ALICE, credits(1), **self.WRONG))
 
-    def test_then_the_payment(self, refused: Refused) -> None:
+    def test_the_payment_is_validated_before_the_metadata(self, refused: Refused) -> None:
         refused(InvalidReference, lambda b: b.confirm_purchase(ALICE, usd(1), **self.WRONG))
 
-    def test_then_the_metadata(self, refused: Refused) -> None:
+    def test_the_metadata_is_validated_last(self, refused: Refused) -> None:
         wrong = self.WRONG | {"payment": "p"}
         refused(InvalidMetadata, lambda b: b.confirm_purchase(ALICE, usd(1), **wrong))
 
-    def test_then_the_page(self, refused: Refused) -> None:
+    def test_the_page_is_validated_before_the_account(self, refused: Refused) -> None:
         refused(InvalidPage, lambda b: b.statement(UUID(int=1), limit=0))
 
 
@@ -118,7 +118,7 @@ class Stopped:
 
 
 @pytest.mark.parametrize("moment", [datetime(2026, 1, 1), datetime(9999, 6, 1, tzinfo=UTC), None])
-def test_a_clock_that_tells_no_moment_writes_nothing(
+def test_a_clock_with_an_invalid_moment_is_refused(
     unit_of_work: InMemoryUnitOfWork, moment: datetime | None
 ) -> None:
     billing = Billing(unit_of_work, clock=Stopped(moment))
@@ -137,7 +137,7 @@ def test_a_clock_that_tells_no_moment_writes_nothing(
     assert snapshot(unit_of_work._store) == before
 
 
-def test_whatever_zone_a_clock_is_in_the_ledger_is_in_utc(unit_of_work: InMemoryUnitOfWork) -> None:
+def test_a_clock_in_another_zone_records_utc(unit_of_work: InMemoryUnitOfWork) -> None:
     tokyo = timezone(timedelta(hours=9))
     billing = Billing(unit_of_work, clock=Stopped(datetime(2026, 11, 24, 1, tzinfo=tokyo)))
 
@@ -146,7 +146,7 @@ def test_whatever_zone_a_clock_is_in_the_ledger_is_in_utc(unit_of_work: InMemory
     assert opened_at.isoformat() == "2026-11-23T16:00:00+00:00"
 
 
-def test_a_clock_that_goes_backwards_changes_nothing_but_labels(
+def test_a_clock_set_back_keeps_the_order_of_lines(
     unit_of_work: InMemoryUnitOfWork,
 ) -> None:
     late = Billing(unit_of_work, clock=Stopped(NOON))
@@ -158,12 +158,12 @@ def test_a_clock_that_goes_backwards_changes_nothing_but_labels(
 
 
 @pytest.mark.parametrize("policy", ["default", RevenueSharePolicy, Decimal("0.25")])
-def test_a_policy_is_a_policy(policy: RevenueSharePolicy) -> None:
+def test_a_policy_of_another_type_is_refused(policy: RevenueSharePolicy) -> None:
     with pytest.raises(InvalidPolicy):
         Billing(InMemoryUnitOfWork(), policy=policy)
 
 
-def test_clock_and_ids_come_from_the_unit_of_work_unless_they_are_given() -> None:
+def test_clock_and_ids_default_to_those_of_the_unit_of_work() -> None:
     first = Billing(InMemoryUnitOfWork()).confirm_purchase(ALICE, usd(1), payment="p")
 
     assert first.transaction_id.version == 7

@@ -1,4 +1,4 @@
-"""The in-memory adapter keeps what is promised of an isolated ledger, called and awaited."""
+"""The in-memory adapter passes the isolated conformance level, sync and async."""
 
 from __future__ import annotations
 

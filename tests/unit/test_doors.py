@@ -1,4 +1,4 @@
-"""Each call of `Billing` opens the narrowest kind of scope that it can."""
+"""Each call of `Billing` opens the narrowest kind of scope."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPENT: dict[str, Any] = {"tenant": ALICE, "amount": credits(5), "reference": "r"
 
 
 class Counted(InMemoryUnitOfWork):
-    """Notes the doors that are opened from outside."""
+    """Records the methods that are called from outside."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A guard lets calls through until one fails or the scope ends, and then none."""
+"""A guard accepts calls until one fails or the scope ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reason(guard: ScopeGuard) -> str:
     return caught.value.reason
 
 
-def test_calls_that_succeed_keep_it_open() -> None:
+def test_successful_calls_keep_the_guard_open() -> None:
     guard = ScopeGuard()
     done = []
 
@@ -37,11 +37,11 @@ def test_calls_that_succeed_keep_it_open() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), SystemExit()], ids=repr)
-def test_any_error_in_a_call_closes_it_and_passes(error: BaseException) -> None:
+def test_an_error_in_a_call_closes_the_guard_and_is_raised(error: BaseException) -> None:
     assert reason(broken_by(error)) == FAILED
 
 
-def test_no_work_is_begun_once_it_is_closed() -> None:
+def test_a_closed_guard_runs_no_work() -> None:
     guard = broken_by(ValueError())
     done = []
 
@@ -69,7 +69,7 @@ def test_a_scope_that_failed_and_then_ended_has_ended() -> None:
     assert reason(guard) == ENDED
 
 
-def test_a_guard_with_a_limit_lets_that_many_calls_through() -> None:
+def test_a_guard_with_a_limit_accepts_that_many_calls() -> None:
     guard = ScopeGuard(calls=1)
     done = []
 
@@ -84,11 +84,11 @@ def test_a_guard_with_a_limit_lets_that_many_calls_through() -> None:
 
 
 @pytest.mark.parametrize(("calls", "single"), [(None, False), (1, True), (2, False)])
-def test_a_guard_tells_whether_it_takes_one_call(calls: int | None, single: bool) -> None:
+def test_is_single_is_true_for_a_limit_of_one(calls: int | None, single: bool) -> None:
     assert ScopeGuard(calls=calls).is_single is single
 
 
-def test_closing_twice_is_closing_once() -> None:
+def test_closing_twice_has_no_effect() -> None:
     guard = ScopeGuard()
 
     guard.close()
@@ -97,7 +97,7 @@ def test_closing_twice_is_closing_once() -> None:
     assert reason(guard) == ENDED
 
 
-def test_a_guard_knows_whether_a_call_was_made() -> None:
+def test_is_used_is_true_after_a_call() -> None:
     guard = ScopeGuard()
     assert not guard.is_used
 

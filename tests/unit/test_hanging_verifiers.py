@@ -1,4 +1,4 @@
-"""Verifiers that hang have so many threads at most, and no more than their own."""
+"""Hanging verifiers use a limited number of threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOM = 2
 EVERY_TIME = AttemptRules(checks_every=timedelta(0))
 
 
-def test_they_have_so_many_threads_at_most_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_verifiers_use_a_limited_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "THREADS_MAX", ROOM)
     released = Event()
 
@@ -57,7 +57,7 @@ def test_they_have_so_many_threads_at_most_until_they_end(monkeypatch: pytest.Mo
     assert AttemptState.CREDITED in tries
 
 
-def test_where_the_system_has_no_thread_more_nothing_is_taken(
+def test_a_thread_that_cannot_start_frees_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(asking, "THREADS_MAX", ROOM)

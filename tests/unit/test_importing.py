@@ -1,4 +1,4 @@
-"""What each line of a file asks for, what became of it, and where an import stops."""
+"""The request and the outcome of each line of a file, and the end of an import."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def numbered(*columns: dict[str, Any]) -> Iterator[Record]:
 
 
 def sent(kind: Kind[Any], *columns: dict[str, Any]) -> list[Any]:
-    """What is asked of the ledger for these lines."""
+    """The requests to the ledger for these lines."""
     asked: list[Any] = []
 
     def send(_: Billing, requests: Iterable[Any]) -> list[Outcome[Any]]:
@@ -111,7 +111,7 @@ def test_a_line_is_a_charge() -> None:
         (CHARGES, {"tenant": str(BOB)}, "unknown_account: "),
     ],
 )
-def test_a_refused_line_says_what_would_be_right(
+def test_a_refused_line_has_its_message(
     kind: Kind[Any], columns: dict[str, Any], said: str
 ) -> None:
     ledger = InMemoryUnitOfWork()
@@ -127,7 +127,7 @@ def test_a_refused_line_says_what_would_be_right(
     assert ledger.totals() == before
 
 
-def test_a_line_without_a_column_says_which() -> None:
+def test_a_line_without_a_column_names_it() -> None:
     without = {"tenant": str(ALICE), "amount": "1"}
 
     [[answer]] = answered(Billing(InMemoryUnitOfWork()), PURCHASES, numbered(without), 10)
@@ -135,7 +135,7 @@ def test_a_line_without_a_column_says_which() -> None:
     assert str(answer).endswith(" and perhaps unit, metadata, got no payment")
 
 
-def test_a_refused_line_is_written_out_to_be_mended_and_imported() -> None:
+def test_a_refused_line_is_written_as_an_importable_record() -> None:
     billing = Billing(InMemoryUnitOfWork())
     metadata = {"run": [7, {"deep": "ü"}]}
     wrong = TO_ALICE | {"amount": "1.001", "metadata": metadata}
@@ -168,7 +168,7 @@ def test_lines_are_sent_in_batches_and_counted() -> None:
     assert billing.balance(ALICE).posted == credits(40_000_000)
 
 
-def test_no_more_is_read_than_is_sent() -> None:
+def test_an_import_reads_no_further_than_the_batch() -> None:
     billing = Billing(InMemoryUnitOfWork())
     lines = numbered(*(TO_ALICE | {"payment": f"stripe:{n}"} for n in range(5)))
 
@@ -193,10 +193,10 @@ UNAVAILABLE = LedgerUnavailable("a lock was not free in time")
         ([UNKNOWN, CORRUPT, UNAVAILABLE], CORRUPT),
     ],
 )
-def test_where_the_ledger_does_not_answer_nothing_more_is_sent(
+def test_a_batch_without_answers_stops_the_import(
     errors: list[BillingError], raised: BillingError
 ) -> None:
-    """What it did answer is told first: those lines are done."""
+    """The answered lines are yielded before the error."""
     billing = Billing(InMemoryUnitOfWork())
     receipt = billing.confirm_purchase(ALICE, usd("1"), payment="stripe:1")
     calls = []

@@ -14,7 +14,7 @@ FOLDER = Path(contracts.__file__).parent
 
 
 def named_in(source: str) -> set[str]:
-    """The members of `TransactionKind` that *source* names in code, not in comments or strings."""
+    """The members of `TransactionKind` in the code of *source*, without comments and strings."""
     return {
         node.attr
         for node in ast.walk(ast.parse(source))

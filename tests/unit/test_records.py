@@ -1,4 +1,4 @@
-"""What is on the lines of a file, and what is said of those that are no record."""
+"""The records in a file, and the messages of malformed ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read(content: bytes, written: Format = Format.CSV) -> list[Record]:
 
 
 def found(record: Record) -> object:
-    """What a test says of a record: its columns, or its error."""
+    """The columns of a record, or its error."""
     return record.columns if record.error is None else f"{record.error.code}: {record.error}"
 
 
@@ -42,7 +42,7 @@ def found(record: Record) -> object:
 )
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "marked"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
-def test_both_formats_say_the_same(
+def test_both_formats_read_the_same_records(
     written: Format, content: bytes, mark: bytes, end: bytes
 ) -> None:
     metadata = {"run": [7, "ü"]}
@@ -61,8 +61,8 @@ def test_both_formats_say_the_same(
     assert all(record.error is None for record in (first, *others))
 
 
-def test_a_field_may_go_on_on_the_next_line_and_lines_count_all_the_same() -> None:
-    """Otherwise what a customer wrote into it would be a purchase of its own."""
+def test_a_field_over_several_lines_keeps_the_line_numbers() -> None:
+    """Otherwise the text of a field could be read as a purchase."""
     content = b'tenant,amount,metadata\na,1,"{""note"":\n""x""}"\n\nb,2,"x\nc,3,\n"\nd,4,\n'
 
     assert [(record.line, found(record)) for record in read(content)] == [
@@ -137,19 +137,19 @@ def test_json_in_another_encoding_is_refused() -> None:
         ("tenant,amount\n".encode("utf-16"), "line 1: expected text in UTF-8, got UTF-16"),
     ],
 )
-def test_a_file_with_another_header_is_none(content: bytes, said: str) -> None:
+def test_a_file_with_an_invalid_header_is_refused(content: bytes, said: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         read(content)
 
     assert str(refused.value) == said
 
 
-def test_an_empty_file_of_json_lines_is_none() -> None:
+def test_an_empty_file_of_json_lines_is_refused() -> None:
     with pytest.raises(InvalidInput, match="line 1: expected a JSON object, got nothing"):
         read(b"", Format.JSONL)
 
 
-def test_a_file_without_a_record_has_none() -> None:
+def test_a_file_without_records_is_empty() -> None:
     assert read(HEADER) == []
     assert read(b"\n", Format.JSONL) == []
 
@@ -167,7 +167,7 @@ def test_a_file_without_a_record_has_none() -> None:
         (b"x" * LINE_MAX + b"\n", f"line 3: expected a line of at most {LINE_MAX} bytes, got a"),
     ],
 )
-def test_where_nobody_can_tell_what_follows_nothing_follows(rest: bytes, said: str) -> None:
+def test_an_unreadable_rest_of_the_file_ends_the_records(rest: bytes, said: str) -> None:
     found = records(Lines(BytesIO(HEADER + b"a,1\n" + rest)), Format.CSV, COLUMNS)
 
     assert next(found).columns == {"tenant": "a", "amount": "1"}
@@ -177,7 +177,7 @@ def test_where_nobody_can_tell_what_follows_nothing_follows(rest: bytes, said: s
     assert list(found) == []
 
 
-def test_a_file_is_read_no_further_than_is_asked_for() -> None:
+def test_a_file_is_read_no_further_than_the_record() -> None:
     file = BytesIO(HEADER + b"a,1\nb,2\nc,3\n")
     lines = Lines(file)
 

@@ -1,4 +1,4 @@
-"""A retry is answered with what happened the first time, or refused; it never adds anything."""
+"""A retry returns the first outcome or is refused, and records no second transaction."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TestReplay:
         assert recorded(unit_of_work) == kept
 
     @pytest.mark.parametrize("metadata", [None, {}, {"order": 2}, {"order": 1, "more": True}])
-    def test_the_first_metadata_stays(
+    def test_a_replay_keeps_the_first_metadata(
         self,
         unit_of_work: InMemoryUnitOfWork,
         billing: Billing,
@@ -94,7 +94,7 @@ class TestReplay:
         assert again.replayed
         assert recorded(unit_of_work)[0].transaction.metadata == {"order": 1}
 
-    def test_the_first_moment_stays(self, billing: Billing) -> None:
+    def test_a_replay_keeps_the_first_moment(self, billing: Billing) -> None:
         billing.confirm_purchase(ALICE, usd("10.00"), payment=PAYMENT)
         before = billing.statement(ALICE)
 
@@ -112,7 +112,7 @@ class TestReplay:
 
         assert second == third
 
-    def test_the_system_tenants_own_purchase_is_replayed_alike(self, billing: Billing) -> None:
+    def test_a_purchase_by_the_system_tenant_is_replayed(self, billing: Billing) -> None:
         first = billing.confirm_purchase(SYSTEM_TENANT_ID, usd("10.00"), payment=PAYMENT)
 
         again = billing.confirm_purchase(SYSTEM_TENANT_ID, usd("10.00"), payment=PAYMENT)
@@ -140,7 +140,7 @@ class TestConflict:
             (Amount(10**27, USDC), f"1{'0' * 27}.000000 USDC"),
         ],
     )
-    def test_another_amount_is_named_with_what_is_stored(
+    def test_a_conflict_names_the_stored_and_the_requested_amount(
         self, billing: Billing, amount: Amount, requested: str
     ) -> None:
         billing.confirm_purchase(ALICE, usd("10.00"), payment=PAYMENT)
@@ -183,7 +183,7 @@ class TestRefusal:
 
         assert not billing.confirm_purchase(BOB, usd(1), payment=PAYMENT).replayed
 
-    def test_a_policy_not_yet_in_force_burns_nothing(
+    def test_a_policy_not_yet_in_force_leaves_the_payment_free(
         self, unit_of_work: InMemoryUnitOfWork, billing: Billing
     ) -> None:
         early = Billing(
@@ -207,7 +207,7 @@ class TestRefusal:
             billing.balance(BOB)
         assert billing.balance(SYSTEM_TENANT_ID).posted == credits(2_500_000)
 
-    def test_the_refusal_says_nothing_of_who_has_the_payment(self, billing: Billing) -> None:
+    def test_the_refusal_does_not_name_the_owner_of_the_payment(self, billing: Billing) -> None:
         billing.confirm_purchase(ALICE, usd("12.34"), payment=PAYMENT, metadata={"name": "alice"})
 
         with pytest.raises(PaymentAlreadyClaimed) as caught:
@@ -218,7 +218,7 @@ class TestRefusal:
         assert told.args == (PAYMENT,)
         assert (told.__cause__, told.__context__) == (None, None)
 
-    def test_the_refusal_is_the_same_whatever_the_owner_bought(self) -> None:
+    def test_the_refusal_is_the_same_for_any_owner_and_amount(self) -> None:
         told = set()
         for owner, cents in ((ALICE, 1), (SYSTEM_TENANT_ID, 1), (UUID(int=9), 10**9)):
             billing = Billing(InMemoryUnitOfWork())
@@ -241,7 +241,7 @@ CALLS = st.lists(
 
 
 @given(calls=CALLS)
-def test_whatever_is_called_each_payment_counts_once_and_credits_are_conserved(
+def test_random_purchases_count_once_and_conserve_credits(
     calls: list[tuple[Any, int, str]],
 ) -> None:
     unit_of_work = InMemoryUnitOfWork()

@@ -1,4 +1,4 @@
-"""Whatever was shared, and however a payment is given back: what goes is what came, to a credit."""
+"""Reversals take back exactly the credits of the purchase, with any policy and in any parts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def dollars(cents: int) -> Amount:
 
 
 class Books:
-    """A customer's payment on a ledger of its own."""
+    """A customer's payment on its own ledger."""
 
     def __init__(self, policy: RevenueSharePolicy, cents: int) -> None:
         self.unit_of_work = InMemoryUnitOfWork()
@@ -64,7 +64,7 @@ class Books:
         self.receipt = self.billing.confirm_purchase(ALICE, dollars(cents), payment=PAYMENT)
 
     def totals(self) -> dict[AccountId, int]:
-        """In whole numbers: sums of decimals would be rounded."""
+        """The totals as int, because sums of Decimal would be rounded."""
         return {a: int(amount.value) for a, amount in self.unit_of_work._store.balances.items()}
 
     def part(self, millionths: int) -> Amount:
@@ -94,7 +94,7 @@ class Books:
 
 
 @given(policy=policies(), cents=paid_amounts, sequence=events)
-def test_every_step_conserves_credits_and_is_replayed_alike(
+def test_every_step_conserves_credits_and_can_be_replayed(
     policy: RevenueSharePolicy, cents: int, sequence: list[tuple[str, int, str, Shortfall]]
 ) -> None:
     books = Books(policy, cents)
@@ -112,12 +112,12 @@ def test_every_step_conserves_credits_and_is_replayed_alike(
 
 
 def present(again: Any) -> dict[str, Any]:
-    """A dispute is replayed in its present state."""
+    """A replayed dispute has its present state."""
     return {"state": again.state} if hasattr(again, "state") else {}
 
 
 @given(policy=policies(), cents=paid_amounts, sequence=events)
-def test_a_payment_that_was_returned_in_full_leaves_every_leg_at_zero(
+def test_a_fully_reversed_payment_leaves_every_leg_at_zero(
     policy: RevenueSharePolicy, cents: int, sequence: list[tuple[str, int, str, Shortfall]]
 ) -> None:
     books = Books(policy, cents)
@@ -126,7 +126,7 @@ def test_a_payment_that_was_returned_in_full_leaves_every_leg_at_zero(
             books.attempt(event)
     for key in "abc":
         books.attempt(("win", 1, key, Shortfall.DEBT))
-    with suppress(RefundExceedsPayment):  # when nothing is left
+    with suppress(RefundExceedsPayment):  # if no rest is left
         books.billing.refund(ALICE, payment=PAYMENT, reference="the-rest")
 
     assert {account: value for account, value in books.totals().items() if value} == {}
@@ -139,9 +139,7 @@ def test_a_payment_that_was_returned_in_full_leaves_every_leg_at_zero(
 
 
 @given(policy=policies(), cents=paid_amounts)
-def test_a_purchase_is_worth_what_was_paid_and_what_was_minted_on_top(
-    policy: RevenueSharePolicy, cents: int
-) -> None:
+def test_a_purchase_mints_its_price_and_the_bonus(policy: RevenueSharePolicy, cents: int) -> None:
     books = Books(policy, cents)
 
     shared = sum(int(share.amount.value) for share in books.receipt.shares)

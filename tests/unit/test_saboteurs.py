@@ -1,4 +1,4 @@
-"""Ledgers that are broken as others' have been, each caught by a test of the kit."""
+"""Ledgers with faults that others have had. A test of the kit catches each."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def unlocked(_: Store) -> Iterator[None]:
     yield
 
 
-# One effect of one key --------------------------------------------------------------------------
+# Idempotency keys ---------------------------------------------------------------------------------
 
 
 @in_memory(purchases.PurchaseRaces, "test_fifty_confirmations_of_one_payment_credit_once")
 def the_key_is_looked_for_and_written_without_a_lock(patch: Patch) -> None:
-    """Check, then act: two who look at once find nothing, and both write."""
+    """Check, then act: two concurrent calls find no record, and both write."""
 
     def slowly_found(ledger: MemoryLedger, kind: TransactionKind, reference: str) -> Any:
         answer = found(ledger, kind, reference)
@@ -95,7 +95,7 @@ def the_key_is_looked_for_and_written_without_a_lock(patch: Patch) -> None:
 
 
 @in_memory(charges.ChargeContract, "test_tenants_and_kinds_have_references_of_their_own")
-def a_key_is_everybodys(patch: Patch) -> None:
+def keys_are_shared_by_all_tenants(patch: Patch) -> None:
     """Unique in the whole ledger, not for each tenant."""
 
     def anyones(ledger: MemoryLedger, kind: TransactionKind, reference: str) -> Recorded | None:
@@ -121,7 +121,7 @@ def a_key_is_of_every_kind(patch: Patch) -> None:
     "test_an_exception_in_a_scope_rolls_back_share_and_account_too",
 )
 def the_key_is_claimed_in_a_transaction_of_its_own(patch: Patch) -> None:
-    """It stays claimed when the purchase fails."""
+    """The claim stays if the purchase fails."""
 
     def claimed_for_good(ledger: MemoryLedger, purchase: Transaction) -> None:
         ledger._store.payments[purchase.reference] = ledger._tenant
@@ -163,8 +163,8 @@ def a_replay_is_compared_without_its_unit(patch: Patch) -> None:
 
 
 @in_memory(purchases.PurchaseContract, "test_a_replay_keeps_the_shares_of_the_policy_then_in_force")
-def a_replay_is_computed_anew(patch: Patch) -> None:
-    """With the policy of today."""
+def a_replay_is_computed_again(patch: Patch) -> None:
+    """With the present policy."""
 
     def anew(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
         return evolve(post(ledger, transaction), transaction=transaction)
@@ -192,7 +192,7 @@ def a_payment_is_claimed_for_each_tenant(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "_require_unclaimed", lambda *_: None)
 
 
-# Money that balances ----------------------------------------------------------------------------
+# Money that balances ------------------------------------------------------------------------------
 
 
 @in_memory(
@@ -200,7 +200,7 @@ def a_payment_is_claimed_for_each_tenant(patch: Patch) -> None:
     "test_purchases_of_one_tenant_at_once_leave_no_gap_between_balances",
 )
 def a_balance_is_read_before_the_lock(patch: Patch) -> None:
-    """Two who read the same balance write it twice: a lost update."""
+    """A lost update: two concurrent calls read one balance and both write it."""
 
     def slowly(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
         before = ledger._store.balance(posting.account)
@@ -235,7 +235,7 @@ def the_share_is_written_in_a_transaction_of_its_own(patch: Patch) -> None:
     def apart(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
         add(ledger, transaction, posting, at)
         if posting.account != account_of(ledger._tenant):
-            ledger._store._undo.clear()  # committed, whatever comes of the rest
+            ledger._store._undo.clear()  # commits, even if the rest fails
 
     patch.setattr(MemoryLedger, "_add", apart)
 
@@ -276,7 +276,7 @@ def a_refund_has_no_key(patch: Patch) -> None:
 
 
 @in_memory(refunding.RefundContract, "test_a_refund_of_more_than_the_payment_is_refused")
-def what_was_refunded_is_forgotten(patch: Patch) -> None:
+def earlier_refunds_are_forgotten(patch: Patch) -> None:
     def nothing(_: MemoryLedger, purchase: Transaction) -> Amount:
         assert purchase.paid is not None
         return Amount("0", purchase.paid.unit)
@@ -296,16 +296,16 @@ def a_share_goes_through_a_float(patch: Patch) -> None:
     patch.setattr(RevenueSharePolicy, "shares_of", floated)
 
 
-# What can be spent ------------------------------------------------------------------------------
+# Available credits --------------------------------------------------------------------------------
 
 
 @in_memory(charges.ChargeContract, "test_a_charge_may_take_all_credits_and_not_one_more")
-def nobody_asks_whether_it_is_covered(patch: Patch) -> None:
+def the_balance_is_not_checked(patch: Patch) -> None:
     patch.setattr(Wallet, "require_available", lambda *_: None)
 
 
 @in_memory(holds.HoldContract, "test_held_credits_cannot_be_spent_otherwise")
-def what_is_held_may_be_spent(patch: Patch) -> None:
+def held_credits_may_be_spent(patch: Patch) -> None:
     patch.setattr(Wallet, "aside", ZERO)
 
 
@@ -325,7 +325,7 @@ def a_dispute_that_is_won_changes_nothing(patch: Patch) -> None:
 
 
 @in_memory(batches.ChargeBatchContract, "test_all_or_nothing_is_for_each_tenant")
-def all_or_nothing_is_what_went_well(patch: Patch) -> None:
+def all_or_nothing_keeps_the_successful_requests(patch: Patch) -> None:
     patch.setattr(memory_ledger, "all_or_none", lambda post_all, _savepoint: post_all())
 
 
@@ -346,7 +346,7 @@ def one_refusal_ends_the_batch(patch: Patch) -> None:
     patch.setattr(memory_ledger, "one_by_one", until_refused)
 
 
-# One transaction, one tenant --------------------------------------------------------------------
+# One transaction, one tenant ----------------------------------------------------------------------
 
 
 @in_memory(scopes.ScopeContract, "test_a_scope_with_a_swallowed_error_raises")
@@ -355,7 +355,7 @@ def a_swallowed_failure_is_committed(patch: Patch) -> None:
 
 
 @in_memory(scopes.ScopeContract, "test_work_that_raises_is_rolled_back_and_its_error_is_raised")
-def nothing_is_ever_undone(patch: Patch) -> None:
+def changes_are_never_rolled_back(patch: Patch) -> None:
     @contextmanager
     def kept(store: Store) -> Iterator[None]:
         error: Exception | None = None
@@ -372,7 +372,7 @@ def nothing_is_ever_undone(patch: Patch) -> None:
 
 
 @in_memory(scopes.TenantContract, "test_a_tenant_sees_its_own_lines_and_balance_only")
-def lines_are_everybodys(patch: Patch) -> None:
+def lines_are_shared_by_all_tenants(patch: Patch) -> None:
     def everybodys(ledger: MemoryLedger) -> list[Line]:
         return [line for lines in ledger._store.lines.values() for line in lines]
 
@@ -380,7 +380,7 @@ def lines_are_everybodys(patch: Patch) -> None:
 
 
 @in_memory(sharing.SharingContract, "test_a_beneficiary_sees_its_share_without_the_buyer")
-def a_share_says_whose_it_is_of(patch: Patch) -> None:
+def a_share_names_its_buyer(patch: Patch) -> None:
     def telling(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
         add(ledger, transaction, posting, at)
         lines = ledger._store.lines[posting.account]
@@ -390,20 +390,20 @@ def a_share_says_whose_it_is_of(patch: Patch) -> None:
 
 
 @in_memory(purchases.PurchaseContract, "test_a_scope_posts_for_its_own_tenant_only")
-def a_scope_posts_for_anybody(patch: Patch) -> None:
+def a_scope_posts_for_any_tenant(patch: Patch) -> None:
     def for_anybody(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
         return post(evolve(ledger, tenant=transaction.tenant), transaction)
 
     patch.setattr(MemoryLedger, "_post", for_anybody)
 
 
-# One call alone ---------------------------------------------------------------------------------
+# One call alone -----------------------------------------------------------------------------------
 
 
 @in_memory(
     single_calls.RefusedCallContract, "test_a_call_that_the_wallet_refuses_keeps_due_expirations"
 )
-def a_refused_call_undoes_what_was_due(patch: Patch) -> None:
+def a_refused_call_rolls_back_due_expirations(patch: Patch) -> None:
     patch.setattr(Store, "keep", lambda _: None)
 
 
@@ -426,7 +426,7 @@ def a_refused_call_moves_the_time_of_the_wallet(patch: Patch) -> None:
     single_calls.RefusedCallContract,
     "test_a_replay_or_conflict_records_no_expiration",
 )
-def what_is_due_is_recorded_before_the_key_is_looked_for(patch: Patch) -> None:
+def expirations_are_posted_before_the_key_is_looked_up(patch: Patch) -> None:
     def early(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
         ledger._catch_up(transaction.at)
         return post(ledger, transaction)
@@ -437,7 +437,7 @@ def what_is_due_is_recorded_before_the_key_is_looked_for(patch: Patch) -> None:
 @in_memory(
     single_calls.RefusedCallContract, "test_a_refused_scope_of_several_calls_records_nothing"
 )
-def a_scope_of_several_calls_keeps_what_was_due(patch: Patch) -> None:
+def a_scope_of_several_calls_keeps_due_expirations(patch: Patch) -> None:
     patch.setattr(guard.ScopeGuard, "is_single", True)
 
 
@@ -465,7 +465,7 @@ def a_kind_takes_the_other_side_from_another_account(patch: Patch) -> None:
     patch.setattr(transactions, "balanced", elsewhere)
 
 
-# What is read -----------------------------------------------------------------------------------
+# Reads --------------------------------------------------------------------------------------------
 
 
 @in_memory(
@@ -473,7 +473,7 @@ def a_kind_takes_the_other_side_from_another_account(patch: Patch) -> None:
     "test_lines_that_arrive_between_pages_neither_repeat_nor_hide_any",
 )
 def a_page_leaves_a_line_to_the_next(patch: Patch) -> None:
-    """The one at the border is on neither."""
+    """The line at the border is on no page."""
 
     def but_one(page: PageRequest, line: Line) -> bool:
         return page.before is None or line.position < page.before - 1
@@ -491,7 +491,7 @@ def the_past_is_the_present(patch: Patch) -> None:
 
 @in_memory(statements.StatementContract, "test_pages_hold_lines_of_one_moment_once")
 def a_page_goes_on_at_an_earlier_moment(patch: Patch) -> None:
-    """Of several lines at the moment where a page ends, the rest are on none."""
+    """Of several lines at the moment of the border, the rest are on no page."""
 
     def earlier(ledger: MemoryLedger, page: PageRequest) -> tuple[Line, ...]:
         border = [line.at for line in ledger._lines() if line.position == page.before]

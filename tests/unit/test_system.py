@@ -1,4 +1,4 @@
-"""The machine's clock is in UTC, and ids strictly increase whatever the clock does."""
+"""The system clock is in UTC, and ids strictly increase even if the clock is set back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Still = Callable[[int, int], None]
 
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> Still:
-    """Stops the machine's clock at a nanosecond, and its randomness at a number."""
+    """Fix the system clock at a nanosecond, and its random bits at a number."""
 
     def stop(nanoseconds: int, random: int) -> None:
         monkeypatch.setattr(time, "time_ns", lambda: nanoseconds)
@@ -69,7 +69,7 @@ def test_ids_of_one_source_strictly_increase() -> None:
         (0xFFFF_FFFF_FFFF * MILLISECOND, 5, "ffffffff-ffff-7000-8000-000000000005"),
     ],
 )
-def test_an_id_is_laid_out_as_the_rfc_says(
+def test_an_id_has_the_layout_of_the_rfc(
     still: Still, nanoseconds: int, random: int, written: str
 ) -> None:
     still(nanoseconds, random)
@@ -86,7 +86,7 @@ def test_ids_within_a_millisecond_count_up_by_one(still: Still) -> None:
     assert [one.int & 0xFF for one in made] == [7, 8, 9]
 
 
-def test_when_randomness_overflows_the_next_millisecond_is_borrowed(still: Still) -> None:
+def test_an_overflow_of_random_bits_moves_to_the_next_millisecond(still: Still) -> None:
     source = Uuid7Source()
     still(0, ALL_ONES)
 

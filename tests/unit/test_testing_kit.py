@@ -1,4 +1,4 @@
-"""What the kit gives to hosts is what it says."""
+"""The fixtures and strategies of the kit work for hosts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class TestFixtures:
             billing.balance(ALICE)
         assert billing.verify().transactions == 0
 
-    def test_its_time_is_the_clocks(self, billing: Billing, billing_clock: MovableClock) -> None:
+    def test_the_fixture_uses_the_clock(
+        self, billing: Billing, billing_clock: MovableClock
+    ) -> None:
         expires = NOON + timedelta(days=30)
         billing.grant(ALICE, credits(50), source="promo", reference="a", expires_at=expires)
 
@@ -65,7 +67,7 @@ class TestFixtures:
 
         assert billing.balance(ALICE).posted == credits(0)
 
-    def test_its_ids_are_counted(self, memory_billing: Billing) -> None:
+    def test_the_fixture_counts_ids(self, memory_billing: Billing) -> None:
         first, second = (
             memory_billing.confirm_purchase(ALICE, usd("1.00"), payment=payment).transaction_id
             for payment in ("stripe:1", "stripe:2")
@@ -76,23 +78,23 @@ class TestFixtures:
 
 class TestStrategies:
     @given(strategies.amounts(), strategies.amounts(USD, least=0))
-    def test_amounts_are_amounts(self, some: Amount, dollars: Amount) -> None:
+    def test_the_amounts_strategy_makes_valid_amounts(self, some: Amount, dollars: Amount) -> None:
         assert some.is_positive
         assert Amount(str(dollars.value), USD) == dollars
 
     @given(strategies.tenants(), strategies.keys())
-    def test_tenants_and_keys_are_taken(self, tenant: TenantId, key: str) -> None:
+    def test_tenants_and_keys_are_accepted(self, tenant: TenantId, key: str) -> None:
         assert tenant != SYSTEM_TENANT_ID
         billing = Billing(InMemoryUnitOfWork())
 
         assert not billing.confirm_purchase(tenant, usd("1.00"), payment=key).replayed
 
     @given(strategies.hostile_text())
-    def test_hostile_text_is_not(self, text: str) -> None:
+    def test_hostile_text_is_refused(self, text: str) -> None:
         with pytest.raises(InvalidInput):
             Billing(InMemoryUnitOfWork()).confirm_purchase(ALICE, usd("1.00"), payment=text)
 
     @given(strategies.policies())
-    def test_policies_are_policies(self, policy: RevenueSharePolicy) -> None:
+    def test_the_policies_strategy_makes_valid_policies(self, policy: RevenueSharePolicy) -> None:
         assert RevenueSharePolicy.from_dict(policy.to_dict()) == policy
         assert policy.rules

@@ -1,4 +1,4 @@
-"""One account for each tenant; the system tenant's is marked, and has contra accounts beside it."""
+"""Each tenant has one account. The system tenant also has contra accounts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_ids_of_the_protocol_never_change(given: UUID, written: str) -> None
     assert str(given) == written
 
 
-def test_each_contra_account_has_its_type_and_billing_has_none() -> None:
+def test_each_contra_account_has_its_type() -> None:
     assert {
         AccountType.ISSUANCE: ISSUANCE,
         AccountType.USAGE: USAGE,

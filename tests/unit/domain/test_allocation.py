@@ -1,4 +1,4 @@
-"""Allocation loses nothing, and decides ties the same way each time."""
+"""Allocation is exact, and ties are decided the same way each time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHTS = st.lists(
         (100, [0, 1, 0], [0, 100, 0]),
         (5, [1], [5]),
         (3, [1, 3, 3], [1, 1, 1]),
-        (4, [1, 3, 3], [0, 2, 2]),  # one more to divide, and the first gets less: no monotony
+        (4, [1, 3, 3], [0, 2, 2]),  # a larger total can give a smaller part
         (7, [Decimal("0.5"), Decimal("0.25"), Decimal("0.25")], [3, 2, 2]),
         (2, [Decimal("0.000000000001"), 1, 1], [0, 1, 1]),
         (100, [Decimal("0.333333333333")] * 3, [34, 33, 33]),
@@ -44,7 +44,7 @@ def test_the_smallest_piece_is_that_of_the_unit() -> None:
 
 
 @given(total=st.integers(0, 10**27), weights=WEIGHTS)
-def test_the_parts_sum_to_the_total_and_none_is_a_piece_off_its_quota(
+def test_parts_sum_to_the_total_and_differ_from_their_quota_by_less_than_a_piece(
     total: int, weights: Sequence[Decimal | int]
 ) -> None:
     parts = [int(part.value) for part in allocate(credits(total), weights)]
@@ -76,7 +76,7 @@ def test_the_parts_sum_to_the_total_and_none_is_a_piece_off_its_quota(
         [10**28],
     ],
 )
-def test_weights_that_divide_nothing_are_refused(weights: Sequence[Decimal]) -> None:
+def test_invalid_weights_are_refused(weights: Sequence[Decimal]) -> None:
     with pytest.raises(InvalidAmount) as caught:
         allocate(credits(1), weights)
 
@@ -84,7 +84,7 @@ def test_weights_that_divide_nothing_are_refused(weights: Sequence[Decimal]) -> 
 
 
 @pytest.mark.parametrize("weights", [None, 3, {1, 2}, iter([1, 2])])
-def test_weights_are_a_sequence(weights: list[int]) -> None:
+def test_weights_that_are_no_sequence_are_refused(weights: list[int]) -> None:
     with pytest.raises(InvalidAmount) as caught:
         allocate(credits(1), weights)
 
@@ -92,7 +92,7 @@ def test_weights_are_a_sequence(weights: list[int]) -> None:
 
 
 @pytest.mark.parametrize("total", [credits(-1), 5, None])
-def test_a_total_is_an_amount_of_zero_or_more(total: Amount) -> None:
+def test_a_negative_or_foreign_total_is_refused(total: Amount) -> None:
     with pytest.raises(InvalidAmount) as caught:
         allocate(total, [1])
 

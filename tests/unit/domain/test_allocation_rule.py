@@ -1,4 +1,4 @@
-"""Allocation is the largest remainder method, as fractions tell it, piece by piece."""
+"""Allocation matches the largest remainder method, computed with fractions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS = st.lists(
 
 
 def by_fractions(pieces: int, weights: Weights) -> list[int]:
-    """The method in the words of its definition."""
+    """The method, as its definition states it."""
     whole = sum(map(Fraction, weights))
     quotas = [Fraction(weight) * pieces / whole for weight in weights]
     parts = [quota.numerator // quota.denominator for quota in quotas]
@@ -39,7 +39,7 @@ def whole_parts(total: Amount, weights: Weights) -> list[int]:
 @given(total=st.integers(0, 10**27), weights=WEIGHTS)
 @example(total=4, weights=[1, 3, 3])
 @example(total=10**27, weights=[10**27, 10**27, 1])
-def test_each_part_is_what_the_definition_says(total: int, weights: Weights) -> None:
+def test_parts_match_the_definition_of_the_method(total: int, weights: Weights) -> None:
     assert whole_parts(credits(total), weights) == by_fractions(total, weights)
 
 
@@ -79,7 +79,9 @@ def test_money_is_divided_to_the_cent(cents: int, weights: Weights) -> None:
         (6, [Decimal("1E+1"), Decimal("2E+1")], [2, 4]),
     ],
 )
-def test_ties_and_remainders_fall_as_pinned(total: int, weights: Weights, parts: list[int]) -> None:
+def test_ties_and_remainders_have_pinned_parts(
+    total: int, weights: Weights, parts: list[int]
+) -> None:
     assert whole_parts(credits(total), weights) == parts
 
 
@@ -91,13 +93,13 @@ def test_the_smallest_piece_of_usdc_is_a_millionth() -> None:
     )
 
 
-def test_a_total_that_the_ledger_computed_may_pass_the_bound() -> None:
+def test_a_computed_total_above_the_bound_is_allocated() -> None:
     total = Amount.computed(Decimal(10**34 + 1), CREDIT)
 
     assert [int(part.value) for part in allocate(total, [1, 1])] == [5 * 10**33 + 1, 5 * 10**33]
 
 
-def test_a_tuple_of_weights_is_as_good_as_a_list() -> None:
+def test_a_tuple_and_a_list_of_weights_have_the_same_parts() -> None:
     assert allocate(credits(10), (1, 1, 1)) == (credits(4), credits(3), credits(3))
 
 
@@ -113,14 +115,14 @@ def test_a_tuple_of_weights_is_as_good_as_a_list() -> None:
         ([0, 0, 0], "weights", "3 weights of zero"),
     ],
 )
-def test_a_refusal_says_which_weight_it_is_about(weights: Weights, field: str, given: str) -> None:
+def test_a_refusal_names_the_weight(weights: Weights, field: str, given: str) -> None:
     with pytest.raises(InvalidAmount) as caught:
         allocate(credits(1), weights)
 
     assert (caught.value.field, caught.value.given) == (field, given)
 
 
-def test_a_total_is_judged_before_the_weights() -> None:
+def test_the_total_is_validated_before_the_weights() -> None:
     with pytest.raises(InvalidAmount) as caught:
         allocate(credits(-1), [])
 

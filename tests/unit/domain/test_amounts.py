@@ -1,4 +1,4 @@
-"""Amounts are exact, bounded where they come in, and deaf to the caller's decimal context."""
+"""Amounts are exact, bounded as arguments, and independent of the caller's decimal context."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ BAD_NUMBERS: list[object] = [
 
 
 @pytest.mark.parametrize("given", BAD_NUMBERS, ids=shown)
-def test_what_is_not_an_exact_amount_of_dollars_is_refused(given: Decimal) -> None:
+def test_an_inexact_amount_of_dollars_is_refused(given: Decimal) -> None:
     with pytest.raises(InvalidAmount) as caught:
         usd(given)
 
@@ -147,19 +147,19 @@ def test_units_have_their_scales() -> None:
 
 
 @pytest.mark.parametrize("unit", ["USD", None, 2, Amount])
-def test_a_unit_is_a_unit(unit: Unit) -> None:
+def test_a_unit_that_is_no_unit_is_refused(unit: Unit) -> None:
     with pytest.raises(UnitMismatch):
         Amount(1, unit)
 
 
-def test_equal_amounts_are_equal_however_they_were_written() -> None:
+def test_amounts_written_differently_are_equal() -> None:
     assert usd("10") == usd("10.00") == usd(Decimal("10.0")) == usd_cents(1000)
     assert hash(usd("10")) == hash(usd("10.00"))
     assert usd("10") != Amount("10", USDC)
 
 
 @pytest.mark.parametrize("cents", [True, 1.0, "1", Decimal(1), None, 10**100_000], ids=shown)
-def test_cents_are_whole_numbers(cents: int) -> None:
+def test_cents_that_are_no_int_are_refused(cents: int) -> None:
     with pytest.raises(InvalidAmount):
         usd_cents(cents)
 
@@ -182,7 +182,7 @@ def test_cents_are_bounded_like_every_amount() -> None:
         lambda a, b: total([a, b], a.unit),
     ],
 )
-def test_two_units_do_not_meet(operation: Callable[[Amount, Amount], object]) -> None:
+def test_operations_on_two_units_are_refused(operation: Callable[[Amount, Amount], object]) -> None:
     with pytest.raises(UnitMismatch):
         operation(usd(1), credits(1))
 
@@ -208,18 +208,18 @@ def test_there_is_no_negative_zero() -> None:
     assert str(credits(5) - credits(5)) == "0 CREDIT"
 
 
-def test_a_sum_may_pass_the_bound_on_what_comes_in() -> None:
+def test_a_sum_above_the_bound_of_arguments_is_exact() -> None:
     assert (credits(HUGE) + credits(HUGE)).value == 2 * HUGE
     with pytest.raises(InvalidAmount):
         credits(2 * HUGE)
 
 
-def test_a_total_of_nothing_is_zero() -> None:
+def test_a_total_of_no_amounts_is_zero() -> None:
     assert total([], USD) == usd(0)
 
 
 @pytest.mark.parametrize("amount", [credits(0), credits(-1), 5, None, Decimal(1)])
-def test_what_must_be_positive_is_an_amount_above_zero(amount: Amount) -> None:
+def test_positive_refuses_amounts_not_above_zero(amount: Amount) -> None:
     with pytest.raises(InvalidAmount, match="greater than zero"):
         positive(amount, "amount")
 
@@ -242,7 +242,9 @@ def test_a_product_is_exact_or_raises() -> None:
         ("-2.5", -3, -2),
     ],
 )
-def test_rounding_goes_where_its_name_says(value: str, down: int, up: int) -> None:
+def test_rounded_down_and_rounded_up_round_in_their_direction(
+    value: str, down: int, up: int
+) -> None:
     assert rounded_down(Decimal(value), CREDIT) == credits(down)
     assert rounded_up(Decimal(value), CREDIT) == credits(up)
 
@@ -277,7 +279,7 @@ class TestHostileContexts:
             with pytest.raises(InvalidAmount):
                 usd(number)  # type: ignore[arg-type]
 
-    def test_so_is_all_of_it_in_another_thread(self) -> None:
+    def test_arithmetic_and_prices_are_exact_in_another_thread(self) -> None:
         with ThreadPoolExecutor(1) as thread:
             found = thread.submit(lambda: credits(HUGE) + credits(1)).result()
 
@@ -303,5 +305,5 @@ def test_an_amount_and_anything_else_do_not_mix(operation: Callable[[Any, Any], 
 
 
 @pytest.mark.parametrize("text", ["0E+27", "0E+28", "0E+1000000"])
-def test_zero_is_zero_whatever_its_exponent(text: str) -> None:
+def test_zeros_with_any_exponent_are_equal(text: str) -> None:
     assert credits(Decimal(text)) == credits(0)

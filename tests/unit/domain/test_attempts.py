@@ -1,4 +1,4 @@
-"""Payment attempts as a state machine, and as the documents draw it."""
+"""Payment attempts are the state machine of the documents."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def attempt(state: AttemptState = AttemptState.CREATED_INTENT) -> Attempt:
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(AttemptState, repeat=2)))
-def test_it_moves_as_its_state_leads_and_nowhere_else(
+def test_an_attempt_moves_along_its_transitions_only(
     before: AttemptState, after: AttemptState
 ) -> None:
     reasons: dict[AttemptState, dict[str, Any]] = {
@@ -84,7 +84,7 @@ def test_it_moves_as_its_state_leads_and_nowhere_else(
         assert (caught.value.attempt_id, caught.value.state) == (UUID(int=1), before)
 
 
-def test_nothing_leaves_a_terminal_state() -> None:
+def test_terminal_states_are_credited_rejected_and_failed() -> None:
     assert {state for state in AttemptState if state.is_terminal} == {
         AttemptState.CREDITED,
         AttemptState.REJECTED,
@@ -92,7 +92,7 @@ def test_nothing_leaves_a_terminal_state() -> None:
     }
 
 
-def test_a_client_is_told_of_three_states() -> None:
+def test_each_state_has_its_client_status() -> None:
     assert [attempt(state).status for state in AttemptState] == [
         AttemptStatus.PENDING_VERIFICATION,
         AttemptStatus.PENDING_VERIFICATION,
@@ -102,7 +102,7 @@ def test_a_client_is_told_of_three_states() -> None:
     ]
 
 
-def test_the_documents_draw_it_as_it_is() -> None:
+def test_the_diagram_in_the_documents_has_the_transitions() -> None:
     drawn = set(ARROW.findall(PAGE))
 
     assert drawn == {
@@ -112,7 +112,7 @@ def test_the_documents_draw_it_as_it_is() -> None:
     }
 
 
-def test_the_documents_tell_of_every_failure() -> None:
+def test_the_documents_list_every_failure_code() -> None:
     rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
     told = [code for row in rows for code in re.findall(r"`([A-Z_]+)`", row)]
 
@@ -120,7 +120,7 @@ def test_the_documents_tell_of_every_failure() -> None:
 
 
 @pytest.mark.parametrize("code", [*FailureCode, "nonsense", None])
-def test_what_is_waited_for_is_pending_and_nothing_else_is(code: Any) -> None:
+def test_payment_pending_takes_waiting_codes_only(code: Any) -> None:
     if code in NOT_THERE_YET | TRANSIENT:
         assert PaymentPending(code).reason is code
     else:
@@ -129,7 +129,7 @@ def test_what_is_waited_for_is_pending_and_nothing_else_is(code: Any) -> None:
 
 
 @pytest.mark.parametrize("code", [FailureCode.INTENT_EXPIRED, "nonsense", None, 7])
-def test_no_verifier_tells_of_an_intent_s_time(code: Any) -> None:
+def test_payment_failed_refuses_codes_of_the_library(code: Any) -> None:
     with pytest.raises(
         InvalidInput, match="code: expected a FailureCode that a verifier can report"
     ):
@@ -151,12 +151,12 @@ def test_no_verifier_tells_of_an_intent_s_time(code: Any) -> None:
         ({"maximum": usd("1000000000.01")}, InvalidAmount),
     ],
 )
-def test_rules_make_sense(rules: dict[str, Any], error: type[InvalidInput]) -> None:
+def test_invalid_rules_are_refused(rules: dict[str, Any], error: type[InvalidInput]) -> None:
     with pytest.raises(error):
         AttemptRules(**rules)
 
 
-def test_rules_may_go_far() -> None:
+def test_rules_at_their_bounds_are_accepted() -> None:
     AttemptRules(maximum=usd("1000000000.00"), expires_after=timedelta(days=3650))
 
 
@@ -169,12 +169,12 @@ def test_rules_may_go_far() -> None:
         (AttemptState.FAILED, {"evidence": "a:b"}),
     ],
 )
-def test_a_move_says_why_and_nothing_else(state: AttemptState, reasons: dict[str, Any]) -> None:
+def test_a_move_without_its_reason_is_refused(state: AttemptState, reasons: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=f"its evidence, purchase or failure, got '{state}'"):
         attempt().moved(AttemptEvent(state=state, at=NOON, **reasons))
 
 
-def test_rules_are_rules() -> None:
+def test_rules_of_another_type_are_refused() -> None:
     with pytest.raises(InvalidInput, match="rules: expected AttemptRules, got None"):
         checked_rules(None)  # type: ignore[arg-type]
 
@@ -196,7 +196,7 @@ def test_rules_are_rules() -> None:
         ({"confirmations": 1.0}, "confirmations"),
     ],
 )
-def test_a_destination_makes_sense(change: dict[str, Any], field: str) -> None:
+def test_an_invalid_destination_is_refused(change: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         evolve(USDC, **change)
 
@@ -204,12 +204,12 @@ def test_a_destination_makes_sense(change: dict[str, Any], field: str) -> None:
 
 
 @pytest.mark.parametrize("chain", [0, -1, "8453", None, True, 10**18])
-def test_a_chain_has_a_number(chain: Any) -> None:
+def test_an_invalid_chain_id_is_refused(chain: Any) -> None:
     with pytest.raises(InvalidInput, match="chain_id"):
         Destination.usdc(chain_id=chain, token=TOKEN, recipient=PLATFORM)
 
 
-def test_what_is_counted_in_more_decimals_is_more() -> None:
+def test_raw_amounts_follow_the_decimals_of_the_token() -> None:
     assert USDC.raw_amount(usd("0.01")) == 10_000
     assert evolve(USDC, decimals=18).raw_amount(usd("0.01")) == 10**16
     assert evolve(USDC, decimals=2).raw_amount(usd("10000.00")) == 1_000_000
@@ -217,7 +217,7 @@ def test_what_is_counted_in_more_decimals_is_more() -> None:
         USDC.raw_amount(credits(5))
 
 
-def test_addresses_of_a_chain_are_kept_in_small_letters() -> None:
+def test_addresses_of_a_chain_are_kept_in_lower_case() -> None:
     upper = Destination.usdc(
         chain_id=1,
         token="0x" + TOKEN[2:].upper(),
@@ -231,22 +231,22 @@ def test_addresses_of_a_chain_are_kept_in_small_letters() -> None:
 
 
 @pytest.mark.parametrize("given", [None, "stripe", b"", [], [CARD, None], [CARD, CARD], 7])
-def test_destinations_are_one_for_each_provider(given: Any) -> None:
+def test_invalid_destinations_are_refused(given: Any) -> None:
     with pytest.raises(InvalidInput, match="destinations"):
         checked_destinations(given)
 
 
-def test_one_destination_may_stand_alone() -> None:
+def test_one_destination_or_an_iterable_is_accepted() -> None:
     assert checked_destinations(CARD) == (CARD,)
     assert checked_destinations(iter([CARD, USDC])) == (CARD, USDC)
 
 
-def test_a_payer_with_a_card_is_nobody_in_particular_or_a_name() -> None:
+def test_a_card_payer_is_none_or_a_name() -> None:
     assert CARD.payer(None) is None
     assert CARD.payer("cus_A") == "cus_A"
 
 
-def test_the_bounds_of_a_chain_s_name() -> None:
+def test_is_chain_recognises_chain_ids_only() -> None:
     assert not evolve(CARD, provider="0").is_chain
     assert not evolve(CARD, provider="007").is_chain
     assert USDC.is_chain
@@ -397,16 +397,14 @@ def plan_purchase_of(payment: str) -> object:
 
 
 @pytest.mark.parametrize(("refused", "said"), REFUSALS)
-def test_a_refusal_says_what_was_wrong_and_what_would_be_right(
-    refused: Callable[[], object], said: str
-) -> None:
+def test_a_refusal_has_its_message(refused: Callable[[], object], said: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         refused()
 
     assert str(caught.value) == said
 
 
-def test_what_is_just_within_bounds_is_taken() -> None:
+def test_values_at_their_bounds_are_accepted() -> None:
     most = found(raw_amount=BIGGEST, confirmations=2**63 - 1, sender=None)
     assert isinstance(most, PaymentVerified)
     assert evolve(USDC, decimals=2, confirmations=0).decimals == 2

@@ -52,7 +52,7 @@ def shown(answers: Sequence[Answer]) -> list[object]:
     return [str(answer) if isinstance(answer, BillingError) else answer for answer in answers]
 
 
-def test_what_covers_one_is_gone_for_the_next() -> None:
+def test_a_charge_leaves_less_for_the_next() -> None:
     first, dear, cheap = charge("a", 6), charge("b", 5), charge("c", 4)
 
     answers = plan(first, dear, cheap, available=10)
@@ -61,7 +61,7 @@ def test_what_covers_one_is_gone_for_the_next() -> None:
     assert to_post(answers) == (first, cheap)
 
 
-def test_an_overdraft_is_for_those_that_come_after_it_too() -> None:
+def test_an_overdraft_leaves_less_than_zero_for_the_next() -> None:
     over, small = charge("a", 6, overdraft=True), charge("b", 1)
 
     assert shown(plan(over, small, available=5)) == [
@@ -70,13 +70,13 @@ def test_an_overdraft_is_for_those_that_come_after_it_too() -> None:
     ]
 
 
-def test_a_purchase_is_there_for_what_comes_after_it() -> None:
+def test_a_purchase_covers_a_later_charge() -> None:
     bought, spent = planned(), charge("a", 100_000_000)
 
     assert plan(bought, spent) == [bought, spent]
 
 
-def test_a_key_twice_is_posted_once_and_another_request_under_it_is_a_conflict() -> None:
+def test_a_key_given_twice_is_posted_once_and_another_request_conflicts() -> None:
     first, again, other = charge("a", 3), charge("a", 3), charge("a", 4)
 
     answers = plan(first, again, other, available=10)
@@ -86,7 +86,7 @@ def test_a_key_twice_is_posted_once_and_another_request_under_it_is_a_conflict()
     assert to_post(answers) == (first,)
 
 
-def test_an_id_given_twice_is_told() -> None:
+def test_an_id_given_twice_is_refused() -> None:
     first = charge("a", 3)
     second = evolve(charge("b", 3), id=first.id)
 
@@ -105,7 +105,7 @@ def test_a_key_whose_first_request_was_refused_is_free() -> None:
     assert answers[1] is asked
 
 
-def test_what_is_recorded_answers_and_is_not_posted() -> None:
+def test_a_stored_transaction_answers_and_is_not_posted() -> None:
     before, again, other = charge("a", 3), charge("a", 3), charge("a", 4)
 
     answers = plan(again, other, stored=[before])
@@ -115,7 +115,7 @@ def test_what_is_recorded_answers_and_is_not_posted() -> None:
     assert to_post(answers) == ()
 
 
-def test_a_claimed_payment_is_refused_and_a_charge_of_that_name_is_not() -> None:
+def test_a_claimed_payment_is_refused_and_a_charge_with_its_key_is_not() -> None:
     bought = planned(payment="a:1")
 
     answers = plan(bought, charge("a:1", 1), claimed=frozenset({"a:1"}), available=1)
@@ -131,7 +131,7 @@ requests = st.lists(
 
 
 @given(requests=requests, available=st.integers(-3, 12))
-def test_a_plan_is_what_one_after_another_would_come_to(
+def test_a_planned_batch_matches_single_plans(
     requests: list[tuple[str, int, bool]], available: int
 ) -> None:
     transactions = [charge(key, amount, overdraft=over) for key, amount, over in requests]
@@ -157,7 +157,7 @@ def test_a_plan_is_what_one_after_another_would_come_to(
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_nothing_is_planned_for_nothing(size: int) -> None:
+def test_a_plan_has_one_answer_for_each_transaction(size: int) -> None:
     transactions = [charge("a", 1)][:size]
 
     assert len(plan(*transactions, available=1)) == size

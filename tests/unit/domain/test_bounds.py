@@ -1,4 +1,4 @@
-"""What lies on a bound is taken, and what lies one step beyond it is refused."""
+"""A value at a bound is accepted, and the next one beyond it is refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TestMoments:
         moment=st.datetimes(datetime(1970, 1, 2), datetime(9998, 12, 30)),
         minutes=st.integers(-1439, 1439),
     )
-    def test_the_zone_changes_how_a_moment_is_written_and_not_the_moment(
+    def test_a_moment_in_another_zone_is_the_same_moment(
         self, moment: datetime, minutes: int
     ) -> None:
         given = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
@@ -85,7 +85,7 @@ class TestMetadata:
         assert frozen_metadata({"a": number}) == {"a": number}
 
     @pytest.mark.parametrize("number", [2**2_100, -(2**2_100)], ids=["above", "below"])
-    def test_one_more_is_refused(self, number: int) -> None:
+    def test_an_integer_beyond_the_bound_is_refused(self, number: int) -> None:
         with pytest.raises(InvalidMetadata) as caught:
             frozen_metadata({"a": number})
 
@@ -94,7 +94,7 @@ class TestMetadata:
     def test_the_largest_integer_is_one_that_any_interpreter_writes_out(self) -> None:
         assert 10**sys.int_info.str_digits_check_threshold > 2**2_100 - 1
 
-    def test_the_size_is_judged_before_all_of_it_is_copied(self) -> None:
+    def test_metadata_too_large_is_refused_before_it_is_copied(self) -> None:
         class Endless(dict[str, object]):
             def items(self) -> Any:
                 return ((str(number), ["x" * 1_000, 2**2_000]) for number in itertools.count())
@@ -102,7 +102,7 @@ class TestMetadata:
         with pytest.raises(InvalidMetadata, match="16384 bytes"):
             frozen_metadata(Endless())
 
-    def test_a_message_shows_no_more_than_64_characters_of_it(self) -> None:
+    def test_a_message_shows_at_most_64_characters_of_metadata(self) -> None:
         with pytest.raises(InvalidMetadata) as caught:
             frozen_metadata({"k" * 100: "v" * 100 + "\0"})
 
@@ -125,12 +125,12 @@ class TestMetadata:
         with pytest.raises(InvalidMetadata):
             frozen_metadata({"a": "\u20ac" * (room // 3 + 1)})
 
-    def test_as_many_values_as_16_kib_can_hold_are_kept(self) -> None:
+    def test_the_most_values_in_16_kib_are_kept(self) -> None:
         zeros = [0] * ((ENCODED_MAX - len('{"a":[]}') + 1) // 2)
 
         assert frozen_metadata({"a": zeros}) == {"a": tuple(zeros)}
 
-    def test_one_value_more_is_refused(self) -> None:
+    def test_one_value_beyond_16_kib_is_refused(self) -> None:
         zeros = [0] * ((ENCODED_MAX - len('{"a":[]}') + 1) // 2 + 1)
 
         with pytest.raises(InvalidMetadata):
@@ -150,7 +150,7 @@ class TestMetadata:
     def test_a_read_only_mapping_is_an_object_too(self) -> None:
         assert frozen_metadata(MappingProxyType({"a": MappingProxyType({})})) == {"a": {}}
 
-    def test_scalars_stay_what_they_are(self) -> None:
+    def test_scalars_keep_their_type(self) -> None:
         given = {"t": True, "i": 1, "f": 1.0, "n": None, "s": "1"}
 
         kept = frozen_metadata(given)
@@ -158,7 +158,7 @@ class TestMetadata:
         assert [type(kept[name]) for name in given] == [bool, int, float, type(None), str]
 
     @pytest.mark.parametrize("edge", ["\ud7ff", "\ue000", "\x01", "\x7f", "\U0010ffff"], ids=ascii)
-    def test_text_next_to_what_is_refused_is_kept(self, edge: str) -> None:
+    def test_text_next_to_the_surrogates_is_kept(self, edge: str) -> None:
         assert frozen_metadata({edge: edge}) == {edge: edge}
 
     @pytest.mark.parametrize("code", [0xD800, 0xDBFF, 0xDC00, 0xDFFF], ids=hex)
@@ -179,7 +179,7 @@ class TestReferences:
     def test_the_first_and_last_character_and_the_longest_are_kept(self, given: str) -> None:
         assert reference(given) == given
 
-    def test_a_reference_is_called_reference_unless_it_is_said_otherwise(self) -> None:
+    def test_the_default_field_of_a_reference_is_reference(self) -> None:
         with pytest.raises(InvalidInput) as caught:
             reference("")
 
@@ -208,7 +208,7 @@ class TestRates:
 
         assert int(share.amount.value) == credited * numerator // 10**places
 
-    def test_a_rate_with_fifteen_decimals_is_refused_and_makes_no_share_of_everything(
+    def test_a_rate_with_fifteen_decimals_is_refused(
         self,
     ) -> None:
         with pytest.raises(InvalidPolicy) as caught:
@@ -231,14 +231,14 @@ class TestRates:
             policy.rules[0].rate = Decimal(1)  # type: ignore[misc]
         assert policy == RevenueSharePolicy.default()
 
-    def test_what_is_recorded_of_a_policy_is_new_each_time(self) -> None:
+    def test_the_dict_of_a_policy_is_new_each_time(self) -> None:
         policy = RevenueSharePolicy.default()
 
         policy.to_dict().clear()
 
         assert policy.to_dict()["version"] == "default"
 
-    def test_shares_are_asked_for_at_an_aware_moment_called_at(self) -> None:
+    def test_shares_at_a_naive_moment_are_refused_with_field_at(self) -> None:
         with pytest.raises(InvalidTime) as caught:
             RevenueSharePolicy.default().shares_of(credits(1), NOON.replace(tzinfo=None))
 

@@ -1,4 +1,4 @@
-"""What a dispute sets aside, on whose wallets, and under which ids."""
+"""A dispute sets credits aside on each owner's wallet, under separate ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error can be shown, pickled and told apart, whatever was given."""
+"""Every error can be shown, pickled and distinguished, for any given value."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_text_is_shown_in_printable_ascii_of_at_most_64_characters(given: str) -
     ],
     ids=str,
 )
-def test_the_cut_is_where_it_should_be(given: object, expected: str) -> None:
+def test_a_long_value_is_cut_at_64_characters(given: object, expected: str) -> None:
     assert shown(given) == expected
 
 

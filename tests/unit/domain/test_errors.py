@@ -1,4 +1,4 @@
-"""Errors are drawn as they are, carry facts, and never repeat what they were given at length."""
+"""Errors match the tree in the docs, carry facts, and show given values in short."""
 
 from __future__ import annotations
 
@@ -126,9 +126,7 @@ def test_every_code_is_its_own_and_in_snake_case() -> None:
 
 
 @pytest.mark.parametrize(("error", "message"), SAMPLES, ids=lambda item: getattr(item, "code", ""))
-def test_a_message_is_made_from_the_facts_and_both_survive_pickling(
-    error: BillingError, message: str
-) -> None:
+def test_message_and_facts_survive_pickling(error: BillingError, message: str) -> None:
     copy = pickle.loads(pickle.dumps(error))
 
     assert str(error) == message
@@ -171,6 +169,6 @@ def test_every_error_that_is_raised_has_a_sample() -> None:
     ],
     ids=shown,
 )
-def test_what_was_given_is_shown_escaped_and_short(given: object, expected: str) -> None:
+def test_a_given_value_is_shown_escaped_and_short(given: object, expected: str) -> None:
     assert shown(given) == expected
     assert len(shown(given)) <= 64

@@ -1,4 +1,4 @@
-"""Whatever decimal context the caller has, in whichever thread, every result is the same."""
+"""Every result is the same in any decimal context and thread of the caller."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FRACTION = Decimal("1234567.000000000001")
 
 
 def purchased() -> list[str]:
-    """What two purchases leave, told by receipt, balance and statement."""
+    """The results of two purchases, from receipt, balance and statement."""
     billing = Billing(
         InMemoryUnitOfWork(),
         policy=policy("9.999999999999"),
@@ -65,7 +65,7 @@ def purchased() -> list[str]:
     ]
 
 
-# Each entry point that computes, with what it must say: numbers longer than any context here.
+# Each computing entry point and its result. The numbers exceed the precision of each context.
 ENTRY_POINTS: dict[str, tuple[Callable[[], object], str]] = {
     "credits": (lambda: credits(int(LARGE)), f"{LARGE} CREDIT"),
     "credits from text": (lambda: credits(LARGE), f"{LARGE} CREDIT"),
@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[InvalidAmount | InvalidPolic
 
 
 def in_another_thread(call: Callable[[], Any]) -> Any:
-    """What *call* gives in a thread that has this thread's decimal context."""
+    """The result of *call* in a thread with this thread's decimal context."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(copy_context().run, call).result()
 
@@ -154,19 +154,19 @@ def in_another_thread(call: Callable[[], Any]) -> Any:
 @pytest.mark.usefixtures("hostile_context")
 class TestHostileContexts:
     @pytest.mark.parametrize("name", ENTRY_POINTS)
-    def test_a_result_is_what_it_is_anywhere(self, name: str) -> None:
+    def test_a_result_is_the_same_in_a_hostile_context(self, name: str) -> None:
         call, expected = ENTRY_POINTS[name]
 
         assert str(call()) == expected
 
     @pytest.mark.parametrize("name", ENTRY_POINTS)
-    def test_so_it_is_in_another_thread(self, name: str) -> None:
+    def test_a_result_is_the_same_in_another_thread(self, name: str) -> None:
         call, expected = ENTRY_POINTS[name]
 
         assert in_another_thread(lambda: str(call())) == expected
 
     @pytest.mark.parametrize("name", REFUSED)
-    def test_a_refusal_is_what_it_is_anywhere(self, name: str) -> None:
+    def test_a_refusal_is_the_same_in_a_hostile_context(self, name: str) -> None:
         call, error = REFUSED[name]
 
         with pytest.raises(error) as caught:
@@ -189,11 +189,11 @@ class TestHostileContexts:
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_the_table_says_what_is_true_in_the_usual_context(name: str) -> None:
+def test_a_result_is_the_same_in_the_default_context(name: str) -> None:
     call, expected = ENTRY_POINTS[name]
 
     assert str(call()) == expected
 
 
-def test_what_is_shown_of_a_number_is_its_digits() -> None:
+def test_shown_has_all_digits_of_a_decimal() -> None:
     assert shown(exact_decimal("12345678901234567890")) == "Decimal('12345678901234567890')"

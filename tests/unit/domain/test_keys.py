@@ -1,4 +1,4 @@
-"""Tenants, references, moments and metadata are judged on entry."""
+"""Tenants, references, moments and metadata are validated on entry."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SOMEBODY = UUID("0a11ce00-0000-4000-8000-000000000001")
 
 
 class DriverUuid(UUID):
-    """A subclass, as some drivers return."""
+    """A subclass like that of some drivers."""
 
 
 class Kind(enum.StrEnum):
@@ -67,13 +67,13 @@ class TestTenants:
             object(),
         ],
     )
-    def test_only_a_uuid_that_is_free_names_a_tenant(self, given: object) -> None:
+    def test_an_invalid_or_reserved_tenant_is_refused(self, given: object) -> None:
         with pytest.raises(InvalidTenant) as caught:
             tenant_id(given)
 
         assert caught.value.field == "tenant"
 
-    def test_the_uuid_of_a_driver_becomes_a_plain_one(self) -> None:
+    def test_a_subclass_of_uuid_becomes_a_plain_uuid(self) -> None:
         assert type(tenant_id(DriverUuid(int=SOMEBODY.int))) is UUID
         assert tenant_id(DriverUuid(int=SOMEBODY.int)) == SOMEBODY
 
@@ -129,7 +129,7 @@ class TestReferences:
         assert len(caught.value.given) <= 64
 
     @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255))
-    def test_visible_ascii_is_kept_to_the_letter(self, given: str) -> None:
+    def test_visible_ascii_is_kept_unchanged(self, given: str) -> None:
         assert reference(given) == given
 
 
@@ -148,7 +148,7 @@ class TestMoments:
             datetime.min.replace(tzinfo=timezone(timedelta(hours=12))),
         ],
     )
-    def test_a_naive_or_unholdable_moment_is_refused(self, given: object) -> None:
+    def test_a_naive_or_unstorable_moment_is_refused(self, given: object) -> None:
         with pytest.raises(InvalidTime):
             utc(given, "clock")
 
@@ -232,27 +232,27 @@ class TestMetadata:
             {"x" * 100_000: 1},
         ],
     )
-    def test_what_is_no_small_shallow_json_object_is_refused(self, given: object) -> None:
+    def test_metadata_that_is_no_small_shallow_json_object_is_refused(self, given: object) -> None:
         with pytest.raises(InvalidMetadata) as caught:
             frozen_metadata(given)
 
         assert caught.value.field.startswith("metadata")
         assert len(str(caught.value)) < 250
 
-    def test_the_path_to_what_is_wrong_is_named(self) -> None:
+    def test_a_refusal_names_the_path_in_the_metadata(self) -> None:
         with pytest.raises(InvalidMetadata) as caught:
             frozen_metadata({"order": {"lines": [1, {"sku": object()}]}})
 
         assert caught.value.field == "metadata.order.lines.sku"
 
-    def test_the_bounds_themselves_are_taken(self) -> None:
+    def test_metadata_at_its_bounds_is_accepted(self) -> None:
         largest = {"a": "x" * (ENCODED_MAX - len('{"a":""}'))}
 
         assert len(encoded(frozen_metadata(largest))) == ENCODED_MAX
         assert frozen_metadata(nested(DEPTH_MAX)) == nested(DEPTH_MAX)
         assert frozen_metadata(None) == {}
 
-    def test_it_is_a_copy_that_nobody_can_change(self) -> None:
+    def test_frozen_metadata_is_a_read_only_copy(self) -> None:
         given: dict[str, Any] = {"list": [1, {"a": 2}], "object": {"b": 3}}
         frozen: Any = frozen_metadata(given)
         given["list"][1]["a"] = 0
@@ -271,7 +271,7 @@ class TestMetadata:
                 change()
 
     @given(st.dictionaries(KEYS, VALUES, max_size=3))
-    def test_it_survives_being_written_and_read(self, given: dict[str, Any]) -> None:
+    def test_encoded_metadata_can_be_read_back(self, given: dict[str, Any]) -> None:
         frozen = frozen_metadata(given)
 
         assert read_only(json.loads(encoded(frozen))) == frozen

@@ -1,4 +1,4 @@
-"""The table of kinds is closed, and a kind outside it is refused by name."""
+"""The table of kinds is complete, and any other kind is refused by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cogni_billing.testing.contracts.purchases import planned
 
 
 def fake(name: str) -> TransactionKind:
-    """A kind that the enumeration does not have."""
+    """A kind outside the enumeration."""
     kind = str.__new__(TransactionKind, name)
     kind._name_, kind._value_ = name.upper(), name
     return kind
@@ -52,12 +52,12 @@ def gift(**fields: Any) -> Transaction:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table has rules for gifts, and no branch handles them."""
+    """The table has rules for gifts, but no branch handles them."""
     rules = KindRules(contra=ISSUANCE, is_credit=True, opens_account=True)
     monkeypatch.setattr(kinds, "KINDS", MappingProxyType({**KINDS, GIFT: rules}))
 
 
-def test_every_kind_has_rules_and_no_other_has() -> None:
+def test_the_table_has_rules_for_exactly_the_kinds() -> None:
     assert list(KINDS) == list(TransactionKind)
 
 
@@ -111,14 +111,14 @@ def test_a_transaction_of_a_kind_without_rules_is_refused_by_name() -> None:
 
 @pytest.mark.usefixtures("registered")
 class TestKindThatNothingHandles:
-    def test_it_has_no_request(self) -> None:
+    def test_a_kind_without_a_branch_has_no_request(self) -> None:
         with pytest.raises(UnbalancedTransaction) as caught:
             _ = gift().request
 
         assert str(caught.value) == UNKNOWN
 
     @pytest.mark.parametrize("opened", [False, True])
-    def test_the_in_memory_ledger_refuses_it_and_records_nothing(self, opened: bool) -> None:
+    def test_the_in_memory_ledger_refuses_a_kind_without_a_branch(self, opened: bool) -> None:
         unit_of_work = InMemoryUnitOfWork()
         if opened:
             Billing(unit_of_work).open_account(ALICE)
@@ -143,7 +143,7 @@ class TestKindThatNothingHandles:
         assert unit_of_work._store.wallets == {}
 
 
-def test_an_expiry_is_not_for_callers_to_post() -> None:
+def test_an_expiry_posted_by_a_caller_is_refused() -> None:
     unit_of_work = InMemoryUnitOfWork()
     Billing(unit_of_work).confirm_purchase(ALICE, usd(1), payment="p")
     expiry = plan_expiry(ALICE, Lapse(UUID(int=3), credits(5), NOON), 1)

@@ -1,4 +1,4 @@
-"""Shares are the floor of rate times credits, to the last credit, by whichever arithmetic."""
+"""Shares are floor(rate x credits), in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -50,16 +50,14 @@ def share(purchased: int, rate: Decimal) -> int:
 @example(10**28 - 1, Decimal("0.3"))
 @example(2**63 - 1, Decimal("0.670103597057"))
 @example(1, Decimal("0.999999999999"))
-def test_a_share_is_that_of_integers(purchased: int, rate: Decimal) -> None:
+def test_a_share_matches_integer_arithmetic(purchased: int, rate: Decimal) -> None:
     numerator, denominator = rate.as_integer_ratio()
 
     assert share(purchased, rate) == purchased * numerator // denominator
 
 
 @given(purchased=st.integers(0, 10**34), basis_points=st.integers(0, 100_000))
-def test_a_share_is_that_of_upstream_for_whole_basis_points(
-    purchased: int, basis_points: int
-) -> None:
+def test_a_share_of_whole_basis_points_matches_upstream(purchased: int, basis_points: int) -> None:
     rate = Decimal(basis_points).scaleb(-4)
 
     assert share(purchased, rate) == purchased * basis_points // 10_000
@@ -122,7 +120,7 @@ def test_a_rate_out_of_bounds_or_too_fine_is_refused_and_never_rounded(rate: Dec
 
 
 @pytest.mark.parametrize("rate", [0, 10, "0.000000000001", Decimal("1E-12"), Decimal("1E+1")])
-def test_a_rate_at_the_bounds_is_taken(rate: Decimal) -> None:
+def test_a_rate_at_the_bounds_is_accepted(rate: Decimal) -> None:
     assert ShareRule(SYSTEM_ACCOUNT_ID, rate).rate == Decimal(rate)
 
 
@@ -158,7 +156,7 @@ RULE = ShareRule(SYSTEM_ACCOUNT_ID, Decimal("0.25"))
         ("rules", (RULE, RULE)),
     ],
 )
-def test_a_policy_names_the_field_that_is_wrong(field: str, value: object) -> None:
+def test_a_refused_policy_names_the_field(field: str, value: object) -> None:
     fields: dict[str, Any] = {
         "version": "v1",
         "effective_from": NOON,
@@ -207,7 +205,7 @@ def test_a_buyer_earns_no_share_of_its_own_purchase() -> None:
     assert policy.for_buyer(AccountId(UUID(int=1))) == policy
 
 
-def test_shares_are_of_credits_at_an_aware_moment() -> None:
+def test_shares_of_invalid_arguments_are_refused() -> None:
     policy = RevenueSharePolicy.default()
 
     with pytest.raises(UnitMismatch):
@@ -229,7 +227,7 @@ def test_a_share_never_exceeds_its_fraction_nor_falls_a_credit_short(
     assert share(purchased, rate) == floor(exact)
 
 
-def test_a_policy_is_read_from_what_it_wrote() -> None:
+def test_a_policy_is_read_back_from_its_dict_and_json() -> None:
     rules = (ShareRule(SYSTEM_ACCOUNT_ID, "0.1250"),)
     policy = RevenueSharePolicy("v1", NOON, ShareMode.BONUS, rules)
     local = NOON.astimezone(timezone(timedelta(hours=2)))
@@ -264,11 +262,11 @@ def test_a_policy_is_read_from_what_it_wrote() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_policy_is_refused_with_its_field(changed: Any, message: str) -> None:
+def test_an_invalid_mapping_is_no_policy_and_names_the_field(changed: Any, message: str) -> None:
     with pytest.raises(InvalidPolicy, match=re.escape(message)):
         RevenueSharePolicy.from_dict(RevenueSharePolicy.default().to_dict() | changed)
 
 
-def test_no_mapping_is_no_policy() -> None:
+def test_a_value_that_is_no_mapping_is_no_policy() -> None:
     with pytest.raises(InvalidPolicy, match="policy: expected the fields"):
         RevenueSharePolicy.from_dict([])

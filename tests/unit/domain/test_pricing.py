@@ -1,4 +1,4 @@
-"""Money buys credits at the protocol's price, rounded up to a whole one."""
+"""Money buys credits at the fixed price, rounded up to a whole credit."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def test_a_dollar_buys_ten_million_credits(paid: Amount, expected: int) -> None:
 
 
 @given(cents=st.integers(1, 10**29))
-def test_cents_are_those_of_integers(cents: int) -> None:
+def test_credits_for_cents_match_integer_arithmetic(cents: int) -> None:
     assert int(credits_for(usd_cents(cents)).value) == -(-cents * 10_000_000 // 100)
 
 
 @given(micros=st.integers(1, 10**27))
-def test_micros_are_those_of_integers(micros: int) -> None:
+def test_credits_for_micros_match_integer_arithmetic(micros: int) -> None:
     paid = Amount(f"{micros // 10**6}.{micros % 10**6:06}", USDC)
 
     assert int(credits_for(paid).value) == -(-micros * 10_000_000 // 1_000_000)
 
 
-def test_credits_are_no_money() -> None:
+def test_a_payment_in_credits_is_refused() -> None:
     with pytest.raises(UnitMismatch) as caught:
         credits_for(credits(5))
 
@@ -59,7 +59,7 @@ def test_credits_are_no_money() -> None:
 
 
 @pytest.mark.parametrize("paid", [usd(0), usd(-1), Decimal(5), None])
-def test_nothing_and_less_buy_nothing(paid: Amount) -> None:
+def test_a_payment_of_zero_or_less_is_refused(paid: Amount) -> None:
     with pytest.raises(InvalidAmount):
         credits_for(paid)
 
@@ -109,14 +109,14 @@ def test_a_charge_is_the_ceiling_of_the_exact_product(cost: Decimal, markup: Dec
         (usd(1), "NaN", "markup"),
     ],
 )
-def test_a_charge_has_bounds(cost: Amount, markup: str, field: str) -> None:
+def test_a_charge_out_of_bounds_is_refused(cost: Amount, markup: str, field: str) -> None:
     with pytest.raises(InvalidAmount) as caught:
         charge_for(cost, Decimal(markup))
 
     assert caught.value.field == field
 
 
-def test_credits_are_no_cost() -> None:
+def test_a_cost_in_credits_is_refused() -> None:
     with pytest.raises(UnitMismatch) as caught:
         charge_for(credits(5), Decimal(2))
 
@@ -135,7 +135,7 @@ def test_credits_are_no_cost() -> None:
         ("1.1", "0", "0", True),
     ],
 )
-def test_a_margin_is_preserved_when_markup_less_fee_exceeds_what_is_minted(
+def test_a_margin_is_preserved_if_markup_less_fee_exceeds_the_minted_part(
     markup: str, share: str, fee: str, preserved: bool
 ) -> None:
     assert margin_preserved(Decimal(markup), Decimal(share), Decimal(fee)) is preserved
@@ -150,7 +150,7 @@ def test_a_margin_is_preserved_when_markup_less_fee_exceeds_what_is_minted(
         ((Decimal(2), Decimal(0), 0.1), "fee"),
     ],
 )
-def test_a_margin_is_asked_for_in_bounds(
+def test_margin_arguments_out_of_bounds_are_refused(
     arguments: tuple[Decimal, Decimal, Decimal], field: str
 ) -> None:
     with pytest.raises(InvalidAmount) as caught:

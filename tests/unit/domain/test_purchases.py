@@ -1,4 +1,4 @@
-"""A confirmed purchase is planned as one balanced transaction; its receipt tells what it did."""
+"""A purchase is planned as one balanced transaction, and its receipt has the recorded values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from cogni_billing.testing.contracts.purchases import planned, policy
 
 
 def plan(**changed: Any) -> Transaction:
-    """A plan like any other, but for what is given."""
+    """A default plan with *changed* arguments."""
     given: dict[str, Any] = {
         "tenant": ALICE,
         "amount": usd("10.00"),
@@ -69,7 +69,7 @@ def test_the_customer_is_credited_in_full_and_issuance_debited_for_all_of_it() -
     )
 
 
-def test_a_plan_carries_what_it_was_given() -> None:
+def test_a_plan_carries_its_arguments() -> None:
     planned = plan(metadata={"order": [1, 2]}, transaction_id=UUID(int=9))
 
     assert (planned.id, planned.tenant, planned.kind, planned.reference, planned.metadata) == (
@@ -89,9 +89,7 @@ def test_a_plan_carries_what_it_was_given() -> None:
         (Amount("0.5", USDC), "0.500000 USDC"),
     ],
 )
-def test_a_request_is_written_one_way_however_the_amount_was(
-    amount: Amount, requested: str
-) -> None:
+def test_equal_amounts_make_equal_requests(amount: Amount, requested: str) -> None:
     assert plan(amount=amount).request == {"amount": requested}
 
 
@@ -118,7 +116,7 @@ def test_a_share_of_one_credit_is_posted() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"policy": policy("0")}, {"tenant": SYSTEM_TENANT_ID}])
-def test_nothing_is_minted_for_the_system_at_rate_zero_or_when_it_buys_itself(
+def test_a_rate_of_zero_or_a_purchase_by_the_system_mints_no_share(
     changes: dict[str, Any],
 ) -> None:
     planned = plan(**changes)
@@ -136,7 +134,7 @@ def test_the_system_tenants_own_purchase_records_a_policy_without_its_rule() -> 
     assert planned.policy == RevenueSharePolicy.default().to_dict() | {"rules": ()}
 
 
-def test_a_policy_in_force_from_this_very_moment_is_applied() -> None:
+def test_a_policy_in_force_from_the_present_moment_is_applied() -> None:
     assert plan(policy=policy("0.5", since=NOON)).shares[0].amount == credits(50_000_000)
 
 
@@ -165,7 +163,7 @@ def test_an_argument_that_breaks_its_rule_is_named(
     assert caught.value.field == field
 
 
-def test_credits_cannot_be_paid_with() -> None:
+def test_a_purchase_paid_in_credits_is_refused() -> None:
     with pytest.raises(UnitMismatch) as caught:
         plan(amount=credits(5))
 
@@ -173,7 +171,7 @@ def test_credits_cannot_be_paid_with() -> None:
 
 
 @pytest.mark.parametrize("replayed", [False, True])
-def test_a_receipt_tells_what_was_recorded_and_nothing_newer(replayed: bool) -> None:
+def test_a_receipt_has_the_recorded_values(replayed: bool) -> None:
     recorded = Recorded(plan(), balance=credits(123), replayed=replayed)
 
     assert purchase_receipt(recorded) == PurchaseReceipt(
@@ -186,7 +184,7 @@ def test_a_receipt_tells_what_was_recorded_and_nothing_newer(replayed: bool) -> 
 
 
 @pytest.mark.parametrize("tenant", [ALICE, BOB])
-def test_plans_of_two_tenants_differ_in_nothing_but_the_tenant(tenant: TenantId) -> None:
+def test_plans_of_two_tenants_differ_in_the_tenant_only(tenant: TenantId) -> None:
     alices = planned(ALICE)
 
     assert planned(tenant) == evolve(alices, tenant=tenant)
@@ -220,7 +218,7 @@ def test_a_transaction_on_a_chain_has_one_spelling(written: str) -> None:
 @pytest.mark.parametrize(
     "payment", [f"8453:0x{HASH}", f"0:0x{HASH}", "stripe:PI_1", "08453:1", f"8453:{HASH}0", HASH]
 )
-def test_what_is_written_as_it_should_or_is_no_transaction_is_taken(payment: str) -> None:
+def test_a_hash_in_lower_case_or_another_reference_is_accepted(payment: str) -> None:
     assert plan(payment=payment).reference == payment
 
 
@@ -252,7 +250,7 @@ class TestReplayOnly:
 
         assert self.only().answer(stored) is stored
 
-    def test_nothing_stored_raises_invalid_policy(self) -> None:
+    def test_without_a_stored_purchase_raises_invalid_policy(self) -> None:
         with pytest.raises(InvalidPolicy) as caught:
             self.only().answer(None)
 

@@ -1,7 +1,7 @@
-"""What each refusal of an argument says, word for word: what was wrong, and what would be right."""
+"""The exact message of each refused argument."""
 
 # mypy: disable-error-code="arg-type, call-overload, operator, type-var, list-item"
-# (arguments of the wrong type are the point)
+# (these tests pass arguments of the wrong type)
 
 from __future__ import annotations
 
@@ -699,9 +699,7 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("refused", "says"), REFUSALS, ids=[says[:60] for _, says in REFUSALS])
-def test_it_says_what_was_wrong_and_what_would_be_right(
-    refused: Callable[[], object], says: str
-) -> None:
+def test_a_refusal_has_its_code_and_message(refused: Callable[[], object], says: str) -> None:
     with pytest.raises(BillingError) as caught:
         refused()
 

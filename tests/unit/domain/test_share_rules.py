@@ -1,4 +1,4 @@
-"""Tiers, bounds and splits, held against arithmetic in whole numbers."""
+"""Tiers, bounds and splits match arithmetic in whole numbers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_tier_is_for_the_whole_of_a_purchase_of_its_size(purchased: int, expec
     assert shares(policy(rule), purchased) == [expected]
 
 
-def test_there_may_be_sixteen_tiers() -> None:
+def test_sixteen_tiers_are_accepted() -> None:
     rule = ShareRule(SYSTEM_ACCOUNT_ID, 0, tiers=[(credits(n), "0.1") for n in range(1, 17)])
 
     assert len(rule.tiers) == 16
@@ -94,9 +94,7 @@ weights = st.lists(st.integers(0, 10**12), min_size=1, max_size=8).filter(
 
 
 @given(purchased=st.integers(0, 10**34), parts=weights)
-def test_a_split_gives_everyone_its_quota_to_the_credit_and_sums_exactly(
-    purchased: int, parts: list[int]
-) -> None:
+def test_a_split_gives_each_its_quota_and_sums_exactly(purchased: int, parts: list[int]) -> None:
     rules = [
         ShareRule(account, Decimal(part).scaleb(-12))
         for account, part in zip(accounts(len(parts)), parts, strict=True)
@@ -133,7 +131,7 @@ def test_bounds_in_a_split_move_credits_to_and_from_the_customer() -> None:
 
     assert shares(bounded, 1000) == [10, 100, 100]
     assert shares(bounded, 200) == [10, 60, 60]
-    assert shares(bounded, 100) == [10, 60, 30]  # no more than what is left
+    assert shares(bounded, 100) == [10, 60, 30]  # no more than is left
 
 
 @pytest.mark.parametrize(
@@ -155,7 +153,7 @@ def test_the_rates_of_a_split_sum_to_at_most_one_in_every_slab(
 
     assert caught.value.field == "rules"
     assert says in str(caught.value)
-    policy(*rules)  # on top they may be more
+    policy(*rules)  # a bonus has no such bound
 
 
 @pytest.mark.parametrize(
@@ -180,7 +178,7 @@ def test_the_rates_of_a_split_sum_to_at_most_one_in_every_slab(
     ],
     ids=str,
 )
-def test_a_rule_names_the_field_that_is_wrong(field: str, given: Any) -> None:
+def test_a_refused_rule_names_the_field(field: str, given: Any) -> None:
     arguments: dict[str, Any] = {"cap": credits(5)}
     arguments["tiers" if field in {"at_least", "rate"} else field] = given
 
@@ -190,7 +188,7 @@ def test_a_rule_names_the_field_that_is_wrong(field: str, given: Any) -> None:
     assert caught.value.field == field
 
 
-def test_there_are_at_most_thirty_two_rules() -> None:
+def test_thirty_three_rules_are_refused() -> None:
     rules = [ShareRule(account, "0.01") for account in accounts(33)]
 
     assert len(policy(*rules[:32]).rules) == 32
@@ -198,12 +196,12 @@ def test_there_are_at_most_thirty_two_rules() -> None:
         policy(*rules)
 
 
-def test_the_clawback_is_a_shortfall() -> None:
+def test_a_clawback_that_is_no_shortfall_is_refused() -> None:
     with pytest.raises(InvalidPolicy, match="clawback: expected a Shortfall, got 'clamp'"):
         RevenueSharePolicy("v1", NOON, ShareMode.BONUS, (), "clamp")  # type: ignore[arg-type]
 
 
-def test_everything_a_policy_says_survives_being_written_down() -> None:
+def test_a_policy_is_read_back_from_its_dict() -> None:
     rules = (
         ShareRule(SYSTEM_ACCOUNT_ID, "0.1250", cap=credits(10**27), minimum=credits(0)),
         ShareRule(AccountId(BOB), 0, tiers=((credits(100), "0.2"), (credits(200), "0.3"))),
@@ -242,7 +240,7 @@ def test_everything_a_policy_says_survives_being_written_down() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_rule_is_refused_with_its_field(changed: Any, message: str) -> None:
+def test_an_invalid_mapping_is_no_rule_and_names_the_field(changed: Any, message: str) -> None:
     written = ShareRule(SYSTEM_ACCOUNT_ID, "0.1").to_dict() | changed
 
     with pytest.raises(InvalidPolicy) as caught:
@@ -279,16 +277,16 @@ class TestPolicies:
         ],
         ids=repr,
     )
-    def test_what_does_not_follow_is_refused(self, given: Any, field: str) -> None:
+    def test_policies_out_of_order_are_refused(self, given: Any, field: str) -> None:
         with pytest.raises(InvalidPolicy) as caught:
             RevenueSharePolicies(given)
 
         assert caught.value.field == field
 
-    def test_they_survive_being_written_down(self) -> None:
+    def test_policies_are_read_back_from_their_dict(self) -> None:
         assert RevenueSharePolicies.from_dict(self.BOTH.to_dict()) == self.BOTH
 
-    def test_a_configuration_file_may_write_moments_its_own_way(self) -> None:
+    def test_moments_of_a_configuration_file_are_accepted(self) -> None:
         [first, second] = tomllib.loads(
             """
             [[policies]]
@@ -308,7 +306,7 @@ class TestPolicies:
         assert RevenueSharePolicies.from_dict({"policies": [first, second]}) == self.BOTH
 
     @pytest.mark.parametrize("given", [None, [], {"policies": None}, {"policies": [1]}], ids=repr)
-    def test_what_are_no_policies_is_refused(self, given: Any) -> None:
+    def test_invalid_policies_are_refused(self, given: Any) -> None:
         with pytest.raises(InvalidPolicy):
             RevenueSharePolicies.from_dict(given)
 
@@ -318,7 +316,7 @@ class TestPolicies:
     basis_points=st.integers(0, 100_000),
     minimum=st.integers(0, 10**27),
 )
-def test_a_bonus_of_whole_basis_points_is_upstreams_whatever_bounds_do_not_bind(
+def test_a_bonus_of_whole_basis_points_within_its_bounds_matches_upstream(
     credited: int, basis_points: int, minimum: int
 ) -> None:
     expected = credited * basis_points // 10_000

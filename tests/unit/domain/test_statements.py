@@ -1,4 +1,4 @@
-"""Pages hold every line once, and a cursor says only where to go on."""
+"""Pages have every line once, and a cursor is only a position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CURSOR_RULE = "the `next` of an earlier page"
 
 
 class Whole(int):
-    """An int that is not just an int."""
+    """A subclass of int."""
 
 
 def line(position: int) -> Line:
@@ -39,13 +39,13 @@ def newest_first(count: int) -> list[Line]:
     return [line(position) for position in range(count, 0, -1)]
 
 
-def test_what_is_available_is_what_is_posted_less_what_is_held() -> None:
+def test_available_is_posted_less_held() -> None:
     assert Balance(credits(10), held=credits(3)).available == credits(7)
     assert Balance(credits(2), held=credits(3)).available == credits(-1)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 50, 999, 1000])
-def test_a_limit_from_one_to_a_thousand_is_taken(limit: int) -> None:
+def test_a_limit_from_one_to_a_thousand_is_accepted(limit: int) -> None:
     assert page_request(limit, None) == PageRequest(limit=limit)
 
 
@@ -96,14 +96,14 @@ def test_a_cursor_is_the_position_before_which_to_read_on(after: str, before: in
     ],
     ids=shown,
 )
-def test_what_is_no_cursor_is_refused_with_the_rule(after: object) -> None:
+def test_an_invalid_cursor_is_refused_with_the_rule(after: object) -> None:
     with pytest.raises(InvalidPage) as caught:
         page_request(7, after)
 
     assert (caught.value.field, caught.value.expected) == ("after", CURSOR_RULE)
 
 
-def test_the_limit_is_judged_before_the_cursor() -> None:
+def test_the_limit_is_validated_before_the_cursor() -> None:
     with pytest.raises(InvalidPage) as caught:
         page_request(0, "no cursor")
 

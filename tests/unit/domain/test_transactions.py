@@ -1,4 +1,4 @@
-"""A transaction that does not balance, or is not of its kind, cannot exist."""
+"""A transaction that does not balance or fit its kind cannot be constructed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_postings_follow_from_the_amount(kind: TransactionKind) -> None:
     )
 
 
-def test_shares_and_what_is_absorbed_have_postings_of_their_own() -> None:
+def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
     purchase = transaction(shares=SHARE)
     refund = transaction(TransactionKind.REFUND, absorbed=credits(2))
 
@@ -226,7 +226,7 @@ def test_a_share_of_zero_makes_no_posting() -> None:
     )
 
 
-def test_nothing_in_a_transaction_can_be_changed() -> None:
+def test_a_transaction_cannot_be_changed() -> None:
     made = planned(metadata={"a": 1})
 
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
@@ -236,7 +236,7 @@ def test_nothing_in_a_transaction_can_be_changed() -> None:
             mapping["a"] = 2  # type: ignore[index]
 
 
-def test_what_is_absorbed_is_given_by_the_shortfall_account() -> None:
+def test_the_shortfall_account_pays_the_absorbed_part() -> None:
     kind = TransactionKind.REFUND
     shares = (Share(SYSTEM_ACCOUNT_ID, credits(-2)),)
 

@@ -1,4 +1,4 @@
-"""A recorded purchase is judged by nothing but its record."""
+"""A recorded purchase is checked against its own record."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def problems(
 
 
 @given(paid=st.decimals("0.01", 10**12, places=2))
-def test_nothing_is_wrong_with_a_planned_purchase(paid: Decimal) -> None:
+def test_a_planned_purchase_has_no_problems(paid: Decimal) -> None:
     purchase = planned(amount=str(paid))
 
     assert not list(
@@ -112,13 +112,13 @@ def test_each_problem_is_named(changed: dict[str, Any], rule: Rule, message: str
     assert said.startswith(message)
 
 
-def test_a_violation_says_where_and_what() -> None:
+def test_a_violation_names_the_place_and_the_problem() -> None:
     violation = Violation(Rule.WALLETS_MATCH, {"tenant_id": "7", "unit": "CREDIT"}, "1 and not 2")
 
     assert str(violation) == "I2 wallets_match: tenant_id 7, unit CREDIT: 1 and not 2"
 
 
-def test_a_ledger_is_well_when_nothing_was_found() -> None:
+def test_a_verification_without_violations_is_ok() -> None:
     found = Violation(Rule.WALLETS_MATCH, {}, "off")
 
     assert Verification(violations=(), transactions=1, postings=2).ok
@@ -126,7 +126,7 @@ def test_a_ledger_is_well_when_nothing_was_found() -> None:
 
 
 def returned(paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed: int = 0) -> Any:
-    """What is wrong with a refund of the second half of a purchase of 7 with a share of 3."""
+    """The problems of a refund of the second half of a purchase of 7 with a share of 3."""
     return [
         said
         for rule, said in return_problems(
@@ -148,7 +148,7 @@ def returned(paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed:
 
 
 @pytest.mark.parametrize(("taken", "absorbed"), [((4, 2), 0), ((0, 0), 6), ((4, 0), 2)])
-def test_a_return_takes_back_its_part_or_has_it_absorbed(
+def test_a_reversal_that_takes_or_absorbs_its_part_has_no_problems(
     taken: Sequence[int], absorbed: int
 ) -> None:
     assert returned(taken=taken, absorbed=absorbed) == []
@@ -158,7 +158,7 @@ def test_a_return_takes_back_its_part_or_has_it_absorbed(
     ("taken", "absorbed"),
     [((4, 3), 0), ((5, 2), 0), ((4, 1), 0), ((4, 2), 1), ((5, 1), 0), ((5, 2), -1)],
 )
-def test_a_return_of_more_or_less_is_found(taken: Sequence[int], absorbed: int) -> None:
+def test_a_reversal_of_more_or_less_is_found(taken: Sequence[int], absorbed: int) -> None:
     found, wanted = (", ".join(f"{n} CREDIT" for n in amounts) for amounts in (taken, (4, 2)))
 
     assert returned(taken=taken, absorbed=absorbed) == [
@@ -166,5 +166,5 @@ def test_a_return_of_more_or_less_is_found(taken: Sequence[int], absorbed: int) 
     ]
 
 
-def test_a_return_of_an_unreadable_payment_is_found() -> None:
+def test_a_reversal_of_an_unreadable_payment_is_found() -> None:
     assert returned("much") == ["amount: expected an amount and its unit, got 'much'"]

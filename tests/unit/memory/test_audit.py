@@ -1,4 +1,4 @@
-"""What is wrong with the in-memory tables is found, located, and told."""
+"""Violations in the in-memory tables are found, located and described."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PURCHASE, CHARGE, REFUND, PAID_ATTEMPT, _, AN_INTENT = (
 
 
 def record(store: Store, transaction: str, changed: Callable[[Transaction], Transaction]) -> None:
-    """Have the record of a transaction say something else."""
+    """Change the record of a transaction."""
     key = store.ids[ALICE, UUID(transaction)]
     recorded = store.recorded[key]
     store.recorded[key] = evolve(recorded, transaction=changed(recorded.transaction))
 
 
 def forced(transaction: Transaction, **fields: Any) -> Transaction:
-    """*transaction* as its constructor would not have it."""
+    """*transaction* with fields that its constructor would refuse."""
     made = copy.copy(transaction)
     for name, value in fields.items():
         object.__setattr__(made, name, value)
@@ -148,7 +148,7 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
 
 @pytest.fixture
 def unit_of_work() -> InMemoryUnitOfWork:
-    """Alice has paid ten cents, spent seven credits, got two cents back; Carol has paid two dollars."""
+    """Alice has paid ten cents, spent seven credits and got two cents back. Carol paid two dollars."""
     unit_of_work = InMemoryUnitOfWork()
     clock, ids, verifier = MovableClock(), CountingIds(), FakeVerifier()
     billing = Billing(unit_of_work, clock=clock, ids=ids)
@@ -166,7 +166,7 @@ def unit_of_work() -> InMemoryUnitOfWork:
 
 
 @pytest.mark.parametrize(("broken", "found"), BREAKS)
-def test_what_is_wrong_is_located_and_told(
+def test_a_violation_is_located_and_described(
     unit_of_work: InMemoryUnitOfWork, broken: Callable[[Store], object], found: list[str]
 ) -> None:
     assert Billing(unit_of_work).verify().violations == ()
@@ -176,8 +176,8 @@ def test_what_is_wrong_is_located_and_told(
     assert [str(violation) for violation in Billing(unit_of_work).verify().violations] == found
 
 
-def test_a_wallet_that_was_only_opened_is_sound(unit_of_work: InMemoryUnitOfWork) -> None:
-    """It has posted nothing, and its account has no line."""
+def test_a_new_wallet_has_no_violations(unit_of_work: InMemoryUnitOfWork) -> None:
+    """The wallet has no posting, and its account has no line."""
     billing = Billing(unit_of_work)
     billing.open_account(BOB)
     billing.refund(ALICE, payment="stripe:pi_1", reference="re_2")

@@ -1,4 +1,4 @@
-"""The in-memory ledger keeps all of a scope or nothing, one scope at a time."""
+"""The in-memory ledger runs one atomic scope at a time."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ TABLES = ("accounts", "payments", "ids", "recorded", "wallets", "balances", "fol
 
 
 class HostError(Exception):
-    """Something that the host's own code raises inside a scope."""
+    """An error of the host's own code inside a scope."""
 
 
 def state(unit_of_work: InMemoryUnitOfWork) -> dict[str, Any]:
-    """Everything recorded, copied."""
+    """A copy of all tables."""
     store = unit_of_work._store
     kept: dict[str, Any] = {name: copy(getattr(store, name)) for name in TABLES}
     kept["lines"] = {account: tuple(lines) for account, lines in store.lines.items()}
@@ -49,14 +49,14 @@ def state(unit_of_work: InMemoryUnitOfWork) -> dict[str, Any]:
 
 @pytest.fixture
 def unit_of_work() -> InMemoryUnitOfWork:
-    """A ledger in which Alice has bought once."""
+    """A ledger with one purchase of Alice."""
     unit_of_work = InMemoryUnitOfWork()
     unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned(number=1)))
     return unit_of_work
 
 
 def breaking_with(error: BaseException) -> Callable[[Scope], None]:
-    """Work for Bob that writes much, and then raises."""
+    """Work for Bob that makes many changes and then raises *error*."""
 
     def work(scope: Scope) -> None:
         scope.tenants.open_account(NOON)
@@ -71,7 +71,7 @@ class TestAtomicity:
     @pytest.mark.parametrize(
         "error", [HostError(), KeyboardInterrupt(), SystemExit(), GeneratorExit()], ids=repr
     )
-    def test_whatever_is_raised_leaves_nothing_of_the_scope(
+    def test_any_exception_rolls_the_scope_back(
         self, unit_of_work: InMemoryUnitOfWork, error: BaseException
     ) -> None:
         before = state(unit_of_work)
@@ -82,7 +82,7 @@ class TestAtomicity:
         assert caught.value is error
         assert state(unit_of_work) == before
 
-    def test_what_was_there_is_put_back_and_not_only_what_is_new_removed(
+    def test_a_rollback_restores_changed_values_and_removes_new_ones(
         self, unit_of_work: InMemoryUnitOfWork
     ) -> None:
         before = state(unit_of_work)
@@ -98,7 +98,7 @@ class TestAtomicity:
         assert state(unit_of_work) == before
         assert unit_of_work._store.balances[AccountId(ALICE)] == credits(100_000_000)
 
-    def test_an_undone_scope_is_not_undone_again_by_the_next(
+    def test_a_rolled_back_scope_is_not_rolled_back_again(
         self, unit_of_work: InMemoryUnitOfWork
     ) -> None:
         for _ in range(2):
@@ -112,7 +112,7 @@ class TestAtomicity:
 
         assert state(unit_of_work) == before
 
-    def test_a_swallowed_failure_ends_in_a_closed_scope_and_keeps_nothing(
+    def test_a_swallowed_failure_closes_and_rolls_back_the_scope(
         self, unit_of_work: InMemoryUnitOfWork
     ) -> None:
         before = state(unit_of_work)
@@ -129,7 +129,7 @@ class TestAtomicity:
         assert caught.value.reason == "a call in it failed; open a new scope"
         assert state(unit_of_work) == before
 
-    def test_an_id_given_twice_leaves_nothing(self, unit_of_work: InMemoryUnitOfWork) -> None:
+    def test_an_id_given_twice_records_nothing(self, unit_of_work: InMemoryUnitOfWork) -> None:
         before = state(unit_of_work)
 
         with pytest.raises(LedgerCorruption) as caught:
@@ -159,7 +159,9 @@ class TestScopes:
         assert caught.value.reason == "this thread has a scope open; end it before the next"
         assert BOB in state(unit_of_work)["accounts"]
 
-    def test_a_call_inside_a_scope_is_refused_alike(self, unit_of_work: InMemoryUnitOfWork) -> None:
+    def test_a_call_inside_a_scope_of_its_thread_is_refused(
+        self, unit_of_work: InMemoryUnitOfWork
+    ) -> None:
         billing = Billing(unit_of_work)
         before = state(unit_of_work)
 
@@ -168,7 +170,7 @@ class TestScopes:
 
         assert state(unit_of_work) == before
 
-    def test_two_ledgers_know_nothing_of_each_other(self, unit_of_work: InMemoryUnitOfWork) -> None:
+    def test_two_ledgers_are_independent(self, unit_of_work: InMemoryUnitOfWork) -> None:
         other = InMemoryUnitOfWork()
 
         with unit_of_work.scope(ALICE), other.scope(ALICE) as scope:
@@ -194,7 +196,9 @@ class TestScopes:
 
         assert seen == ["first", "second"]
 
-    def test_a_scope_that_has_ended_says_so(self, unit_of_work: InMemoryUnitOfWork) -> None:
+    def test_a_call_after_the_end_of_the_scope_is_refused(
+        self, unit_of_work: InMemoryUnitOfWork
+    ) -> None:
         with unit_of_work.scope(ALICE) as scope:
             pass
 
@@ -203,7 +207,7 @@ class TestScopes:
 
         assert caught.value.reason == "it has ended; open a new scope"
 
-    def test_a_scope_that_was_undone_has_ended_too(self, unit_of_work: InMemoryUnitOfWork) -> None:
+    def test_a_call_after_a_rollback_is_refused(self, unit_of_work: InMemoryUnitOfWork) -> None:
         scopes: list[Scope] = []
 
         def work(scope: Scope) -> None:
@@ -217,7 +221,7 @@ class TestScopes:
 
         assert caught.value.reason == "it has ended; open a new scope"
 
-    def test_a_fresh_ledger_holds_the_system_tenant_and_nothing_else(self) -> None:
+    def test_a_new_ledger_has_the_system_tenant_only(self) -> None:
         empty = state(InMemoryUnitOfWork())
 
         accounts: dict[TenantId, Account] = empty.pop("accounts")
@@ -238,7 +242,7 @@ class TestKeep:
             store.put(store.folded, AccountId(SYSTEM_TENANT_ID), 3)
             raise HostError
 
-    def test_kept_changes_outlive_a_transaction_that_raises(self) -> None:
+    def test_kept_changes_survive_a_rollback(self) -> None:
         store = Store()
 
         with pytest.raises(HostError):
@@ -246,7 +250,7 @@ class TestKeep:
 
         assert store.folded == {ALICE: 1, BOB: 2}
 
-    def test_inside_a_savepoint_nothing_is_kept(self) -> None:
+    def test_keep_inside_a_savepoint_has_no_effect(self) -> None:
         store = Store()
 
         with pytest.raises(HostError):

@@ -1,4 +1,4 @@
-"""Many threads may share one in-memory ledger, and everything adds up."""
+"""Many threads can share one in-memory ledger, and the sums are right."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THREADS = 8
 
 
 def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """What *work* gives for 0 to *count*, begun by all threads at one moment."""
+    """The results of *work* for 0 to *count*, started by all threads together."""
     start = threading.Barrier(THREADS)
 
     def part(first: int) -> list[Any]:
@@ -36,7 +36,7 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
         return [found for parts in threads.map(part, range(THREADS)) for found in parts]
 
 
-def test_of_many_confirmations_of_one_payment_one_is_first() -> None:
+def test_concurrent_confirmations_of_one_payment_record_it_once() -> None:
     unit_of_work = InMemoryUnitOfWork()
     billing = Billing(unit_of_work)
 

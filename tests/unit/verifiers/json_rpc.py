@@ -1,4 +1,4 @@
-"""A node of a chain, as its JSON-RPC answers: on a port of this machine, as it is told."""
+"""A fake JSON-RPC node of a chain, on a local port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 from attrs import Factory, define
 
 TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
-"""keccak256("Transfer(address,address,uint256)"), an event's first topic."""
+"""keccak256("Transfer(address,address,uint256)"), the first topic of the event."""
 BLOCK: Final = 0x1B4
 Answer = Callable[[], tuple[int, bytes]]
 
@@ -27,7 +27,7 @@ def topic(address: str) -> str:
 
 
 def transfer(token: str, sender: str, recipient: str, value: int) -> dict[str, Any]:
-    """A log of ERC-20's event, as a receipt holds it."""
+    """A Transfer log of ERC-20, as a receipt has it."""
     return {
         "address": token,
         "topics": [TRANSFER, topic(sender), topic(recipient)],
@@ -42,7 +42,7 @@ def transfer(token: str, sender: str, recipient: str, value: int) -> dict[str, A
 
 
 def receipt(*logs: dict[str, Any], status: int = 1) -> dict[str, Any]:
-    """What a node answers to eth_getTransactionReceipt."""
+    """The result of eth_getTransactionReceipt."""
     return {
         "transactionHash": "0x" + "ab" * 32,
         "transactionIndex": "0x1",
@@ -62,7 +62,7 @@ def receipt(*logs: dict[str, Any], status: int = 1) -> dict[str, Any]:
 
 
 def block(number: int, extra: str = "0x") -> dict[str, Any]:
-    """What a node answers to eth_getBlockByNumber; *extra* is long where authority proves."""
+    """The result of eth_getBlockByNumber. *extra* is long on proof-of-authority chains."""
     return {
         "number": hex(number),
         "hash": block_hash(number),
@@ -88,7 +88,7 @@ def block(number: int, extra: str = "0x") -> dict[str, Any]:
 
 @define
 class Node:
-    """Answers each method with a result; or all of them in a way of its own."""
+    """Answers each method with a result, or all methods with a custom answer."""
 
     results: dict[str, Any] = Factory(dict)
     instead: Answer | None = None
@@ -106,7 +106,7 @@ class Node:
 
 @contextmanager
 def serving(node: Node) -> Iterator[Node]:
-    """*node* at `node.url`, until the block ends."""
+    """Serve *node* at `node.url` until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -119,11 +119,11 @@ def serving(node: Node) -> Iterator[Node]:
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Nothing on the terminal."""
+            """Print no requests."""
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, *_: object) -> None:
-            """Nothing either: who does not wait for the answer breaks the line."""
+            """Print no errors: a client that times out closes the connection."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))

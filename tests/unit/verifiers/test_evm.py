@@ -1,4 +1,4 @@
-"""Payments on chains, looked up on a node that answers as nodes do."""
+"""Payments on chains, verified on a fake node."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from cogni_billing.testing.contracts.attempt_base import (
 from unit.verifiers.json_rpc import BLOCK, Node, block, receipt, serving, transfer
 
 Verify = Callable[..., Finding]
-"""Of an intent; and for how long each answer is waited for, where that is not `LONG`."""
+"""Takes an intent, and a timeout (by default `LONG`)."""
 LONG = timedelta(minutes=1)
 PAID = transfer(TOKEN, WALLET, PLATFORM, 2_000_000)
 OF_A_COLLECTIBLE = {**PAID, "topics": [*PAID["topics"], "0x" + "0" * 64], "data": "0x"}
 DIRTY = {**PAID, "topics": [PAID["topics"][0], "0x" + "ff" * 32, PAID["topics"][2]]}
-"""An address that is none, as a token of somebody's may have it."""
+"""A log with an invalid address, as a foreign token may emit it."""
 CODE = FailureCode
 
 
@@ -58,7 +58,7 @@ def intent() -> Intent:
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    """Of chain 8453, five blocks on, its own being the first."""
+    """A node of chain 8453 with five confirmations of the payment."""
     results: dict[str, Any] = {
         "eth_chainId": hex(8453),
         "eth_blockNumber": hex(BLOCK + 4),
@@ -139,7 +139,7 @@ def test_the_chain_is_asked_for_once(intent: Intent, node: Node) -> None:
         ([{**PAID, "removed": True}, PAID], verified()),
     ],
 )
-def test_what_counts_is_what_the_payer_sent_of_the_token_to_the_recipient(
+def test_transfers_of_the_payer_in_the_token_to_the_recipient_count(
     verify: Verify, intent: Intent, node: Node, logs: list[dict[str, Any]], found: Finding
 ) -> None:
     node.results["eth_getTransactionReceipt"] = receipt(*logs)
@@ -147,15 +147,13 @@ def test_what_counts_is_what_the_payer_sent_of_the_token_to_the_recipient(
     assert verify(intent) == found
 
 
-def test_a_transaction_that_was_reverted_pays_nothing(
-    verify: Verify, intent: Intent, node: Node
-) -> None:
+def test_a_reverted_transaction_has_failed(verify: Verify, intent: Intent, node: Node) -> None:
     node.results["eth_getTransactionReceipt"] = receipt(PAID, status=0)
 
     assert verify(intent) == PaymentFailed(CODE.TX_REVERTED)
 
 
-def test_one_that_is_not_there_is_waited_for(verify: Verify, intent: Intent, node: Node) -> None:
+def test_an_unknown_transaction_is_pending(verify: Verify, intent: Intent, node: Node) -> None:
     node.results["eth_getTransactionReceipt"] = None
 
     assert verify(intent) == PaymentPending(CODE.RECEIPT_NOT_FOUND)
@@ -163,7 +161,7 @@ def test_one_that_is_not_there_is_waited_for(verify: Verify, intent: Intent, nod
 
 @pytest.mark.parametrize("head", [BLOCK + 3, BLOCK, BLOCK - 7])
 @pytest.mark.parametrize("status", [0, 1])
-def test_so_are_blocks_that_confirm_it(
+def test_too_few_confirmations_are_pending(
     verify: Verify, intent: Intent, node: Node, head: int, status: int
 ) -> None:
     node.results["eth_blockNumber"] = hex(head)
@@ -172,7 +170,7 @@ def test_so_are_blocks_that_confirm_it(
     assert verify(intent) == PaymentPending(CODE.INSUFFICIENT_CONFIRMATIONS)
 
 
-def test_a_receipt_of_a_block_that_the_chain_has_left_counts_for_nothing(
+def test_a_receipt_of_an_orphaned_block_is_pending(
     verify: Verify, intent: Intent, node: Node
 ) -> None:
     node.results["eth_getBlockByNumber"] = block(BLOCK) | {"hash": "0x" + "99" * 32}
@@ -180,7 +178,7 @@ def test_a_receipt_of_a_block_that_the_chain_has_left_counts_for_nothing(
     assert verify(intent) == PaymentPending(CODE.INSUFFICIENT_CONFIRMATIONS)
 
 
-def test_blocks_that_authority_proves_are_read_too(
+def test_blocks_of_proof_of_authority_chains_are_read(
     verify: Verify, intent: Intent, node: Node
 ) -> None:
     node.results["eth_getBlockByNumber"] = block(BLOCK, extra="0x" + "ee" * 97)
@@ -211,7 +209,7 @@ def _told(value: object) -> tuple[int, bytes]:
         lambda: _told({"some": "thing"}),
     ],
 )
-def test_what_is_no_answer_is_waited_for(
+def test_an_invalid_answer_is_pending(
     verify: Verify, intent: Intent, node: Node, instead: Callable[[], tuple[int, bytes]]
 ) -> None:
     node.instead = instead
@@ -220,7 +218,7 @@ def test_what_is_no_answer_is_waited_for(
 
 
 @pytest.mark.parametrize("missing", ["blockNumber", "blockHash", "status", "logs"])
-def test_so_is_a_receipt_that_lacks_something(
+def test_an_incomplete_receipt_is_pending(
     verify: Verify, intent: Intent, node: Node, missing: str
 ) -> None:
     whole = receipt(PAID)
@@ -233,7 +231,7 @@ def test_so_is_a_receipt_that_lacks_something(
 @pytest.mark.parametrize(
     "odd", [{"status": None}, {"status": "0x2"}, {"transactionHash": "0x" + "cd" * 32}]
 )
-def test_so_is_one_of_something_else(
+def test_a_receipt_with_another_hash_or_status_is_pending(
     verify: Verify, intent: Intent, node: Node, odd: dict[str, Any]
 ) -> None:
     node.results["eth_getTransactionReceipt"] = receipt(PAID) | odd
@@ -241,9 +239,7 @@ def test_so_is_one_of_something_else(
     assert verify(intent) == PaymentPending(CODE.RPC_ERROR)
 
 
-def test_a_node_that_does_not_answer_is_given_up(
-    verify: Verify, intent: Intent, node: Node
-) -> None:
+def test_a_node_without_an_answer_times_out(verify: Verify, intent: Intent, node: Node) -> None:
     ended = Event()
 
     def never() -> tuple[int, bytes]:
@@ -267,14 +263,14 @@ def test_a_node_that_fails_is_asked_again_later_not_at_once(
     assert node.asked == ["eth_chainId"]
 
 
-def test_nobody_there_is_waited_for(intent: Intent) -> None:
+def test_an_unreachable_node_is_pending(intent: Intent) -> None:
     with serving(Node()) as gone:
         url = gone.url
 
     assert EvmVerifier({8453: url}).verify(PROOF, intent) == PaymentPending(CODE.RPC_ERROR)
 
 
-def test_a_node_of_another_chain_is_told_to_the_host(
+def test_a_node_of_another_chain_raises_invalid_input(
     verify: Verify, intent: Intent, node: Node
 ) -> None:
     node.results["eth_chainId"] = "0x1"
@@ -285,7 +281,7 @@ def test_a_node_of_another_chain_is_told_to_the_host(
     assert str(caught.value) == "urls: expected a node of chain 8453, got a node of chain 1"
 
 
-def test_a_chain_that_has_no_url_is_told_to_the_host(intent: Intent) -> None:
+def test_a_chain_without_a_url_raises_invalid_input(intent: Intent) -> None:
     with pytest.raises(InvalidInput, match="chain_id: expected 1 or 10, got 8453"):
         EvmVerifier({1: "http://n", 10: "https://n"}).verify(PROOF, intent)
 
@@ -305,7 +301,7 @@ def test_a_chain_that_has_no_url_is_told_to_the_host(intent: Intent) -> None:
         ({1: b"http://n"}, "an invalid URL for chain 1"),
     ],
 )
-def test_urls_are_one_for_each_chain(urls: Any, shown: str) -> None:
+def test_invalid_urls_are_refused(urls: Any, shown: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         EvmVerifier(urls)
 
@@ -317,7 +313,7 @@ def test_urls_are_one_for_each_chain(urls: Any, shown: str) -> None:
     ("waits", "shown"),
     [(None, "None"), (5, "5"), (timedelta(0), "'0:00:00'"), (timedelta.max, None)],
 )
-def test_questions_are_waited_for_some_time(waits: Any, shown: str | None) -> None:
+def test_an_invalid_timeout_is_refused(waits: Any, shown: str | None) -> None:
     with pytest.raises(InvalidInput) as caught:
         EvmVerifier({1: "http://n"}, waits=waits)
 
@@ -326,13 +322,13 @@ def test_questions_are_waited_for_some_time(waits: Any, shown: str | None) -> No
     assert str(caught.value) == f"waits: expected {expected}, got {given}"
 
 
-def test_python_s_own_bound_on_nesting_is_kept() -> None:
-    """What web3 imports lifts it, and then JSON that is nested deeply ends the process."""
+def test_the_recursion_limit_of_python_is_unchanged() -> None:
+    """Otherwise deeply nested JSON would crash the process."""
     with pytest.raises(RecursionError):
         json.loads("[" * 100_000)
 
 
-def test_from_the_chain_to_the_credits(node: Node) -> None:
+def test_a_payment_on_a_chain_is_credited(node: Node) -> None:
     clock = MovableClock()
     attempts = PaymentAttempts(
         InMemoryUnitOfWork(),

@@ -1,4 +1,4 @@
-"""Each provider has its verifier."""
+"""Each provider has its own verifier."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_intent_s_provider_is_asked(intent: Intent) -> None:
     assert (cards.asked, chain.asked) == ([], ["8453:0x1"] * 2)
 
 
-def test_one_that_has_none_is_told_to_the_host(intent: Intent) -> None:
+def test_a_provider_without_a_verifier_raises_invalid_input(intent: Intent) -> None:
     verifier = ByProvider({CARD.provider: FakeVerifier(), "1": FakeVerifier()})
 
     with pytest.raises(InvalidInput, match="provider: expected stripe or 1, got '8453'"):
@@ -40,7 +40,7 @@ def test_one_that_has_none_is_told_to_the_host(intent: Intent) -> None:
 @pytest.mark.parametrize(
     ("verifiers", "shown"), [(None, "None"), ([], "a list"), ({7: None}, "a dict")]
 )
-def test_providers_have_names(verifiers: Any, shown: str) -> None:
+def test_verifiers_without_provider_names_are_refused(verifiers: Any, shown: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         ByProvider(verifiers)
 

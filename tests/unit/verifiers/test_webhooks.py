@@ -1,4 +1,4 @@
-"""Card payments told of in webhooks, rightly and wrongly signed."""
+"""Card payments in webhooks, with valid and invalid signatures."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def found(**changes: Any) -> PaymentVerified:
     return evolve(told, **changes)
 
 
-def test_a_signed_event_tells_of_a_payment(webhooks: SignedWebhooks) -> None:
+def test_a_signed_event_is_a_payment(webhooks: SignedWebhooks) -> None:
     body = event()
 
     assert webhooks.received(body, signed(body)) == ReceivedPayment(
@@ -79,13 +79,13 @@ def test_a_signed_event_tells_of_a_payment(webhooks: SignedWebhooks) -> None:
 
 
 @pytest.mark.parametrize("secret", [SECRET, OLD])
-def test_while_the_secret_is_changed_both_are_good(webhooks: SignedWebhooks, secret: str) -> None:
+def test_both_secrets_are_accepted_during_a_rotation(webhooks: SignedWebhooks, secret: str) -> None:
     body = event()
 
     assert webhooks.received(body, signed(body, secret=secret)) is not None
 
 
-def test_of_several_codes_one_is_enough(webhooks: SignedWebhooks) -> None:
+def test_one_valid_signature_of_several_is_enough(webhooks: SignedWebhooks) -> None:
     body = event()
     header = signed(body).replace(",v1=", f",v1={'0' * 64},v0=ff,v1=")
 
@@ -104,9 +104,7 @@ def test_of_several_codes_one_is_enough(webhooks: SignedWebhooks) -> None:
         signed(event(), second=SECOND - 1).replace(str(SECOND - 1), str(SECOND)),
     ],
 )
-def test_what_nobody_signed_who_knows_a_secret_is_refused(
-    webhooks: SignedWebhooks, header: str
-) -> None:
+def test_an_invalid_signature_is_refused(webhooks: SignedWebhooks, header: str) -> None:
     with pytest.raises(InvalidSignature) as caught:
         webhooks.received(event(), header)
 
@@ -129,7 +127,7 @@ def test_what_nobody_signed_who_knows_a_secret_is_refused(
         ("T=1,V1=00", "'T=1,V1=00'"),
     ],
 )
-def test_so_is_what_is_no_signature(
+def test_a_malformed_signature_header_is_refused(
     webhooks: SignedWebhooks, header: str | None, shown: str
 ) -> None:
     with pytest.raises(InvalidSignature) as caught:
@@ -139,9 +137,7 @@ def test_so_is_what_is_no_signature(
 
 
 @pytest.mark.parametrize("off", [-301, 301])
-def test_so_is_what_was_signed_too_long_ago_or_is_yet_to_be(
-    webhooks: SignedWebhooks, off: int
-) -> None:
+def test_a_signature_out_of_tolerance_is_refused(webhooks: SignedWebhooks, off: int) -> None:
     body = event()
 
     with pytest.raises(InvalidSignature) as caught:
@@ -152,26 +148,26 @@ def test_so_is_what_was_signed_too_long_ago_or_is_yet_to_be(
 
 
 @pytest.mark.parametrize("off", [-299, 0, 300])
-def test_some_time_is_tolerated(webhooks: SignedWebhooks, off: int) -> None:
+def test_a_signature_within_tolerance_is_accepted(webhooks: SignedWebhooks, off: int) -> None:
     body = event()
 
     assert webhooks.received(body, signed(body, second=SECOND + off)) is not None
 
 
 @pytest.mark.parametrize("kind", ["payment_intent.payment_failed", "charge.updated", None, []])
-def test_what_tells_of_no_payment_is_none(webhooks: SignedWebhooks, kind: str) -> None:
+def test_another_event_type_is_none(webhooks: SignedWebhooks, kind: str) -> None:
     body = event(kind)
 
     assert webhooks.received(body, signed(body)) is None
 
 
-def test_so_is_a_payment_of_something_else(webhooks: SignedWebhooks) -> None:
+def test_a_payment_without_an_attempt_is_none(webhooks: SignedWebhooks) -> None:
     body = event(metadata={"order": "7"})
 
     assert webhooks.received(body, signed(body)) is None
 
 
-def test_a_body_is_taken_as_it_came(webhooks: SignedWebhooks) -> None:
+def test_a_body_that_is_no_bytes_is_refused(webhooks: SignedWebhooks) -> None:
     with pytest.raises(InvalidInput) as caught:
         webhooks.received("{}", signed(b"{}"))  # type: ignore[arg-type]
 
@@ -186,7 +182,9 @@ def test_a_payment_that_was_canceled_has_failed(webhooks: SignedWebhooks) -> Non
     assert received.finding == PaymentFailed(FailureCode.TX_REVERTED)
 
 
-def test_of_a_connected_account_that_is_the_recipient(webhooks: SignedWebhooks) -> None:
+def test_an_event_of_the_recipients_connected_account_is_a_payment(
+    webhooks: SignedWebhooks,
+) -> None:
     body = of_account("acct_1", event(customer="cus_1"))
     received = webhooks.received(body, signed(body))
 
@@ -196,7 +194,7 @@ def test_of_a_connected_account_that_is_the_recipient(webhooks: SignedWebhooks) 
 
 @pytest.mark.parametrize("kind", ["payment_intent.succeeded", "payment_intent.canceled"])
 @pytest.mark.parametrize("account", ["acct_2", "", 1, [], {}])
-def test_what_another_merchant_was_paid_or_not_ends_nobody_s_attempt(
+def test_an_event_of_another_merchant_is_none(
     webhooks: SignedWebhooks, kind: str, account: object
 ) -> None:
     body = of_account(account, event(kind))
@@ -206,7 +204,7 @@ def test_what_another_merchant_was_paid_or_not_ends_nobody_s_attempt(
 
 @pytest.mark.parametrize("name", ["recipient", "provider"])
 @pytest.mark.parametrize("given", [None, 7, "", "a b"])
-def test_the_merchant_and_the_processor_have_names(name: str, given: Any) -> None:
+def test_an_invalid_recipient_or_provider_is_refused(name: str, given: Any) -> None:
     with pytest.raises(InvalidReference, match=f"{name}: expected 1 to 255 visible ASCII"):
         SignedWebhooks(SECRET, **({"recipient": "acct_1"} | {name: given}))
 
@@ -253,7 +251,7 @@ NIL = UUID(int=0)
         (event(id=None), "id", NO_KEY, "None"),
     ],
 )
-def test_a_signed_event_that_makes_no_sense_is_refused_by_name(
+def test_an_invalid_signed_event_is_refused_by_name(
     webhooks: SignedWebhooks, body: bytes, field: str, expected: str, given: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -276,7 +274,7 @@ def test_a_signed_event_that_makes_no_sense_is_refused_by_name(
         (5, 1),
     ],
 )
-def test_secrets_are_long_enough(secrets: Any, given: int) -> None:
+def test_short_secrets_are_refused(secrets: Any, given: int) -> None:
     with pytest.raises(InvalidInput) as caught:
         SignedWebhooks(secrets, recipient="acct_1")
 
@@ -291,7 +289,7 @@ def test_one_secret_is_enough() -> None:
     assert webhooks.received(body, signed(body, secret=short)) is not None
 
 
-def test_nothing_that_was_received_is_told_so(webhooks: SignedWebhooks) -> None:
+def test_a_received_amount_of_zero_is_reported(webhooks: SignedWebhooks) -> None:
     body = event(amount_received=0)
     received = webhooks.received(body, signed(body))
 
@@ -299,7 +297,7 @@ def test_nothing_that_was_received_is_told_so(webhooks: SignedWebhooks) -> None:
     assert received.finding == found(raw_amount=0)
 
 
-def test_a_webhook_credits_what_polls_were_waiting_for(webhooks: SignedWebhooks) -> None:
+def test_a_webhook_credits_a_pending_attempt(webhooks: SignedWebhooks) -> None:
     ledger, clock = InMemoryUnitOfWork(), MovableClock()
     polled = PaymentAttempts(ledger, verifier=webhooks, destinations=CARD, clock=clock)
     intent = polled.create_intent(ALICE, usd("2.00"))
@@ -320,8 +318,10 @@ def test_a_webhook_credits_what_polls_were_waiting_for(webhooks: SignedWebhooks)
     assert polled.status(ALICE, intent.attempt_id) == credited
 
 
-def test_by_themselves_webhooks_are_waited_for(webhooks: SignedWebhooks, intent: Intent) -> None:
-    waiting = PaymentPending(FailureCode.RPC_ERROR)  # without end: webhooks may come after days
+def test_the_verifier_of_webhooks_is_always_pending(
+    webhooks: SignedWebhooks, intent: Intent
+) -> None:
+    waiting = PaymentPending(FailureCode.RPC_ERROR)  # no limit: webhooks may come after days
 
     assert webhooks.verify("stripe:pi_1", intent) == waiting
     assert asyncio.run(webhooks.verify_async("stripe:pi_1", intent)) == waiting

@@ -69,7 +69,7 @@ class DisputeContract(Contract):
     def posted(self, billing: Billing) -> list[int]:
         return [int(billing.balance(tenant).posted.value) for tenant in EVERYONE]
 
-    def test_opening_sets_everything_aside_and_posts_nothing(
+    def test_opening_a_dispute_sets_all_legs_aside_without_a_posting(
         self, billing: Billing, totals: Totals
     ) -> None:
         before = totals()
@@ -96,7 +96,7 @@ class DisputeContract(Contract):
         assert billing.balance(ALICE).available == credits(-9_000_000)
         assert billing.verify().violations == ()
 
-    def test_winning_gives_back_exactly_what_was_set_aside(
+    def test_winning_a_dispute_releases_exactly_its_credits(
         self, billing: Billing, totals: Totals
     ) -> None:
         before = totals()
@@ -158,7 +158,7 @@ class DisputeContract(Contract):
         assert self.held(billing) == [0, 0, 0]
         assert billing.verify().violations == ()
 
-    def test_events_that_arrive_twice_change_nothing(self, billing: Billing) -> None:
+    def test_dispute_events_received_twice_have_no_effect(self, billing: Billing) -> None:
         billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_2")
         opened = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
         reopened = billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_1")
@@ -272,7 +272,9 @@ class DisputeContract(Contract):
 
         assert self.held(billing) == [0, 0, 0]
 
-    def test_without_an_account_there_is_nothing_to_dispute(self, new_billing: NewBilling) -> None:
+    def test_a_dispute_of_a_tenant_without_an_account_is_refused(
+        self, new_billing: NewBilling
+    ) -> None:
         billing = new_billing()
         for call in (billing.open_dispute, billing.win_dispute, billing.lose_dispute):
             with pytest.raises(UnknownAccount):

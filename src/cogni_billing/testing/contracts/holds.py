@@ -67,7 +67,7 @@ class HoldContract(Contract):
     def available(self, billing: Billing) -> Amount:
         return billing.balance(ALICE).available
 
-    def test_a_hold_sets_credits_aside_and_posts_nothing(
+    def test_a_hold_sets_credits_aside_without_a_posting(
         self, rich: Billing, totals: Totals
     ) -> None:
         before = totals()
@@ -156,7 +156,7 @@ class HoldContract(Contract):
         assert released.ended_at is not None
         assert self.available(rich) == MILLION
 
-    def test_releasing_again_changes_nothing(self, rich: Billing, hold: Hold) -> None:
+    def test_a_second_release_has_no_effect(self, rich: Billing, hold: Hold) -> None:
         first = rich.release(ALICE, hold.id)
 
         assert rich.release(ALICE, hold.id) == evolve(first, replayed=True)
@@ -287,7 +287,7 @@ class HoldContract(Contract):
 
         assert rich.balance(ALICE).held == credits(600_000)
 
-    def test_a_tenant_without_an_account_holds_nothing(self, billing: Billing) -> None:
+    def test_a_hold_for_a_tenant_without_an_account_is_refused(self, billing: Billing) -> None:
         with pytest.raises(UnknownAccount) as caught:
             billing.hold(ALICE, credits(1), reference="run-1")
         assert caught.value.tenant == ALICE

@@ -357,7 +357,7 @@ class RefundContract(Contract):
         assert str(caught.value) == f"no payment '{payment}' for this tenant"
         assert self.balances(billing) == before
 
-    def test_a_tenant_without_an_account_has_nothing_to_refund(self, new_billing: Any) -> None:
+    def test_a_refund_for_a_tenant_without_an_account_is_refused(self, new_billing: Any) -> None:
         with pytest.raises(UnknownAccount):
             new_billing().refund(ALICE, payment=PAYMENT, reference="re_1")
 

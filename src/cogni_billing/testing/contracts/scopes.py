@@ -70,7 +70,7 @@ class ScopeContract(Contract):
 
         assert totals() == {}
 
-    def test_run_gives_back_what_the_work_returned(self, unit_of_work: UnitOfWork) -> None:
+    def test_run_returns_the_result_of_the_work(self, unit_of_work: UnitOfWork) -> None:
         unit_of_work.run(ALICE, lambda scope: scope.tenants.open_account(NOON))
 
         balance = unit_of_work.run(ALICE, lambda scope: scope.ledger.balance(NOON))

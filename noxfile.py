@@ -12,11 +12,11 @@ nox.needs_version = ">=2025.2"
 nox.options.sessions = ["lint", "types", "imports", "tests", "exhaustive"]
 nox.options.default_venv_backend = "none"
 
-# The lower bounds in pyproject.toml, held here to be tested.
+# The lower bounds in pyproject.toml, repeated here for the tests.
 LOWEST = (
     "alembic==1.16.1",
     "attrs==24.2.0",
-    "click==8.1.8",  # the newest that the lowest typer knows without a warning
+    "click==8.1.8",  # the newest without a warning from the lowest typer
     "psycopg[binary]==3.3.5",
     "rich==13.9.1",
     "sqlalchemy==2.0.36",
@@ -26,7 +26,7 @@ LOWEST = (
 
 BINARIES = "COGNI_BILLING_TEST_POSTGRES_BIN"
 
-# They judge by their own lights, which change: new versions are tried by hand.
+# Pinned, because new versions of these tools can change their findings.
 MUTMUT = "mutmut==3.8.1"
 PEERS = (
     "credit-ledger==0.3.0",
@@ -37,19 +37,19 @@ PEERS = (
     "sqlalchemy==2.1.9",
 )
 PLOTS = "matplotlib==3.10.7"
-# Without what it requires: drivers of databases that are not needed, and are compiled.
+# Installed without its dependencies: unneeded drivers that must be compiled.
 PEERS_ALONE = ("python-accounting==2.0.0",)
 BUILDERS = ("build==1.6.1", "twine==7.0.0")
 JUDGES = ("pgrls==0.57.1", "rlsautotest==0.7.1", "squawk-cli==2.70.0")
 
 
 def python(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
-    """Run a module of the environment that nox itself runs in."""
+    """Run a module in the environment of nox itself."""
     session.run(sys.executable, "-m", *arguments, external=True, env=env)
 
 
 def servers() -> list[Path]:
-    """The binaries of each PostgreSQL that Debian's packages installed here, the lowest first."""
+    """The binaries of each installed PostgreSQL of Debian, the lowest version first."""
     found = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     return sorted((initdb.parent for initdb in found), key=lambda path: int(path.parent.name))
 
@@ -64,19 +64,19 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types, the public API's included."""
+    """Strict types, including the public API."""
     python(session, "mypy")
 
 
 @nox.session
 def imports(session: nox.Session) -> None:
-    """Who may import whom."""
+    """The allowed imports between packages."""
     session.run(str(Path(sys.executable).with_name("lint-imports")), external=True)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests, on a real PostgreSQL too, with the coverage that the project promises."""
+    """The tests, also on a real PostgreSQL, with the promised coverage."""
     python(session, "pytest", "-m", "not exhaustive", "--cov", "--cov-report=", *session.posargs)
     python(session, "coverage", "report", "--fail-under=95")
     python(session, "coverage", "report", "--include=*/cogni_billing/domain/*", "--fail-under=100")
@@ -84,16 +84,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def exhaustive(session: nox.Session) -> None:
-    """The tests that take a minute: everything broken off everywhere, in every order, by many."""
-    # One more than there are processors where all this is tried: they often wait for each other.
+    """The slow tests: every interruption, every order, and many clients."""
+    # More workers than the usual two processors, because these tests often wait.
     python(session, "pytest", "-m", "exhaustive", "--numprocesses=3")
 
 
 @nox.session(venv_backend="virtualenv")
 def lowest(session: nox.Session) -> None:
-    """The tests on the lowest versions that the package allows, and on the lowest PostgreSQL
-    that Debian's packages installed here, if any. Through the kit once, awaited, is enough; what is
-    in memory needs little of what is required, and what the docs show runs on the newest.
+    """The tests on the lowest allowed versions, and on the lowest installed PostgreSQL of Debian.
+
+    One async run of the kit is enough. The documents run on the newest versions only.
     """
     session.install("-e", ".[dev]", *LOWEST)
     installed = servers()
@@ -109,7 +109,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv")
 def judges(session: nox.Session) -> None:
-    """What linters and provers of row security, and one of migrations, make of the schema."""
+    """Linters and a prover of row security, and a linter of migrations, on the schema."""
     session.install("-e", ".[cli,embedded]", *JUDGES)
     session.run("python", "judges/run.py")
 
@@ -139,7 +139,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def majors(session: nox.Session) -> None:
-    """The stack tests on each PostgreSQL that Debian's packages installed here, if any."""
+    """The stack tests on each installed PostgreSQL of Debian."""
     for binaries in servers():
         session.log(f"PostgreSQL {binaries.parent.name}")
         served_by = {BINARIES: str(binaries)}
@@ -148,14 +148,14 @@ def majors(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv")
 def mutants(session: nox.Session) -> None:
-    """Which changes to the code no test would notice: `nox -s mutants -- memory postgres`."""
+    """Mutation testing: `nox -s mutants -- memory postgres`."""
     session.install("-e", ".[dev]", MUTMUT)
     session.run("python", "tools/mutants.py", *session.posargs)
 
 
 @nox.session(venv_backend="virtualenv")
 def benchmarks(session: nox.Session) -> None:
-    """The library, its limit and others side by side: `nox -s benchmarks -- purchases peers`."""
+    """The library, its limit and its peers: `nox -s benchmarks -- purchases peers`."""
     session.install("-e", ".[dev]", *PEERS, PLOTS)
     session.install("--no-deps", *PEERS_ALONE)
     session.run("python", "-m", "benchmarks", *session.posargs)
@@ -163,5 +163,5 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Kills, broken calls and contention together: `nox -s soak -- --minutes 30`."""
+    """Kills, interrupted calls and contention together: `nox -s soak -- --minutes 30`."""
     session.run(sys.executable, "tests/soak.py", *session.posargs, external=True)

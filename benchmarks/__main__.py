@@ -1,4 +1,4 @@
-"""Run suites of benchmarks, and show what came of it.
+"""Run suites of benchmarks, and show the results.
 
 python -m benchmarks purchases charges --rounds 3 --seconds 10 --clients 1 16
 """
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--clients", type=int, nargs="+")
-    parser.add_argument("--keep", action="store_true", help="and render docs/benchmarks.md anew")
+    parser.add_argument("--keep", action="store_true", help="and render docs/benchmarks.md again")
     options = parser.parse_args()
     for name in options.suites:
         suite = SUITES[name]

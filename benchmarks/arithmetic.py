@@ -1,4 +1,4 @@
-"""The domain's own work, without a database: so many times between two looks at the clock."""
+"""The domain's own work, without a database. A call repeats it, so that it can be timed."""
 
 from __future__ import annotations
 

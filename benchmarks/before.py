@@ -1,7 +1,7 @@
-"""Runs contenders on the library as it was before, out of git, beside the present one.
+"""Runs contenders on an earlier version of the library, from git, beside the present one.
 
-The earlier library is installed into a directory of its own. A process that finds it there first
-runs these benchmarks on a server of its own, so both libraries do the same jobs.
+The earlier library is installed into its own directory. A process that imports it from there runs
+these benchmarks on its own server, so both libraries do the same jobs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _sampled(contender: Contender, clients: int, seconds: float, database: Datab
 
 
 def asked(work: Callable[[Database], Result]) -> Result:
-    """The result of *work* in the process of the earlier library, which is started if needed."""
+    """The result of *work* in the process of the earlier library. Starts the process if needed."""
     if not _lines:
         _lines.append(_started())
     [line] = _lines
@@ -69,7 +69,7 @@ def asked(work: Callable[[Database], Result]) -> Result:
 
 @contextmanager
 def ended() -> Iterator[None]:
-    """End the other process with the block, and with it its server."""
+    """End the other process, and with it its server, at the end of the block."""
     yield
     while _lines:
         _lines.pop().close()

@@ -1,4 +1,4 @@
-"""Contenders in databases of their own on one server: without a safety device, or with one more."""
+"""Contenders in their own databases on one server, with safety devices on or off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cogni_billing.adapters.postgres.operations.sandbox import temporary_databas
 
 @frozen
 class Elsewhere(Contender):
-    """Works in a database of its own."""
+    """Works in its own database."""
 
     name: str
     contender: Contender
@@ -38,7 +38,7 @@ class Elsewhere(Contender):
 
 @contextmanager
 def another(database: Database) -> Iterator[Database]:
-    """Another database with the ledger in it, whose customers have credits to spend."""
+    """Another database with the ledger, whose customers have credits to spend."""
     administrator = database.url("postgres")
     with temporary_database(administrator.render_as_string(hide_password=False)) as made:
         urls = {role: made.role(role) for role in ROLES}
@@ -47,7 +47,7 @@ def another(database: Database) -> Iterator[Database]:
         yield other
 
 
-# What stands between a function and a broken ledger, and how it is switched off.
+# The safety devices of the ledger, and the statement that switches each off.
 DEVICES: Final = {
     "row security": [f"ALTER TABLE {{}}.{table} NO FORCE ROW LEVEL SECURITY" for table in LEDGER],
     "the check of postings": ["ALTER TABLE {}.arrivals DISABLE TRIGGER USER"],
@@ -56,7 +56,7 @@ DEVICES: Final = {
 
 @contextmanager
 def without_each_device(database: Database) -> Iterator[Sequence[Contender]]:
-    """As fast as can be, with all of them and without each one: never do that elsewhere."""
+    """Calls with all safety devices, and without each one. Never switch one off elsewhere."""
     fastest = limit.called_in_c("", TransactionKind.PURCHASE)
     with ExitStack() as stack:
         found: list[Contender] = [
@@ -73,7 +73,7 @@ def without_each_device(database: Database) -> Iterator[Sequence[Contender]]:
 
 @contextmanager
 def signed_and_unsigned(database: Database) -> Iterator[Sequence[Contender]]:
-    """The library's calls where anybody may set the tenant, and where a proof is asked for."""
+    """Calls with plain tenant contexts, and with signed ones."""
     key = secrets.token_bytes(32)
     with another(database) as plain, another(database) as other:
         migrator = create_engine(other.url("app_migrator"))

@@ -1,4 +1,4 @@
-"""Fills a ledger with purchases by the library, before or now, and measures what they take."""
+"""Fills a ledger with purchases by either library, and measures its size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POSTINGS_OF_A_PURCHASE: Final = 3
 
 
 def fill(database: Database, purchases: int) -> None:
-    """Purchases of all customers in batches, by a process for each processor."""
+    """Confirm purchases of all customers in batches, with a process for each processor."""
     batches = purchases // BATCH
     console = Console(stderr=True)
     with get_context("forkserver").Pool(2, _connect, (database,)) as pool:
@@ -51,7 +51,7 @@ def bytes_of(database: Database) -> int:
 
 
 def vacuumed(database: Database) -> None:
-    """Vacuum and analyze, as autovacuum does in time."""
+    """Vacuum and analyze, as autovacuum does later."""
     engine = create_engine(database.url("postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text("VACUUM (ANALYZE)"))

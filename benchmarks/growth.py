@@ -1,4 +1,4 @@
-"""The same jobs on ledgers of several sizes, and what folding and verifying them takes."""
+"""The same jobs on ledgers of several sizes, and the cost of folding and verifying them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.upkeep import verify
 from cogni_billing import SYSTEM_TENANT_ID, TransactionKind
 
 LATE: Final = 1_000
-"""The page far back that is read, of fifty lines."""
+"""The number of a page of fifty lines, far back in the statement."""
 LINES: Final = 50
 LINES_MAX: Final = 1_000
 
@@ -32,7 +32,7 @@ JOBS: Final[dict[str, library.Job]] = library.CALLS | {
 
 @contextmanager
 def grown(database: Database, sizes: Sequence[int]) -> Iterator[Sequence[Contender]]:
-    """Each job on a ledger with customers and little else, and on some with so many postings."""
+    """Each job on an almost empty ledger, and on ledgers with that many postings."""
     with ExitStack() as stack:
         new = stack.enter_context(another(database))
         with library.opened(new, clients=1) as billing:
@@ -59,7 +59,7 @@ def grown(database: Database, sizes: Sequence[int]) -> Iterator[Sequence[Contend
 
 
 def filled(ledger: Database, postings: int) -> str:
-    """Fill it, fold it and verify it; what that took."""
+    """Fill it, fold it and verify it. Returns a note on the time taken."""
     purchases = postings // POSTINGS_OF_A_PURCHASE
     before = bytes_of(ledger)
     fill(ledger, purchases)
@@ -81,9 +81,9 @@ def filled(ledger: Database, postings: int) -> str:
 
 
 def fill(ledger: Database, purchases: int) -> None:
-    """Copy the latest purchase, as a superuser, to all customers in turns."""
+    """Copy the latest purchase, as a superuser, to all customers in turn."""
     customer = f"mod(n, {jobs.CUSTOMERS})"
-    line = f"2 + n / {jobs.CUSTOMERS}"  # each has one already
+    line = f"2 + n / {jobs.CUSTOMERS}"  # each customer has one line already
     tenant = f"CAST('0c057000-0000-4000-8000-' || lpad(to_hex({customer}), 12, '0') AS uuid)"
     key = "lpad(CAST(n AS text), 12, '0')"
     varying = {
@@ -114,7 +114,7 @@ def fill(ledger: Database, purchases: int) -> None:
 
 
 def late(ledger: Database) -> str:
-    """Where that page of the system tenant's statement begins."""
+    """The cursor of that page of the system tenant's statement."""
     after = None
     with library.opened(ledger, clients=1) as billing:
         for _ in range((LATE - 1) * LINES // LINES_MAX):

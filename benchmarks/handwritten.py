@@ -1,8 +1,8 @@
-"""The same job as experienced users write it for themselves, on tables of their own.
+"""The same job, written by hand on its own tables, as an experienced user would.
 
-Find the account, update its balance, insert an entry; once for the customer and once for the
-platform, and each entry is made once by its unique reference. It has no row security, no check that
-anything balances, no policies and no receipts.
+It finds the account, updates its balance and inserts an entry, once for the customer and once for
+the platform. A unique reference makes each entry once. It has no row security, no check of balance,
+no policies and no receipts.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def credit(connection: Connection, account: UUID, reference: str, amount: Decima
 
 
 def in_two_transactions(connection: Connection) -> None:
-    """The customer's, and then the platform's: a crash in between loses the share."""
+    """First the customer's, then the platform's. A crash in between loses the share."""
     reference = jobs.reference()
     with connection.transaction():
         credit(connection, jobs.customer(), reference, jobs.CREDITS)
@@ -91,7 +91,7 @@ def in_two_transactions(connection: Connection) -> None:
 
 
 def in_one_transaction(connection: Connection) -> None:
-    """At its best: the unique reference stands in for looking, and the platform comes last."""
+    """The fastest form: the unique reference replaces a query, and the platform comes last."""
     reference = jobs.reference()
     with connection.transaction():
         for account, amount in ((jobs.customer(), jobs.CREDITS), (jobs.PLATFORM, jobs.SHARE)):
@@ -101,7 +101,7 @@ def in_one_transaction(connection: Connection) -> None:
 
 
 def with_objects(engine: Engine) -> None:
-    """Two transactions of an ORM's session."""
+    """Two transactions of an ORM session."""
     reference = jobs.reference()
     for owner, amount in ((jobs.customer(), jobs.CREDITS), (jobs.PLATFORM, jobs.SHARE)):
         with Session(engine) as session, session.begin():
@@ -124,7 +124,7 @@ def with_objects(engine: Engine) -> None:
 def on_connections(
     job: Callable[[Connection], None], database: Database, clients: int
 ) -> Iterator[Sequence[Call]]:
-    """*job* on a connection of its own for each client."""
+    """*job* on a separate connection for each client."""
     conninfo = database.url("app_user").set(drivername="postgresql")
     with ExitStack() as stack:
         connections = [

@@ -1,7 +1,7 @@
-"""Contenders at work side by side: so many clients for some seconds, in turns, and what that took.
+"""Measures contenders side by side, with some clients for some seconds, in turn.
 
-A contender does one job in its own way; a cell is a contender with a number of clients. Each round
-goes through all cells, so that whatever else the machine does meets all of them.
+A contender does one job in its own way. A cell is a contender with a number of clients. Each round
+goes through all cells, so that other load on the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from rich.progress import track
 from sqlalchemy import URL, create_engine, text
 
 PROCESSES_MAX: Final = 4
-"""The clients are threads or tasks of so many processes: more would only crowd two cores."""
+"""The most processes for the clients. More would compete for two cores."""
 WARM_UP_CALLS: Final = 10
 WARM_UP_S: Final = 1.0
-"""As many calls, or those that begin within so many seconds."""
+"""The limits of the warm-up, in calls and seconds."""
 MS, US = 1e3, 1e6
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["benchmarks.library", "benchmarks.handwritten"])
@@ -38,20 +38,20 @@ AsyncCall = Callable[[], Awaitable[object]]
 
 @define
 class Database:
-    """Where contenders work: the URL of each role, and what the server has taken so far."""
+    """A database for the contenders, with a URL for each role and the use of the server."""
 
     urls: Mapping[str, URL]
     signing_key: bytes | None = None
     notes: list[str] = Factory(list)
-    """What was seen once, when it was made ready."""
+    """Observations from its preparation."""
     _postmaster: int = 0
-    """Of the process that all of the server's others come from."""
+    """The process id of the server's parent process."""
 
     def url(self, role: str) -> URL:
         return self.urls[role]
 
     def ask(self, question: str) -> Any:
-        """What a query of one value answers, as a superuser."""
+        """The result of a query with one value, as a superuser."""
         engine = create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             answer = connection.execute(text(question)).scalar_one()
@@ -59,11 +59,11 @@ class Database:
         return answer
 
     def taken(self) -> Taken:
-        """What the server has had of the processors, and written to its log, until now."""
+        """The processor time and the log of the server, up to now."""
         self._postmaster = self._postmaster or self._parent_of_a_backend()
         server = psutil.Process(self._postmaster)
         wal = int(self.ask("SELECT pg_current_wal_insert_lsn() - '0/0'"))
-        # Those that end while they are asked are the server's own from then on.
+        # The time of a process that ends now moves to its parent.
         parts = [_cpu_s(child) for child in server.children()]
         return Taken(_cpu_s(server) + sum(parts), wal)
 
@@ -77,7 +77,7 @@ class Database:
 
 
 def _cpu_s(process: psutil.Process) -> float:
-    """Seconds of the processors that it and those of its children that have ended have had."""
+    """The processor seconds of the process, and of its children that have ended."""
     with suppress(psutil.NoSuchProcess):
         return float(sum(process.cpu_times()[:4]))
     return 0.0
@@ -85,7 +85,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 @frozen
 class Taken:
-    """What a server has had by some moment."""
+    """The resources that a server has used up to a moment."""
 
     cpu_s: float
     wal_bytes: int
@@ -93,7 +93,7 @@ class Taken:
 
 @frozen
 class Done:
-    """What the clients of one process did: the seconds of each call, and those they took in all."""
+    """The calls of the clients of one process, with their seconds each and in all."""
 
     calls_s: Sequence[float]
     elapsed_s: float
@@ -102,15 +102,16 @@ class Done:
 
 @frozen
 class Work(Done):
-    """What all of them did, and what the server had taken when they began."""
+    """The calls of all clients, and the server's use at their start."""
 
     before: Taken
 
 
 @frozen
 class Sample:
-    """What one cell did in one round. Of a call that does many jobs at once, each job has a part
-    of what it took; the percentiles are of calls.
+    """The figures of one cell in one round.
+
+    If a call does many jobs at once, its cost is divided among the jobs. Percentiles are of calls.
     """
 
     jobs_per_s: float
@@ -122,17 +123,17 @@ class Sample:
 
 
 class Contender(ABC):
-    """One way to do a job."""
+    """A way to do a job."""
 
     name: str
     at_once: int = 1
-    """How many jobs a call does."""
+    """The number of jobs in a call."""
     against: str = ""
-    """The name of the one that it is compared to, where that is not the first of all."""
+    """The name of the contender to compare with. By default the first one."""
 
     @abstractmethod
     def work(self, database: Database, clients: int, seconds: float) -> Work:
-        """Do it with as many clients at once, for as long."""
+        """Do the job with that many concurrent clients, for that many seconds."""
 
     def sample(self, database: Database, clients: int, seconds: float) -> Sample:
         done = self.work(database, clients, seconds)
@@ -152,7 +153,7 @@ class Contender(ABC):
 
 @frozen
 class Gate:
-    """Where the processes of a cell wait for each other, connected and warm, for their seconds."""
+    """The barrier at which the connected and warm processes of a cell wait for their start."""
 
     barrier: Barrier
     seconds: float
@@ -163,7 +164,7 @@ class Gate:
         return time.perf_counter() + self.seconds
 
     def opened(self, database: Database) -> Taken:
-        """Let them begin once all are there; what the server had taken by then."""
+        """Start all processes when all are ready. Returns the server's use until then."""
         self.barrier.wait()
         before = database.taken()
         self.barrier.wait()
@@ -171,13 +172,13 @@ class Gate:
 
 
 class InPython(Contender):
-    """One whose clients are in a few processes of Python, as in a host."""
+    """A contender with clients in a few Python processes, as in a host."""
 
     processes: int = PROCESSES_MAX
 
     @abstractmethod
     def drive(self, database: Database, clients: int, gate: Gate) -> Done:
-        """Do it in this process: get ready, meet the others, and go on until the deadline."""
+        """Do the job in this process: prepare, wait at the gate, and repeat until the deadline."""
 
     def work(self, database: Database, clients: int, seconds: float) -> Work:
         processes = min(clients, self.processes)
@@ -205,7 +206,7 @@ def _in_process(contender: InPython, database: Database, gate: Gate, clients: in
         done: Done = ours.recv()
         process.join()
     except BaseException:
-        gate.barrier.abort()  # the others need not wait for one that failed
+        gate.barrier.abort()  # releases the others if one has failed
         raise
     return done
 
@@ -218,7 +219,7 @@ def _driven(
 
 @frozen
 class Threads(InPython):
-    """Its clients are threads."""
+    """A contender with threads as clients."""
 
     name: str
     open: Callable[[Database, int], AbstractContextManager[Sequence[Call]]]
@@ -257,7 +258,7 @@ def _repeat(deadline: float, call: Call) -> list[float]:
 
 @frozen
 class Tasks(InPython):
-    """Its clients are tasks of an event loop."""
+    """A contender with tasks of an event loop as clients."""
 
     name: str
     open: Callable[[Database, int], AbstractAsyncContextManager[Sequence[AsyncCall]]]
@@ -305,7 +306,7 @@ class Cell:
 def measured(
     database: Database, cells: Sequence[Cell], *, rounds: int, seconds: float
 ) -> list[list[Sample]]:
-    """What each cell did in each round."""
+    """The samples of each cell in each round."""
     samples: list[list[Sample]] = [[] for _ in cells]
     for _ in track(range(rounds), "rounds"):
         for cell, found in zip(cells, samples, strict=True):

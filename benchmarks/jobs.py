@@ -1,4 +1,4 @@
-"""What is done: for whom, and for how much."""
+"""The customers, prices and references of the jobs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _FIRST_CUSTOMER = 0x0C057000_0000_4000_8000_000000000000
 
 @cache
 def customers() -> tuple[TenantId, ...]:
-    """All of them; they have accounts before anything is measured."""
+    """All customers. They have accounts before the measurements."""
     return tuple(TenantId(UUID(int=_FIRST_CUSTOMER + number)) for number in range(CUSTOMERS))
 
 
 def customer() -> TenantId:
-    """One of them, at random."""
+    """A random customer."""
     return TenantId(UUID(int=_FIRST_CUSTOMER + random.randrange(CUSTOMERS)))  # noqa: S311
 
 
 def reference() -> str:
-    """A payment or a run that there was not before."""
+    """A new payment or reference."""
     return f"bench:{uuid4()}"

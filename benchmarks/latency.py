@@ -1,4 +1,4 @@
-"""Contenders whose network is slow: each message to the server arrives a millisecond later."""
+"""Contenders on a slow network: each message to the server arrives a millisecond later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONTEXT: Final = multiprocessing.get_context("forkserver")
 
 @frozen
 class Delayed(Contender):
-    """Reaches the server through a proxy that delays its messages."""
+    """Connects to the server through a proxy that delays its messages."""
 
     contender: Contender
 
@@ -36,7 +36,7 @@ class Delayed(Contender):
 
 @contextmanager
 def delayed(database: Database) -> Iterator[Database]:
-    """The same database behind a proxy. The superuser's connections, which measure, go direct."""
+    """The same database behind a proxy. The superuser's connections measure, and go direct."""
     url = database.url("app_user")
     port = url.query["port"]
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:

@@ -1,4 +1,4 @@
-"""The library at work: each job on an engine that the clients share, called and awaited."""
+"""The library's jobs, on an engine that the clients share, sync and async."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PLATFORMS: Final = 64
 
 
 def purchase(billing: Billing) -> object:
-    """One confirmed payment of a customer, from whom the platform gets its share."""
+    """One confirmed payment of a customer, with a share for the platform."""
     return billing.confirm_purchase(jobs.customer(), jobs.PRICE, payment=jobs.reference())
 
 
@@ -53,7 +53,7 @@ def charge_awaited(billing: AsyncBilling) -> Awaitable[object]:
 
 
 def charge_one(billing: Billing) -> object:
-    """Charge the same tenant as everybody else."""
+    """Charge the one tenant that all clients charge."""
     return billing.charge(jobs.customers()[0], jobs.COST, reference=jobs.reference())
 
 
@@ -66,7 +66,7 @@ def grant(billing: Billing) -> object:
 
 
 def hold_and_capture(billing: Billing) -> object:
-    """Two calls: credits set aside, and half of them taken."""
+    """Two calls: set credits aside, and take half of them."""
     tenant = jobs.customer()
     hold = billing.hold(tenant, jobs.COST + jobs.COST, reference=jobs.reference())
     return billing.capture(tenant, hold.id, jobs.COST, reference=jobs.reference())
@@ -77,7 +77,7 @@ def read_balance(billing: Billing) -> object:
 
 
 def read_past_balance(billing: Billing) -> object:
-    """As of some moment within the last hour."""
+    """As of a random moment within the last hour."""
     ago = timedelta(seconds=random.uniform(0, 3600))  # noqa: S311
     return billing.balance(jobs.customer(), at=datetime.now(UTC) - ago)
 
@@ -87,7 +87,7 @@ def read_balance_of_the_system(billing: Billing) -> object:
 
 
 def read_statement(billing: Billing) -> object:
-    """Its first fifty lines, as by default."""
+    """The first fifty lines, the default."""
     return billing.statement(jobs.customer())
 
 
@@ -111,13 +111,13 @@ MIXTURE: Final[dict[Job, float]] = {
 
 
 def mixed(billing: Billing) -> object:
-    """One of them, at random."""
+    """A random job of the mixture."""
     [job] = random.choices(list(MIXTURE), list(MIXTURE.values()))  # noqa: S311
     return job(billing)
 
 
 def purchases(size: int, billing: Billing) -> object:
-    """As many payments of one customer at once."""
+    """That many payments of one customer at once."""
     tenant = jobs.customer()
     return billing.confirm_purchases(
         {"tenant": tenant, "amount": jobs.PRICE, "payment": jobs.reference()} for _ in range(size)
@@ -125,7 +125,7 @@ def purchases(size: int, billing: Billing) -> object:
 
 
 def imported(size: int, billing: Billing) -> object:
-    """As many payments of one customer from a file, as the command does it."""
+    """That many payments of one customer from a file, as the command imports them."""
     tenant = jobs.customer()
     with tempfile.TemporaryFile() as file:
         file.write(b"tenant,amount,payment\n")
@@ -147,7 +147,7 @@ def charges(size: int, billing: Billing) -> object:
 
 @contextmanager
 def connected(database: Database, clients: int, **options: Any) -> Iterator[PostgresUnitOfWork]:
-    """A unit of work on a pool for so many clients."""
+    """A unit of work on a pool for that many clients."""
     engine = create_engine(database.url("app_user"), pool_size=clients, max_overflow=0)
     service = create_engine(database.url("app_service"), pool_size=1)
     yield PostgresUnitOfWork(engine, service=service, signing_key=database.signing_key, **options)
@@ -169,7 +169,7 @@ def _called(job: Job, database: Database, clients: int) -> Iterator[Sequence[Cal
 
 @contextmanager
 def _with_many_platforms(database: Database, clients: int) -> Iterator[Sequence[Call]]:
-    """Purchases whose share goes to one of so many partners, and never to the system tenant."""
+    """Purchases with a share for a random beneficiary, not for the system tenant."""
     with connected(database, clients) as unit_of_work:
         billings = [
             Billing(unit_of_work, policy=_policy_for(AccountId(partner)))
@@ -188,7 +188,7 @@ def _policy_for(partner: AccountId) -> RevenueSharePolicy:
 
 
 def _grouping() -> dict[str, Any]:
-    """The option that shares commits, which the library before has not."""
+    """The option to share commits, which the earlier library lacks."""
     from cogni_billing.adapters.postgres import GroupCommit  # noqa: PLC0415
 
     return {"group_commit": GroupCommit()}

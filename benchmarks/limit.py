@@ -1,4 +1,4 @@
-"""The least that a transaction's rows take, and the library's own call without the library."""
+"""The lowest cost of a transaction's rows, and the library's own call without the library."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cogni_billing.domain.purchases import Purchase, plan_purchase, request_purc
 from cogni_billing.domain.transactions import Transaction
 
 MICROSECONDS: Final = 1e6
-# pgbench counts in decimals, so a number takes the place of the last hexadecimal digits.
+# pgbench has decimal variables only, so a number stands for the last hexadecimal digits.
 TENANT: Final = "CAST('0c057000-0000-4000-8000-' || :customer AS uuid)"
 ID: Final = "CAST('0190000000007' || :n AS uuid)"
 REFERENCE: Final = "'bench:' || :n"
@@ -99,7 +99,7 @@ def _sent(kind: TransactionKind, connection: handwritten.Connection) -> None:
 
 @frozen
 class Pgbench(Contender):
-    """A script's transactions, by PostgreSQL's own benchmark."""
+    """The transactions of a script, by pgbench."""
 
     name: str
     script: Callable[[Database], str]
@@ -119,7 +119,7 @@ class Pgbench(Contender):
             ]
             taken = database.taken()
             before, began = psutil.Process().cpu_times(), time.perf_counter()
-            # A database of a benchmark's own is entered as a superuser who takes on the role.
+            # In a benchmark's own database, pgbench connects as a superuser and sets the role.
             environment = os.environ | {"PGOPTIONS": str(url.query.get("options", ""))}
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)  # noqa: S603
             elapsed, after = time.perf_counter() - began, psutil.Process().cpu_times()
@@ -180,7 +180,7 @@ def bare_script(kind: TransactionKind, database: Database) -> str:
 
 
 def rows_of(database: Database, kind: TransactionKind) -> Iterator[Rows]:
-    """The rows of the latest transaction of *kind*: of each table its columns and values in SQL."""
+    """The rows of the latest transaction of *kind*: each table with columns and values in SQL."""
     latest = (
         f"SELECT id FROM cogni_billing.transactions WHERE kind = '{kind}'"  # noqa: S608
         " ORDER BY occurred_at DESC LIMIT 1"

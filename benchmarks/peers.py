@@ -1,13 +1,11 @@
-"""The same purchases, each with a share for the one platform, by libraries from PyPI.
+"""The same purchases, each with a share for one platform, by libraries from PyPI.
 
-Each is used as those who know it well would: in one transaction where it allows that, and with
-accounts that are known by their ids, as by a host that keeps those beside its customers. A payment
-is credited once by a unique reference; a second time is an error or a replay, as the library has
-it. None of them checks who may see which account unless it says so, and none has policies or
-receipts.
+Each library is used as an expert would use it: in one transaction if it allows that, with accounts
+known by id. A unique reference credits a payment once. A second call is an error or a replay.
+Unless noted, no peer checks which tenant may see an account. They have no policies or receipts.
 
-Their packages are imported by whoever uses them, at the last moment: what Django and
-python-accounting set up holds for a whole process, so each has processes of its own.
+Each package is imported inside the functions that use it, because Django and python-accounting set
+up state for the whole process. So each peer has its own processes.
 """
 # ruff: noqa: PLC0415
 
@@ -33,7 +31,7 @@ KINDS: Final = ("TABLES", "SEQUENCES", "FUNCTIONS")
 
 
 def install(database: Database) -> None:
-    """Create everybody's tables, and an account for every customer and for the platform."""
+    """Create the tables of all peers, and accounts for the customers and the platform."""
     installers = (_credit_ledger, _nostro, _hordak, _python_accounting)
     with ProcessPoolExecutor(1, get_context("forkserver"), max_tasks_per_child=1) as pool:
         for done in [pool.submit(installer, database) for installer in installers]:
@@ -41,7 +39,7 @@ def install(database: Database) -> None:
 
 
 def _within(schema: str, url: URL) -> URL:
-    """A schema of its own for a library that does not name one."""
+    """A URL with a schema of its own, for a library that does not name one."""
     return url.update_query_dict({"options": f"-csearch_path={schema}"})
 
 
@@ -54,7 +52,7 @@ def _create(schema: str, connection: Connection) -> None:
 
 
 def _grant(schema: str, connection: Connection) -> None:
-    """What an application needs, and more: nobody is kept from anything here."""
+    """Grant the application's role all rights, more than it needs."""
     for on in (f"SCHEMA {schema}", *(f"ALL {kind} IN SCHEMA {schema}" for kind in KINDS)):
         connection.execute(text(f"GRANT ALL ON {on} TO app_user"))
 
@@ -94,7 +92,7 @@ CREDIT_LEDGER_TABLES: Final = """
         UNIQUE (tenant_id, idempotency_key)
     );
 """
-"""Its package brings no tables: these have what its statements name."""
+"""The package has no tables of its own. These have the columns that its statements name."""
 CREDIT_LEDGER_POLICY: Final = """
     ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
     CREATE POLICY own ON {table} USING (tenant_id = current_setting('app.current_tenant')::uuid);
@@ -129,10 +127,9 @@ def _on_credit_ledger(database: Database, clients: int) -> Iterator[Sequence[Cal
 
 
 CREDIT_LEDGER: Final = Threads("credit-ledger, two transactions", _on_credit_ledger)
-"""Two grants, which it makes in a transaction each: a crash in between leaves out the share, until
-the payment is confirmed again.
+"""Two grants, in a transaction each. A crash in between loses the share until a retry.
 
-Balances are kept, and row security separates tenants. Nothing balances: it has single entries.
+It stores balances, and row security separates tenants. It has single entries.
 """
 
 
@@ -184,8 +181,8 @@ def _on_nostro(database: Database, clients: int) -> Iterator[Sequence[Call]]:
 NOSTRO: Final = Threads("hf-nostro, one transaction", _on_nostro)
 """Two calls of its functions in the server, with the platform's last.
 
-Balances are kept and checked by triggers, and each credit is a lot that may expire. It has single
-entries, and no row security.
+Triggers keep and check balances, and each credit is a lot that may expire. It has single entries,
+and no row security.
 """
 
 
@@ -265,7 +262,7 @@ def _purchase_by_hordak(accounts: Mapping[str, int]) -> None:
 
 @contextmanager
 def _on_hordak(database: Database, clients: int) -> Iterator[Sequence[Call]]:
-    """Django connects each thread by itself."""
+    """Django opens a connection for each thread."""
     _set_up_django(database, "app_user")
     from hordak.models import Account
 
@@ -274,9 +271,9 @@ def _on_hordak(database: Database, clients: int) -> Iterator[Sequence[Call]]:
 
 
 HORDAK: Final = Threads("django-hordak, one transaction", _on_hordak)
-"""A transaction of three legs, which its triggers check to balance, and a table of references.
+"""A transaction of three legs, which triggers check to balance, and a table of references.
 
-No balances are kept: they are sums of legs, and nobody asks for one here. It has no row security.
+It has no row security. It stores no balances: they are sums of legs, and are not read here.
 """
 
 
@@ -361,12 +358,12 @@ def _on_python_accounting(database: Database, clients: int) -> Iterator[Sequence
 
 
 PYTHON_ACCOUNTING: Final = Threads("python-accounting, one transaction", _on_python_accounting)
-"""A journal entry of two line items, posted; its number, which is unique, is the reference.
+"""A posted journal entry of two line items. Its unique number is the reference.
 
-Left to itself the library numbers entries by counting those of the year, which fails as soon as two
-clients count at once. It commits as it posts; its session is on a connection whose transaction goes
-on over that. It chains hashes. No balances are kept: they are sums, and nobody asks for one here.
-It has no row security: a filter in Python tells entities apart.
+By default the library numbers entries by counting those of the year. That fails with two concurrent
+clients. It commits as it posts, so its session runs in an outer transaction of its connection. It
+chains hashes. It stores no balances, and this benchmark does not read them. It has no row security.
+A filter in Python separates entities.
 """
 
 

@@ -1,4 +1,4 @@
-"""Runs as pictures: over the number of clients where it varies, else each contender's ratio."""
+"""Plots of runs: over the number of clients if it varies, else the ratio of each contender."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDE, LINE, MARGIN = 9.0, 0.3, 1.0
 """Inches."""
 
 mpl.use("svg")
-# Text stays text, and the same run gives the same file.
+# Text stays text, and a run always has the same file.
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.size": 9})
 
 
@@ -28,7 +28,7 @@ def plot(report: Report, path: Path) -> None:
 
 
 def _over_clients(report: Report) -> Figure:
-    """Throughput and the slow end, on scales of powers: what is straight grows evenly."""
+    """Throughput and the 99th percentile, on logarithmic scales."""
     lines: dict[str, list[Row]] = defaultdict(list)
     for row in report.rows:
         lines[row.contender].append(row)
@@ -50,7 +50,7 @@ def _over_clients(report: Report) -> Figure:
 
 
 def _ratios(report: Report) -> Figure:
-    """The median of the rounds' ratios, and between which they lay."""
+    """The median and the range of the rounds' ratios."""
     rows = {(row.contender, row.clients): row for row in report.rows}
     figure = Figure(figsize=(WIDE, LINE * len(rows) + MARGIN), layout="constrained")
     axes = figure.subplots()

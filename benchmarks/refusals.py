@@ -1,7 +1,7 @@
-"""How long it takes to refuse bad input: the catalogue of the tests, each entry in each place.
+"""Measures the time to refuse bad input: each bad value of the conformance kit in each argument.
 
-Each must be refused within 10 ms, however long it is; the exit code is 1 when one is not. The least
-of five tries counts, for on a shared machine any one can be interrupted.
+Each must be refused within 10 ms, at any length. Otherwise the exit code is 1. The fastest of five
+tries counts, because other load can interrupt a try.
 
     python benchmarks/refusals.py
 """

@@ -1,4 +1,4 @@
-"""The tables and plots of docs/benchmarks.md, from the runs that are kept beside it.
+"""Renders the tables and plots of docs/benchmarks.md from the stored runs beside it.
 
 python -m benchmarks.rendering
 """
@@ -18,7 +18,7 @@ PLOT: Final = re.compile(r"\]\(benchmarks/(?P<suite>\w+)\.svg\)")
 
 
 def rendered(page: str) -> str:
-    """*page* with the tables of the latest runs; a suite that never ran has none."""
+    """*page* with the tables of the latest runs. A suite without a run has no table."""
     return TABLE.sub(lambda found: found[1] + _table(found["suite"]), page)
 
 
@@ -43,7 +43,7 @@ def _table(suite: str) -> str:
 
 
 def main() -> None:
-    from benchmarks import plotting  # noqa: PLC0415 - reading the page needs no such library
+    from benchmarks import plotting  # noqa: PLC0415 - the page can be read without this library
 
     page = rendered(PAGE.read_text("utf-8"))
     PAGE.write_text(page, "utf-8")

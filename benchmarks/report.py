@@ -1,4 +1,4 @@
-"""What was measured: kept as JSON, shown as a table, rendered for the documents."""
+"""Reports of measurements: stored as JSON, shown as a table, rendered for the documents."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ COLUMNS: Final = {
 
 @frozen
 class Row:
-    """One cell's samples, a round each."""
+    """The samples of a cell, one for each round."""
 
     contender: str
     clients: int
     against: str
-    """The contender that it is compared to."""
+    """The contender to compare with."""
     samples: tuple[Sample, ...]
 
     def median(self, column: str) -> float:
         return float(median(getattr(each, column) for each in self.samples))
 
     def ratio(self, to: Row) -> float:
-        """Of jobs a second: the median of the rounds' ratios."""
+        """The median of the rounds' ratios of jobs per second."""
         return median(self.ratios(to))
 
     def ratios(self, to: Row) -> list[float]:
-        """In each round, for what met one met the other."""
+        """The ratio of each round, because both contenders met the same load in it."""
         pairs = zip(self.samples, to.samples, strict=True)
         return [each.jobs_per_s / other.jobs_per_s for each, other in pairs]
 
 
 @frozen
 class Report:
-    """A run of a suite, and on what."""
+    """A run of a suite, with its environment."""
 
     suite: str
     day: str

@@ -1,4 +1,4 @@
-"""The server that contenders meet on: durable, on which all customers have credits to spend."""
+"""The server of the contenders: durable, with customers that have credits to spend."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OTHERS_MAY_ENTER = 0o755
 
 @contextmanager
 def served() -> Iterator[Database]:
-    """A server that syncs what it commits, on data that is thrown away."""
+    """A server that syncs its commits, with temporary data."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(OTHERS_MAY_ENTER)  # as root, the server has an account of its own
+        Path(folder).chmod(OTHERS_MAY_ENTER)  # as root, the server runs under another account
         with EmbeddedPostgres(Path(folder, "data")) as server:
             urls = {role: server.role(role) for role in ROLES}
             database = Database(urls | {"postgres": server.administrator})
@@ -32,7 +32,7 @@ def served() -> Iterator[Database]:
 
 
 def endow(database: Database) -> None:
-    """Have every customer buy once, so that all can spend."""
+    """Confirm a purchase of every customer, so that all have credits to spend."""
     engine = create_engine(database.url("app_user"))
     billing = Billing(PostgresUnitOfWork(engine))
     for customer in jobs.customers():

@@ -1,10 +1,10 @@
-"""Whether customers' purchases wait for those who have a share of them to spend it.
+"""Measures if purchases wait for beneficiaries that spend their shares.
 
-Eight processes confirm purchases, each of which adds a share to the system tenant's account and one
-to a partner's. Beside them four processes charge: nobody (`idle`), the system tenant (`system`),
-the partner (`partner`), or a customer who buys nothing (`another`). The last three cost the machine
-the same, so that what differs between them is waiting. Rounds alternate; what is printed is each
-median, and its ratio to that of `another`.
+Eight processes confirm purchases with a share for the system tenant and a share for a partner.
+Meanwhile four processes are idle (`idle`), or charge the system tenant (`system`), the partner
+(`partner`) or a customer without purchases (`another`). The last three have the same load, so that
+a difference between them is waiting. Rounds alternate. The output is each median, and its ratio to
+the median of `another`.
 
     python benchmarks/spending_beneficiaries.py --rounds 7 --seconds 4
 """
@@ -75,11 +75,11 @@ def repeat(
     stop: StopEvent,
     done: mp.Queue[int],
 ) -> None:
-    """Do *work* again and again until *stop*; say how often."""
+    """Do *work* in a loop until *stop*. Returns the number of calls."""
     engine = create_engine(url, pool_size=1)
     billing = Billing(PostgresUnitOfWork(engine), policy=POLICY)
     call, arguments = work
-    call(billing, *arguments)  # connects and prepares
+    call(billing, *arguments)  # connects, and prepares the statements
     times = 0
     start.wait()
     while not stop.is_set():
@@ -90,7 +90,7 @@ def repeat(
 
 
 def purchases_a_second(url: str, charged: TenantId | None, seconds: float) -> float:
-    """How many purchases the buyers confirm while the spenders charge *charged*."""
+    """The purchases per second while the spenders charge *charged*."""
     context = mp.get_context("spawn")
     spenders = 0 if charged is None else SPENDERS
     start, stop = context.Barrier(BUYERS + spenders + 1), context.Event()

@@ -1,4 +1,4 @@
-"""What is measured side by side: for each suite its contenders, and what they are compared to."""
+"""The suites: the contenders of each, and the comparisons between them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Suite:
 
     title: str
     contenders: Callable[[Database], AbstractContextManager[Contenders]]
-    """Makes them, with all that they need in the database."""
+    """Makes the contenders, and prepares the database for them."""
     clients: tuple[int, ...]
 
 
@@ -56,7 +56,7 @@ BEFORE: Final = "the library before"
 
 
 def _before_and_now(**called: library.Job) -> Iterator[Contender]:
-    """Each job on both libraries. The present one is compared to the one before."""
+    """Each job on both libraries. The present library is compared with the earlier one."""
     for name, job in called.items():
         spoken = name.replace("_", " ")
         before = f"{spoken}, before"

@@ -1,4 +1,4 @@
-"""Folding, verifying and the size of purchases, before and now."""
+"""Folding, verifying and the size of purchases, with the earlier and the present library."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from benchmarks.harness import Contender, Database, Work
 from cogni_billing import Billing
 
 FIRST: Final = 30_000
-"""Purchases that are on a ledger before anything is measured."""
+"""Purchases on a ledger before the first measurement."""
 MORE: Final = 10_000
-"""Purchases that precede each measurement."""
+"""Purchases before each measurement."""
 
 
 @define
@@ -43,7 +43,7 @@ class AfterPurchases(Contender):
 
 
 def bytes_a_purchase(database: Database) -> float:
-    """Write purchases, fold and vacuum. Returns the bytes on disk that each of them took."""
+    """Write purchases, fold and vacuum. Returns the bytes on disk for each purchase."""
     vacuumed(database)
     empty = bytes_of(database)
     fill(database, FIRST)

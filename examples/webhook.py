@@ -1,4 +1,4 @@
-"""A card processor's webhook, as a host would write it around the library.
+"""A webhook of a card processor, as a host would write it with the library.
 
 Run it: python examples/webhook.py
 """
@@ -26,27 +26,26 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.verifiers.webhooks import SignedWebhooks
 
-SIGNING_KEY = "whsec_of_this_endpoint"  # from the processor's settings; keep yours in a vault
+SIGNING_KEY = "whsec_of_this_endpoint"  # from the processor. Keep yours in a secret store.
 CUSTOMER = UUID("0a11ce00-0000-4000-8000-000000000001")
 
 
 def on_webhook(
     attempts: PaymentAttempts, webhooks: SignedWebhooks, body: bytes, signature: str | None
 ) -> int:
-    """Credit the payment that a webhook tells of; answer with an HTTP status.
+    """Credit the payment in a webhook. Returns an HTTP status.
 
-    The processor sends an event again until the status is 2xx. An event that comes again changes
-    nothing.
+    The processor sends an event again until the status is 2xx. A second event has no effect.
     """
     try:
-        told = webhooks.received(body, signature)  # before anything in it is believed
+        told = webhooks.received(body, signature)  # verifies the signature first
         if told is None:
             return 200
         attempt = attempts.report(told.tenant, told.attempt_id, told.evidence, told.finding)
     except (InvalidSignature, InvalidInput) as error:
         print("refused:", error.code)
         return 400
-    except LedgerUnavailable:  # OutcomeUnknown too: the same event again is safe, and tells
+    except LedgerUnavailable:  # also OutcomeUnknown: the processor will retry
         return 503
     except BillingError as error:
         print("for a human to look at:", error)
@@ -67,14 +66,14 @@ def event_of(intent: Intent, cents: int) -> bytes:
 
 
 def signed(body: bytes, key: str = SIGNING_KEY) -> str:
-    """The header that comes with it."""
+    """The signature header of *body*."""
     now = int(time.time())
     code = hmac.digest(key.encode(), f"{now}.".encode() + body, "sha256").hex()
     return f"t={now},v1={code}"
 
 
 def main() -> None:
-    """Deliver some events to a throw-away database."""
+    """Deliver some events to a temporary database."""
     with EmbeddedPostgres() as server:
         engine = create_engine(server.url("app_user"))
         webhooks = SignedWebhooks(SIGNING_KEY, recipient="acct_1")
@@ -88,7 +87,7 @@ def main() -> None:
         print(on_webhook(attempts, webhooks, paid, signed(paid)))
         print(on_webhook(attempts, webhooks, paid, signed(paid, key="whsec_of_somebody_else")))
         print(on_webhook(attempts, webhooks, paid, None))
-        again = event_of(attempts.create_intent(CUSTOMER, usd("10.00")), 1000)  # one payment, twice
+        again = event_of(attempts.create_intent(CUSTOMER, usd("10.00")), 1000)  # the same payment
         print(on_webhook(attempts, webhooks, again, signed(again)))
         engine.dispose()
 

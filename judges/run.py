@@ -1,8 +1,8 @@
-"""What others make of the schema: linters and a prover of row security, and one of migrations.
+"""Runs other tools on the schema: linters and a prover of row security, and a linter of migrations.
 
-They look at a database of an embedded server, migrated to head, and at the SQL that migrated it.
-Every finding must be explained in `accepted.toml`, and every explanation be needed; and the gate
-must be seen to shut, so it is tried on sabotaged databases first.
+They examine a migrated database of an embedded server, and the SQL that migrated it. Every finding
+must be explained in `accepted.toml`, and every explanation must be needed. Sabotaged databases show
+first that the tools find faults.
 
     python judges/run.py
 """
@@ -62,7 +62,7 @@ class Accepted:
 
 
 def ran(*command: str | Path) -> str:
-    """What a judge prints; that it finds something is no failure of its own."""
+    """The output of a judge, which may exit with an error if it has findings."""
     result = subprocess.run(
         [TOOLS / command[0], *command[1:]], capture_output=True, text=True, check=False
     )
@@ -80,7 +80,7 @@ def lint(url: str) -> Iterator[Finding]:
 
 
 def prove(url: str) -> Iterator[Finding]:
-    """Prove isolation of the keeper's policies. The service role's read every tenant."""
+    """Prove the isolation of the keeper's policies. Those of the service role read every tenant."""
     admin = create_engine(url.replace("postgresql", "postgresql+psycopg"))
     with admin.begin() as connection:
         for policy in blueprint.POLICIES:
@@ -144,7 +144,7 @@ def unexplained(found: list[Finding], accepted: list[Accepted]) -> list[Finding]
 
 
 def gate_shuts(accepted: list[Accepted]) -> bool:
-    """Whether each sabotage is found, and not explained away."""
+    """True if every sabotage is found and not explained."""
     for sabotage in SABOTAGES:
         with EmbeddedPostgres(in_memory=True) as server:
             admin = create_engine(server.admin_url)
@@ -154,7 +154,7 @@ def gate_shuts(accepted: list[Accepted]) -> bool:
             url = server.admin_url.replace("postgresql+psycopg", "postgresql")
             found = [*lint(url), *prove(url)]
         if not unexplained(found, accepted):
-            Console().print(f"[red]not found: {sabotage}")
+            Console().print(f"[red]sabotage not found by any judge: {sabotage}")
             return False
     return True
 
@@ -175,9 +175,9 @@ def main() -> int:
     stale = [one for one in accepted if not any(one.explains(each) for each in found)]
     open_ = unexplained(found, accepted)
     for each in open_:
-        console.print(f"[red]unexplained: {each}")
+        console.print(f"[red]unexplained; fix it, or add it to accepted.toml: {each}")
     for one in stale:
-        console.print(f"[red]explains nothing any more: {one}")
+        console.print(f"[red]explanation without a finding; remove it: {one}")
     console.print(f"{len(found)} findings, {len(open_)} unexplained")
     return 1 if open_ or stale else 0
 

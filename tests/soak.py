@@ -1,12 +1,12 @@
-"""A bank under fire, for as long as you like: `nox -s soak -- --minutes 30`.
+"""A bank under load and faults, for any length of time: `nox -s soak -- --minutes 30`.
 
-Processes ask a few tenants' ledger for everything at once, from a small pool of keys, on a server
-that keeps its data on disk. Meanwhile, at random, backends are terminated, clients are killed with
-SIGKILL, and so is the server itself, which then starts again on what it has kept. After every kill
-of the server the books are compared with what was acknowledged, and what was not is asked again.
+Processes make every kind of call on the ledger of a few tenants, with keys from a small pool, on a
+server with its data on disk. Meanwhile, at random, backends are terminated, clients are killed with
+SIGKILL, and the server itself is killed and restarted on its data. After every kill of the server
+the books are compared with the acknowledged calls, and the other calls are retried.
 
-A fault that did no harm in n independent tries does it in less than 3/n of them, with a confidence
-of 95 % (the rule of three). It is printed for each kind.
+A fault without damage in n independent tries does damage in less than 3/n of them, with a
+confidence of 95 % (the rule of three). The report has this bound for each kind of fault.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TERMINATE: Final = text("""
 
 @define
 class Soak:
-    """One server, its clients, and what has been done to them."""
+    """A server, its clients, and the faults so far."""
 
     server: Killable
     folder: Path
@@ -72,7 +72,7 @@ class Soak:
         return self.folder / "address"
 
     def round(self) -> None:
-        """Some seconds of load and faults, which the server's death ends; then the audit."""
+        """Some seconds of load and faults, until the server is killed. Then the audit."""
         sandbox = self.server.database.sandbox
         self.address.write_text(json.dumps([sandbox.url(role) for role in ROLES]))
         for _ in range(PROCESSES):
@@ -101,14 +101,14 @@ class Soak:
 
     def end_client(self, log: Path) -> None:
         client = self._clients.pop(log)
-        assert client.exitcode in {None, 0}, "a client has failed by itself"
+        assert client.exitcode in {None, 0}, "a client failed without a fault"
         client.kill()
         client.join()
         self.tally.read(log)
         log.unlink()
 
     def audit(self, billing: Billing) -> None:
-        """The books hold what was told, each thing once, and what was not is settled by asking."""
+        """Check that the books have each acknowledged call once, and retry the others."""
         self.faults["calls without an answer"] += len(self.tally.unanswered)
         self.tally.settle(billing)
         verification = billing.verify()

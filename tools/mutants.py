@@ -1,10 +1,10 @@
-"""Which changes to the code no test would notice: `nox -s mutants -- memory postgres verifiers`.
+"""Mutation testing: `nox -s mutants -- memory postgres verifiers`.
 
-mutmut changes the code of a room in one place after another, what errors say included, and runs
-the tests of that place. A change that survives is a failure, unless a rule in `mutants.toml` says
-why it may: at most one in twenty. One with which the tests do not end counts as noticed.
+mutmut changes the code of a room in one place after another, messages of errors included, and runs
+the tests of that place. A surviving mutant is a failure, unless a rule in `mutants.toml` gives a
+reason. Rules may accept at most one in twenty. A mutant that never ends counts as killed.
 
-    python tools/mutants.py                 # domain: every change must be noticed
+    python tools/mutants.py                 # domain: every mutant must be killed
     python tools/mutants.py memory postgres verifiers  # the adapters: nine in ten
     python tools/mutants.py domain --only "*/wallets.py"
 """
@@ -37,20 +37,20 @@ KEPT: Final = ("src", "tests", "benchmarks", "docs", "examples", "README.md", "p
 
 @frozen
 class Room:
-    """Some files of the package, the tests that they have, and how many changes must be noticed."""
+    """Some files of the package, their tests, and the share of mutants that must be killed."""
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
     percent: float
 
     def paths(self, only: str) -> list[str]:
-        """Its files from the root on, of those that match."""
+        """The paths of its files that match, relative to the root."""
         found = [path for pattern in self.files for path in sorted(PACKAGE.glob(pattern))]
         named = [str(path.relative_to(ROOT)) for path in found]
         return [name for name in named if fnmatch(name, only)]
 
 
-# What is in the other files there is SQL, put together as they are imported.
+# The other files there build SQL during their import.
 POSTGRES: Final = (
     "adapters/postgres/attempts.py",
     "adapters/postgres/audit.py",
@@ -63,7 +63,7 @@ POSTGRES: Final = (
     "adapters/postgres/tenants.py",
     "adapters/postgres/unit_of_work.py",
 )
-# Once through the kit is enough: other ways to the same code would only take their time.
+# One run of the kit is enough: the others reach the same code.
 STACK: Final = (
     "tests/stack/test_conformance.py::TestPostgres",
     "tests/stack/test_conformance.py::TestAwaitedPostgres::TestRefunds",
@@ -103,7 +103,7 @@ ACCEPTED_MOST: Final = 0.05
 
 @frozen
 class Rule:
-    """Changes that may survive: those whose line matches, for a reason."""
+    """Mutants that may survive: their line matches, and a reason is given."""
 
     line: re.Pattern[str]
     reason: str
@@ -132,7 +132,7 @@ class Workshop:
             file.write(CONFIGURATION.format(mutated=list(mutated), tests=list(tests)))
 
     def run(self, processes: int) -> None:
-        """Try every change; mutmut shows how far it is."""
+        """Test every mutant. mutmut shows the progress."""
         self._mutmut("run", "--max-children", str(processes), show=True)
 
     def _mutmut(self, *arguments: str, show: bool = False) -> str:
@@ -147,21 +147,21 @@ class Workshop:
         return ran.stdout or ""
 
     def outcomes(self) -> Iterator[tuple[str, str]]:
-        """Each mutant and what became of it."""
+        """Each mutant and its outcome."""
         for line in self._mutmut("results", "--all", "true").splitlines():
             name, found, outcome = line.strip().partition(": ")
             if found:
                 yield name, outcome
 
     def change(self, mutant: str) -> list[str]:
-        """The lines that the mutant takes out and puts in."""
+        """The lines that the mutant removes and adds."""
         lines = self._mutmut("show", mutant).splitlines()
         return [line for line in lines if re.match(r"[-+](?![-+])", line)]
 
 
 @contextmanager
 def workshop() -> Iterator[Workshop]:
-    """One server for all tests that need one: each run of them has a database of its own on it."""
+    """A workshop with one server. Each test run has its own database on it."""
     with (
         tempfile.TemporaryDirectory(prefix="cogni-mutants-") as folder,
         EmbeddedPostgres(in_memory=True) as server,
@@ -174,7 +174,7 @@ def workshop() -> Iterator[Workshop]:
 
 
 def judge(name: str, only: str, processes: int) -> bool:
-    """Try every change to a room, and print what became of them; whether enough were noticed."""
+    """Test every mutant of a room, and print the outcomes. True if enough were killed."""
     room, rules = ROOMS[name], accepted_rules()
     paths = room.paths(only)
     if not paths:

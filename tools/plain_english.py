@@ -1,4 +1,4 @@
-"""Count the words that make sentences hard, and fail when there are too many of them.
+"""Count words that make sentences hard, and fail if there are too many.
 
 python tools/plain_english.py
 
@@ -20,7 +20,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 LIMITS: Final = {"what": 25, "who": 7, "nobody, nothing, none": 30, "semicolons": 60}
-"""The most per 10 000 words."""
+"""The highest count per 10 000 words."""
 PATTERNS: Final = {
     "what": re.compile(r"\bwhat(?:ever)?\b", re.IGNORECASE),
     "who": re.compile(r"\bwho(?:m|se|ever|mever)?\b", re.IGNORECASE),

@@ -1,4 +1,4 @@
-"""Write anew what the migrations make of the schema, for `doctor` to hold databases to.
+"""Write the definitions of the migrated schema, with which `doctor` compares databases.
 
 python tools/write_definitions.py
 """

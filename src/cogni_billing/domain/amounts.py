@@ -164,7 +164,7 @@ class Amount:
         return self + -other if isinstance(other, Amount) else NotImplemented
 
     def __neg__(self) -> Amount:
-        # Subtracted from zero, because minus(0) would be a negative zero.
+        # Not -value, which rounds by the caller's context, and not copy_negate, which makes -0.
         return Amount.computed(_EXACT.subtract(Decimal(0), self.value), self.unit)
 
     def __lt__(self, other: Amount) -> bool:

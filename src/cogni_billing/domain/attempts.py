@@ -168,8 +168,7 @@ class Attempt:
         )
 
     def is_credited_by(self, purchase: Transaction | None) -> bool:
-        """True if the attempt's state agrees with *purchase*, the recorded purchase for its
-        evidence.
+        """True if *purchase*, the recorded purchase for the evidence, agrees with the state.
 
         A credited attempt must have that transaction and its amount. Any other state agrees.
         """

@@ -106,7 +106,7 @@ class UnitMismatch(InvalidInput):
 
 
 class InvalidReference(InvalidInput):
-    """A reference or payment is not 1 to 255 visible ASCII characters."""
+    """A reference is not 1 to 255 visible ASCII characters, or is malformed evidence."""
 
     code: ClassVar[str] = "invalid_reference"
 
@@ -118,7 +118,7 @@ class InvalidMetadata(InvalidInput):
 
 
 class InvalidTime(InvalidInput):
-    """A moment is naive or out of range, or the host's clock is far from the server's."""
+    """A moment is naive, out of range or past, or the host's clock is far from the server's."""
 
     code: ClassVar[str] = "invalid_time"
 

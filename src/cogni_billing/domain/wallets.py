@@ -88,8 +88,7 @@ class Wallet:
     # Expirations --------------------------------------------------------------------------------
 
     def settled(self, moment: datetime) -> tuple[Wallet, tuple[Lapse, ...]]:
-        """This wallet at *moment* or at `as_of`, whichever is later, with the expirations due by
-        then.
+        """This wallet at the later of *moment* and `as_of`, after its due expirations.
 
         Returns the wallet and the remainders of the grants that expired.
         """

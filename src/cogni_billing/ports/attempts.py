@@ -30,10 +30,10 @@ class AttemptRepository(Protocol):
         ...
 
     def record(self, attempt: Attempt, move: AttemptEvent, /) -> Attempt:
-        """Record *move* and return the attempt after it. The history gets *move* in the same
-        transaction.
+        """Record *move* and return the attempt after it.
 
-        In the whole system, only one pending or credited attempt can have the same evidence.
+        The history of the attempt gets *move* in the same transaction. In the whole system, only
+        one pending or credited attempt can have the same evidence.
 
         Raises:
             PaymentAlreadyClaimed: another attempt, of any tenant, has the evidence.

@@ -36,10 +36,11 @@ class BooksRepository(Protocol):
     def due_attempts(
         self, now: datetime, every: timedelta, after: DueAttempt | None, /
     ) -> tuple[DueAttempt, ...]:
-        """Payment attempts to check, after the given one: pending attempts that were not checked
-        for as long as *every*, and intents that have expired.
+        """Payment attempts to check, after the given one. At most a thousand, in order of their
+        moments.
 
-        A thousand at most, in the order of their moments.
+        These are pending attempts that were not checked for as long as *every*, and expired
+        intents.
         """
         ...
 

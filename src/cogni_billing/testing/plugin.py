@@ -2,9 +2,10 @@
 
 In its `conftest.py`: `pytest_plugins = ["cogni_billing.testing.plugin"]`.
 
-`billing` is a `Billing` over an empty ledger: in memory, or in PostgreSQL with `pytest
---billing-on=postgres`. `memory_billing` and `postgres_billing` are always in one of the two. Their
-clock is `billing_clock`, which stands still until a test moves it. Their ids are `billing_ids`.
+`billing` is a `Billing` over an empty ledger: in memory, or in PostgreSQL with
+`pytest --billing-on=postgres`. `memory_billing` and `postgres_billing` are always in one of them.
+Their clock is `billing_clock`, which stands still until a test moves it. Their ids are
+`billing_ids`.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ def _by_name(given: Mapping[str, Verifier_co]) -> Mapping[str, Verifier_co]:
 
 @frozen
 class ByProvider(Generic[Verifier_co]):
-    """Delegates to the verifier of the intent's provider: `ByProvider({"8453": evm, "stripe":
-    cards})`.
+    """Delegates to the verifier of the intent's provider.
+
+    An example is `ByProvider({"8453": evm, "stripe": cards})`.
     """
 
     verifiers: Mapping[str, Verifier_co] = field(converter=_by_name)

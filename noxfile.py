@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
 import nox
@@ -135,6 +136,16 @@ def package(session: nox.Session) -> None:
     pip, command = str(alone / "bin" / "pip"), str(alone / "bin" / "cogni-billing")
     session.run(pip, "install", "--quiet", f"{wheel}[cli,embedded]", external=True)
     session.run(command, "demo", external=True)
+
+
+@nox.session(venv_backend="virtualenv")
+def docs(session: nox.Session) -> None:
+    """Build the documentation site, in a temporary folder or in yours: `nox -s docs -- site`."""
+    session.install("-e", ".[binary,docs]")
+    with TemporaryDirectory() as temporary:
+        site = session.posargs[0] if session.posargs else temporary
+        session.run("mkdocs", "build", "--strict", "--site-dir", site)
+        session.run("python", "tools/check_site.py", site)
 
 
 @nox.session

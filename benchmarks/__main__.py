@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--clients", type=int, nargs="+")
-    parser.add_argument("--keep", action="store_true", help="and render docs/benchmarks.md again")
+    parser.add_argument(
+        "--keep", action="store_true", help="and render docs/explanation/benchmarks.md again"
+    )
     options = parser.parse_args()
     for name in options.suites:
         suite = SUITES[name]

@@ -1,4 +1,4 @@
-"""Renders the tables and plots of docs/benchmarks.md from the stored runs beside it.
+"""Renders the tables and plots of docs/explanation/benchmarks.md from the runs beside it.
 
 python -m benchmarks.rendering
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmarks.report import Report
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PAGE: Final = Path(__file__).parents[1] / "docs/explanation/benchmarks.md"
 KEPT: Final = PAGE.with_suffix("")
 TABLE: Final = re.compile(r"(<!-- table of (?P<suite>\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 PLOT: Final = re.compile(r"\]\(benchmarks/(?P<suite>\w+)\.svg\)")

@@ -438,8 +438,8 @@ class AsyncBilling:
             metadata: A JSON object to keep with the dispute.
 
         Raises:
-            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, PrivilegeRequired,
-            UnknownAccount, UnknownPayment, IdempotencyConflict: see `refund`.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: see `refund`.
+            PrivilegeRequired, UnknownAccount, UnknownPayment, IdempotencyConflict: see `refund`.
             RefundExceedsPayment: the rest of the payment is smaller, or zero.
         """
         request = DisputeRequest(
@@ -485,8 +485,8 @@ class AsyncBilling:
         """Reverse the disputed part of the purchase for good, as `refund` does.
 
         Raises:
-            InvalidReference, InvalidMetadata, InvalidInput, PrivilegeRequired, UnknownAccount,
-            IdempotencyConflict, UnknownPayment: see `refund`.
+            InvalidReference, InvalidMetadata, InvalidInput: see `refund`.
+            PrivilegeRequired, UnknownAccount, IdempotencyConflict, UnknownPayment: see `refund`.
             UnknownDispute: the payment has no such dispute.
             DisputeClosed: the dispute was won.
         """
@@ -675,7 +675,8 @@ class AsyncPaymentAttempts:
         rules: The limits of an amount, and the time limits of each step.
         answers_within: How long the verifier has. A later answer is ignored and the attempt stays
             pending.
-        clock, ids: As for `AsyncBilling`.
+        clock: As for `AsyncBilling`.
+        ids: As for `AsyncBilling`.
 
     Raises:
         InvalidInput: *destinations*, *rules* or *answers_within* is invalid.
@@ -723,8 +724,8 @@ class AsyncPaymentAttempts:
             metadata: A JSON object to keep with the intent and with the purchase.
 
         Raises:
-            InvalidTenant, InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata,
-            InvalidInput: an argument is invalid.
+            InvalidTenant, InvalidAmount, UnitMismatch: *tenant* or *amount* is invalid.
+            InvalidReference, InvalidMetadata, InvalidInput: another argument is invalid.
             PrivilegeRequired: the ledger's role may not mint.
         """
         request = IntentRequest(

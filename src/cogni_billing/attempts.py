@@ -41,7 +41,8 @@ class PaymentAttempts:
         rules: The limits of an amount, and the time limits of each step.
         answers_within: How long the verifier has. A later answer is ignored and the attempt stays
             pending.
-        clock, ids: As for `Billing`.
+        clock: As for `Billing`.
+        ids: As for `Billing`.
 
     Raises:
         InvalidInput: *destinations*, *rules* or *answers_within* is invalid.
@@ -89,8 +90,8 @@ class PaymentAttempts:
             metadata: A JSON object to keep with the intent and with the purchase.
 
         Raises:
-            InvalidTenant, InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata,
-            InvalidInput: an argument is invalid.
+            InvalidTenant, InvalidAmount, UnitMismatch: *tenant* or *amount* is invalid.
+            InvalidReference, InvalidMetadata, InvalidInput: another argument is invalid.
             PrivilegeRequired: the ledger's role may not mint.
         """
         request = IntentRequest(

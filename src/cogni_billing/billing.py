@@ -428,8 +428,8 @@ class Billing:
             metadata: A JSON object to keep with the dispute.
 
         Raises:
-            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, PrivilegeRequired,
-            UnknownAccount, UnknownPayment, IdempotencyConflict: see `refund`.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: see `refund`.
+            PrivilegeRequired, UnknownAccount, UnknownPayment, IdempotencyConflict: see `refund`.
             RefundExceedsPayment: the rest of the payment is smaller, or zero.
         """
         request = DisputeRequest(
@@ -475,8 +475,8 @@ class Billing:
         """Reverse the disputed part of the purchase for good, as `refund` does.
 
         Raises:
-            InvalidReference, InvalidMetadata, InvalidInput, PrivilegeRequired, UnknownAccount,
-            IdempotencyConflict, UnknownPayment: see `refund`.
+            InvalidReference, InvalidMetadata, InvalidInput: see `refund`.
+            PrivilegeRequired, UnknownAccount, IdempotencyConflict, UnknownPayment: see `refund`.
             UnknownDispute: the payment has no such dispute.
             DisputeClosed: the dispute was won.
         """

@@ -1,4 +1,4 @@
-"""What README, docs and examples show is run, with a real server where they name one."""
+"""The code in README, docs and examples runs, on a real server if it names one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,30 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+import typer
 from sqlalchemy import Engine
 
 import cogni_billing
 from cogni_billing import BillingError, RevenueSharePolicies
 from cogni_billing.adapters.postgres import sign_contexts
+from cogni_billing.cli.app import app
 from stack.conftest import Clone
-from stack.documents import DOCUMENTS, ROOT, blocks
+from stack.documents import (
+    DOCUMENTS,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    prose,
+    pytest_printed,
+    write_files,
+)
 
 SHOWN_URL = re.compile(r"postgresql(?:\+psycopg)?://(?P<role>\w+)@db\.internal/shop")
+TUTORIAL = "docs/tutorial.md"
+INSTALL = "docs/how-to/install.md"
+COMMANDS = (INSTALL, "docs/how-to/seals.md")
+TRIED_ELSEWHERE = ("docs/how-to/backup.md",)
 SETUP = "python3 -m venv .venv && .venv/bin/pip install"
 
 
@@ -51,8 +66,10 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Engine]]:
 
 
 def test_python_in_the_docs_does_what_it_says(empty_database: Clone, engines: list[Engine]) -> None:
-    """The pages on installing come first, as a reader follows them."""
-    for name in dict.fromkeys(("docs/postgres.md", *DOCUMENTS)):
+    """The page on installing comes first, as a reader follows it."""
+    for name in dict.fromkeys((INSTALL, *DOCUMENTS)):
+        if name == TUTORIAL:
+            continue  # it shows files, and has a test of its own
         names: dict[str, object] = {}  # a page is read from its beginning
         for code in blocks(name, "python"):
             exec(compile(served(code, empty_database), name, "exec"), names)
@@ -62,10 +79,36 @@ def test_python_in_the_docs_does_what_it_says(empty_database: Clone, engines: li
     assert len(engines) >= 5
 
 
-def test_the_policies_in_the_docs_are_policies() -> None:
-    [shown] = blocks("docs/guide.md", "toml")
+@pytest.mark.parametrize("on", ["memory", "postgres"])
+def test_tutorial_tests_pass(tmp_path: Path, on: str) -> None:
+    write_files(TUTORIAL, tmp_path)
 
-    policies = RevenueSharePolicies.from_dict(tomllib.loads(shown))
+    printed = pytest_printed(tmp_path, f"--billing-on={on}", "-W", "error")
+
+    assert "2 passed" in printed, printed
+
+
+def test_tutorial_service_starts_on_its_own_server(tmp_path: Path) -> None:
+    write_files(TUTORIAL, tmp_path)
+    tenant = "0a11ce00-0000-4000-8000-000000000001"
+    asking = (
+        "from fastapi.testclient import TestClient; from main import app;"
+        f" answer = TestClient(app).get('/credits', headers={{'Tenant': '{tenant}'}});"
+        " print(answer.status_code, answer.json()['error'])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", asking], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert (ran.stdout, ran.stderr) == ("404 unknown_account\n", "")
+
+
+def test_the_policies_in_the_docs_are_policies() -> None:
+    shown = {page: blocks(page, "toml") for page in DOCUMENTS}
+    [policies_shown] = shown.pop("docs/how-to/policies.md")
+    assert not any(shown.values())
+
+    policies = RevenueSharePolicies.from_dict(tomllib.loads(policies_shown))
 
     assert [policy.version for policy in policies.policies] == ["2026-01", "2026-07"]
     assert RevenueSharePolicies.from_dict(policies.to_dict()) == policies
@@ -74,7 +117,7 @@ def test_the_policies_in_the_docs_are_policies() -> None:
 def test_commands_in_the_docs_work_one_after_another(empty_database: Clone, tmp_path: Path) -> None:
     lines = [
         line.removeprefix("$ ")
-        for page in ("docs/postgres.md", "docs/seals.md")
+        for page in COMMANDS
         for code in blocks(page, "console")
         for line in code.splitlines()
     ]
@@ -97,6 +140,32 @@ def test_commands_in_the_docs_work_one_after_another(empty_database: Clone, tmp_
     assert counts == ["2", "0", "0", "1", "0", "0", "0", "2", "0"]
     assert "seals added: 1" in ran.stdout
     assert ran.stdout.count("it was sealed") == 1
+
+
+def test_pages_without_a_test_of_their_commands_show_none() -> None:
+    assert [page for page in PAGES if blocks(page, "console")] == sorted(
+        (*COMMANDS, *TRIED_ELSEWHERE)
+    )
+
+
+def test_command_line_page_lists_every_command_and_option() -> None:
+    rows = re.findall(r"^\| `(.+?)` \|(.*)\|$", prose("docs/reference/cli.md"), re.MULTILINE)
+    listed = {name: set(re.findall(r"--[a-z-]+", row)) for name, row in rows if name[0] != "-"}
+    common = {"--database-url"}
+
+    assert {name: options | common for name, options in listed.items()} == dict(
+        commands(typer.main.get_command(app))
+    )
+
+
+def commands(command: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Each command with its arguments as the page writes them, and its options."""
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands(each, f"{path} {name}".strip())
+    if not hasattr(command, "commands"):
+        arguments = [each for each in command.params if each.param_type_name == "argument"]
+        options = {each.opts[0] for each in command.params if each.param_type_name == "option"}
+        yield " ".join([path, *(str(each.name).upper() for each in arguments)]), options
 
 
 def test_readme_and_contributing_name_the_same_command() -> None:
@@ -147,17 +216,23 @@ def errors() -> dict[str, str]:
 
 def test_every_error_is_explained() -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \| `(\w+)` \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE
+        r"^\| `(\w+)` \| `(\w+)` \|.*\| (\d+) \|$",
+        (ROOT / "docs/reference/errors.md").read_text("utf-8"),
+        re.MULTILINE,
     )
 
-    assert dict(rows) == errors()
+    assert {code: name for code, name, _ in rows} == errors()
+    assert {int(status) // 100 for _, _, status in rows} == {4, 5}
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
 def test_links_between_documents_lead_somewhere(document: str) -> None:
-    text = (ROOT / document).read_text("utf-8")
-    targets = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+    """To files, and to headings in them."""
+    targets = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", prose(document))
+    broken = []
+    for target, anchor in targets:
+        path = (ROOT / document).parent.joinpath(target).resolve() if target else ROOT / document
+        if not path.exists() or (anchor and anchor not in anchors(str(path.relative_to(ROOT)))):
+            broken.append(f"{target}#{anchor}")
 
-    assert [
-        target for target in targets if not (ROOT / document).parent.joinpath(target).exists()
-    ] == []
+    assert broken == []

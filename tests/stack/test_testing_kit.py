@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cogni_billing import Billing, usd
 from cogni_billing.testing import ALICE
-from stack.documents import blocks
+from stack.documents import pytest_printed, write_files
 
 HOST = """
 import pytest
@@ -35,20 +32,6 @@ def test_a_ledger_in_postgresql_is_empty(postgres_billing: Billing) -> None:
     assert postgres_billing.verify().transactions == 1
 
 
-def pytest_printed(folder: Path, *options: str) -> str:
-    """What a test run of a host's own prints."""
-    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return ran.stdout + ran.stderr
-
-
 @pytest.mark.parametrize(
     ("option", "outcome"),
     [("--billing-on=postgres", "3 passed"), ("--billing-on=memory", "1 failed, 2 passed")],
@@ -64,8 +47,7 @@ def test_a_host_says_where_the_ledger_is(tmp_path: Path, option: str, outcome: s
 
 @pytest.mark.parametrize("on", ["memory", "postgres"])
 def test_what_the_page_shows_a_host_is_a_test_run(tmp_path: Path, on: str) -> None:
-    for code in blocks("docs/testing.md", "python"):
-        (tmp_path / code.split()[1]).write_text(code)
+    write_files("docs/how-to/testing.md", tmp_path)
 
     printed = pytest_printed(tmp_path, f"--billing-on={on}", "-k", "trial or paid or TestPurchases")
 

@@ -12,6 +12,8 @@ import nox
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["lint", "types", "imports", "tests", "exhaustive"]
 nox.options.default_venv_backend = "none"
+# The summary names the versions of `pythons` that were not found.
+nox.options.error_on_missing_interpreters = False
 
 # The lower bounds in pyproject.toml, repeated here for the tests.
 LOWEST = (
@@ -106,6 +108,15 @@ def lowest(session: nox.Session) -> None:
         "--ignore=tests/stack/test_testing_kit.py",
     )
     session.run("pytest", *tried, "-m", "not exhaustive", *left, env=served_by)
+
+
+@nox.session(python=["3.12", "3.13", "3.14"], venv_backend="virtualenv")
+def pythons(session: nox.Session) -> None:
+    """The unit tests, a test of the stack and the demo, on each further Python found here."""
+    session.install("-e", ".[cli,embedded,evm,testing]", "psutil>=6.1", "pytest-xdist>=3.6")
+    tried = ("tests/unit", "tests/stack/test_unit_of_work.py")
+    session.run("pytest", *tried, "-m", "not exhaustive")
+    session.run("cogni-billing", "demo", silent=True)
 
 
 @nox.session(venv_backend="virtualenv")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
+
 ROOT = Path(__file__).parents[2]
 PAGES = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))
 DOCUMENTS = ("README.md", *PAGES)
@@ -16,6 +18,7 @@ BLOCK = re.compile(
 )
 ANY_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+SHOWN_URL = re.compile(r"postgresql(?:\+psycopg)?://(?P<role>\w+)@db\.internal/shop")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -52,3 +55,13 @@ def pytest_printed(folder: Path, *options: str) -> str:
         check=False,
     )
     return ran.stdout + ran.stderr
+
+
+def served(code: str, database: Sandbox) -> str:
+    """*code* with the URLs it shows leading to *database*."""
+
+    def url(match: re.Match[str]) -> str:
+        role = match["role"]
+        return database.admin_url if role == "postgres" else database.url(role)
+
+    return SHOWN_URL.sub(url, code)

@@ -28,7 +28,7 @@ from stack.documents import ROOT, blocks
 from stack.test_administrators import BINARIES, WITH_SPENDER, Managed, installed
 from stack.test_dump import assert_carried_over, lived
 
-PAGE = "docs/backup.md"
+PAGE = "docs/how-to/backup.md"
 KEY = b"k" * 32
 SHOWN_URL = re.compile(r"postgresql://(?P<role>\w+)@(?P<host>db|new)\.internal/(?P<database>\w+)")
 ASKED_MAX = 1000

@@ -28,25 +28,17 @@ from stack.documents import (
     blocks,
     prose,
     pytest_printed,
+    served,
     write_files,
 )
 
-SHOWN_URL = re.compile(r"postgresql(?:\+psycopg)?://(?P<role>\w+)@db\.internal/shop")
 TUTORIAL = "docs/tutorial.md"
+WORKERS = "docs/how-to/workers.md"
+"""Its blocks are modules, which test_workers.py runs."""
 INSTALL = "docs/how-to/install.md"
 COMMANDS = (INSTALL, "docs/how-to/seals.md")
-TRIED_ELSEWHERE = ("docs/how-to/backup.md",)
+TRIED_ELSEWHERE = ("docs/how-to/backup.md", WORKERS)
 SETUP = "python3 -m venv .venv && .venv/bin/pip install"
-
-
-def served(code: str, database: Clone) -> str:
-    """*code* with the URLs it shows leading to *database*."""
-
-    def url(match: re.Match[str]) -> str:
-        role = match["role"]
-        return database.admin_url if role == "postgres" else database.url(role)
-
-    return SHOWN_URL.sub(url, code)
 
 
 @pytest.fixture
@@ -68,8 +60,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Engine]]:
 def test_python_in_the_docs_does_what_it_says(empty_database: Clone, engines: list[Engine]) -> None:
     """The page on installing comes first, as a reader follows it."""
     for name in dict.fromkeys((INSTALL, *DOCUMENTS)):
-        if name == TUTORIAL:
-            continue  # it shows files, and has a test of its own
+        if name in {TUTORIAL, WORKERS}:
+            continue  # they show files, and have tests of their own
         names: dict[str, object] = {}  # a page is read from its beginning
         for code in blocks(name, "python"):
             exec(compile(served(code, empty_database), name, "exec"), names)

@@ -306,7 +306,7 @@ def test_cut_tail_names_the_first_position_that_is_gone(
 
 
 def test_the_page_says_of_each_edit_what_finds_it() -> None:
-    page = (ROOT / "docs/seals.md").read_text("utf-8")
+    page = (ROOT / "docs/how-to/seals.md").read_text("utf-8")
     rows = re.findall(r"^\| (.+?) \| (yes|no) \| (yes|no) \|$", page, re.MULTILINE)
 
     assert {edit: (verify == "yes", seals == "yes") for edit, verify, seals in rows} == {

@@ -384,6 +384,24 @@ class TestBinaries:
         assert binaries.is_relative_to(tmp_path) != reachable
         assert (binaries / "postgres").is_file()
 
+    def test_account_that_serves_cannot_have_a_file_of_others_written(self, folder: Path) -> None:
+        """It replaces each name in its directory by a link, after the first program has run."""
+        binaries = copied_binaries(bundled_binaries(), folder)
+        victim = folder / "victim"
+        victim.write_text("untouched")
+        (binaries / "initdb").rename(binaries / "initdb.real")
+        (binaries / "initdb").write_text(
+            f'#!/bin/sh\n"{binaries}/initdb.real" "$@" || exit\nln -sf {victim} "$PWD/log"\n'
+        )
+        (binaries / "initdb").chmod(0o755)
+
+        server = Server(bin_dir=binaries)
+        server.start()
+        assert (server.socket_dir / "log").is_symlink()
+        server.stop()
+
+        assert victim.read_text() == "untouched"
+
     def test_without_the_wheel_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(server, "find_spec", lambda _: None)
 

@@ -27,16 +27,18 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork, Roles
 from cogni_billing.adapters.postgres.connections import URL_SHAPE, checked_url
 from cogni_billing.billing import Billing
 from cogni_billing.cli.demo import run_demo
+from cogni_billing.cli.endings import INTERRUPTED, Commands, EndedEarly, Output
 from cogni_billing.cli.importing import CHARGES, PURCHASES, Import, Kind, Request, run_import
 from cogni_billing.cli.records import Format
 from cogni_billing.cli.sealing import append_seals, read_key, read_seals
 from cogni_billing.cli.tables import quantity, report_table, statement_table, verification_table
 from cogni_billing.domain.amounts import USD, Amount, Unit
-from cogni_billing.domain.errors import BillingError, InvalidInput, LedgerUnavailable
+from cogni_billing.domain.errors import BillingError, InvalidInput, LedgerUnavailable, escaped
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.verification import Violation
 
 app = typer.Typer(
+    cls=Commands,
     help="Prepaid credits for multi-tenant applications on PostgreSQL.",
     no_args_is_help=True,
     add_completion=False,
@@ -50,7 +52,7 @@ app.add_typer(imports, name="import")
 # A pipe would get 80 columns, and the tables need more. A closed output is None.
 _IS_TERMINAL = sys.stdout is not None and sys.stdout.isatty()
 _WIDTH = None if _IS_TERMINAL or "COLUMNS" in os.environ else 140
-console = Console(width=_WIDTH)
+console = Output(width=_WIDTH)
 
 # From sysexits.h. The `os` module of Windows lacks these names.
 _UNAVAILABLE, _IO_ERROR = 69, 74
@@ -237,7 +239,7 @@ def purchase(
 ) -> None:
     """Confirm a payment: credit the tenant in full, and the system tenant its share."""
     if unit not in Unit.__members__:
-        raise typer.BadParameter(f"expected {' or '.join(Unit.__members__)}, got {unit}")
+        raise typer.BadParameter(f"expected {' or '.join(Unit.__members__)}, got {escaped(unit)}")
     with _billing(database_url) as billing:
         receipt = billing.confirm_purchase(
             TenantId(tenant), Amount(amount, Unit.of(unit)), payment=payment
@@ -361,22 +363,35 @@ def main() -> None:
     """Run the command. A typed error is one line on standard error, with an exit code.
 
     The code is 1, or of sysexits.h EX_UNAVAILABLE if the database is unavailable, and EX_IOERR if
-    an input or output failed.
+    an input or output failed. After Ctrl-C it is 130, and after a closed pipe 141.
     """
     try:
         app()
+    except KeyboardInterrupt:  # before there was a command
+        sys.exit(INTERRUPTED)
+    except EndedEarly as end:
+        if message := str(end):
+            _print_error(message)
+        _discard_output()
+        sys.exit(end.code)
     except BillingError as error:
         _print_error(f"{error.code}: {error}")
         sys.exit(_UNAVAILABLE if isinstance(error, LedgerUnavailable) else 1)
     except OSError as error:
         _print_error(f"input or output failed: {error.strerror or error}")
-        # At exit Python would write the rest of the buffer, and fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+        _discard_output()
         sys.exit(_IO_ERROR)
 
 
+def _discard_output() -> None:
+    """Discard the rest of the buffer: Python would write it at exit, and fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+
+
 def _print_error(message: str) -> None:
-    Console(stderr=True, markup=False, emoji=False).print(message, style="red", soft_wrap=True)
+    Console(stderr=True, markup=False, emoji=False).print(
+        escaped(message), style="red", soft_wrap=True
+    )
 
 
 @contextmanager
@@ -418,17 +433,20 @@ def _format_of(file: Path) -> Format:
         return Format(file.suffix.removeprefix(".").lower())
     except ValueError as error:
         raise typer.BadParameter(
-            f"{file} does not end in .csv or .jsonl; give its --format"
+            f"{escaped(str(file))} does not end in .csv or .jsonl; give its --format"
         ) from error
 
 
 def _rewritten(refused: Path, file: Path) -> IO[str]:
     if refused.exists() and refused.samefile(file):
-        raise typer.BadParameter(f"--refused would overwrite {file}; give another file")
+        raise typer.BadParameter(
+            f"--refused would overwrite {escaped(str(file))}; give another file"
+        )
     try:
         return refused.open("w", encoding="utf-8")
     except OSError as error:
-        raise typer.BadParameter(f"--refused {refused}: {error.strerror}") from error
+        name = escaped(str(refused))
+        raise typer.BadParameter(f"--refused {name}: {error.strerror}") from error
 
 
 def _signing_key() -> bytes | None:

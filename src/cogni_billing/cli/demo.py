@@ -12,7 +12,6 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from attrs import frozen
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import URL, Engine, create_engine
 
@@ -20,7 +19,7 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork, trial_balance
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox, temporary_database
 from cogni_billing.billing import Billing
-from cogni_billing.cli.tables import quantity, statement_table, table, trial_balance_table
+from cogni_billing.cli.tables import cell, quantity, statement_table, table, trial_balance_table
 from cogni_billing.domain.accounts import SYSTEM_TENANT_SLUG
 from cogni_billing.domain.amounts import CREDIT, Amount, credits, parsed, total, usd
 from cogni_billing.domain.errors import BillingError
@@ -116,7 +115,7 @@ def _confirmed(billing: Billing, payments: list[Payment]) -> Table:
                 payment.tenant_id, payment.amount, payment=payment.payment
             )
         except BillingError as error:
-            result.add_row(*paid, f"[red]{error.code}[/red]: {escape(str(error))}")
+            result.add_row(*paid, f"[red]{error.code}[/red]: {cell(str(error))}")
         else:
             share = total((share.amount for share in receipt.shares), CREDIT)
             outcome = "[yellow]replayed" if receipt.replayed else "[green]confirmed"
@@ -166,7 +165,7 @@ def _called(billing: Billing, title: str, tenant: UUID, calls: Iterable[Call]) -
             call.make()
             outcome = "[green]done"
         except BillingError as error:
-            outcome = f"[red]{error.code}[/red]: {escape(str(error))}"
+            outcome = f"[red]{error.code}[/red]: {cell(str(error))}"
         own, system = billing.balance(tenant), billing.balance(SYSTEM_TENANT_ID)
         figures = map(quantity, (own.posted, own.held, system.available))
         result.add_row(call.name, call.reference, call.asked, outcome, *figures)

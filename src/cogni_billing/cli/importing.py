@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cogni_billing.billing import Billing
+from cogni_billing.cli.endings import Output
 from cogni_billing.cli.records import REFUSED, Columns, Format, Lines, Record, records
 from cogni_billing.domain.amounts import CREDIT, USD, Amount, Unit
 from cogni_billing.domain.batches import ENDS_ALL, Outcome, OutcomeState
@@ -199,7 +200,7 @@ class Import(Generic[Request]):
 
 def run_import(console: Console, billing: Billing, what: Import[Request]) -> Tally:
     """Import the file, with a progress bar on a terminal, and print the numbers."""
-    errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    errors = Output(stderr=True, markup=False, emoji=False, highlight=False)
     tally, lines = Tally(), Lines(what.file)
     found = records(lines, what.written, what.kind.columns)
     try:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cogni_billing.adapters.postgres import Report, TrialBalance
 from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.errors import escaped
 from cogni_billing.domain.statements import Balance, Line
 from cogni_billing.domain.verification import Rule, Verification
 
@@ -16,6 +17,11 @@ from cogni_billing.domain.verification import Rule, Verification
 def quantity(amount: Amount | None) -> str:
     """An amount with separated thousands, without its unit."""
     return "" if amount is None else f"{amount.value:,f}".replace(",", " ")
+
+
+def cell(text: str) -> str:
+    """Stored text: its brackets are no markup, and its control characters are escaped."""
+    return escape(escaped(text))
 
 
 def table(title: str, columns: Iterable[str], *, numeric: Iterable[str] = ()) -> Table:
@@ -32,7 +38,7 @@ def statement_table(title: str, lines: Iterable[Line], balance: Balance) -> Tabl
     result = table(title, columns, numeric=columns[2:])
     result.show_footer = True
     for line in lines:
-        reference = escape(line.reference or "(another tenant's)")
+        reference = cell(line.reference or "(another tenant's)")
         result.add_row(
             str(line.kind), reference, quantity(line.amount), quantity(line.balance_after)
         )
@@ -48,7 +54,7 @@ def trial_balance_table(report: TrialBalance) -> Table:
     )
     result.show_footer = True
     for name, balance in report.balances.items():
-        result.add_row(name, quantity(balance))
+        result.add_row(cell(name), quantity(balance))
     result.columns[0].footer = "sum"
     result.columns[1].footer = quantity(report.total)
     return result
@@ -65,7 +71,7 @@ def verification_table(verification: Verification, *, with_seals: bool) -> Table
             continue
         broken = [found for found in verification.violations if found.rule is rule]
         for violation in broken:
-            result.add_row(rule.invariant, rule.says, f"[red]{escape(str(violation))}")
+            result.add_row(rule.invariant, rule.says, f"[red]{cell(str(violation))}")
         if not broken:
             result.add_row(rule.invariant, rule.says, "[green]ok")
     return result
@@ -78,5 +84,5 @@ def report_table(report: Report) -> Table:
         if check.ok:
             result.add_row(check.name, "[green]ok", "")
         for finding in check.findings:
-            result.add_row(check.name, f"[red]{escape(finding.problem)}", escape(finding.remedy))
+            result.add_row(check.name, f"[red]{cell(finding.problem)}", cell(finding.remedy))
     return result

@@ -67,10 +67,21 @@ def shown(given: object, most: int = _SHOWN_MAX) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def escaped(text: str) -> str:
+    """*text* with each character escaped that a terminal would obey or hide, such as ESC."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class BillingError(Exception):
     """The root of every error of the library. Catch it at the outer edge of a host."""
 
     code: ClassVar[str] = "billing_error"
+
+    def __str__(self) -> str:
+        return escaped(self._message())
+
+    def _message(self) -> str:
+        return super().__str__()
 
 
 @define
@@ -83,7 +94,7 @@ class InvalidInput(BillingError):
     given: str
     expected: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"{self.field}: expected {self.expected}, got {self.given}"
 
 
@@ -149,7 +160,7 @@ class UnknownAccount(BillingError):
 
     tenant: UUID
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"tenant {self.tenant} has no account; open one, or confirm a purchase first"
 
 
@@ -162,7 +173,7 @@ class InsufficientCredits(BillingError):
     required: Amount
     available: Amount
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"{self.required} required, {self.available} available"
 
 
@@ -175,7 +186,7 @@ class Difference:
     requested: str
 
     def __str__(self) -> str:
-        return f"{self.field} was {self.stored}, now {self.requested}"
+        return escaped(f"{self.field} was {self.stored}, now {self.requested}")
 
 
 @define
@@ -187,7 +198,7 @@ class IdempotencyConflict(BillingError):
     reference: str
     differences: tuple[Difference, ...]
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"{shown(self.reference)}: " + "; ".join(map(str, self.differences))
 
 
@@ -202,7 +213,7 @@ class PaymentAlreadyClaimed(BillingError):
 
     payment: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"payment {shown(self.payment)} is already claimed"
 
 
@@ -214,7 +225,7 @@ class UnknownPayment(BillingError):
 
     payment: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"no payment {shown(self.payment)} for this tenant"
 
 
@@ -227,7 +238,7 @@ class RefundExceedsPayment(BillingError):
     requested: Amount
     remaining: Amount
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"{self.requested} requested, {self.remaining} can still be refunded"
 
 
@@ -239,7 +250,7 @@ class UnknownHold(BillingError):
 
     hold_id: UUID
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"no hold {self.hold_id} for this tenant"
 
 
@@ -252,7 +263,7 @@ class HoldClosed(BillingError):
     hold_id: UUID
     state: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"hold {self.hold_id} is {self.state}"
 
 
@@ -265,7 +276,7 @@ class UnknownDispute(BillingError):
     reference: str
     payment: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"no dispute {shown(self.reference)} of {shown(self.payment)}; open it first"
 
 
@@ -278,7 +289,7 @@ class DisputeClosed(BillingError):
     reference: str
     state: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"dispute {shown(self.reference)} is {self.state}"
 
 
@@ -290,7 +301,7 @@ class UnknownAttempt(BillingError):
 
     attempt_id: UUID
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"no payment attempt {self.attempt_id} for this tenant"
 
 
@@ -303,7 +314,7 @@ class AttemptClosed(BillingError):
     attempt_id: UUID
     state: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"payment attempt {self.attempt_id} is {self.state}"
 
 
@@ -313,7 +324,7 @@ class OthersRefused(BillingError):
 
     code: ClassVar[str] = "others_refused"
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return "not recorded; fix the request of this tenant that was refused, and call again"
 
 
@@ -325,7 +336,7 @@ class PrivilegeRequired(BillingError):
 
     operation: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"not allowed: {self.operation}"
 
 
@@ -340,7 +351,7 @@ class UnbalancedTransaction(BillingError):
     problem: str
     excess: tuple[Amount, ...] = ()
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return ", ".join([self.problem, *map(str, self.excess)])
 
 
@@ -352,7 +363,7 @@ class ScopeClosed(BillingError):
 
     reason: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"the scope is closed: {self.reason}"
 
 
@@ -368,7 +379,7 @@ class VerifierFailed(BillingError):
     attempt_id: UUID
     reason: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"verifying payment attempt {self.attempt_id} failed: {self.reason}"
 
 
@@ -380,7 +391,7 @@ class SystemTenantMissing(BillingError):
 
     missing: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return f"the system tenant is incomplete: {self.missing}"
 
 
@@ -396,7 +407,7 @@ class LedgerUnavailable(BillingError):
     reason: str
     sqlstate: str | None = None
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return self.reason if self.sqlstate is None else f"{self.reason} [{self.sqlstate}]"
 
 
@@ -417,7 +428,7 @@ class LedgerCorruption(BillingError):
 
     finding: str
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         return self.finding
 
 

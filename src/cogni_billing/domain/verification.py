@@ -9,7 +9,7 @@ from enum import Enum
 from attrs import frozen
 
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
-from cogni_billing.domain.errors import BillingError
+from cogni_billing.domain.errors import BillingError, escaped
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.policies import RevenueSharePolicy
 from cogni_billing.domain.pricing import credits_for
@@ -81,7 +81,7 @@ class Violation:
 
     def __str__(self) -> str:
         ids = ", ".join(f"{name} {id_}" for name, id_ in self.where.items())
-        return f"{self.rule.invariant} {self.rule.code}: {ids}: {self.detail}"
+        return escaped(f"{self.rule.invariant} {self.rule.code}: {ids}: {self.detail}")
 
 
 @frozen(kw_only=True)

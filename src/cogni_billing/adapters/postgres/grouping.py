@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from attrs import define, field, frozen
 
@@ -160,16 +160,15 @@ class Lanes:
 
     def __init__(self, options: GroupCommit, send: Send) -> None:
         self._options, self._send = options, send
-        self._renew()
+        self.renew()
+        _all_lanes.add(self)
 
-    def _renew(self) -> None:
-        self._process = os.getpid()
+    def renew(self) -> None:
+        """Begin with empty lanes: those of a parent are locked by threads that are not here."""
         self._lanes = [_Lane() for _ in range(self._options.lanes)]
 
     def post(self, transaction: Transaction) -> Answer:
         """The answer to *transaction*."""
-        if os.getpid() != self._process:
-            self._renew()
         lane = self._lanes[transaction.tenant.int % len(self._lanes)]
         mine = _Waiting(transaction)
         lane.join(mine)
@@ -192,6 +191,18 @@ class Lanes:
             pass  # each is posted by itself, and has an answer of its own
         finally:
             lane.deliver(batch, answers)
+
+
+_all_lanes: WeakSet[Lanes] = WeakSet()
+
+
+def _renew_inherited() -> None:
+    """Renew the lanes of a forked process, before it has a second thread."""
+    for lanes in _all_lanes:
+        lanes.renew()
+
+
+os.register_at_fork(after_in_child=_renew_inherited)
 
 
 @define(eq=False)

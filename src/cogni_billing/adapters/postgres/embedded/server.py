@@ -121,10 +121,10 @@ class Server:
         data = scratch / "data" if self._data_dir is None else self._data_dir
         binaries = self._bin_dir
         if account is not None:
+            binaries = self._binaries_for(account, base)  # while nobody else may write there
             for directory in (base, scratch):
                 os.chown(directory, account.pw_uid, account.pw_gid)
             self._hand_over_data_dir(account)
-            binaries = self._binaries_for(account, base)
         throw_away = [] if self._data_dir else ["--no-sync"]
         unsynced = [] if self._data_dir else ["-c", "fsync=off", "-c", "full_page_writes=off"]
         initdb = ["--auth=trust", "--encoding=UTF8", "--no-locale", "-U", _SUPERUSER, *throw_away]
@@ -140,7 +140,6 @@ class Server:
             "scratch": str(scratch),
             "data": str(data),
             "keep": self._data_dir is not None,
-            "log": str(base / "log"),
             "uid": None if account is None else account.pw_uid,
             "gid": None if account is None else account.pw_gid,
             "initdb": None
@@ -167,7 +166,7 @@ class Server:
                 )
         if not self._data_dir.exists():
             self._data_dir.mkdir(mode=0o700)
-            os.chown(self._data_dir, account.pw_uid, account.pw_gid)
+            os.chown(self._data_dir, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
 def bundled_binaries() -> Path:

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     plan = json.loads(sys.argv[1])
+    # Without a name: as root, it is written for an account that could replace a file by a link.
+    plan["log"] = tempfile.TemporaryFile()  # noqa: SIM115 (open until the end)
     server: subprocess.Popen[bytes] | None = None
     try:
         if plan["initdb"]:
@@ -60,18 +63,17 @@ def main() -> None:
 
 
 def _spawn(plan: dict[str, Any], command: list[str]) -> subprocess.Popen[bytes]:
-    with Path(plan["log"]).open("ab") as log:
-        return subprocess.Popen(  # noqa: S603 (the commands are the library's own)
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=plan["base"],
-            user=plan["uid"],
-            group=plan["gid"],
-            extra_groups=None if plan["uid"] is None else [],
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 (this program has one thread)
-        )
+    return subprocess.Popen(  # noqa: S603 (the commands are the library's own)
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=plan["log"],
+        stderr=plan["log"],
+        cwd=plan["base"],
+        user=plan["uid"],
+        group=plan["gid"],
+        extra_groups=None if plan["uid"] is None else [],
+        preexec_fn=_end_with_parent,  # noqa: PLW1509 (this program has one thread)
+    )
 
 
 def _end_with_parent() -> None:
@@ -125,7 +127,9 @@ def _stop(server: subprocess.Popen[bytes], *, fast: bool) -> None:
 
 
 def _log_tail(plan: dict[str, Any]) -> str:
-    return Path(plan["log"]).read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+    log = plan["log"].fileno()
+    start = max(0, os.fstat(log).st_size - _LOG_TAIL_BYTES)
+    return os.pread(log, _LOG_TAIL_BYTES, start).decode(errors="replace").strip()
 
 
 def _say(message: dict[str, object]) -> None:

@@ -88,7 +88,7 @@ from cogni_billing.domain.receipts import (
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.shares import Share, ShareRule, ShareTier
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
-from cogni_billing.domain.verification import Rule, Verification, Violation
+from cogni_billing.domain.verification import Invariant, Verification, Violation
 
 __all__ = [
     "CREDIT",
@@ -137,6 +137,7 @@ __all__ = [
     "InvalidSignature",
     "InvalidTenant",
     "InvalidTime",
+    "Invariant",
     "LedgerCorruption",
     "LedgerUnavailable",
     "Line",
@@ -158,7 +159,6 @@ __all__ = [
     "RefundReceipt",
     "RevenueSharePolicies",
     "RevenueSharePolicy",
-    "Rule",
     "ScopeClosed",
     "Seal",
     "Share",

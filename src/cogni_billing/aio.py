@@ -598,7 +598,7 @@ class AsyncBilling:
         """
         return await self._run(maintenance.sweep(self._context))
 
-    async def verify(self, *, most: int = 1000) -> Verification:
+    async def verify(self, *, limit: int = 1000) -> Verification:
         """Check every invariant that the stored data can show, over the whole ledger.
 
         Reads the ledger in bounded memory, and blocks no other call. It checks shares against the
@@ -608,16 +608,16 @@ class AsyncBilling:
         the tables who changes every record of a fact alike, which `verify_seals` finds.
 
         Args:
-            most: The most violations to report of each invariant.
+            limit: The most violations to report of each invariant.
 
         Returns:
             A `Verification`: `ok`, or violations with the ids that locate them.
 
         Raises:
-            InvalidInput: *most* is no whole number from 1 to 100 000.
+            InvalidInput: *limit* is no whole number from 1 to 100 000.
             PrivilegeRequired: the unit of work has no service role.
         """
-        return await self._run(maintenance.verify(most))
+        return await self._run(maintenance.verify(limit))
 
     async def seal(self, seals: Iterable[Seal] = (), *, key: bytes) -> tuple[Seal, ...]:
         """Seal the transactions of every tenant that were recorded since the given seals.

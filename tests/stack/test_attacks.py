@@ -22,7 +22,7 @@ from cogni_billing.adapters.postgres import reset
 from cogni_billing.adapters.postgres.audit import verification
 from cogni_billing.adapters.postgres.operations import blueprint
 from cogni_billing.domain.identity import SHORTFALL
-from cogni_billing.domain.verification import Rule
+from cogni_billing.domain.verification import Invariant
 from cogni_billing.testing.base import ALICE, BOB
 from stack.attacks import (
     CALLERS,
@@ -488,41 +488,41 @@ def gained(connection: Connection, known: dict[TenantId, Ids], attack: Attack) -
         return None
 
 
-MISTAKES: dict[str, tuple[Broken, Attempt, Rule]] = {
+MISTAKES: dict[str, tuple[Broken, Attempt, Invariant]] = {
     "the wallet is not written": (
         Broken("record", "SET posted = w.posted", "SET posted = posted"),
         calls("spend", ALICE, lambda ids: [charge(ids)]),
-        Rule.WALLETS_MATCH,
+        Invariant.WALLETS_MATCH,
     ),
     "a payment is claimed twice": (
         Broken("record", "'purchase' THEN\n            INSERT", "'none' THEN\n            INSERT"),
         swindle(reference=payment_of(BOB)),
-        Rule.PURCHASES_CLAIM_THEIR_PAYMENT,
+        Invariant.PURCHASES_CLAIM_THEIR_PAYMENT,
     ),
     "more is credited than is paid": (
         Broken("record", "ceil(m.paid * 10000000) IN", "true OR m.paid IN"),
         swindle(amount=100_001),
-        Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+        Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
     ),
     "a hold sets nothing aside": (
         Broken("_hold", "w.held := w.held + m.amount", "w.held := w.held"),
         calls("hold", ALICE, hold),
-        Rule.HOLDS_ARE_COUNTED,
+        Invariant.HOLDS_ARE_COUNTED,
     ),
     "a capture leaves its hold open": (
         Broken("end_hold", "SET state = ending", "SET state = state"),
         calls("spend", ALICE, lambda ids: [capture(ids)]),
-        Rule.CAPTURES_MATCH_THEIR_HOLD,
+        Invariant.CAPTURES_MATCH_THEIR_HOLD,
     ),
     "a grant is drawn and not taken": (
         Broken("draw_grants", "SET taken = taken + part", "SET taken = taken"),
         calls("spend", ALICE, lambda ids: [charge(ids)]),
-        Rule.GRANTS_ADD_UP,
+        Invariant.GRANTS_ADD_UP,
     ),
     "a refund follows none": (
         Broken("record", "m.returned_total - m.returned = (", "m.returned IS NOT NULL OR 0 = ("),
         calls("reverse", ALICE, lambda ids: [refund(ids, returned_total="0.50")]),
-        Rule.RETURNS_FOLLOW_ONE_ANOTHER,
+        Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
     ),
 }
 
@@ -533,12 +533,12 @@ def test_verify_finds_the_record_of_a_function_with_a_mistake(
 ) -> None:
     mistake, attempt, rule = MISTAKES[name]
     with shared.admin.connect() as connection:
-        sound = {each.rule for each in verification(connection, 10).violations}
+        sound = {each.invariant for each in verification(connection, 10).violations}
         mistake.take_down(connection)
         become(connection, "app_service" if "refund" in name else "app_user")
         assert attempt(connection, known)
         connection.execute(text("RESET SESSION AUTHORIZATION"))
-        found = {each.rule for each in verification(connection, 10).violations} - sound
+        found = {each.invariant for each in verification(connection, 10).violations} - sound
         connection.rollback()
 
     assert rule in found

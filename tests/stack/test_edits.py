@@ -10,7 +10,7 @@ import pytest
 from attrs import frozen
 from sqlalchemy import text
 
-from cogni_billing import Billing, Rule, Seal, TenantId, credits, usd
+from cogni_billing import Billing, Invariant, Seal, TenantId, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.adapters.postgres.history import ARRIVAL, CLAIM, GRANT, TRANSACTION
 from cogni_billing.domain.identity import USAGE
@@ -279,10 +279,10 @@ def test_edit_is_found_by_verify_or_by_seals_as_the_table_says(
 
     assert found.ok is not EDITS[edit].verify, found.violations
     assert [
-        (violation.rule, violation.where["tenant"], violation.where["positions"])
+        (violation.invariant, violation.where["tenant"], violation.where["positions"])
         for violation in unsealed
     ] == [
-        (Rule.TRANSACTIONS_MATCH_THEIR_SEAL, str(tenant), positions)
+        (Invariant.TRANSACTIONS_MATCH_THEIR_SEAL, str(tenant), positions)
         for tenant, positions in filter(None, [EDITS[edit].seals])
     ]
 

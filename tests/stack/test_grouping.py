@@ -388,7 +388,7 @@ def test_a_batch_orders_tenants_and_places_answers() -> None:
     later, earlier = TenantId(UUID(int=9)), TenantId(UUID(int=3))
     batch = Batch([charge_of(0, later), charge_of(1, earlier), charge_of(2, later)])
 
-    answers = batch.answers('[[{"outcome":"b"}],[{"outcome":"a"},{"outcome":"unsettled"}]]')
+    answers = batch.answers('[[{"outcome":"b"}],[{"outcome":"a"},{"outcome":"more_due"}]]')
 
     assert answers == [{"outcome": "a"}, {"outcome": "b"}, None]
 

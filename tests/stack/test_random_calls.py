@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from cogni_billing import Billing, TenantId
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.calls import encoded
-from cogni_billing.domain.verification import Rule
+from cogni_billing.domain.verification import Invariant
 from cogni_billing.testing.base import ALICE, BOB
 from stack.attacks import (
     CALLERS,
@@ -56,9 +56,9 @@ OUTCOMES = {
     "replayed",
     "unknown_account",
     "unknown_hold",
-    "unsettled",
+    "more_due",
 }
-FORGEABLE = {Rule.SHARES_FOLLOW_THE_POLICY}
+FORGEABLE = {Invariant.SHARES_FOLLOW_THE_POLICY}
 FIELDS = sorted(
     {
         field
@@ -179,4 +179,4 @@ def test_verify_finds_nothing_else_after_random_calls(
 ) -> None:
     found = Billing(PostgresUnitOfWork(shared.user, service=shared.service)).verify()
 
-    assert {violation.rule for violation in found.violations} <= FORGEABLE
+    assert {violation.invariant for violation in found.violations} <= FORGEABLE

@@ -113,7 +113,7 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_settled_wallet_is_not_written_back": (
         single_calls.RefusedCallContract,
         "test_a_refused_post_keeps_due_expirations",
-        replaced("settle_due", "PERFORM cogni_billing.keep_wallet(w);", ""),
+        replaced("expire_wallet", "PERFORM cogni_billing.keep_wallet(w);", ""),
     ),
     "a_fold_waits_for_no_writer": (
         reading.FoldingRaces,
@@ -128,20 +128,20 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_conflict_leaves_the_others_of_all_or_nothing": (
         batches.ChargeBatchContract,
         "test_all_or_nothing_with_a_conflict_records_nothing",
-        replaced("post", "IN (''done'', ''unsettled'')", "IN (''done'', ''replayed'')"),
+        replaced("post", "IN (''done'', ''more_due'')", "IN (''done'', ''replayed'')"),
     ),
     "an_expiry_has_no_line": (
         single_calls.RefusedCallContract,
         "test_a_refused_post_keeps_due_expirations",
         replaced(
-            "settle_wallet", f"FROM expiration{ORDERED}", f"FROM expiration WHERE false{ORDERED}"
+            "post_expirations", f"FROM expiration{ORDERED}", f"FROM expiration WHERE false{ORDERED}"
         ),
     ),
     "an_expiry_has_a_line_and_no_posting": (
         verifying.VerifyingContract,
         "test_a_ledger_with_every_kind_of_record_has_no_violations",
         replaced(
-            "settle_wallet",
+            "post_expirations",
             f"''expiry'', amount, at{FROM_EXPIRATION}",
             f"''expiry'', amount, at{FROM_EXPIRATION} WHERE false",
         ),

@@ -17,11 +17,11 @@ from cogni_billing import (
     SYSTEM_TENANT_ID,
     Billing,
     FailureCode,
+    Invariant,
     PaymentAttempts,
     PaymentFailed,
     PaymentPending,
     PrivilegeRequired,
-    Rule,
     Seal,
     Share,
     TenantId,
@@ -60,302 +60,305 @@ DISPUTED = "UPDATE cogni_billing.holds SET {} WHERE kind = 'dispute' AND state =
 ATTEMPT = "UPDATE cogni_billing.payment_attempts SET {} WHERE state = '{}'"
 RELEASED = "state = 'released'"
 
-CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
+CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     "a share is raised": (
         LEG.format("amount = amount + 1", PURCHASE, 1),
-        {Rule.TRANSACTIONS_SUM_TO_ZERO, Rule.POSTINGS_MATCH, Rule.CHECKPOINTS_MATCH},
+        {Invariant.TRANSACTIONS_SUM_TO_ZERO, Invariant.POSTINGS_MATCH, Invariant.CHECKPOINTS_MATCH},
     ),
     "a part of a share is moved to issuance": (
         "UPDATE cogni_billing.arrivals"
         " SET amount = amount + CASE sequence WHEN 1 THEN 5 ELSE -5 END"
         f" WHERE transaction_id = {PURCHASE}",
-        {Rule.POSTINGS_MATCH, Rule.CHECKPOINTS_MATCH},
+        {Invariant.POSTINGS_MATCH, Invariant.CHECKPOINTS_MATCH},
     ),
     "a share is moved to another account": (
         LEG.format(f"account_id = '{BOB}'", PURCHASE, 1),
-        {Rule.POSTINGS_MATCH, Rule.CHECKPOINTS_MATCH},
+        {Invariant.POSTINGS_MATCH, Invariant.CHECKPOINTS_MATCH},
     ),
     "a share is deleted": (
         f"DELETE FROM cogni_billing.arrivals WHERE transaction_id = {PURCHASE} AND sequence = 1",
-        {Rule.TRANSACTIONS_SUM_TO_ZERO, Rule.POSTINGS_MATCH, Rule.CHECKPOINTS_MATCH},
+        {Invariant.TRANSACTIONS_SUM_TO_ZERO, Invariant.POSTINGS_MATCH, Invariant.CHECKPOINTS_MATCH},
     ),
     "a share is declared smaller": (
         BOUGHT.format("shares = '{5}'"),
-        {Rule.POSTINGS_MATCH, Rule.SHARES_FOLLOW_THE_POLICY},
+        {Invariant.POSTINGS_MATCH, Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "a leg is of another kind": (
         LEG.format("kind = 'grant'", PURCHASE, 1),
-        {Rule.POSTINGS_MATCH},
+        {Invariant.POSTINGS_MATCH},
     ),
     "a leg has another time": (
         "UPDATE cogni_billing.arrivals SET occurred_at = 'epoch' WHERE transaction_id ="
         " (SELECT id FROM cogni_billing.transactions WHERE reference = 'run-6')",
-        {Rule.POSTINGS_MATCH},
+        {Invariant.POSTINGS_MATCH},
     ),
     "a leg has another number": (
         LEG.format("sequence = 7", PURCHASE, 2),
-        {Rule.POSTINGS_MATCH},
+        {Invariant.POSTINGS_MATCH},
     ),
     "the legs of a refund have another order": (
         "UPDATE cogni_billing.arrivals SET sequence = - sequence"
         " WHERE transaction_id = (SELECT id FROM cogni_billing.transactions"
         " WHERE reference = 're_1')",
-        {Rule.POSTINGS_MATCH},
+        {Invariant.POSTINGS_MATCH},
     ),
     "legs are deleted": (
         f"DELETE FROM cogni_billing.arrivals WHERE transaction_id = {CHARGE}",
-        {Rule.TRANSACTIONS_SUM_TO_ZERO, Rule.POSTINGS_MATCH, Rule.CHECKPOINTS_MATCH},
+        {Invariant.TRANSACTIONS_SUM_TO_ZERO, Invariant.POSTINGS_MATCH, Invariant.CHECKPOINTS_MATCH},
     ),
     "a transaction is deleted": (
         f"DELETE FROM cogni_billing.transactions WHERE id = {CHARGE}",
         {
-            Rule.TRANSACTIONS_SUM_TO_ZERO,
-            Rule.POSTINGS_MATCH,
-            Rule.WALLETS_MATCH,
-            Rule.LINES_RUN_ON,
-            Rule.LINES_ARE_GAPLESS,
-            Rule.GRANTS_ADD_UP,
+            Invariant.TRANSACTIONS_SUM_TO_ZERO,
+            Invariant.POSTINGS_MATCH,
+            Invariant.WALLETS_MATCH,
+            Invariant.LINES_RUN_ON,
+            Invariant.LINES_ARE_GAPLESS,
+            Invariant.GRANTS_ADD_UP,
         },
     ),
     "a charge is declared a capture": (
         CHARGED.format("kind = 'capture'"),
         {
-            Rule.TRANSACTIONS_FIT_THEIR_KIND,
-            Rule.POSTINGS_MATCH,
-            Rule.CAPTURES_MATCH_THEIR_HOLD,
+            Invariant.TRANSACTIONS_FIT_THEIR_KIND,
+            Invariant.POSTINGS_MATCH,
+            Invariant.CAPTURES_MATCH_THEIR_HOLD,
         },
     ),
     "a charge is of an unknown kind": (
         CHARGED.format("kind = 'gift'"),
-        {Rule.TRANSACTIONS_FIT_THEIR_KIND, Rule.POSTINGS_MATCH},
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.POSTINGS_MATCH},
     ),
     "a charge has a subject": (
         CHARGED.format("subject_id = id"),
-        {Rule.TRANSACTIONS_FIT_THEIR_KIND},
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "a charge reverses a part": (
         CHARGED.format("part = 1"),
-        {Rule.TRANSACTIONS_FIT_THEIR_KIND},
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "a charge has empty shares": (
         CHARGED.format("beneficiaries = '{}', shares = '{}'"),
-        {Rule.TRANSACTIONS_FIT_THEIR_KIND},
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "a charge draws more than its amount": (
         CHARGED.format("drawn_amounts = ARRAY[drawn_amounts[1] + 1] || drawn_amounts[2:]"),
-        {Rule.TRANSACTIONS_FIT_THEIR_KIND, Rule.GRANTS_ADD_UP},
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.GRANTS_ADD_UP},
     ),
     "a share is not a number": (
         BOUGHT.format("shares = '{NaN}'"),
-        {Rule.TRANSACTIONS_FIT_THEIR_KIND, Rule.POSTINGS_MATCH},
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.POSTINGS_MATCH},
     ),
     "a refund absorbs an amount that is not a number": (
         TRANSACTION.format("absorbed = 'NaN'", "re_1"),
-        {Rule.TRANSACTIONS_FIT_THEIR_KIND, Rule.POSTINGS_MATCH},
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.POSTINGS_MATCH},
     ),
     "a refund has an unknown shortfall": (
         TRANSACTION.format("shortfall = 'forgive'", "re_1"),
-        {Rule.TRANSACTIONS_FIT_THEIR_KIND},
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "a policy is rewritten": (
         POLICY.format("replace(policy::text, '0.25', '0.26')::json"),
-        {Rule.POLICIES_MATCH_THEIR_DIGEST, Rule.SHARES_FOLLOW_THE_POLICY},
+        {Invariant.POLICIES_MATCH_THEIR_DIGEST, Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "a policy has a number that Python does not read": (
         POLICY.format("""('{"version": ' || repeat('9', 5000) || '}')::json"""),
-        {Rule.POLICIES_MATCH_THEIR_DIGEST, Rule.SHARES_FOLLOW_THE_POLICY},
+        {Invariant.POLICIES_MATCH_THEIR_DIGEST, Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "a policy is too deep": (
         POLICY.format("(repeat('[', 3000) || repeat(']', 3000))::json"),
-        {Rule.POLICIES_MATCH_THEIR_DIGEST, Rule.SHARES_FOLLOW_THE_POLICY},
+        {Invariant.POLICIES_MATCH_THEIR_DIGEST, Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "a policy lacks fields": (
         POLICY.format("""'{"version": "1"}'"""),
-        {Rule.POLICIES_MATCH_THEIR_DIGEST, Rule.SHARES_FOLLOW_THE_POLICY},
+        {Invariant.POLICIES_MATCH_THEIR_DIGEST, Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "a policy is deleted": (
         "DELETE FROM cogni_billing.policies WHERE policy::text LIKE '%0.25%'",
-        {Rule.SHARES_FOLLOW_THE_POLICY},
+        {Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "a policy without a purchase is rewritten": (
         "INSERT INTO cogni_billing.policies"
         " SELECT tenant_id, 'x', '{}' FROM cogni_billing.wallets LIMIT 1",
-        {Rule.POLICIES_MATCH_THEIR_DIGEST},
+        {Invariant.POLICIES_MATCH_THEIR_DIGEST},
     ),
     "a purchase has another policy": (
         BOUGHT.format(
             "policy = (SELECT digest FROM cogni_billing.policies"
             " WHERE policy::text NOT LIKE '%0.25%')"
         ),
-        {Rule.SHARES_FOLLOW_THE_POLICY},
+        {Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "a purchase is older than its policy": (
         BOUGHT.format("occurred_at = '1969-12-31'"),
-        {Rule.SHARES_FOLLOW_THE_POLICY, Rule.POSTINGS_MATCH},
+        {Invariant.SHARES_FOLLOW_THE_POLICY, Invariant.POSTINGS_MATCH},
     ),
     "a purchase has no policy": (
         BOUGHT.format("policy = NULL"),
-        {Rule.SHARES_FOLLOW_THE_POLICY, Rule.TRANSACTIONS_FIT_THEIR_KIND},
+        {Invariant.SHARES_FOLLOW_THE_POLICY, Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "a purchase of another amount has no policy": (
         BOUGHT.format("policy = NULL, paid = 9.99"),
         {
-            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
-            Rule.SHARES_FOLLOW_THE_POLICY,
-            Rule.TRANSACTIONS_FIT_THEIR_KIND,
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            Invariant.SHARES_FOLLOW_THE_POLICY,
+            Invariant.TRANSACTIONS_FIT_THEIR_KIND,
         },
     ),
     "the payment of a purchase is rewritten": (
         BOUGHT.format("paid = 9.99"),
-        {Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, Rule.SHARES_FOLLOW_THE_POLICY},
+        {Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "the payment of a purchase has an unknown unit": (
         BOUGHT.format("paid_unit = 'EUR'"),
-        {Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, Rule.TRANSACTIONS_FIT_THEIR_KIND},
+        {Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "the payment of a purchase is not a number": (
         BOUGHT.format("paid = 'NaN'"),
-        {Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, Rule.TRANSACTIONS_FIT_THEIR_KIND},
+        {Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "a claim is deleted": (
         "DELETE FROM cogni_billing.claims WHERE payment = 'stripe:pi_1'",
-        {Rule.PURCHASES_CLAIM_THEIR_PAYMENT},
+        {Invariant.PURCHASES_CLAIM_THEIR_PAYMENT},
     ),
     "a claim is moved to another tenant": (
         CLAIM.format(f"tenant_id = '{BOB}'"),
-        {Rule.PURCHASES_CLAIM_THEIR_PAYMENT, Rule.PAYMENTS_HAVE_THEIR_PURCHASE},
+        {Invariant.PURCHASES_CLAIM_THEIR_PAYMENT, Invariant.PAYMENTS_HAVE_THEIR_PURCHASE},
     ),
     "a claim names another transaction": (
         CLAIM.format(f"transaction_id = {CHARGE}"),
-        {Rule.PURCHASES_CLAIM_THEIR_PAYMENT, Rule.PAYMENTS_HAVE_THEIR_PURCHASE},
+        {Invariant.PURCHASES_CLAIM_THEIR_PAYMENT, Invariant.PAYMENTS_HAVE_THEIR_PURCHASE},
     ),
     "a claim has no purchase": (
         f"INSERT INTO cogni_billing.claims VALUES ('stripe:x', '{BOB}', '{BOB}')",
-        {Rule.PAYMENTS_HAVE_THEIR_PURCHASE},
+        {Invariant.PAYMENTS_HAVE_THEIR_PURCHASE},
     ),
-    "a wallet is raised": (WALLET.format("posted = posted + 1", ALICE), {Rule.WALLETS_MATCH}),
+    "a wallet is raised": (WALLET.format("posted = posted + 1", ALICE), {Invariant.WALLETS_MATCH}),
     "a wallet is deleted": (
         f"DELETE FROM cogni_billing.wallets WHERE tenant_id = '{ALICE}'",
         {
-            Rule.WALLETS_MATCH,
-            Rule.HOLDS_ARE_COUNTED,
-            Rule.GRANTS_ARE_COUNTED,
-            Rule.LINES_ARE_GAPLESS,
+            Invariant.WALLETS_MATCH,
+            Invariant.HOLDS_ARE_COUNTED,
+            Invariant.GRANTS_ARE_COUNTED,
+            Invariant.LINES_ARE_GAPLESS,
         },
     ),
     "a wallet's time is turned back": (
         WALLET.format("as_of = 'epoch'", ALICE),
-        {Rule.WALLETS_MATCH},
+        {Invariant.WALLETS_MATCH},
     ),
     "a contra account has a wallet": (
         f"INSERT INTO cogni_billing.wallets (tenant_id, opened_at) VALUES ('{USAGE}', 'epoch')",
-        {Rule.WALLETS_HAVE_ACCOUNTS},
+        {Invariant.WALLETS_HAVE_ACCOUNTS},
     ),
     "a wallet is due too late": (
         WALLET.format("due_at = 'infinity'", ALICE),
-        {Rule.WALLETS_KNOW_WHAT_IS_DUE},
+        {Invariant.WALLETS_KNOW_WHAT_IS_DUE},
     ),
-    "a wallet holds more": (WALLET.format("held = held + 1", ALICE), {Rule.HOLDS_ARE_COUNTED}),
+    "a wallet holds more": (WALLET.format("held = held + 1", ALICE), {Invariant.HOLDS_ARE_COUNTED}),
     "a wallet counts more of its grants": (
         WALLET.format("granted = granted + 1", ALICE),
-        {Rule.GRANTS_ARE_COUNTED},
+        {Invariant.GRANTS_ARE_COUNTED},
     ),
     "a wallet counts more lines": (
         WALLET.format("lines = lines + 1", ALICE),
-        {Rule.LINES_ARE_GAPLESS},
+        {Invariant.LINES_ARE_GAPLESS},
     ),
     "a wallet has received more": (
         WALLET.format("received = received + 1", SYSTEM_TENANT_ID),
-        {Rule.WALLETS_FOLLOW_A_CHECKPOINT},
+        {Invariant.WALLETS_FOLLOW_A_CHECKPOINT},
     ),
     "a wallet has received as far as no checkpoint": (
         WALLET.format("received_up_to = received_up_to + 1", SYSTEM_TENANT_ID),
-        {Rule.WALLETS_FOLLOW_A_CHECKPOINT},
+        {Invariant.WALLETS_FOLLOW_A_CHECKPOINT},
     ),
     "a wallet without arrivals has received": (
         WALLET.format("received = 1", ALICE),
-        {Rule.WALLETS_FOLLOW_A_CHECKPOINT},
+        {Invariant.WALLETS_FOLLOW_A_CHECKPOINT},
     ),
-    "a running balance is rewritten": (BOUGHT.format("posted_after = 5"), {Rule.LINES_RUN_ON}),
-    "a line is dated back": (CHARGED.format("line_at = 'epoch'"), {Rule.LINES_RUN_ON}),
+    "a running balance is rewritten": (BOUGHT.format("posted_after = 5"), {Invariant.LINES_RUN_ON}),
+    "a line is dated back": (CHARGED.format("line_at = 'epoch'"), {Invariant.LINES_RUN_ON}),
     "a line has another number": (
         TRANSACTION.format("position = position + 1000", "stripe:a_1"),
-        {Rule.LINES_ARE_GAPLESS},
+        {Invariant.LINES_ARE_GAPLESS},
     ),
     "a line has arrivals of an account without any": (
         BOUGHT.format("arrived = 5"),
-        {Rule.LINES_SEE_ARRIVALS},
+        {Invariant.LINES_SEE_ARRIVALS},
     ),
     "a line has seen another account's arrival": (
         TRANSACTION.format("seen = 1", "run-6"),
-        {Rule.LINES_SEE_ARRIVALS},
+        {Invariant.LINES_SEE_ARRIVALS},
     ),
     "a line has seen fewer arrivals than the line before it": (
         f"{TRANSACTION.format('seen = 0, arrived = 0', 'run-1')}"
         f" AND tenant_id = '{SYSTEM_TENANT_ID}'",
-        {Rule.LINES_SEE_ARRIVALS},
+        {Invariant.LINES_SEE_ARRIVALS},
     ),
     "a hold is opened again": (
         HOLD.format("state = 'open', captured = 0", "run-2"),
         {
-            Rule.HOLDS_ARE_COUNTED,
-            Rule.CAPTURES_MATCH_THEIR_HOLD,
-            Rule.GRANTS_ADD_UP,
-            Rule.WALLETS_KNOW_WHAT_IS_DUE,
+            Invariant.HOLDS_ARE_COUNTED,
+            Invariant.CAPTURES_MATCH_THEIR_HOLD,
+            Invariant.GRANTS_ADD_UP,
+            Invariant.WALLETS_KNOW_WHAT_IS_DUE,
         },
     ),
-    "a hold is of more": (HOLD.format("amount = amount + 1", "run-4"), {Rule.HOLDS_ARE_COUNTED}),
+    "a hold is of more": (
+        HOLD.format("amount = amount + 1", "run-4"),
+        {Invariant.HOLDS_ARE_COUNTED},
+    ),
     "a hold has an unknown state": (
         HOLD.format("state = 'paused'", "run-3"),
-        {Rule.HOLDS_FIT_THEIR_KIND},
+        {Invariant.HOLDS_FIT_THEIR_KIND},
     ),
     "a hold ends before it is opened": (
         HOLD.format("ends_at = opened_at - interval '1 second'", "run-3"),
-        {Rule.HOLDS_FIT_THEIR_KIND},
+        {Invariant.HOLDS_FIT_THEIR_KIND},
     ),
     "a hold pins more than its amount": (
         HOLD.format("pinned_grants = ARRAY[id], pinned_amounts = ARRAY[amount + 1]", "run-3"),
-        {Rule.HOLDS_FIT_THEIR_KIND},
+        {Invariant.HOLDS_FIT_THEIR_KIND},
     ),
     "an unspent grant is deleted": (
         "DELETE FROM cogni_billing.grants WHERE source = 'promo:c'",
-        {Rule.GRANTS_MATCH_THEIR_TRANSACTION, Rule.GRANTS_ARE_COUNTED},
+        {Invariant.GRANTS_MATCH_THEIR_TRANSACTION, Invariant.GRANTS_ARE_COUNTED},
     ),
     "a hold is deleted": (
         "DELETE FROM cogni_billing.holds WHERE reference = 'run-2'",
-        {Rule.CAPTURES_MATCH_THEIR_HOLD},
+        {Invariant.CAPTURES_MATCH_THEIR_HOLD},
     ),
     "more of a hold is captured": (
         HOLD.format("captured = captured + 1", "run-2"),
-        {Rule.CAPTURES_MATCH_THEIR_HOLD},
+        {Invariant.CAPTURES_MATCH_THEIR_HOLD},
     ),
     "a grant is given back": (
         GRANT.format("taken = 0"),
-        {Rule.GRANTS_ADD_UP, Rule.GRANTS_ARE_COUNTED},
+        {Invariant.GRANTS_ADD_UP, Invariant.GRANTS_ARE_COUNTED},
     ),
     "a grant is of more": (
         GRANT.format("amount = amount + 1"),
-        {Rule.GRANTS_MATCH_THEIR_TRANSACTION, Rule.GRANTS_ARE_COUNTED},
+        {Invariant.GRANTS_MATCH_THEIR_TRANSACTION, Invariant.GRANTS_ARE_COUNTED},
     ),
     "a grant is deleted": (
         "DELETE FROM cogni_billing.grants WHERE source = 'promo:b'",
-        {Rule.GRANTS_MATCH_THEIR_TRANSACTION, Rule.GRANTS_ADD_UP},
+        {Invariant.GRANTS_MATCH_THEIR_TRANSACTION, Invariant.GRANTS_ADD_UP},
     ),
     "a grant expired too early": (
         "UPDATE cogni_billing.grants SET expires_at = '9000-01-01' WHERE source = 'promo:a'",
-        {Rule.GRANTS_LAPSE_ON_TIME},
+        {Invariant.GRANTS_EXPIRE_ON_TIME},
     ),
     "a refund is of more": (
         TRANSACTION.format("returned = returned + 1", "re_1"),
         {
-            Rule.RETURNS_FOLLOW_ONE_ANOTHER,
-            Rule.RETURNS_TAKE_BACK_THEIR_PART,
-            Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+            Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
+            Invariant.REVERSALS_TAKE_BACK_THEIR_PART,
+            Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
         },
     ),
     "a refund was asked for another amount": (
         TRANSACTION.format("part = 0.01", "re_1"),
-        {Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED},
+        {Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED},
     ),
     "a refund is finer than the payment's unit": (
         TRANSACTION.format(
@@ -363,127 +366,127 @@ CORRUPTIONS: dict[str, tuple[str, set[Rule]]] = {
             " returned_total = returned_total + 0.001",
             "re_1",
         ),
-        {Rule.RETURNS_FOLLOW_ONE_ANOTHER},
+        {Invariant.REVERSALS_FOLLOW_ONE_ANOTHER},
     ),
     "a refund absorbs more": (
         TRANSACTION.format("absorbed = absorbed + 1", "re_2"),
-        {Rule.POSTINGS_MATCH, Rule.RETURNS_TAKE_BACK_THEIR_PART},
+        {Invariant.POSTINGS_MATCH, Invariant.REVERSALS_TAKE_BACK_THEIR_PART},
     ),
     "a refund has no purchase": (
         TRANSACTION.format(f"reverses = '{BOB}'", "re_2"),
-        {Rule.RETURNS_FOLLOW_ONE_ANOTHER},
+        {Invariant.REVERSALS_FOLLOW_ONE_ANOTHER},
     ),
     "a refund is deleted": (
         "DELETE FROM cogni_billing.transactions WHERE reference = 're_1'",
         {
-            Rule.TRANSACTIONS_SUM_TO_ZERO,
-            Rule.POSTINGS_MATCH,
-            Rule.RETURNS_FOLLOW_ONE_ANOTHER,
-            Rule.WALLETS_MATCH,
-            Rule.LINES_RUN_ON,
-            Rule.LINES_ARE_GAPLESS,
+            Invariant.TRANSACTIONS_SUM_TO_ZERO,
+            Invariant.POSTINGS_MATCH,
+            Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
+            Invariant.WALLETS_MATCH,
+            Invariant.LINES_RUN_ON,
+            Invariant.LINES_ARE_GAPLESS,
         },
     ),
     "more was returned than was paid": (
         TRANSACTION.format("paid = 0.50", "stripe:pi_5"),
         {
-            Rule.DISPUTES_ARE_OF_THEIR_PAYMENT,
-            Rule.RETURNS_FOLLOW_ONE_ANOTHER,
-            Rule.RETURNS_TAKE_BACK_THEIR_PART,
-            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
-            Rule.SHARES_FOLLOW_THE_POLICY,
+            Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT,
+            Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
+            Invariant.REVERSALS_TAKE_BACK_THEIR_PART,
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            Invariant.SHARES_FOLLOW_THE_POLICY,
         },
     ),
     "a returned payment has an unknown unit": (
         TRANSACTION.format("paid_unit = 'EUR'", "stripe:pi_5"),
         {
-            Rule.DISPUTES_ARE_OF_THEIR_PAYMENT,
-            Rule.RETURNS_FOLLOW_ONE_ANOTHER,
-            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
-            Rule.TRANSACTIONS_FIT_THEIR_KIND,
+            Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT,
+            Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            Invariant.TRANSACTIONS_FIT_THEIR_KIND,
         },
     ),
     "a dispute is deleted": (
         "DELETE FROM cogni_billing.disputes WHERE reference = 'dp_2'",
-        {Rule.DISPUTES_ARE_SET_ASIDE},
+        {Invariant.DISPUTES_ARE_SET_ASIDE},
     ),
     "less is set aside than is disputed": (
         f"{DISPUTED.format('amount = amount - 1')} AND tenant_id = '{BOB}'",
-        {Rule.DISPUTES_ARE_SET_ASIDE, Rule.HOLDS_ARE_COUNTED},
+        {Invariant.DISPUTES_ARE_SET_ASIDE, Invariant.HOLDS_ARE_COUNTED},
     ),
     "a part of a dispute is given back": (
         f"{DISPUTED.format(RELEASED)} AND tenant_id = '{SYSTEM_TENANT_ID}'",
-        {Rule.DISPUTES_ARE_SET_ASIDE, Rule.HOLDS_ARE_COUNTED},
+        {Invariant.DISPUTES_ARE_SET_ASIDE, Invariant.HOLDS_ARE_COUNTED},
     ),
     "an open dispute is of more than it sets aside": (
         DISPUTE.format("disputed = disputed + 0.05, part = part + 0.05", "dp_2"),
-        {Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
+        {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
     ),
     "a dispute is of another payment": (
         DISPUTE.format("payment = 'stripe:pi_1'", "dp_2"),
-        {Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
+        {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
     ),
     "a dispute was asked for another amount": (
         DISPUTE.format("part = 0.01", "dp_2"),
-        {Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
+        {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
     ),
     "a chargeback has no dispute": (
         f"UPDATE cogni_billing.transactions SET subject_id = '{BOB}' WHERE kind = 'chargeback'",
-        {Rule.CHARGEBACKS_END_A_DISPUTE},
+        {Invariant.CHARGEBACKS_END_A_DISPUTE},
     ),
     "a lost dispute was of more": (
         DISPUTE.format("disputed = disputed + 1", "dp_1"),
-        {Rule.CHARGEBACKS_END_A_DISPUTE, Rule.DISPUTES_ARE_OF_THEIR_PAYMENT},
+        {Invariant.CHARGEBACKS_END_A_DISPUTE, Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
     ),
     "an attempt was credited by another purchase": (
         ATTEMPT.format(f"transaction_id = {PURCHASE}", "CREDITED"),
-        {Rule.ATTEMPTS_HAVE_THEIR_PURCHASE, Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+        {Invariant.ATTEMPTS_HAVE_THEIR_PURCHASE, Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
     ),
     "an attempt was of another amount": (
         ATTEMPT.format("amount = amount + 1", "CREDITED"),
-        {Rule.ATTEMPTS_HAVE_THEIR_PURCHASE},
+        {Invariant.ATTEMPTS_HAVE_THEIR_PURCHASE},
     ),
     "an attempt was credited without an event": (
         ATTEMPT.format("state = 'CREDITED'", "REJECTED"),
         {
-            Rule.ATTEMPTS_HAVE_THEIR_PURCHASE,
-            Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS,
-            Rule.EVIDENCE_IS_OF_ITS_ATTEMPT,
+            Invariant.ATTEMPTS_HAVE_THEIR_PURCHASE,
+            Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS,
+            Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT,
         },
     ),
     "an attempt's rejection is deleted": (
         "DELETE FROM cogni_billing.payment_attempt_events WHERE state = 'REJECTED'",
-        {Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+        {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
     ),
     "an attempt is pending without an event": (
         ATTEMPT.format("state = 'PENDING_UNVERIFIED'", "CREATED_INTENT"),
-        {Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS, Rule.EVIDENCE_IS_OF_ITS_ATTEMPT},
+        {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS, Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT},
     ),
     "an attempt had other evidence": (
         ATTEMPT.format("evidence = '8453:0x1'", "REJECTED"),
-        {Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+        {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
     ),
     "an attempt failed for another reason": (
         ATTEMPT.format("failure = 'TX_REVERTED'", "REJECTED"),
-        {Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+        {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
     ),
     "evidence of a pending attempt is free": (
         "DELETE FROM cogni_billing.evidence WHERE evidence = 'stripe:a_3'",
-        {Rule.EVIDENCE_IS_OF_ITS_ATTEMPT},
+        {Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT},
     ),
     "evidence of a rejected attempt is claimed": (
         "INSERT INTO cogni_billing.evidence SELECT evidence, tenant_id, id"
         " FROM cogni_billing.payment_attempts WHERE state = 'REJECTED'",
-        {Rule.EVIDENCE_IS_OF_ITS_ATTEMPT},
+        {Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT},
     ),
     "a checkpoint is rewritten": (
         "UPDATE cogni_billing.checkpoints SET arrived = arrived + 1"
         f" WHERE account_id = '{SYSTEM_ACCOUNT_ID}'",
-        {Rule.CHECKPOINTS_MATCH, Rule.WALLETS_FOLLOW_A_CHECKPOINT},
+        {Invariant.CHECKPOINTS_MATCH, Invariant.WALLETS_FOLLOW_A_CHECKPOINT},
     ),
     "a checkpoint's times are rewritten": (
         "UPDATE cogni_billing.checkpoints SET latest_at = 'epoch'",
-        {Rule.CHECKPOINTS_MATCH},
+        {Invariant.CHECKPOINTS_MATCH},
     ),
 }
 
@@ -532,15 +535,15 @@ def test_verification_corrupted_ledger_names_each_broken_rule(
     with corrupted(database, statement) as connection:
         found = verification(connection, 1000).violations
 
-    assert {violation.rule for violation in found} == broken
+    assert {violation.invariant for violation in found} == broken
     assert all(violation.where and violation.detail for violation in found)
     assert billing.verify().ok
 
 
 def test_every_rule_is_broken_by_a_corruption() -> None:
-    broken = set[Rule]().union(*(rules for _, rules in CORRUPTIONS.values()))
+    broken = set[Invariant]().union(*(rules for _, rules in CORRUPTIONS.values()))
 
-    assert set(Rule) - broken == {Rule.TRANSACTIONS_MATCH_THEIR_SEAL}  # see test_edits.py
+    assert set(Invariant) - broken == {Invariant.TRANSACTIONS_MATCH_THEIR_SEAL}  # see test_edits.py
 
 
 def test_violation_has_ids_of_its_place(database: Database, billing: Billing) -> None:
@@ -590,9 +593,9 @@ def test_verification_forged_purchases_of_one_tenant_do_not_hide_another_tenant(
     with unit_of_work.scope(BOB) as scope:
         scope.ledger.post(forged(BOB, 31))
 
-    found = Billing(unit_of_work).verify(most=2).violations
+    found = Billing(unit_of_work).verify(limit=2).violations
 
-    assert [violation.rule for violation in found] == [Rule.SHARES_FOLLOW_THE_POLICY] * 2
+    assert [violation.invariant for violation in found] == [Invariant.SHARES_FOLLOW_THE_POLICY] * 2
     assert [violation.where["tenant"] for violation in found] == [str(ALICE), str(BOB)]
     assert found[0].detail.endswith("(and 29 more of this tenant)")
 
@@ -633,7 +636,7 @@ def test_verification_equal_terms_only_purchases_before_the_policy_are_found(
             text("SELECT id FROM cogni_billing.transactions WHERE reference = 'stripe:pi_2'")
         ).scalar_one()
 
-    (violation,) = (each for each in found if each.rule is Rule.SHARES_FOLLOW_THE_POLICY)
+    (violation,) = (each for each in found if each.invariant is Invariant.SHARES_FOLLOW_THE_POLICY)
     assert violation.where == {"tenant": str(BOB), "transaction": str(early)}
     assert not violation.detail.endswith("of this tenant)")
 

@@ -27,7 +27,7 @@ from cogni_billing.cli.tables import (
     verification_table,
 )
 from cogni_billing.domain.errors import Difference, escaped
-from cogni_billing.domain.verification import Rule, Verification, Violation
+from cogni_billing.domain.verification import Invariant, Verification, Violation
 from cogni_billing.testing import ALICE
 
 HOSTILE = "".join(
@@ -76,7 +76,7 @@ def tables() -> dict[str, Table]:
     billing = Billing(InMemoryUnitOfWork())
     billing.grant(ALICE, credits(1), source="promo", reference="r")
     [line] = billing.statement(ALICE).lines
-    broken = Violation(rule=next(iter(Rule)), where={HOSTILE: HOSTILE}, detail=HOSTILE)
+    broken = Violation(invariant=next(iter(Invariant)), where={HOSTILE: HOSTILE}, detail=HOSTILE)
     finding = Finding(problem=HOSTILE, remedy=HOSTILE)
     return {
         "statement": statement_table(

@@ -316,7 +316,7 @@ def a_captured_hold_stays_open(patch: Patch) -> None:
 
 @in_memory(grants.GrantContract, "test_the_remainder_of_a_grant_expires_at_its_expiry")
 def a_grant_never_lapses(patch: Patch) -> None:
-    patch.setattr(Wallet, "settled", lambda wallet, _moment: (wallet, ()))
+    patch.setattr(Wallet, "expired_by", lambda wallet, _moment: (wallet, ()))
 
 
 @in_memory(known_faults.KnownFaultContract, "test_a_won_dispute_releases_everything")
@@ -413,13 +413,13 @@ def a_refused_call_rolls_back_due_expirations(patch: Patch) -> None:
 )
 def a_refused_call_moves_the_time_of_the_wallet(patch: Patch) -> None:
     def moved(ledger: MemoryLedger, moment: datetime) -> Wallet:
-        wallet = settled(ledger, moment)
+        wallet = current(ledger, moment)
         ledger._keep(wallet)
         ledger._store.keep()
         return wallet
 
-    settled = MemoryLedger._settled
-    patch.setattr(MemoryLedger, "_settled", moved)
+    current = MemoryLedger._current
+    patch.setattr(MemoryLedger, "_current", moved)
 
 
 @in_memory(

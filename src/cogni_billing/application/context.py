@@ -8,8 +8,8 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-from cogni_billing.domain.moments import utc
 from cogni_billing.domain.policies import Policies, RevenueSharePolicy, checked_policies
+from cogni_billing.domain.timestamps import utc
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import Environment
 

@@ -23,23 +23,23 @@ def sweep(context: Context) -> Steps[int]:
     while due := swept.untried((yield find_due)):
         for tenant in due:
             with swept.trying(tenant):
-                swept.done += yield SingleCase(tenant, lambda scope: scope.ledger.settle(now))
+                swept.done += yield SingleCase(tenant, lambda scope: scope.ledger.expire_due(now))
     return swept.outcome()
 
 
 @in_steps
 def fold() -> Steps[Folding]:
-    position = yield ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.settled_position())
+    position = yield ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.safe_position())
     # In a scope of its own, which sees every arrival below that position.
     folding: Folding = yield ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.fold(position))
     return folding
 
 
-def verify(most: object) -> ServiceCase[Verification]:
-    if type(most) is not int or not 1 <= most <= VIOLATIONS_MAX:
+def verify(limit: object) -> ServiceCase[Verification]:
+    if type(limit) is not int or not 1 <= limit <= VIOLATIONS_MAX:
         expected = f"a whole number from 1 to {VIOLATIONS_MAX}"
-        raise InvalidInput("most", shown(most), expected)
-    return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.verify(most))
+        raise InvalidInput("limit", shown(limit), expected)
+    return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.verify(limit))
 
 
 def seal(seals: object, key: object) -> ServiceCase[tuple[Seal, ...]]:

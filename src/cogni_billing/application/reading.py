@@ -10,7 +10,6 @@ from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.identity import tenant_id
-from cogni_billing.domain.moments import utc
 from cogni_billing.domain.statements import (
     Balance,
     Page,
@@ -20,6 +19,7 @@ from cogni_billing.domain.statements import (
     page_request,
     view_of,
 )
+from cogni_billing.domain.timestamps import utc
 from cogni_billing.domain.transactions import Recorded
 
 

@@ -36,8 +36,8 @@ from cogni_billing.domain.receipts import (
 )
 from cogni_billing.domain.reversals import (
     Payment,
+    Recoverable,
     ReversalRequest,
-    There,
     plan_reversal,
 )
 from cogni_billing.domain.transactions import Recorded
@@ -157,15 +157,17 @@ class _Reversals:
         self, kind: TransactionKind, request: ReversalRequest, lost: Dispute | None = None
     ) -> Recorded:
         payment = self._payment(request.payment)
-        there = self.scope.books.lock(payment.clamped, self.now) if payment.clamped else There()
+        recoverable = (
+            self.scope.books.lock(payment.clamped, self.now) if payment.clamped else Recoverable()
+        )
         if request.shortfall is Shortfall.CLAMP:
             available = self.scope.ledger.balance(self.now).available
-            there |= There({account_of(self.tenant): available})
+            recoverable |= Recoverable({account_of(self.tenant): available})
         reversal = plan_reversal(
             kind,
             request,
             payment,
-            there,
+            recoverable,
             at=self.now,
             transaction_id=self.new_id,
             subject=None if lost is None else lost.id,

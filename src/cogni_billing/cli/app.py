@@ -304,7 +304,7 @@ def statement(
 def sweep(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
     """Post expirations that are due on idle wallets."""
     with _back_office(database_url, service_url) as billing:
-        console.print("wallets settled:", billing.sweep())
+        console.print("wallets updated:", billing.sweep())
 
 
 @app.command()

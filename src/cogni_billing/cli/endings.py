@@ -25,7 +25,7 @@ _AFTER: Final[Mapping[str | None, str]] = {
     "open-account": _WHOLE,
     "purchase": "run it again with the same payment: what is done is replayed",
     "statement": _READS,
-    "sweep": "wallets that were settled stay so; run it again to go on",
+    "sweep": "wallets that were updated stay so; run it again to continue",
     "verify": _READS,
 }
 

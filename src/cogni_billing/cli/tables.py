@@ -11,7 +11,7 @@ from cogni_billing.adapters.postgres import Report, TrialBalance
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import escaped
 from cogni_billing.domain.statements import Balance, Line
-from cogni_billing.domain.verification import Rule, Verification
+from cogni_billing.domain.verification import Invariant, Verification
 
 
 def quantity(amount: Amount | None) -> str:
@@ -66,14 +66,14 @@ def verification_table(verification: Verification, *, with_seals: bool) -> Table
         f"{verification.transactions} transactions, {verification.postings} postings",
         ("invariant", "meaning", "finding"),
     )
-    for rule in Rule:
-        if rule is Rule.TRANSACTIONS_MATCH_THEIR_SEAL and not with_seals:
+    for invariant in Invariant:
+        if invariant is Invariant.TRANSACTIONS_MATCH_THEIR_SEAL and not with_seals:
             continue
-        broken = [found for found in verification.violations if found.rule is rule]
+        broken = [found for found in verification.violations if found.invariant is invariant]
         for violation in broken:
-            result.add_row(rule.invariant, rule.says, f"[red]{cell(str(violation))}")
+            result.add_row(invariant.number, invariant.meaning, f"[red]{cell(str(violation))}")
         if not broken:
-            result.add_row(rule.invariant, rule.says, "[green]ok")
+            result.add_row(invariant.number, invariant.meaning, "[green]ok")
     return result
 
 

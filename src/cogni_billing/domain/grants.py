@@ -15,7 +15,7 @@ from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
-from cogni_billing.domain.moments import LATEST, expiry
+from cogni_billing.domain.timestamps import LATEST, expiry
 from cogni_billing.domain.transactions import GrantTerms, Transaction
 
 PRIORITY_DEFAULT: Final = 100
@@ -38,7 +38,7 @@ class Grant(GrantTerms):
     """The credits that are not spent, set aside by a hold, or expired."""
 
     @property
-    def turn(self) -> tuple[int, bool, datetime, datetime, UUID]:
+    def spend_order(self) -> tuple[int, bool, datetime, datetime, UUID]:
         """The sort key of the spend order. A grant without expiry comes last in its priority."""
         never = self.expires_at is None
         return self.priority, never, self.expires_at or LATEST, self.granted_at, self.id
@@ -53,7 +53,7 @@ class Draw:
 
 
 @frozen
-class Lapse:
+class Expiration:
     """The remainder of a grant at its expiry."""
 
     grant_id: UUID
@@ -100,19 +100,19 @@ def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> 
     )
 
 
-def plan_expiry(tenant: TenantId, lapse: Lapse, number: int) -> Transaction:
+def plan_expiry(tenant: TenantId, expiration: Expiration, number: int) -> Transaction:
     """Plan the transaction that takes the remainder of an expired grant, as breakage.
 
     A grant expires once more if a hold returns credits to it after its expiry. *number* counts the
     expirations of the grant and makes the key unique, because the moment may be the same.
     """
-    reference = f"{lapse.grant_id}@{number}"
+    reference = f"{expiration.grant_id}@{number}"
     return Transaction(
-        id=uuid5(lapse.grant_id, reference),
+        id=uuid5(expiration.grant_id, reference),
         tenant=tenant,
         kind=TransactionKind.EXPIRY,
         reference=reference,
-        at=lapse.at,
-        amount=-lapse.amount,
-        subject=lapse.grant_id,
+        at=expiration.at,
+        amount=-expiration.amount,
+        subject=expiration.grant_id,
     )

@@ -21,7 +21,7 @@ from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
-from cogni_billing.domain.moments import LATEST, expiry
+from cogni_billing.domain.timestamps import LATEST, expiry
 from cogni_billing.domain.transactions import Transaction
 
 

@@ -34,7 +34,6 @@ from cogni_billing.domain.errors import (
 )
 from cogni_billing.domain.identity import SYSTEM_ACCOUNT_ID, AccountId, reference
 from cogni_billing.domain.metadata import Json, read_only
-from cogni_billing.domain.moments import EARLIEST, utc
 from cogni_billing.domain.shares import (
     Share,
     ShareRule,
@@ -42,6 +41,7 @@ from cogni_billing.domain.shares import (
     list_in,
     text_in,
 )
+from cogni_billing.domain.timestamps import EARLIEST, utc
 
 DEFAULT_RATE: Final = Decimal("0.25")
 # Bounds the size of the record that each purchase keeps of its policy.

@@ -13,8 +13,8 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.moments import expiry_text
 from cogni_billing.domain.policies import Shortfall
+from cogni_billing.domain.timestamps import expiry_text
 
 REMAINDER: Final = "what remains"
 Request: TypeAlias = Mapping[str, str]

@@ -131,13 +131,13 @@ class ReversalRequest:
 
 
 @frozen
-class There:
+class Recoverable:
     """The credits that can be taken back from each account that must not go into debt."""
 
     credits: Mapping[AccountId, Amount] = field(factory=dict)
 
-    def __or__(self, other: There) -> There:
-        return There({**self.credits, **other.credits})
+    def __or__(self, other: Recoverable) -> Recoverable:
+        return Recoverable({**self.credits, **other.credits})
 
     def of(self, account: AccountId, wanted: Amount) -> Amount:
         """The recoverable part of *wanted*. All of it for an account that is not listed."""
@@ -148,7 +148,7 @@ def plan_reversal(
     kind: TransactionKind,
     request: ReversalRequest,
     payment: Payment,
-    there: There,
+    recoverable: Recoverable,
     *,
     at: datetime,
     transaction_id: UUID,
@@ -167,9 +167,10 @@ def plan_reversal(
     amount = payment.part(request.amount if disputed is None else disputed)
     tenant, account = request.tenant, account_of(request.tenant)
     wanted, shares = payment.credits_of(amount), payment.shares_of(amount)
-    taken = there.of(account, wanted)
+    taken = recoverable.of(account, wanted)
     taken_shares = tuple(
-        Share(share.beneficiary, -there.of(share.beneficiary, share.amount)) for share in shares
+        Share(share.beneficiary, -recoverable.of(share.beneficiary, share.amount))
+        for share in shares
     )
     absorbed = (wanted - taken) + total(
         (share.amount + left.amount for share, left in zip(shares, taken_shares, strict=True)),

@@ -23,7 +23,7 @@ from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.signing import checked_key
-from cogni_billing.domain.verification import Rule, Violation
+from cogni_billing.domain.verification import Invariant, Violation
 
 SEAL_EVERY: Final = 1000
 """The most transactions between one seal and the next, and of one question to the ledger."""
@@ -174,7 +174,7 @@ class Seals:
                 last = min(position for position in of if position >= positions[-1])
                 where = {"tenant": str(tenant), "positions": f"{sealed + 1}-{last}"}
                 detail = f"none at position {missing[0]}" if missing else "changed since"
-                yield Violation(Rule.TRANSACTIONS_MATCH_THEIR_SEAL, where, detail)
+                yield Violation(Invariant.TRANSACTIONS_MATCH_THEIR_SEAL, where, detail)
                 return
             sealed = positions[-1] if macs else sealed
 

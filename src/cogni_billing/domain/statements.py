@@ -14,8 +14,8 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import InvalidInput, InvalidPage, shown
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json
-from cogni_billing.domain.moments import utc
 from cogni_billing.domain.shares import Share
+from cogni_billing.domain.timestamps import utc
 from cogni_billing.domain.transactions import Posting, Recorded
 
 LIMIT_MAX: Final = 1000

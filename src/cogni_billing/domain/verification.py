@@ -18,7 +18,7 @@ from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Reversal
 
 
-class Rule(Enum):
+class Invariant(Enum):
     """An invariant of the recorded data, with its number and a sentence for reports."""
 
     TRANSACTIONS_SUM_TO_ZERO = ("I1", "a transaction's postings sum to zero in each unit")
@@ -54,16 +54,16 @@ class Rule(Enum):
     CAPTURES_MATCH_THEIR_HOLD = ("I10", "a captured hold has one capture, of the same amount")
     GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant has the amount that its transaction minted")
     GRANTS_ADD_UP = ("I10", "credits taken from a grant were spent, held or expired")
-    GRANTS_LAPSE_ON_TIME = ("I10", "the credits of a grant expire at its expiry, not before")
-    RETURNS_FOLLOW_ONE_ANOTHER = ("I11", "reversals of a payment add up, and stay within it")
-    RETURNS_TAKE_BACK_THEIR_PART = ("I11", "a reversal takes back its part of every leg")
+    GRANTS_EXPIRE_ON_TIME = ("I10", "the credits of a grant expire at its expiry, not before")
+    REVERSALS_FOLLOW_ONE_ANOTHER = ("I11", "reversals of a payment add up, and stay within it")
+    REVERSALS_TAKE_BACK_THEIR_PART = ("I11", "a reversal takes back its part of every leg")
     DISPUTES_ARE_SET_ASIDE = ("I11", "an open dispute sets its credits aside on every wallet")
     DISPUTES_ARE_OF_THEIR_PAYMENT = ("I11", "a dispute covers its part of every leg of the payment")
     CHARGEBACKS_END_A_DISPUTE = ("I11", "a chargeback ends a dispute of the same amount")
 
-    def __init__(self, invariant: str, says: str) -> None:
-        self.invariant = invariant
-        self.says = says
+    def __init__(self, number: str, meaning: str) -> None:
+        self.number = number
+        self.meaning = meaning
 
     @property
     def code(self) -> str:
@@ -75,13 +75,13 @@ class Rule(Enum):
 class Violation:
     """A broken invariant: the ids that locate the record, and a description."""
 
-    rule: Rule
+    invariant: Invariant
     where: Mapping[str, str]
     detail: str
 
     def __str__(self) -> str:
         ids = ", ".join(f"{name} {id_}" for name, id_ in self.where.items())
-        return escaped(f"{self.rule.invariant} {self.rule.code}: {ids}: {self.detail}")
+        return escaped(f"{self.invariant.number} {self.invariant.code}: {ids}: {self.detail}")
 
 
 @frozen(kw_only=True)
@@ -107,38 +107,41 @@ def purchase_problems(
     shares: Sequence[Share],
     policy: Mapping[str, Json],
     at: datetime,
-) -> Iterator[tuple[Rule, str]]:
+) -> Iterator[tuple[Invariant, str]]:
     """Check a recorded purchase against its own record, with the recorded policy."""
     try:
         bought = credits_for(parsed(paid))
     except BillingError as error:
-        yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, str(error)
+        yield Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, str(error)
         return
     try:
         terms = RevenueSharePolicy.from_dict(policy)
         expected = terms.shares_of(bought, at)
     except BillingError as error:
-        yield Rule.SHARES_FOLLOW_THE_POLICY, str(error)
+        yield Invariant.SHARES_FOLLOW_THE_POLICY, str(error)
         # In full, or without the shares of a split.
         if bought not in (credited, total((credited, *(s.amount for s in shares)), CREDIT)):
             problem = f"{paid} buys {bought}, and {credited} were credited"
-            yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, problem
+            yield Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, problem
         return
     if credited != (left := terms.credited_of(bought, expected)):
         problem = f"{paid} buys {left}, and {credited} were credited"
-        yield Rule.PURCHASES_CREDIT_WHAT_WAS_PAID, problem
+        yield Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, problem
     if tuple(shares) != expected:
-        yield Rule.SHARES_FOLLOW_THE_POLICY, f"{_listed(shares)} instead of {_listed(expected)}"
+        yield (
+            Invariant.SHARES_FOLLOW_THE_POLICY,
+            f"{_listed(shares)} instead of {_listed(expected)}",
+        )
 
 
-def return_problems(
+def reversal_problems(
     *,
     legs: Sequence[Amount],
     taken: Sequence[Amount],
     absorbed: Amount,
     paid: str,
     so_far: Reversal,
-) -> Iterator[tuple[Rule, str]]:
+) -> Iterator[tuple[Invariant, str]]:
     """Check a recorded refund or chargeback against its own record and its purchase.
 
     The legs are the customer's credits and the shares, in order.
@@ -146,7 +149,7 @@ def return_problems(
     try:
         whole = parsed(paid)
     except BillingError as error:
-        yield Rule.RETURNS_TAKE_BACK_THEIR_PART, str(error)
+        yield Invariant.REVERSALS_TAKE_BACK_THEIR_PART, str(error)
         return
     before = so_far.total - so_far.amount
     steps = [step(leg, before, so_far.total, whole) for leg in legs]
@@ -154,7 +157,7 @@ def return_problems(
     if any(each.is_negative for each in short) or total(short, absorbed.unit) != absorbed:
         wanted, found = (", ".join(map(str, amounts)) for amounts in (steps, taken))
         problem = f"{found} taken and {absorbed} absorbed instead of {wanted}"
-        yield Rule.RETURNS_TAKE_BACK_THEIR_PART, problem
+        yield Invariant.REVERSALS_TAKE_BACK_THEIR_PART, problem
 
 
 def _listed(shares: Sequence[Share]) -> str:

@@ -21,10 +21,10 @@ from cogni_billing.domain.errors import (
     UnknownHold,
     unknown_kind,
 )
-from cogni_billing.domain.grants import Draw, Grant, Lapse
+from cogni_billing.domain.grants import Draw, Expiration, Grant
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.moments import EARLIEST, require_unexpired
+from cogni_billing.domain.timestamps import EARLIEST, require_unexpired
 from cogni_billing.domain.transactions import Transaction
 
 Value = TypeVar("Value")
@@ -37,8 +37,8 @@ class Wallet:
     `as_of` is the moment of the newest change. It never moves backwards, so the balance as of a
     moment is the one of the last posting until then, also if the hosts' clocks differ.
 
-    Expirations of holds and grants are due until the wallet is `settled`. Every other change is
-    made to a settled wallet.
+    Expirations of holds and grants stay due until `expired_by` posts them. Every other change is
+    made to a wallet without due expirations.
     """
 
     posted: Amount = ZERO
@@ -61,7 +61,7 @@ class Wallet:
 
     @property
     def aside(self) -> Amount:
-        """The credits set aside now. The wallet must be settled."""
+        """The credits set aside now. The wallet must have no due expirations."""
         open_ones = (h for h in chain(self.holds.values(), self.disputed.values()) if h.is_open)
         return total((hold.amount for hold in open_ones), CREDIT)
 
@@ -83,28 +83,28 @@ class Wallet:
     def spendable(self) -> list[Grant]:
         """The grants with credits left, in spend order."""
         left = (grant for grant in self.grants.values() if grant.remaining.is_positive)
-        return sorted(left, key=lambda grant: grant.turn)
+        return sorted(left, key=lambda grant: grant.spend_order)
 
     # Expirations --------------------------------------------------------------------------------
 
-    def settled(self, moment: datetime) -> tuple[Wallet, tuple[Lapse, ...]]:
+    def expired_by(self, moment: datetime) -> tuple[Wallet, tuple[Expiration, ...]]:
         """This wallet at the later of *moment* and `as_of`, after its due expirations.
 
         Returns the wallet and the remainders of the grants that expired.
         """
-        wallet, lapses = self.caught_up(moment)
-        return wallet.at(self.present(moment)), lapses
+        wallet, expirations = self.caught_up(moment)
+        return wallet.at(self.present(moment)), expirations
 
-    def caught_up(self, moment: datetime) -> tuple[Wallet, tuple[Lapse, ...]]:
-        """Like `settled`, but `as_of` moves to the last due expiration, no further."""
-        present, wallet, lapses = self.present(moment), self, list[Lapse]()
+    def caught_up(self, moment: datetime) -> tuple[Wallet, tuple[Expiration, ...]]:
+        """Like `expired_by`, but `as_of` moves to the last due expiration, no further."""
+        present, wallet, expirations = self.present(moment), self, list[Expiration]()
         while due := [instant for instant in wallet.instants() if instant <= present]:
             wallet = wallet.at(min(due))
             for grant in wallet.spendable():
                 if grant.expires_at is not None and grant.expires_at <= wallet.as_of:
-                    lapses.append(Lapse(grant.id, grant.remaining, wallet.as_of))
-                    wallet = wallet.lapsed(grant)
-        return wallet, tuple(lapses)
+                    expirations.append(Expiration(grant.id, grant.remaining, wallet.as_of))
+                    wallet = wallet.expired(grant)
+        return wallet, tuple(expirations)
 
     def is_due(self, moment: datetime) -> bool:
         """True if an expiration is due by *moment*."""
@@ -122,7 +122,7 @@ class Wallet:
                 wallet = wallet.ended(hold.at(wallet.as_of))
         return wallet
 
-    def lapsed(self, grant: Grant) -> Wallet:
+    def expired(self, grant: Grant) -> Wallet:
         posted = self.posted - grant.remaining
         return evolve(self.with_grant(evolve(grant, remaining=ZERO)), posted=posted)
 

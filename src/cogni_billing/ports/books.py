@@ -10,7 +10,7 @@ from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId
-from cogni_billing.domain.reversals import There
+from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
 from cogni_billing.domain.verification import Verification
 
@@ -18,7 +18,7 @@ from cogni_billing.domain.verification import Verification
 class BooksRepository(Protocol):
     """Work across tenants, in scopes that `UnitOfWork.run_service` opens."""
 
-    def settled_position(self) -> int:
+    def safe_position(self) -> int:
         """The highest position below which no new arrival can commit (the safe horizon).
 
         Raises:
@@ -29,7 +29,7 @@ class BooksRepository(Protocol):
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:
         """Tenants whose wallets have expirations due, the longest due first. At most a thousand.
 
-        A tenant whose wallet is settled is not among them.
+        A tenant without due expirations is not among them.
         """
         ...
 
@@ -44,7 +44,7 @@ class BooksRepository(Protocol):
         """
         ...
 
-    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
+    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> Recoverable:
         """Lock these tenants' wallets until the scope ends. Arrivals can still be added.
 
         Returns the available credits of each at *moment* that were not granted. A missing account
@@ -60,12 +60,12 @@ class BooksRepository(Protocol):
         """Release the parts of an open *dispute*."""
         ...
 
-    def verify(self, most: int, /) -> Verification:
-        """Check every invariant over the whole ledger. Returns up to *most* violations of each."""
+    def verify(self, limit: int, /) -> Verification:
+        """Check every invariant over the whole ledger. Returns up to *limit* violations of each."""
         ...
 
     def fold(self, position: int, /) -> Folding:
-        """Write checkpoints for accounts that receive arrivals, up to a settled position.
+        """Write checkpoints for accounts that receive arrivals, up to a safe position.
 
         The position must come from a scope that has ended, so that this scope sees every arrival
         below it.

@@ -20,7 +20,7 @@ from cogni_billing.domain.transactions import Recorded, Transaction
 class LedgerRepository(Protocol):
     """Records transactions, and reads the tenant's own side of them.
 
-    Every method but `replay`, `payment`, `dispute` and `settle` raises `UnknownAccount` if the
+    Every method but `replay`, `payment`, `dispute` and `expire_due` raises `UnknownAccount` if the
     tenant has no account, except `post` for a kind that opens one.
     """
 
@@ -126,7 +126,7 @@ class LedgerRepository(Protocol):
         """
         ...
 
-    def settle(self, moment: datetime, /) -> bool:
+    def expire_due(self, moment: datetime, /) -> bool:
         """Post the expirations that are due by *moment*, each at its own moment.
 
         Returns true if any were due. Every call that writes does so first. Every read takes them

@@ -44,7 +44,7 @@ from cogni_billing import (
     credits,
     usd_cents,
 )
-from cogni_billing.domain.moments import EARLIEST
+from cogni_billing.domain.timestamps import EARLIEST
 from cogni_billing.testing.base import (
     ALICE,
     BOB,

@@ -88,7 +88,7 @@ class Model:
                 "returned": 0,
             }
             tenant["open"] = True
-            settle(tenant, now)
+            expire_due(tenant, now)
             add(tenant, bought)
             for to, share in shares.items():
                 self.state["tenants"][to]["arrivals"].append((now, share))
@@ -100,7 +100,7 @@ class Model:
 
         def record(tenant: Dict) -> None:
             require_open(tenant)
-            settle(tenant, now)
+            expire_due(tenant, now)
             if not overdraft and amount > available(tenant):
                 raise RefusedError("insufficient_credits")
             draw(tenant, amount)
@@ -115,7 +115,7 @@ class Model:
 
         def record(tenant: Dict) -> None:
             tenant["open"] = True
-            settle(tenant, now)
+            expire_due(tenant, now)
             if expires is not None and expires <= tenant["as_of"]:
                 raise RefusedError("invalid_time")
             tenant["grants"][reference] = {
@@ -135,7 +135,7 @@ class Model:
 
         def record(tenant: Dict) -> None:
             require_open(tenant)
-            settle(tenant, now)
+            expire_due(tenant, now)
             if expires is not None and expires <= tenant["as_of"]:
                 raise RefusedError("invalid_time")
             if amount > available(tenant):
@@ -151,7 +151,7 @@ class Model:
 
         _, replayed = self._once(who, ("hold", reference), (amount, expires), record, now)
         present = deepcopy(self.state["tenants"][who])
-        settle(present, now)
+        expire_due(present, now)
         return present["holds"][reference]["state"], replayed
 
     def capture(
@@ -159,7 +159,7 @@ class Model:
     ) -> tuple[int, bool]:
         def record(tenant: Dict) -> None:
             require_open(tenant)
-            settle(tenant, now)
+            expire_due(tenant, now)
             held = tenant["holds"].get(hold)
             if held is None:
                 raise RefusedError("unknown_hold")
@@ -177,7 +177,7 @@ class Model:
         with self.attempt((who, now)):
             tenant = self.state["tenants"][who]
             require_open(tenant)
-            settle(tenant, now)
+            expire_due(tenant, now)
             held = tenant["holds"].get(hold)
             if held is None:
                 raise RefusedError("unknown_hold")
@@ -195,7 +195,7 @@ class Model:
 
         def record(tenant: Dict) -> None:
             require_open(tenant)
-            settle(tenant, now)
+            expire_due(tenant, now)
             self._return(who, payment, cents, clamp, now)
 
         return self._once(who, ("refund", reference), asked, record)
@@ -244,7 +244,7 @@ class Model:
             require_open(tenant)
             dispute = self._dispute(who, payment, reference)
             self._end(who, reference, "lost", now)
-            settle(tenant, now)
+            expire_due(tenant, now)
             self._return(who, payment, dispute["cents"], clamp, now)
 
         return self._once(who, ("chargeback", reference), (payment, clamp), record)
@@ -324,7 +324,7 @@ class Model:
         """Returns the posted and the held credits."""
         tenant = deepcopy(self.state["tenants"][who])
         require_open(tenant)
-        settle(tenant, now)
+        expire_due(tenant, now)
         return posted(tenant), held(tenant)
 
     def balance_at(self, who: str, moment: datetime) -> tuple[int, int]:
@@ -341,7 +341,7 @@ class Model:
             for part in tenant["disputed"].values()
             if part["opened"] <= moment < (part["ended"] or datetime.max.replace(tzinfo=UTC))
         )
-        settle(tenant, moment)
+        expire_due(tenant, moment)
         lines = tenant["lines"] + tenant["arrivals"]
         return sum(amount for at, amount in lines if at <= moment), aside
 
@@ -349,7 +349,7 @@ class Model:
         """Returns the remainder of each grant, in spend order."""
         tenant = deepcopy(self.state["tenants"][who])
         require_open(tenant)
-        settle(tenant, now)
+        expire_due(tenant, now)
         return [grant["left"] for grant in spendable(tenant)]
 
     def due(self, now: datetime) -> int:
@@ -366,7 +366,7 @@ class Model:
         """Expire all that is due. The tenant's time moves to the last expiration, no further."""
         tenant = self.state["tenants"][who]
         if instants := due(tenant, max(tenant["as_of"], now)):
-            settle(tenant, max(instants))
+            expire_due(tenant, max(instants))
             self.catch_up(who, now)
 
 
@@ -430,7 +430,7 @@ def due(tenant: Dict, moment: datetime) -> list[datetime]:
     return [instant for instant in ends + lapses if instant is not None and instant <= moment]
 
 
-def settle(tenant: Dict, now: datetime) -> None:
+def expire_due(tenant: Dict, now: datetime) -> None:
     """Expire all that is due, one after another, and move the tenant's time to *now*."""
     present = max(tenant["as_of"], now)
     while instants := due(tenant, present):

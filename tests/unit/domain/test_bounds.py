@@ -37,7 +37,7 @@ from cogni_billing import (
 from cogni_billing.domain.amounts import rounded_down, rounded_up
 from cogni_billing.domain.identity import reference
 from cogni_billing.domain.metadata import DEPTH_MAX, ENCODED_MAX, encoded, frozen_metadata
-from cogni_billing.domain.moments import EARLIEST, LATEST, utc
+from cogni_billing.domain.timestamps import EARLIEST, LATEST, utc
 from cogni_billing.testing.base import NOON
 
 TICK = timedelta(microseconds=1)

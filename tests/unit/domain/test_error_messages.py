@@ -37,8 +37,8 @@ from cogni_billing.domain import errors
 from cogni_billing.domain.errors import shown
 from cogni_billing.domain.identity import reference, tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
-from cogni_billing.domain.moments import utc
 from cogni_billing.domain.statements import page_request
+from cogni_billing.domain.timestamps import utc
 from cogni_billing.testing.base import NOON
 
 INPUTS = [InvalidInput, *InvalidInput.__subclasses__()]

@@ -39,7 +39,7 @@ from cogni_billing.domain.metadata import (
     frozen_metadata,
     read_only,
 )
-from cogni_billing.domain.moments import EARLIEST, LATEST, utc
+from cogni_billing.domain.timestamps import EARLIEST, LATEST, utc
 
 SOMEBODY = UUID("0a11ce00-0000-4000-8000-000000000001")
 

@@ -19,7 +19,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain import kinds, receipts
-from cogni_billing.domain.grants import Lapse, plan_expiry
+from cogni_billing.domain.grants import Expiration, plan_expiry
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
 from cogni_billing.domain.kinds import KINDS, KindRules
 from cogni_billing.domain.transactions import Recorded, Transaction
@@ -146,7 +146,7 @@ class TestKindThatNothingHandles:
 def test_an_expiry_posted_by_a_caller_is_refused() -> None:
     unit_of_work = InMemoryUnitOfWork()
     Billing(unit_of_work).confirm_purchase(ALICE, usd(1), payment="p")
-    expiry = plan_expiry(ALICE, Lapse(UUID(int=3), credits(5), NOON), 1)
+    expiry = plan_expiry(ALICE, Expiration(UUID(int=3), credits(5), NOON), 1)
 
     with pytest.raises(UnbalancedTransaction, match="an expiry is posted by the ledger"):
         unit_of_work.post(expiry)

@@ -45,10 +45,10 @@ from cogni_billing.domain.grants import GrantRequest
 from cogni_billing.domain.holds import CaptureRequest, Hold, HoldState
 from cogni_billing.domain.identity import reference, tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
-from cogni_billing.domain.moments import require_unexpired, utc
 from cogni_billing.domain.policies import checked_policies
 from cogni_billing.domain.reversals import Payment, ReversalRequest
 from cogni_billing.domain.statements import kind_of, page_request
+from cogni_billing.domain.timestamps import require_unexpired, utc
 from cogni_billing.testing.base import ALICE, NOON
 from cogni_billing.testing.contracts.purchases import planned
 

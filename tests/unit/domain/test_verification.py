@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     Amount,
+    Invariant,
     RevenueSharePolicy,
-    Rule,
     Share,
     Shortfall,
     Verification,
@@ -25,7 +25,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.transactions import Reversal
-from cogni_billing.domain.verification import purchase_problems, return_problems
+from cogni_billing.domain.verification import purchase_problems, reversal_problems
 from cogni_billing.testing.base import NOON
 from cogni_billing.testing.contracts.purchases import planned
 
@@ -37,7 +37,7 @@ def problems(
     credited: Amount = credits(100_000),  # noqa: B008 (a constant)
     shares: Sequence[int] = (25_000,),
     policy: Mapping[str, Any] = MappingProxyType(POLICY),
-) -> list[tuple[Rule, str]]:
+) -> list[tuple[Invariant, str]]:
     made = [Share(SYSTEM_ACCOUNT_ID, credits(amount)) for amount in shares]
     return list(
         purchase_problems(paid=paid, credited=credited, shares=made, policy=policy, at=NOON)
@@ -64,48 +64,48 @@ def test_a_planned_purchase_has_no_problems(paid: Decimal) -> None:
     [
         (
             {"paid": "0.02 USD", "shares": (50_000,)},
-            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
             "0.02 USD buys 200000 CREDIT, and 100000 CREDIT were credited",
         ),
         (
             {"paid": "0.01 EUR"},
-            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
             "amount: expected an amount and its unit, got '0.01 EUR'",
         ),
         (
             {"paid": "much USD"},
-            Rule.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
             "amount: expected an exact Decimal, int or plain decimal text",
         ),
         (
             {"shares": ()},
-            Rule.SHARES_FOLLOW_THE_POLICY,
+            Invariant.SHARES_FOLLOW_THE_POLICY,
             f"nothing instead of 25000 CREDIT for {SYSTEM_ACCOUNT_ID}",
         ),
         (
             {"shares": (25_001,)},
-            Rule.SHARES_FOLLOW_THE_POLICY,
+            Invariant.SHARES_FOLLOW_THE_POLICY,
             f"25001 CREDIT for {SYSTEM_ACCOUNT_ID} instead of 25000 CREDIT for {SYSTEM_ACCOUNT_ID}",
         ),
         (
             {"shares": (25_000, 1)},
-            Rule.SHARES_FOLLOW_THE_POLICY,
+            Invariant.SHARES_FOLLOW_THE_POLICY,
             f"25000 CREDIT for {SYSTEM_ACCOUNT_ID}, 1 CREDIT for {SYSTEM_ACCOUNT_ID} instead of ",
         ),
         (
             {"policy": {}},
-            Rule.SHARES_FOLLOW_THE_POLICY,
+            Invariant.SHARES_FOLLOW_THE_POLICY,
             "policy: expected the fields version, effective_from, mode, rules, and perhaps",
         ),
         (
             {"policy": POLICY | {"effective_from": "2030-01-01T00:00:00+00:00"}},
-            Rule.SHARES_FOLLOW_THE_POLICY,
+            Invariant.SHARES_FOLLOW_THE_POLICY,
             "policy: expected one in force at 2026-11-23 12:00:00.123456+00:00, got one in force",
         ),
     ],
     ids=str,
 )
-def test_each_problem_is_named(changed: dict[str, Any], rule: Rule, message: str) -> None:
+def test_each_problem_is_named(changed: dict[str, Any], rule: Invariant, message: str) -> None:
     [(broken, said)] = problems(**changed)
 
     assert broken is rule
@@ -113,13 +113,15 @@ def test_each_problem_is_named(changed: dict[str, Any], rule: Rule, message: str
 
 
 def test_a_violation_names_the_place_and_the_problem() -> None:
-    violation = Violation(Rule.WALLETS_MATCH, {"tenant_id": "7", "unit": "CREDIT"}, "1 and not 2")
+    violation = Violation(
+        Invariant.WALLETS_MATCH, {"tenant_id": "7", "unit": "CREDIT"}, "1 and not 2"
+    )
 
     assert str(violation) == "I2 wallets_match: tenant_id 7, unit CREDIT: 1 and not 2"
 
 
 def test_a_verification_without_violations_is_ok() -> None:
-    found = Violation(Rule.WALLETS_MATCH, {}, "off")
+    found = Violation(Invariant.WALLETS_MATCH, {}, "off")
 
     assert Verification(violations=(), transactions=1, postings=2).ok
     assert not Verification(violations=(found,), transactions=1, postings=2).ok
@@ -129,7 +131,7 @@ def returned(paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed:
     """The problems of a refund of the second half of a purchase of 7 with a share of 3."""
     return [
         said
-        for rule, said in return_problems(
+        for rule, said in reversal_problems(
             legs=[credits(7), credits(3)],
             taken=[credits(amount) for amount in taken],
             absorbed=credits(absorbed),
@@ -143,7 +145,7 @@ def returned(paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed:
                 shortfall=Shortfall.DEBT,
             ),
         )
-        if rule is Rule.RETURNS_TAKE_BACK_THEIR_PART
+        if rule is Invariant.REVERSALS_TAKE_BACK_THEIR_PART
     ]
 
 

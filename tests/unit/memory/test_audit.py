@@ -75,7 +75,7 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         [
             f"I3 shares_follow_the_policy: tenant {ALICE}, transaction {PURCHASE}: 250000 CREDIT for 00000000-0000-4000-b000-000000000000 instead of 22500000 CREDIT for 00000000-0000-4000-b000-000000000000",
             f"I3 purchases_credit_what_was_paid: tenant {ALICE}, transaction {PURCHASE}: 9.00 USD buys 90000000 CREDIT, and 1000000 CREDIT were credited",
-            f"I11 returns_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 2222 CREDIT, 555 CREDIT",
+            f"I11 reversals_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 2222 CREDIT, 555 CREDIT",
         ],
     ),
     (
@@ -87,7 +87,7 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
     (
         lambda store: record(store, REFUND, change_reversal),
         [
-            f"I11 returns_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 100000 CREDIT, 25000 CREDIT",
+            f"I11 reversals_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 100000 CREDIT, 25000 CREDIT",
         ],
     ),
     (
@@ -182,6 +182,6 @@ def test_a_new_wallet_has_no_violations(unit_of_work: InMemoryUnitOfWork) -> Non
     billing.open_account(BOB)
     billing.refund(ALICE, payment="stripe:pi_1", reference="re_2")
     with unit_of_work.scope(BOB) as scope:
-        scope.ledger.settle(unit_of_work.clock.now())
+        scope.ledger.expire_due(unit_of_work.clock.now())
 
     assert billing.verify().violations == ()

@@ -10,7 +10,12 @@ from cogni_billing.domain.attempts import AttemptState
 from cogni_billing.domain.identity import account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.transactions import Reversal, Transaction, imbalance
-from cogni_billing.domain.verification import Rule, Violation, purchase_problems, return_problems
+from cogni_billing.domain.verification import (
+    Invariant,
+    Violation,
+    purchase_problems,
+    reversal_problems,
+)
 
 
 def violations(store: Store) -> Iterator[Violation]:
@@ -32,35 +37,39 @@ def _transactions(store: Store) -> Iterator[Violation]:
         made = recorded.transaction
         where = {"tenant": str(made.tenant), "transaction": str(made.id)}
         if excess := imbalance(made.postings):
-            yield Violation(Rule.TRANSACTIONS_SUM_TO_ZERO, where, f"{_listed(excess)} too much")
+            yield Violation(
+                Invariant.TRANSACTIONS_SUM_TO_ZERO, where, f"{_listed(excess)} too much"
+            )
         entered = [lines.get((made.id, posting.account)) for posting in made.postings]
         declared = [posting.amount for posting in made.postings]
         if entered != declared:
             detail = f"{_listed(entered)} instead of {_listed(declared)}"
-            yield Violation(Rule.POSTINGS_MATCH, where, detail)
+            yield Violation(Invariant.POSTINGS_MATCH, where, detail)
         if made.kind is TransactionKind.PURCHASE:
-            for rule, detail in purchase_problems(
+            for invariant, detail in purchase_problems(
                 paid=str(made.paid),
                 credited=made.amount,
                 shares=made.shares,
                 policy=made.policy,
                 at=made.at,
             ):
-                yield Violation(rule, where, detail)
+                yield Violation(invariant, where, detail)
             if store.payments.get(made.reference) != made.tenant:
-                yield Violation(Rule.PURCHASES_CLAIM_THEIR_PAYMENT, where, made.reference)
+                yield Violation(Invariant.PURCHASES_CLAIM_THEIR_PAYMENT, where, made.reference)
         if made.reversal is not None:
-            for rule, detail in _returned(store, made, made.reversal):
-                yield Violation(rule, where, detail)
+            for invariant, detail in _returned(store, made, made.reversal):
+                yield Violation(invariant, where, detail)
 
 
 def _listed(amounts: Iterable[Amount | None]) -> str:
     return ", ".join("nothing" if amount is None else str(amount) for amount in amounts)
 
 
-def _returned(store: Store, made: Transaction, reversal: Reversal) -> Iterator[tuple[Rule, str]]:
+def _returned(
+    store: Store, made: Transaction, reversal: Reversal
+) -> Iterator[tuple[Invariant, str]]:
     purchase = store.recorded[store.ids[made.tenant, reversal.purchase]].transaction
-    yield from return_problems(
+    yield from reversal_problems(
         legs=[purchase.amount, *(share.amount for share in purchase.shares)],
         taken=[-made.amount, *(-share.amount for share in made.shares)],
         absorbed=made.absorbed,
@@ -77,7 +86,7 @@ def _lines(store: Store) -> Iterator[Violation]:
             if line.balance_after != balance:
                 where = {"account": str(account), "transaction": str(line.transaction_id)}
                 detail = f"{line.balance_after} instead of {balance}"
-                yield Violation(Rule.LINES_RUN_ON, where, detail)
+                yield Violation(Invariant.LINES_RUN_ON, where, detail)
 
 
 def _wallets(store: Store) -> Iterator[Violation]:
@@ -86,16 +95,16 @@ def _wallets(store: Store) -> Iterator[Violation]:
         own = (line.amount for line in lines if line.reference is not None)
         if wallet.posted != (posted := total(own, CREDIT)):
             detail = f"{wallet.posted} instead of {posted}"
-            yield Violation(Rule.WALLETS_MATCH, {"tenant": str(tenant)}, detail)
+            yield Violation(Invariant.WALLETS_MATCH, {"tenant": str(tenant)}, detail)
         if tenant not in store.accounts:
-            yield Violation(Rule.WALLETS_HAVE_ACCOUNTS, {"tenant": str(tenant)}, "no account")
+            yield Violation(Invariant.WALLETS_HAVE_ACCOUNTS, {"tenant": str(tenant)}, "no account")
 
 
 def _payments(store: Store) -> Iterator[Violation]:
     for payment, tenant in store.payments.items():
         if (tenant, TransactionKind.PURCHASE, payment) not in store.recorded:
             where = {"tenant": str(tenant), "payment": payment}
-            yield Violation(Rule.PAYMENTS_HAVE_THEIR_PURCHASE, where, "no purchase")
+            yield Violation(Invariant.PAYMENTS_HAVE_THEIR_PURCHASE, where, "no purchase")
 
 
 def _attempts(store: Store) -> Iterator[Violation]:
@@ -103,8 +112,8 @@ def _attempts(store: Store) -> Iterator[Violation]:
         where = {"tenant": str(tenant), "attempt": str(attempt_id)}
         if not attempt.is_credited_by(store.purchase(tenant, attempt.evidence)):
             detail = f"no purchase of {attempt.intent.amount} by {attempt.evidence}"
-            yield Violation(Rule.ATTEMPTS_HAVE_THEIR_PURCHASE, where, detail)
+            yield Violation(Invariant.ATTEMPTS_HAVE_THEIR_PURCHASE, where, detail)
         led_to = [event.state for event in store.events[tenant, attempt_id]]
         if attempt.state is not (led_to or [AttemptState.CREATED_INTENT])[-1]:
             detail = f"{attempt.state} after {', '.join(led_to) or 'nothing'}"
-            yield Violation(Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS, where, detail)
+            yield Violation(Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS, where, detail)

@@ -23,10 +23,10 @@ from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json
-from cogni_billing.domain.reversals import There
+from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
 from cogni_billing.domain.transactions import Transaction
-from cogni_billing.domain.verification import Rule, Verification
+from cogni_billing.domain.verification import Invariant, Verification
 from cogni_billing.domain.wallets import Wallet
 
 
@@ -40,7 +40,7 @@ class MemoryBooks:
     _store: Store
     _guard: ScopeGuard
 
-    def settled_position(self) -> int:
+    def safe_position(self) -> int:
         with self._guard.call():
             return max(map(len, self._store.lines.values()), default=0)
 
@@ -55,16 +55,16 @@ class MemoryBooks:
             due = sorted(due_attempts(self._store, now, every), key=_place)
             return tuple(each for each in due if after is None or _place(each) > _place(after))
 
-    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
+    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> Recoverable:
         with self._guard.call():
             earned = {}
             for tenant in tenants:
                 open_account(self._store, tenant, moment)
-                wallet, _ = self._wallet(tenant).settled(moment)
+                wallet, _ = self._wallet(tenant).expired_by(moment)
                 account = account_of(tenant)
                 arrived = self._store.balance(account) - self._wallet(tenant).posted
                 earned[account] = wallet.earned(arrived)
-            return There(earned)
+            return Recoverable(earned)
 
     def open_dispute(self, dispute: Dispute, /) -> None:
         with self._guard.call():
@@ -86,14 +86,14 @@ class MemoryBooks:
     def _wallet(self, tenant: TenantId) -> Wallet:
         return self._store.wallets.get(tenant, Wallet())
 
-    def verify(self, most: int, /) -> Verification:
+    def verify(self, limit: int, /) -> Verification:
         with self._guard.call():
             found = list(violations(self._store))
             return Verification(
                 violations=tuple(
                     violation
-                    for rule in Rule
-                    for violation in islice((v for v in found if v.rule is rule), most)
+                    for invariant in Invariant
+                    for violation in islice((v for v in found if v.invariant is invariant), limit)
                 ),
                 transactions=len(self._store.recorded),
                 postings=sum(map(len, self._store.lines.values())),

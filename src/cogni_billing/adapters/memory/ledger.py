@@ -59,7 +59,7 @@ class MemoryLedger:
             return stored
         self._require_postable(transaction)
         # All checks come before the first write, so that a refusal needs no rollback.
-        wallet = self._settled(transaction.at).after(transaction, self._arrived())
+        wallet = self._current(transaction.at).after(transaction, self._arrived())
         if transaction.kind is TransactionKind.PURCHASE:
             self._require_unclaimed(transaction.reference)
             self._claim(transaction)
@@ -155,13 +155,13 @@ class MemoryLedger:
     def hold(self, hold: Hold, /) -> Hold:
         with self._guard.call():
             if stored := self._store.holds.get((self._tenant, hold.reference)):
-                wallet, _ = self._wallet().settled(hold.opened_at)
+                wallet, _ = self._wallet().expired_by(hold.opened_at)
                 same_or_conflict(wallet.hold(stored), hold.request)
                 return evolve(wallet.hold(stored), replayed=True)
             require_account(self._store, self._tenant)
             if hold.id in self._wallet().holds:
                 raise given_twice(hold.id)
-            wallet = self._settled(hold.opened_at)
+            wallet = self._current(hold.opened_at)
             self._keep(wallet.with_hold(hold, self._arrived()))
             self._store.put(self._store.holds, (self._tenant, hold.reference), hold.id)
             return hold
@@ -169,14 +169,14 @@ class MemoryLedger:
     def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
         with self._guard.call():
             require_account(self._store, self._tenant)
-            wallet = self._settled(moment)
+            wallet = self._current(moment)
             before = wallet.hold(hold_id)
             if before.state not in {HoldState.OPEN, HoldState.RELEASED}:
                 raise HoldClosed(hold_id, before.state)
             self._keep(wallet.released(hold_id))
             return evolve(self._wallet().hold(hold_id), replayed=not before.is_open)
 
-    def settle(self, moment: datetime, /) -> bool:
+    def expire_due(self, moment: datetime, /) -> bool:
         with self._guard.call():
             was_due = self._wallet().is_due(moment)
             self._catch_up(moment)
@@ -185,21 +185,21 @@ class MemoryLedger:
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call():
             require_account(self._store, self._tenant)
-            wallet, _ = self._wallet().settled(now)
+            wallet, _ = self._wallet().expired_by(now)
             return Balance(wallet.posted + self._arrived(), held=wallet.aside)
 
     def balance_at(self, moment: datetime, /) -> Balance:
         with self._guard.call():
             require_account(self._store, self._tenant)
             posted = [line.amount for line in self._lines() if line.at <= moment]
-            _, lapses = self._wallet().settled(moment)
-            lapsed = [-lapse.amount for lapse in lapses if lapse.at <= moment]
-            return Balance(total(posted + lapsed, CREDIT), held=self._wallet().held(moment))
+            _, expirations = self._wallet().expired_by(moment)
+            expired = [-expiration.amount for expiration in expirations if expiration.at <= moment]
+            return Balance(total(posted + expired, CREDIT), held=self._wallet().held(moment))
 
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
         with self._guard.call():
             require_account(self._store, self._tenant)
-            wallet, _ = self._wallet().settled(now)
+            wallet, _ = self._wallet().expired_by(now)
             return tuple(wallet.spendable())
 
     def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
@@ -214,7 +214,7 @@ class MemoryLedger:
     def _keep(self, wallet: Wallet) -> None:
         self._store.put(self._store.wallets, self._tenant, wallet)
 
-    def _settled(self, moment: datetime) -> Wallet:
+    def _current(self, moment: datetime) -> Wallet:
         """The wallet at *moment*, after posting the due expirations."""
         self._catch_up(moment)
         wallet = self._wallet()
@@ -224,14 +224,14 @@ class MemoryLedger:
         """Post the due expirations. A single-call scope keeps them if the call is refused."""
         if not self._wallet().is_due(self._wallet().present(moment)):
             return
-        wallet, lapses = self._wallet().caught_up(moment)
-        for lapse in lapses:
+        wallet, expirations = self._wallet().caught_up(moment)
+        for expiration in expirations:
             before = sum(
-                recorded.transaction.subject == lapse.grant_id
+                recorded.transaction.subject == expiration.grant_id
                 for (tenant, kind, _), recorded in self._store.recorded.items()
                 if tenant == self._tenant and kind is TransactionKind.EXPIRY
             )
-            self._enter(plan_expiry(self._tenant, lapse, before + 1), lapse.at)
+            self._enter(plan_expiry(self._tenant, expiration, before + 1), expiration.at)
         self._keep(wallet)
         if self._guard.is_single:
             self._store.keep()

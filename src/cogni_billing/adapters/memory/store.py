@@ -18,8 +18,8 @@ from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.moments import EARLIEST
 from cogni_billing.domain.statements import Line
+from cogni_billing.domain.timestamps import EARLIEST
 from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.domain.wallets import Wallet
 

@@ -19,10 +19,10 @@ from cogni_billing.domain.errors import (
 from cogni_billing.domain.holds import HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.moments import require_unexpired
+from cogni_billing.domain.timestamps import require_unexpired
 from cogni_billing.domain.transactions import Recorded, Transaction
 
-UNSETTLED: Final = "unsettled"
+MORE_DUE: Final = "more_due"
 """More was due than one call settles. Make the same call again."""
 
 

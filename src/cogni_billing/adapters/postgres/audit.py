@@ -1,4 +1,4 @@
-"""Verification: the statements of `rules.py`, and the rules that need the domain's arithmetic.
+"""Verification: the statements of `invariants.py`, and those that need the domain's arithmetic.
 
 No share is computed in SQL: the terms of purchases and reversals are streamed and computed again.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 from attrs import evolve, field, frozen
 from sqlalchemy import Connection, Row, text
 
-from cogni_billing.adapters.postgres.rules import STATEMENTS
+from cogni_billing.adapters.postgres.invariants import STATEMENTS
 from cogni_billing.domain.amounts import CREDIT, Amount, Unit
 from cogni_billing.domain.errors import PrivilegeRequired
 from cogni_billing.domain.identity import AccountId
@@ -23,20 +23,20 @@ from cogni_billing.domain.policies import RevenueSharePolicy, Shortfall
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Reversal
 from cogni_billing.domain.verification import (
-    Rule,
+    Invariant,
     Verification,
     Violation,
     purchase_problems,
-    return_problems,
+    reversal_problems,
 )
 
 
-def verification(connection: Connection, most: int) -> Verification:
-    """Check every rule. The result has at most *most* violations of each."""
-    found = Findings(most)
+def verification(connection: Connection, limit: int) -> Verification:
+    """Check every rule. The result has at most *limit* violations of each."""
+    found = Findings(limit)
     for statement in STATEMENTS:
-        for row in connection.execute(text(_RANKED.format(statement)), {"most": most}):
-            found.add(Rule[row.rule], json.loads(row.located), row.detail, row.hidden)
+        for row in connection.execute(text(_RANKED.format(statement)), {"limit": limit}):
+            found.add(Invariant[row.rule], json.loads(row.located), row.detail, row.hidden)
     _check_purchases(connection, found)
     _check_reversals(connection, found)
     counted = connection.execute(text(_COUNTED)).one()
@@ -55,38 +55,40 @@ class Findings:
     a rule often does not hide the violations of other tenants.
     """
 
-    _most: int
-    _found: Counter[tuple[Rule, str]] = field(init=False, factory=Counter)
-    _kept: defaultdict[Rule, list[tuple[int, str, Violation]]] = field(
+    _limit: int
+    _found: Counter[tuple[Invariant, str]] = field(init=False, factory=Counter)
+    _kept: defaultdict[Invariant, list[tuple[int, str, Violation]]] = field(
         init=False, factory=lambda: defaultdict(list)
     )
 
-    def add(self, rule: Rule, located: Mapping[str, object], detail: str, hidden: int = 0) -> None:
+    def add(
+        self, invariant: Invariant, located: Mapping[str, object], detail: str, hidden: int = 0
+    ) -> None:
         """Add a violation, and count *hidden* more of the same rule and tenant."""
         where = {name: str(id_) for name, id_ in located.items()}
         tenant = where.get("tenant", str(where))
-        place = self._found[rule, tenant] + 1
-        self._found[rule, tenant] = place + hidden
-        self._kept[rule].append((place, tenant, Violation(rule, where, detail)))
-        if len(self._kept[rule]) > 2 * self._most:
-            self._kept[rule] = self._first(rule)
+        place = self._found[invariant, tenant] + 1
+        self._found[invariant, tenant] = place + hidden
+        self._kept[invariant].append((place, tenant, Violation(invariant, where, detail)))
+        if len(self._kept[invariant]) > 2 * self._limit:
+            self._kept[invariant] = self._first(invariant)
 
     def violations(self) -> Iterator[Violation]:
         """Every kept violation. Each tenant's last one says how many more there are."""
-        for rule in Rule:
-            first = self._first(rule)
-            left = self._found - Counter((rule, tenant) for _, tenant, _ in first)
+        for invariant in Invariant:
+            first = self._first(invariant)
+            left = self._found - Counter((invariant, tenant) for _, tenant, _ in first)
             last = {tenant: violation for _, tenant, violation in first}
             for _, tenant, violation in first:
-                more = left[rule, tenant]
+                more = left[invariant, tenant]
                 if more and violation is last[tenant]:
                     detail = f"{violation.detail} (and {more} more of this tenant)"
                     yield evolve(violation, detail=detail)
                 else:
                     yield violation
 
-    def _first(self, rule: Rule) -> list[tuple[int, str, Violation]]:
-        return sorted(self._kept[rule], key=lambda kept: kept[:2])[: self._most]
+    def _first(self, invariant: Invariant) -> list[tuple[int, str, Violation]]:
+        return sorted(self._kept[invariant], key=lambda kept: kept[:2])[: self._limit]
 
 
 def _check_purchases(connection: Connection, found: Findings) -> None:
@@ -95,7 +97,7 @@ def _check_purchases(connection: Connection, found: Findings) -> None:
     for row in _streamed(connection, _TERMS):
         for terms in _broken_terms(row):
             if row.alike == 1:
-                found.add(terms.rule, terms.located, terms.detail)
+                found.add(terms.invariant, terms.located, terms.detail)
             else:
                 several.append(terms)
         if len(several) > _BATCH:
@@ -108,7 +110,7 @@ def _check_purchases(connection: Connection, found: Findings) -> None:
 class _Terms:
     """The terms of purchases that break a rule: an example, and the time up to which they do."""
 
-    rule: Rule
+    invariant: Invariant
     detail: str
     tenant: object
     id: object
@@ -127,12 +129,12 @@ def _broken_terms(row: Row[Any]) -> Iterator[_Terms]:
     # A policy is in force from a moment on: later purchases on the same terms may be right.
     late = _problems(row, policy, row.last_at)
     tenant, transaction = row.example
-    for rule, detail in (early | late).items():
-        until = None if rule in late else RevenueSharePolicy.from_dict(policy).effective_from
-        yield _Terms(rule, detail, tenant, transaction, until)
+    for invariant, detail in (early | late).items():
+        until = None if invariant in late else RevenueSharePolicy.from_dict(policy).effective_from
+        yield _Terms(invariant, detail, tenant, transaction, until)
 
 
-def _problems(row: Row[Any], policy: Mapping[str, Json], at: datetime) -> dict[Rule, str]:
+def _problems(row: Row[Any], policy: Mapping[str, Json], at: datetime) -> dict[Invariant, str]:
     return dict(
         purchase_problems(
             paid=f"{row.paid:f} {row.paid_unit}",
@@ -163,7 +165,7 @@ def _add_by_tenant(connection: Connection, several: list[_Terms], found: Finding
     for row in rows:
         terms = several[row.n - 1]
         located = {"tenant": row.tenant_id, "transaction": row.id}
-        found.add(terms.rule, located, terms.detail, row.alike - 1)
+        found.add(terms.invariant, located, terms.detail, row.alike - 1)
 
 
 def _readable(recorded: str | None) -> dict[str, Json]:
@@ -179,7 +181,7 @@ def _check_reversals(connection: Connection, found: Findings) -> None:
     """Check the credits that refunds and chargebacks took back."""
     for row in _streamed(connection, _REVERSALS):
         unit = Unit.of(row.paid_unit)
-        for rule, detail in return_problems(
+        for invariant, detail in reversal_problems(
             legs=[Amount.computed(leg, CREDIT) for leg in row.legs],
             taken=[-Amount.computed(amount, CREDIT) for amount in row.taken],
             absorbed=Amount.computed(row.absorbed, CREDIT),
@@ -193,7 +195,7 @@ def _check_reversals(connection: Connection, found: Findings) -> None:
                 shortfall=Shortfall.DEBT,
             ),
         ):
-            found.add(rule, {"tenant": row.tenant_id, "transaction": row.id}, detail)
+            found.add(invariant, {"tenant": row.tenant_id, "transaction": row.id}, detail)
 
 
 def _streamed(connection: Connection, statement: str, **arguments: object) -> Iterator[Row[Any]]:
@@ -259,7 +261,7 @@ _RANKED: Final = """
             ) AS found
         ) AS numbered
     ) AS ranked
-    WHERE place <= :most
+    WHERE place <= :limit
     ORDER BY rule, place
 """
 

@@ -22,7 +22,7 @@ from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId, account_of
-from cogni_billing.domain.reversals import There
+from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
 from cogni_billing.domain.verification import Verification
 
@@ -39,7 +39,7 @@ class PostgresBooks:
     _tenant: TenantId
     _guard: ScopeGuard
 
-    def settled_position(self) -> int:
+    def safe_position(self) -> int:
         with self._guard.call(), translated():
             position = self._connection.execute(
                 _SAFE_POSITION, {"patience": f"{PATIENCE_S} seconds"}
@@ -71,12 +71,12 @@ class PostgresBooks:
                 for row in rows
             )
 
-    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> There:
+    def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> Recoverable:
         with self._guard.call(), translated():
             owners = list(tenants)
             earned = self._calls("lock", self._tenant, {"tenants": owners, "at": moment})
             there = zip(map(account_of, owners), map(in_credits, earned), strict=True)
-            return There(dict(there))
+            return Recoverable(dict(there))
 
     def open_dispute(self, dispute: Dispute, /) -> None:
         with self._guard.call(), translated():
@@ -87,11 +87,11 @@ class PostgresBooks:
             parts = [{"tenant": part.tenant, "id": part.id} for part in dispute.parts()]
             self._calls("close_dispute", dispute.tenant, {"parts": parts, "at": moment})
 
-    def verify(self, most: int, /) -> Verification:
+    def verify(self, limit: int, /) -> Verification:
         with self._guard.call(), translated():
             self._connection.execute(NEUTRAL)
             require_full_sight(self._connection)
-            return verification(self._connection, most)
+            return verification(self._connection, limit)
 
     def fold(self, position: int, /) -> Folding:
         with self._guard.call(), translated():

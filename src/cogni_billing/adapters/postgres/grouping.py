@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from attrs import define, field, frozen
 
-from cogni_billing.adapters.postgres.answers import UNSETTLED
+from cogni_billing.adapters.postgres.answers import MORE_DUE
 from cogni_billing.adapters.postgres.calls import decoded, encoded
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.rows import movement
@@ -90,7 +90,7 @@ class Batch:
         for (_, places), group in zip(self._places(), decoded(told), strict=True):
             # A wallet on which too much is due cuts the answers short.
             for place, answer in zip(places, group, strict=False):
-                answers[place] = answer if answer["outcome"] != UNSETTLED else None
+                answers[place] = answer if answer["outcome"] != MORE_DUE else None
         return answers
 
     def _places(self) -> list[tuple[TenantId, list[int]]]:

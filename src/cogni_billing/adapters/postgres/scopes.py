@@ -24,7 +24,7 @@ from cogni_billing.adapters.postgres.connections import (
 )
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.failures import commit_translation, translated
-from cogni_billing.adapters.postgres.repositories import PostgresLedger
+from cogni_billing.adapters.postgres.ledger import PostgresLedger
 from cogni_billing.adapters.postgres.tenants import PostgresTenants
 from cogni_billing.domain.errors import LedgerUnavailable, ScopeClosed
 from cogni_billing.domain.identity import TenantId

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from cogni_billing.adapters.postgres.answers import UNSETTLED, door_of, posted
+from cogni_billing.adapters.postgres.answers import MORE_DUE, door_of, posted
 from cogni_billing.adapters.postgres.calls import Calls, decoded, statement_of
 from cogni_billing.adapters.postgres.connections import (
     checked_engine,
@@ -149,7 +149,7 @@ class PostgresUnitOfWork:
             try:
                 told = self._told(statement, parameters)
                 [answer] = decoded(told)
-                if answer["outcome"] != UNSETTLED:
+                if answer["outcome"] != MORE_DUE:
                     return posted(transaction, answer, repeated=repeated)
                 continue
             except LedgerUnavailable as error:
@@ -267,7 +267,7 @@ class AsyncPostgresUnitOfWork:
             try:
                 told = await self._told(statement, parameters)
                 [answer] = decoded(told)
-                if answer["outcome"] != UNSETTLED:
+                if answer["outcome"] != MORE_DUE:
                     return posted(transaction, answer, repeated=repeated)
                 continue
             except LedgerUnavailable as error:

@@ -60,7 +60,7 @@ def attempts_over(billing: Billing, *paid_by: str, ids: IdSource | None = None) 
     )
 
 
-def settled(billing: Billing) -> Attempt:
+def concluded(billing: Billing) -> Attempt:
     """Report the pending attempt: the attempt, its purchase and its history, in one transaction."""
     attempts = attempts_over(billing)
     pending = attempts.status(ALICE, PENDING)
@@ -95,7 +95,7 @@ CALLS: Final[dict[str, Callable[[Billing], object]]] = {
 CALLS_OF_ATTEMPTS: Final[dict[str, Callable[[Billing], object]]] = {
     "submit": lambda billing: attempts_over(billing, "stripe:a").submit(ALICE, INTENT, "stripe:a"),
     "status": lambda billing: attempts_over(billing, "stripe:b").status(ALICE, PENDING),
-    "a verified attempt": settled,
+    "a verified attempt": concluded,
 }
 EACH: Final = CALLS | CALLS_OF_ATTEMPTS
 

@@ -12,7 +12,7 @@ from cogni_billing import (
     SYSTEM_TENANT_ID,
     Billing,
     InvalidInput,
-    Rule,
+    Invariant,
     Seal,
     credits,
     usd,
@@ -115,7 +115,7 @@ class SealingContract(Contract):
             (evolve(seal, tenant=BOB), BOB, "1-2", "none at position 1"),
         ):
             (violation,) = billing.verify_seals([other], key=KEY)
-            assert violation.rule is Rule.TRANSACTIONS_MATCH_THEIR_SEAL
+            assert violation.invariant is Invariant.TRANSACTIONS_MATCH_THEIR_SEAL
             assert violation.where == {"tenant": str(tenant), "positions": positions}
             assert violation.detail == detail
 

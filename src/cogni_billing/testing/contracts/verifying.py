@@ -75,10 +75,10 @@ class VerifyingContract(Contract):
         # transactions have a share, and one has an absorbed shortfall.
         assert (found.transactions, found.postings) == (17, 17 * 2 + 8)
 
-    @pytest.mark.parametrize("most", [0, -1, 100_001, True, "5", None])
-    def test_an_invalid_limit_of_violations_is_refused(self, billing: Billing, most: Any) -> None:
+    @pytest.mark.parametrize("limit", [0, -1, 100_001, True, "5", None])
+    def test_an_invalid_limit_of_violations_is_refused(self, billing: Billing, limit: Any) -> None:
         with pytest.raises(InvalidInput):
-            billing.verify(most=most)
+            billing.verify(limit=limit)
 
 
 Falsify = Callable[[UUID], None]
@@ -97,13 +97,13 @@ class FindingContract(Contract):
             falsify(receipt.transaction_id)
 
         found = billing.verify()
-        first = billing.verify(most=1)
+        first = billing.verify(limit=1)
 
         assert not found.ok
         accused = {violation.where.get("transaction") for violation in found.violations}
         assert accused >= {str(receipt.transaction_id) for receipt in made[1:]}
         assert str(made[0].transaction_id) not in accused
-        rules = [violation.rule for violation in first.violations]
+        rules = [violation.invariant for violation in first.violations]
         assert len(rules) == len(set(rules)) < len(found.violations)
 
     def test_what_was_falsified_after_it_was_sealed_breaks_its_seal(

@@ -180,7 +180,7 @@ _DOORS: Final = (
         "user spender service",
         "account balance find grants lines attempt attempt_events reused_position revision tenant",
     ),
-    ("user spender", "open_account spend spend_groups hold release settle"),
+    ("user spender", "open_account spend spend_groups hold release expire_due"),
     ("user", "mint mint_groups create_attempt record_attempt begin_check"),
     ("service", "reverse payment dispute lock open_dispute close_dispute safe_position fold"),
     ("service", "account_of owner_of contra_of"),

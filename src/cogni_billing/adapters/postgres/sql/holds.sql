@@ -46,9 +46,9 @@ BEGIN
     END IF;
     present := greatest(w.as_of, m.at);
     IF w.due_at <= present THEN
-        SELECT * INTO due FROM cogni_billing.settle_due(w, present);
+        SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
         IF due.more THEN
-            RETURN '{"outcome":"unsettled"}';
+            RETURN '{"outcome":"more_due"}';
         END IF;
         w := due.w;
     END IF;
@@ -101,9 +101,9 @@ BEGIN
     IF w.tenant_id IS NULL THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
-    SELECT * INTO due FROM cogni_billing.settle_due(w, present);
+    SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
     IF due.more THEN
-        RETURN '{"outcome":"unsettled"}';
+        RETURN '{"outcome":"more_due"}';
     END IF;
     w := due.w;
     SELECT * INTO hold FROM cogni_billing.holds

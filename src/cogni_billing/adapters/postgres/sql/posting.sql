@@ -32,14 +32,14 @@ BEGIN
 END
 $$;
 
--- Records transactions of a tenant, one after another, and answers each. Settles what is due on the
--- wallet first; when that is more than one call settles, the last answer is `unsettled`, and the
--- same call again goes on.
+-- Records transactions of a tenant, one after another, and answers each. Posts due expirations of
+-- the wallet first. If there are more of them than one call posts, the last answer is `more_due`, and
+-- the caller makes the same call again.
 CREATE FUNCTION cogni_billing.record(owner uuid, asked json[], kinds text[]) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     account      CONSTANT uuid := cogni_billing.account_of(owner);
-    -- The first of several may be a replay. The next need a settled wallet all the same.
+    -- The first of several may be a replay. The next ones need the due expirations posted.
     several      CONSTANT boolean := cardinality(asked) > 1;
     answers      text[] := '{}';
     locked       boolean := false;
@@ -163,11 +163,11 @@ BEGIN
         END IF;
         present := greatest(w.as_of, m.at);
         IF w.due_at <= present AND (several OR was IS NULL) THEN
-            SELECT * INTO due FROM cogni_billing.settle_due(w, present);
+            SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
             w := due.w;
             arrived := NULL;  -- an expiry may have seen more since
             IF due.more THEN
-                answers := answers || '{"outcome":"unsettled"}'::text;
+                answers := answers || '{"outcome":"more_due"}'::text;
                 EXIT;
             END IF;
         END IF;
@@ -372,14 +372,14 @@ DECLARE
 BEGIN
     IF NOT all_or_none OR cardinality(asked) = 1 THEN
         RETURN cogni_billing.record(owner, asked, kinds);
-    ELSIF (cogni_billing._settle(owner, asked[1]) ->> 'more')::boolean THEN
-        RETURN '[{"outcome":"unsettled"}]';
+    ELSIF (cogni_billing._expire_due(owner, asked[1]) ->> 'more')::boolean THEN
+        RETURN '[{"outcome":"more_due"}]';
     END IF;
     BEGIN
         answers := cogni_billing.record(owner, asked, kinds);
         IF EXISTS (
             SELECT FROM json_array_elements(answers::json) WITH ORDINALITY AS told (answer, n)
-            WHERE answer ->> 'outcome' NOT IN ('done', 'unsettled')
+            WHERE answer ->> 'outcome' NOT IN ('done', 'more_due')
               -- The caller knows of these that they are replays, and no conflicts.
               AND (answer ->> 'outcome' = 'replayed'
                   AND (asked[n] ->> 'replays')::boolean) IS NOT TRUE
@@ -411,18 +411,18 @@ END
 $$;
 
 -- Posts expirations due on the wallet by a moment, a thousand at most; `more` if others are due.
-CREATE FUNCTION cogni_billing._settle(me uuid, asked json) RETURNS json
+CREATE FUNCTION cogni_billing._expire_due(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
     w       CONSTANT cogni_billing.wallets := cogni_billing.lock_wallet(me);
     moment  CONSTANT timestamptz := asked ->> 'at';
     present CONSTANT timestamptz := greatest(w.as_of, moment);
-    settled CONSTANT boolean := EXISTS (SELECT FROM cogni_billing.due(me, present));
+    expired CONSTANT boolean := EXISTS (SELECT FROM cogni_billing.due(me, present));
     due     record;
 BEGIN
     PERFORM cogni_billing.check_call(moment, '{}', '-');
-    SELECT * INTO due FROM cogni_billing.settle_due(w, present);
-    RETURN json_build_object('settled', settled, 'more', due.more);
+    SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+    RETURN json_build_object('expired', expired, 'more', due.more);
 END
 $$;
 

@@ -110,7 +110,7 @@ $$;
 
 -- Posts expirations due by a moment, set by set: holds expire, and the rest of each expired grant is
 -- taken in a balanced transaction at its own instant.
-CREATE FUNCTION cogni_billing.settle_wallet(w cogni_billing.wallets, moment timestamptz)
+CREATE FUNCTION cogni_billing.post_expirations(w cogni_billing.wallets, moment timestamptz)
 RETURNS cogni_billing.wallets
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -210,7 +210,7 @@ $$;
 
 -- Settles and writes a locked wallet; `more` if others are due. One call settles a thousand holds
 -- and grants, and those of the same instant as the last of them.
-CREATE FUNCTION cogni_billing.settle_due(
+CREATE FUNCTION cogni_billing.expire_wallet(
     INOUT w cogni_billing.wallets, moment timestamptz, OUT more boolean
 )
 LANGUAGE plpgsql AS $$
@@ -222,7 +222,7 @@ BEGIN
             SELECT instant FROM cogni_billing.due(w.tenant_id, moment) AS instant
             ORDER BY instant OFFSET 999 LIMIT 1
         ) AS last_one;
-        w := cogni_billing.settle_wallet(w, horizon);
+        w := cogni_billing.post_expirations(w, horizon);
         PERFORM cogni_billing.keep_wallet(w);
     END IF;
     more := horizon < moment;

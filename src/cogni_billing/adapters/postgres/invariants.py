@@ -12,10 +12,10 @@ from uuid import UUID
 
 from cogni_billing.domain.identity import SHORTFALL, SYSTEM_ACCOUNTS
 from cogni_billing.domain.kinds import KINDS
-from cogni_billing.domain.verification import Rule
+from cogni_billing.domain.verification import Invariant
 
 
-def _broken(source: str, located: str, *checks: tuple[Rule, str, str]) -> str:
+def _broken(source: str, located: str, *checks: tuple[Invariant, str, str]) -> str:
     """The statement that checks each row of *source*.
 
     Args:
@@ -81,7 +81,7 @@ _FITTING: Final = _broken(
     ) IS NOT TRUE
     """,
     _TRANSACTION,
-    (Rule.TRANSACTIONS_FIT_THEIR_KIND, "true", "format('a %s of %s', kind, amount)"),
+    (Invariant.TRANSACTIONS_FIT_THEIR_KIND, "true", "format('a %s of %s', kind, amount)"),
 )
 
 # A reversal whose other side is zero has no contra leg.
@@ -134,12 +134,12 @@ _POSTINGS: Final = _broken(
     """,
     _TRANSACTION,
     (
-        Rule.TRANSACTIONS_SUM_TO_ZERO,
+        Invariant.TRANSACTIONS_SUM_TO_ZERO,
         f"{_EXCESS} <> 0",
         f"format('%s CREDIT too much', {_EXCESS})",
     ),
     (
-        Rule.POSTINGS_MATCH,
+        Invariant.POSTINGS_MATCH,
         f"{_AS_DECLARED} IS NOT TRUE",
         """CASE
             WHEN kind IS NULL THEN 'postings without their transaction'
@@ -175,17 +175,17 @@ _LINES: Final = _broken(
     """,
     f"{_ACCOUNT}, 'transaction', id",
     (
-        Rule.LINES_RUN_ON,
+        Invariant.LINES_RUN_ON,
         "posted_after <> posted_before + amount OR line_at < earlier OR line_at < occurred_at",
         "format('%s at %s after %s at %s', posted_after, line_at, posted_before, earlier)",
     ),
     (
-        Rule.LINES_ARE_GAPLESS,
+        Invariant.LINES_ARE_GAPLESS,
         "position <> previous + 1",
         "format('position %s after %s', position, previous)",
     ),
     (
-        Rule.LINES_SEE_ARRIVALS,
+        Invariant.LINES_SEE_ARRIVALS,
         """seen < seen_before OR seen = 0 AND arrived <> 0 OR seen <> 0 AND NOT EXISTS (
             SELECT FROM cogni_billing.arrivals
             WHERE account_id = cogni_billing.account_of(tenant_id) AND position = seen
@@ -224,33 +224,37 @@ _WALLETS: Final = _broken(
     """,
     _ACCOUNT,
     (
-        Rule.WALLETS_MATCH,
+        Invariant.WALLETS_MATCH,
         "posted IS DISTINCT FROM coalesce(made, 0) OR as_of < newest",
         "format('%s instead of %s CREDIT', posted, coalesce(made, 0))",
     ),
-    (Rule.WALLETS_HAVE_ACCOUNTS, f"tenant_id IN ({_RESERVED})", "'a reserved id has no account'"),
     (
-        Rule.WALLETS_KNOW_WHAT_IS_DUE,
+        Invariant.WALLETS_HAVE_ACCOUNTS,
+        f"tenant_id IN ({_RESERVED})",
+        "'a reserved id has no account'",
+    ),
+    (
+        Invariant.WALLETS_KNOW_WHAT_IS_DUE,
         "due_at > least(hold_ends, grant_expires)",
         "format('%s instead of %s', due_at, least(hold_ends, grant_expires))",
     ),
     (
-        Rule.WALLETS_FOLLOW_A_CHECKPOINT,
+        Invariant.WALLETS_FOLLOW_A_CHECKPOINT,
         "(received, received_up_to) <> (coalesce(arrived, 0), coalesce(up_to, 0))",
         "format('%s CREDIT received up to position %s', received, received_up_to)",
     ),
     (
-        Rule.LINES_ARE_GAPLESS,
+        Invariant.LINES_ARE_GAPLESS,
         "lines IS DISTINCT FROM coalesce(counted, 0)",
         "format('%s lines instead of %s', lines, coalesce(counted, 0))",
     ),
     (
-        Rule.HOLDS_ARE_COUNTED,
+        Invariant.HOLDS_ARE_COUNTED,
         "held IS DISTINCT FROM coalesce(set_aside, 0)",
         "format('%s CREDIT held instead of %s', held, coalesce(set_aside, 0))",
     ),
     (
-        Rule.GRANTS_ARE_COUNTED,
+        Invariant.GRANTS_ARE_COUNTED,
         "granted IS DISTINCT FROM coalesce(remaining, 0)",
         "format('%s CREDIT granted instead of %s', granted, coalesce(remaining, 0))",
     ),
@@ -281,7 +285,7 @@ _CHECKPOINTS: Final = _broken(
     """,
     "'tenant', tenant_id, 'account', account_id, 'position', up_to",
     (
-        Rule.CHECKPOINTS_MATCH,
+        Invariant.CHECKPOINTS_MATCH,
         """(after, added, arrived, up_to, earliest_at, latest_at) IS DISTINCT FROM (
             previous, covered_total, arrived_before + covered_total, covered_last,
             covered_earliest, covered_latest
@@ -297,7 +301,7 @@ _POLICIES: Final = _broken(
     WHERE digest <> sha256(convert_to(policy::text, 'UTF8'))
     """,
     "'tenant', tenant_id, 'policy', encode(digest, 'hex')",
-    (Rule.POLICIES_MATCH_THEIR_DIGEST, "true", "'the digest of another text'"),
+    (Invariant.POLICIES_MATCH_THEIR_DIGEST, "true", "'the digest of another text'"),
 )
 
 _CLAIMS: Final = _broken(
@@ -314,8 +318,16 @@ _CLAIMS: Final = _broken(
     WHERE made IS NULL OR claimed IS NULL
     """,
     f"{_TRANSACTION}, 'payment', payment",
-    (Rule.PURCHASES_CLAIM_THEIR_PAYMENT, "claimed IS NULL", "format('no claim of %s', payment)"),
-    (Rule.PAYMENTS_HAVE_THEIR_PURCHASE, "made IS NULL", "format('no purchase of %s', payment)"),
+    (
+        Invariant.PURCHASES_CLAIM_THEIR_PAYMENT,
+        "claimed IS NULL",
+        "format('no claim of %s', payment)",
+    ),
+    (
+        Invariant.PAYMENTS_HAVE_THEIR_PURCHASE,
+        "made IS NULL",
+        "format('no purchase of %s', payment)",
+    ),
 )
 
 _ATTEMPTS: Final = _broken(
@@ -346,12 +358,12 @@ _ATTEMPTS: Final = _broken(
     """,
     "'tenant', tenant_id, 'attempt', id",
     (
-        Rule.ATTEMPTS_HAVE_THEIR_PURCHASE,
+        Invariant.ATTEMPTS_HAVE_THEIR_PURCHASE,
         "state = 'CREDITED' AND NOT has_purchase",
         "format('no purchase of %s %s by %s', amount, unit, evidence)",
     ),
     (
-        Rule.ATTEMPTS_FOLLOW_THEIR_EVENTS,
+        Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS,
         """NOT is_led OR path <> CASE
             WHEN state = 'CREATED_INTENT' THEN 'no event'
             WHEN evidence IS NULL THEN 'CREATED_INTENT ' || state
@@ -376,7 +388,7 @@ _EVIDENCE: Final = _broken(
     """,
     "'tenant', tenant_id, 'attempt', attempt_id",
     (
-        Rule.EVIDENCE_IS_OF_ITS_ATTEMPT,
+        Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT,
         "true",
         """CASE WHEN state IS NULL THEN format('%s is claimed without need', evidence)
             ELSE format('%s is not claimed', evidence) END""",
@@ -414,13 +426,13 @@ _HOLDS: Final = _broken(
     """,
     "'tenant', tenant_id, 'hold', id",
     (
-        Rule.CAPTURES_MATCH_THEIR_HOLD,
+        Invariant.CAPTURES_MATCH_THEIR_HOLD,
         _UNCAPTURED,
         """format('%s captured of it, and %s by %s captures',
             captured, coalesce(taken, 0), coalesce(number, 0))""",
     ),
     (
-        Rule.HOLDS_FIT_THEIR_KIND,
+        Invariant.HOLDS_FIT_THEIR_KIND,
         _UNFIT_HOLD,
         "format('a hold for %s of %s, %s', kind, amount, state)",
     ),
@@ -460,12 +472,12 @@ _GRANTS: Final = _broken(
     """,
     "'tenant', tenant_id, 'grant', id",
     (
-        Rule.GRANTS_MATCH_THEIR_TRANSACTION,
+        Invariant.GRANTS_MATCH_THEIR_TRANSACTION,
         "NOT is_minted",
         "format('%s by a transaction of %s', amount, minted)",
     ),
     (
-        Rule.GRANTS_ADD_UP,
+        Invariant.GRANTS_ADD_UP,
         "coalesce(taken, 0) <> used OR taken NOT BETWEEN 0 AND amount",
         "format('%s taken instead of %s, of %s', taken, used, amount)",
     ),
@@ -480,7 +492,7 @@ _EXPIRIES: Final = _broken(
     """,
     _TRANSACTION,
     (
-        Rule.GRANTS_LAPSE_ON_TIME,
+        Invariant.GRANTS_EXPIRE_ON_TIME,
         "(occurred_at >= expires_at) IS NOT TRUE",
         "format('at %s, and it expires at %s', occurred_at, expires_at)",
     ),
@@ -507,13 +519,13 @@ _REVERSALS: Final = _broken(
     """,
     _TRANSACTION,
     (
-        Rule.RETURNS_FOLLOW_ONE_ANOTHER,
+        Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
         """(fits AND returned > 0 AND before + returned = returned_total
             AND returned_total <= paid) IS NOT TRUE""",
         "format('%s after %s make %s of %s', returned, before, returned_total, paid)",
     ),
     (
-        Rule.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+        Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
         "part <> returned",
         "format('%s for a request of %s', returned, part)",
     ),
@@ -548,7 +560,7 @@ _DISPUTES: Final = _broken(
     """,
     "'tenant', tenant_id, 'dispute', id",
     (
-        Rule.DISPUTES_ARE_SET_ASIDE,
+        Invariant.DISPUTES_ARE_SET_ASIDE,
         "(states, parts) IS DISTINCT FROM (1::bigint, wanted)",
         "format('%s set aside instead of %s', parts, wanted)",
     ),
@@ -590,7 +602,7 @@ _DISPUTED: Final = _broken(
     """,
     "'tenant', tenant_id, 'dispute', id",
     (
-        Rule.DISPUTES_ARE_OF_THEIR_PAYMENT,
+        Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT,
         "fits IS NOT TRUE",
         "format('%s and %s for %s of %s', amount, shares, disputed, paid)",
     ),
@@ -612,7 +624,7 @@ _CHARGEBACKS: Final = _broken(
     """,
     _TRANSACTION,
     (
-        Rule.CHARGEBACKS_END_A_DISPUTE,
+        Invariant.CHARGEBACKS_END_A_DISPUTE,
         "NOT ends_it",
         "format('%s of a dispute of %s', returned, disputed)",
     ),

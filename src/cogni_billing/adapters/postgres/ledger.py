@@ -11,7 +11,7 @@ from uuid import UUID
 from attrs import evolve, frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
-from cogni_billing.adapters.postgres.answers import UNSETTLED, door_of, posted, unexpected
+from cogni_billing.adapters.postgres.answers import MORE_DUE, door_of, posted, unexpected
 from cogni_billing.adapters.postgres.calls import Calls
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.rows import (
@@ -42,9 +42,9 @@ from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.moments import require_unexpired
 from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.statements import Balance, Line, PageRequest
+from cogni_billing.domain.timestamps import require_unexpired
 from cogni_billing.domain.transactions import Recorded, Transaction
 
 
@@ -96,7 +96,7 @@ class PostgresLedger:
         for place in replays or ():
             movements[place]["replays"] = True
         options = () if replays is None else (True,)
-        answers: list[Any] = self._settled(door_of(transactions[0].kind), movements, *options)
+        answers: list[Any] = self._repeated(door_of(transactions[0].kind), movements, *options)
         return answers
 
     def _answers(
@@ -110,25 +110,25 @@ class PostgresLedger:
         except BillingError as error:
             return error
 
-    def _settled(self, function: str, *asked: object) -> Any:
+    def _repeated(self, function: str, *asked: object) -> Any:
         """The answer of *function*, called again while there was more to settle first."""
         while True:
             answer = self._calls(function, self._tenant, *asked)
             last = answer[-1] if isinstance(answer, list) else answer
-            if last["outcome"] != UNSETTLED:
+            if last["outcome"] != MORE_DUE:
                 return answer
 
-    def settle(self, moment: datetime, /) -> bool:
+    def expire_due(self, moment: datetime, /) -> bool:
         with self._guard.call(), translated():
             happened, more = False, True
             while more:
-                answer = self._calls("settle", self._tenant, {"at": moment})
-                happened, more = happened or answer["settled"], answer["more"]
+                answer = self._calls("expire_due", self._tenant, {"at": moment})
+                happened, more = happened or answer["expired"], answer["more"]
             return happened
 
     def hold(self, hold: Hold, /) -> Hold:
         with self._guard.call(), translated():
-            answer = self._settled("hold", hold_asked(hold))
+            answer = self._repeated("hold", hold_asked(hold))
             match answer["outcome"]:
                 case "done":
                     return hold
@@ -146,7 +146,7 @@ class PostgresLedger:
 
     def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
         with self._guard.call(), translated():
-            answer = self._settled("release", {"id": hold_id, "at": moment})
+            answer = self._repeated("release", {"id": hold_id, "at": moment})
             match answer["outcome"]:
                 case "done" | "replayed" as outcome:
                     hold = hold_from(answer["stored"], self._tenant)

@@ -27,10 +27,10 @@ class Run:
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
 
-    def __call__(self, *arguments: str, url: str | None = None) -> Ran:
+    def __call__(self, *arguments: str, url: str | None = None, width: int = 160) -> Ran:
         with self.monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["cogni-billing", *arguments])
-            patch.setattr(console, "width", 160)  # it was made with the width of this process
+            patch.setattr(console, "width", width)  # it was made with the width of this process
             patch.delenv(URL_VARIABLE, raising=False)
             if url is not None:
                 patch.setenv(URL_VARIABLE, url)

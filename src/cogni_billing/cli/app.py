@@ -122,9 +122,14 @@ def demo(
             help="The URL of an administrator. By default an embedded server is started.",
         ),
     ] = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show each message, and each tenant's view.")
+    ] = False,
 ) -> None:
-    """Confirm a few payments in a temporary database, and show each tenant's view of them."""
-    run_demo(console, None if database_url is None else _checked_url(database_url))
+    """Confirm a few payments in a temporary database, and show the results."""
+    url = None if database_url is None else _checked_url(database_url)
+    run_demo(console, url, everything=everything)
 
 
 @app.command()

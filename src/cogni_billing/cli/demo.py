@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.resources import files
+from time import monotonic
 from typing import Any
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from attrs import frozen
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, Engine, create_engine, text
 
-from cogni_billing.adapters.postgres import PostgresUnitOfWork, trial_balance
+from cogni_billing.adapters.postgres import PostgresUnitOfWork, TrialBalance, trial_balance
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox, temporary_database
 from cogni_billing.billing import Billing
@@ -47,20 +49,28 @@ class Call:
     """A call of the demonstration."""
 
     name: str
-    reference: str
     asked: str
     make: Callable[[], object]
 
 
-def run_demo(console: Console, admin_url: URL | None) -> None:
-    """Confirm the bundled payments in a temporary database, and show the results."""
+def run_demo(console: Console, admin_url: URL | None, *, everything: bool) -> None:
+    """Confirm the bundled payments in a temporary database, and show the results.
+
+    By default one screen of 80 columns. With *everything*, also the details and each tenant's view.
+    """
+    began = monotonic()
     with ExitStack() as stack:
         database = stack.enter_context(_database(admin_url))
         roles = ("app_user", "app_spender", "app_service")
         engines = [create_engine(database.url(role)) for role in roles]
         for engine in engines:
             stack.callback(engine.dispose)
-        _show(console, *engines)
+        _show(console, *engines, everything=everything)
+        server = f"PostgreSQL {_version(engines[0])}"
+    place = "embedded" if admin_url is None else "in a database of its own"
+    console.print(f"{monotonic() - began:.1f} s on {server}, {place}. It is removed again.")
+    if not everything:
+        console.print("Next: `cogni-billing demo --all` shows each tenant's view of this.")
 
 
 @contextmanager
@@ -73,55 +83,84 @@ def _database(admin_url: URL | None) -> Iterator[Sandbox]:
             yield database
 
 
-def _show(console: Console, engine: Engine, spender_engine: Engine, service_engine: Engine) -> None:
+def _version(engine: Engine) -> str:
+    with engine.connect() as connection:
+        version: str = connection.execute(text("SHOW server_version")).scalar_one()
+    return version.split(maxsplit=1)[0]
+
+
+def _show(
+    console: Console,
+    engine: Engine,
+    spender_engine: Engine,
+    service_engine: Engine,
+    *,
+    everything: bool,
+) -> None:
     billing = Billing(PostgresUnitOfWork(engine, service=service_engine))
     spender = Billing(PostgresUnitOfWork(spender_engine))
     payments = bundled_payments()
     tenants = {payment.tenant: payment.tenant_id for payment in payments}
     for tenant in tenants.values():
         billing.open_account(tenant)
-
-    console.print("\nEight confirmed payments arrive at the webhook. Some are invalid:\n")
-    console.print(_confirmed(billing, payments))
-    console.print(
-        "\nA role that may spend credits but not create them spends, the promotion's credits first,"
-        "\nand never more than are available:\n"
-    )
     acme, globex = tenants["acme"], tenants["globex"]
-    console.print(_called(billing, "acme spends", acme, _spending(billing, spender, acme)))
-    console.print("\nA payment is refunded in part, with its share, and never in excess:\n")
-    console.print(_called(billing, "globex returns", globex, _returning(billing, globex)))
-    console.print("\nEach tenant sees its own postings only:\n")
-    for name, tenant in tenants.items():
-        lines = billing.statement(tenant).lines
-        console.print(statement_table(f"{name} ({tenant})", lines, billing.balance(tenant)))
-    console.print("\nThe service role reads across tenants, and all postings sum to zero:\n")
+
+    console.print("\nEight confirmed payments arrive. A replay counts once, a stolen one never:\n")
+    console.print(_confirmed(billing, payments, everything=everything))
+    console.print("\nA role that may spend credits but not create them spends acme's:\n")
+    spending = _spending(billing, spender, acme)
+    console.print(_called(billing, acme, spending, everything=everything))
+    console.print("\nA payment of globex is refunded in part, and the rest of it is disputed:\n")
+    console.print(_called(billing, globex, _returning(billing, globex), everything=everything))
+    if everything:
+        console.print("\nEach tenant sees its own postings only:\n")
+        for name, tenant in tenants.items():
+            lines = billing.statement(tenant).lines
+            console.print(statement_table(f"{name} ({tenant})", lines, billing.balance(tenant)))
+        console.print("\nThe service role reads across tenants, and all postings sum to zero:\n")
     for report in trial_balance(service_engine):
-        console.print(trial_balance_table(report))
+        console.print(trial_balance_table(report) if everything else f"\n{_sum(report)}")
     verification = billing.verify()
     console.print(
-        f"\nEvery invariant, checked over {verification.transactions} transactions and"
-        f" {verification.postings} postings: {len(verification.violations)} violations.\n"
+        f"Every invariant, checked over {verification.transactions} transactions and"
+        f" {verification.postings} postings: {len(verification.violations)} violations."
     )
 
 
-def _confirmed(billing: Billing, payments: list[Payment]) -> Table:
-    columns = ("tenant", "payment", "paid", "outcome", "credited", "share", "balance then")
-    result = table("confirm_purchase", columns, numeric=("paid", *columns[4:]))
+def _confirmed(billing: Billing, payments: list[Payment], *, everything: bool) -> Table:
+    columns = ("tenant", *["payment"] * everything, "paid", "outcome", "credited", "share")
+    result = _table(columns, ("paid", "credited", "share"), everything=everything)
     for payment in payments:
-        paid = (payment.tenant, payment.payment, str(payment.amount))
+        paid = (payment.tenant, *[payment.payment] * everything, str(payment.amount))
         try:
             receipt = billing.confirm_purchase(
                 payment.tenant_id, payment.amount, payment=payment.payment
             )
         except BillingError as error:
-            result.add_row(*paid, f"[red]{error.code}[/red]: {cell(str(error))}")
+            row = (*paid, _refused(error, everything=everything), "", "")
         else:
             share = total((share.amount for share in receipt.shares), CREDIT)
             outcome = "[yellow]replayed" if receipt.replayed else "[green]confirmed"
-            amounts = (receipt.credited, share, receipt.balance)
-            result.add_row(*paid, outcome, *map(quantity, amounts))
+            row = (*paid, outcome, quantity(receipt.credited), quantity(share))
+        result.add_row(*row)
     return result
+
+
+def _refused(error: BillingError, *, everything: bool) -> str:
+    return f"[red]{error.code}[/red]" + (f": {cell(str(error))}" if everything else "")
+
+
+def _table(columns: Iterable[str], numeric: Iterable[str], *, everything: bool) -> Table:
+    result = table(None, columns, numeric=numeric)
+    if not everything:
+        result.box, result.padding, result.pad_edge = SIMPLE_HEAD, (0, 1, 0, 0), False
+        result.show_edge = False
+    return result
+
+
+def _sum(report: TrialBalance) -> str:
+    parts = [f"{name} {quantity(balance)}" for name, balance in report.balances.items()]
+    return f"The whole ledger sums to {quantity(report.total)}:\n  " + "\n  ".join(parts)
 
 
 def _spending(billing: Billing, spender: Billing, tenant: UUID) -> Iterator[Call]:
@@ -134,14 +173,12 @@ def _spending(billing: Billing, spender: Billing, tenant: UUID) -> Iterator[Call
     held: list[UUID] = []
     charge, capture = partial(spender.charge, tenant), partial(spender.capture, tenant)
     mint = partial(spender.confirm_purchase, tenant, usd("9.00"), payment="stripe:pi_forged")
-    yield Call("grant", "launch", "5 000 000", grant)
-    yield Call("charge", "run-7", "1 200", lambda: charge(credits(1_200), reference="run-7"))
-    yield Call("hold", "run-8", "50 000", hold)
-    yield Call(
-        "capture", "run-8", "31 000", lambda: capture(held[0], credits(31_000), reference="run-8")
-    )
-    yield Call("charge", "run-9", "10^12", lambda: charge(credits(10**12), reference="run-9"))
-    yield Call("confirm_purchase", "pi_forged", "9.00 USD", mint)
+    yield Call("grant", "5 000 000", grant)
+    yield Call("charge", "1 200", lambda: charge(credits(1_200), reference="run-7"))
+    yield Call("hold", "50 000", hold)
+    yield Call("capture", "31 000", lambda: capture(held[0], credits(31_000), reference="run-8"))
+    yield Call("charge", "10^12", lambda: charge(credits(10**12), reference="run-9"))
+    yield Call("confirm_purchase", "9.00 USD", mint)
 
 
 def _returning(billing: Billing, tenant: UUID) -> Iterator[Call]:
@@ -151,24 +188,24 @@ def _returning(billing: Billing, tenant: UUID) -> Iterator[Call]:
         partial(billing.open_dispute, tenant, **on),
         partial(billing.win_dispute, tenant, **on),
     )
-    yield Call("refund", "re_1", "20.00 USD", lambda: refund(amount=usd("20.00"), reference="re_1"))
-    yield Call("refund", "re_2", "40.00 USD", lambda: refund(amount=usd("40.00"), reference="re_2"))
-    yield Call("open_dispute", "dp_1", "the rest", lambda: dispute(reference="dp_1"))
-    yield Call("win_dispute", "dp_1", "", lambda: win(reference="dp_1"))
+    yield Call("refund", "20.00 USD", lambda: refund(amount=usd("20.00"), reference="re_1"))
+    yield Call("refund", "40.00 USD", lambda: refund(amount=usd("40.00"), reference="re_2"))
+    yield Call("open_dispute", "the rest", lambda: dispute(reference="dp_1"))
+    yield Call("win_dispute", "", lambda: win(reference="dp_1"))
 
 
-def _called(billing: Billing, title: str, tenant: UUID, calls: Iterable[Call]) -> Table:
-    columns = ("call", "reference", "requested", "outcome", "balance", "held", "cogni_system's")
-    result = table(title, columns, numeric=(columns[2], *columns[4:]))
+def _called(billing: Billing, tenant: UUID, calls: Iterable[Call], *, everything: bool) -> Table:
+    columns = ("call", "requested", "outcome", "balance", "held")
+    result = _table(columns, (columns[1], *columns[3:]), everything=everything)
     for call in calls:
         try:
             call.make()
             outcome = "[green]done"
         except BillingError as error:
-            outcome = f"[red]{error.code}[/red]: {cell(str(error))}"
-        own, system = billing.balance(tenant), billing.balance(SYSTEM_TENANT_ID)
-        figures = map(quantity, (own.posted, own.held, system.available))
-        result.add_row(call.name, call.reference, call.asked, outcome, *figures)
+            outcome = _refused(error, everything=everything)
+        own = billing.balance(tenant)
+        figures = map(quantity, (own.posted, own.held))
+        result.add_row(call.name, call.asked, outcome, *figures)
     return result
 
 

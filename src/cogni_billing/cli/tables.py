@@ -24,7 +24,7 @@ def cell(text: str) -> str:
     return escape(escaped(text))
 
 
-def table(title: str, columns: Iterable[str], *, numeric: Iterable[str] = ()) -> Table:
+def table(title: str | None, columns: Iterable[str], *, numeric: Iterable[str] = ()) -> Table:
     """An empty table. *numeric* columns are aligned to the right."""
     result = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:

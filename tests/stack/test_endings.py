@@ -67,7 +67,7 @@ def interrupted(database: Database, running: subprocess.Popen[str]) -> tuple[int
 @pytest.mark.parametrize(
     ("arguments", "role", "said"),
     [
-        (["sweep"], "app_user", "wallets that were settled stay so; run it again to go on"),
+        (["sweep"], "app_user", "wallets that were updated stay so; run it again to continue"),
         (["fold"], "app_user", "accounts stay as they were or are folded; it is safe to run again"),
         (["verify"], "app_user", "nothing was changed"),
         (["statement", str(ALICE)], "app_user", "nothing was changed"),

@@ -257,7 +257,7 @@ STEPS: Final = (
     Step("import charges", ("charges.csv", "--batch-size", "1"), "app_user", "done     20"),
     Step("balance", (str(ALICE),), "app_user", "available"),
     Step("statement", (str(ALICE),), "app_user", "charge"),
-    Step("sweep", (), "app_user", "wallets settled: 0"),
+    Step("sweep", (), "app_user", "wallets updated: 0"),
     Step("fold", (), "app_user", "accounts folded: "),
     Step("verify", (), "app_user", "0"),
     Step("demo", (), "postgres", "a pooler is on the way to the server; connect directly", 69),

@@ -31,90 +31,104 @@ def _seconds(answers_within: timedelta) -> float:
 
 @frozen
 class Verifier:
-    """A host's verifier, and how long it has to answer.
-
-    Args:
-        verifier: A `PaymentVerifier` to call, or an `AsyncPaymentVerifier` to await.
-        seconds: The time it has, given as a `timedelta`.
-    """
-
-    verifier: Any
-    seconds: float = field(converter=_seconds)
-    _threads: BoundedSemaphore = field(factory=lambda: BoundedSemaphore(THREADS_MAX), init=False)
-
-
-@frozen
-class Question:
-    """A case that asks a verifier about a payment; it opens no unit of work.
+    """A host's verifier, and the time that it has to answer.
 
     An answer that comes too late, and a `TimeoutError`, count as a payment that is still pending.
 
-    Raises:
-        VerifierFailed: the verifier raised any other error, or answered with no finding.
+    Args:
+        verifier: A `PaymentVerifier` to call, or an `AsyncPaymentVerifier` to await.
+        seconds: The time for an answer, given as a `timedelta`.
     """
 
-    verifier: Verifier
-    evidence: str
-    intent: Intent
+    _verifier: Any
+    _seconds: float = field(converter=_seconds)
+    _threads: BoundedSemaphore = field(factory=lambda: BoundedSemaphore(THREADS_MAX), init=False)
 
-    def on(self, unit_of_work: UnitOfWork, /) -> Finding:  # noqa: ARG002 (no scope is open)
-        threads, seconds = self.verifier._threads, self.verifier.seconds  # noqa: SLF001
-        if not threads.acquire(timeout=seconds):
+    def ask(self, evidence: str, intent: Intent) -> Finding:
+        """Call the verifier in a thread of its own, which is abandoned when the time is up.
+
+        Raises:
+            VerifierFailed: the verifier raised an error, or did not return a finding.
+        """
+        if not self._threads.acquire(timeout=self._seconds):
             return _NO_ANSWER
         answer: Future[object] = Future()
 
-        def ask() -> None:
+        def call() -> None:
             try:
-                answer.set_result(self.verifier.verifier.verify(self.evidence, self.intent))
+                answer.set_result(self._verifier.verify(evidence, intent))
             except BaseException as error:  # noqa: BLE001 (raised to the caller below)
                 answer.set_exception(error)
             finally:
-                threads.release()
+                self._threads.release()
 
         try:
-            Thread(target=copy_context().run, args=(ask,), daemon=True).start()
+            Thread(target=copy_context().run, args=(call,), daemon=True).start()
         except RuntimeError as error:  # the system has no more threads
-            threads.release()
-            raise self._failed(error) from error
+            self._threads.release()
+            raise _failed(intent, error) from error
         try:
-            failure = answer.exception(seconds)
+            failure = answer.exception(self._seconds)
         except TimeoutError:
             return _NO_ANSWER
-        return self._finding(answer.result() if failure is None else failure)
+        return _finding(intent, answer.result() if failure is None else failure)
 
-    async def on_async(self, unit_of_work: AsyncUnitOfWork, /) -> Finding:  # noqa: ARG002
-        async def ask() -> object:
+    async def ask_async(self, evidence: str, intent: Intent) -> Finding:
+        """Await the verifier, and cancel it when the time is up.
+
+        Raises:
+            VerifierFailed: the verifier raised an error, or did not return a finding.
+        """
+
+        async def call() -> object:
             try:
-                return await self.verifier.verifier.verify_async(self.evidence, self.intent)
+                return await self._verifier.verify_async(evidence, intent)
             except SystemExit as error:  # which would end the loop
                 return error
 
-        answer = asyncio.ensure_future(ask())
+        answer = asyncio.ensure_future(call())
         try:
             # Unlike `asyncio.timeout`, it does not wait for a task that ignores cancellation.
-            done, _ = await asyncio.wait({answer}, timeout=self.verifier.seconds)
+            done, _ = await asyncio.wait({answer}, timeout=self._seconds)
         finally:
             answer.cancel()
         if not done:
             return _NO_ANSWER
         if answer.cancelled():  # by the verifier: this task goes on
-            return self._finding(asyncio.CancelledError("cancelled"))
+            return _finding(intent, asyncio.CancelledError("cancelled"))
         failure = answer.exception()
-        return self._finding(answer.result() if failure is None else failure)
+        return _finding(intent, answer.result() if failure is None else failure)
 
-    def _finding(self, answer: object) -> Finding:
-        if isinstance(answer, TimeoutError):
-            return _NO_ANSWER
-        if isinstance(answer, BaseException):
-            raise self._failed(answer) from answer
-        try:
-            return checked_finding(answer)
-        except InvalidInput as error:
-            raise self._failed(error) from error
 
-    def _failed(self, error: BaseException) -> VerifierFailed:
-        try:
-            message = str(error)
-        except Exception:  # noqa: BLE001 (the verifier's error may be broken itself)
-            message = "its message cannot be read"
-        return VerifierFailed(self.intent.attempt_id, shown(f"{type(error).__name__}: {message}"))
+@frozen
+class Question:
+    """A case that asks a verifier about a payment. It opens no unit of work."""
+
+    verifier: Verifier
+    evidence: str
+    intent: Intent
+
+    def on(self, _unit_of_work: UnitOfWork, /) -> Finding:
+        return self.verifier.ask(self.evidence, self.intent)
+
+    async def on_async(self, _unit_of_work: AsyncUnitOfWork, /) -> Finding:
+        return await self.verifier.ask_async(self.evidence, self.intent)
+
+
+def _finding(intent: Intent, answer: object) -> Finding:
+    if isinstance(answer, TimeoutError):
+        return _NO_ANSWER
+    if isinstance(answer, BaseException):
+        raise _failed(intent, answer) from answer
+    try:
+        return checked_finding(answer)
+    except InvalidInput as error:
+        raise _failed(intent, error) from error
+
+
+def _failed(intent: Intent, error: BaseException) -> VerifierFailed:
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 (the verifier's error may be broken itself)
+        message = "its message cannot be read"
+    return VerifierFailed(intent.attempt_id, shown(f"{type(error).__name__}: {message}"))

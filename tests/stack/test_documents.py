@@ -36,7 +36,7 @@ TUTORIAL = "docs/tutorial.md"
 WORKERS = "docs/how-to/workers.md"
 """Its blocks are modules, which test_workers.py runs."""
 INSTALL = "docs/how-to/install.md"
-COMMANDS = (INSTALL, "docs/how-to/seals.md")
+COMMANDS = (INSTALL, "docs/how-to/import.md", "docs/how-to/seals.md")
 TRIED_ELSEWHERE = ("docs/how-to/backup.md", WORKERS)
 SETUP = "python3 -m venv .venv && .venv/bin/pip install"
 

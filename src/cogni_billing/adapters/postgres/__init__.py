@@ -1,4 +1,4 @@
-"""The ledger in PostgreSQL: units of work for requests, and operations on the database."""
+"""Ledger in PostgreSQL: units of work for requests, and operations on the database."""
 
 from cogni_billing.adapters.postgres.connections import reset_connections
 from cogni_billing.adapters.postgres.grouping import GroupCommit

@@ -1,4 +1,4 @@
-"""Answers of the database's functions, as the domain's values and errors."""
+"""Convert the answers of the database's functions to the domain's values and errors."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ from cogni_billing.domain.timestamps import require_unexpired
 from cogni_billing.domain.transactions import Recorded, Transaction
 
 MORE_DUE: Final = "more_due"
-"""More was due than one call settles. Make the same call again."""
+"""More expirations were due than one call posts. The caller makes the same call again."""
 
 
 def door_of(kind: TransactionKind) -> str:
-    """The function that records transactions of *kind*."""
+    """Return the name of the function that records transactions of *kind*."""
     if kind.reverses:
         return "reverse"
     return "mint" if kind.is_credit else "spend"
 
 
 def posted(transaction: Transaction, answer: Any, *, repeated: bool = False) -> Recorded:
-    """The record of *transaction* that *answer* tells of. It is not marked as a replay if an
-    earlier try of the same call recorded it, and lost the answer.
+    """Convert *answer* to the record of *transaction*.
+
+    With *repeated*, an earlier try of the same call may have recorded the transaction and lost the
+    answer. The record is then not marked as a replay.
 
     Raises:
-        BillingError: it was refused; or its key was used for another request.
+        BillingError: the database refused the transaction, or its key was used for another request.
     """
     if answer["outcome"] == "done":
         return Recorded(transaction, in_credits(answer["balance"]), replayed=False)
@@ -68,5 +70,5 @@ def _refusal(transaction: Transaction, answer: Any) -> BillingError:
 
 
 def unexpected(answer: Any) -> BillingError:
-    """The error for an answer that this version does not know."""
+    """Return the error for an answer that this version does not know."""
     return LedgerCorruption(f"the database answered {answer['outcome']!r}")

@@ -29,7 +29,7 @@ from cogni_billing.domain.identity import TenantId
 
 @frozen
 class PostgresAttempts:
-    """Keeps the promises of `AttemptRepository`."""
+    """Implements `AttemptRepository`."""
 
     _calls: Calls
     _tenant: TenantId

@@ -1,6 +1,7 @@
-"""Verification: the statements of `invariants.py`, and those that need the domain's arithmetic.
+"""Run the statements of `invariants.py`, and the checks that need the domain's rules.
 
-No share is computed in SQL: the terms of purchases and reversals are streamed and computed again.
+SQL computes no shares. The terms of purchases and reversals are streamed and computed again in
+Python.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from cogni_billing.domain.verification import (
 
 
 def verification(connection: Connection, limit: int) -> Verification:
-    """Check every rule. The result has at most *limit* violations of each."""
+    """Check every invariant. The result has at most *limit* violations of each."""
     found = Findings(limit)
     for statement in STATEMENTS:
         for row in connection.execute(text(_RANKED.format(statement)), {"limit": limit}):
@@ -49,10 +50,10 @@ def verification(connection: Connection, limit: int) -> Verification:
 
 @frozen
 class Findings:
-    """Violations by rule, at most so many of each, spread over as many tenants as possible.
+    """Violations by invariant, at most *limit* of each, spread over as many tenants as possible.
 
-    Each tenant's first violation comes before any tenant's second. So a tenant whose records break
-    a rule often does not hide the violations of other tenants.
+    Each tenant's first violation comes before any tenant's second. So a tenant with many violations
+    does not hide the violations of other tenants.
     """
 
     _limit: int
@@ -64,7 +65,7 @@ class Findings:
     def add(
         self, invariant: Invariant, located: Mapping[str, object], detail: str, hidden: int = 0
     ) -> None:
-        """Add a violation, and count *hidden* more of the same rule and tenant."""
+        """Add a violation, and count *hidden* more of the same invariant and tenant."""
         where = {name: str(id_) for name, id_ in located.items()}
         tenant = where.get("tenant", str(where))
         place = self._found[invariant, tenant] + 1
@@ -74,7 +75,7 @@ class Findings:
             self._kept[invariant] = self._first(invariant)
 
     def violations(self) -> Iterator[Violation]:
-        """Every kept violation. Each tenant's last one says how many more there are."""
+        """Return the kept violations. The last one of each tenant states how many more there are."""
         for invariant in Invariant:
             first = self._first(invariant)
             left = self._found - Counter((invariant, tenant) for _, tenant, _ in first)
@@ -108,7 +109,7 @@ def _check_purchases(connection: Connection, found: Findings) -> None:
 
 @frozen
 class _Terms:
-    """The terms of purchases that break a rule: an example, and the time up to which they do."""
+    """Invalid terms of purchases: an example, and the last moment at which they are invalid."""
 
     invariant: Invariant
     detail: str
@@ -126,7 +127,7 @@ def _broken_terms(row: Row[Any]) -> Iterator[_Terms]:
     early = _problems(row, policy, row.first_at)
     if not early:
         return
-    # A policy is in force from a moment on: later purchases on the same terms may be right.
+    # A policy is in force from a moment on. Later purchases on the same terms may be valid.
     late = _problems(row, policy, row.last_at)
     tenant, transaction = row.example
     for invariant, detail in (early | late).items():
@@ -152,7 +153,7 @@ def _problems(row: Row[Any], policy: Mapping[str, Json], at: datetime) -> dict[I
 
 
 def _add_by_tenant(connection: Connection, several: list[_Terms], found: Findings) -> None:
-    """Add a violation for each tenant that has purchases of these terms."""
+    """Add a violation for each tenant that has purchases on these terms."""
     if not several:
         return
     rows = _streamed(
@@ -169,7 +170,7 @@ def _add_by_tenant(connection: Connection, several: list[_Terms], found: Finding
 
 
 def _readable(recorded: str | None) -> dict[str, Json]:
-    """The recorded policy; without any field if Python cannot read it."""
+    """Parse the recorded policy. Returns an empty object if Python cannot read it."""
     try:
         policy = json.loads(recorded or "{}")
     except (ValueError, RecursionError):
@@ -178,7 +179,7 @@ def _readable(recorded: str | None) -> dict[str, Json]:
 
 
 def _check_reversals(connection: Connection, found: Findings) -> None:
-    """Check the credits that refunds and chargebacks took back."""
+    """Check the credits that refunds and chargebacks returned."""
     for row in _streamed(connection, _REVERSALS):
         unit = Unit.of(row.paid_unit)
         for invariant, detail in reversal_problems(
@@ -199,8 +200,8 @@ def _check_reversals(connection: Connection, found: Findings) -> None:
 
 
 def _streamed(connection: Connection, statement: str, **arguments: object) -> Iterator[Row[Any]]:
-    """The rows of *statement*, fetched a thousand at a time."""
-    # The server plans a cursor for its first rows, unless told that all of them are read.
+    """Fetch the rows of *statement*, a thousand at a time."""
+    # Without this setting the server plans a cursor for its first rows only.
     connection.execute(text("SELECT set_config('cursor_tuple_fraction', '1', true)"))
     return iter(
         connection.execute(text(statement), arguments, execution_options={"yield_per": 1000})
@@ -208,9 +209,9 @@ def _streamed(connection: Connection, statement: str, **arguments: object) -> It
 
 
 def require_full_sight(connection: Connection) -> None:
-    """Return when the role's policies show it every tenant's rows.
+    """Validate that the role's policies show it the rows of every tenant.
 
-    Row security hides other rows, and an empty ledger breaks no rule.
+    Row security hides other rows, and an empty ledger has no violations.
 
     Raises:
         PrivilegeRequired: a policy is missing, or a restrictive policy hides rows.
@@ -243,7 +244,7 @@ _HIDDEN: Final = text("""
 
 _BATCH: Final = 10_000
 
-# Each tenant's first violation of a rule, then each tenant's second, and so on.
+# Ranks each tenant's first violation of an invariant before any tenant's second.
 _RANKED: Final = """
     SELECT
         rule, located::text AS located, detail,
@@ -271,7 +272,7 @@ _COUNTED: Final = """
         (SELECT count(*) FROM cogni_billing.arrivals) AS arrivals
 """
 
-# Numbers that are not whole and finite break another rule, and are no amounts here.
+# Another invariant reports numbers that are not whole and finite. They are skipped here.
 _TERMS: Final = """
     SELECT terms.*, kept.policy::text AS policy
     FROM (
@@ -316,7 +317,7 @@ _TENANTS: Final = """
     GROUP BY n, same.tenant_id
 """
 
-# Other rules report a reversal without its purchase, with other shares, or of no amount.
+# Other invariants report a reversal without a purchase, with other shares, or without an amount.
 _REVERSALS: Final = """
     SELECT
         made.tenant_id, made.id, made.absorbed, made.reverses, made.returned, made.returned_total,

@@ -1,4 +1,4 @@
-"""The books of all tenants: read by the service role's own policies, written by its functions."""
+"""Books of all tenants: read under the service role's policies, written by its functions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PATIENCE_S: Final = 10
 
 @frozen
 class PostgresBooks:
-    """Keeps the promises of `BooksRepository`."""
+    """Implements `BooksRepository`."""
 
     _connection: Connection
     _calls: Calls
@@ -144,7 +144,7 @@ _DUE_ATTEMPTS_AFTER: Final = text(
 
 _SAFE_POSITION: Final = text("SELECT cogni_billing.safe_position(CAST(:patience AS interval))")
 
-# Accounts that others add to, by skipping through the index from one to the next.
+# Finds accounts with arrivals: each step jumps in the index to the next account.
 _ACCOUNTS: Final = text("""
     WITH RECURSIVE account AS (
         (SELECT account_id FROM cogni_billing.arrivals ORDER BY account_id LIMIT 1)

@@ -1,6 +1,6 @@
-"""Calls of the database's functions, which are the only way in for a role that serves requests.
+"""Calls of the database's functions, the only access of a role that serves requests.
 
-Each takes the tenant, the proof of a signed context, and JSON; and returns JSON.
+Each function takes the tenant, the proof of a signed context, and JSON. It returns JSON.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from cogni_billing.domain.errors import LedgerCorruption
 from cogni_billing.domain.identity import TenantId
 
 Execute: TypeAlias = Callable[[str, tuple[object, ...]], str]
-"""Runs a statement with parameters as psycopg takes them, and returns its one value."""
+"""Runs a statement with parameters in psycopg's style, and returns its only value."""
 
-# Amounts, moments and ids as text: PostgreSQL reads each by the type of its column.
+# Writes amounts, moments and ids as text. PostgreSQL reads each by the type of its column.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 
 
 def decoded(told: str) -> Any:
-    """An answer of a function, numbers exact.
+    """Parse the answer of a function, with exact numbers.
 
     Raises:
-        LedgerCorruption: it is not JSON that the library writes.
+        LedgerCorruption: the answer is no JSON that the library writes.
     """
     try:
         return json.loads(told, parse_float=Decimal)
@@ -39,12 +39,12 @@ def decoded(told: str) -> Any:
 
 
 def encoded(asked: object) -> str:
-    """*asked* as JSON."""
+    """Write *asked* as JSON."""
     return _ENCODER.encode(asked)
 
 
 def written(asked: object) -> str:
-    """*asked* as a function takes it: a list as an array of JSON, all else as JSON."""
+    """Write *asked* as a function's argument: a list as an array of JSON, all else as JSON."""
     if not isinstance(asked, list):
         return encoded(asked)
     return "{" + ",".join(map(_quoted, map(encoded, asked))) + "}"
@@ -57,15 +57,15 @@ def _quoted(element: str) -> str:
 
 @frozen
 class Calls:
-    """Calls functions over one open connection."""
+    """Calls functions over an open connection."""
 
     execute: Execute
     context: Context
     repeated: bool = False
-    """Whether the answer to an earlier try of the same call was lost."""
+    """True if the answer to an earlier try of the same call was lost."""
 
     def __call__(self, function: str, tenant: TenantId, *asked: object) -> Any:
-        """The answer of *function* for *tenant*."""
+        """Call *function* for *tenant*, and return its answer."""
         statement, parameters = statement_of(function, tenant, self.context, *asked)
         return decoded(self.execute(statement, parameters))
 
@@ -73,7 +73,7 @@ class Calls:
 def statement_of(
     function: str, tenant: TenantId, context: Context, *asked: object
 ) -> tuple[str, tuple[object, ...]]:
-    """The statement that calls *function*, and its parameters."""
+    """Build the statement that calls *function*, and its parameters."""
     given = tuple(each if isinstance(each, bool) else written(each) for each in asked)
     places = ", %s" * len(given)
     statement = f"SELECT {SCHEMA}.{function}(%s, %s{places})"
@@ -81,7 +81,7 @@ def statement_of(
 
 
 def calls_on(connection: Connection, context: Context) -> Calls:
-    """Calls over a connection of SQLAlchemy's."""
+    """Build calls over a connection of SQLAlchemy's."""
 
     def execute(statement: str, parameters: tuple[object, ...]) -> str:
         return run_in_transaction(connection, statement, parameters, prepare=context.prepare)

@@ -1,4 +1,4 @@
-"""Connections of an engine: one statement at a time, safe after a fork, thrown away when lost."""
+"""Connections of an engine: run single statements, and survive forks and lost connections."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ NEUTRAL: Final = text(
     " SET LOCAL standard_conforming_strings = on; SET LOCAL array_nulls = on;"
     " SET LOCAL transform_null_equals = off; SET LOCAL row_security = on"
 )
-"""Settings that change the meaning of a statement or the text of a value, as the statements for
-administration and reports expect them until the transaction ends. Calls of functions do not need
-it: they take and return JSON, and the functions have settings of their own.
+"""Session settings for statements of administration and reports, until the transaction ends.
+
+They fix the meaning of a statement and the text of a value. Function calls do not need them:
+they exchange JSON, and the functions have settings of their own.
 """
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -65,17 +66,19 @@ def _drop_inherited() -> None:
         engine.dispose(close=False)
 
 
-if hasattr(os, "register_at_fork"):  # Windows has no fork
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def checked_engine(field: str, given: object, kind: type[Any], **options: object) -> Any:
-    """*given*, when it is an engine of this kind on psycopg 3. It is safe to use after a fork, and
-    its statements do not use server-side cursors. *options* are more execution options.
+    """Validate *given* as an engine of *kind* on psycopg 3, and prepare it.
+
+    The returned engine is safe to use after a fork, and its statements do not use server-side
+    cursors. *options* are more execution options.
 
     Raises:
-        InvalidInput: it is something else, its connections are shared by concurrent callers, or it
-            has another style of parameters.
+        InvalidInput: *given* is no such engine, its concurrent callers share connections, or it has
+            another style of parameters.
     """
     expected = f"an {kind.__name__} on postgresql+psycopg"
     if not isinstance(given, kind):
@@ -92,11 +95,11 @@ def checked_engine(field: str, given: object, kind: type[Any], **options: object
 
 
 def checked_url(field: str, given: str | URL) -> URL:
-    """The URL of a database, as one of SQLAlchemy on psycopg 3.
+    """Parse the URL of a database, for SQLAlchemy on psycopg 3.
 
     Raises:
-        InvalidInput: it is not a URL, or of another kind of database. The error does not show the
-            URL, which may hold a password.
+        InvalidInput: *given* is no URL, or names another kind of database. The error does not show
+            the URL, which may contain a password.
     """
     try:
         url = make_url(given)
@@ -108,7 +111,7 @@ def checked_url(field: str, given: str | URL) -> URL:
 
 
 class _OwnAdapters:
-    """Converts values as psycopg does by default, whatever the host registered."""
+    """Convert values with psycopg's default adapters, not with those that the host registered."""
 
     __slots__ = ()
 
@@ -119,8 +122,9 @@ class _OwnAdapters:
 
 @lru_cache(maxsize=64)
 def _own(given: object, default: type[Any]) -> Any:
-    """The host's class of cursors, with default adapters; *default* instead of a function, or of a
-    class with another style of parameters.
+    """Return the host's class of cursors, with default adapters.
+
+    Returns *default* if the host set a function, or a class with another style of parameters.
     """
     raw = (psycopg.RawCursor, psycopg.AsyncRawCursor, psycopg.RawServerCursor)
     if not isinstance(given, type) or issubclass(given, (*raw, psycopg.AsyncRawServerCursor)):
@@ -143,7 +147,7 @@ _ADAPTERS: Final = _default_adapters()
 
 
 def own_cursor(driver: DriverConnection) -> Any:
-    """A cursor with tuples for rows and default adapters, whatever the host set on *driver*."""
+    """Open a cursor with tuples for rows and default adapters, not with the host's factories."""
     given: Any = driver.cursor_factory
     is_async = isinstance(driver, psycopg.AsyncConnection)
     own = _own(given, psycopg.AsyncCursor if is_async else psycopg.Cursor)
@@ -152,7 +156,7 @@ def own_cursor(driver: DriverConnection) -> Any:
 
 @contextmanager
 def own_cursors(connection: Connection) -> Iterator[None]:
-    """Have SQLAlchemy use cursors like `own_cursor` on *connection* inside the block."""
+    """Make SQLAlchemy use cursors like `own_cursor` on *connection* inside the block."""
     driver: Any = driver_connection(connection)
     before = driver.cursor_factory, driver.server_cursor_factory, driver.row_factory
     is_async = isinstance(driver, psycopg.AsyncConnection)
@@ -168,9 +172,9 @@ def own_cursors(connection: Connection) -> Iterator[None]:
 
 
 def driver_connection(connection: Connection) -> DriverConnection:
-    """The connection of psycopg behind SQLAlchemy's."""
+    """Return the psycopg connection behind SQLAlchemy's."""
     driver = connection.connection.driver_connection
-    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # the dialect's
+    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # by its dialect
     return driver
 
 
@@ -178,17 +182,18 @@ def reset_connections(engine: Engine | AsyncEngine) -> None:
     """Run `DISCARD ALL` on each connection that goes back to the pool of *engine*.
 
     Settings, temporary tables, listeners, advisory locks, cursors, plans and prepared statements
-    that one request left on a connection do not reach the next request. A connection that cannot be
-    reset is closed. The engine prepares no statements any more: it would lose them at each reset.
+    that a request left on a connection do not reach the next request. A connection that cannot be
+    reset is closed. The engine stops preparing statements, because each reset would drop them.
 
-    A reset takes a round trip, and the next call plans its statements again. Settings of the host's
-    own survive as startup options (`connect_args={"options": "-c lock_timeout=5s"}`), not as SET.
+    A reset takes a round trip, and the next call plans its statements again. The host's own
+    settings survive as startup options (`connect_args={"options": "-c lock_timeout=5s"}`), but not
+    as SET.
 
     Args:
-        engine: An engine of either kind on psycopg 3. Doing it twice changes nothing.
+        engine: A sync or async engine on psycopg 3. A second call changes nothing.
 
     Raises:
-        InvalidInput: it is something else.
+        InvalidInput: *engine* is no such engine.
     """
     kind = AsyncEngine if isinstance(engine, AsyncEngine) else Engine
     checked = checked_engine("engine", engine, kind)
@@ -202,9 +207,9 @@ def _discard(
 ) -> None:
     """Reset a session. SQLAlchemy closes the connection when this raises."""
     if record is None or state.terminate_only or not state.asyncio_safe:
-        return  # the connection is about to be closed
+        return  # SQLAlchemy closes the connection next
     driver = record.driver_connection
-    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # the dialect's
+    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # by its dialect
     # psycopg forgets its prepared statements at some of the resets only.
     driver.prepare_threshold = None
     connection.rollback()
@@ -223,9 +228,9 @@ def run_in_transaction(
     *,
     prepare: bool | None = None,
 ) -> str:
-    """The one value of *statement*, in the transaction of *connection*.
+    """Run *statement* in the transaction of *connection*, and return its only value.
 
-    *prepare* is as psycopg takes it. SQLAlchemy has no such option.
+    *prepare* is psycopg's option. SQLAlchemy has no such option.
     """
     driver = driver_connection(connection)
     threshold = driver.prepare_threshold
@@ -246,17 +251,17 @@ def run_statement(
     *,
     prepare: bool | None = None,
 ) -> str:
-    """The one value of *statement*, in one round trip and one transaction of its own.
+    """Run *statement* in one round trip and a transaction of its own. Returns its only value.
 
-    *prepare* is as psycopg takes it.
+    *prepare* is psycopg's option.
 
     Raises:
-        BillingError: it failed; `OutcomeUnknown` where the answer was lost.
+        BillingError: the statement failed. `OutcomeUnknown` if the answer was lost.
     """
     with connecting():
         pooled = engine.raw_connection()
     driver = pooled.driver_connection
-    assert isinstance(driver, psycopg.Connection)  # the dialect's
+    assert isinstance(driver, psycopg.Connection)  # by its dialect
     autocommits = driver.autocommit
     sent = reusable = False
     try:
@@ -286,13 +291,13 @@ async def run_statement_async(
     *,
     prepare: bool | None = None,
 ) -> str:
-    """`run_statement`, awaited. A task that is cancelled meanwhile loses its connection."""
+    """Await `run_statement`. A task that is cancelled during the call loses its connection."""
     async with AsyncExitStack() as stack:
         with connecting():
             connection = await stack.enter_async_context(engine.connect())
             pooled = await connection.get_raw_connection()
         driver = pooled.driver_connection
-        assert isinstance(driver, psycopg.AsyncConnection)  # the dialect's
+        assert isinstance(driver, psycopg.AsyncConnection)  # by its dialect
         autocommits = driver.autocommit
         sent = reusable = False
         try:
@@ -316,7 +321,7 @@ async def run_statement_async(
 
 
 def _is_reusable(driver: DriverConnection, error: Exception) -> bool:
-    """True if the server has answered with an error, and takes the next statement."""
+    """True if the server has answered with an error, and accepts the next statement."""
     idle = driver.info.transaction_status is TransactionStatus.IDLE
     return idle and not _is_read_only(error)
 
@@ -330,8 +335,8 @@ def _is_read_only(error: Exception) -> bool:
 
 
 def is_pooled(connection: Connection) -> bool:
-    """True if there is a pooler on the way to the server."""
-    # A pooler makes up the number that it gives its clients.
+    """True if a pooler is between the client and the server."""
+    # A pooler invents the process id that it gives its clients.
     serving: int = connection.execute(_BACKEND).scalar_one()
     return driver_connection(connection).info.backend_pid != serving
 
@@ -340,16 +345,16 @@ _BACKEND: Final = text("SELECT pg_backend_pid()")
 
 
 def drop_if_read_only(connection: Connection, error: LedgerUnavailable) -> None:
-    """Throw away a connection that a failover left on a read-only server."""
+    """Discard a connection that a failover left on a read-only server."""
     if error.sqlstate == READ_ONLY and not connection.invalidated:
         _renew(connection.engine, connection.connection)
         connection.invalidate()
 
 
 def _renew(engine: Engine, lost: PoolProxiedConnection) -> None:
-    """Let the pool replace each idle connection that is not newer than *lost*.
+    """Make the pool replace each idle connection that is not newer than *lost*.
 
-    A restart or a failover ends them all, and a retry must not meet them one by one. SQLAlchemy
-    does the same when its own statements lose a connection.
+    A restart or a failover ends all connections, and a retry must not meet them one by one.
+    SQLAlchemy does the same when its own statements lose a connection.
     """
     engine.pool._invalidate(lost, _checkin=False)  # noqa: SLF001 (there is no public way)

@@ -1,4 +1,4 @@
-"""The tenant that a call acts for: its proof, and how a host's own tenant is restored."""
+"""Context of a call: proof of the tenant, and the tenant that the host's transaction had before."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _RESTORE: Final = "SELECT pg_catalog.set_config('app.current_user_id', %s, true)
 
 
 def key_id(key: bytes) -> str:
-    """The id of a key, which does not reveal the key."""
+    """Compute the id of a key. The id does not reveal the key."""
     return hmac.digest(key, b"cogni_billing.context_keys", "sha256").hex()[:16]
 
 
 @frozen
 class Context:
-    """Proves the tenant of a call, if there is a key."""
+    """Proves the tenant of a call, if it has a key."""
 
     _key: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, key: object) -> Context:
-        """A context with the key that a caller gave; without one for `None`.
+        """Build a context with the key that a caller gave, or without a key for `None`.
 
         Raises:
-            InvalidInput: it is no key.
+            InvalidInput: *key* is no key.
         """
         return cls() if key is None else cls(checked_key(key))
 
@@ -43,25 +43,27 @@ class Context:
 
     @property
     def prepare(self) -> bool | None:
-        """`False` with a key: a call with a proof is never prepared by name, because injected SQL
-        can put a statement of its own under that name and collect the proofs of later calls.
+        """Return psycopg's `prepare` option for calls: `False` with a key.
+
+        A call with a proof is never prepared by name. Injected SQL could put a statement of its own
+        under that name, and collect the proofs of later calls.
         """
         return False if self.signs else None
 
     def proof(self, tenant: TenantId) -> str | None:
-        """The proof for a call that is made now; `None` without a key."""
+        """Compute the proof for a call that is made now. Returns `None` without a key."""
         return None if self._key is None else proved(str(tenant), self._key, int(time.time()))
 
 
 def proved(tenant: str, key: bytes, second: int) -> str:
-    """The proof that a holder of *key* set *tenant* at this second of the epoch: HMAC-SHA256."""
+    """Compute the proof that a holder of *key* set *tenant* at this second of the epoch."""
     code = hmac.digest(key, f"{tenant}.{second}".encode(), "sha256").hex()
     return f"{key_id(key)}.{second}.{code}"
 
 
 @frozen
 class Before:
-    """The tenant that a host's transaction acts for, to be restored."""
+    """The tenant that a host's transaction acted for, to be restored."""
 
     tenant: str
 

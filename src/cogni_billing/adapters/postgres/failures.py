@@ -1,6 +1,7 @@
-"""Every failure of the database as one of our errors; the only place that catches the driver's.
+"""Translate every failure of the database to an error of the library.
 
-A refusal by a rule of the database is known by the rule's name, any other failure by SQLSTATE.
+No other module catches the driver's exceptions. A refusal by a rule of the database is recognized
+by the rule's name, any other failure by its SQLSTATE.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ INSUFFICIENT_PRIVILEGE: Final = "42501"
 READ_ONLY: Final = "25006"
 QUERY_CANCELED: Final = "57014"
 DISTURBED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
-"""Another transaction interfered. Retrying the whole scope helps."""
+"""A concurrent transaction conflicted. A retry of the whole scope helps."""
 
 
 def is_lost(error: LedgerUnavailable) -> bool:
-    """True if the connection was lost, or its server stopped serving: a new one may help."""
+    """True if the connection was lost, or its server stopped serving. A new connection may help."""
     code = error.sqlstate
     return code is None or code[:2] == "08" or code in _LOST
 
@@ -52,8 +53,8 @@ _STRANGE: Final = "the server or its schema is not what this version expects; ru
 _POOLED: Final = "a prepared statement was lost or met another; behind a pooler, prepare none"
 _FOREIGN: Final = "a trigger or function that is not the library's refused it"
 
-# The exact code first, then its class (the first two characters). All that PostgreSQL's appendix of
-# error codes lists; a class that the library's statements cannot cause is strange.
+# The exact code is looked up first, then its class (the first two characters). The table covers
+# PostgreSQL's appendix of error codes. Classes that the library cannot cause map to _STRANGE.
 _UNAVAILABLE: Final = {
     "08": "the connection failed",
     "22P05": "the connection's encoding lacks a character; set client_encoding to utf8",
@@ -103,7 +104,7 @@ _CORRUPTION: Final = {
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Translate errors of the database inside the block to ours."""
+    """Translate errors of the database inside the block."""
     try:
         yield
     except (SQLAlchemyError, psycopg.Error, UnicodeError) as error:
@@ -112,8 +113,10 @@ def translated() -> Iterator[None]:
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """Translate errors of connecting. On the first connection SQLAlchemy reads the server's version
-    as text in a tuple, and expects nothing else.
+    """Translate errors of connecting.
+
+    On the first connection SQLAlchemy reads the server's version as text in a tuple. It raises an
+    error of Python if an encoding or a row factory returns another type.
     """
     try:
         with translated():
@@ -126,17 +129,17 @@ def connecting() -> Iterator[None]:
 
 
 def translation(error: Exception) -> BillingError:
-    """*error* of SQLAlchemy or psycopg as one of ours."""
+    """Translate *error* of SQLAlchemy or psycopg."""
     _hide_parameters(error)
     cause = driver_error(error)
     if cause is None:
-        # The pool had none free in time, or it is closed, or its encoding is not UTF-8.
+        # The pool timed out or is closed, or the connection's encoding is not UTF-8.
         return LedgerUnavailable(f"no usable connection ({type(error).__name__})")
     return _translated(cause)
 
 
 def commit_translation(error: Exception) -> BillingError:
-    """*error*, raised by COMMIT: refused by the server, or its outcome is unknown."""
+    """Translate *error* of a COMMIT: the server refused it, or its outcome is unknown."""
     _hide_parameters(error)
     cause = driver_error(error)
     if cause is None or not _refused(cause):
@@ -146,19 +149,21 @@ def commit_translation(error: Exception) -> BillingError:
 
 
 def _hide_parameters(error: Exception) -> None:
-    """Keep the parameters out of tracebacks: they hold metadata, proofs and keys."""
+    """Remove the parameters from tracebacks: they contain metadata, proofs and keys."""
     if isinstance(error, StatementError):
         error.hide_parameters = True
 
 
 def _refused(error: psycopg.Error) -> bool:
-    """True if COMMIT failed for certain. An error that ends the session or the server, such as a
-    log that cannot be synced, may come after the commit record.
+    """True if COMMIT failed for certain.
+
+    An error that ends the session or the server may come after the commit record. An example is a
+    log that cannot be synced.
     """
     code, severity = error.sqlstate, error.diag.severity_nonlocalized
     return (
         code is not None
-        # A statement that was cancelled ended before the commit record.
+        # A cancelled statement ended before the commit record.
         and (code[:2] not in {"08", "57"} or code == QUERY_CANCELED)
         and code != STATEMENT_COMPLETION_UNKNOWN
         and severity not in {"FATAL", "PANIC"}
@@ -166,13 +171,13 @@ def _refused(error: psycopg.Error) -> bool:
 
 
 def driver_error(error: Exception) -> psycopg.Error | None:
-    """The driver's error behind *error*, if it has one."""
+    """Return the driver's error behind *error*, if it has one."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return cause if isinstance(cause, psycopg.Error) else None
 
 
 def overtaken() -> LedgerUnavailable:
-    """The error that makes `run` repeat the whole scope."""
+    """Return the error that makes `run` retry the whole scope."""
     return LedgerUnavailable("another transaction got in the way", SERIALIZATION_FAILURE)
 
 
@@ -199,9 +204,9 @@ def _translated(error: psycopg.Error) -> BillingError:
 
 
 def _forbidden(message: str) -> BillingError:
-    # The names alone, since the rest is in the language of lc_messages.
+    # Only names are matched, because the other words are in the language of lc_messages.
     named = set(re.findall(r"\w+", message, re.ASCII))
-    if SCHEMA in named:  # each role that serves may use the schema once it is migrated
+    if SCHEMA in named:  # a migrated schema lets each serving role use it
         return LedgerUnavailable(_UNMIGRATED, INSUFFICIENT_PRIVILEGE)
     return minting_refused() if named & _MINTING else PrivilegeRequired(message)
 
@@ -244,7 +249,7 @@ _RULES: Final[Mapping[str | None, Callable[[str, str], BillingError]]] = {
     "transactions_key_used_once": _overtaken,
     "holds_key_used_once": _overtaken,
 }
-"""Errors for refusals by a rule of the database, by its name; from message and detail."""
+"""Errors for refusals by a rule of the database, by its name. Built from message and detail."""
 
 
 def _found(table: dict[str, str], sqlstate: str) -> str | None:

@@ -1,7 +1,7 @@
-"""Shared commits: transactions of several callers go to the server in one call and one COMMIT.
+"""Group commit: transactions of several callers share a call and a COMMIT.
 
-There is no timer and no added wait: a lane that is free sends at once, and transactions that arrive
-while it is busy go with its next call. A caller is told only after COMMIT.
+There is no timer and no added wait. An idle lane sends at once. Transactions that arrive while a
+lane is busy go with its next call. A caller gets its answer after COMMIT.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def _count(limit: int) -> Callable[[Any, Any, object], None]:
 
 @frozen(kw_only=True)
 class GroupCommit:
-    """How transactions share commits.
+    """Limits of group commit.
 
     Args:
-        lanes: How many calls are on their way at once, each on a connection of the pool; 1 to 64.
-            The transactions of a tenant keep to one lane, and so to their order.
-        max_batch: How many transactions go in one call at most; 1 to 1000.
+        lanes: The number of concurrent calls, 1 to 64, each on a connection of the pool. A tenant's
+            transactions use the same lane, which keeps their order.
+        max_batch: The most transactions in a call, 1 to 1000.
 
     Raises:
         InvalidInput: an argument is out of its range.
@@ -56,7 +56,7 @@ class GroupCommit:
 
 
 Answer: TypeAlias = Any
-"""The database's answer to a transaction; `None` if it must be posted by itself."""
+"""The database's answer to a transaction. `None` if it must be posted by itself."""
 Send: TypeAlias = Callable[[Sequence[Transaction]], list[Answer]]
 SendAsync: TypeAlias = Callable[[Sequence[Transaction]], Awaitable[list[Answer]]]
 
@@ -65,13 +65,13 @@ SendAsync: TypeAlias = Callable[[Sequence[Transaction]], Awaitable[list[Answer]]
 class Batch:
     """Transactions that share a call.
 
-    Tenants come in the order of their ids, so that calls that meet wait in one direction.
+    Tenants are in the order of their ids, so that concurrent calls lock wallets in the same order.
     """
 
     transactions: Sequence[Transaction]
 
     def statement(self, context: Context) -> tuple[str, tuple[object, ...]]:
-        """The statement that posts them, and its parameters."""
+        """Build the statement that posts the transactions, and its parameters."""
         groups = [
             {
                 "owner": tenant,
@@ -85,10 +85,10 @@ class Batch:
         return door, (encoded(groups),)
 
     def answers(self, told: str) -> list[Answer]:
-        """The answer to each of them."""
+        """Match the answers to the transactions."""
         answers: list[Answer] = [None] * len(self.transactions)
         for (_, places), group in zip(self._places(), decoded(told), strict=True):
-            # A wallet on which too much is due cuts the answers short.
+            # A wallet with too many due expirations gets fewer answers.
             for place, answer in zip(places, group, strict=False):
                 answers[place] = answer if answer["outcome"] != MORE_DUE else None
         return answers
@@ -118,13 +118,13 @@ class _Lane:
     lock: threading.Lock = field(factory=threading.Lock)
 
     def join(self, mine: _Waiting) -> None:
-        """Let *mine* wait here. The first to come leads."""
+        """Add *mine*. The first transaction in the lane leads."""
         with self.lock:
             self.waiting.append(mine)
             mine.leads, self.busy = not self.busy, True
 
     def leave(self, mine: _Waiting) -> None:
-        """Take *mine* out again. If it was to lead, the next one does."""
+        """Remove *mine*. If it was the leader, the next transaction leads."""
         with self.lock:
             if mine in self.waiting:
                 self.waiting.remove(mine)
@@ -132,17 +132,17 @@ class _Lane:
                 self._hand_over()
 
     def take(self, limit: int) -> list[_Waiting]:
-        """Take the next transactions to send. The leader's is among them."""
+        """Take the next transactions to send, the leader's included."""
         with self.lock:
             return [self.waiting.popleft() for _ in range(min(len(self.waiting), limit))]
 
     def deliver(self, batch: list[_Waiting], answers: list[Answer]) -> None:
-        """Deliver the answers, wake the next leader, and wake their callers."""
+        """Deliver the answers, and wake their callers and the next leader."""
         with self.lock:
             for each, answer in zip(batch, answers, strict=True):
                 each.answer, each.done = answer, True
             self._hand_over()
-        for each in batch:  # each of whom may want the lock next
+        for each in batch:  # each caller may want the lock next
             each.woken.set()
 
     def _hand_over(self) -> None:
@@ -155,7 +155,7 @@ class _Lane:
 class Lanes:
     """Lanes for threads. A thread that finds its lane free sends all transactions that wait there.
 
-    A forked process begins with empty lanes.
+    A forked process starts with empty lanes.
     """
 
     def __init__(self, options: GroupCommit, send: Send) -> None:
@@ -164,11 +164,11 @@ class Lanes:
         _all_lanes.add(self)
 
     def renew(self) -> None:
-        """Begin with empty lanes: those of a parent are locked by threads that are not here."""
+        """Start with empty lanes: a thread of the parent process may hold a lock of the old ones."""
         self._lanes = [_Lane() for _ in range(self._options.lanes)]
 
     def post(self, transaction: Transaction) -> Answer:
-        """The answer to *transaction*."""
+        """Post *transaction*, and return its answer."""
         lane = self._lanes[transaction.tenant.int % len(self._lanes)]
         mine = _Waiting(transaction)
         lane.join(mine)
@@ -188,7 +188,7 @@ class Lanes:
         try:
             answers = self._send([each.transaction for each in batch])
         except BillingError:
-            pass  # each is posted by itself, and has an answer of its own
+            pass  # each is posted by itself, and gets its own answer
         finally:
             lane.deliver(batch, answers)
 
@@ -212,8 +212,10 @@ class _AsyncLane:
 
 
 class AsyncLanes:
-    """Lanes for tasks. Each lane has a task that sends, so a cancelled caller does not cancel the
-    transactions of others.
+    """Lanes for tasks.
+
+    Each lane has a task that sends. So a cancelled caller does not cancel the transactions of
+    others.
     """
 
     def __init__(self, options: GroupCommit, send: SendAsync) -> None:
@@ -222,7 +224,7 @@ class AsyncLanes:
         self._lanes = WeakKeyDictionary()
 
     async def post(self, transaction: Transaction) -> Answer:
-        """The answer to *transaction*."""
+        """Post *transaction*, and return its answer."""
         loop = asyncio.get_running_loop()
         if loop not in self._lanes:
             self._lanes[loop] = [_AsyncLane() for _ in range(self._options.lanes)]
@@ -250,7 +252,7 @@ class AsyncLanes:
             if batch:
                 answers = await self._send([transaction for transaction, _ in batch])
         except BillingError:
-            pass  # each is posted by itself, and has an answer of its own
+            pass  # each is posted by itself, and gets its own answer
         finally:
             for (_, waiting), answer in zip(batch, answers, strict=True):
                 if not waiting.done():
@@ -258,5 +260,5 @@ class AsyncLanes:
 
 
 def is_groupable(transaction: Transaction) -> bool:
-    """True if it may share a commit. A reversal may not: the service role records it."""
+    """True if *transaction* may share a commit. The service role posts reversals, one by one."""
     return not transaction.kind.reverses

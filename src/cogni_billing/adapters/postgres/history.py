@@ -1,4 +1,4 @@
-"""Recorded transactions as they are sealed: every column that never changes, as text.
+"""History of transactions for seals: every column that never changes, as text.
 
 The text depends on no setting of the session, and is the same after a dump and a restore.
 """
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from cogni_billing.domain.seals import Entry, Piece
 
-# A chain starts with the tenant, and an entry has its position.
+# The tenant and the position are no columns here: a chain starts with one, an entry has the other.
 TRANSACTION: Final = (
     *("id", "seen", "occurred_at", "line_at", "kind", "reference", "amount", "posted_after"),
     *("arrived", "overdraft", "subject_id", "paid", "paid_unit", "beneficiaries", "shares"),
@@ -25,7 +25,7 @@ GRANT: Final = ("amount", "source", "priority", "granted_at", "expires_at")
 
 
 def history(connection: Connection, pieces: Sequence[Piece]) -> list[list[Entry]]:
-    """The transactions of each piece, in the order of positions."""
+    """Read the transactions of each piece, in the order of positions."""
     found: list[list[Entry]] = [[] for _ in pieces]
     rows = connection.execute(
         _HISTORY,
@@ -49,7 +49,7 @@ def _texts(table: str, columns: Sequence[str]) -> str:
 def _text(value: str, column: str) -> str:
     if column.endswith("_at"):
         value = f"extract(epoch FROM {value})"
-    elif column == "policy":  # which `policies` has by its digest
+    elif column == "policy":  # stored in `policies` under its digest
         value = f"encode({value}, 'hex')"
     return f"CAST({value} AS text)"
 

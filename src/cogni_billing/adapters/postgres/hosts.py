@@ -1,4 +1,4 @@
-"""A host's connection with its open transaction: of SQLAlchemy on psycopg 3, or of psycopg 3."""
+"""Open transactions of a host, on SQLAlchemy with psycopg 3 or on psycopg 3 alone."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class HostConnection(ABC):
 
     @abstractmethod
     def require_open_transaction(self) -> None:
-        """Return when a transaction is open.
+        """Validate that a transaction is open.
 
         Raises:
-            InvalidInput: none is open, or the connection autocommits.
+            InvalidInput: no transaction is open, or the connection autocommits.
             LedgerUnavailable: the connection was lost.
         """
 
@@ -48,26 +48,26 @@ class HostConnection(ABC):
     def execute(
         self, statement: str, parameters: tuple[object, ...], *, prepare: bool | None = None
     ) -> str:
-        """The one value of *statement*; *prepare* as psycopg takes it."""
+        """Run *statement*, and return its only value. *prepare* is psycopg's option."""
 
     @property
     @abstractmethod
     def status(self) -> TransactionStatus:
-        """The state of the connection's transaction; UNKNOWN when the connection was lost."""
+        """The state of the connection's transaction. UNKNOWN if the connection was lost."""
 
     @abstractmethod
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """A savepoint, released when the block ends well and rolled back otherwise.
+        """Open a savepoint, released if the block succeeds and rolled back otherwise.
 
-        If it cannot be ended, the connection is closed: the host must not commit a call that
-        raised.
+        If the savepoint cannot be ended, the connection is closed: the host must not commit a call
+        that raised.
         """
 
     @abstractmethod
     @contextmanager
     def used(self) -> Iterator[None]:
-        """The connection, for one scope alone.
+        """Reserve the connection for one scope.
 
         Raises:
             InvalidInput: another scope is using it.
@@ -75,11 +75,11 @@ class HostConnection(ABC):
 
 
 def host_connection(given: object) -> HostConnection:
-    """*given* as a host's connection.
+    """Wrap *given* as a host's connection.
 
     Raises:
-        InvalidInput: it is of another driver, no connection, or has no open transaction.
-        LedgerUnavailable: it was lost.
+        InvalidInput: *given* is no connection, is of another driver, or has no open transaction.
+        LedgerUnavailable: the connection was lost.
     """
     host: HostConnection
     if isinstance(given, Connection) and given.dialect.driver in DRIVERS:
@@ -139,7 +139,7 @@ class _SqlAlchemyConnection(HostConnection):
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        yield  # SQLAlchemy finds savepoints that overlap
+        yield  # SQLAlchemy detects savepoints that overlap
 
     def _release(self, nested: NestedTransaction) -> None:
         try:
@@ -152,7 +152,7 @@ class _SqlAlchemyConnection(HostConnection):
 
 @frozen
 class _DriverConnection(HostConnection):
-    """A connection of psycopg's; an async one is awaited in the greenlet of the call."""
+    """Wraps a psycopg connection. An async one is awaited in the greenlet of the call."""
 
     _connection: DriverConnection
 
@@ -199,7 +199,7 @@ class _DriverConnection(HostConnection):
             self._run("ROLLBACK TO SAVEPOINT cogni_billing")
             self._run("RELEASE SAVEPOINT cogni_billing")
         except psycopg.Error:
-            # The caller must see the failure that led here, not this one.
+            # The caller must see the first failure, not this one.
             _now(self._connection.close())
         except BaseException:
             _now(self._connection.close())
@@ -219,7 +219,7 @@ class _DriverConnection(HostConnection):
         except Exception:
             raise
         except BaseException:
-            # The call was cancelled or interrupted: a statement of it may still be running.
+            # The call was cancelled or interrupted. Its statement may still be running.
             _now(self._connection.close())
             raise
         finally:
@@ -228,9 +228,9 @@ class _DriverConnection(HostConnection):
 
 _LOCK: Final = threading.Lock()
 _IN_USE: Final[weakref.WeakSet[DriverConnection]] = weakref.WeakSet()
-"""Savepoints end in the order of a stack, so calls on one connection must not overlap."""
+"""Connections in use. Calls must not overlap: savepoints end in the order of a stack."""
 
 
 def _now(result: Any) -> Any:
-    """The result of a call of psycopg's, awaited where the call is async."""
+    """Return the result of a psycopg call, awaited if the call is async."""
     return await_only(result) if inspect.isawaitable(result) else result

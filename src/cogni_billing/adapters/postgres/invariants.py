@@ -1,7 +1,7 @@
-"""The rules of `verify` as SQL. Each statement reads whole tables and returns violations.
+"""Invariants of `verify` as SQL. Each statement reads whole tables and returns violations.
 
-A violation is a row: its rule, the ids that locate it, and a detail. A statement checks
-several rules where these need the same rows. The server sorts and hashes on disk when its working
+A violation is a row: its invariant, the ids that locate it, and a detail. A statement checks
+several invariants if they need the same rows. The server sorts and hashes on disk when its working
 memory is too small.
 """
 
@@ -16,12 +16,12 @@ from cogni_billing.domain.verification import Invariant
 
 
 def _broken(source: str, located: str, *checks: tuple[Invariant, str, str]) -> str:
-    """The statement that checks each row of *source*.
+    """Build the statement that checks each row of *source*.
 
     Args:
-        source: A query of rows to check. A query of a large table selects broken rows only.
+        source: A query of rows to check. For a large table it selects only rows with a violation.
         located: The arguments of `json_build_object`.
-        checks: Each rule with the condition that breaks it, and the detail.
+        checks: Each invariant with the condition of a violation, and the detail.
     """
     values = ", ".join(
         f"('{rule.name}', {condition}, {detail})" for rule, condition, detail in checks
@@ -44,7 +44,7 @@ _KINDS: Final = ", ".join(
 )
 _RESERVED: Final = ", ".join(f"'{account}'" for account in sorted({UUID(int=0), *SYSTEM_ACCOUNTS}))
 
-# The tables have no CHECKs: the functions that write them validate the same.
+# The tables have no CHECKs: the functions that write them validate the same rules.
 _FITTING: Final = _broken(
     f"""
     SELECT made.tenant_id, made.id, made.kind, made.amount
@@ -84,7 +84,7 @@ _FITTING: Final = _broken(
     (Invariant.TRANSACTIONS_FIT_THEIR_KIND, "true", "format('a %s of %s', kind, amount)"),
 )
 
-# A reversal whose other side is zero has no contra leg.
+# A reversal without credits on its other side has no contra leg.
 _AS_DECLARED: Final = """CASE
     WHEN legs IS NULL THEN reverses IS NOT NULL AND declared = '{}'
     ELSE legs = last AND kind_min = kind AND kind_max = kind

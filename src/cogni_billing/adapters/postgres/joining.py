@@ -1,4 +1,4 @@
-"""Scopes inside a host's transaction. Each is a savepoint; the host commits or rolls back."""
+"""Scopes inside a host's transaction. Each is a savepoint. The host commits or rolls back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Work = Callable[[PostgresScope], Result]
 
 
 class JoinedUnitOfWork:
-    """Scopes inside a host's transaction; made by `PostgresUnitOfWork.joining`."""
+    """Scopes inside a host's transaction, made by `PostgresUnitOfWork.joining`."""
 
     def __init__(self, connection: object, *, signing_key: bytes | None = None) -> None:
         if isinstance(connection, psycopg.AsyncConnection):
@@ -40,12 +40,12 @@ class JoinedUnitOfWork:
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[PostgresScope]:
-        """One savepoint, released when the block ends well."""
+        """Open a savepoint, released if the block succeeds."""
         with _scope(self._host, tenant_id(tenant), self._context) as scope:
             yield scope
 
     def run(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope."""
+        """Run *work* in a scope."""
         with self.scope(tenant) as scope:
             return work(scope)
 
@@ -54,16 +54,16 @@ class JoinedUnitOfWork:
         return self.run(transaction.tenant, lambda scope: scope.ledger.post(transaction))
 
     def single(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope."""
+        """Run *work* in a scope."""
         return self.run(tenant, work)
 
     def run_service(self, _tenant: TenantId, _work: Callable[[Any], Result], /) -> Result:
-        """Refuse: work across tenants needs transactions of its own."""
+        """Refuse the call: work across tenants needs transactions of its own."""
         raise service_refused()
 
 
 class AsyncJoinedUnitOfWork:
-    """Scopes inside a host's transaction; made by `AsyncPostgresUnitOfWork.joining`."""
+    """Scopes inside a host's transaction, made by `AsyncPostgresUnitOfWork.joining`."""
 
     def __init__(self, connection: object, *, signing_key: bytes | None = None) -> None:
         if not isinstance(connection, (AsyncConnection, psycopg.AsyncConnection)):
@@ -76,7 +76,7 @@ class AsyncJoinedUnitOfWork:
         )
 
     async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope."""
+        """Run *work* in a scope."""
         owner = tenant_id(tenant)
 
         def scoped() -> Result:
@@ -92,13 +92,13 @@ class AsyncJoinedUnitOfWork:
         )
 
     async def single_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope."""
+        """Run *work* in a scope."""
         return await self.run_async(tenant, work)
 
     async def run_service_async(
         self, _tenant: TenantId, _work: Callable[[Any], Result], /
     ) -> Result:
-        """Refuse: work across tenants needs transactions of its own."""
+        """Refuse the call: work across tenants needs transactions of its own."""
         raise service_refused()
 
 

@@ -1,4 +1,4 @@
-"""The ledger over one open connection: call a function, read its answer."""
+"""Ledger over an open connection: each method calls a function and reads its answer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from cogni_billing.domain.transactions import Recorded, Transaction
 
 @frozen
 class PostgresLedger:
-    """Keeps the promises of `LedgerRepository`."""
+    """Implements `LedgerRepository`."""
 
     _calls: Calls
     _tenant: TenantId
@@ -72,8 +72,10 @@ class PostgresLedger:
             return self._answers(transactions, self._post(transactions))
 
     def _post_all(self, transactions: Sequence[Transaction]) -> Sequence[Recorded | BillingError]:
-        """All or none. A replay that may be a conflict undoes the others, too, until it is clear
-        here that it is none.
+        """Post all *transactions* or none of them.
+
+        The function rolls back all of them if a replay may be a conflict. Each such replay is
+        compared here, and the call is repeated without those that are no conflict.
         """
         replays: set[int] = set()
         while True:
@@ -89,7 +91,7 @@ class PostgresLedger:
     def _post(
         self, transactions: Sequence[Transaction], replays: Collection[int] | None = None
     ) -> list[Any]:
-        """The answers of the function; all or none where *replays* are given."""
+        """Call the function for *transactions*. All or none are recorded if *replays* are given."""
         if any(transaction.tenant != self._tenant for transaction in transactions):
             raise PrivilegeRequired("posting a transaction of another tenant")
         movements = list(map(movement, transactions))
@@ -111,7 +113,7 @@ class PostgresLedger:
             return error
 
     def _repeated(self, function: str, *asked: object) -> Any:
-        """The answer of *function*, called again while there was more to settle first."""
+        """Call *function*, and repeat the call while more expirations are due."""
         while True:
             answer = self._calls(function, self._tenant, *asked)
             last = answer[-1] if isinstance(answer, list) else answer

@@ -1,4 +1,4 @@
-"""Values to the JSON that functions take, and their JSON to values."""
+"""Convert values to the JSON that functions take, and their JSON to values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OWN_LINES: Final = 1 << 63
 
 
 def movement(transaction: Transaction) -> Asked:
-    """*transaction* as `spend`, `mint` and `reverse` take it."""
+    """Convert *transaction* to the argument of `spend`, `mint` and `reverse`."""
     asked: Asked = {
         "kind": transaction.kind,
         "id": transaction.id,
@@ -59,7 +59,7 @@ def movement(transaction: Transaction) -> Asked:
 
 
 def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
-    """The transaction that *tenant* recorded before."""
+    """Convert *stored* to the transaction that *tenant* recorded before."""
     kind = TransactionKind(stored["kind"])
     transaction = Transaction(
         id=UUID(stored["id"]),
@@ -84,7 +84,7 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
 
 
 def document(stored: Any) -> Mapping[str, Json]:
-    """A JSON object as it was given: numbers with a fraction are floats again."""
+    """Restore a JSON object as it was given: numbers with a fraction are floats again."""
     return read_only(_with_floats(stored or {}))
 
 
@@ -126,7 +126,7 @@ def _shares(stored: Any) -> tuple[Share, ...]:
 
 
 def grant_from(stored: Any) -> Grant:
-    """The grant that `grants` tells of."""
+    """Convert a grant in the answer of `grants`."""
     terms = _terms(stored)
     return Grant(
         id=UUID(stored["id"]),
@@ -140,7 +140,7 @@ def grant_from(stored: Any) -> Grant:
 
 
 def hold_asked(hold: Hold) -> Asked:
-    """*hold* as `hold` takes it."""
+    """Convert *hold* to the argument of `hold`."""
     return {
         "id": hold.id,
         "at": hold.opened_at,
@@ -153,7 +153,7 @@ def hold_asked(hold: Hold) -> Asked:
 
 
 def hold_from(stored: Any, tenant: TenantId) -> Hold:
-    """The hold as it is stored."""
+    """Convert *stored* to a hold."""
     state = HoldState(stored["state"])
     return Hold(
         id=UUID(stored["id"]),
@@ -170,7 +170,7 @@ def hold_from(stored: Any, tenant: TenantId) -> Hold:
 
 
 def dispute_asked(dispute: Dispute) -> Asked:
-    """*dispute* as `open_dispute` takes it."""
+    """Convert *dispute* to the argument of `open_dispute`."""
     return {
         "id": dispute.id,
         "reference": dispute.reference,
@@ -192,7 +192,7 @@ def dispute_asked(dispute: Dispute) -> Asked:
 
 
 def dispute_from(stored: Any, tenant: TenantId) -> Dispute:
-    """The dispute as it is stored, in its present state."""
+    """Convert *stored* to a dispute in its present state."""
     ended = DisputeState.LOST if stored["lost"] else DisputeState.WON
     unit = Unit.of(stored["disputed_unit"])
     return Dispute(
@@ -212,7 +212,7 @@ def dispute_from(stored: Any, tenant: TenantId) -> Dispute:
 
 
 def page_asked(page: PageRequest) -> Asked:
-    """*page* as `lines` takes it, with one line more than its limit."""
+    """Convert *page* to the argument of `lines`, with one line more than its limit."""
     seen, own = (None, None) if page.before is None else divmod(page.before, _OWN_LINES)
     return {
         "seen": seen and min(seen, _OWN_LINES - 1),
@@ -225,7 +225,7 @@ def page_asked(page: PageRequest) -> Asked:
 
 
 def line_from(stored: Any) -> Line:
-    """The line that `lines` tells of. Its position orders own lines among arrivals."""
+    """Convert a line in the answer of `lines`. Its position orders own lines among arrivals."""
     return Line(
         position=stored["seen"] * _OWN_LINES + stored["own"],
         transaction_id=UUID(stored["id"]),
@@ -238,7 +238,7 @@ def line_from(stored: Any) -> Line:
 
 
 def intent_asked(intent: Intent) -> Asked:
-    """*intent* as `create_attempt` takes it."""
+    """Convert *intent* to the argument of `create_attempt`."""
     return {
         "id": intent.attempt_id,
         "amount": intent.amount.value,
@@ -256,7 +256,7 @@ def intent_asked(intent: Intent) -> Asked:
 
 
 def attempt_from(stored: Any, tenant: TenantId) -> Attempt:
-    """The attempt as it is stored."""
+    """Convert *stored* to an attempt."""
     return Attempt(
         intent=Intent(
             attempt_id=UUID(stored["id"]),
@@ -282,7 +282,7 @@ def attempt_from(stored: Any, tenant: TenantId) -> Attempt:
 
 
 def step_asked(attempt: Attempt, step: AttemptEvent) -> Asked:
-    """One step of *attempt* as `record_attempt` takes it."""
+    """Convert a step of *attempt* to the argument of `record_attempt`."""
     return {
         "id": attempt.id,
         "from_state": attempt.state,
@@ -296,7 +296,7 @@ def step_asked(attempt: Attempt, step: AttemptEvent) -> Asked:
 
 
 def event_from(stored: Any) -> AttemptEvent:
-    """The event as it is stored."""
+    """Convert *stored* to an event."""
     return AttemptEvent(
         state=AttemptState(stored["state"]),
         at=moment(stored["at"]),
@@ -308,12 +308,12 @@ def event_from(stored: Any) -> AttemptEvent:
 
 
 def in_credits(value: int) -> Amount:
-    """A whole number of credits."""
+    """Convert a whole number of credits to an amount."""
     return Amount.computed(Decimal(value), CREDIT) if value else ZERO
 
 
 def moment(written: str) -> datetime:
-    """A moment as JSON writes it, in UTC."""
+    """Parse a moment in JSON, in UTC."""
     return datetime.fromisoformat(written).astimezone(UTC)
 
 

@@ -1,4 +1,4 @@
-"""The names of the schemas, and the SQL that creates their objects."""
+"""Names of the schemas, and the SQL that creates their objects."""
 
 from __future__ import annotations
 
@@ -37,20 +37,22 @@ DEFINER_SETTINGS: Final = {
     # Regular expressions in the functions have backslashes.
     "standard_conforming_strings": "on",
 }
-"""The settings of each function that a role may call."""
+"""Settings of each function that a role may call."""
 
 _FUNCTION: Final = re.compile(rf"CREATE FUNCTION {SCHEMA}\.(\w+)\(.*?AS \$\$(.*?)\$\$;", re.DOTALL)
 
 
 def tables_sql() -> str:
-    """The statements that create the tables and their indexes."""
+    """Return the statements that create the tables and their indexes."""
     return _read("tables.sql")
 
 
 @cache
 def functions_sql() -> str:
-    """The statements that create the functions: with the rules of kinds and the settings filled in,
-    and a door for each function that a role may call.
+    """Return the statements that create the functions.
+
+    The settings and the rules of kinds are filled in. Each function that a role may call has a
+    door.
     """
     sql = "\n".join(map(_read, FUNCTION_FILES))
     for name, made in {**_kinds(), "settings": _SETTINGS}.items():
@@ -59,7 +61,7 @@ def functions_sql() -> str:
 
 
 def _doors() -> Iterator[str]:
-    """A door acts for the tenant, where the proof is valid, and calls the function behind it."""
+    """Write the doors. A door validates the proof, acts for the tenant, and calls its function."""
     act = f"{SCHEMA}.act(owner, proof)"
     for name in re.findall(rf"FUNCTION {SCHEMA}\._(\w+)", "".join(map(_read, FUNCTION_FILES))):
         call = f"{SCHEMA}._{name}({act}, asked)"
@@ -95,7 +97,7 @@ def _kind_list(door: str) -> str:
 
 @cache
 def function_sources() -> dict[str, str]:
-    """The body of each function by its name."""
+    """Return the body of each function by its name."""
     return dict(_FUNCTION.findall(functions_sql()))
 
 
@@ -104,7 +106,7 @@ def _read(name: str) -> str:
 
 
 def _kinds() -> dict[str, str]:
-    """The rules of `KINDS` as SQL, by the placeholders that stand for them."""
+    """Write the rules of `KINDS` as SQL, by placeholder."""
     contra = (
         f"WHEN '{kind}'::pg_catalog.text THEN '{rules.contra}'::pg_catalog.uuid"
         for kind, rules in KINDS.items()
@@ -125,6 +127,6 @@ _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
     "subject": lambda rules: rules.subject,
     "mint": lambda rules: rules.is_credit,
     "reverse": lambda rules: rules.reverses,
-    # Expiries are recorded when a wallet is settled. No caller posts one.
+    # Only the ledger posts expiries.
     "spend": lambda rules: not (rules.is_credit or rules.reverses or rules.subject == "grant"),
 }

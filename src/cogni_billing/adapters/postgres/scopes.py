@@ -1,6 +1,6 @@
-"""One unit of work on an open connection, as a transaction of its own.
+"""Scopes on an open connection, each a transaction of its own.
 
-It keeps the work only if all of it succeeded, and leaves no tenant behind.
+A scope commits its work only if all of it succeeded, and leaves no tenant set on the connection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cogni_billing.domain.identity import TenantId
 
 @frozen
 class PostgresScope:
-    """One open unit of work."""
+    """An open scope of a tenant."""
 
     tenants: PostgresTenants
     ledger: PostgresLedger
@@ -41,7 +41,7 @@ class PostgresScope:
 
 @frozen
 class PostgresServiceScope(PostgresScope):
-    """The same, with the books of all tenants, which open for the service role only."""
+    """A scope with the books of all tenants, for the service role only."""
 
     books: PostgresBooks
 
@@ -50,7 +50,7 @@ class PostgresServiceScope(PostgresScope):
 def transaction(
     connection: Connection, tenant: TenantId, context: Context
 ) -> Iterator[PostgresServiceScope]:
-    """A scope that is one transaction, committed when the block ends well."""
+    """Open a scope that is a transaction, committed if the block succeeds."""
     guard = ScopeGuard()
     try:
         with translated():
@@ -73,7 +73,7 @@ def transaction(
 
 @contextmanager
 def single_call(calls: Calls, tenant: TenantId) -> Iterator[PostgresScope]:
-    """A scope of one call, which is a transaction of its own."""
+    """Open a scope of a single call, which is a transaction of its own."""
     with opened(calls, tenant, ScopeGuard(calls=1)) as scope:
         yield scope
 
@@ -89,7 +89,7 @@ def _scope(
 
 @contextmanager
 def opened(calls: Calls, tenant: TenantId, guard: ScopeGuard) -> Iterator[PostgresScope]:
-    """A scope over *calls* that closes at the end of the block."""
+    """Open a scope over *calls* that closes at the end of the block."""
     try:
         yield PostgresScope(
             PostgresTenants(calls, tenant, guard),
@@ -102,7 +102,7 @@ def opened(calls: Calls, tenant: TenantId, guard: ScopeGuard) -> Iterator[Postgr
 
 
 def require_sound(status: TransactionStatus, guard: ScopeGuard) -> None:
-    """Return when what a scope did can be committed.
+    """Validate that the work of a scope can be committed.
 
     COMMIT of an aborted transaction rolls back and reports success, in every driver layer here.
 
@@ -124,8 +124,8 @@ def _commit(connection: Connection) -> None:
     except SQLAlchemyError as error:
         raise commit_translation(error) from error
     finally:
-        # SQLAlchemy sends no ROLLBACK after a COMMIT that raised: the pool must not reuse the
-        # connection, even if it resets none.
+        # SQLAlchemy sends no ROLLBACK after a COMMIT that raised. The pool must not reuse the
+        # connection, even if the pool resets none.
         if not connection.invalidated and status_of(connection) is not TransactionStatus.IDLE:
             connection.invalidate()
 
@@ -138,13 +138,14 @@ def _roll_back(connection: Connection) -> None:
 
 @contextmanager
 def for_good(connection: Connection) -> Iterator[None]:
-    """Invalidate the connection if a rollback fails. The server rolls back by itself, and a host
-    gets an error at its next statement.
+    """Invalidate the connection if a rollback fails.
+
+    The server rolls back by itself, and a host gets an error at its next statement.
     """
     try:
         yield
     except SQLAlchemyError:
-        # The caller must see the failure that led here, not this one.
+        # The caller must see the first failure, not this one.
         connection.invalidate()
     except BaseException:
         connection.invalidate()
@@ -152,7 +153,7 @@ def for_good(connection: Connection) -> Iterator[None]:
 
 
 def status_of(connection: Connection) -> TransactionStatus:
-    """The state of the connection's transaction; UNKNOWN when the connection was lost."""
+    """Return the state of the connection's transaction. UNKNOWN if the connection was lost."""
     if connection.invalidated:
         return TransactionStatus.UNKNOWN
     return driver_connection(connection).info.transaction_status

@@ -1,4 +1,4 @@
-"""The account of the scope's tenant, over one open connection."""
+"""Account of the scope's tenant, over an open connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cogni_billing.domain.identity import TenantId
 
 @frozen
 class PostgresTenants:
-    """Keeps the promises of `TenantRepository`."""
+    """Implements `TenantRepository`."""
 
     _calls: Calls
     _tenant: TenantId

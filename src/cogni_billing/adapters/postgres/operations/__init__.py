@@ -1,1 +1,1 @@
-"""What is done to a whole database: install, migrate, examine, report, empty, try out."""
+"""Operations on a whole database: install, migrate, examine, report, empty, try out."""

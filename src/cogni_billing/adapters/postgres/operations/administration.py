@@ -1,4 +1,4 @@
-"""One transaction for administrative work, whatever the engine's defaults."""
+"""Transactions for administrative work, independent of the engine's defaults."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cogni_billing.adapters.postgres.failures import connecting, translated
 
 @contextmanager
 def administrative_transaction(engine: Engine) -> Iterator[Connection]:
-    """A connection in a transaction, even on an engine that is set to autocommit.
+    """Open a connection in a transaction, even on an engine that is set to autocommit.
 
-    A tenant context set outside a transaction is lost at once, and half a migration is none.
+    A tenant that is set outside a transaction is lost at once, and half a migration is corrupt.
 
     Raises:
         InvalidInput: *engine* is no engine on psycopg 3.
@@ -29,7 +29,7 @@ def administrative_transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def neutral_transaction(connection: Connection) -> Iterator[None]:
-    """A transaction on *connection*, which the host's settings and adapters do not affect."""
+    """Open a transaction on *connection* that the host's settings and adapters do not affect."""
     with translated(), own_cursors(connection):
         connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
@@ -38,11 +38,11 @@ def neutral_transaction(connection: Connection) -> Iterator[None]:
 
 
 def plain(sql: str) -> TextClause:
-    """*sql* as it stands: a colon in it begins no parameter."""
+    """Return *sql* unchanged: a colon in it does not start a parameter."""
     return text(sql.replace(":", "\\:"))
 
 
 def run(connection: Connection, *statements: str) -> None:
-    """Run statements, or whole files of them, without parameters."""
+    """Run statements, or files of statements, without parameters."""
     for statement in statements:
         connection.execute(plain(statement))

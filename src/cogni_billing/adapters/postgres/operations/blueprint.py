@@ -1,6 +1,6 @@
-"""Policies, triggers and privileges of a sound installation, once.
+"""Policies, triggers and privileges of a valid installation.
 
-The migration creates what is listed here, and `doctor` holds the running database to it.
+The migration creates the objects listed here, and `doctor` compares the database with them.
 Expressions are spelled as PostgreSQL prints them.
 """
 
@@ -32,17 +32,17 @@ OWN_TABLES: Final = (
     "transactions",
     "wallets",
 )
-"""The tables whose rows have their tenant's key."""
+"""Tables whose rows start with the key of their tenant."""
 LEDGER: Final = (*OWN_TABLES, "arrivals", "checkpoints")
 TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 
 CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "wallets"})
-"""The tables whose rows may be updated. Of the others none may."""
+"""Tables whose rows may be updated."""
 
 
 @frozen
 class Policy:
-    """One row-level security policy, for the role of a purpose."""
+    """A row-level security policy for the role of a purpose."""
 
     table: str
     name: str
@@ -52,11 +52,11 @@ class Policy:
     role: str
 
     def for_roles(self, roles: Roles) -> Policy:
-        """The same, with the name of the role."""
+        """Return the policy with the name of the role."""
         return evolve(self, role=roles.to_dict().get(self.role, self.role))
 
     def create(self) -> str:
-        """The statement that makes it."""
+        """Return the statement that creates the policy."""
         parts = [f"CREATE POLICY {self.name} ON {SCHEMA}.{self.table} FOR {self.command}"]
         parts += [f"TO {quoted(self.role)}"]
         parts += [f"USING {_in_parentheses(self.using)}"] if self.using else []
@@ -69,18 +69,18 @@ def _in_parentheses(expression: str) -> str:
 
 
 def _tenants(column: str) -> str:
-    """A row is the tenant's that the keeper acts for. A call finds few such rows, by their key."""
+    """Match rows of the tenant that the keeper acts for. A call finds few rows, by their key."""
     return f"({column} = cogni_billing.tenant())"
 
 
 def _accounts(column: str) -> str:
-    """The same by its account. That may have many rows, so the account is worked out once."""
+    """Match rows of the tenant's account, which may have many. The account is computed once."""
     account = "SELECT cogni_billing.account_of(cogni_billing.tenant()) AS account_of"
     return f"({column} = ( {account}))"
 
 
 def _floor(table: str, own: str) -> Policy:
-    """The keeper reads and writes rows of the tenant that it acts for."""
+    """Let the keeper read and write rows of the tenant that it acts for."""
     return Policy(table, f"{table}_floor", "ALL", own, own, "keeper")
 
 
@@ -99,7 +99,7 @@ POLICIES: Final = frozenset(
 
 @frozen(order=True)
 class Trigger:
-    """One trigger; `definition` is the statement that makes it."""
+    """A trigger. `definition` is the statement that creates it."""
 
     table: str
     name: str
@@ -110,7 +110,7 @@ def _append_only(table: str) -> Trigger:
     changes = ["DELETE", "UPDATE", "TRUNCATE"]
     if table in CHANGEABLE:
         changes.remove("UPDATE")
-    if table == "evidence":  # which is free again once it was rejected
+    if table == "evidence":  # rejected evidence is deleted
         changes.remove("DELETE")
     return Trigger(
         table,
@@ -136,18 +136,18 @@ TRIGGERS: Final = frozenset(
 
 @frozen(order=True)
 class Privilege:
-    """One privilege of the role of a purpose; `object` is as GRANT spells it."""
+    """A privilege of the role of a purpose. `object` is spelled as in GRANT."""
 
     grantee: str
     privilege: str
     object: str
 
     def on(self) -> str:
-        """The privilege and its object as GRANT and REVOKE spell them."""
+        """Return the privilege and its object as GRANT and REVOKE spell them."""
         return f"{self.privilege} ON {self.object}"
 
     def grant(self, roles: Roles) -> str:
-        """The statement that grants it."""
+        """Return the statement that grants the privilege."""
         return f"GRANT {self.on()} TO {quoted(roles.to_dict()[self.grantee])}"
 
 
@@ -155,8 +155,9 @@ SEQUENCE: Final = "arrivals_position_seq"
 
 
 def table_privileges(roles: Roles) -> list[Privilege]:
-    """Every privilege on the schema, its tables and its sequence, the owner's own aside. No role
-    that serves requests has any on a table or the sequence.
+    """Return every privilege on the schema, its tables and its sequence, except the owner's.
+
+    Roles that serve requests have no privilege on a table or the sequence.
     """
     return [each for each in _table_privileges() if each.grantee in roles.to_dict()]
 
@@ -189,7 +190,7 @@ _DOORS: Final = (
 
 
 def function_privileges(roles: Roles) -> list[Privilege]:
-    """Every function that a role may call, its owner aside."""
+    """Return the privileges on every function that a role may call, except the owner's."""
     return [
         Privilege(purpose, "EXECUTE", f"FUNCTION {SCHEMA}.{name}")
         for purposes, names in _DOORS
@@ -201,7 +202,7 @@ def function_privileges(roles: Roles) -> list[Privilege]:
 
 @frozen
 class Function:
-    """One function: whether it runs as its owner, its settings, and its source."""
+    """A function: its settings, its source, and true for `definer` if it runs as its owner."""
 
     name: str
     definer: bool
@@ -211,7 +212,7 @@ class Function:
 
 _PATH: Final = f"search_path={DEFINER_SETTINGS['search_path']}"
 _DEFINER_SETTINGS: Final = "; ".join(f"{name}={value}" for name, value in DEFINER_SETTINGS.items())
-# Run under the path of the doors that call them, or inlined in policies.
+# The other functions run under the path of their doors, or are inlined in policies.
 _DEFINERS: Final = frozenset(
     {name for _, names in _DOORS for name in names.split()}
     - {"account_of", "contra_of", "owner_of", "revision", "tenant"}
@@ -227,7 +228,7 @@ def _settings(name: str) -> str | None:
 
 @cache
 def functions() -> frozenset[Function]:
-    """The functions, all of them the keeper's."""
+    """Return the functions. The keeper owns all of them."""
     return frozenset(
         Function(
             name=name,
@@ -240,9 +241,9 @@ def functions() -> frozenset[Function]:
 
 
 def installed_functions(roles: Roles) -> Iterator[str]:
-    """The statements of the migrator that create the functions, or replace them.
+    """Return the migrator's statements that create or replace the functions.
 
-    The keeper creates them itself, and can create nothing else afterwards.
+    The keeper creates them itself, and can create no other object afterwards.
     """
     migrator, keeper = roles.quoted("migrator", "keeper")
     yield f"GRANT CREATE ON SCHEMA {SCHEMA} TO {keeper}"
@@ -256,7 +257,7 @@ def installed_functions(roles: Roles) -> Iterator[str]:
 
 
 def guards(roles: Roles) -> Iterator[str]:
-    """The statements that turn row security on and create policies and triggers."""
+    """Return the statements that enable row security and create policies and triggers."""
     for table in TABLES:
         yield f"ALTER TABLE {SCHEMA}.{table} ENABLE ROW LEVEL SECURITY"
         yield f"ALTER TABLE {SCHEMA}.{table} FORCE ROW LEVEL SECURITY"

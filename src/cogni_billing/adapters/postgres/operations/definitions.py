@@ -1,7 +1,7 @@
-"""What the migrations make of columns, constraints, indexes, sequences and functions.
+"""Columns, constraints, indexes, sequences and functions that the migrations create.
 
 `definitions.txt` beside this file lists them as PostgreSQL prints them. After a change of the
-migrations `tools/write_definitions.py` writes it anew, to be reviewed with them.
+migrations `tools/write_definitions.py` writes it again, for review with them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cogni_billing.adapters.postgres.schema import SCHEMA
 
 @frozen(order=True)
 class Definition:
-    """One object of the schema: what it is, of which table, its name and how it is made."""
+    """An object of the schema: its kind, its table, its name and its definition."""
 
     kind: str
     table: str
@@ -27,27 +27,27 @@ class Definition:
     made: str
 
     def signature(self) -> str:
-        """A function with its arguments, as DROP spells it."""
+        """Return a function with its arguments, as DROP spells it."""
         return f"{quoted(self.name)} {self.made.partition(' RETURNS ')[0]}"
 
 
 @cache
 def expected(kind: str) -> frozenset[Definition]:
-    """The objects of a kind, as they should be."""
+    """Return the objects of *kind* that the migrations create."""
     lines = LIST.read_text("utf-8").splitlines()
     every = (Definition(*line.split(" ", 3)) for line in lines)
     return frozenset(definition for definition in every if definition.kind == kind)
 
 
 def found(connection: Connection) -> frozenset[Definition]:
-    """The objects of every kind, as they are."""
+    """Return the objects of every kind in the database."""
     rows = connection.execute(_FOUND, {"schema": SCHEMA})
     return frozenset(Definition(*row) for row in rows)
 
 
 LIST: Final = files(__package__).joinpath("definitions.txt")
 
-# NOT NULL is a constraint of its own since PostgreSQL 18; here it is a column's.
+# Since PostgreSQL 18 NOT NULL is a constraint of its own. Here it belongs to its column.
 _FOUND: Final = text("""
     SELECT 'column' AS kind, relname AS table, attname AS name,
         format_type(atttypid, atttypmod)

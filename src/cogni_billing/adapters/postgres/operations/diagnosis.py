@@ -1,4 +1,4 @@
-"""Is the running database the safe one? `doctor` asks, `ensure_ready` insists."""
+"""Examine the running database. `doctor` reports its problems, `ensure_ready` raises them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _Question = Callable[[Connection, Subject], Findings]
 
 @frozen
 class Check:
-    """One question and what was found wrong; nothing means all is well."""
+    """A check and its findings. It passed if there are no findings."""
 
     name: str
     findings: tuple[Finding, ...]
@@ -61,11 +61,11 @@ class Report:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Everything found wrong."""
+        """The findings of all checks."""
         return tuple(finding for check in self.checks for finding in check.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON has it."""
+        """Return the report as JSON."""
         return {
             "ok": self.ok,
             "checks": [
@@ -84,13 +84,14 @@ def doctor(
 ) -> Report:
     """Examine the database and the role that *engine* connects as, which should be `app_user`.
 
-    Reads only, and needs no more rights than that role has. A database that is not migrated to
+    Reads only, and needs no more privileges than that role has. A database that is not migrated to
     this version gets one finding that says so, and no further checks.
 
     Args:
-        engine: Connects as the role that serves; with *after_restore* as the service role.
-        signing_key: The key of signed contexts, where the database asks for them.
-        after_restore: Also read every row: there are transactions, and every invariant holds.
+        engine: Connects as a role that serves requests. With *after_restore*, as the service role.
+        signing_key: The key of signed contexts, if the database requires them.
+        after_restore: Also read every row: the ledger must have transactions, and every invariant
+            must hold.
 
     Raises:
         InvalidInput: *signing_key* is no key, or *engine* is no engine on psycopg 3.
@@ -107,7 +108,7 @@ def doctor(
 async def doctor_async(
     engine: AsyncEngine, *, signing_key: bytes | None = None, after_restore: bool = False
 ) -> Report:
-    """`doctor`, awaited."""
+    """Await `doctor`."""
     context = Context.of(signing_key)
     checked: AsyncEngine = checked_engine("engine", engine, AsyncEngine)
     async with AsyncExitStack() as stack:
@@ -129,10 +130,10 @@ def _examined(connection: Connection, context: Context, *, after_restore: bool) 
 
 
 def ensure_ready(engine: Engine, *, signing_key: bytes | None = None) -> None:
-    """Return when every check of `doctor` passes; for a host's start-up or readiness probe.
+    """Raise an error unless every check of `doctor` passes. For a start-up or readiness probe.
 
     Raises:
-        SystemTenantMissing: the system tenant or one of its accounts is not there.
+        SystemTenantMissing: the system tenant or one of its accounts is missing.
         LedgerUnavailable: the schema is not at this version's head, or cannot be reached.
         LedgerCorruption: a safeguard is missing or changed.
     """
@@ -140,7 +141,7 @@ def ensure_ready(engine: Engine, *, signing_key: bytes | None = None) -> None:
 
 
 async def ensure_ready_async(engine: AsyncEngine, *, signing_key: bytes | None = None) -> None:
-    """`ensure_ready`, awaited."""
+    """Await `ensure_ready`."""
     _require_ok(await doctor_async(engine, signing_key=signing_key))
 
 
@@ -163,7 +164,7 @@ def _answered(question: _Question, connection: Connection, subject: Subject) -> 
         return (Finding(f"this cannot be checked: {error}", "fix the other findings first"),)
 
 
-# A table, a function or a privilege that another check tells of.
+# A missing table, function or privilege. Another check reports it.
 _GONE: Final = frozenset({"42P01", "42883", "42501"})
 
 _Error = Callable[[Any], BillingError]

@@ -1,4 +1,4 @@
-"""Bringing the schema to the head revision, and back to nothing."""
+"""Migrations of the schema to the head revision, and back to an empty database."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from cogni_billing.adapters.postgres.operations.provisioning import (
 from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
 from cogni_billing.domain.errors import InvalidInput, shown
 
-# Any constant does; every process that migrates this database must use the same.
+# An arbitrary constant. All processes that migrate this database must use the same.
 _LOCK: Final = 0x_C09_B111
 
 
 def migrate(migrator: Engine | Connection, revision: str = "head") -> None:
-    """Upgrade the schema to *revision*, in one transaction. Repeating it changes nothing.
+    """Upgrade the schema to *revision*, in one transaction. A second call changes nothing.
 
-    Processes that start together take turns. The ledger has a version table of its own. A host with
-    Alembic calls `migrate(op.get_bind())` in a revision of its own.
+    Concurrent migrations run one after another. The ledger has a version table of its own. A host
+    with Alembic calls `migrate(op.get_bind())` in a revision of its own.
 
     Args:
-        migrator: An engine that connects as the migrator role; or a connection in a transaction,
-            whose role is the migrator or may act as it.
-        revision: A revision of this package; the newest by default.
+        migrator: An engine that connects as the migrator role, or a connection in a transaction.
+            The role of the connection is the migrator or may act as it.
+        revision: A revision of this package. The newest by default.
 
     Raises:
-        InvalidInput: there is no such revision, or *migrator* is something else.
+        InvalidInput: there is no such revision, or *migrator* has another type.
         PrivilegeRequired: it connects as another role.
         LedgerUnavailable: the database is not provisioned, or cannot be reached.
     """
@@ -50,7 +50,7 @@ def migrate(migrator: Engine | Connection, revision: str = "head") -> None:
 
 
 def unmigrate(migrator: Engine | Connection) -> None:
-    """Drop everything that `migrate` created, all recorded money included.
+    """Drop everything that `migrate` created, including all recorded money.
 
     Raises:
         InvalidInput: *migrator* is no engine and no connection in a transaction.
@@ -64,18 +64,20 @@ def unmigrate(migrator: Engine | Connection) -> None:
 
 
 def include_object(item: object, *_: object) -> bool:
-    """False for objects of the ledger. As the `include_object` of a host's Alembic environment it
-    keeps `--autogenerate` with `include_schemas` from dropping them.
+    """False for objects of the ledger.
+
+    As the `include_object` of a host's Alembic environment it keeps `--autogenerate` with
+    `include_schemas` from dropping them.
     """
     table = getattr(item, "table", item)
     return getattr(table, "schema", None) not in {SCHEMA, VERSION_SCHEMA}
 
 
 def repair(migrator_engine: Engine) -> None:
-    """Create the functions again as this version has them, with the privileges to call them.
+    """Create the functions again as this version defines them, with the privileges to call them.
 
     Moves the sequence of positions ahead of the rows, if a copy of the rows left it behind. Tables
-    and rows stay as they are. Doing it twice changes nothing.
+    and rows stay as they are. A second call changes nothing.
 
     Raises:
         PrivilegeRequired: it connects as another role than the migrator, or a function has another
@@ -91,7 +93,7 @@ def repair(migrator_engine: Engine) -> None:
 
 
 _REUSED_POSITION: Final = text(f"SELECT {SCHEMA}.reused_position()")
-# No writer takes a position between the two.
+# The lock keeps writers from taking a position between the two statements.
 _ADVANCE: Final = (
     f"LOCK TABLE {SCHEMA}.arrivals IN EXCLUSIVE MODE",
     f"SELECT setval('{SCHEMA}.{SEQUENCE}', {SCHEMA}.reused_position())",
@@ -100,7 +102,7 @@ _ADVANCE: Final = (
 
 @contextmanager
 def _migrating(target: Engine | Connection) -> Iterator[Connection]:
-    """A connection in a transaction that acts as the migrator, and is the only one that does."""
+    """Open a transaction that acts as the migrator, after concurrent migrations have ended."""
     if isinstance(target, Engine):
         with administrative_transaction(target) as connection:
             require_migrator(connection, Provision.read(connection).roles)
@@ -126,9 +128,7 @@ def _migrating(target: Engine | Connection) -> Iterator[Connection]:
 
 @contextmanager
 def _alone(connection: Connection) -> Iterator[None]:
-    """Wait for other migrations. Fail after ten seconds of waiting for any lock, because requests
-    wait behind it.
-    """
+    """Wait for other migrations. Each lock may take ten seconds, as requests queue behind it."""
     before = connection.execute(text("SHOW lock_timeout")).scalar_one()
     connection.execute(text("SET LOCAL lock_timeout = '10s'"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})

@@ -1,4 +1,4 @@
-"""The owners of schemas, tables, types and functions, which a restore may have changed."""
+"""Owners of schemas, tables, types and functions. A restore may have changed them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cogni_billing.adapters.postgres.schema import SCHEMA, VERSION_SCHEMA
 
 @frozen
 class Misowned:
-    """One object of the library that another role owns; `object` is as ALTER spells it."""
+    """An object of the library that another role owns. `object` is spelled as in ALTER."""
 
     object: str
     owner: str
     rightful: str
 
     def alter(self) -> str:
-        """The statement that gives it to its role."""
+        """Return the statement that gives the object to its role."""
         return f"ALTER {self.object} OWNER TO {quoted(self.rightful)}"
 
 
 def misowned(connection: Connection, roles: Roles) -> list[Misowned]:
-    """The objects that another role owns. Schemas come first, functions last."""
+    """Return the objects that another role owns. Schemas come first, functions last."""
     connection.execute(_SPELLING)
     rows = connection.execute(_OWNERS, {"schemas": [SCHEMA, VERSION_SCHEMA]})
     owners = {row.object: row.owner for row in rows}
@@ -40,7 +40,7 @@ def misowned(connection: Connection, roles: Roles) -> list[Misowned]:
 
 
 def _rightful(roles: Roles) -> Iterator[tuple[str, str]]:
-    """Each object with its owner. A function of another signature is not the library's."""
+    """Yield each object with its owner. A function of another signature is not the library's."""
     for schema in (SCHEMA, VERSION_SCHEMA):
         yield f"SCHEMA {schema}", roles.migrator
     for table in (*(f"{SCHEMA}.{name}" for name in TABLES), f"{VERSION_SCHEMA}.alembic_version"):
@@ -50,7 +50,7 @@ def _rightful(roles: Roles) -> Iterator[tuple[str, str]]:
         yield f"FUNCTION {SCHEMA}.{function.signature()}", roles.keeper
 
 
-# The catalogue spells types of arguments by the session's path.
+# The catalog spells types of arguments by the session's path.
 _SPELLING: Final = text("SET LOCAL search_path = pg_catalog, pg_temp")
 _OWNERS: Final = text("""
     SELECT 'SCHEMA ' || nspname AS object, pg_get_userbyid(nspowner) AS owner

@@ -1,4 +1,4 @@
-"""What an administrator does once for a database: the roles, and the schema they meet in."""
+"""Provisioning: an administrator creates the roles and the schema once for each database."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from cogni_billing.domain.errors import (
 
 SERVER_VERSION_MIN: Final = 140_000
 _OPTIONS_SINCE: Final = 160_000
-"""Of this version on, a membership says whether it inherits and whether it may SET ROLE."""
+"""From this version on, a membership has the options INHERIT and SET."""
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 CLOCK_SKEW_MIN: Final = timedelta(minutes=1)
-"""`is_near` has it, too."""
+"""`is_near` has the same constant."""
 CLOCK_SKEW_MAX: Final = timedelta(hours=1)
 
 _NO_LOGIN = frozenset({"keeper"})
@@ -45,7 +45,7 @@ _SCHEMA_COMMENT = text("SELECT obj_description(to_regnamespace(:schema), 'pg_nam
 
 @frozen
 class Provision:
-    """What provisioning recorded: in the schema's comment, which dumps and restores with it."""
+    """Record of provisioning in the schema's comment, which dumps and restores with the schema."""
 
     roles: Roles
     test_database: bool = False
@@ -55,10 +55,10 @@ class Provision:
 
     @classmethod
     def read(cls, connection: Connection) -> Provision:
-        """What this database's schema says of itself.
+        """Read the record of this database.
 
         Raises:
-            LedgerUnavailable: it was never provisioned.
+            LedgerUnavailable: the database was never provisioned.
         """
         comment = connection.execute(_SCHEMA_COMMENT, {"schema": SCHEMA}).scalar_one()
         if comment is None:
@@ -71,7 +71,7 @@ class Provision:
 
     @classmethod
     def known(cls, connection: Connection) -> Provision | None:
-        """The same, or `None` where there is nothing, or nothing of ours, to be read."""
+        """Read the record. Returns `None` if there is none, or if the comment is no record."""
         comment = connection.execute(_SCHEMA_COMMENT, {"schema": SCHEMA}).scalar_one()
         return None if comment is None else cls._parsed(comment)
 
@@ -84,7 +84,7 @@ class Provision:
             return None
 
     def statement(self) -> str:
-        """The statement that records it."""
+        """Return the statement that stores the record."""
         text_ = json.dumps(asdict(self) | {"roles": self.roles.to_dict()}, sort_keys=True)
         literal = text_.replace("'", "''")
         return f"COMMENT ON SCHEMA {SCHEMA} IS '{literal}'"
@@ -98,34 +98,33 @@ def provision(
     clock_skew: timedelta | None = None,
     own_database: bool = False,
 ) -> None:
-    """Create the roles and the schema in this database, or bring them in line. Idempotent.
+    """Create the roles and the schema in this database, or correct them. Idempotent.
 
-    It looks first, and does what is missing. Objects that a restore left to the administrator are
-    given to their roles. Passwords and `pg_hba.conf` are the host's: a new role
-    has no password. Roles that exist are kept, and their attributes corrected where they differ.
+    It reads the present state, and applies the missing changes. Objects that a restore left to the
+    administrator are given to their roles. The host sets passwords and `pg_hba.conf`: a new role
+    has no password. Existing roles are kept, and their attributes corrected if they differ.
 
-    With `Roles(spender=…)` there is a role that reads and spends but cannot mint: requests are
-    served as that one, and payments confirmed as the user. It can be added, or renamed, at any
-    time; one that is not named any more loses its rights.
+    `Roles(spender=…)` adds a role that reads and spends but cannot mint. Requests then connect as
+    the spender, and payments are confirmed as the user. The spender can be added or renamed at any
+    time. A spender that is no longer named loses its privileges.
 
     Args:
-        admin_engine: Connects as an administrator: `CREATEROLE` and the right to create schemas
-            in this database will do, and where the roles are there, membership in the migrator.
-        roles: Their names; without it those that were recorded, or the default ones.
-        test_database: Mark the database as one that `reset` may empty, and that takes calls of any
-            moment.
-        clock_skew: The distance that a host's clock may have from the server's, from 1 minute to
-            1 hour; without it the one that was recorded, or 5 minutes. A call that writes raises
-            `InvalidTime` beyond it.
-        own_database: The database serves the ledger alone: revoke from PUBLIC the functions of
-            PostgreSQL with which any role can block or end sessions of others, namely advisory
-            locks, `pg_terminate_backend` and `pg_cancel_backend`. Only a superuser can. It stays
-            recorded.
+        admin_engine: Connects as an administrator. `CREATEROLE` and the right to create schemas
+            in this database are enough, and for existing roles, membership in the migrator.
+        roles: Their names. By default those that were recorded, or else the default names.
+        test_database: Mark the database as one that `reset` may empty, and that accepts calls of
+            any moment.
+        clock_skew: The largest distance between the clocks of a host and of the server, from 1
+            minute to 1 hour. By default the recorded one, or else 5 minutes. A call that writes
+            raises `InvalidTime` beyond it.
+        own_database: The database serves the ledger alone. Revokes from PUBLIC the functions of
+            PostgreSQL with which any role can block or end sessions of others: advisory locks,
+            `pg_terminate_backend` and `pg_cancel_backend`. Needs a superuser. It stays recorded.
 
     Raises:
-        InvalidInput: a role named here is a superuser, which row-level security cannot bind; or
+        InvalidInput: a role named here is a superuser, which row-level security cannot bind, or
             *clock_skew* is out of range.
-        PrivilegeRequired: the administrator may not do one of these things.
+        PrivilegeRequired: the administrator lacks a privilege.
         LedgerUnavailable: the server cannot be reached or is older than PostgreSQL 14, or the
             database's encoding is not UTF-8.
     """
@@ -145,11 +144,12 @@ def provision_sql(
     clock_skew: timedelta | None = None,
     own_database: bool = False,
 ) -> str:
-    """The SQL that `provision` would run in this database now, as one transaction. It runs nothing.
-    Empty if nothing is missing.
+    """Return the SQL that `provision` would run in this database now, as one transaction.
+
+    It runs no change. The SQL is empty if no change is missing.
 
     Args:
-        admin_engine: Connects as the role that will run the SQL; any right to connect will do.
+        admin_engine: Connects as the role that will run the SQL. The right to connect is enough.
         roles: As for `provision`.
         test_database: As for `provision`.
         clock_skew: As for `provision`.
@@ -177,7 +177,7 @@ def _given(
     clock_skew: timedelta | None,
     own_database: bool,
 ) -> dict[str, Any]:
-    """The fields of the record that an administrator gives. The others stay."""
+    """Return the fields of the record that an administrator gives. The others stay."""
     given: dict[str, Any] = {"test_database": test_database}
     if roles is not None:
         given["roles"] = roles
@@ -195,8 +195,9 @@ def _in_seconds(skew: object) -> float:
 
 
 def _missing(connection: Connection, given: dict[str, Any]) -> Iterator[str]:
-    """The statements that bring the database in line. The caller runs each before it takes the
-    next, or runs none.
+    """Yield the statements of the missing changes.
+
+    The caller runs each statement before it takes the next, or runs no statement at all.
     """
     require_server(connection)
     before = Provision.known(connection)
@@ -217,10 +218,10 @@ def _missing(connection: Connection, given: dict[str, Any]) -> Iterator[str]:
 
 
 def require_server(connection: Connection) -> None:
-    """Return when the server and the database are such that the ledger runs on.
+    """Validate that the server and the database can hold the ledger.
 
     Raises:
-        LedgerUnavailable: the server is too old, or the database's encoding has not all characters.
+        LedgerUnavailable: the server is too old, or the database's encoding lacks characters.
     """
     if (version := _server_version(connection)) < SERVER_VERSION_MIN:
         raise LedgerUnavailable(f"PostgreSQL 14 or newer is needed; this is {version // 10_000}")
@@ -233,7 +234,7 @@ def require_server(connection: Connection) -> None:
 
 
 def require_migrator(connection: Connection, roles: Roles) -> None:
-    """Return when the connection is the migrator's: what it creates, it owns, under FORCE."""
+    """Validate that the connection is the migrator's: it must own the objects that it creates."""
     current = connection.execute(text("SELECT current_user")).scalar_one()
     if current != roles.migrator:
         raise PrivilegeRequired(f"migrating as {current}; connect as {roles.migrator}")
@@ -247,7 +248,7 @@ def _role(connection: Connection, purpose: str, name: str) -> Iterator[str]:
     login = purpose not in _NO_LOGIN
     found = connection.execute(_ROLE, {"name": name}).one_or_none()
     role = f"ROLE {quoted(name)}"
-    # Before 16 this alone keeps the migrator from inheriting all that the keeper may do.
+    # Before 16 this alone keeps the migrator from inheriting the keeper's privileges.
     inherits = purpose != "migrator"
     if found is None:
         yield f"CREATE {role} {'LOGIN' if login else 'NOLOGIN'}{'' if inherits else ' NOINHERIT'}"
@@ -268,10 +269,10 @@ _ROLE: Final = text("""
 
 
 def _run(connection: Connection, statement: str) -> None:
-    """Run a statement that takes a privilege the administrator may lack.
+    """Run a statement that needs a privilege the administrator may lack.
 
     Raises:
-        PrivilegeRequired: it does; the error names the statement.
+        PrivilegeRequired: the administrator lacks it. The error names the statement.
     """
     try:
         with translated(), connection.begin_nested():
@@ -301,7 +302,7 @@ _CONNECTS: Final = text("""
 
 
 def _closed(connection: Connection, roles: Roles) -> Iterator[str]:
-    """Keep the means to block or end sessions from every role but those of the ledger."""
+    """Revoke functions that block or end sessions from PUBLIC. The ledger's roles keep locks."""
     administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
     public = connection.execute(OPEN_TO_PUBLIC).all()
     users = (roles.keeper, roles.migrator)
@@ -312,7 +313,7 @@ def _closed(connection: Connection, roles: Roles) -> Iterator[str]:
     ]
     if not lacking:
         return
-    # Without SET ROLE, REVOKE by anybody but the owner only warns.
+    # Without SET ROLE, a REVOKE by another role than the owner only warns.
     yield acting_as(connection.execute(_BUILTINS_OWNER).scalar_one())
     for row in public:
         yield f"REVOKE EXECUTE ON FUNCTION {row.function} FROM PUBLIC"
@@ -337,17 +338,17 @@ OPEN_TO_PUBLIC: Final = text("""
           OR proname IN ('pg_terminate_backend', 'pg_cancel_backend'))
     ORDER BY 1
 """)
-"""The functions by which any role can block or end sessions of others."""
+"""Functions with which any role can block or end sessions of others."""
 
 
 def let_act_as(connection: Connection, member: str, role: str) -> str:
-    """The statement that lets *member* take *role* on with SET ROLE, without inheriting from it."""
+    """Return the statement that lets *member* SET ROLE to *role*, without inheriting from it."""
     option = " WITH INHERIT FALSE, SET TRUE" if _has_options(connection) else ""
     return f"GRANT {quoted(role)} TO {quoted(member)}{option}"
 
 
 def _may_act_as(connection: Connection, member: str, role: str) -> bool:
-    # Before 16 a member may always act as the role. Since then one with ADMIN alone may not.
+    # Before 16 a member may always act as the role. Since then a member with ADMIN alone may not.
     option = "SET" if _has_options(connection) else "MEMBER"
     asked = {"member": member, "role": role, "option": option}
     return bool(connection.execute(_HAS_ROLE, asked).scalar_one())
@@ -365,8 +366,9 @@ def _has_options(connection: Connection) -> bool:
 
 
 def _as_the_migrator(connection: Connection, roles: Roles, statements: list[str]) -> Iterator[str]:
-    """The statements, run as the migrator. An administrator that may not act as the migrator is a
-    member of it meanwhile.
+    """Yield the statements to run as the migrator.
+
+    An administrator that may not act as the migrator is made a member of it for their duration.
     """
     if not statements:
         return
@@ -381,24 +383,24 @@ def _as_the_migrator(connection: Connection, roles: Roles, statements: list[str]
 
 
 def acting_as(role: str) -> str:
-    """The statement to act as *role* for the rest of the transaction."""
+    """Return the statement to act as *role* until the transaction ends."""
     return f"SET LOCAL ROLE {quoted(role)}"
 
 
 def act_as(connection: Connection, role: str) -> None:
-    """Act as *role* for the rest of the transaction."""
+    """Act as *role* until the transaction ends."""
     connection.execute(plain(acting_as(role)))
 
 
 def _owners(connection: Connection, roles: Roles) -> Iterator[str]:
-    """Give objects to their roles that a restore left to the administrator."""
+    """Give objects that a restore left to the administrator to their roles."""
     wrong = misowned(connection, roles)
     if not wrong:
         return
     administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
     (keeper,) = roles.quoted("keeper")
     yield from (each.alter() for each in wrong if each.rightful == roles.migrator)
-    # A function is given only to a role that may create one.
+    # A function can be given only to a role that may create one.
     yield acting_as(roles.migrator)
     yield f"GRANT CREATE ON SCHEMA {SCHEMA} TO {keeper}"
     yield acting_as(administrator)
@@ -435,7 +437,7 @@ _MIGRATED: Final = text(f"""
 
 
 def _spender_changes(before: Provision | None, roles: Roles) -> Iterator[str]:
-    """The privileges of the spender; a migration grants them otherwise."""
+    """Change the spender's privileges in a migrated database. Otherwise migrations do so."""
     former = before.roles.spender if before else None
     if former != roles.spender:
         if former is not None and former not in roles.to_dict().values():

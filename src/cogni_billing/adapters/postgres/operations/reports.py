@@ -1,4 +1,4 @@
-"""What only the whole ledger shows, read across tenants by the service role."""
+"""Reports on the whole ledger, read across tenants by the service role."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from cogni_billing.domain.amounts import Amount, Unit, total
 
 @frozen
 class TrialBalance:
-    """The balance of each kind of account in one unit; together they are zero."""
+    """The balance of each kind of account in one unit. All balances together are zero."""
 
     unit: Unit
     balances: dict[str, Amount]
-    """By kind: `tenants`, `cogni_system`, and each contra account that was ever posted to."""
+    """By kind: `tenants`, `cogni_system`, and each contra account that has postings."""
 
     @property
     def total(self) -> Amount:
-        """What all balances sum to; anything but zero means that the ledger is corrupt."""
+        """The sum of all balances. A ledger with a sum other than zero is corrupt."""
         return total(self.balances.values(), self.unit)
 
 
 def trial_balance(service_engine: Engine) -> tuple[TrialBalance, ...]:
-    """A trial balance of the whole ledger, summed from its postings, for each unit.
+    """Sum the postings of the whole ledger by kind of account, for each unit.
 
     Reads every posting: a report for operators, not for requests.
 

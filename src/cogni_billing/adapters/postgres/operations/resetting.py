@@ -1,4 +1,4 @@
-"""Empty a test database, or fill an empty one with the rows of a dump."""
+"""Empty a test database, or fill an empty database with the rows of a dump."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def reset(migrator_engine: Engine) -> None:
 
 
 def restore(migrator_engine: Engine, dump: Iterable[str]) -> int:
-    """Fill an empty ledger with the rows of a dump, in one transaction. Returns their number.
+    """Fill an empty ledger with the rows of a dump, in one transaction. Returns the number of rows.
 
-    The dump holds rows alone, as text, and is of the same revision. The service role writes it:
-    `pg_dump --data-only --enable-row-security -n cogni_billing -T cogni_billing.context_keys`.
-    From a dump of the whole database `pg_restore --data-only -n cogni_billing -f FILE` extracts it.
-    Signing keys are not restored: give them to `sign_contexts`.
+    The dump holds only rows, as text, of the same revision. The service role writes it: `pg_dump
+    --data-only --enable-row-security -n cogni_billing -T cogni_billing.context_keys`. From a dump
+    of the whole database `pg_restore --data-only -n cogni_billing -f FILE` extracts it. Signing
+    keys are not restored: give them to `sign_contexts`.
 
     Args:
         migrator_engine: Connects as the migrator role.
         dump: The lines of the dump, such as an open file.
 
     Raises:
-        InvalidInput: the dump is not complete, has no row, or holds anything else.
+        InvalidInput: the dump is incomplete, has no row, or contains other statements.
         PrivilegeRequired: it connects as another role, or the ledger has transactions.
         LedgerUnavailable: the database is not provisioned and migrated, or cannot be reached.
     """
@@ -67,16 +67,16 @@ def restore(migrator_engine: Engine, dump: Iterable[str]) -> int:
             raise PrivilegeRequired("restoring into a ledger that has transactions")
         _run(connection, _EMPTYING)
         rows = _filled(connection, iter(dump))
-        if not rows:  # the system tenant has a wallet in every ledger
+        if not rows:  # every ledger has the system tenant's wallet
             raise InvalidInput("dump", "one without rows", "a dump by a role that sees every row")
         _run(connection, *_each("ENABLE TRIGGER USER, FORCE ROW LEVEL SECURITY"))
         return rows
 
 
 def _filled(connection: Connection, lines: Iterator[str]) -> int:
-    """Copy the rows of each table, and set the sequence. Nothing else of a dump is run."""
+    """Copy the rows of each table, and set the sequence. No other statement of the dump runs."""
     driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)  # the dialect's
+    assert isinstance(driver, psycopg.Connection)  # by its dialect
     rows = 0
     missing = {*LEDGER, SEQUENCE, _END}
     with driver.cursor() as cursor:
@@ -102,7 +102,7 @@ def _filled(connection: Connection, lines: Iterator[str]) -> int:
 
 
 def _rows(lines: Iterator[str]) -> Iterator[str]:
-    """The rows of the table whose COPY was read last."""
+    """Yield the rows of the COPY that was read last."""
     return iter(lambda: next(lines, _END_OF_ROWS), _END_OF_ROWS)
 
 

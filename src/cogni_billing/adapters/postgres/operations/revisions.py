@@ -1,4 +1,4 @@
-"""Runs this package's revisions by Alembic, which nothing else imports: it is slow to load."""
+"""Run this package's revisions with Alembic. No other module imports it: it is slow to load."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def downgrade(connection: Connection, roles: Roles) -> None:
 
 
 def newest() -> str | None:
-    """The newest revision of this package."""
+    """Return the newest revision of this package."""
     with as_file(files(_SCRIPTS)) as folder:
         return ScriptDirectory(folder).get_current_head()
 

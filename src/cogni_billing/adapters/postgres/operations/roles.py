@@ -1,4 +1,4 @@
-"""The database roles: who they are, and what each is for."""
+"""Database roles, by purpose."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _NAME_BYTES_MAX = 63
 
 
 def quoted(name: str) -> str:
-    """*name* as an SQL identifier."""
+    """Quote *name* as an SQL identifier."""
     doubled = name.replace('"', '""')
     return f'"{doubled}"'
 
 
 def _role_name(given: str) -> str:
-    # No colon and no percent sign, which mark parameters in the layers below.
+    # A colon or a percent sign would mark a parameter in the layers below.
     if (
         type(given) is not str
         or not 0 < len(given.encode()) <= _NAME_BYTES_MAX
@@ -29,7 +29,7 @@ def _role_name(given: str) -> str:
 
 @frozen(kw_only=True)
 class Roles:
-    """The names of the roles; a host that has its own gives them to `provision`.
+    """Names of the roles. A host with its own names gives them to `provision`.
 
     Args:
         migrator: Owns the schema and runs migrations. No superuser, no BYPASSRLS.
@@ -37,8 +37,8 @@ class Roles:
         service: Reverses purchases, and reads across tenants by policies of its own, for refunds,
             disputes, verification and reports.
         keeper: Owns the functions that read and write the tables. It cannot log in.
-        spender: Like *user*, but it cannot mint: it neither confirms purchases nor grants. There
-            is none unless it is named here.
+        spender: Like *user*, but it cannot mint: it neither confirms purchases nor grants. Created
+            only if it is named here.
     """
 
     migrator: str = field(default="app_migrator", converter=_role_name)
@@ -52,13 +52,13 @@ class Roles:
             raise InvalidInput("roles", "one name twice", "different roles")
 
     def to_dict(self) -> dict[str, str]:
-        """The names by purpose."""
+        """Return the names by purpose."""
         return {purpose: name for purpose, name in asdict(self).items() if name is not None}
 
     def quoted(self, *purposes: str) -> tuple[str, ...]:
-        """The roles of these purposes as SQL identifiers."""
+        """Return the roles of these purposes as SQL identifiers."""
         return tuple(quoted(self.to_dict()[purpose]) for purpose in purposes)
 
     def listed(self, *purposes: str) -> str:
-        """The roles of these purposes as GRANT lists them, without those that there are not."""
+        """Return the existing roles of these purposes as GRANT lists them."""
         return ", ".join(self.quoted(*(each for each in purposes if each in self.to_dict())))

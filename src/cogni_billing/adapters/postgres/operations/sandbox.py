@@ -1,4 +1,4 @@
-"""Databases to try things in: on a server of one's own, or on one that an URL names."""
+"""Databases for experiments: on an embedded server, or on the server of a URL."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ SPENDER: Final = "app_spender"
 
 
 class Sandbox(ABC):
-    """A database with the ledger in it, and the URLs that the roles connect with."""
+    """A database with the ledger, and the URLs that the roles connect with."""
 
     @property
     @abstractmethod
     def administrator(self) -> URL:
-        """Connects as the administrator."""
+        """Return a URL that connects as the administrator."""
 
     @abstractmethod
     def role(self, name: str) -> URL:
-        """Connects as the role of this name."""
+        """Return a URL that connects as the role of this name."""
 
     @property
     def admin_url(self) -> str:
@@ -55,9 +55,9 @@ class Sandbox(ABC):
 
 @frozen
 class GivenDatabase(Sandbox):
-    """A database on a server that runs already.
+    """A database on an existing server.
 
-    The roles need no password: an administrator's session takes the role on as it connects.
+    The roles need no password: an administrator's session acts as the role from its start.
     """
 
     administrator: URL
@@ -68,18 +68,18 @@ class GivenDatabase(Sandbox):
 
 @contextmanager
 def temporary_database(admin_url: str | URL) -> Iterator[GivenDatabase]:
-    """A new database on the server of *admin_url*, with the ledger in it; dropped at the end.
+    """Create a database with the ledger on the server of *admin_url*, and drop it at the end.
 
-    The library's roles are created on that server if they are not there, and stay.
+    The library's missing roles are created on that server, and stay.
 
     Args:
-        admin_url: Connects as an administrator who may create databases and roles.
+        admin_url: Connects as an administrator that may create databases and roles.
 
     Raises:
         InvalidInput: *admin_url* is not the URL of a PostgreSQL database.
         LedgerUnavailable: the server cannot be reached, is behind a pooler, or is older than
             PostgreSQL 14.
-        PrivilegeRequired: the administrator may not do one of these things.
+        PrivilegeRequired: the administrator lacks a privilege.
     """
     url = checked_url("admin_url", admin_url)
     name = f"cogni_billing_{secrets.token_hex(8)}"

@@ -1,4 +1,4 @@
-"""Turning signed contexts on and off, and changing their keys."""
+"""Keys of signed contexts: turn signing on and off, and change keys."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ _OUTER_PAD: Final = 0x5C
 
 
 def sign_contexts(migrator_engine: Engine, keys: Iterable[bytes]) -> None:
-    """Have the database believe nobody who sets a tenant without a proof of one of *keys*.
+    """Require a proof by one of *keys* for every tenant that a session sets.
 
-    With row-level security alone, whoever can run a statement of their own can set another tenant.
-    With signed contexts a unit of work proves, with a key that it shares with the database, that it
-    was the one who set the tenant: HMAC-SHA256 over the tenant and the time. A proof that is older
-    than five minutes when a transaction starts is none, so the clocks of hosts and of the server
-    must agree as well as that.
+    With row-level security alone, a session that runs injected SQL can set another tenant. With
+    signed contexts a unit of work proves that it set the tenant itself: HMAC-SHA256 over the tenant
+    and the time, with a key that it shares with the database. A proof that is older than five
+    minutes when a transaction starts is invalid. So the clocks of hosts and of the server must not
+    differ by more.
 
-    To change the key, give the new one and the old one, have every host use the new one, and give
-    the new one alone. Without any key, contexts need no proof again. Doing it twice changes
-    nothing.
+    To change the key, give the new and the old key, make every host use the new one, and give the
+    new one alone. Without any key, contexts need no proof again. A second call changes nothing.
 
     Args:
         migrator_engine: Connects as the migrator role.
-        keys: Each of 32 to 64 random bytes, as of `secrets.token_bytes(32)`; none to turn it off.
+        keys: Each of 32 to 64 random bytes, as of `secrets.token_bytes(32)`. Empty to turn it off.
 
     Raises:
-        InvalidInput: a key is something else.
+        InvalidInput: a key is invalid.
         PrivilegeRequired: it connects as another role.
         LedgerUnavailable: the database is not provisioned and migrated, or cannot be reached.
     """

@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade(connection: Connection, roles: Roles) -> None:
-    """Create everything, give each role exactly what it needs, seed the system tenant."""
+    """Create all objects, grant each role its privileges, and seed the system tenant."""
     run(
         connection,
         tables_sql(),
@@ -26,7 +26,7 @@ def upgrade(connection: Connection, roles: Roles) -> None:
 
 
 def downgrade(connection: Connection, roles: Roles) -> None:
-    """Drop everything, the money included."""
+    """Drop all objects, including all recorded money."""
     migrator, keeper = roles.quoted("migrator", "keeper")
     others = roles.listed("user", "spender", "service", "keeper")
     run(

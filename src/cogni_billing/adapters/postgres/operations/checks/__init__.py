@@ -1,4 +1,4 @@
-"""The questions that doctor asks of the running database, one function each, with its SQL.
+"""Checks of doctor on the running database, each a function with its SQL.
 
-A question yields findings. `blueprint` and `definitions` say how a sound database looks.
+A check yields findings. `blueprint` and `definitions` describe a valid database.
 """

@@ -73,7 +73,7 @@ def memberships(connection: Connection, subject: Subject) -> Findings:
         yield Finding(f"{member} may not act as {role}", let_act_as(connection, member, role))
 
 
-# Since PostgreSQL 16 the creator of a role is a member with ADMIN alone: that is no right of it.
+# Since PostgreSQL 16 the creator of a role is a member with ADMIN alone. That grants no privilege.
 _MEMBERSHIPS: Final = text("""
     SELECT
         role.rolname AS role, member.rolname AS member,

@@ -1,4 +1,4 @@
-"""The subject of an examination, and its findings."""
+"""Subject of an examination, and its findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cogni_billing.adapters.postgres.operations.roles import Roles
 
 @frozen
 class Finding:
-    """One problem of the database, and how to fix it: a statement, or a command to run."""
+    """A problem of the database, and its fix: a statement, or a command to run."""
 
     problem: str
     remedy: str
@@ -24,7 +24,7 @@ Findings = Iterator[Finding]
 
 @frozen
 class Subject:
-    """The record of `provision`, how to act for a tenant there, and the occasion."""
+    """The record of `provision`, the context of calls, and true if rows were restored."""
 
     record: Provision
     context: Context

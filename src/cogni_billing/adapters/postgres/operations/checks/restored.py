@@ -16,7 +16,7 @@ def rows(connection: Connection, subject: Subject) -> Findings:
     require_full_sight(connection)
     found = verification(connection, _MOST)
     if not found.transactions:
-        # No invariant is broken by rows that a dump left out altogether.
+        # A dump without any rows breaks no invariant.
         yield Finding(
             "the ledger has no transactions",
             f"restore a backup of every row, such as a dump by {subject.roles.service}",

@@ -1,4 +1,4 @@
-"""Examine the version, the system tenant, the contexts and the way to the server."""
+"""Examine the version, the system tenant, the contexts and the path to the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def revision(connection: Connection, _: Subject) -> Findings:
         yield Finding(f"the schema is at {found}, not at {HEAD}", "run migrate as the migrator")
 
 
-# Read, not called: a role that lacks a privilege is to be told which.
+# Read and not called, because the role may lack the privilege. Another check reports that.
 _REVISION: Final = text("""
     SELECT split_part(prosrc, chr(39), 2)
     FROM pg_proc
@@ -51,7 +51,7 @@ def positions(connection: Connection, _: Subject) -> Findings:
 
 
 def contexts(connection: Connection, subject: Subject) -> Findings:
-    # A serving role can give these to itself, for sessions to come.
+    # A serving role can preset these for its own future sessions.
     serving = [name for each in _SERVING if (name := subject.roles.to_dict().get(each))]
     preset = connection.execute(_PRESET, {"serving": serving}).all()
     for row in preset:
@@ -96,7 +96,7 @@ _SERVING: Final = ("user", "spender", "service")
 
 def pooling(connection: Connection, _: Subject) -> Findings:
     driver = connection.connection.driver_connection
-    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # the dialect's
+    assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # by its dialect
     if driver.prepare_threshold is not None and is_pooled(connection):
         yield Finding(
             "there is a pooler on the way, and statements are prepared: one client's can answer"

@@ -1,4 +1,4 @@
-"""Whether the tables, and what guards them, are as the migrations made them."""
+"""Compare the tables, functions, policies and triggers with those that the migrations create."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def indexes(connection: Connection, _: Subject) -> Findings:
         )
     known = {each.name for each in expected}
     for extra in sorted(found - expected):
-        # Others may be good for a host's own questions; one that is unique tells tenants of keys.
+        # A host may add an index for its own queries. A unique one reveals keys to other tenants.
         if extra.name not in known and extra.made.startswith("CREATE UNIQUE"):
             yield Finding(
                 f"index {extra.name} on {extra.table} is not one of ours",
@@ -220,7 +220,7 @@ def ways_around(connection: Connection, subject: Subject) -> Findings:
         remedy = f"ALTER VIEW {row.reader} SET (security_invoker = true)"
         if row.materialized:
             remedy = f"DROP MATERIALIZED VIEW {row.reader}"
-        elif row.old:  # a view there always asks as its owner
+        elif row.old:  # before 15 a view always runs as its owner
             remedy = f"DROP VIEW {row.reader}"
         yield Finding(f"{row.reader} shows what row security hides", remedy)
     for helper in connection.scalars(_HELPERS, asked):
@@ -240,8 +240,8 @@ def ways_around(connection: Connection, subject: Subject) -> Findings:
         )
 
 
-# A view asks as its owner, unless it says otherwise; a materialized one asked long ago. And so does
-# whatever reads a view that reads them.
+# A view runs as its owner unless it says otherwise, and a materialized view keeps rows. The same
+# holds for views that read them.
 _READERS: Final = text("""
     WITH RECURSIVE reader AS (
         SELECT oid, true AS ours
@@ -267,7 +267,7 @@ _READERS: Final = text("""
                'security_invoker=yes'], false))
     ORDER BY 1
 """)
-# A routine that asks as somebody who may see, or make others see, more than its caller.
+# A routine that runs as a role that may see more than its caller, or show more to others.
 _HELPERS: Final = text("""
     SELECT pg_proc.oid::regprocedure::text AS helper
     FROM pg_proc JOIN pg_roles AS owner ON owner.oid = proowner

@@ -273,7 +273,7 @@ def test_a_function_that_is_not_the_librarys_is_given_to_no_role(managed: Manage
         provision(shop.admin)
 
         assert next(found.problem for found in doctor(shop.user).findings) == (
-            "function spend is not one of ours"
+            "function spend is unknown"
         )
         with shop.admin.connect() as connection:
             assert connection.scalar(text(owner)) == "postgres"

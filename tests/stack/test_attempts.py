@@ -126,7 +126,9 @@ def test_who_was_overtaken_is_told_and_nothing_is_written(
     unit_of_work.run(ALICE, lambda scope: scope.attempts.record(stale, failed))
 
     with (
-        pytest.raises(LedgerUnavailable, match="another transaction got in the way") as caught,
+        pytest.raises(
+            LedgerUnavailable, match="a concurrent transaction conflicted; call again"
+        ) as caught,
         unit_of_work.scope(ALICE) as scope,
     ):
         scope.attempts.record(stale, failed)

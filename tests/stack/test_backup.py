@@ -226,7 +226,7 @@ def test_pg_restore_by_an_ordinary_administrator_leaves_owners_that_provision_co
             'FUNCTION cogni_billing."mint"'
             " (owner uuid, proof text, asked json[], all_or_none boolean) is owned by boss",
         }
-        with pytest.raises(LedgerCorruption, match="each object has its owner"):
+        with pytest.raises(LedgerCorruption, match="each object has the expected owner"):
             ensure_ready(database.user)
     for command in (provisioned, examined):
         done = move.shell(command)
@@ -246,7 +246,7 @@ def test_a_restored_ledger_whose_keys_are_missing_is_found(move: Move) -> None:
 
     with opened(evolve(move.old, database="copy")) as copy:
         (finding,) = doctor(copy.user, signing_key=KEY).findings
-        assert finding.problem == "contexts are set without a proof, though there is a key"
+        assert finding.problem == "calls without a proof are accepted, but signing_key was given"
         sign_contexts(copy.migrator, [KEY])
         assert doctor(copy.user, signing_key=KEY).ok
 
@@ -275,7 +275,7 @@ def test_logical_replication_leaves_the_sequence_behind_until_repair(
 
         found = move.shell(examined)
         assert found.returncode == 1
-        assert "gives positions again that are in use" in found.stdout
+        assert "repeats positions that are in use" in found.stdout
         for command in (repaired, examined):
             done = move.shell(command)
             assert done.returncode == 0, (done.stdout, done.stderr)

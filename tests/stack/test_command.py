@@ -237,7 +237,7 @@ def test_a_machine_reads_what_doctor_finds(run: Run, own_database: Database) -> 
     assert json.loads(sound.stdout)["ok"]
     (failed,) = [check for check in json.loads(broken.stdout)["checks"] if not check["ok"]]
     assert failed == {
-        "name": "each role has its privileges and no more",
+        "name": "each role has exactly its privileges",
         "ok": False,
         "findings": [
             {

@@ -53,7 +53,7 @@ SABOTAGES = {
     ),
     "an extra policy": (
         "CREATE POLICY everyone ON cogni_billing.arrivals FOR SELECT USING (true)",
-        "policy everyone on arrivals is not one of ours, or was changed",
+        "policy everyone on arrivals is unknown or was changed",
         'DROP POLICY "everyone" ON cogni_billing.arrivals',
     ),
     "a missing policy": (
@@ -65,17 +65,17 @@ SABOTAGES = {
     ),
     "a policy that admits more": (
         "ALTER POLICY arrivals_add ON cogni_billing.arrivals WITH CHECK (true)",
-        "policy arrivals_add on arrivals is not one of ours, or was changed",
+        "policy arrivals_add on arrivals is unknown or was changed",
         'DROP POLICY "arrivals_add" ON cogni_billing.arrivals',
     ),
     "a policy for another role": (
         "ALTER POLICY wallets_all ON cogni_billing.wallets TO app_user",
-        "policy wallets_all on wallets is not one of ours, or was changed",
+        "policy wallets_all on wallets is unknown or was changed",
         'DROP POLICY "wallets_all" ON cogni_billing.wallets',
     ),
     "a policy for one more role": (
         "ALTER POLICY wallets_all ON cogni_billing.wallets TO app_service, app_user",
-        "policy wallets_all on wallets is not one of ours, or was changed",
+        "policy wallets_all on wallets is unknown or was changed",
         'DROP POLICY "wallets_all" ON cogni_billing.wallets',
     ),
     "a dropped trigger": (
@@ -97,7 +97,7 @@ SABOTAGES = {
     "an extra trigger": (
         "CREATE TRIGGER quiet BEFORE INSERT ON cogni_billing.claims"
         " FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-        "trigger quiet on claims is not one of ours, or was changed",
+        "trigger quiet on claims is unknown or was changed",
         'DROP TRIGGER "quiet" ON cogni_billing.claims',
     ),
     "a function that does nothing": (
@@ -139,12 +139,12 @@ SABOTAGES = {
     ),
     "an extra function": (
         "CREATE FUNCTION cogni_billing.backdoor() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-        "function backdoor is not one of ours",
+        "function backdoor is unknown",
         'DROP FUNCTION cogni_billing."backdoor" ()',
     ),
     "a function of a known name": (
         "CREATE FUNCTION cogni_billing.spend(uuid) RETURNS int LANGUAGE sql AS 'SELECT 1'",
-        "function spend is not one of ours",
+        "function spend is unknown",
         'DROP FUNCTION cogni_billing."spend" (uuid)',
     ),
     "SELECT granted": (
@@ -205,14 +205,14 @@ SABOTAGES = {
     "what is made later granted": (
         "ALTER DEFAULT PRIVILEGES FOR ROLE app_migrator IN SCHEMA cogni_billing"
         " GRANT SELECT ON TABLES TO PUBLIC",
-        "PUBLIC is given SELECT on every TABLE that is made later",
+        "PUBLIC is given SELECT on every TABLE created later",
         'ALTER DEFAULT PRIVILEGES FOR ROLE "app_migrator" IN SCHEMA cogni_billing'
         " REVOKE SELECT ON TABLES FROM PUBLIC",
     ),
     "functions made later granted": (
         "ALTER DEFAULT PRIVILEGES FOR ROLE cogni_billing_keeper IN SCHEMA cogni_billing"
         " GRANT EXECUTE ON FUNCTIONS TO app_spender",
-        "app_spender is given EXECUTE on every FUNCTION that is made later",
+        "app_spender is given EXECUTE on every FUNCTION created later",
         'ALTER DEFAULT PRIVILEGES FOR ROLE "cogni_billing_keeper" IN SCHEMA cogni_billing'
         ' REVOKE EXECUTE ON FUNCTIONS FROM "app_spender"',
     ),
@@ -223,37 +223,37 @@ SABOTAGES = {
     ),
     "a view that asks as an administrator": (
         "CREATE VIEW public.report AS SELECT * FROM cogni_billing.wallets",
-        "public.report shows what row security hides",
+        "public.report shows rows that row security hides",
         "ALTER VIEW public.report SET (security_invoker = true)",
     ),
     "a view that asks as the migrator": (
         "CREATE VIEW public.keys AS SELECT * FROM cogni_billing.context_keys;"
         " ALTER VIEW public.keys OWNER TO app_migrator",
-        "public.keys shows what row security hides",
+        "public.keys shows rows that row security hides",
         "ALTER VIEW public.keys SET (security_invoker = true)",
     ),
     "a view that asks as the service": (
         "CREATE VIEW public.all_claims AS SELECT * FROM cogni_billing.claims;"
         " ALTER VIEW public.all_claims OWNER TO app_service",
-        "public.all_claims shows what row security hides",
+        "public.all_claims shows rows that row security hides",
         "ALTER VIEW public.all_claims SET (security_invoker = true)",
     ),
     "a copy of everybody's": (
         "CREATE MATERIALIZED VIEW public.copy AS SELECT * FROM cogni_billing.wallets",
-        "public.copy shows what row security hides",
+        "public.copy shows rows that row security hides",
         "DROP MATERIALIZED VIEW public.copy",
     ),
     "a copy of what a view shows": (
         "CREATE VIEW public.shown AS SELECT * FROM cogni_billing.arrivals;"
         " ALTER VIEW public.shown SET (security_invoker = true);"
         " CREATE MATERIALIZED VIEW public.copied AS SELECT * FROM public.shown",
-        "public.copied shows what row security hides",
+        "public.copied shows rows that row security hides",
         "DROP MATERIALIZED VIEW public.copied",
     ),
     "a helper that asks as an administrator": (
         "CREATE FUNCTION public.peek() RETURNS SETOF cogni_billing.arrivals LANGUAGE sql"
         " SECURITY DEFINER AS 'SELECT * FROM cogni_billing.arrivals'",
-        "public.peek() runs as one whom row security does not bind like its caller",
+        "public.peek() bypasses the row security of its caller",
         "ALTER FUNCTION public.peek() SECURITY INVOKER",
     ),
     "a rule": (
@@ -295,12 +295,12 @@ SABOTAGES = {
     ),
     "an index that tells of others' keys": (
         "CREATE UNIQUE INDEX spy ON cogni_billing.holds (reference)",
-        "index spy on holds is not one of ours",
+        "index spy on holds is unknown",
         'DROP INDEX cogni_billing."spy"',
     ),
     "a constraint that tells of others' keys": (
         "ALTER TABLE cogni_billing.holds ADD CONSTRAINT spy UNIQUE (reference)",
-        "constraint spy on holds is not one of ours",
+        "constraint spy on holds is unknown",
         'ALTER TABLE cogni_billing.holds DROP CONSTRAINT "spy"',
     ),
     "a dropped constraint": (
@@ -325,7 +325,7 @@ SABOTAGES = {
     ),
     "a table that is not ours": (
         "CREATE TABLE cogni_billing.notes (tenant_id uuid)",
-        "cogni_billing.notes is not the library's",
+        "cogni_billing.notes is unknown",
         "ALTER TABLE cogni_billing.notes SET SCHEMA public",
     ),
     "a table that a crash empties": (
@@ -376,7 +376,7 @@ SABOTAGES = {
     ),
     "a column that is not ours": (
         "ALTER TABLE cogni_billing.arrivals ADD note text",
-        "column note on arrivals is not one of ours",
+        "column note on arrivals is unknown",
         'ALTER TABLE cogni_billing.arrivals DROP COLUMN "note"',
     ),
     "a tenant set for the database": (
@@ -590,7 +590,7 @@ def test_a_schema_behind_head_is_not_ready(own_database: Database) -> None:
     report = doctor(own_database.user)
 
     assert [(found.problem, found.remedy) for found in report.findings] == [
-        ("the schema is at nothing, not at cogni_billing_0001", "run migrate as the migrator")
+        ("the schema is at no revision, not at cogni_billing_0001", "run migrate as the migrator")
     ]
     with pytest.raises(LedgerUnavailable):
         ensure_ready(own_database.user)
@@ -643,12 +643,14 @@ class TestPositionsGivenAgain:
         before = ledger.balance(SYSTEM_TENANT_ID).posted
 
         (finding,) = doctor(own_database.user).findings
-        with pytest.raises(LedgerCorruption, match="each arrival gets a new position"):
+        with pytest.raises(
+            LedgerCorruption, match="the sequence of positions is ahead of the rows"
+        ):
             ensure_ready(own_database.user)
         remedied(own_database)
 
         assert (finding.problem, finding.remedy) == (
-            "sequence arrivals_position_seq gives positions again that are in use, up to 2",
+            "sequence arrivals_position_seq repeats positions that are in use, up to 2",
             "run repair as the migrator",
         )
         receipt = ledger.confirm_purchase(ALICE, usd("1.00"), payment="stripe:2")

@@ -182,9 +182,7 @@ def test_doctor_after_a_restore_finds_rows_that_are_missing_or_broken(
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         connection.execute(text("DELETE FROM cogni_billing.arrivals WHERE kind = 'grant'"))
     assert findings()
-    assert {remedy for _, remedy in findings()} == {
-        "restore a backup in which verify finds nothing"
-    }
+    assert {remedy for _, remedy in findings()} == {"restore a backup without violations"}
     assert doctor(own_database.user).ok  # which reads no rows
     reset(own_database.migrator)
     restore(own_database.migrator, dumped.splitlines(keepends=True))
@@ -212,7 +210,7 @@ def test_only_the_service_role_examines_the_rows(ledger: Database) -> None:
     problems = [each.problem for each in doctor(ledger.user, after_restore=True).findings]
 
     assert problems[0] == "connected as app_user"
-    assert problems[1].startswith("this cannot be checked: ")
+    assert problems[1].startswith("the check failed: ")
     assert len(problems) == 2
 
 

@@ -126,17 +126,18 @@ TOLD_BY_RULE: dict[str, tuple[str, BillingError]] = {
     "ids_are_given_once": (TAKEN, given_twice(UUID(int=7))),
     "transactions_key_used_once": (
         WRONG,
-        LedgerUnavailable("another transaction got in the way", "40001"),
+        LedgerUnavailable("a concurrent transaction conflicted; call again", "40001"),
     ),
     "holds_key_used_once": (
         WRONG,
-        LedgerUnavailable("another transaction got in the way", "40001"),
+        LedgerUnavailable("a concurrent transaction conflicted; call again", "40001"),
     ),
     # The library's own calls cannot break this one.
     "grants_have_their_terms": (
         WRONG,
         LedgerCorruption(
-            f"the database refused what the library had checked: {WRONG} (grants_have_their_terms)"
+            f"the database refused a row that the library had validated: {WRONG}"
+            " (grants_have_their_terms)"
         ),
     ),
 }
@@ -171,7 +172,7 @@ def test_a_code_that_nobody_foresaw_is_unavailable_and_says_so() -> None:
     [
         (OperationalError("", None, psycopg.OperationalError("cut")), "the connection failed"),
         (psycopg.InterfaceError("closed"), "the connection failed"),
-        (psycopg.ProgrammingError("invalid connection option"), "the driver refused it"),
+        (psycopg.ProgrammingError("invalid connection option"), "the driver refused the statement"),
         (PoolTimeout("full"), "no usable connection"),
     ],
 )

@@ -260,7 +260,7 @@ STEPS: Final = (
     Step("sweep", (), "app_user", "wallets updated: 0"),
     Step("fold", (), "app_user", "accounts folded: "),
     Step("verify", (), "app_user", "0"),
-    Step("demo", (), "postgres", "a pooler is on the way to the server; connect directly", 69),
+    Step("demo", (), "postgres", "the server is behind a pooler; connect directly", 69),
 )
 
 
@@ -317,7 +317,7 @@ def test_doctor_asks_for_statements_that_are_not_prepared(
     (finding,) = doctor(prepared).findings
     prepared.dispose()
 
-    assert finding.problem.startswith("there is a pooler on the way, and statements are prepared")
+    assert finding.problem.startswith("the server is behind a pooler and statements are prepared")
     assert finding.remedy == 'create_engine(..., connect_args={"prepare_threshold": None})'
 
 

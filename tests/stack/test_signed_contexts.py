@@ -237,7 +237,7 @@ class TestWithTheKey:
 
         (finding,) = doctor(database.user, signing_key=KEY).findings
 
-        assert finding.problem == "contexts are set without a proof, though there is a key"
+        assert finding.problem == "calls without a proof are accepted, but signing_key was given"
 
     def test_a_key_given_twice_counts_once(self, database: Database) -> None:
         sign_contexts(database.migrator, [KEY, KEY])

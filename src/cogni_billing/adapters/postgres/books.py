@@ -45,7 +45,9 @@ class PostgresBooks:
                 _SAFE_POSITION, {"patience": f"{PATIENCE_S} seconds"}
             ).scalar_one()
             if position is None:
-                raise LedgerUnavailable(f"a writer has been open for over {PATIENCE_S} s")
+                raise LedgerUnavailable(
+                    f"a transaction on the ledger has been open for over {PATIENCE_S} s; end it"
+                )
             return int(position)
 
     def due(self, now: datetime, /) -> tuple[TenantId, ...]:

@@ -35,7 +35,9 @@ def decoded(told: str) -> Any:
     try:
         return json.loads(told, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
-        raise LedgerCorruption(f"a record cannot be read ({type(error).__name__})") from error
+        raise LedgerCorruption(
+            f"the answer of a function cannot be read ({type(error).__name__})"
+        ) from error
 
 
 def encoded(asked: object) -> str:

@@ -49,16 +49,18 @@ def is_lost(error: LedgerUnavailable) -> bool:
 _IDLE_SESSION_TIMEOUT: Final = "57P05"
 _LOST: Final = frozenset({"57P01", "57P02", "57P03", _IDLE_SESSION_TIMEOUT, READ_ONLY})
 
-_STRANGE: Final = "the server or its schema is not what this version expects; run doctor"
-_POOLED: Final = "a prepared statement was lost or met another; behind a pooler, prepare none"
-_FOREIGN: Final = "a trigger or function that is not the library's refused it"
+_STRANGE: Final = "the server or its schema differs from this version's; run doctor"
+_POOLED: Final = "a prepared statement is missing or exists already; behind a pooler, set prepare_threshold to None"
+_FOREIGN: Final = (
+    "a trigger or function that is not the library's refused the statement; run doctor"
+)
 
 # The exact code is looked up first, then its class (the first two characters). The table covers
 # PostgreSQL's appendix of error codes. Classes that the library cannot cause map to _STRANGE.
 _UNAVAILABLE: Final = {
     "08": "the connection failed",
     "22P05": "the connection's encoding lacks a character; set client_encoding to utf8",
-    "25": "the transaction is not in a state to go on",
+    "25": "the state of the transaction does not allow the statement",
     "25006": "the database or the transaction is read-only; use the primary server, and set"
     " default_transaction_read_only to off",
     "25P02": "an earlier failure aborted the transaction",
@@ -67,22 +69,22 @@ _UNAVAILABLE: Final = {
     "28": "the role may not log in",
     "3D000": "the database does not exist",
     "3F000": "the schema is missing; run provision and migrate",
-    "40": "another transaction got in the way",
+    "40": "a concurrent transaction conflicted; call again",
     "42": _STRANGE,
     "42P01": "a table is missing; run migrate",
     "42P05": _POOLED,
     "42883": "a function is missing; run migrate",
     "53": "the server is out of resources",
-    "54": "a limit of the server was met",
-    "55": "something was in use, or not ready",
+    "54": "the statement exceeded a limit of the server",
+    "55": "an object was in use or not ready; call again",
     "55P03": "a lock was not free within lock_timeout",
-    "57": "the server stopped the work",
+    "57": "the server ended the session or the statement",
     "57014": "the statement was cancelled; raise statement_timeout if it is too short",
-    "58": "the server's system failed",
+    "58": "the server's operating system failed",
     "72": "the snapshot is too old",
     "F0": "the server's configuration is broken",
     "P0": _FOREIGN,
-    "XX": "the server failed within",
+    "XX": "the server had an internal error",
     **dict.fromkeys(("09", "27", "38", "39", "44"), _FOREIGN),
     **dict.fromkeys(("02", "03", "0A", "0B", "0F", "0L", "0P", "0Z", "10"), _STRANGE),
     **dict.fromkeys(("20", "21", "24", "2B", "2D", "2F", "34", "3B", "HV"), _STRANGE),
@@ -95,8 +97,8 @@ _UNMIGRATED: Final = (
     " connect as a role that provision made"
 )
 _CORRUPTION: Final = {
-    "22": "the database refused a value that the library had checked",
-    "23": "the database refused what the library had checked",
+    "22": "the database refused a value that the library had validated",
+    "23": "the database refused a row that the library had validated",
     "XX001": "the server reports corrupted data",
     "XX002": "the server reports a corrupted index",
 }
@@ -178,7 +180,9 @@ def driver_error(error: Exception) -> psycopg.Error | None:
 
 def overtaken() -> LedgerUnavailable:
     """Return the error that makes `run` retry the whole scope."""
-    return LedgerUnavailable("another transaction got in the way", SERIALIZATION_FAILURE)
+    return LedgerUnavailable(
+        "a concurrent transaction conflicted; call again", SERIALIZATION_FAILURE
+    )
 
 
 def _translated(error: psycopg.Error) -> BillingError:
@@ -194,7 +198,7 @@ def _translated(error: psycopg.Error) -> BillingError:
     if rule in _RULES:
         return _RULES[rule](message, error.diag.message_detail or "")
     if sqlstate is None:
-        return LedgerUnavailable(f"the driver refused it: {shown(str(error))}")
+        return LedgerUnavailable(f"the driver refused the statement: {shown(str(error))}")
     if sqlstate == INSUFFICIENT_PRIVILEGE:
         return _forbidden(message)
     if sqlstate not in _UNAVAILABLE and (reason := _found(_CORRUPTION, sqlstate)):

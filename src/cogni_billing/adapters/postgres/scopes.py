@@ -115,7 +115,7 @@ def require_sound(status: TransactionStatus, guard: ScopeGuard) -> None:
     if status is TransactionStatus.UNKNOWN:
         raise LedgerUnavailable("the connection was lost before COMMIT")
     if status is not TransactionStatus.INTRANS:
-        raise ScopeClosed("a statement in it failed or ended it, so it is not kept as a whole")
+        raise ScopeClosed("a statement failed or ended the transaction; repeat the whole scope")
 
 
 def _commit(connection: Connection) -> None:

@@ -51,7 +51,9 @@ class AttemptRecordContract(Attempting):
         unit_of_work.run(ALICE, lambda scope: scope.attempts.record(pending, REJECTED))
         late = evolve(REJECTED, failure=FailureCode.INVALID_RECIPIENT)
 
-        with pytest.raises(LedgerUnavailable, match="another transaction got in the way"):
+        with pytest.raises(
+            LedgerUnavailable, match="a concurrent transaction conflicted; call again"
+        ):
             unit_of_work.run(ALICE, lambda scope: scope.attempts.record(pending, late))
 
         assert attempts.status(ALICE, intent.attempt_id).failure is FailureCode.INVALID_TOKEN

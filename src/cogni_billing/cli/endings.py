@@ -1,4 +1,4 @@
-"""How a command ends early: by Ctrl-C, or because its output is read no further."""
+"""Early ends of a command: by Ctrl-C, or because a reader closed its output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-# What shells report for a program that ended by these signals: 128 and the signal's number.
+# Shells report 128 plus the number of the signal that ended a program.
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
@@ -39,7 +39,7 @@ class EndedEarly(Exception):
 
 
 class Commands(TyperGroup):
-    """Commands that end as a shell expects of a program."""
+    """Commands that end as a shell expects."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> typer.Context:
         """Parse the arguments, which prints help and the version."""
@@ -49,7 +49,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        # Within, so that its name is known.
+        # Inside the context, so that the command's name is known.
         with _early_end(ctx):
             return super().invoke(ctx)
 
@@ -67,7 +67,7 @@ def _early_end(context: typer.Context | None) -> Iterator[None]:
 
 
 class Output(Console):
-    """A console that reports a closed pipe, where rich would exit with a code of its own."""
+    """A console that reports a closed pipe. The base class would exit with a code of its own."""
 
     def on_broken_pipe(self) -> None:
         """End the command."""

@@ -1,4 +1,4 @@
-"""Files of seals, in JSON lines, and of their key."""
+"""Files of seals, in JSON lines, and of the key."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cogni_billing.domain.seals import Seal
 
 
 def read_key(file: Path) -> bytes:
-    """The key that *file* has in hexadecimal.
+    """Read the hexadecimal key in *file*.
 
     Raises:
-        InvalidInput: it has something else, which is not shown.
+        InvalidInput: *file* contains no key. The error does not show its content.
     """
     try:
         return bytes.fromhex(file.read_text("ascii"))
@@ -24,10 +24,10 @@ def read_key(file: Path) -> bytes:
 
 
 def read_seals(file: Path) -> list[Seal]:
-    """The seals of *file*, which may be large, and is read whole.
+    """Read the seals in *file* into memory.
 
     Raises:
-        InvalidInput: a line is no seal, or was cut off.
+        InvalidInput: a line is no seal, or is incomplete.
     """
     seals = list[Seal]()
     with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
@@ -45,7 +45,7 @@ def read_seals(file: Path) -> list[Seal]:
 
 
 def append_seals(file: Path, seals: Iterable[Seal]) -> None:
-    """Add *seals* to *file*, and wait until they are on disk."""
+    """Append *seals* to *file*, and wait until they are on disk."""
     with file.open("a", encoding="utf-8", newline="\n") as lines:
         lines.writelines(f"{json.dumps(seal.to_dict())}\n" for seal in seals)
         lines.flush()

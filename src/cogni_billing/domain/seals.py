@@ -2,8 +2,8 @@
 
 A tenant's chain starts with its id. Each transaction, in the order of positions, adds a link: the
 HMAC-SHA256, under the host's key, of the link before it and of the transaction's record. A seal is
-the link at one position. It covers every transaction up to there, and says how far the ledger once
-reached. The key and the seals are kept outside of the database.
+the link at one position. It covers every transaction up to there, and proves that the ledger had
+that many. The key and the seals are kept outside of the database.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cogni_billing.domain.signing import checked_key
 from cogni_billing.domain.verification import Invariant, Violation
 
 SEAL_EVERY: Final = 1000
-"""The most transactions between one seal and the next, and of one question to the ledger."""
+"""The most transactions from one seal to the next, and in one query of the ledger."""
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _FIELDS: Final = ("tenant", "position", "mac", "key")
@@ -38,24 +38,24 @@ _POSITION_MAX: Final = 2**63 - 1
 
 @frozen
 class Entry:
-    """A transaction as it is recorded: its position among its tenant's, and its record.
+    """A recorded transaction: its position among its tenant's, and its record.
 
-    The record has every column that never changes. One without a value is left out or `None`, so
-    that a column which a later version adds does not change the seals of older rows.
+    The record has every column that never changes. A column without a value is omitted or `None`.
+    So a column that a later version adds does not change the seals of older rows.
     """
 
     position: int
     record: Mapping[str, Json]
 
     def encoded(self) -> bytes:
-        """The one spelling of it."""
+        """Encode the entry. Equal entries have equal bytes."""
         record = {name: value for name, value in self.record.items() if value is not None}
         return _ENCODER.encode([self.position, record]).encode()
 
 
 @frozen
 class Piece:
-    """Consecutive positions of one tenant, at most `SEAL_EVERY`."""
+    """A range of consecutive positions of one tenant, at most `SEAL_EVERY`."""
 
     tenant: TenantId
     positions: range
@@ -70,7 +70,7 @@ class Seal:
     """A tenant's chain at one position, and the id of the key, which does not reveal the key.
 
     Raises:
-        InvalidInput: a field breaks its rule.
+        InvalidInput: a field is invalid.
     """
 
     tenant: TenantId
@@ -87,7 +87,7 @@ class Seal:
                 raise InvalidInput(name, shown(value), "hexadecimal digits, as `seal` wrote them")
 
     def to_dict(self) -> dict[str, str | int]:
-        """The seal as JSON keeps it."""
+        """Return the seal as JSON."""
         return {
             "tenant": str(self.tenant),
             "position": self.position,
@@ -97,10 +97,10 @@ class Seal:
 
     @classmethod
     def from_dict(cls, given: object) -> Self:
-        """The seal that `to_dict` wrote down.
+        """Parse a seal that `to_dict` returned.
 
         Raises:
-            InvalidInput: it is none.
+            InvalidInput: *given* is no seal.
         """
         if not isinstance(given, dict) or set(given) != set(_FIELDS):
             raise InvalidInput("seal", shown(given), f"the fields {', '.join(_FIELDS)}")
@@ -112,17 +112,17 @@ class Seal:
 
 @frozen
 class Seals:
-    """Seals of one key: of each tenant, the MACs at each position, in the order of positions."""
+    """Seals of one key: the MACs of each tenant by position, in the order of positions."""
 
     _key: bytes = field(repr=False)
     _of: Mapping[TenantId, Mapping[int, Sequence[str]]]
 
     @classmethod
     def of(cls, seals: object, key: object) -> Self:
-        """The seals and the key that a caller gave.
+        """Validate the seals and the key that a caller gave.
 
         Raises:
-            InvalidInput: *key* is no key, or not the key of these seals; *seals* are no seals.
+            InvalidInput: *key* is no key, or not the key of these seals, or *seals* are no seals.
         """
         checked = checked_key(key, "key")
         given = _listed(seals)
@@ -135,13 +135,13 @@ class Seals:
         return cls(checked, dict(of))
 
     def added(self, counts: Mapping[TenantId, int], history: History) -> Iterator[Seal]:
-        """Seals of the transactions after the last seal of each tenant.
+        """Seal the transactions after the last seal of each tenant.
 
         A tenant is sealed up to a gap in its positions, which `verify` reports.
 
         Args:
             counts: The number of transactions of each tenant.
-            history: Reads them.
+            history: Reads the transactions.
         """
         plan = ((t, (max(self._of.get(t, (0,))), count)) for t, count in counts.items())
         done = set[TenantId]()
@@ -155,7 +155,7 @@ class Seals:
                 yield Seal(tenant, positions[-1], link.hex(), _key_id(self._key))
 
     def violations(self, history: History) -> Iterator[Violation]:
-        """The first part of each tenant's transactions that is not as it was sealed."""
+        """Yield each tenant's first positions that differ from their seal."""
         plan = ((tenant, (0, *macs)) for tenant, macs in self._of.items())
         done = set[TenantId]()
         for tenant, parts in _read(_pieces(plan, done), history):
@@ -164,7 +164,7 @@ class Seals:
                 yield violation
 
     def _violations_of(self, tenant: TenantId, parts: Iterable[_Part]) -> Iterator[Violation]:
-        """At most one: the chain does not fit after it."""
+        """Yield at most one violation, because every later link differs too."""
         link, sealed, of = self._first_link(tenant), 0, self._of[tenant]
         for positions, entries in parts:
             link = self._linked(link, entries)
@@ -197,7 +197,7 @@ _Part: TypeAlias = tuple[range, Sequence[Entry]]
 def _pieces(
     plan: Iterable[tuple[TenantId, Iterable[int]]], done: Container[TenantId]
 ) -> Iterator[Piece]:
-    """Pieces from each of a tenant's positions to the next, until the tenant is done."""
+    """Split the positions between a tenant's seals into pieces, until the tenant is done."""
     for tenant, ends in plan:
         for after, last in pairwise(ends):
             for first in range(after + 1, last + 1, SEAL_EVERY):
@@ -207,7 +207,9 @@ def _pieces(
 
 
 def _read(pieces: Iterable[Piece], history: History) -> Iterator[tuple[TenantId, Iterator[_Part]]]:
-    """The positions and transactions of each piece, by tenant. Small pieces are read together."""
+    """Read the positions and transactions of each piece, by tenant. Small pieces are read
+    together.
+    """
     read = (
         (piece, entries)
         for batch in _batches(pieces)

@@ -1,4 +1,4 @@
-"""Keys of HMAC-SHA256, which a host holds."""
+"""Keys of HMAC-SHA256, which the host keeps."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from cogni_billing.domain.errors import InvalidInput, shown
 
 KEY_BYTES_MIN: Final = 32
 KEY_BYTES_MAX: Final = 64
-"""The block size of SHA-256: a longer key would have to be hashed first."""
+"""The block size of SHA-256. A longer key would have to be hashed first."""
 
 
 def checked_key(given: object, field: str = "signing_key") -> bytes:
-    """*given*, when it is a key: 32 to 64 bytes, of `secrets.token_bytes(32)` for instance.
+    """Validate a key of 32 to 64 bytes, such as `secrets.token_bytes(32)`.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: *given* is no such key.
     """
     if type(given) is not bytes or not KEY_BYTES_MIN <= len(given) <= KEY_BYTES_MAX:
         what = f"{len(given)} bytes" if isinstance(given, bytes) else shown(type(given).__name__)

@@ -50,7 +50,7 @@ _IDLE_SESSION_TIMEOUT: Final = "57P05"
 _LOST: Final = frozenset({"57P01", "57P02", "57P03", _IDLE_SESSION_TIMEOUT, READ_ONLY})
 
 _STRANGE: Final = "the server or its schema differs from this version's; run doctor"
-_POOLED: Final = "a prepared statement is missing or exists already; behind a pooler, set prepare_threshold to None"
+_POOLED: Final = "a prepared statement is missing or exists already; set prepare_threshold to None"
 _FOREIGN: Final = (
     "a trigger or function that is not the library's refused the statement; run doctor"
 )

@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 
--- Records one step of an attempt. Its moments never run backwards, whatever clocks say.
+-- Records one step of an attempt. Its moments never run backwards, even if clocks do.
 CREATE FUNCTION cogni_billing._record_attempt(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -97,8 +97,8 @@ BEGIN
         END IF;
         kept.evidence := m.evidence;
     ELSIF m.state <> 'CREDITED' THEN
-        -- Evidence that was rejected is free, or anyone who sees a payment could keep its payer from
-        -- claiming it.
+        -- Rejected evidence is freed. Otherwise anyone who sees a payment could block its payer's
+        -- claim.
         DELETE FROM cogni_billing.evidence
         WHERE tenant_id = me AND attempt_id = m.id AND evidence = kept.evidence;
     END IF;
@@ -126,7 +126,7 @@ CREATE FUNCTION cogni_billing._begin_check(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
     moment CONSTANT timestamptz := (asked ->> 'now')::timestamptz;
-    -- In seconds: a day is 24 hours, whatever the session's time zone makes of it.
+    -- In seconds: a day is 24 hours in every time zone of the session.
     span   CONSTANT interval := make_interval(secs => (asked ->> 'seconds')::double precision);
 BEGIN
     PERFORM cogni_billing.check_call(moment, '{}', '-');
@@ -135,7 +135,7 @@ BEGIN
     WHERE tenant_id = me
       AND id = (asked ->> 'id')::uuid
       AND state = 'PENDING_UNVERIFIED'
-      -- Far in the future is where no clock has been.
+      -- A check in the far future comes from a wrong clock, and does not block the next one.
       AND (checked_at <= moment - span OR checked_at > moment + span);
     RETURN to_json(FOUND);
 END

@@ -1,10 +1,10 @@
 -- The tenant of a call. Every function that a role may call begins with `act`.
 
--- The revision of this schema's objects, wherever the version table is.
+-- The revision of this schema's objects, independent of the place of the version table.
 CREATE FUNCTION cogni_billing.revision() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'cogni_billing_0001'::pg_catalog.text $$;
 
--- The tenant of the open transaction; NULL, so that no row matches, where none is set.
+-- The tenant of the open transaction. NULL, which matches no row, if no tenant is set.
 CREATE FUNCTION cogni_billing.tenant() RETURNS uuid
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CAST(nullif(pg_catalog.current_setting('app.current_user_id', true), '')
@@ -21,7 +21,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     END
 $$;
 
--- The tenant of an account: the inverse, for the system tenant's other accounts too.
+-- The tenant of an account: the inverse, also for the system tenant's other accounts.
 CREATE FUNCTION cogni_billing.owner_of(account uuid) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
@@ -32,7 +32,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     END
 $$;
 
--- A field of what provision recorded in the comment of the schema. Only the migrator can change it.
+-- A field of the record that provision keeps in the comment of the schema. Only the migrator can
+-- change it.
 CREATE FUNCTION cogni_billing.provisioned(field text) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
@@ -41,16 +42,16 @@ BEGIN
 END
 $$;
 
--- True for a moment near the server's clock: at most the clock skew from it. A test database takes any
--- moment, so that tests can set their own clock.
+-- True for a moment near the server's clock: at most the clock skew from it. A test database
+-- accepts any moment, so that tests can set their own clock.
 CREATE FUNCTION cogni_billing.is_near(moment timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     skew interval;
 BEGIN
-    -- The smallest skew that can be set: most calls are nearer and read no setting.
-    -- Not the statement's clock: a caller can make a statement wait before it calls.
+    -- The smallest skew that can be set: most calls are nearer and read no setting. The time of the
+    -- statement would be wrong: a caller can make a statement wait before it calls.
     IF moment BETWEEN clock_timestamp() - interval '1 minute'
         AND clock_timestamp() + interval '1 minute'
     THEN
@@ -72,7 +73,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         'hex')
 $$;
 
--- Refuses arguments that break the rule of this name.
+-- Refuses arguments that violate the rule of this name.
 CREATE FUNCTION cogni_billing.refuse(rule text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -96,7 +97,7 @@ BEGIN
 END
 $$;
 
--- Refuses arguments that every record has: its moment, its metadata and perhaps its reference.
+-- Validates arguments that every record has: its moment, its metadata and its reference, if any.
 CREATE FUNCTION cogni_billing.check_call(moment timestamptz, metadata text, reference text)
 RETURNS void
 LANGUAGE plpgsql AS $$
@@ -119,7 +120,7 @@ BEGIN
 END
 $$;
 
--- Refuses an id that was given before.
+-- Refuses an id that is used already.
 CREATE FUNCTION cogni_billing.refuse_id(given uuid) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -128,7 +129,7 @@ BEGIN
 END
 $$;
 
--- Refuses a proof that is not valid: the id of a key, the second of signing, and the code, signed within
+-- Validates a proof: the id of a key, the second of signing, and the code. It must be signed within
 -- five minutes of the transaction's start.
 CREATE FUNCTION cogni_billing.check_proof(tenant uuid, proof text) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -139,7 +140,7 @@ BEGIN
     SELECT signed[3] = cogni_billing.mac(tenant || '.' || signed[2], inner_key, outer_key)
     INTO proved
     FROM cogni_billing.context_keys WHERE id = signed[1];
-    IF proved THEN  -- and not before: only a signed second is known to be a number
+    IF proved THEN  -- only now, because only a signed second is known to be a number
         proved := to_timestamp(signed[2]::bigint)
             BETWEEN now() - interval '5 minutes' AND statement_timestamp() + interval '5 minutes';
     END IF;
@@ -149,8 +150,8 @@ BEGIN
 END
 $$;
 
--- Lets the transaction act for a tenant; where there are keys, only with a proof. That check comes
--- first, so that without a proof every call gets the same answer.
+-- Lets the transaction act for a tenant. If there are keys, it requires a proof. The proof is
+-- validated first, so that every call without a valid proof gets the same answer.
 CREATE FUNCTION cogni_billing.act(tenant uuid, proof text) RETURNS uuid
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -172,11 +173,11 @@ BEGIN
             CONSTRAINT = 'tenants_are_not_reserved', MESSAGE = 'this id cannot be a tenant''s';
     END IF;
     said := set_config('app.current_user_id', tenant::text, true);
-    -- A commit is durable, whatever was left on the connection.
+    -- A commit is durable, even if the connection's settings turned that off.
     IF current_setting('synchronous_commit') = 'off' THEN
         said := set_config('synchronous_commit', 'on', true);
     END IF;
-    -- A caller could have the plans of our statements sent to it: they hold estimates of all rows.
+    -- A caller could make the server send plans of these statements, with estimates of all rows.
     IF current_setting('debug_print_plan') = 'on' THEN
         said := set_config('debug_print_plan', 'off', true);
     END IF;
@@ -184,7 +185,7 @@ BEGIN
 END
 $$;
 
--- The same without a proof, for functions that go from one tenant's wallet to another's.
+-- Acts for a tenant without a proof, for functions that go from one tenant's wallet to another's.
 CREATE FUNCTION cogni_billing.act_next(tenant uuid) RETURNS uuid
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -194,7 +195,7 @@ BEGIN
 END
 $$;
 
--- True for a JSON object that Python reads back as it is: at most so many bytes, no NUL, no
+-- True for a JSON object that Python reads back unchanged: at most `bytes_max` bytes, no NUL, no
 -- lone surrogate, at most 8 levels, and no number beyond a double or longer than 640 digits.
 CREATE FUNCTION cogni_billing.is_object(given text, bytes_max integer) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE AS $$
@@ -214,7 +215,7 @@ BEGIN
         RETURN false;
     END;
     numbers := regexp_replace(given, '"(?:[^"\\]|\\.)*"', '""', 'g');
-    -- Of the text: of two values under one key, `parsed` has the last one only.
+    -- Of the text, because `parsed` keeps only the last of two values under one key.
     brackets := regexp_replace(numbers, '[^][{}]', '', 'g');
     FOR level IN 1 .. 8 LOOP
         brackets := regexp_replace(brackets, '\[\]|\{\}', '', 'g');
@@ -228,7 +229,7 @@ BEGIN
 END
 $$;
 
--- Opens the system tenant's account where it is missing; for the migrator.
+-- Opens the system tenant's account if it is missing. Run by the migrator.
 CREATE FUNCTION cogni_billing.seed_system_tenant() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 /* settings */

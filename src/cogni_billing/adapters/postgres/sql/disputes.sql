@@ -1,8 +1,8 @@
--- Work of the service role on several tenants' wallets. Each function acts for the customer, and
--- then for one beneficiary after another, under the policies of each.
+-- Calls of the service role on the wallets of several tenants. Each function acts for the customer,
+-- and then for one beneficiary after another, under the policies of each.
 
--- Locks a tenant's wallet, and opens a missing one. Returns the available credits that were not
--- granted. For functions of the keeper.
+-- Locks a tenant's wallet, and opens a missing one. Returns its available credits without granted
+-- ones. For functions of the keeper.
 CREATE FUNCTION cogni_billing.lock_earned(owner uuid, moment timestamptz) RETURNS numeric
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -19,7 +19,7 @@ BEGIN
     SELECT * INTO newer
     FROM cogni_billing.newer_arrivals(cogni_billing.account_of(owner), w.received_up_to);
     RETURN w.posted + w.received + newer.amount - w.held - w.granted
-        -- Expired holds set nothing aside. Their pins were granted.
+        -- Expired holds set no credits aside. The credits they pinned were granted.
         + (
             SELECT coalesce(sum(amount - (
                 SELECT coalesce(sum(pinned), 0) FROM unnest(pinned_amounts) AS pinned
@@ -30,8 +30,8 @@ BEGIN
 END
 $$;
 
--- Locks wallets until the transaction ends. Returns the available credits of each that were not
--- granted, in the order given.
+-- Locks wallets until the transaction ends. Returns the available credits of each without granted
+-- ones, in the order given.
 CREATE FUNCTION cogni_billing._lock(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -69,7 +69,7 @@ BEGIN
             SELECT FROM unnest(m.shares) AS share
             WHERE (share >= 0 AND share < 1e40 AND scale(share) = 0) IS NOT TRUE
         )
-        -- Parts are of the customer's wallet first, and then of each that has a share.
+        -- The parts are of the customer's wallet first, and then of each beneficiary's.
         AND m.parts -> 0 ->> 'id' = m.id::text
         AND ARRAY(
             SELECT tenant || ' ' || amount

@@ -1,4 +1,4 @@
--- Folding: arrivals are summed into checkpoints, and taken over into wallets.
+-- Folding: sums arrivals into checkpoints, and updates wallets from them.
 
 -- The highest position below which no new arrival can commit (the safe horizon). An insert locks the
 -- table before it takes a position and until its transaction ends, so it is enough to wait for the
@@ -32,7 +32,7 @@ BEGIN
 END
 $$;
 
--- The highest position of an arrival, if the sequence would give it again; NULL if the sequence is
+-- The highest position of an arrival if the sequence would repeat it. NULL if the sequence is
 -- ahead. `fold` skips an arrival below its account's last checkpoint. The last posting of each
 -- transaction is on one of these accounts, so none has a higher position.
 CREATE FUNCTION cogni_billing.reused_position() RETURNS bigint
@@ -55,15 +55,15 @@ BEGIN
             SELECT max(position) FROM cogni_billing.arrivals WHERE account_id = account));
     END LOOP;
     PERFORM set_config('app.current_user_id', coalesce(before, ''), true);
-    -- Read last: an arrival that commits meanwhile has taken its position from the sequence.
+    -- Read last: a concurrent arrival has taken its position from the sequence before it commits.
     RETURN (
         SELECT highest FROM cogni_billing.arrivals_position_seq
         WHERE highest >= last_value + is_called::integer);
 END
 $$;
 
--- Writes checkpoints of one account's arrivals up to a safe position, each of `size` arrivals. Returns
--- the number of arrivals.
+-- Writes checkpoints of an account's arrivals up to a safe position, each of `size` arrivals.
+-- Returns the number of arrivals.
 CREATE FUNCTION cogni_billing.fold_account(account uuid, safe bigint, size integer) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -103,8 +103,8 @@ BEGIN
 END
 $$;
 
--- Folds accounts that others add to, up to a safe position. One call at a time. Wallets come last,
--- in one order, so that their tenants wait as little as can be.
+-- Folds accounts with arrivals, up to a safe position. One call at a time. Wallets are locked last
+-- and in one order, to keep their tenants' waits short.
 CREATE FUNCTION cogni_billing.fold(accounts json, safe bigint, size integer) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 /* settings */
@@ -119,7 +119,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('cogni_billing.fold', 0));
     FOR each IN SELECT account::uuid FROM json_array_elements_text(accounts) AS account ORDER BY 1
     LOOP
-        -- A contra account has no wallet, and is its own tenant here.
+        -- A contra account has no wallet. It acts as its own tenant here.
         owner := cogni_billing.act_next(CASE each
             WHEN '00000000-0000-4000-b000-000000000000' THEN cogni_billing.owner_of(each)
             ELSE each END);

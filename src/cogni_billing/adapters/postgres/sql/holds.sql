@@ -1,6 +1,6 @@
 -- Holds: credits set aside before their cost is known.
 
--- Sets credits aside: of grants first, as if they were spent.
+-- Sets credits aside, granted ones first, in spend order.
 CREATE FUNCTION cogni_billing._hold(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -85,7 +85,7 @@ BEGIN
 END
 $$;
 
--- Gives an open hold's credits back.
+-- Releases an open hold.
 CREATE FUNCTION cogni_billing._release(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,9 +1,9 @@
--- Recording transactions. One function does it. Three doors say which kinds a role may record.
+-- Posting: `record` posts transactions. Three doors decide which kinds a role may post.
 --
--- Every door takes the tenant, the proof of a signed context or NULL, and JSON; and returns JSON.
--- Refusals are values, not errors, so that one refused request of many undoes nothing.
+-- Every door takes the tenant, the proof of a signed context or NULL, and JSON. It returns JSON.
+-- Refusals are values and not errors, so that a refused request rolls back no other request.
 
--- The contra account of a kind; NULL for an unknown kind.
+-- The contra account of a kind. NULL for an unknown kind.
 CREATE FUNCTION cogni_billing.contra_of(kind text) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE kind
@@ -32,14 +32,14 @@ BEGIN
 END
 $$;
 
--- Records transactions of a tenant, one after another, and answers each. Posts due expirations of
--- the wallet first. If there are more of them than one call posts, the last answer is `more_due`, and
--- the caller makes the same call again.
+-- Records transactions of a tenant in order, and answers each. Posts due expirations of the wallet
+-- first. If more are due than one call posts, the last answer is `more_due`, and the caller makes
+-- the same call again.
 CREATE FUNCTION cogni_billing.record(owner uuid, asked json[], kinds text[]) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     account      CONSTANT uuid := cogni_billing.account_of(owner);
-    -- The first of several may be a replay. The next ones need the due expirations posted.
+    -- If the first of several is a replay, the others still need the due expirations posted.
     several      CONSTANT boolean := cardinality(asked) > 1;
     answers      text[] := '{}';
     locked       boolean := false;
@@ -100,8 +100,8 @@ BEGIN
             PERFORM cogni_billing.refuse(rule);
         END IF;
         shared := 0;
-        -- PL/pgSQL prepares each expression in each transaction, branches that are not taken included.
-        -- So fields of few kinds are validated apart.
+        -- PL/pgSQL prepares each expression in each transaction, even in branches that are not
+        -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
             m.priority, m.expires_at, m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
         THEN
@@ -119,7 +119,7 @@ BEGIN
                     PERFORM cogni_billing.refuse('shares_are_complete');
                 END IF;
                 FOR i IN 1 .. cardinality(m.shares) LOOP
-                    -- NULL of a list of lists, too, and where a list begins elsewhere.
+                    -- NULL if the list is nested, and also if its first subscript is not 1.
                     share := m.shares[i];
                     beneficiary := m.beneficiaries[i];
                     IF share IS NULL OR beneficiary IS NULL OR NOT (
@@ -149,7 +149,7 @@ BEGIN
         IF NOT locked AND (several OR was IS NULL) THEN
             SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner FOR NO KEY UPDATE;
             IF NOT FOUND AND m.kind IN (/* opens_account */) THEN
-                -- There is no row to wait for, and claims in two orders would deadlock.
+                -- A missing wallet has no row to lock. Claims in opposite orders would deadlock.
                 PERFORM pg_advisory_xact_lock(hashtextextended(owner::text, 0));
                 SELECT * INTO w FROM cogni_billing.wallets
                 WHERE tenant_id = owner FOR NO KEY UPDATE;
@@ -165,7 +165,7 @@ BEGIN
         IF w.due_at <= present AND (several OR was IS NULL) THEN
             SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
             w := due.w;
-            arrived := NULL;  -- an expiry may have seen more since
+            arrived := NULL;  -- an expiry may have read newer arrivals
             IF due.more THEN
                 answers := answers || '{"outcome":"more_due"}'::text;
                 EXIT;
@@ -176,7 +176,7 @@ BEGIN
             VALUES (m.reference, owner, m.id)
             ON CONFLICT DO NOTHING;
             IF NOT FOUND THEN
-                -- This tenant may have claimed it just now, when it had no wallet to lock.
+                -- This tenant may have claimed it in a concurrent call that opened the wallet.
                 SELECT id INTO was FROM cogni_billing.transactions
                 WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
                 IF NOT FOUND THEN
@@ -193,7 +193,7 @@ BEGIN
             CONTINUE;
         END IF;
 
-        -- The account, as it is at the present moment.
+        -- A first purchase or grant opens the account.
         IF w.tenant_id IS NULL THEN
             IF m.expires_at <= present THEN
                 answers := answers || format('{"outcome":"expired","present":%s}', to_json(present));
@@ -214,7 +214,7 @@ BEGIN
         END IF;
         available := w.posted + arrived - w.held;
 
-        -- The effect of the kind on the wallet. A debit without a rule of its own is usage.
+        -- The effect of the kind on the wallet. A debit of a kind without its own rule is usage.
         from_grants := NULL;
         from_amounts := NULL;
         policy_key := NULL;
@@ -222,7 +222,7 @@ BEGIN
             IF (m.paid > 0 AND m.paid < 1e40
                 AND m.paid_unit IN ('USD', 'USDC')
                 AND scale(m.paid) <= CASE m.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
-                -- In full, or what a split leaves of it.
+                -- In full, or without the shares that a split takes from it.
                 AND ceil(m.paid * 10000000) IN (m.amount, m.amount + shared)
             ) IS NOT TRUE THEN
                 PERFORM cogni_billing.refuse('purchases_credit_what_was_paid');
@@ -294,7 +294,7 @@ BEGIN
                 ) IS NOT TRUE THEN
                     PERFORM cogni_billing.refuse('reversals_follow_one_another');
                 END IF;
-                -- Purchased credits go before granted ones. Below zero, there are neither.
+                -- Purchased credits are taken before granted ones. Below zero there are neither.
                 to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
             ELSIF NOT coalesce(m.overdraft, false) AND to_draw > available THEN
                 answers := answers || format('{"outcome":"insufficient","available":%s}', available);
@@ -363,7 +363,7 @@ BEGIN
 END
 $$;
 
--- The same; if it is all or none and one is refused, all are undone.
+-- Posts like `record`. With `all_or_none`, a refused transaction rolls back all others.
 CREATE FUNCTION cogni_billing.post(owner uuid, asked json[], kinds text[], all_or_none boolean)
 RETURNS text
 LANGUAGE plpgsql AS $$
@@ -380,20 +380,20 @@ BEGIN
         IF EXISTS (
             SELECT FROM json_array_elements(answers::json) WITH ORDINALITY AS told (answer, n)
             WHERE answer ->> 'outcome' NOT IN ('done', 'more_due')
-              -- The caller knows of these that they are replays, and no conflicts.
+              -- The caller has found these to be replays and no conflicts.
               AND (answer ->> 'outcome' = 'replayed'
                   AND (asked[n] ->> 'replays')::boolean) IS NOT TRUE
         ) THEN
             RAISE SQLSTATE 'CB001';
         END IF;
-    EXCEPTION WHEN SQLSTATE 'CB001' THEN NULL;  -- the answers say why
+    EXCEPTION WHEN SQLSTATE 'CB001' THEN NULL;  -- the answers state the reason
     END;
     RETURN answers;
 END
 $$;
 
--- The same for several tenants in one transaction, each under its own context and proof; the answers
--- are a list for each.
+-- Posts for several tenants in one transaction, each under its own context and proof. Returns a
+-- list of answers for each tenant.
 CREATE FUNCTION cogni_billing.post_groups(groups json, kinds text[]) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -410,7 +410,7 @@ BEGIN
 END
 $$;
 
--- Posts expirations due on the wallet by a moment, a thousand at most; `more` if others are due.
+-- Posts expirations due on the wallet by a moment, at most a thousand. `more` if others are due.
 CREATE FUNCTION cogni_billing._expire_due(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -426,10 +426,10 @@ BEGIN
 END
 $$;
 
--- Walls --------------------------------------------------------------------------------------
+-- Safeguards against every writer ------------------------------------------------------------
 
--- Postings of a transaction sum to zero, its own line included, for every writer. The first one
--- is among those written, and written once, so none can be added later.
+-- Postings of a transaction sum to zero, including its own line. The first posting is among the
+-- inserted rows and unique, so a later statement can add none.
 CREATE FUNCTION cogni_billing.check_arrivals() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -459,7 +459,7 @@ BEGIN
 END
 $$;
 
--- History is append-only, for the owner of the tables too.
+-- History is append-only, also for the owner of the tables.
 CREATE FUNCTION cogni_billing.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$

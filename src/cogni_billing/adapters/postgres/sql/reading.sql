@@ -1,4 +1,4 @@
--- Questions of one tenant about its own side of the ledger. Each is one function, one snapshot.
+-- Reads of one tenant's side of the ledger. Each is one function on one snapshot.
 
 -- The sum of an account's arrivals up to a position: the last checkpoint and newer arrivals.
 CREATE FUNCTION cogni_billing.arrived_up_to(account uuid, last_position bigint) RETURNS numeric
@@ -18,7 +18,7 @@ BEGIN
 END
 $$;
 
--- The sum of an account's arrivals by a moment. Checkpoints wholly before it count as they are.
+-- The sum of an account's arrivals by a moment. Checkpoints that end before it count as they are.
 -- Arrivals are read for checkpoints that straddle it, and after the last one.
 CREATE FUNCTION cogni_billing.arrived_by(account uuid, moment timestamptz) RETURNS numeric
 LANGUAGE plpgsql STABLE AS $$
@@ -45,9 +45,9 @@ BEGIN
 END
 $$;
 
--- A tenant's last line by a moment and by an arrival, and the sum posted by then; zero where there is
--- none. Positions have no gaps, and along them neither column falls: so this is a binary search,
--- which needs no index on either.
+-- A tenant's last line by a moment and by an arrival, and the sum posted by then, or zero.
+-- Positions have no gaps, and neither column decreases along them. So a binary search needs no
+-- index on either.
 CREATE FUNCTION cogni_billing.last_line(
     owner uuid, lines bigint, moment timestamptz, last_seen bigint,
     OUT place bigint, OUT posted numeric
@@ -97,7 +97,7 @@ BEGIN
 END
 $$;
 
--- The balance now, with due expirations taken off; or as of a moment.
+-- The balance now, with due expirations taken off, or as of a moment.
 CREATE FUNCTION cogni_billing._balance(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -137,7 +137,7 @@ BEGIN
 END
 $$;
 
--- The balance after a line. An own line has its posted sum. An arrival comes after the own lines
+-- The balance after a line. An own line stores its posted sum. An arrival comes after the own lines
 -- that have not seen it.
 CREATE FUNCTION cogni_billing.balance_after(
     owner uuid, lines bigint, line_seen bigint, posted numeric
@@ -155,7 +155,7 @@ END
 $$;
 
 -- Lines of the tenant's account, newest first. An own line comes after the arrivals that it has
--- seen; so a place is an arrival's position and the number of an own line after it, zero for the
+-- seen. So a place is an arrival's position and the number of an own line after it, or zero for the
 -- arrival itself.
 CREATE FUNCTION cogni_billing._lines(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
@@ -209,7 +209,7 @@ BEGIN
             SELECT cogni_billing.balance_after(me, counted, seen, posted_after) AS balance
             FROM line ORDER BY seen DESC, own DESC LIMIT 1
         ), balanced AS (
-            -- Without a filter lines are neighbours: the first one's balance leads to the others'.
+            -- Without a filter lines are adjacent: each balance follows from the first one.
             SELECT line.*, CASE WHEN m.kind IS NULL AND m.since IS NULL AND m.until IS NULL
                 THEN first.balance - coalesce(sum(amount) OVER (
                     ORDER BY seen DESC, own DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
@@ -278,7 +278,7 @@ BEGIN
 END
 $$;
 
--- A purchase by its payment, and the parts of it that were returned and are disputed.
+-- A purchase by its payment, with its returned and disputed parts.
 CREATE FUNCTION cogni_billing._payment(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE

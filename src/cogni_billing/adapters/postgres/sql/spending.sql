@@ -1,7 +1,7 @@
--- Changes of one wallet, under its lock: grants are drawn, holds end, holds and grants expire.
--- These are for functions of the keeper. The caller has locked the wallet and writes it back.
+-- Changes of one wallet under its lock: grants are drawn, holds end, holds and grants expire. For
+-- functions of the keeper. The caller has locked the wallet and writes it back.
 
--- The sum of an account's arrivals after a position, and the last one's position.
+-- The sum of an account's arrivals after a position, and the position of the last one.
 CREATE FUNCTION cogni_billing.newer_arrivals(
     account uuid, after bigint, OUT amount numeric, OUT up_to bigint
 )
@@ -11,7 +11,7 @@ LANGUAGE sql STABLE AS $$
     WHERE account_id = account AND position > after
 $$;
 
--- Takes up to so much of a tenant's grants, in the order of spending, as two lists.
+-- Takes up to `wanted` credits of a tenant's grants, in spend order. Returns two lists.
 CREATE FUNCTION cogni_billing.draw_grants(
     owner uuid, wanted numeric, OUT grants uuid[], OUT amounts numeric[], OUT total numeric
 )
@@ -40,8 +40,8 @@ BEGIN
 END
 $$;
 
--- Ends an open hold of which so much was used. Returns the used parts of its grants, as two lists;
--- unused parts go back to the grants.
+-- Ends an open hold, of which `used` credits were spent. Returns the used parts of its grants as
+-- two lists. Unused parts go back to the grants.
 CREATE FUNCTION cogni_billing.end_hold(
     INOUT w cogni_billing.wallets, hold cogni_billing.holds, ending text, used numeric,
     moment timestamptz, OUT grants uuid[], OUT amounts numeric[]
@@ -75,7 +75,7 @@ BEGIN
 END
 $$;
 
--- The holds and grants of a tenant that expire by a moment.
+-- The times at which the tenant's holds and grants expire, up to a moment.
 CREATE FUNCTION cogni_billing.due(owner uuid, moment timestamptz) RETURNS SETOF timestamptz
 LANGUAGE sql STABLE ROWS 10 AS $$
     SELECT ends_at FROM cogni_billing.holds
@@ -85,8 +85,8 @@ LANGUAGE sql STABLE ROWS 10 AS $$
     WHERE tenant_id = owner AND taken < amount AND expires_at <= moment
 $$;
 
--- Expirations by a moment, each at its own instant but never in the wallet's past: the rest of
--- grants, and pins that expiring holds give back to expired grants.
+-- Expirations by a moment, each at its own instant but never in the wallet's past: remaining
+-- credits of grants, and pins that expiring holds give back to expired grants.
 CREATE FUNCTION cogni_billing.expirations(
     owner uuid, as_of timestamptz, moment timestamptz, OUT at timestamptz, OUT grant_id uuid, OUT amount numeric
 ) RETURNS SETOF record
@@ -108,8 +108,8 @@ LANGUAGE sql STABLE ROWS 10 AS $$
     GROUP BY 1, 2
 $$;
 
--- Posts expirations due by a moment, set by set: holds expire, and the rest of each expired grant is
--- taken in a balanced transaction at its own instant.
+-- Posts expirations due by a moment: holds expire, and the remaining credits of each expired grant
+-- are taken in a balanced transaction at its own instant.
 CREATE FUNCTION cogni_billing.post_expirations(w cogni_billing.wallets, moment timestamptz)
 RETURNS cogni_billing.wallets
 LANGUAGE plpgsql AS $$
@@ -208,8 +208,8 @@ BEGIN
 END
 $$;
 
--- Settles and writes a locked wallet; `more` if others are due. One call settles a thousand holds
--- and grants, and those of the same instant as the last of them.
+-- Posts due expirations of a locked wallet and writes it. `more` if others are due. One call posts
+-- a thousand holds and grants, and those of the same instant as the last of them.
 CREATE FUNCTION cogni_billing.expire_wallet(
     INOUT w cogni_billing.wallets, moment timestamptz, OUT more boolean
 )
@@ -229,7 +229,7 @@ BEGIN
 END
 $$;
 
--- Locks a tenant's wallet; NULL where there is none.
+-- Locks a tenant's wallet. NULL if there is none.
 CREATE FUNCTION cogni_billing.lock_wallet(owner uuid) RETURNS cogni_billing.wallets
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -240,7 +240,7 @@ BEGIN
 END
 $$;
 
--- Opens and locks a tenant's wallet, which takes over the last checkpoint of its arrivals.
+-- Opens and locks a tenant's wallet, starting from the last checkpoint of its arrivals.
 CREATE FUNCTION cogni_billing.open_wallet(owner uuid, moment timestamptz)
 RETURNS cogni_billing.wallets
 LANGUAGE plpgsql AS $$

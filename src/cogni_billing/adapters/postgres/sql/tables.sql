@@ -1,12 +1,12 @@
--- Tables, in one unit: every amount is in CREDIT unless its column names another unit.
+-- Tables. Every amount is in CREDIT unless its column names another unit.
 --
--- Only functions of the keeper write here, after they have validated. So a table has keys
--- and no CHECKs: PostgreSQL parses a CHECK anew for every statement that inserts.
--- A row that one tenant's call writes has that tenant's key first. A key that is unique in the whole
--- system (a payment, a piece of evidence) has a table of its own.
+-- Only functions of the keeper write here, after they have validated. So a table has keys and no
+-- CHECKs: PostgreSQL parses a CHECK again for every statement that inserts. The key of a row that a
+-- tenant's call writes starts with that tenant. A key that is unique in the whole system (a
+-- payment, a piece of evidence) has a table of its own.
 
--- A transaction as a caller asks for it. `shares` are of `beneficiaries`; the rest is named as in the
--- table of transactions and of grants.
+-- A transaction as a caller requests it. `shares` belong to `beneficiaries`. The other fields are
+-- named as in the tables of transactions and of grants.
 CREATE TYPE cogni_billing.movement AS (
     kind           text,
     id             uuid,
@@ -32,9 +32,9 @@ CREATE TYPE cogni_billing.movement AS (
     absorbed       numeric
 );
 
--- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions;
--- `received` is the sum of arrivals up to the position `received_up_to`, as `fold` last took them
--- over. `lines` counts the tenant's transactions. `due_at` is when the next hold or grant expires.
+-- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions.
+-- `received` is the sum of arrivals up to the position `received_up_to`, as of the last `fold`.
+-- `lines` counts the tenant's transactions. `due_at` is when the next hold or grant expires.
 CREATE TABLE cogni_billing.wallets (
     tenant_id      uuid        NOT NULL,
     opened_at      timestamptz NOT NULL,
@@ -49,10 +49,10 @@ CREATE TABLE cogni_billing.wallets (
     CONSTRAINT wallets_pkey PRIMARY KEY (tenant_id)
 ) WITH (fillfactor = 70);
 
--- Most wallets are never due: their rows are not in this index.
+-- Most wallets are never due, so their rows are not in this index.
 CREATE INDEX wallets_due ON cogni_billing.wallets (due_at) WHERE due_at < 'infinity';
 
--- A transaction is the line on its tenant's account, too: `amount` is its posting there, `position`
+-- A transaction is also the line on its tenant's account: `amount` is its posting there, `position`
 -- the wallet's counter, `posted_after` the sum of the lines up to it. `arrived` is the sum of
 -- arrivals by then, up to position `seen`.
 CREATE TABLE cogni_billing.transactions (
@@ -61,7 +61,7 @@ CREATE TABLE cogni_billing.transactions (
     position       bigint           NOT NULL,
     seen           bigint           NOT NULL,
     occurred_at    timestamptz      NOT NULL,
-    -- The same, or the wallet's own time where that is later: lines never run backwards.
+    -- The same, or the wallet's own time if that is later: lines never run backwards.
     line_at        timestamptz      NOT NULL,
     kind           text             NOT NULL,
     reference      text COLLATE "C" NOT NULL,
@@ -77,11 +77,11 @@ CREATE TABLE cogni_billing.transactions (
     beneficiaries  uuid[],
     shares         numeric[],
     policy         bytea,
-    -- The parts that it took of grants. The rest was of purchased credits.
+    -- The parts that it took of grants. The remaining part was of purchased credits.
     drawn_grants   uuid[],
     drawn_amounts  numeric[],
-    -- A reversal: of which purchase, how much of its payment now and in total, which part was asked
-    -- for (NULL for all that remained), the rule for spent credits, and the part that `shortfall` absorbed.
+    -- A reversal: its purchase, the payment returned now and in total, the requested part (NULL for
+    -- all that remained), the rule for spent credits, and the part that `shortfall` absorbed.
     reverses       uuid,
     returned       numeric,
     returned_total numeric,
@@ -93,7 +93,7 @@ CREATE TABLE cogni_billing.transactions (
     CONSTRAINT transactions_key_used_once UNIQUE (reference, tenant_id, kind)
 );
 
--- Each way to find a row has one index that fits, whatever the statistics say: keys do not begin
+-- Each query has one index that fits, so statistics cannot mislead the planner: keys do not begin
 -- with the tenant, and an index that does is partial, for statements that repeat its condition.
 CREATE UNIQUE INDEX transactions_lines ON cogni_billing.transactions (tenant_id, position)
     WHERE position > 0;
@@ -101,7 +101,7 @@ CREATE UNIQUE INDEX transactions_lines ON cogni_billing.transactions (tenant_id,
 CREATE INDEX transactions_reversals ON cogni_billing.transactions (reverses, tenant_id)
     WHERE reverses IS NOT NULL;
 
--- The share policies of a tenant's purchases, once each, by the SHA-256 digest of their text.
+-- The share policies of a tenant's purchases, each stored once, by the SHA-256 digest of its text.
 CREATE TABLE cogni_billing.policies (
     tenant_id uuid  NOT NULL,
     digest    bytea NOT NULL,
@@ -109,8 +109,8 @@ CREATE TABLE cogni_billing.policies (
     CONSTRAINT policies_pkey PRIMARY KEY (digest, tenant_id)
 );
 
--- Postings of a transaction on other accounts than its tenant's, kept under the tenant it comes from:
--- shares, the contra account's side, the part that `shortfall` absorbs.
+-- Postings of a transaction on other accounts than its tenant's: shares, the contra account's side,
+-- the part that `shortfall` absorbs. Stored under the transaction's tenant.
 CREATE TABLE cogni_billing.arrivals (
     origin_id      uuid        NOT NULL,
     transaction_id uuid        NOT NULL,
@@ -148,7 +148,7 @@ CREATE TABLE cogni_billing.claims (
     CONSTRAINT claims_pkey PRIMARY KEY (payment)
 );
 
--- Credits set aside: for the tenant's own work, or for a dispute, which no tenant can end.
+-- Credits set aside for the tenant's own work, or for a dispute, which no tenant can end.
 CREATE TABLE cogni_billing.holds (
     tenant_id      uuid             NOT NULL,
     id             uuid             NOT NULL,
@@ -160,9 +160,10 @@ CREATE TABLE cogni_billing.holds (
     state          text             NOT NULL DEFAULT 'open',
     opened_at      timestamptz      NOT NULL,
     expires_at     timestamptz,
-    -- When it ended; of an open hold, when it will at the latest.
+    -- When it ended. For an open hold, the latest moment when it will end.
     ends_at        timestamptz      NOT NULL,
-    -- The parts that it pins of grants while it is open. The rest is of purchased credits.
+    -- The parts of grants that it pins while it is open. The remaining part is of purchased
+    -- credits.
     pinned_grants  uuid[],
     pinned_amounts numeric[],
     metadata       json             NOT NULL,
@@ -175,8 +176,7 @@ CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (amo
 CREATE INDEX holds_open ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (amount)
     WHERE state = 'open';
 
--- Credits with a source and a place in the order of spending. `taken` is spent, set aside by an open
--- hold, or expired.
+-- Credits with a source and a spend order. `taken` is spent, set aside by an open hold, or expired.
 CREATE TABLE cogni_billing.grants (
     tenant_id  uuid             NOT NULL,
     -- The transaction's.
@@ -201,11 +201,12 @@ CREATE TABLE cogni_billing.disputes (
     reference     text COLLATE "C" NOT NULL,
     purchase_id   uuid             NOT NULL,
     payment       text COLLATE "C" NOT NULL,
-    -- How much of the payment, in its unit; the part asked for, NULL for all that remained.
+    -- The disputed part of the payment, in its unit. `part` is as requested, NULL for all that
+    -- remained.
     disputed      numeric          NOT NULL,
     disputed_unit text             NOT NULL,
     part          numeric,
-    -- The credits set aside, of the customer and of each beneficiary.
+    -- The credits set aside on the wallets of the customer and of each beneficiary.
     amount        numeric          NOT NULL,
     beneficiaries uuid[]           NOT NULL,
     shares        numeric[]        NOT NULL,
@@ -217,8 +218,8 @@ CREATE TABLE cogni_billing.disputes (
 
 CREATE INDEX disputes_of_purchases ON cogni_billing.disputes (purchase_id, tenant_id);
 
--- A customer's intent to pay. The intent never changes. The columns after `expires_at` are the
--- present state, which follows from the events.
+-- A customer's intent to pay, which never changes. The columns after `expires_at` are the present
+-- state, which follows from the events.
 CREATE TABLE cogni_billing.payment_attempts (
     tenant_id      uuid             NOT NULL,
     id             uuid             NOT NULL,
@@ -240,7 +241,7 @@ CREATE TABLE cogni_billing.payment_attempts (
     submitted_at   timestamptz,
     failure        text,
     transaction_id uuid,
-    -- When a verifier was last asked.
+    -- The time of the last verification.
     checked_at     timestamptz,
     CONSTRAINT payment_attempts_pkey PRIMARY KEY (tenant_id, id)
 );
@@ -252,7 +253,7 @@ CREATE INDEX payment_attempts_expiring
     ON cogni_billing.payment_attempts (expires_at, tenant_id, id)
     WHERE state = 'CREATED_INTENT';
 
--- Each state is left once: that is the key.
+-- Each state is left once, so it is part of the key.
 CREATE TABLE cogni_billing.payment_attempt_events (
     tenant_id      uuid        NOT NULL,
     attempt_id     uuid        NOT NULL,
@@ -267,7 +268,7 @@ CREATE TABLE cogni_billing.payment_attempt_events (
     CONSTRAINT payment_attempt_events_pkey PRIMARY KEY (tenant_id, attempt_id, from_state)
 );
 
--- Evidence belongs to one attempt in the whole system while that is pending or credited.
+-- Evidence belongs to one attempt in the whole system while the attempt is pending or credited.
 CREATE TABLE cogni_billing.evidence (
     evidence   text COLLATE "C" NOT NULL,
     tenant_id  uuid             NOT NULL,

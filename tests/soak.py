@@ -72,7 +72,7 @@ class Soak:
         return self.folder / "address"
 
     def round(self) -> None:
-        """Some seconds of load and faults, until the server is killed. Then the audit."""
+        """Run load and faults for some seconds, kill the server, and audit."""
         sandbox = self.server.database.sandbox
         self.address.write_text(json.dumps([sandbox.url(role) for role in ROLES]))
         for _ in range(PROCESSES):

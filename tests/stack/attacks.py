@@ -1,4 +1,4 @@
-"""Bare calls of the database's functions, valid arguments for each, and the refusals they get."""
+"""Direct calls of the database's functions, valid arguments for each, and the expected refusals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Refusal: TypeAlias = tuple[str | None, str | None]
 
 @frozen
 class Ids:
-    """What a tenant has: a purchase, a hold, a grant, a dispute and two attempts."""
+    """A tenant's records: a purchase, a hold, a grant, a dispute and two attempts."""
 
     now: datetime
     tenant: TenantId
@@ -72,7 +72,7 @@ def payment_of(tenant: UUID) -> str:
 
 
 def movement(ids: Ids, kind: str, amount: int, **fields: object) -> Asked:
-    """A movement as `spend`, `mint` and `reverse` take it."""
+    """Build a movement, the argument of `spend`, `mint` and `reverse`."""
     common = {"kind": kind, "id": new_id(), "at": ids.now, "reference": "new-1", "amount": amount}
     return {**common, "metadata": '{"a":[1]}', **fields}
 
@@ -185,30 +185,30 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "spend": lambda ids: [charge(ids), capture(ids)],
     "spend_groups": lambda ids: [charge(ids), capture(ids)],
 }
-"""The arguments with which each function that acts for a tenant does something for it."""
+"""Valid arguments of each function that acts for a tenant. The call has an effect."""
 CALLERS: Final = frozenset(
     (each.grantee, each.object.rpartition(".")[2]) for each in blueprint.function_privileges(ROLES)
 )
-"""Every role's purpose and the function that it may call, the owner aside."""
+"""Each role's purpose and the functions that it may call, except the owner."""
 
 
 def arguments(
     function: str, tenant: object, asked: Asked, proof: str | None = None
 ) -> tuple[object, ...]:
-    """The arguments of *function* for a tenant."""
+    """Return the arguments of *function* for a tenant."""
     if function.endswith("_groups"):
         return (encoded([{"owner": tenant, "proof": proof, "movements": asked}]),)
     return tenant, proof, asked
 
 
 def call(connection: Connection, function: str, *given: object) -> Any:
-    """The answer of *function*. Objects are given as JSON, lists as arrays of it, text as it is."""
+    """Call *function*. Objects are passed as JSON, lists as arrays of JSON, and text unchanged."""
     statement, values = statement_of(function, *given)
     return connection.exec_driver_sql(f"SELECT {statement}::text::json", values).scalar_one()
 
 
 def statement_of(function: str, *given: object) -> tuple[str, tuple[object, ...]]:
-    """The expression that calls *function*, and its parameters."""
+    """Return the expression that calls *function*, and its parameters."""
     values = tuple(written(each) if isinstance(each, (dict, list)) else each for each in given)
     return f"cogni_billing.{function}({', '.join(['%s'] * len(values))})", values
 
@@ -216,37 +216,37 @@ def statement_of(function: str, *given: object) -> tuple[str, tuple[object, ...]
 def run_on(
     connection: Connection, command: str, function: str, tenant: object, asked: Asked
 ) -> list[Any]:
-    """The rows of a command, such as EXPLAIN, on a call of *function*."""
+    """Return the rows of a command, such as EXPLAIN, on a call of *function*."""
     statement, values = statement_of(function, *arguments(function, tenant, asked))
     return list(connection.exec_driver_sql(f"{command} {statement}", values))
 
 
 def ask(connection: Connection, function: str, tenant: object, asked: Asked) -> Any:
-    """The answer of *function* for a tenant, without a proof."""
+    """Call *function* for a tenant, without a proof."""
     return call(connection, function, *arguments(function, tenant, asked))
 
 
 def refusal_of(attempt: Callable[..., object], *arguments: object) -> psycopg.Error:
-    """The error that the database answers an attempt with."""
+    """Return the database's error for an attempt."""
     with pytest.raises((DBAPIError, psycopg.Error)) as caught:
         attempt(*arguments)
     return driver_error(caught.value)
 
 
 def driver_error(error: Exception) -> psycopg.Error:
-    """The driver's error that SQLAlchemy wraps."""
+    """Return the driver's error that SQLAlchemy wraps."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     assert isinstance(cause, psycopg.Error)
     return cause
 
 
 def refusal(connection: Connection, statement: str, **parameters: Any) -> psycopg.Error:
-    """The error that the database answers *statement* with."""
+    """Return the database's error for *statement*."""
     return refusal_of(lambda: connection.execute(text(statement), parameters))
 
 
 def rule_of(error: Exception) -> Refusal:
-    """The code and the name of the rule that refused."""
+    """Return the code of the refusal and the name of its rule."""
     cause = driver_error(error)
     return cause.sqlstate, cause.diag.constraint_name
 
@@ -259,14 +259,14 @@ Rows: TypeAlias = frozenset[tuple[str, str]]
 
 
 def dump(connection: Connection) -> Rows:
-    """Every row of every table, read as the administrator."""
+    """Read every row of every table as the administrator."""
     connection.execute(text("RESET SESSION AUTHORIZATION"))
     return frozenset((table, row) for table, row in connection.execute(text(_DUMP)))
 
 
 @contextmanager
 def undone(database: Database, role: str) -> Iterator[Connection]:
-    """A connection as *role*; at the end all is undone."""
+    """Open a connection as *role*. Its transaction is rolled back at the end."""
     with database.admin.connect() as connection:
         become(connection, role)
         yield connection
@@ -274,13 +274,14 @@ def undone(database: Database, role: str) -> Iterator[Connection]:
 
 
 def become(connection: Connection, role: str) -> None:
-    """Be *role*, as if the connection were its own."""
+    """Make *role* the session's own role."""
     connection.execute(text(f"SET LOCAL SESSION AUTHORIZATION {role}"))
 
 
 def prepared(database: Database) -> dict[TenantId, Ids]:
-    """Give each tenant some of everything. Bob earns a share of the others' purchases, Alice of
-    his.
+    """Create every kind of record for each tenant.
+
+    Bob earns a share of the others' purchases, and Alice earns a share of Bob's.
     """
     unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
     attempts = PaymentAttempts(unit_of_work, verifier=FakeVerifier(), destinations=CARD)

@@ -1,7 +1,7 @@
-"""The bank test: many processes ask a few tenants' ledger for everything at once, from a pool of
-keys so small that they ask for the same, and write down what they were told.
+"""The bank test: many processes make every kind of call on the ledger of a few tenants.
 
-Afterwards the books must hold exactly what was told, each thing once.
+The keys come from a small pool, so that processes make the same calls. Each process logs the
+answers. Afterwards the ledger must hold exactly the logged transactions, each of them once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ CENT: Final = 100_000
 Request: TypeAlias = dict[str, Any]
 Deltas: TypeAlias = dict[str, int]
 Told: TypeAlias = tuple[str, Deltas]
-"""The transaction, and what it added to each account."""
+"""A transaction, and the amount that it added to each account."""
 
 SHARES_OF_CALLS: Final = {
     "purchase": 20,
@@ -85,7 +85,7 @@ SHARES_OF_CALLS: Final = {
 
 
 def attempts_of(billing: Billing) -> PaymentAttempts:
-    """Attempts over the same ledger, whose payments have all been paid as they were meant."""
+    """Build payment attempts on the same ledger. Every payment is found as intended."""
     return PaymentAttempts(
         billing.unit_of_work,
         verifier=AlwaysPaid(),
@@ -95,14 +95,14 @@ def attempts_of(billing: Billing) -> PaymentAttempts:
 
 
 class AlwaysPaid:
-    """Finds every payment."""
+    """A verifier that finds every payment."""
 
     def verify(self, evidence: str, intent: Intent, /) -> Finding:
         return paid(intent)
 
 
 def drawn(chance: random.Random, window: int) -> Request:
-    """A request; who draws another in the same window may well draw this one."""
+    """Draw a random request. Processes that draw in the same window often draw the same request."""
     (call,) = chance.choices([*SHARES_OF_CALLS], [*SHARES_OF_CALLS.values()])
     return {
         "call": call,
@@ -113,7 +113,7 @@ def drawn(chance: random.Random, window: int) -> Request:
 
 
 def asked(billing: Billing, request: Request) -> tuple[list[Told], bool]:
-    """Ask; what has been recorded, and whether it was before."""
+    """Make the request. Returns the recorded transactions, and true if it was a replay."""
     tenant = TENANTS[request["tenant"]]
     key, amount = request["key"], request["amount"]
     on: Any = {"payment": f"bank:{key}", "reference": f"dp:{key}"}
@@ -175,7 +175,7 @@ def asked(billing: Billing, request: Request) -> tuple[list[Told], bool]:
 
 
 def told(tenant: TenantId, receipt: Receipt) -> Told:
-    """What the receipt says was added to whom."""
+    """Return the amounts that the receipt adds to each account."""
     match receipt:
         case PurchaseReceipt():
             own, shares, sign = receipt.credited, receipt.shares, 1
@@ -198,7 +198,7 @@ def told(tenant: TenantId, receipt: Receipt) -> Told:
 
 @define
 class Log:
-    """What one process asked and was told, kept though it be killed."""
+    """Log of one process's requests and answers. It survives a kill of the process."""
 
     path: Path
     _file: int = field(init=False)
@@ -211,8 +211,9 @@ class Log:
 
 
 def work(address: Path, log: Path, seed: int, stop: Path, calls_max: int) -> None:
-    """Make random calls on the server whose URLs are in the file *address*, until the file *stop*
-    exists or *calls_max* calls were made.
+    """Make random calls on the server, until the file *stop* exists or *calls_max* calls were made.
+
+    The file *address* contains the URLs of the server.
     """
     chance = random.Random(seed)
     entries = Log(log)
@@ -239,10 +240,10 @@ def work(address: Path, log: Path, seed: int, stop: Path, calls_max: int) -> Non
 
 
 def answered(billing: Billing, request: Request) -> dict[str, Any]:
-    """What is written down of an answer.
+    """Return the log entry for an answer.
 
     Raises:
-        LedgerUnavailable, OutcomeUnknown: there is none.
+        LedgerUnavailable, OutcomeUnknown: there was no answer.
     """
     try:
         recorded, replayed = asked(billing, request)
@@ -257,7 +258,7 @@ def answered(billing: Billing, request: Request) -> dict[str, Any]:
 
 @define
 class Tally:
-    """What all processes were told, together."""
+    """The logs of all processes together."""
 
     outcomes: Counter[str] = field(factory=Counter)
     unanswered: list[Request] = field(factory=list)
@@ -281,7 +282,7 @@ class Tally:
             self.unanswered.append(request)
 
     def add(self, entry: dict[str, Any]) -> None:
-        """One answer; one transaction is told in one way, however often."""
+        """Add an answer. All answers about a transaction must be equal."""
         assert "corruption" not in entry, entry
         if "refused" in entry:
             self.outcomes[entry["refused"]] += 1
@@ -291,7 +292,7 @@ class Tally:
                 assert self._effects.setdefault(transaction, deltas) == deltas, transaction
 
     def settle(self, billing: Billing) -> None:
-        """Ask again what was not answered."""
+        """Repeat the requests that got no answer."""
         while self.unanswered:
             self.add(answered(billing, self.unanswered.pop()))
 
@@ -300,7 +301,7 @@ class Tally:
         return len(self._effects)
 
     def totals(self) -> dict[AccountId, Decimal]:
-        """What every account must hold."""
+        """Return the expected balance of every account."""
         totals: Counter[AccountId] = Counter()
         for deltas in self._effects.values():
             for account, amount in deltas.items():
@@ -309,7 +310,7 @@ class Tally:
 
 
 def entries_of(log: Path) -> Iterator[dict[str, Any]]:
-    """Its entries, without one that is being written."""
+    """Return the entries of a log, without an incomplete last line."""
     written, _, _ = log.read_text().rpartition("\n")
     for line in written.splitlines():
         yield json.loads(line)

@@ -1,4 +1,4 @@
-"""Ways in which a call can be broken off at the statement of a number, COMMIT included."""
+"""Interruptions of a call at its n-th statement, including COMMIT."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stack.watching import BeforeEach, watched_engine
 def watched(
     urls: tuple[URL, URL], before_each: BeforeEach, group_commit: GroupCommit | None
 ) -> Iterator[Billing]:
-    """A `Billing` that retries no lost connection, and tells of each statement and COMMIT."""
+    """Build a `Billing` that retries no lost connection, and reports each statement and COMMIT."""
     with ExitStack() as engines:
         user, service = (
             engines.enter_context(watched_engine(url, before_each, pool_size=1, max_overflow=0))
@@ -44,7 +44,7 @@ def asked(database: Database) -> tuple[URL, URL]:
 def terminate_backend(
     database: Database, place: int, call: Call, group_commit: GroupCommit | None = None
 ) -> bool:
-    """A grouped call that breaks off goes on by itself, and is broken off there, too."""
+    """Terminate the backend. A grouped call continues by itself, and is terminated there too."""
     sent = count()
     places = {place, place + 1} if group_commit else {place}
     hit = []
@@ -66,7 +66,7 @@ def terminate_backend(
 
 
 def die_at(urls: tuple[URL, URL], place: int, call: Call, group_commit: GroupCommit | None) -> None:
-    """Make the call in this process, and be killed before it sends that statement."""
+    """Make the call in this process, and kill the process before it sends that statement."""
     sent = count()
 
     def die(*_: object) -> None:
@@ -92,9 +92,10 @@ def kill_client(
 def cut_line(
     database: Database, place: int, call: Call, group_commit: GroupCommit | None = None
 ) -> bool:
-    """Before the server gets COMMIT, then after it answered. The client cannot tell which.
+    """Cut the connection before the server gets COMMIT, and then after its answer.
 
-    A grouped call goes on by itself, on another connection, and may have its answer.
+    The client cannot distinguish the two. A grouped call continues by itself on another connection,
+    and may get its answer.
     """
     if place > 1:
         return False

@@ -1,4 +1,4 @@
-"""Hosts of every make: blocking or awaited, with shared commits or without."""
+"""Hosts of every make: blocking or async, with group commit or without."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ POOL: Final = 4
 
 @frozen
 class Make:
-    """How a host connects."""
+    """The way in which a host connects."""
 
     awaited: bool = False
     options: Mapping[str, Any] = field(factory=dict)
-    """Of its engines."""
+    """Options of its engines."""
     group_commit: GroupCommit | None = None
 
 
@@ -49,7 +49,7 @@ class Client:
 
     billing: Billing
     lost: list[str]
-    """The role of each connection that was found to be of no use."""
+    """The role of each connection that an engine discarded."""
     _engines: list[Engine | AsyncEngine]
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -68,7 +68,7 @@ class Client:
 def client(
     make: Make, user: URL, service: URL, loop: asyncio.AbstractEventLoop, **options: Any
 ) -> Iterator[Client]:
-    """A host of this make. *options* are of its unit of work."""
+    """Build a host of this make. *options* are of its unit of work."""
     options |= {"group_commit": make.group_commit}
     pooled: Any = {"pool_size": POOL, "max_overflow": 0, **make.options}
     if make.awaited:
@@ -91,7 +91,7 @@ def client(
 
 
 def _noted(*engines: Engine) -> list[str]:
-    """A list that gets the role of each connection that an engine finds to be of no use."""
+    """Return a list that gets the role of each connection that an engine discards."""
     lost: list[str] = []
     for engine in engines:
         role = str(engine.url.username)

@@ -1,4 +1,4 @@
-"""A primary and its streaming standby: two servers, on sockets of their own."""
+"""A primary and its streaming standby: two servers, each on its own socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cogni_billing.adapters.postgres.embedded import DATABASE, EmbeddedPostgres
 from cogni_billing.adapters.postgres.embedded.server import Server
 
 PROMOTE = "SELECT pg_promote()"
-# New transactions write nothing, as on a primary that was demoted with its sessions open.
+# Makes new transactions read-only, like a demoted primary with open sessions.
 FENCE = ("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
 # COMMIT waits until the standby has it on disk.
 SYNCHRONOUS = ("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
@@ -59,7 +59,7 @@ class Node:
         return URL.create("postgresql+psycopg", username=role, database=DATABASE, query=query)
 
     def ask(self, *statements: str) -> list[object]:
-        """The answer of an administrator's session to each statement."""
+        """Run each statement in an administrator's session, and return the answers."""
         engine = create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             answers = [
@@ -72,13 +72,13 @@ class Node:
 
 @define
 class Cluster:
-    """A primary with the ledger in it, and a standby that has all it acknowledged."""
+    """A primary with the ledger, and a standby with every acknowledged transaction."""
 
     primary: Node
     standby: Node
 
     def url(self, role: str) -> URL:
-        """Leads to whichever of both takes writes."""
+        """Return a URL that leads to the server that accepts writes."""
         nodes = (self.primary, self.standby)
         return self.primary.url(role).update_query_dict(
             {
@@ -90,14 +90,14 @@ class Cluster:
 
 
 def binaries() -> Path | None:
-    """Those that the kit's `billing_database` is served with."""
+    """Return the binaries that the kit's `billing_database` runs on."""
     given = os.environ.get("COGNI_BILLING_TEST_POSTGRES_BIN")
     return Path(given) if given else None
 
 
 @contextmanager
 def installed() -> Iterator[Path]:
-    """The data directory of a stopped server with the ledger in it."""
+    """Create the data directory of a stopped server with the ledger."""
     with tempfile.TemporaryDirectory(prefix="cogni-cluster-") as name:
         Path(name).chmod(0o755)
         data_dir = Path(name, "data")
@@ -108,7 +108,7 @@ def installed() -> Iterator[Path]:
 
 @contextmanager
 def cluster(installation: Path) -> Iterator[Cluster]:
-    """Two servers that begin with copies of *installation*."""
+    """Start two servers on copies of *installation*."""
     with tempfile.TemporaryDirectory(prefix="cogni-cluster-") as name:
         Path(name).chmod(0o755)
         primary, standby = Node(Path(name, "primary")), Node(Path(name, "standby"))
@@ -126,7 +126,7 @@ def cluster(installation: Path) -> Iterator[Cluster]:
 
 
 def _copy(installation: Path, data_dir: Path) -> None:
-    """Copy a data directory, with the account that owns it."""
+    """Copy a data directory, including its owner."""
     shutil.copytree(installation, data_dir)
     owner = installation.stat()
     for path in (data_dir, *data_dir.rglob("*")):

@@ -1,4 +1,4 @@
-"""Databases to try things in, on the server that the kit's `billing_database` is on."""
+"""Databases for tests, on the server of the kit's `billing_database`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Clone(Sandbox):
 
 @frozen
 class Database:
-    """A database and an engine for each role, which the tests share."""
+    """A database that the tests share, with an engine for each role."""
 
     sandbox: Sandbox
     admin: Engine
@@ -49,7 +49,7 @@ class Database:
 
     @contextmanager
     def acting_for(self, tenant: TenantId | str) -> Iterator[Connection]:
-        """app_user's bare connection in an open transaction, with the context set."""
+        """Open a plain connection of app_user in a transaction with *tenant* set."""
         with self.user.connect() as connection:
             connection.execute(
                 text("SELECT set_config('app.current_user_id', :tenant, true)"),
@@ -58,7 +58,7 @@ class Database:
             yield connection
 
     def totals(self) -> dict[AccountId, Decimal]:
-        """The sum of each account's postings, read as the administrator."""
+        """Sum each account's postings, read as the administrator."""
         with self.admin.connect() as connection:
             rows = connection.execute(
                 text("""
@@ -76,7 +76,7 @@ class Database:
 
 @contextmanager
 def opened(sandbox: Sandbox, options: str = "") -> Iterator[Database]:
-    """The engines of a sandbox, whose connections have *options*; disposed of at the end."""
+    """Create the engines of a sandbox with *options*, and dispose of them at the end."""
     settings = {"options": options} if options else {}
     engines = [
         create_engine(url, pool_size=20, max_overflow=0, pool_timeout=60, connect_args=settings)
@@ -103,7 +103,7 @@ def shared(billing_database: Sandbox) -> Iterator[Database]:
 
 @pytest.fixture
 def database(shared: Database) -> Database:
-    """The worker's database, emptied."""
+    """Empty the worker's database."""
     reset(shared.migrator)
     return shared
 
@@ -120,14 +120,14 @@ def totals(database: Database) -> Totals:
 
 @pytest.fixture
 def empty_database(billing_database: Sandbox) -> Iterator[Clone]:
-    """A database on the same server with nothing in it, for this test alone."""
+    """Create an empty database on the same server, for this test alone."""
     with created(billing_database) as clone:
         yield clone
 
 
 @contextmanager
 def created(sandbox: Sandbox, options: str = "") -> Iterator[Clone]:
-    """Another database on the same server, dropped at the end."""
+    """Create another database on the same server, and drop it at the end."""
     name = f"cogni_billing_{secrets.token_hex(8)}"
     server = create_engine(sandbox.administrator, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
@@ -142,7 +142,7 @@ def created(sandbox: Sandbox, options: str = "") -> Iterator[Clone]:
 
 @pytest.fixture
 def own_database(empty_database: Clone) -> Iterator[Database]:
-    """A migrated database for this test alone, which may break it."""
+    """Create a migrated database for this test alone. The test may break it."""
     empty_database.install(test_database=True)
     with opened(empty_database) as database:
         yield database
@@ -158,7 +158,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def awaited(
     shared: Database, loop: asyncio.AbstractEventLoop
 ) -> Iterator[Callable[[str], AsyncEngine]]:
-    """An engine of that loop for each role."""
+    """Create an engine of the event loop for each role."""
     engines: dict[str, AsyncEngine] = {}
 
     def engine(role: str) -> AsyncEngine:

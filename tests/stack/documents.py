@@ -1,4 +1,4 @@
-"""The documents, and the code that they show."""
+"""Documents, and the code in them."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 def prose(document: str) -> str:
-    """The text without its code."""
+    """Return the text without its code."""
     return ANY_BLOCK.sub("", (ROOT / document).read_text("utf-8"))
 
 
 def anchors(document: str) -> set[str]:
-    """The names of the headings, as GitHub and MkDocs derive them."""
+    """Return the names of the headings, as GitHub and MkDocs derive them."""
     titles = HEADING.findall(prose(document))
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def write_files(document: str, folder: Path) -> None:
-    """Write each Python block to the file that its first line names."""
+    """Write each Python block to the file named in its first line."""
     for code in blocks(document, "python"):
         (folder / code.split()[1]).write_text(code, "utf-8")
 
 
 def pytest_printed(folder: Path, *options: str) -> str:
-    """The output of a host's own test run."""
+    """Return the output of a host's own test run."""
     environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
@@ -58,7 +58,7 @@ def pytest_printed(folder: Path, *options: str) -> str:
 
 
 def served(code: str, database: Sandbox) -> str:
-    """*code* with the URLs it shows leading to *database*."""
+    """Replace the URLs in *code* by those of *database*."""
 
     def url(match: re.Match[str]) -> str:
         role = match["role"]

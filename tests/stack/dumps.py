@@ -1,4 +1,4 @@
-"""The server's own programs, which dump and restore."""
+"""Programs of the server to dump and restore."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS_ALONE = (
 
 
 def binaries() -> Path:
-    """The server's own programs, where it has others than the bundled ones."""
+    """Return the directory of the programs of the server under test."""
     given = os.environ.get("COGNI_BILLING_TEST_POSTGRES_BIN")
     return Path(given) if given else bundled_binaries()
 

@@ -1,4 +1,4 @@
-"""Two calls, stepped statement by statement in every order that preempts them at most twice."""
+"""Two calls, stepped statement by statement in every order with at most two preemptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stack.conftest import Database
 PATIENCE_S: Final = 30.0
 TURN_S: Final = 0.002
 TO_THE_END: Final = 10_000
-# By a lock, or asleep until others are done.
+# Waits for a lock, or sleeps until other transactions end.
 WAITING: Final = text("""
     SELECT cardinality(pg_blocking_pids(:pid)) > 0
         OR (SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = :pid)
@@ -33,7 +33,7 @@ Told = tuple[str, object]
 
 
 class Place(Enum):
-    """Where a session is."""
+    """The place of a session in its call."""
 
     AT_A_STATEMENT = auto()
     IN_A_STATEMENT = auto()
@@ -41,7 +41,7 @@ class Place(Enum):
 
 
 class Stepwise(PostgresUnitOfWork):
-    """Commits a call of one statement with a COMMIT, so that another session can come between."""
+    """Sends COMMIT for a call of one statement, so that another session can come between."""
 
     def post(self, transaction: Transaction, /) -> Recorded:
         return self.run(transaction.tenant, lambda scope: scope.ledger.post(transaction))
@@ -95,14 +95,14 @@ class Session:
         threading.Thread(target=run, daemon=True).start()
 
     def go(self) -> None:
-        """Do the statement that it waits before."""
+        """Run the statement that the session waits before."""
         assert self.place is Place.AT_A_STATEMENT
         self.place = Place.IN_A_STATEMENT
         self.statements += 1
         self._go.release()
 
     def has_arrived(self, within_s: float) -> bool:
-        """Whether it gets to its next statement, or its end, within so many seconds."""
+        """True if it reaches its next statement or its end within so many seconds."""
         if self.place is not Place.IN_A_STATEMENT:
             return True
         try:
@@ -124,7 +124,7 @@ class Session:
 
 @define
 class Stage:
-    """Two sessions, and who watches them."""
+    """Two sessions, and a connection that observes them."""
 
     sessions: tuple[Session, Session]
     observer: Connection
@@ -133,8 +133,9 @@ class Stage:
     def play(
         self, calls: tuple[Call, Call], turns: Sequence[tuple[int, int]], **options: Any
     ) -> list[Told]:
-        """What comes of *calls* when each of *turns*, a session and a number of statements, is had
-        in its order. A session that waits for the other's lock lets the other go on.
+        """Play *calls* with each of *turns*, a session and a number of statements, in order.
+
+        A session that waits for a lock of the other lets the other continue.
         """
         for session, call in zip(self.sessions, calls, strict=True):
             session.start(call, **options)
@@ -146,7 +147,7 @@ class Stage:
         return [session.outcome() for session in self.sessions]
 
     def _step(self, one: Session, other: Session) -> bool:
-        """Do one statement of *one*; whether there was one."""
+        """Run one statement of *one*. True if there was one."""
         if one.place is Place.AT_THE_END:
             return False
         if one.place is Place.AT_A_STATEMENT:
@@ -154,12 +155,12 @@ class Stage:
         while not self._arrives(one):
             if other.place is Place.AT_A_STATEMENT:
                 other.go()
-            if not self._arrives(other):  # each waits for the other: the server ends it
+            if not self._arrives(other):  # a deadlock, which the server ends
                 assert other.has_arrived(PATIENCE_S) or one.has_arrived(0)
         return True
 
     def _arrives(self, session: Session) -> bool:
-        """Whether it gets to its next statement without waiting for the other."""
+        """True if the session reaches its next statement without waiting for the other."""
         while not session.has_arrived(TURN_S):
             if session.is_waiting(self.observer):
                 self.waits += 1
@@ -169,7 +170,7 @@ class Stage:
 
 @contextmanager
 def staged(database: Database) -> Iterator[Stage]:
-    """Two sessions with connections of their own, on a server that soon sees a deadlock."""
+    """Open two sessions with connections of their own, on a server that detects deadlocks soon."""
     urls = [database.sandbox.role(role) for role in ("app_user", "app_service")]
     engines = [create_engine(url, pool_size=1, max_overflow=0) for url in urls * 2]
     autocommit = database.admin.execution_options(isolation_level="AUTOCOMMIT")
@@ -180,7 +181,7 @@ def staged(database: Database) -> Iterator[Stage]:
 
 
 def schedules(statements: tuple[int, int]) -> Iterator[list[tuple[int, int]]]:
-    """Every order with one preemption or two, of calls of so many statements."""
+    """Yield every order with one or two preemptions, of calls of so many statements."""
     for first in (0, 1):
         other = 1 - first
         for before in range(1, statements[first]):

@@ -1,4 +1,4 @@
-"""A server of one's own that is killed, and started again on what it has kept."""
+"""A server that is killed, and started again on its data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from stack.conftest import Database, opened
 
 @define
 class Killable:
-    """Serves the ledger in a folder that any account may enter; pytest's own are private."""
+    """Serves the ledger in a folder that any account may enter. Pytest's own folders are
+    private.
+    """
 
     data_dir: Path
     options: str = ""
@@ -35,7 +37,7 @@ class Killable:
 
     def start(self) -> None:
         server = self._running.enter_context(EmbeddedPostgres(self.data_dir))
-        # Until the end, for clients may have their connections yet.
+        # Kept until the end, because clients may still have its connections.
         self._database = self._engines.enter_context(opened(server, self.options))
 
     def kill(self) -> None:
@@ -49,7 +51,7 @@ class Killable:
         return self.unit_of_work()
 
     def unit_of_work(self) -> PostgresUnitOfWork:
-        """One that reports a lost connection at once."""
+        """Build a unit of work that does not retry a lost connection."""
         return PostgresUnitOfWork(
             self.database.user, service=self.database.service, retry_for=timedelta(0)
         )
@@ -64,7 +66,7 @@ class Killable:
 
 @contextmanager
 def killable(options: str = "") -> Iterator[Killable]:
-    """*options* are of the connections."""
+    """Create a server. *options* are of the connections."""
     with tempfile.TemporaryDirectory(prefix="cogni-kills-") as name:
         Path(name).chmod(0o755)
         server = Killable(Path(name, "data"), options)

@@ -39,7 +39,7 @@ logfile = {folder}/log
 
 @contextmanager
 def pooled(server: URL, *, mode: str = "transaction", size: int = 1) -> Iterator[URL]:
-    """A pooler before *server*, which listens on a Unix socket; its own address, for any role."""
+    """Start a pooler before *server* on a Unix socket. Returns its URL, for any role."""
     assert BINARY is not None, "pgbouncer is not installed"
     with tempfile.TemporaryDirectory(prefix="cogni-pooler-") as name:
         folder = Path(name)

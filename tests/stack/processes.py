@@ -1,4 +1,4 @@
-"""Clients in processes of their own, which are forked off a server that has everything imported."""
+"""Client processes, forked from a server process that has imported all modules."""
 
 from __future__ import annotations
 

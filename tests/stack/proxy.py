@@ -1,4 +1,4 @@
-"""A proxy before the server's socket that can cut the line around a commit."""
+"""A proxy before the server's socket that can cut the connection around a commit."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from attrs import define, field
 from sqlalchemy import URL
 
 PATIENCE_S = 5.0
-# The Execute message of the unnamed portal, which libpq sends for each statement with parameters.
+# The Execute message of the unnamed portal. libpq sends it for each statement with parameters.
 EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"
 
 
 class Cut(Enum):
-    """When the line is cut."""
+    """The time of the cut."""
 
     NEVER = auto()
     BEFORE_COMMIT = auto()
     """COMMIT, or a statement that commits by itself, does not reach the server."""
     AFTER_COMMIT = auto()
-    """The server answers it, and its answer does not reach the client."""
+    """The server answers, and the answer does not reach the client."""
 
 
 @define
 class Proxy:
-    """Forwards both ways between a socket of its own and the server's."""
+    """Forwards in both directions between its own socket and the server's."""
 
     directory: Path
     server: str
-    """The socket of the server that new lines lead to."""
+    """The socket of the server that new connections lead to."""
     cut: Cut = Cut.NEVER
     times: float = math.inf
-    """How many lines are cut, before the others stay whole."""
+    """The number of connections to cut. Later ones stay open."""
     _threads: list[threading.Thread] = field(factory=list)
     _sockets: list[socket.socket] = field(factory=list)
     _lock: threading.Lock = field(factory=threading.Lock)
@@ -47,7 +47,7 @@ class Proxy:
         while True:
             try:
                 client, _ = listener.accept()
-            except OSError:  # the listener was closed: the test is over
+            except OSError:  # the listener was closed: the test has ended
                 return
             upstream = socket.socket(socket.AF_UNIX)
             upstream.connect(self.server)
@@ -63,12 +63,12 @@ class Proxy:
                 self._threads.append(thread)
 
     def drop(self) -> None:
-        """Cut every line that is open now, as a proxy does with idle ones."""
+        """Cut every open connection, as a proxy does with idle ones."""
         for end in self._sockets:
             _shut(end)
 
     def hang_up(self) -> None:
-        # What was forwarded is answered first, so that it has happened when the test goes on.
+        # Forwarded statements are answered first, so that they have run when the test continues.
         for thread in self._threads:
             thread.join(PATIENCE_S)
         for end in self._sockets:
@@ -89,7 +89,7 @@ class Proxy:
             if cut is Cut.BEFORE_COMMIT:
                 break
             if cut is Cut.AFTER_COMMIT:
-                _shut(source)  # first, so that no answer is quick enough to get through
+                _shut(source)  # first, so that no fast answer gets through
                 target.sendall(data)
                 return
             try:
@@ -100,7 +100,7 @@ class Proxy:
         _shut(target)
 
     def _take(self) -> Cut:
-        """The cut to make now."""
+        """Return the cut to make now."""
         with self._lock:
             if self.cut is Cut.NEVER or self.times < 1:
                 return Cut.NEVER
@@ -113,7 +113,7 @@ def _ends(data: bytes) -> bool:
 
 
 def _shut(end: socket.socket) -> None:
-    with suppress(OSError):  # it may be down already
+    with suppress(OSError):  # it may be closed already
         end.shutdown(socket.SHUT_RDWR)
 
 
@@ -125,13 +125,13 @@ def _received(source: socket.socket) -> bytes:
 
 
 def socket_of(url: URL) -> str:
-    """The socket of the server that *url* leads to."""
+    """Return the socket of the server that *url* leads to."""
     return f"{url.query['host']}/.s.PGSQL.{url.query.get('port', '5432')}"
 
 
 @contextmanager
 def proxied(url: URL) -> Iterator[tuple[Proxy, URL]]:
-    """A proxy before the server of *url*, and the URL that goes through it."""
+    """Start a proxy before the server of *url*. Returns it with the URL that leads through it."""
     port = url.query.get("port", "5432")
     with tempfile.TemporaryDirectory(prefix="cogni-proxy-") as name:
         directory = Path(name)

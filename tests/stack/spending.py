@@ -1,6 +1,6 @@
-"""A program that spends credits in worker processes and in itself at once, as JSON on its output.
+"""A program that spends credits in worker processes and in its own, and prints JSON.
 
-It starts as README says, and uses the ledger before it has workers: `spending.py fork executor`.
+It starts as README shows, and uses the ledger before it has workers: `spending.py fork executor`.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ BACKEND: Final = text("SELECT pg_backend_pid()")
 
 
 def tenant_of(number: int, thread: int) -> TenantId:
-    """The parent has the number that follows its workers'."""
+    """Return the id of a tenant. The parent's number follows its workers' numbers."""
     return TenantId(UUID(int=2**100 + number * THREADS + thread))
 
 
 def expected(number: int) -> list[int]:
-    """The balances of a tenant that has bought 10 000 000 credits."""
+    """Return the balances of a tenant that bought 10 000 000 credits."""
     return [10_000_000 - (number + 1) * call for call in range(1, 2 * CALLS + 1)]
 
 
 class Program:
-    """The engines and the doors, each of which has been used."""
+    """The engines and the ledger's objects, each of them used before."""
 
     def __init__(self, url: str, group_commit: GroupCommit | None) -> None:
         self.engine = create_engine(url, pool_size=THREADS)
@@ -66,7 +66,7 @@ class Program:
         self.loop.run(self.async_billing.balance(tenant_of(WORKERS, 0)))
 
     def spend(self, number: int, thread: int) -> list[int]:
-        """Spend as threads do."""
+        """Spend in threads."""
         tenant, told = tenant_of(number, thread), []
         for call in range(CALLS):
             receipt = self.billing.charge(tenant, credits(number + 1), reference=f"run-{call}")
@@ -75,7 +75,7 @@ class Program:
         return told
 
     async def spend_async(self, number: int, thread: int) -> list[int]:
-        """Spend as tasks do."""
+        """Spend in tasks."""
         tenant, told = tenant_of(number, thread), []
         for call in range(CALLS):
             receipt = await self.async_billing.charge(
@@ -86,7 +86,7 @@ class Program:
         return told
 
     async def spend_all_async(self, number: int) -> tuple[list[list[int]], list[int]]:
-        """Spend for all tenants of a process; the backends, too."""
+        """Spend for all tenants of a process. Returns the backends, too."""
         told = await asyncio.gather(
             *(self.spend_async(number, thread) for thread in range(THREADS))
         )
@@ -94,7 +94,7 @@ class Program:
             return told, [await connection.scalar(BACKEND)]
 
     def work(self, number: int, run: Callable[[Any], Any]) -> dict[str, Any]:
-        """Spend in every way, and tell the balances and the backends of this process."""
+        """Spend in every way, and return the balances and backends of this process."""
         with ThreadPoolExecutor(THREADS) as threads:
             first = list(threads.map(partial(self.spend, number), range(THREADS)))
         second, backends = run(self.spend_all_async(number))
@@ -108,26 +108,26 @@ class Program:
         }
 
 
-if URL in os.environ:  # run, and imported by a worker, but not by a test
+if URL in os.environ:  # not when a test imports this module
     program = Program(os.environ[URL], GroupCommit() if GROUPED in os.environ else None)
 start: Barrier
 
 
 def initialize(barrier: Barrier) -> None:
-    """Let each worker know when all are there."""
-    signal.alarm(int(PATIENCE_S))  # one that hangs ends
+    """Give each worker the barrier, to wait for the others."""
+    signal.alarm(int(PATIENCE_S))  # ends a process that hangs
     global start  # noqa: PLW0603 (how an initializer hands something to its process's tasks)
     start = barrier
 
 
 def work(number: int) -> dict[str, Any]:
-    """The work of one worker. Each waits for the others, so that none does two."""
+    """Do the work of one worker. Workers wait for one another, so that none does two works."""
     start.wait(PATIENCE_S)
     return program.work(number, asyncio.run)
 
 
 def in_process(barrier: Barrier, answers: Any, number: int) -> None:
-    """The same in a process of its own."""
+    """Do the work of one worker in a process of its own."""
     initialize(barrier)
     answers.put(work(number))
 
@@ -158,7 +158,7 @@ WAYS: Final = {"processes": by_processes, "executor": by_executor}
 
 
 def main() -> None:
-    """Run it. Workers begin while the threads of this process are in the middle of their calls."""
+    """Run the program. Workers start while the threads of this process are calling."""
     method, way = sys.argv[1:]
     with ThreadPoolExecutor(THREADS) as threads:
         own = [threads.submit(program.spend, WORKERS, thread) for thread in range(THREADS)]

@@ -1,4 +1,4 @@
-"""Provisioning, reset and reports: what operators and tests do to a whole database."""
+"""Provisioning, reset and reports on a whole database."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WITH_SPENDER = Roles(spender="app_spender")
 
 
 def privileges(database: Database) -> set[tuple[str, ...]]:
-    """Every privilege that somebody has on something of the schema."""
+    """Return every privilege of every role on an object of the schema."""
     with database.admin.connect() as connection:
         return {tuple(row) for row in connection.execute(PRIVILEGES)}
 
@@ -63,7 +63,7 @@ PRIVILEGES = text("""
 
 
 class TestProvision:
-    def test_the_roles_can_do_what_they_are_for_and_no_more(self, database: Database) -> None:
+    def test_roles_have_exactly_their_privileges(self, database: Database) -> None:
         with database.admin.connect() as connection:
             found = [tuple(row) for row in connection.execute(ATTRIBUTES)]
 
@@ -101,7 +101,7 @@ class TestProvision:
             assert doctor(engine).findings == ()
 
     def test_without_a_spender_there_is_no_such_role(self, empty_database: Clone) -> None:
-        """What a migration gives to whom is the same, but for the spender."""
+        """A migration grants the same privileges, except the spender's."""
         admin = create_engine(empty_database.administrator)
         provision(admin, Roles())
         migrator = create_engine(empty_database.role("app_migrator"))
@@ -147,7 +147,7 @@ class TestProvision:
         with pytest.raises(PrivilegeRequired):
             provision(database.user, Roles(user="another_user"))
 
-    def test_it_records_itself_in_the_database(self, own_database: Database) -> None:
+    def test_provision_is_recorded_in_the_database(self, own_database: Database) -> None:
         with own_database.user.connect() as connection:
             assert Provision.read(connection) == Provision(WITH_SPENDER, test_database=True)
 
@@ -185,7 +185,7 @@ class TestReset:
         assert not post(unit_of_work, planned()).replayed
         assert Billing(unit_of_work).balance(SYSTEM_TENANT_ID).posted == credits(25_000_000)
 
-    def test_an_administrator_may_empty_it_too(self, database: Database) -> None:
+    def test_administrator_may_reset(self, database: Database) -> None:
         post(PostgresUnitOfWork(database.user), planned())
 
         reset(database.admin)
@@ -193,7 +193,7 @@ class TestReset:
         assert database.totals() == {}
         ensure_ready(database.user)
 
-    def test_it_leaves_history_append_only(self, database: Database) -> None:
+    def test_reset_keeps_history_append_only(self, database: Database) -> None:
         reset(database.migrator)
 
         assert doctor(database.user).ok
@@ -248,13 +248,13 @@ class TestTrialBalance:
     def test_an_empty_ledger_has_nothing_to_report(self, database: Database) -> None:
         assert trial_balance(database.service) == ()
 
-    def test_a_role_that_cannot_see_everything_certifies_nothing(self, database: Database) -> None:
+    def test_role_without_full_sight_gets_no_trial_balance(self, database: Database) -> None:
         with pytest.raises(PrivilegeRequired):
             trial_balance(database.user)
 
 
 class TestTemporaryDatabase:
-    def test_it_is_there_for_a_while_and_then_gone(self, database: Database) -> None:
+    def test_temporary_database_is_dropped_at_the_end(self, database: Database) -> None:
         with temporary_database(database.sandbox.admin_url) as temporary:
             engine = create_engine(temporary.url("app_user"))
             ensure_ready(engine)

@@ -1,4 +1,4 @@
-"""An administrator without SUPERUSER, as on managed PostgreSQL, does all there is to do."""
+"""Administration without SUPERUSER, as on managed PostgreSQL."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OPTIONS_SINCE = 160_000
 
 @frozen
 class Managed(Sandbox):
-    """A database that an administrator without SUPERUSER made, on a server of its own."""
+    """A database that an administrator without SUPERUSER created, on a server of its own."""
 
     server: Server
     binaries: Path
@@ -77,7 +77,7 @@ class Managed(Sandbox):
         engine.dispose()
 
     def another(self, name: str, owner: str = "boss") -> Managed:
-        """Another database of an administrator."""
+        """Create another database of an administrator."""
         self.run(owner, f"CREATE DATABASE {name}")
         return Managed(self.server, self.binaries, name, owner)
 
@@ -96,7 +96,7 @@ def managed(request: pytest.FixtureRequest) -> Iterator[Managed]:
 
 
 def installed(sandbox: Managed, roles: Roles | None = None, *, test_database: bool = False) -> None:
-    """Provision and migrate, each as the role that it is for."""
+    """Provision and migrate, each as its own role."""
     for role, install in (
         (sandbox.owner, lambda engine: provision(engine, roles, test_database=test_database)),
         ("app_migrator", migrate),
@@ -208,7 +208,7 @@ def test_a_second_administrator_is_told_which_statement_another_must_run(
         version = connection.execute(text("SHOW server_version_num")).scalar_one()
 
     expected: list[str] = []
-    if int(version) >= OPTIONS_SINCE:  # before, CREATEROLE administers every role
+    if int(version) >= OPTIONS_SINCE:  # before 16, CREATEROLE administers every role
         with pytest.raises(PrivilegeRequired, match='GRANT "app_migrator" TO "deputy"'):
             provision(deputy)
         managed.run("boss", "GRANT app_migrator TO deputy")
@@ -220,7 +220,7 @@ def test_a_second_administrator_is_told_which_statement_another_must_run(
         assert [found.problem for found in doctor(database.user).findings] == expected
 
 
-def test_an_administrator_of_no_roles_provisions_where_they_are(managed: Managed) -> None:
+def test_administrator_without_createrole_provisions_existing_roles(managed: Managed) -> None:
     installed(managed)
     managed.run("boss", "CREATE ROLE owner LOGIN CREATEDB")
     managed.run("boss", "GRANT app_migrator TO owner")
@@ -279,7 +279,7 @@ def test_a_function_that_is_not_the_librarys_is_given_to_no_role(managed: Manage
             assert connection.scalar(text(owner)) == "postgres"
 
 
-def test_bypassrls_is_taken_away_by_one_who_may(managed: Managed) -> None:
+def test_superuser_revokes_bypassrls(managed: Managed) -> None:
     installed(managed)
     with opened(managed) as shop:
         managed.run("postgres", "ALTER ROLE app_service BYPASSRLS")

@@ -1,4 +1,4 @@
-"""A cancelled task leaves all of its call or nothing, and no tenant on the connection."""
+"""A cancelled task leaves all of its call or none of it, and no tenant on the connection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'L
 
 @asynccontextmanager
 async def awaited_billing(database: Database, **options: object) -> AsyncIterator[AsyncBilling]:
-    """Over a pool of one connection, which every call shares."""
+    """Build a billing over a pool of one connection, which every call shares."""
     engine = create_async_engine(
         database.sandbox.url("app_user"), pool_size=1, max_overflow=0, **options
     )

@@ -1,8 +1,8 @@
 """Attacks, and the walls that stop each.
 
-Every attack is tried three ways, and undone: as the database is, where it fails; without all of its
-walls, where it succeeds, or the test would prove nothing; and with each wall left alone, where it
-fails again. A wall is taken down by SQL, or by a broken copy of a function.
+Every attack is tried three ways, and rolled back. On the unchanged database it fails. Without all
+of its walls it succeeds, which proves that the test works. With each wall alone it fails again. SQL
+removes a wall, or replaces a function by a broken copy.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Attempt: TypeAlias = Callable[[Connection, dict[TenantId, Ids]], object]
 
 @frozen
 class Broken:
-    """A wall that is taken down by a copy of a function in which *old* is *new*."""
+    """A wall that is removed by a copy of a function with *new* instead of *old*."""
 
     function: str
     old: str
@@ -76,18 +76,18 @@ def run(connection: Connection, sql: str) -> None:
 
 @frozen
 class Attack:
-    """What an attacker tries, and each wall that is enough to stop it."""
+    """An attack, and each wall that suffices to stop it."""
 
     attempt: Attempt
-    """Returns what it gained. A refusal gains nothing."""
+    """Returns the attacker's gain. A refusal gains none."""
     walls: tuple[Wall, ...]
     role: str = "app_user"
     before: tuple[Wall, ...] = ()
-    """What is there without any fault of the database's, or a mistake in a function."""
+    """A state that is possible without a fault of the database, or the mistake in a function."""
 
 
 def gains(statement: str) -> Attempt:
-    """An attempt that gains what its last statement returns, or the rows that it changes."""
+    """Build an attempt that gains the rows that its last statement returns or changes."""
 
     def attempt(connection: Connection, _: dict[TenantId, Ids]) -> object:
         *first, last = statement.split(";")
@@ -100,7 +100,7 @@ def gains(statement: str) -> Attempt:
 
 
 def calls(function: str, tenant: TenantId, make: Callable[[Ids], Any]) -> Attempt:
-    """An attempt that gains when a call does something for a tenant."""
+    """Build an attempt that gains if a call has an effect for a tenant."""
 
     def attempt(connection: Connection, known: dict[TenantId, Ids]) -> object:
         answer = ask(connection, function, tenant, make(known[ALICE]))
@@ -111,12 +111,12 @@ def calls(function: str, tenant: TenantId, make: Callable[[Ids], Any]) -> Attemp
 
 
 def swindle(**altered: object) -> Attempt:
-    """An attempt to record a forged purchase."""
+    """Build an attempt to record a forged purchase."""
     return calls("mint", ALICE, lambda ids: [purchase(ids, **altered)])
 
 
 def floor(table: str) -> str:
-    """Takes down the floor of a table: every row is admitted."""
+    """Remove the floor of a table, so that every row is admitted."""
     return f"CREATE POLICY mistake ON cogni_billing.{table} USING (true) WITH CHECK (true)"
 
 
@@ -142,7 +142,9 @@ COLUMNS: Final = {"arrivals": "amount", "checkpoints": "added"}
 
 
 def on_others(table: str, column: str = "tenant_id") -> Iterator[tuple[str, Attack]]:
-    """Reading, adding and changing rows of another tenant with all of the keeper's rights."""
+    """Yield attacks on rows of another tenant with all privileges of the keeper: read, add,
+    change.
+    """
     name = f"cogni_billing.{table}"
     keys = (*KEYS.get(table, ()), f"{table}_pkey")
     keyless = tuple(f"ALTER TABLE {name} DROP CONSTRAINT {key}" for key in keys)
@@ -165,7 +167,7 @@ def on_others(table: str, column: str = "tenant_id") -> Iterator[tuple[str, Atta
 
 
 def on_history(table: str) -> Iterator[tuple[str, Attack]]:
-    """Editing recorded rows, with a privilege that the keeper does not have."""
+    """Yield attacks on recorded rows, with a privilege that the keeper does not have."""
     name = f"cogni_billing.{table}"
     column = COLUMNS.get(table, "tenant_id")
     changes = {
@@ -185,7 +187,7 @@ def on_history(table: str) -> Iterator[tuple[str, Attack]]:
 
 
 def left(name: str) -> Attempt:
-    """An attempt that gains when a setting is still as it was left on the connection."""
+    """Build an attempt that gains if a setting is unchanged since it was left on the connection."""
 
     def attempt(connection: Connection, known: dict[TenantId, Ids]) -> object:
         before = connection.scalar(text(f"SELECT current_setting('{name}')"))
@@ -196,12 +198,12 @@ def left(name: str) -> Attempt:
 
 
 def rows_with(word: str, table: str) -> Callable[[Connection], bool]:
-    """Tells whether a table has a row with a word."""
+    """Build a test for a row with a word in a table."""
     return lambda connection: any(word in row for name, row in dump(connection) if name == table)
 
 
 def ends_in(attempt: Attempt, seen: Callable[[Connection], bool]) -> Attempt:
-    """An attempt that gains when it ends in what is seen."""
+    """Build an attempt that gains if *seen* is true at its end."""
 
     def whole(connection: Connection, known: dict[TenantId, Ids]) -> object:
         attempt(connection, known)
@@ -260,7 +262,7 @@ ATTACKS: dict[str, Attack] = {
             f"GRANT SELECT ON ALL TABLES IN SCHEMA cogni_billing TO app_user; {ALL_FLOORS}",
         ),
     ),
-    # Floors, append-only and FORCE, for whoever has the keeper's or the owner's rights --------
+    # Floors, append-only and FORCE, against the keeper's or the owner's privileges -------------
     **{
         name: attack
         for table in blueprint.OWN_TABLES
@@ -370,7 +372,7 @@ ATTACKS: dict[str, Attack] = {
         (Broken("check_proof", "proved IS NOT TRUE", "NOT proved"),),
         before=(SIGNED,),
     ),
-    # What was left on a connection ----------------------------------------------------------
+    # Settings that were left on a connection ------------------------------------------------------
     **{
         f"have {name} stay {value}": Attack(
             left(name),
@@ -381,7 +383,7 @@ ATTACKS: dict[str, Attack] = {
     },
 }
 
-# With these first on a function's path it means what the attacker says, as whoever it runs as.
+# First on a function's path, an attacker's object runs with the privileges of the function.
 SAYS_WHO: Final = "LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''called as %'', current_user; END'"
 OWN_OPERATORS: Final = ";".join(
     [
@@ -399,7 +401,7 @@ OWN_OPERATORS: Final = ";".join(
 
 
 def hijacking(function: str) -> Attempt:
-    """An attempt that gains when something of the attacker's is called as the keeper."""
+    """Build an attempt that gains if an attacker's object is called as the keeper."""
 
     def attempt(connection: Connection, known: dict[TenantId, Ids]) -> bool:
         connection.execute(text("SET LOCAL search_path = evil, pg_catalog"))
@@ -413,7 +415,7 @@ def hijacking(function: str) -> Attempt:
 
 
 def role_of(function: str) -> str:
-    """A role that may call *function*."""
+    """Return a role that may call *function*."""
     return NAMES["user" if ("user", function) in CALLERS else "service"]
 
 
@@ -463,7 +465,7 @@ class TestAttacks:
 
 @contextmanager
 def attacking(database: Database, attack: Attack, *removed: Wall) -> Iterator[Connection]:
-    """The attacker's connection, after walls are taken down. Afterwards all is undone."""
+    """Open the attacker's connection after the walls are removed. All changes are rolled back."""
     with database.admin.connect() as connection:
         for wall in (*attack.before, *removed):
             take_down(connection, wall)

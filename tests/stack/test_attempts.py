@@ -35,7 +35,7 @@ INTENT, PENDING, CREDITED = (UUID(int=number) for number in (1, 2, 3))
 
 @pytest.fixture
 def attempts(database: Database) -> PaymentAttempts:
-    """Alice has an intent, one for which evidence was submitted, and one that was credited."""
+    """Create an intent, an attempt with submitted evidence, and a credited attempt for Alice."""
     clock, verifier = MovableClock(), FakeVerifier()
     made = PaymentAttempts(
         PostgresUnitOfWork(database.user),
@@ -54,7 +54,7 @@ def attempts(database: Database) -> PaymentAttempts:
 
 
 def claimed_slot(database: Database, tenant: TenantId, at: datetime) -> bool:
-    """Whether a call for *tenant* claims the next verification slot of the pending attempt."""
+    """True if a call for *tenant* claims the next verification slot of the pending attempt."""
     return PostgresUnitOfWork(database.user).single(
         tenant, lambda scope: scope.attempts.begin_check(PENDING, at, timedelta(seconds=1))
     )
@@ -76,7 +76,7 @@ def test_a_slot_far_in_the_future_does_not_block_the_next(
     assert claimed_slot(database, ALICE, NOON + timedelta(minutes=1))
 
 
-def test_a_day_is_24_hours_whatever_the_session_s_time_zone_makes_of_it(
+def test_a_day_is_24_hours_in_every_time_zone(
     database: Database,
 ) -> None:
     """The clocks went back in New York that night."""
@@ -117,7 +117,7 @@ def test_no_connection_is_held_while_a_verifier_is_asked(database: Database) -> 
     assert held == [0]
 
 
-def test_who_was_overtaken_is_told_and_nothing_is_written(
+def test_overtaken_step_raises_and_writes_no_row(
     database: Database, attempts: PaymentAttempts
 ) -> None:
     unit_of_work = PostgresUnitOfWork(database.user)
@@ -137,7 +137,7 @@ def test_who_was_overtaken_is_told_and_nothing_is_written(
     assert len(attempts.history(ALICE, PENDING)) == 3
 
 
-def test_who_may_only_spend_reads_and_writes_nothing(
+def test_spender_can_neither_read_nor_write_attempts(
     database: Database, attempts: PaymentAttempts
 ) -> None:
     verifier = FakeVerifier()

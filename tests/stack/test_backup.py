@@ -1,4 +1,4 @@
-"""The commands of the page on backups, run by an administrator without SUPERUSER on two servers."""
+"""Commands of the page on backups, run by an administrator without SUPERUSER on two servers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Replicating(Server):
 
 @frozen
 class Move:
-    """A ledger that has lived on an old server, and an empty database on a new one."""
+    """A ledger that runs on an old server, and an empty database on a new server."""
 
     old: Managed
     new: Managed
@@ -59,7 +59,7 @@ class Move:
             assert done.returncode == 0, (command, done.stdout, done.stderr)
 
     def shell(self, command: str) -> Ran:
-        """Run one command as the page shows it."""
+        """Run one command of the page."""
         line = re.sub(r"(?<= )(postgresql://\S+)", r"'\1'", SHOWN_URL.sub(self._url, command))
         name, *arguments = shlex.split(line)
         if name == "cogni-billing":
@@ -92,7 +92,7 @@ def commands(section: str) -> list[str]:
 
 @contextmanager
 def servers(binaries: Path, kind: type[Server] = Server) -> Iterator[tuple[Managed, Managed]]:
-    """Two servers with an administrator each, who has a database."""
+    """Start two servers, each with an administrator that has a database."""
     both = [kind(bin_dir=binaries, in_memory=True) for _ in range(2)]
     try:
         for server in both:
@@ -159,12 +159,12 @@ def test_a_whole_database_is_dumped_and_restored(move: Move) -> None:
 
     assert notes(move.new) == ["the host's own"]
     assert_moved(move.old, move.new)
-    with opened(move.old) as shop:  # the administrator is a member of no role any more
+    with opened(move.old) as shop:  # the administrator is no longer a member of any role
         assert doctor(shop.user).ok
 
 
 def test_a_whole_dump_by_an_ordinary_administrator_fails_loudly(move: Move) -> None:
-    """Without the roles, and with every privilege to read but without the policies."""
+    """The roles are missing. The administrator may read every table, but has no policies."""
     _, dump, _, *_ = commands("A dump of the whole database")
     plain = dump.replace(" --enable-row-security", "")
 
@@ -236,7 +236,7 @@ def test_pg_restore_by_an_ordinary_administrator_leaves_owners_that_provision_co
 
 
 def test_a_restored_ledger_whose_keys_are_missing_is_found(move: Move) -> None:
-    """The dump of an administrator leaves the keys out, though it holds their table."""
+    """An administrator's dump contains the table of keys, but not the keys."""
     with opened(move.old) as shop:
         sign_contexts(shop.migrator, [KEY])
     for command in commands("A dump of the whole database")[:3]:
@@ -283,7 +283,7 @@ def test_logical_replication_leaves_the_sequence_behind_until_repair(
 
 
 def until_zero(move: Move, command: str) -> None:
-    """Ask as an operator does, until the answer is 0."""
+    """Repeat the command until the answer is 0."""
     for _ in range(ASKED_MAX):
         if move.shell(command).stdout == "0\n":
             return

@@ -1,4 +1,4 @@
-"""Hosts whose clock is far from the server's: their calls are refused and change nothing."""
+"""Hosts with a clock far from the server's: their calls are refused and change no row."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MINUTE: Final = timedelta(minutes=1)
 
 @pytest.fixture(scope="module")
 def kept(billing_database: Sandbox) -> Iterator[Database]:
-    """A database that is not marked for tests."""
+    """Create a database without the mark of a test database."""
     with created(billing_database) as clone:
         clone.install(test_database=False)
         with opened(clone) as database:
@@ -62,14 +62,14 @@ def billing_at(database: Database, moment: datetime) -> Billing:
 
 
 def off_by(database: Database, distance: timedelta) -> Billing:
-    """A host whose clock is away from the server's."""
+    """Build a host with a clock that differs from the server's by *distance*."""
     with database.admin.connect() as connection:
         return billing_at(database, connection.scalar(text("SELECT now()")) + distance)
 
 
 @pytest.fixture
 def tenant(kept: Database) -> TenantId:
-    """Has bought, has a grant that expires tomorrow, and has an open hold."""
+    """Create a tenant with a purchase, a grant that expires tomorrow, and an open hold."""
     tenant = TenantId(new_id())
     billing = Billing(PostgresUnitOfWork(kept.user))
     billing.confirm_purchase(tenant, usd("1.00"), payment=f"stripe:{tenant}")
@@ -106,7 +106,7 @@ class TestHostsOfAnotherYear:
         host = billing_at(kept, WRONG[year])
 
         if (name, year) == ("sweep", "1970"):
-            assert host.sweep() == 0  # nothing was due by then
+            assert host.sweep() == 0  # no expiration was due by then
         else:
             with pytest.raises(InvalidTime, match="clock"):
                 CALLS[name](host, tenant)
@@ -162,7 +162,7 @@ class TestHostsOfAnotherYear:
 
 
 class TestSkew:
-    """Each host is off by a few minutes, to either side."""
+    """The clock of each host differs by a few minutes in either direction."""
 
     @pytest.fixture(autouse=True)
     def default(self, kept: Database) -> Iterator[None]:
@@ -190,9 +190,7 @@ class TestSkew:
             off_by(kept, side * wrong * MINUTE).charge(tenant, credits(1), reference="run-1")
         off_by(kept, side * right * MINUTE).charge(tenant, credits(1), reference="run-1")
 
-    def test_skew_is_kept_by_whatever_else_is_recorded(
-        self, kept: Database, tenant: TenantId
-    ) -> None:
+    def test_skew_is_kept_when_other_fields_change(self, kept: Database, tenant: TenantId) -> None:
         provision(kept.admin, clock_skew=2 * MINUTE)
         provision(kept.admin)
         sign_contexts(kept.migrator, [])
@@ -222,7 +220,7 @@ class TestSkew:
             with pytest.raises(InvalidInput, match="clock_skew"):
                 run(kept.admin, clock_skew=skew)
 
-    def test_sql_of_it_is_printed(self, kept: Database) -> None:
+    def test_provision_sql_has_the_skew(self, kept: Database) -> None:
         assert provision_sql(kept.admin, clock_skew=5 * MINUTE) == ""
         assert '"clock_skew": 60.0' in provision_sql(kept.admin, clock_skew=MINUTE)
 

@@ -1,4 +1,4 @@
-"""The `cogni-billing` command, called here; the tests of the documents run it from a shell."""
+"""The `cogni-billing` command, called in this process. The tests of documents run it in a shell."""
 
 from __future__ import annotations
 
@@ -351,7 +351,7 @@ def test_verify_unusable_seals_or_key_are_refused_by_line(
     file.write_text(seals)
 
     ran = run("verify", "--seals", str(file), "--key-file", str(key), *NOWHERE)
-    # It would add to a file that it cannot read.
+    # The command would append to a file that it cannot read.
     sealing = run("seal", str(file), "--key-file", str(key), *NOWHERE)
 
     assert (ran.returncode, sealing.returncode) == (1, 1)

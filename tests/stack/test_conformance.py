@@ -1,5 +1,6 @@
-"""The Postgres adapter keeps what is promised of a durable ledger, called and awaited, also with
-statements that are never prepared on a single connection that everything shares.
+"""Conformance of the PostgreSQL adapter, sync and async.
+
+Also with statements that are never prepared, on a single connection that all calls share.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def awaited(
     shared: Database, loop: asyncio.AbstractEventLoop
 ) -> Iterator[Callable[[str], AsyncEngine]]:
-    """An engine of that loop for each role."""
+    """Create an engine of the event loop for each role."""
     engines: dict[str, AsyncEngine] = {}
 
     def engine(role: str) -> AsyncEngine:
@@ -165,10 +166,10 @@ class TestPostgres(Called, DurableConformance):
 @pytest.mark.exhaustive
 class TestOnOneUnpreparedConnection(Called):
     class TestModel:
-        """Tried above: it asks one call after another."""
+        """Covered above: it makes one call after another."""
 
     class TestBadInput:
-        """Tried above: it never gets to a connection."""
+        """Covered above: its calls never reach a connection."""
 
     @pytest.fixture
     def engine(self, unprepared: Engine) -> Engine:
@@ -177,7 +178,7 @@ class TestOnOneUnpreparedConnection(Called):
 
 class TestAwaitedPostgres(Called):
     class TestModel:
-        """Tried above: it calls."""
+        """Covered above: it makes sync calls."""
 
     @pytest.fixture
     def new_billing(

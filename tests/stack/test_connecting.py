@@ -1,4 +1,4 @@
-"""Engines and URLs that lead to no ledger are refused by an error that says why."""
+"""Engines and URLs that lead to no ledger. The error states the cause."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_engine_on_another_driver_is_refused(driver: str) -> None:
     engine = create_engine(DRIVERS[driver], **module)
     for name, entry in ENTRIES.items():
         if "on" in name.split() and driver != "pysqlite":
-            continue  # it cannot be connected
+            continue  # not installed, so it cannot connect
         with pytest.raises(InvalidInput) as caught:
             entry(engine)
         assert "on postgresql+psycopg" in str(caught.value), name
@@ -93,7 +93,7 @@ def test_engine_on_another_driver_is_refused(driver: str) -> None:
 
 
 @pytest.mark.parametrize("entry", [name for name in ENTRIES if "on" not in name.split()])
-def test_what_is_no_engine_is_refused(entry: str) -> None:
+def test_other_types_of_engine_are_refused(entry: str) -> None:
     with pytest.raises(InvalidInput, match="got a object"):
         ENTRIES[entry](object())
 
@@ -112,7 +112,7 @@ def test_sync_engine_is_refused_where_an_async_one_is_expected(database: Databas
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[EmbeddedPostgres]:
-    """A server that asks app_user for a password."""
+    """Start a server that requires a password from app_user."""
     with tempfile.TemporaryDirectory(prefix="cogni-guarded-") as name:
         Path(name).chmod(0o755)
         with EmbeddedPostgres(str(Path(name, "data"))) as server:
@@ -131,7 +131,7 @@ STOP = b"enough!!"
 
 @pytest.fixture
 def without_tls() -> Iterator[int]:
-    """The port of a server that refuses TLS."""
+    """Return the port of a server that refuses TLS."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def refuse() -> None:

@@ -1,4 +1,4 @@
-"""Many processes ask a few tenants' ledger for everything; the books hold what they were told."""
+"""Many processes call a few tenants' ledger. The books equal the answers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from stack.processes import FORKS
 
 PROCESSES = 6
 CALLS_MAX = 20_000
-"""Of each process. A machine on which the processes never met in so many calls fails the test."""
+"""For each process. The test fails if the processes have not met in so many calls."""
 ENOUGH = {"done": 1000, "replayed": 200, "idempotency_conflict": 50, "insufficient_credits": 50}
-"""How often each outcome has to come up."""
+"""The number of times that each outcome has to occur."""
 WAITS = 100
-"""How often a call has to be seen waiting for another's lock."""
+"""The number of calls that have to be seen waiting for a lock."""
 WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
 DEADLOCKS = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 
 
 @pytest.mark.exhaustive
-def test_the_books_hold_what_everybody_was_told(database: Database, tmp_path: Path) -> None:
+def test_books_equal_the_acknowledged_calls(database: Database, tmp_path: Path) -> None:
     address, stop = tmp_path / "address", tmp_path / "stop"
     roles = ("app_user", "app_service")
     address.write_text(json.dumps([database.sandbox.url(role) for role in roles]))

@@ -1,4 +1,4 @@
-"""doctor finds every deliberate sabotage, and each remedy that it prints is run."""
+"""Sabotages of the database. Doctor finds each, and its printed remedy fixes it."""
 
 from __future__ import annotations
 
@@ -394,7 +394,7 @@ def sabotage(database: Database, statement: str) -> None:
 
 
 def remedied(database: Database) -> None:
-    """Do what doctor says, as an operator does: until it says nothing more."""
+    """Run doctor's remedies until it has no findings."""
     for _ in range(3):
         for finding in doctor(database.user).findings:
             if finding.remedy == "run repair as the migrator":
@@ -403,7 +403,7 @@ def remedied(database: Database) -> None:
                 provision(database.admin)
             elif finding.remedy != "fix the other findings first":
                 sabotage(database, finding.remedy)
-        database.user.dispose()  # settings of the database hold for new sessions
+        database.user.dispose()  # settings of the database apply to new sessions
         if doctor(database.user).ok:
             return
     raise AssertionError(doctor(database.user).findings)
@@ -464,7 +464,7 @@ def test_a_sabotage_is_found_and_its_remedy_fixes_it(own_database: Database, nam
 
 
 def dropped_functions() -> list[tuple[str, str]]:
-    """Those that no policy or trigger needs."""
+    """Return the functions that no policy or trigger needs."""
     kept = {"tenant", "account_of", "check_arrivals", "refuse_change", "revision"}
     return [
         (f"DROP FUNCTION cogni_billing.{name}", f"function {name} is missing or was changed")
@@ -616,7 +616,7 @@ def test_connecting_as_the_administrator_is_found_and_no_superuser_is_weakened(
 
 
 class TestPositionsGivenAgain:
-    """A copy of the rows by logical replication leaves the sequence where it was."""
+    """A copy of the rows by logical replication does not advance the sequence."""
 
     @pytest.fixture
     def ledger(self, own_database: Database) -> Billing:
@@ -637,7 +637,7 @@ class TestPositionsGivenAgain:
         assert ledger.balance(SYSTEM_TENANT_ID).posted == before
         assert not ledger.verify().ok
 
-    def test_doctor_finds_it_before_and_repair_moves_the_sequence_ahead(
+    def test_doctor_finds_a_sequence_behind_and_repair_advances_it(
         self, ledger: Billing, own_database: Database
     ) -> None:
         before = ledger.balance(SYSTEM_TENANT_ID).posted
@@ -659,7 +659,7 @@ class TestPositionsGivenAgain:
         assert ledger.verify().ok
 
     @pytest.mark.parametrize(("value", "called"), [(1, "true"), (2, "false")])
-    def test_one_position_given_again_is_enough(
+    def test_one_repeated_position_is_found(
         self, ledger: Billing, own_database: Database, value: int, called: str
     ) -> None:
         position = f"SELECT setval('cogni_billing.arrivals_position_seq', {value}, {called})"
@@ -686,7 +686,7 @@ def test_only_the_migrator_repairs(own_database: Database) -> None:
 
 
 class TestRoles:
-    """Roles belong to the whole server, so these tests bring their own."""
+    """Roles belong to the whole server, so these tests create their own."""
 
     @pytest.fixture
     def roles(self, empty_database: Clone) -> Iterator[Roles]:
@@ -794,7 +794,7 @@ class TestRoles:
         assert finding.problem.startswith(f"{roles.migrator} has every privilege")
         assert doctor(user).ok
 
-    def test_provisioning_again_ends_what_the_migrator_inherits(
+    def test_provisioning_again_ends_the_migrators_inheritance(
         self, admin: Engine, user: Engine, roles: Roles
     ) -> None:
         with admin.begin() as connection:
@@ -827,7 +827,7 @@ class TestRoles:
 
         assert finding.remedy == f"ALTER ROLE {name} NOLOGIN"
 
-    def test_one_who_may_switch_triggers_off_is_found(
+    def test_role_that_may_disable_triggers_is_found(
         self, admin: Engine, user: Engine, roles: Roles
     ) -> None:
         (name,) = roles.quoted("user")
@@ -891,5 +891,7 @@ class TestRoles:
 
 
 def _as(role: str) -> str:
-    """libpq's options that take *role* on; it splits at spaces that no backslash guards."""
+    """Return libpq's options that set *role*. libpq splits options at spaces without a
+    backslash.
+    """
     return "-crole=" + role.replace(" ", "\\ ")

@@ -1,4 +1,4 @@
-"""The code in README, docs and examples runs, on a real server if it names one."""
+"""Code in README, docs and examples, run on a real server if it names one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from stack.documents import (
 
 TUTORIAL = "docs/tutorial.md"
 WORKERS = "docs/how-to/workers.md"
-"""Its blocks are modules, which test_workers.py runs."""
+"""Its blocks are modules. test_workers.py runs them."""
 INSTALL = "docs/how-to/install.md"
 COMMANDS = (INSTALL, "docs/how-to/import.md", "docs/how-to/seals.md")
 TRIED_ELSEWHERE = ("docs/how-to/backup.md", WORKERS)
@@ -43,7 +43,7 @@ SETUP = "python3 -m venv .venv && .venv/bin/pip install"
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Engine]]:
-    """The engines that documents create, which a host keeps; disposed of at the end."""
+    """Collect the engines that documents create, and dispose of them at the end."""
     created: list[Engine] = []
 
     def create_engine(url: str, **options: Any) -> Engine:
@@ -58,14 +58,14 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Engine]]:
 
 
 def test_python_in_the_docs_does_what_it_says(empty_database: Clone, engines: list[Engine]) -> None:
-    """The page on installing comes first, as a reader follows it."""
+    """The page on installing comes first, as for a reader."""
     for name in dict.fromkeys((INSTALL, *DOCUMENTS)):
         if name in {TUTORIAL, WORKERS}:
-            continue  # they show files, and have tests of their own
-        names: dict[str, object] = {}  # a page is read from its beginning
+            continue  # they show files, which have their own tests
+        names: dict[str, object] = {}  # each page starts with no names
         for code in blocks(name, "python"):
             exec(compile(served(code, empty_database), name, "exec"), names)
-        if "sign_contexts" in names:  # the other pages are of hosts without
+        if "sign_contexts" in names:  # the other pages are for hosts without signing
             sign_contexts(sqlalchemy.create_engine(empty_database.url("app_migrator")), [])
 
     assert len(engines) >= 5
@@ -121,7 +121,7 @@ def test_commands_in_the_docs_work_one_after_another(empty_database: Clone, tmp_
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path,  # where the files are that they write
+        cwd=tmp_path,  # the folder with the files that the page writes
         env={"COLUMNS": "160", "PATH": "/usr/bin:/bin"},
     )
 
@@ -151,7 +151,7 @@ def test_command_line_page_lists_every_command_and_option() -> None:
 
 
 def commands(command: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
-    """Each command with its arguments as the page writes them, and its options."""
+    """Yield each command with its arguments as the page shows them, and its options."""
     for name, each in getattr(command, "commands", {}).items():
         yield from commands(each, f"{path} {name}".strip())
     if not hasattr(command, "commands"):
@@ -219,7 +219,7 @@ def test_every_error_is_explained() -> None:
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
 def test_links_between_documents_lead_somewhere(document: str) -> None:
-    """To files, and to headings in them."""
+    """Links lead to existing files and headings."""
     targets = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", prose(document))
     broken = []
     for target, anchor in targets:

@@ -1,4 +1,4 @@
-"""A dump carries the rows of the ledger to another database, where everything guards them again."""
+"""Dump and restore: the rows move to another database, where all safeguards apply."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def lived(billing: Billing) -> None:
 
 
 def assert_carried_over(before: Database, restored: Database) -> None:
-    """The restored ledger has the same rows, is as well guarded, and goes on."""
+    """The restored ledger has the same rows, passes doctor, and accepts calls."""
     billing = Billing(PostgresUnitOfWork(before.user, service=before.service))
     again = Billing(PostgresUnitOfWork(restored.user, service=restored.service))
     assert digests(restored.service) == digests(before.service)
@@ -91,7 +91,7 @@ def test_a_whole_dump_restored_by_a_superuser_is_the_same_and_as_well_guarded(
     ledger: Database, empty_database: Clone
 ) -> None:
     whole = ran(binaries() / "pg_dump", ledger.sandbox.administrator)
-    # A newer pg_dump sets what an older server does not know.
+    # A newer pg_dump writes a setting that an older server does not know.
     restorable = whole.replace("SET transaction_timeout = 0;\n", "")
     psql = binaries() / "psql"
     ran(psql, empty_database.administrator, "-Xqv", "ON_ERROR_STOP=1", given=restorable)
@@ -183,7 +183,7 @@ def test_doctor_after_a_restore_finds_rows_that_are_missing_or_broken(
         connection.execute(text("DELETE FROM cogni_billing.arrivals WHERE kind = 'grant'"))
     assert findings()
     assert {remedy for _, remedy in findings()} == {"restore a backup without violations"}
-    assert doctor(own_database.user).ok  # which reads no rows
+    assert doctor(own_database.user).ok  # doctor reads no rows
     reset(own_database.migrator)
     restore(own_database.migrator, dumped.splitlines(keepends=True))
     assert findings() == []

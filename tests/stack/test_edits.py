@@ -1,4 +1,4 @@
-"""Edits by an owner of the tables, with the guards off: found by `verify`, by seals, or unseen."""
+"""Edits by an owner of the tables with the guards disabled: found by verify, by seals, or not."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ BOBS = f"tenant_id = '{BOB}'"
 
 
 def run(number: int) -> str:
-    """The condition that finds a charge of Bob's."""
+    """Return the condition that selects a charge of Bob's."""
     return f"{BOBS} AND reference = 'run-{number}'"
 
 
 def of_run(number: int) -> str:
-    """The condition that finds the arrivals of a charge of Bob's."""
+    """Return the condition that selects the arrivals of a charge of Bob's."""
     return f"transaction_id = (SELECT id FROM {T} WHERE {run(number)})"
 
 
@@ -46,7 +46,7 @@ def checkpoint(changes: str) -> str:
 
 
 def moved(by: int, after: int) -> tuple[str, str]:
-    """Bob's lines after a position, moved without two of them meeting."""
+    """Return statements that move Bob's lines after a position, without a collision."""
     return (
         f"UPDATE {T} SET position = position + 1000 WHERE {BOBS} AND position > {after}",
         f"UPDATE {T} SET position = position - {1000 - by} WHERE {BOBS} AND position > 1000",
@@ -57,9 +57,9 @@ def moved(by: int, after: int) -> tuple[str, str]:
 class Edit:
     statements: tuple[str, ...]
     verify: bool
-    """Whether `verify` finds it alone."""
+    """True if `verify` alone finds the edit."""
     seals: tuple[TenantId, str] | None
-    """The tenant and the positions that seals name."""
+    """The tenant and the positions that the seals report."""
 
 
 SWAPPED = f"""
@@ -247,7 +247,7 @@ def billing(database: Database) -> Billing:
 
 @pytest.fixture
 def seals(billing: Billing) -> tuple[Seal, ...]:
-    """Of Bob's first four transactions and of the fifth, of all of Alice's and Carol's."""
+    """Seal Bob's first four transactions, then the fifth, and all of Alice's and Carol's."""
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
     billing.grant(ALICE, credits(500), source="promo:a", reference="a", expires_at=NOON + 24 * HOUR)
     billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:pi_2")
@@ -305,7 +305,7 @@ def test_cut_tail_names_the_first_position_that_is_gone(
     assert [violation.detail for violation in cut] == ["none at position 3"]
 
 
-def test_the_page_says_of_each_edit_what_finds_it() -> None:
+def test_page_names_the_check_that_finds_each_edit() -> None:
     page = (ROOT / "docs/how-to/seals.md").read_text("utf-8")
     rows = re.findall(r"^\| (.+?) \| (yes|no) \| (yes|no) \|$", page, re.MULTILINE)
 
@@ -328,9 +328,9 @@ def test_seals_cover_every_column_that_never_changes(database: Database) -> None
     sealed = {
         f"{table}.{column}"
         for table, names in (
-            # The chain of the tenant, at the position.
+            # The tenant selects the chain, and the position the place in it.
             ("transactions", ("tenant_id", "position", *TRANSACTION)),
-            # A row is found by its key, so that a change of the key loses it.
+            # A row is read by its key, so a change of the key loses the row.
             ("arrivals", ("origin_id", "transaction_id", *ARRIVAL)),
             ("claims", ("payment", *CLAIM)),
             ("grants", ("tenant_id", "id", *GRANT)),

@@ -1,4 +1,4 @@
-"""The embedded server comes up anywhere, and leaves nothing behind however its process ends."""
+"""The embedded server starts anywhere, and leaves no files or processes behind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def postmaster(base: Path) -> psutil.Process:
 
 
 def gone(path: Path) -> bool:
-    """Whether *path* disappears within reason."""
+    """True if *path* disappears in time."""
     waiting = threading.Event()
     for _ in range(int(PATIENCE_S / 0.05)):
         if not path.exists():
@@ -63,7 +63,7 @@ def gone(path: Path) -> bool:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that any account may enter; pytest's own are private."""
+    """Create a folder that any account may enter. Pytest's own folders are private."""
     with tempfile.TemporaryDirectory(prefix="cogni-kept-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -129,7 +129,7 @@ class TestRunning:
 class TestInMemory:
     @pytest.fixture
     def memory(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A directory that the servers of this test take for the system's memory."""
+        """Create a directory that the servers of this test use as the system's memory."""
         monkeypatch.setattr(server, "_MEMORY", folder)
         return folder
 
@@ -147,7 +147,7 @@ class TestInMemory:
         assert list(memory.iterdir()) == []
         assert not running.socket_dir.exists()
 
-    def test_without_room_for_it_the_data_is_on_disk(
+    def test_data_is_on_disk_without_free_memory(
         self, memory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(server, "_MEMORY_FREE_MIN", 2**80)
@@ -161,7 +161,7 @@ class TestInMemory:
 
 
 class TestEnding:
-    """Each child starts a server and ends; nothing of it may stay."""
+    """Each child process starts a server and ends. No file or process may remain."""
 
     def child(self, then: str) -> tuple[subprocess.Popen[str], Path]:
         process = subprocess.Popen(
@@ -289,7 +289,7 @@ class TestEnvironment:
 
 
 class TestKeptData:
-    def test_it_is_there_at_the_next_start(self, folder: Path) -> None:
+    def test_kept_data_survives_a_restart(self, folder: Path) -> None:
         for expected in (False, True):
             with EmbeddedPostgres(folder / "data") as database:
                 engine = create_engine(database.url("app_user"))
@@ -298,10 +298,8 @@ class TestKeptData:
                 engine.dispose()
             assert receipt.replayed == expected
 
-    def test_what_a_killed_server_left_may_go_while_the_next_one_is_waited_for(
-        self, folder: Path
-    ) -> None:
-        """PostgreSQL takes its status file away before it writes the next."""
+    def test_status_file_may_vanish_while_the_next_server_starts(self, folder: Path) -> None:
+        """PostgreSQL deletes its status file before it writes the next one."""
         status = folder / "postmaster.pid"
         status.write_text("1\n/data\n1700000000\n5432\n/tmp\n\n  1 1\nready\n")
         assert supervisor._is_ready(status, 1)
@@ -311,7 +309,7 @@ class TestKeptData:
 
         assert not supervisor._is_ready(status, 2)
 
-    def test_it_is_not_marked_as_test_data(self, folder: Path) -> None:
+    def test_kept_data_is_not_marked_as_test_data(self, folder: Path) -> None:
         with EmbeddedPostgres(folder / "data") as database:
             engine = create_engine(database.url("app_migrator"))
             with pytest.raises(Exception, match="not marked as a test database"):
@@ -385,7 +383,9 @@ class TestBinaries:
         assert (binaries / "postgres").is_file()
 
     def test_account_that_serves_cannot_have_a_file_of_others_written(self, folder: Path) -> None:
-        """It replaces each name in its directory by a link, after the first program has run."""
+        """An attacker replaces each name in its directory by a link after the first program has
+        run.
+        """
         binaries = copied_binaries(bundled_binaries(), folder)
         victim = folder / "victim"
         victim.write_text("untouched")

@@ -1,4 +1,4 @@
-"""Commands that are interrupted, or whose output is read no further, end as a shell expects."""
+"""Commands with an interrupt or a closed output. They end as a shell expects."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def locked(database: Database, statement: str) -> Iterator[None]:
 
 
 def interrupted(database: Database, running: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """The exit code and the output of a command that is interrupted where it waits for a lock."""
+    """Interrupt a command while it waits for a lock. Returns its exit code and output."""
     with database.admin.connect() as connection:
         while not connection.scalar(WAITING):
             assert running.poll() is None
@@ -60,7 +60,7 @@ def interrupted(database: Database, running: subprocess.Popen[str]) -> tuple[int
         running.send_signal(signal.SIGINT)
         stdout, stderr = running.communicate(timeout=PATIENCE_S)
         connection.rollback()
-        assert connection.scalar(WAITING) == 0  # the server has given up, too
+        assert connection.scalar(WAITING) == 0  # the server has cancelled the statement, too
     return running.returncode, stdout, stderr
 
 
@@ -81,7 +81,7 @@ def interrupted(database: Database, running: subprocess.Popen[str]) -> tuple[int
         (["restore"], "app_migrator", "all of it or nothing was done; it is safe to run again"),
     ],
 )
-def test_interrupted_command_says_what_is_done(
+def test_interrupted_command_reports_its_progress(
     database: Database, tmp_path: Path, arguments: list[str], role: str, said: str
 ) -> None:
     Billing(PostgresUnitOfWork(database.user)).open_account(ALICE)
@@ -131,7 +131,7 @@ def test_interrupted_demo_throws_its_database_away(database: Database, *, given:
     before = databases(database)
     running = start(database, "demo", *(["--database-url", database.sandbox.admin_url] * given))
     assert running.stdout is not None
-    # It cannot write more than a page ahead of its reader, and so not come to its end.
+    # The pipe holds a page, so the command cannot end before its reader reads.
     fcntl.fcntl(running.stdout, fcntl.F_SETPIPE_SZ, 4096)
     assert os.read(running.stdout.fileno(), 1)
     running.send_signal(signal.SIGINT)

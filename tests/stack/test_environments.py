@@ -1,6 +1,6 @@
-"""The same scenario under each setting of a host, its database or its environment.
+"""One scenario under each setting of a host, its database or its environment.
 
-A setting either changes no figure, or is refused by an error that names it.
+Each setting either changes no result, or causes an error that names it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class AsJson(Dumper):
 
 
 def adapted(*registered: tuple[str | type, Any]) -> dict[str, Any]:
-    """Engine arguments with these loaders, by type name, and dumpers, by class."""
+    """Build engine arguments with these loaders (by type name) and dumpers (by class)."""
     adapters = AdaptersMap(psycopg.adapters)
     for key, adapter in registered:
         if isinstance(key, str):
@@ -79,17 +79,17 @@ def adapted(*registered: tuple[str | type, Any]) -> dict[str, Any]:
 
 @frozen
 class Setting:
-    """One row: where it is set, and the error that it raises, if any."""
+    """A setting: its place, and the expected error, if any."""
 
     database: tuple[str, ...] = ()
-    """Is set for the database, and so for each role in it."""
+    """Settings of the database, which apply to each role."""
     engine: Mapping[str, Any] = field(factory=dict)
     """Arguments of each engine."""
     environment: Mapping[str, str] = field(factory=dict)
     encoding: str = "UTF8"
     refused: str | None = None
     findings: int = 0
-    """How many findings `doctor` has."""
+    """The number of findings of `doctor`."""
 
 
 READ_ONLY = "set default_transaction_read_only to off"
@@ -224,7 +224,9 @@ FIGURES = {
 
 
 def figures(billing: Billing) -> dict[str, object]:
-    """A purchase with its share, a charge, a hold and its capture, a refund, and all reports."""
+    """Return the results of a purchase with a share, charge, hold, capture, refund and all
+    reports.
+    """
     receipt = billing.confirm_purchase(
         ALICE, usd("10.00"), payment="stripe:pi_1", metadata=METADATA
     )
@@ -255,7 +257,7 @@ def figures(billing: Billing) -> dict[str, object]:
 
 @contextmanager
 def set_up(sandbox: Sandbox, setting: Setting) -> Iterator[Clone]:
-    """A database with nothing in it, under *setting*."""
+    """Create an empty database under *setting*."""
     with created(sandbox, f"ENCODING '{setting.encoding}' LOCALE 'C' TEMPLATE template0") as clone:
         admin = create_engine(clone.administrator)
         with admin.begin() as connection:
@@ -267,7 +269,7 @@ def set_up(sandbox: Sandbox, setting: Setting) -> Iterator[Clone]:
 
 @contextmanager
 def engines(clone: Clone, setting: Setting) -> Iterator[Callable[[str], Engine]]:
-    """Makes an engine of a role under *setting*."""
+    """Return a function that creates an engine of a role under *setting*."""
     made: list[Engine] = []
 
     def engine(role: str) -> Engine:
@@ -280,13 +282,13 @@ def engines(clone: Clone, setting: Setting) -> Iterator[Callable[[str], Engine]]
 
 
 def bare(clone: Clone, role: str) -> URL:
-    """The URL of a role, without what the sandbox sets against the environment."""
+    """Return the URL of a role, without the sandbox's protection against the environment."""
     url = clone.administrator if role == "postgres" else clone.role(role)
     return url.difference_update_query(["client_encoding", "target_session_attrs"])
 
 
 def arguments(setting: Setting, kind: str) -> dict[str, Any]:
-    """The arguments of an engine; *kind* is "Async" or empty."""
+    """Return the arguments of an engine. *kind* is "Async" or empty."""
     given = dict(setting.engine)
     given["connect_args"] = connect_args = dict(given.get("connect_args", {}))
     if "cursor_factory" in connect_args:
@@ -383,7 +385,7 @@ def test_command_works_in_the_environment_of_a_host(
 
 
 class TestHostConnections:
-    """Connections of the host's own, with adapters that return or send something else."""
+    """Connections of the host, with adapters that return or send other types."""
 
     @contextmanager
     def connected(self, sandbox: Sandbox, **arguments: Any) -> Iterator[psycopg.Connection[Any]]:
@@ -434,7 +436,7 @@ BACKENDS = text("""
 
 
 def wait_until_gone(database: Database) -> None:
-    """Return when the server has ended each session of app_user."""
+    """Wait until the server has ended each session of app_user."""
     with database.admin.connect() as admin:
         while admin.scalar(BACKENDS, {"name": database.sandbox.administrator.database}):
             admin.rollback()
@@ -442,7 +444,7 @@ def wait_until_gone(database: Database) -> None:
 
 @contextmanager
 def timed(database: Database, setting: str) -> Iterator[PostgresUnitOfWork]:
-    """A unit of work whose sessions end after 50 milliseconds of *setting*."""
+    """Build a unit of work with sessions that end after 50 milliseconds of *setting*."""
     options = {"options": f"-c {setting}=50"}
     engine = create_engine(database.sandbox.role("app_user"), connect_args=options)
     yield PostgresUnitOfWork(engine)

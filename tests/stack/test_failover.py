@@ -1,4 +1,4 @@
-"""A primary and its standby: writes go on after a switchover and after the primary has died."""
+"""A primary and its standby: writes continue after a switchover and after the primary has died."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def installation() -> Iterator[Path]:
 
 @pytest.fixture
 def nodes(installation: Path) -> Iterator[Cluster]:
-    """A primary, where Alice has bought credits, and its standby; for this test alone."""
+    """Start a primary where Alice has bought credits, and its standby, for this test alone."""
     with cluster(installation) as nodes:
         with steady(nodes.primary) as billing:
             billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
@@ -48,7 +48,7 @@ def nodes(installation: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def kept_nodes(installation: Path) -> Iterator[Cluster]:
-    """The same, for tests that change neither."""
+    """Start the same two for tests that change neither."""
     with cluster(installation) as nodes:
         with steady(nodes.primary) as billing:
             billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
@@ -62,7 +62,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 @contextmanager
 def steady(node: Node) -> Iterator[Billing]:
-    """A host of this server alone, which retries nothing."""
+    """Build a host of this server alone, without retries."""
     user, service = (create_engine(node.url(role)) for role in ("app_user", "app_service"))
     yield Billing(PostgresUnitOfWork(user, service=service, retry_for=timedelta(0)))
     for engine in (user, service):
@@ -104,7 +104,7 @@ def test_callers_under_load_go_on_when_the_primary_dies_and_the_standby_is_promo
 
 
 def wait_for(answered: Sequence[str], number: int, working: Sequence[Future[list[bool]]]) -> None:
-    """Return when so many calls were answered."""
+    """Wait until *number* calls were answered."""
     while len(answered) < number:
         for caller in working:
             if caller.done():
@@ -135,7 +135,7 @@ def test_sessions_on_a_standby_leave_the_pool_at_the_first_refusal(
     loop: asyncio.AbstractEventLoop,
     request: pytest.FixtureRequest,
 ) -> None:
-    """The address led to the standby when the pool was filled, and leads to the primary now."""
+    """The URL led to the standby when the pool was filled, and leads to the primary now."""
     key = request.node.callspec.id.replace(" ", "")
     with proxied(kept_nodes.standby.url("app_user")) as (proxy, url):
         service = url.set(username="app_service")
@@ -153,7 +153,7 @@ def test_sessions_on_a_standby_leave_the_pool_at_the_first_refusal(
 
 
 def calls(billing: Billing, key: str = "r") -> list[bool]:
-    """Enough calls of both roles to use each connection; whether each is a replay."""
+    """Make enough calls of both roles to use each connection. True for each replay."""
     made = []
     for number in range(POOL):
         reference = f"{key}-{number}"
@@ -166,7 +166,7 @@ def calls(billing: Billing, key: str = "r") -> list[bool]:
 
 
 def of_libpq(url: URL) -> str:
-    """The same URL as libpq and psql write it."""
+    """Convert the URL to the form of libpq and psql."""
     hosts = zip(str(url.query["host"]).split(","), str(url.query["port"]).split(","), strict=True)
     listed = ",".join(f"{quote(host, safe='')}:{port}" for host, port in hosts)
     wanted = url.query["target_session_attrs"]

@@ -1,4 +1,4 @@
-"""Every failure of the database has a class of its own among our errors."""
+"""Errors of the library for every failure of the database."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CLASSES: dict[str, type[BillingError]] = {
 
 
 def of_server(sqlstate: str, severity: str = "ERROR", **more: str) -> DBAPIError:
-    """An error with what the server says of it, by the names that the driver has for it."""
+    """Build an error with the server's fields, by the driver's names."""
     said: dict[int, bytes | None] = {
         DiagnosticField[name.upper()]: text.encode()
         for name, text in {"severity_nonlocalized": severity, **more}.items()
@@ -85,7 +85,7 @@ def test_a_code_of_the_server_is_classified(sqlstate: str, expected: type[Billin
 
 
 def known_codes() -> set[str]:
-    """Every code that the driver knows the server to have."""
+    """Return every code that the driver knows."""
     classes = (each for each in vars(errors).values() if isinstance(each, type))
     return {each.sqlstate for each in classes if issubclass(each, psycopg.Error) and each.sqlstate}
 
@@ -132,7 +132,7 @@ TOLD_BY_RULE: dict[str, tuple[str, BillingError]] = {
         WRONG,
         LedgerUnavailable("a concurrent transaction conflicted; call again", "40001"),
     ),
-    # The library's own calls cannot break this one.
+    # The library's own calls cannot violate this rule.
     "grants_have_their_terms": (
         WRONG,
         LedgerCorruption(
@@ -156,7 +156,7 @@ def test_each_rule_that_has_an_error_of_its_own_is_tried() -> None:
     assert {*_RULES} < {*TOLD_BY_RULE}
 
 
-def test_a_code_that_nobody_foresaw_is_unavailable_and_says_so() -> None:
+def test_unknown_code_raises_unavailable() -> None:
     class FromTheFuture(psycopg.DatabaseError):
         sqlstate = "ZZ001"
 

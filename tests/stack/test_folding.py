@@ -1,4 +1,4 @@
-"""A fold loses nothing that commits late, and holds nobody up."""
+"""Folds count postings that commit late, and delay no call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def billing(database: Database) -> Billing:
 
 
 def drift(database: Database) -> list[object]:
-    """Accounts whose checkpoints and newer arrivals do not sum to all of their arrivals."""
+    """Return accounts with another sum of checkpoints and newer arrivals than of all arrivals."""
     with database.admin.connect() as connection:
         return list(
             connection.execute(
@@ -55,9 +55,7 @@ def drift(database: Database) -> list[object]:
         )
 
 
-def test_a_fold_waits_for_whoever_may_still_slip_a_line_under_it(
-    database: Database, billing: Billing
-) -> None:
+def test_fold_waits_for_open_writers(database: Database, billing: Billing) -> None:
     unit_of_work = PostgresUnitOfWork(database.user)
     with ThreadPoolExecutor(1) as threads:
         with database.user.begin() as late:
@@ -69,7 +67,7 @@ def test_a_fold_waits_for_whoever_may_still_slip_a_line_under_it(
             with database.admin.connect() as observer:
                 while not folding.done() and not observer.scalar(SLEEPING):
                     observer.rollback()
-        # The late one has committed only now, with the lower positions.
+        # The late posting has committed only now, with the lower positions.
         assert folding.result().lines == 4
 
     assert drift(database) == []
@@ -116,9 +114,7 @@ def test_folding_needs_the_service_role(database: Database) -> None:
         Billing(PostgresUnitOfWork(database.user, service=database.user)).fold()
 
 
-def test_a_service_role_that_row_security_binds_folds_nothing(
-    database: Database, billing: Billing
-) -> None:
+def test_service_role_without_policies_cannot_fold(database: Database, billing: Billing) -> None:
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
     role = f"weak_{secrets.token_hex(4)}"
     with database.admin.begin() as connection:
@@ -136,7 +132,7 @@ def _billing(user_url: str, service_url: str) -> Billing:
 
 
 def buy(urls: tuple[str, str], buyer: int) -> int:
-    """One process that confirms purchases of a tenant of its own."""
+    """Confirm purchases of one tenant, in a process of its own."""
     billing = _billing(*urls)
     for number in range(60):
         billing.confirm_purchase(UUID(int=buyer), usd("0.01"), payment=f"stripe:{buyer}-{number}")
@@ -144,7 +140,7 @@ def buy(urls: tuple[str, str], buyer: int) -> int:
 
 
 def spend(urls: tuple[str, str], spender: int) -> int:
-    """One process that spends the system tenant's credits; what it spent."""
+    """Spend the system tenant's credits in a process of its own. Returns the amount."""
     billing = _billing(*urls)
     spent = 0
     for number in range(60):
@@ -157,14 +153,14 @@ def spend(urls: tuple[str, str], spender: int) -> int:
 
 
 def fold(urls: tuple[str, str], _folder: int) -> int:
-    """One process that folds, again and again."""
+    """Fold repeatedly, in a process of its own."""
     billing = _billing(*urls)
     for _ in range(25):
         billing.fold()
     return 0
 
 
-def test_writers_spenders_and_folders_at_once_drift_by_nothing(
+def test_concurrent_writers_spenders_and_folds_cause_no_drift(
     database: Database, billing: Billing
 ) -> None:
     urls = (database.sandbox.url("app_user"), database.sandbox.url("app_service"))

@@ -31,18 +31,18 @@ TENANTS: Final = [TenantId(UUID(int=2**100 + number)) for number in range(CHILDR
 PARENT: Final = TENANTS[-1]
 BACKEND: Final = text("SELECT pg_backend_pid()")
 Given = tuple[int, list[int], set[int]]
-"""A process's tenant, the balances that it was told, and the backends of its pool."""
+"""A process's tenant, the balances that it read, and the backends of its pool."""
 
-# Two processes on one connection may wait for each other's answers, without an end.
+# Two processes on one connection may wait for each other's answers forever.
 PATIENCE_S: Final = 30
 
-# CPython warns of a fork in a process with threads, and xdist's worker is one.
+# CPython warns of a fork in a process with threads, such as xdist's worker.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
 def patience() -> Iterator[None]:
-    """A process that gets no answer ends: the test with an error, a child by the signal."""
+    """End a process that gets no answer: the test with an error, a child by the signal."""
 
     def end(*_: object) -> None:
         if os.getpid() != parent:
@@ -66,7 +66,7 @@ def engine(database: Database) -> Iterator[Engine]:
 
 @pytest.fixture
 def billing(engine: Engine) -> Billing:
-    """A pool of two connections, both of which were used."""
+    """Build a billing on a pool of two connections, both of them used."""
     billing = Billing(PostgresUnitOfWork(engine))
     for tenant in TENANTS:
         billing.confirm_purchase(tenant, usd("1.00"), payment=f"stripe:{tenant}")
@@ -82,7 +82,7 @@ def backends(engine: Engine) -> set[int]:
 
 
 def spend(billing: Billing, engine: Engine, number: int) -> Given:
-    """Charge a tenant of one's own again and again. Every answer has to be of that tenant."""
+    """Charge the process's own tenant repeatedly. Every answer must be that tenant's."""
     tenant = TENANTS[number]
     told = []
     for call in range(CALLS):
@@ -98,10 +98,10 @@ def expected(number: int) -> list[int]:
 
 
 def child_of(work: Callable[[], object]) -> BaseProcess:
-    """A child of this process that does *work*."""
+    """Start a child of this process that runs *work*."""
 
     def patient() -> None:
-        signal.alarm(PATIENCE_S)  # a child inherits none
+        signal.alarm(PATIENCE_S)  # a child inherits no alarm
         work()
 
     child = FORKS.Process(target=patient)
@@ -124,7 +124,7 @@ def by_multiprocessing(work: Callable[[int], Given], parent: Callable[[], Given]
 
 
 def by_os(work: Callable[[int], Given], parent: Callable[[], Given]) -> list[Given]:
-    """Plain forks, as pre-forking servers make them."""
+    """Fork as pre-forking servers do."""
     answers: list[tuple[int, Connection]] = []
     for number in range(CHILDREN):
         reader, writer = multiprocessing.Pipe(duplex=False)
@@ -164,7 +164,7 @@ def test_children_and_their_parent_use_one_ledger_at_once(
     assert {number: told for number, told, _ in given} == {
         number: expected(number) for number in range(CHILDREN + 1)
     }
-    # The parent goes on with its own connections, and no two processes have had one in common.
+    # The parent keeps its own connections, and no two processes share one.
     assert given[0][2] == before == backends(engine)
     assert len(set[int]().union(*(pids for _, _, pids in given))) == 2 * (CHILDREN + 1)
     for number, tenant in enumerate(TENANTS):
@@ -174,7 +174,7 @@ def test_children_and_their_parent_use_one_ledger_at_once(
 def test_a_child_that_ends_leaves_its_parents_connections_open(
     engine: Engine, billing: Billing
 ) -> None:
-    """An ordinary end closes what the child has, and a kill does not."""
+    """A normal exit closes the child's connections, and a kill does not."""
     before = backends(engine)
     for ending in (None, signal.SIGKILL):
         child = child_of(partial(die, billing, ending))
@@ -216,13 +216,13 @@ def test_a_service_engine_is_dropped_too(database: Database) -> None:
 
 
 def test_an_awaited_ledger_is_used_in_a_child(database: Database) -> None:
-    """With an event loop of the child's own: that of its parent is of no use there."""
+    """The child has an event loop of its own, because it cannot use its parent's."""
     async_engine = create_async_engine(database.sandbox.role("app_user"), pool_size=1)
     billing = AsyncBilling(AsyncPostgresUnitOfWork(async_engine))
     keys = count()
 
     async def buy() -> Any:
-        """Buy once more; the backend of the connection."""
+        """Buy once more. Returns the backend of the connection."""
         payment = f"stripe:{os.getpid()}-{next(keys)}"
         receipt = await billing.confirm_purchase(PARENT, usd("1.00"), payment=payment)
         assert not receipt.replayed
@@ -246,6 +246,6 @@ def test_an_awaited_ledger_is_used_in_a_child(database: Database) -> None:
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
-    """In a thread of its own, which has no event loop yet."""
+    """Run *work* in a thread without an event loop."""
     with ThreadPoolExecutor(1) as threads:
         threads.submit(work).result()

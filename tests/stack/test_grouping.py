@@ -1,4 +1,4 @@
-"""Shared commits: a grouped unit of work keeps every promise, and shares calls under load."""
+"""Group commit: a grouped unit of work passes the contracts, and shares calls under load."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ class Grouped(IsolatedConformance):
 
 class TestGroupedPostgres(Grouped, DurableConformance):
     class TestModel:
-        """Tried without grouping: it makes one call after another."""
+        """Covered without grouping: it makes one call after another."""
 
     class TestFinding:
-        """Tried without grouping: it is about the service role."""
+        """Covered without grouping: it is about the service role."""
 
     class TestRestart:
-        """Tried without grouping, and below under load."""
+        """Covered without grouping, and below under load."""
 
     class TestSpending:
-        """Tried without grouping."""
+        """Covered without grouping."""
 
     @pytest.fixture(params=WAYS)
     def break_off(self, request: pytest.FixtureRequest, shared: Database) -> BreakOff:
@@ -92,7 +92,7 @@ class TestGroupedPostgres(Grouped, DurableConformance):
 
 class TestAwaitedGroupedPostgres(Grouped):
     class TestModel:
-        """Tried without grouping."""
+        """Covered without grouping."""
 
     @pytest.fixture
     def new_billing(
@@ -119,7 +119,7 @@ def billing(unit_of_work: PostgresUnitOfWork) -> Billing:
 
 @contextmanager
 def batches(unit_of_work: PostgresUnitOfWork) -> Iterator[list[Sequence[Transaction]]]:
-    """The transactions of each call that lanes send meanwhile."""
+    """Record the transactions of each call that the lanes send."""
     sent: list[Sequence[Transaction]] = []
     lanes = unit_of_work._lanes
     assert lanes is not None
@@ -134,7 +134,7 @@ def batches(unit_of_work: PostgresUnitOfWork) -> Iterator[list[Sequence[Transact
 
 
 def charged_at_once(billing: Billing, tenants: Sequence[TenantId], prefix: str) -> list[object]:
-    """The outcome of a charge of 100 by each caller, all of them started together."""
+    """Charge 100 for each caller, all at the same time. Returns the outcomes."""
 
     def charge(number: int, tenant: TenantId) -> object:
         try:
@@ -185,7 +185,7 @@ def test_callers_at_once_share_calls_and_each_gets_its_own_answer(
     assert billing.verify().violations == ()
 
 
-def test_charges_of_one_tenant_at_once_take_what_is_there_and_no_more(
+def test_concurrent_charges_take_only_available_credits(
     unit_of_work: PostgresUnitOfWork, billing: Billing
 ) -> None:
     with batches(unit_of_work) as sent:
@@ -203,7 +203,7 @@ def test_charges_of_one_tenant_at_once_take_what_is_there_and_no_more(
 
 
 def test_a_batch_that_fails_as_a_whole_is_posted_one_by_one(database: Database) -> None:
-    """An id that is given twice aborts the whole call. The other callers must not notice."""
+    """An id that is used twice aborts the whole call. The other callers must not notice."""
     one_lane = GroupCommit(lanes=1)
     unit_of_work = PostgresUnitOfWork(
         database.user, service=database.service, group_commit=one_lane
@@ -286,7 +286,7 @@ def test_a_conflict_in_a_batch_answers_its_caller_alone(billing: Billing) -> Non
 def test_a_caller_is_told_only_after_commit(
     database: Database, unit_of_work: PostgresUnitOfWork
 ) -> None:
-    """Another connection sees every charge by the time that its caller is told."""
+    """Another connection sees every charge before its caller gets the answer."""
     billing, reader = Billing(unit_of_work), Billing(PostgresUnitOfWork(database.user))
     billing.grant(ALICE, credits(10**6), source="test", reference="start")
 
@@ -298,13 +298,13 @@ def test_a_caller_is_told_only_after_commit(
 
 
 class Refusing:
-    """Fails every batch, so that each transaction is posted by itself."""
+    """A function that fails every batch, so that each transaction is posted by itself."""
 
     def __call__(self, transactions: Sequence[Transaction]) -> list[Any]:
         raise LedgerUnavailable("every batch fails")
 
 
-def test_lanes_whose_sender_fails_answer_every_caller_with_none() -> None:
+def test_lanes_with_a_failed_sender_return_none_to_every_caller() -> None:
     lanes = Lanes(OPTIONS, Refusing())
 
     answers = at_once([partial(lanes.post, charge_of(n)) for n in range(CALLERS)])
@@ -313,7 +313,7 @@ def test_lanes_whose_sender_fails_answer_every_caller_with_none() -> None:
     assert not any(lane.busy or lane.waiting for lane in lanes._lanes)
 
 
-def test_lanes_whose_sender_is_interrupted_go_on_with_the_next_caller() -> None:
+def test_lanes_with_an_interrupted_sender_continue_with_the_next_caller() -> None:
     interrupted = count()
 
     def send(transactions: Sequence[Transaction]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A lost connection is retried: the first outcome is returned, and there is exactly one effect."""
+"""Retries after a lost connection: the first outcome is returned, with exactly one effect."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CUTS: Final = pytest.mark.parametrize("cut", [Cut.BEFORE_COMMIT, Cut.AFTER_COMMI
 
 @frozen
 class Kept:
-    """One call, and its effect on Alice's account."""
+    """A call, and its effect on Alice's account."""
 
     call: Callable[[Any], Any]
     posted: int = 0
@@ -80,7 +80,7 @@ CALLS: Final[dict[str, Kept]] = {
 
 @frozen
 class SameId:
-    """Gives the same id each time."""
+    """Return the same id each time."""
 
     def new(self) -> UUID:
         return UUID(int=7)
@@ -95,14 +95,14 @@ def sold(database: Database) -> Billing:
 
 
 def replays(given: Any) -> list[bool]:
-    """Whether the answer, or each answer of a batch, says that it is a replay."""
+    """True for each answer that is a replay."""
     if isinstance(given, tuple):
         return [outcome.receipt.replayed for outcome in given]
     return [given.replayed]
 
 
 def happened_once(billing: Billing, kept: Kept, given: Any) -> None:
-    """The answer is the first one, and its effect is there once."""
+    """Check that the answer is the first one, and its effect is recorded once."""
     assert not any(replays(given))
     assert all(replays(kept.call(billing)))
     balance = billing.balance(ALICE)
@@ -114,7 +114,7 @@ def happened_once(billing: Billing, kept: Kept, given: Any) -> None:
 
 @contextmanager
 def through(url: URL, **options: Any) -> Iterator[tuple[Proxy, Engine]]:
-    """An engine with a pool of one, through a proxy."""
+    """Create an engine with a pool of one, through a proxy."""
     with proxied(url) as (proxy, through_proxy):
         engine = create_engine(through_proxy, pool_size=1, max_overflow=0, **options)
         yield proxy, engine
@@ -122,7 +122,7 @@ def through(url: URL, **options: Any) -> Iterator[tuple[Proxy, Engine]]:
 
 
 class TestALineThatIsCut:
-    """Before the server gets the statement, or after it answered: a client cannot tell which."""
+    """Cut before the statement or after its answer. A client cannot distinguish the two."""
 
     @CUTS
     @pytest.mark.parametrize("name", CALLS)
@@ -190,7 +190,7 @@ class TestALineThatIsCut:
 
     @pytest.mark.parametrize("name", CALLS)
     def test_a_retry_waits_for_its_own_first_try(self, database: Database, name: str) -> None:
-        """The server goes on with the first try, whose line is cut, and so both meet there."""
+        """The server continues the first try after its connection is cut, so both tries meet."""
         steady, kept = sold(database), CALLS[name]
         with (
             through(database.sandbox.role("app_user")) as (proxy, engine),
@@ -244,7 +244,7 @@ class TestALineThatIsCut:
                 ALICE, credits(5), reference="r"
             )
 
-        assert again.replayed  # the first try was another caller's
+        assert again.replayed  # another caller made the first try
 
 
 @frozen
@@ -256,7 +256,7 @@ FIRST: Final = _First()
 
 
 def unwrapped(given: Any) -> Any:
-    """The answer; the error of a batch that failed is raised."""
+    """Return the answer, or raise the error of a failed batch."""
     if isinstance(given, tuple):
         raise given[0].error
     return given
@@ -314,13 +314,13 @@ class TestABackendThatIsTerminated:
 
 
 def end(database: Database, pid: object) -> None:
-    """Terminate a backend, and return when it is gone."""
+    """Terminate a backend, and wait until it has ended."""
     with database.admin.connect() as admin:
         assert admin.scalar(TERMINATE, {"pid": pid})
 
 
 def waiting_backends(database: Database, called: Future[Any], number: int) -> list[object]:
-    """The backends of a call, once so many of them wait for a lock."""
+    """Return the backends of a call, when so many of them wait for a lock."""
     autocommit = database.admin.execution_options(isolation_level="AUTOCOMMIT")
     with autocommit.connect() as observer:
         while not called.done():
@@ -331,7 +331,7 @@ def waiting_backends(database: Database, called: Future[Any], number: int) -> li
 
 
 class TestAReadOnlyConnection:
-    def test_one_that_was_set_read_only_is_thrown_away(self, database: Database) -> None:
+    def test_read_only_connection_is_discarded(self, database: Database) -> None:
         steady, kept = sold(database), CALLS["charge"]
         engine = create_engine(database.sandbox.role("app_user"), pool_size=1, max_overflow=0)
         pid = set_read_only(engine)
@@ -342,7 +342,7 @@ class TestAReadOnlyConnection:
         assert backend(engine) != pid
         engine.dispose()
 
-    def test_a_scope_throws_one_away_too(self, database: Database) -> None:
+    def test_scope_discards_read_only_connection(self, database: Database) -> None:
         engine = create_engine(database.sandbox.role("app_user"), pool_size=1, max_overflow=0)
         pid = set_read_only(engine)
 
@@ -353,7 +353,7 @@ class TestAReadOnlyConnection:
         assert backend(engine) != pid
         engine.dispose()
 
-    def test_an_awaited_one_is_thrown_away(self, database: Database) -> None:
+    def test_async_read_only_connection_is_discarded(self, database: Database) -> None:
         steady, kept = sold(database), CALLS["charge"]
 
         async def made() -> Any:
@@ -370,7 +370,7 @@ class TestAReadOnlyConnection:
         happened_once(steady, kept, asyncio.run(made()))
 
     def test_a_database_that_stays_read_only_is_told_so(self, own_database: Database) -> None:
-        """As a standby is. Its connections are not kept, and each call looks for a better one."""
+        """As a standby is. Its connections are discarded, and each call looks for a better one."""
         billing = Billing(
             PostgresUnitOfWork(own_database.user, retry_for=timedelta(milliseconds=1))
         )
@@ -393,7 +393,7 @@ READ_ONLY: Final = text("SET default_transaction_read_only = on")
 
 
 def set_read_only(engine: Engine) -> object:
-    """Make the pool's only connection read-only for good; its backend."""
+    """Make the pool's only connection read-only. Returns its backend."""
     with engine.connect() as connection:
         connection.execute(READ_ONLY)
         connection.commit()
@@ -410,7 +410,7 @@ Told: TypeAlias = list[tuple[str, bool]]
 
 class TestAServerThatIsKilled:
     def test_callers_wait_for_a_server_that_is_restarted_under_load(self) -> None:
-        """Each call is answered as the first, though the server was killed while some were made."""
+        """Each call gets its first outcome, although the server was killed during some calls."""
         clients, calls = 4, 60
         with killable() as server:
             Billing(server.unit_of_work()).confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
@@ -455,7 +455,7 @@ class TestAServerThatIsKilled:
 
 @frozen
 class Address:
-    """Connects to a server wherever it was started last."""
+    """Connects to the server that was started last."""
 
     server: Killable
     progress: list[str] = field(factory=list)
@@ -470,7 +470,7 @@ class Address:
         )
 
     def wait_for(self, answers: int, working: list[Future[Told]]) -> None:
-        """Return when so many calls were answered."""
+        """Wait until so many calls were answered."""
         while len(self.progress) < answers:
             for client in working:
                 if client.done():

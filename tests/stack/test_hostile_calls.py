@@ -1,7 +1,7 @@
 """Hostile arguments of every function, in a database that is not a test database.
 
-Each is refused by a named rule or outcome, and leaves no row behind. What is accepted is a right
-record: the library reads it back, and `verify` finds nothing.
+A named rule or outcome refuses each, and no row is written. An accepted call writes a valid record:
+the library reads it back, and `verify` reports no violation.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ STRANGER = UUID(int=2**100)
 
 @pytest.fixture(scope="module")
 def kept(billing_database: Sandbox) -> Iterator[Database]:
-    """A database with a clock of its own, which refuses moments far from it."""
+    """Create a database that refuses moments far from its own clock."""
     with created(billing_database) as clone:
         clone.install(test_database=False)
         with opened(clone) as database:
@@ -69,7 +69,7 @@ def known(kept: Database) -> dict[TenantId, Ids]:
 
 @frozen
 class Door:
-    """A function, the valid argument that is altered, and the role that calls it."""
+    """A function, its valid argument to be altered, and the role that calls it."""
 
     function: str
     make: Make
@@ -151,7 +151,7 @@ FAR = {
 
 
 def moment(ids: Ids, given: object) -> object:
-    """Moments that are six minutes from the server's clock."""
+    """Return moments that are six minutes from the server's clock."""
     away = {"ago": -timedelta(minutes=6), "ahead": timedelta(minutes=6)}
     return now() + away[given] if isinstance(given, str) and given in away else given
 
@@ -160,7 +160,7 @@ Forgery = tuple[str, dict[str, Any], str]
 
 
 def forged_records() -> Iterator[tuple[str, Forgery]]:
-    """What every record has: metadata, a reference and a moment."""
+    """Yield forgeries of the fields of every record: metadata, reference and moment."""
     for door in (*MOVEMENTS, "hold", "intent", "step", "dispute"):
         name = "found" if door == "step" else "metadata"
         for title, value in METADATA.items():
@@ -180,7 +180,7 @@ def forged_records() -> Iterator[tuple[str, Forgery]]:
 
 
 def forged_movements() -> Iterator[tuple[str, Forgery]]:
-    """Amounts, kinds, ids and subjects of movements."""
+    """Yield forgeries of movements: amounts, kinds, ids and subjects."""
     for door in (*MOVEMENTS, "hold"):
         for title, value in AMOUNTS.items():
             yield (
@@ -233,7 +233,7 @@ def forged_shares(door: str) -> Iterator[tuple[str, Forgery]]:
 
 
 SYSTEMS = {"issuance": ISSUANCE, "usage": USAGE, "breakage": BREAKAGE, "shortfall": SHORTFALL}
-# The doors, the rule that refuses, and one object of altered fields for each forgery.
+# Each line: the doors, the rule that refuses, and an object of altered fields for each forgery.
 OTHERS = r"""
 charge,capture,grant,hold amounts_are_whole_and_bounded {"amount":0}
 charge transactions_fit_their_kind {"paid":1} {"paid_unit":"USD"} {"policy":"{}"} {"source":"a"}
@@ -312,7 +312,7 @@ step not_credited
 
 
 def others() -> Iterator[tuple[str, Forgery]]:
-    """The forgeries of the table, and those that are too long for it."""
+    """Yield the forgeries of the table, and those that are too long for it."""
     for line in OTHERS.replace("\n    ", " ").strip().splitlines():
         doors, rule, altered = line.split(" ", 2)
         while altered:
@@ -342,7 +342,7 @@ FORGERIES = dict(
 
 
 def named(ids: dict[TenantId, Ids], altered: Any) -> Any:
-    """What is altered, with the ids that it names."""
+    """Replace the names of ids in the altered fields."""
     hers, his = ids[ALICE], ids[BOB]
     names: dict[object, object] = {
         "hers": hers.purchase,
@@ -453,6 +453,6 @@ def at_present(ids: Ids) -> Ids:
 
 
 def assert_named(error: DBAPIError) -> None:
-    """What refused is a rule with a name, or the conversion of a value."""
+    """Check that a named rule refused, or the conversion of a value."""
     sqlstate, rule = rule_of(error)
     assert rule is not None or (sqlstate or "")[:2] == "22" or sqlstate == "54001", error

@@ -1,4 +1,4 @@
-"""Connections that were lost while idle cost the caller no error, and one retry at most."""
+"""Connections that were lost while idle cause no error, and at most one retry."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def dropped(_: Database, proxy: Proxy, host: Client) -> None:
 
 
 CUTS: Final = (terminated, timed_out, dropped)
-# One is a statement, the other a scope of the service role.
+# One call is a statement, the other a scope of the service role.
 CALLS: Final[dict[str, Callable[[Billing, str], Any]]] = {
     "charge": lambda billing, key: billing.charge(ALICE, credits(1), reference=key),
     "refund": lambda billing, key: billing.refund(
@@ -70,7 +70,7 @@ def line(database: Database) -> Iterator[tuple[Proxy, URL]]:
 
 
 def bought(database: Database) -> Billing:
-    """Alice has bought credits. No session of this host is left open."""
+    """Let Alice buy credits, and end all sessions of this host."""
     steady = Billing(PostgresUnitOfWork(database.user, service=database.service))
     steady.confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
     database.user.dispose()

@@ -1,4 +1,4 @@
-"""Files imported by the command: killed at any moment, cut off, refused; and begun again."""
+"""Imports of files by the command: killed at any moment, cut, refused, and started again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEADER: Final = "tenant,amount,payment\n"
 
 @frozen
 class Importer:
-    """Has files imported, and tells the exit code and the lines of both outputs."""
+    """Imports files, and returns the exit code and the lines of both outputs."""
 
     run: Run
     folder: Path
@@ -54,7 +54,7 @@ class Importer:
     def start(
         self, *arguments: str | Path, stdout: int | None = None, stderr: int | None = None
     ) -> subprocess.Popen[bytes]:
-        """In a process of its own."""
+        """Start the command in a process of its own."""
         return subprocess.Popen(
             [*COMMAND, "import", *arguments],
             stdout=stdout,
@@ -83,7 +83,7 @@ def counted(done: int, replayed: int, refused: int) -> list[str]:
 
 @contextmanager
 def wallet_locked(database: Database, tenant: TenantId) -> Iterator[None]:
-    """Whoever writes to the tenant's account waits until the end."""
+    """Lock the tenant's wallet inside the block, so that its writers wait."""
     with database.admin.connect() as connection:
         lock = text("SELECT FROM cogni_billing.wallets WHERE tenant_id = :t FOR UPDATE")
         assert connection.execute(lock, {"t": tenant}).rowcount == 1
@@ -98,7 +98,7 @@ def recorded(database: Database, kind: str) -> int:
 
 
 def requests(key: str) -> list[dict[str, Any]]:
-    """The lines of a long file: tenants take turns, and the last line is another tenant's."""
+    """Write the lines of a long file. Tenants alternate, and the last line is another tenant's."""
     lines = [
         {"tenant": str(TENANTS[n % len(TENANTS)]), "amount": str(n + 1), key: f"import:{n}"}
         for n in range(LINES - 1)
@@ -139,7 +139,7 @@ def test_an_import_that_is_killed_again_and_again_does_each_line_once(
     for tenant in (*TENANTS, LAST):
         billing.grant(tenant, funds, source="test", reference="funds")
 
-    # Nobody gets past the last line, so however late the kill comes, it does not come too late.
+    # The last line cannot be recorded, so a late kill still interrupts the import.
     with wallet_locked(database, LAST):
         for enough in (1, 1200, LINES - 1):
             running = importer.start(f"{kind}s", path, "--batch-size", "250")
@@ -180,14 +180,14 @@ def test_on_a_terminal_a_bar_tells_how_far_it_is(importer: Importer, billing: Bi
 
 
 def read(terminal: int) -> bytes:
-    """What came next, or nothing when the other end is closed."""
+    """Read the next output. Returns no bytes if the other end is closed."""
     try:
         return os.read(terminal, 65536)
     except OSError:
         return b""
 
 
-def test_what_is_refused_is_told_with_its_line_and_stops_no_other(
+def test_refused_line_is_reported_and_others_are_imported(
     importer: Importer, billing: Billing
 ) -> None:
     billing.confirm_purchase(BOB, usd("1"), payment="stripe:warning:1")

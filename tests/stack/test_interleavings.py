@@ -1,5 +1,6 @@
-"""Two calls in every order of their statements that preempts them at most twice do what the one
-and then the other would have done.
+"""Two calls in every order of their statements with at most two preemptions.
+
+The result must equal that of the two calls one after the other.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from stack.interleaving import TO_THE_END, Call, Stage, Told, schedules, staged
 HOUR = timedelta(hours=1)
 CAROL = TenantId(UUID(int=2**100))
 PAYMENT = "stripe:ready"
-HELD = UUID(int=4)  # the fourth thing that there is
+HELD = UUID(int=4)  # the id of the fourth record
 IDS = {"id", "transaction_id"}
 INTENTS = {ALICE: UUID(int=1001), BOB: UUID(int=1002)}
 
@@ -77,7 +78,7 @@ def buy_many(*payments: str) -> Call:
 
 
 def states(outcomes: Sequence[Outcome[Any]]) -> list[object]:
-    """The state or the error of each."""
+    """Return the state or the error of each."""
     return [type(outcome.error) if outcome.error else outcome.state for outcome in outcomes]
 
 
@@ -93,8 +94,8 @@ def submit(tenant: TenantId = ALICE) -> Call:
     )
 
 
-# A ledger that has sold Alice 10 000 000 credits, holds 30 of them, and has granted her 50 that
-# expire within the hour; Bob has bought the same, and there is a dispute of a part of her payment.
+# In this ledger Alice has bought 10 000 000 credits, and has 30 of them on hold. She has a grant of
+# 50 that expires within the hour. Bob has bought the same. A part of Alice's payment is disputed.
 PAIRS: dict[str, tuple[Call, Call]] = {
     "a payment twice": (buy("stripe:1"), buy("stripe:1")),
     "a payment with two amounts": (buy("stripe:1"), buy("stripe:1", "2.00")),
@@ -174,14 +175,14 @@ PAIRS: dict[str, tuple[Call, Call]] = {
     "a charge and a sweep, when something is due": (charge(5), lambda billing: billing.sweep()),
     "folding and a purchase": (lambda billing: billing.fold(), buy("stripe:1")),
 }
-# A ledger where nobody has bought yet, and both intend to.
+# In this ledger both tenants have intents, and no purchase.
 PAIRS_OF_ATTEMPTS: dict[str, tuple[Call, Call]] = {
     "evidence twice": (submit(), submit()),
     "two tenants with one piece of evidence": (submit(), submit(BOB)),
     "evidence, and another tenant who buys with it": (submit(), buy("stripe:1", tenant=BOB)),
 }
 EACH = PAIRS | PAIRS_OF_ATTEMPTS
-# These never wait for each other: they are of different tenants, or record nothing.
+# These never wait for each other: they are of different tenants, or record no transaction.
 APART = {
     "two tenants who buy",
     "a refund, and a partner who spends its share",
@@ -189,7 +190,7 @@ APART = {
     "a first purchase and a hold",
     "a refused charge twice, when something is due",
 }
-# By then the grant has lapsed, and whoever comes first records it.
+# By then the grant has expired, and the first call posts that.
 LATER = {
     "a payment twice, when something is due",
     "a charge twice, when something is due",
@@ -201,7 +202,7 @@ POLICY = policy()  # a tenth of each purchase for Bob, a quarter for the system 
 
 
 def ready(database: Database, pair: str) -> MovableClock:
-    """Makes that ledger; the clock that goes on with it."""
+    """Create the ledger of *pair*. Returns its clock."""
     reset(database.migrator)
     clock = MovableClock()
     unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
@@ -232,7 +233,7 @@ def intend(billing: Billing) -> None:
 
 
 def told(outcome: Told) -> object:
-    """What a caller is told, but for ids."""
+    """Return an answer without its ids."""
     code, value = outcome
     if isinstance(value, (Receipt, Hold, Dispute, Attempt)):
         fields = asdict(value, recurse=False)
@@ -241,7 +242,7 @@ def told(outcome: Told) -> object:
 
 
 def state(database: Database) -> object:
-    """What there is, once it has been verified."""
+    """Verify the ledger, and return its content."""
     unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
     billing = Billing(unit_of_work, policy=POLICY, clock=MovableClock())
     verification = billing.verify()
@@ -259,7 +260,7 @@ def stage(database: Database) -> Iterator[Stage]:
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("pair", EACH)
-def test_it_is_as_if_one_had_come_after_the_other(
+def test_interleaved_calls_equal_a_serial_order(
     database: Database, stage: Stage, pair: str
 ) -> None:
     calls = EACH[pair]

@@ -1,4 +1,4 @@
-"""A scope in the host's own transaction: a savepoint that leaves everything else as it was."""
+"""Scopes in the host's own transaction: savepoints that leave all else unchanged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NOTES = text("SELECT note FROM host_notes")
 
 @pytest.fixture
 def host(database: Database) -> Iterator[Connection]:
-    """A host's connection, in an open transaction that has written a row of its own."""
+    """Open a host's connection in a transaction that has written a row."""
     with database.user.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE host_notes (note text) ON COMMIT PRESERVE ROWS"))
         connection.execute(text("INSERT INTO host_notes VALUES ('order 7')"))
@@ -62,7 +62,7 @@ def joined(host: Connection) -> Billing:
 
 
 class TestTheHostsWork:
-    def test_one_commit_keeps_both(self, database: Database, host: Connection) -> None:
+    def test_commit_of_the_host_keeps_both(self, database: Database, host: Connection) -> None:
         joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
         assert database.totals() == {}
 
@@ -71,7 +71,7 @@ class TestTheHostsWork:
         assert database.totals()[AccountId(ALICE)] == 10_000_000
         assert host.scalars(NOTES).all() == ["order 7"]
 
-    def test_one_rollback_undoes_both(self, database: Database, host: Connection) -> None:
+    def test_rollback_of_the_host_undoes_both(self, database: Database, host: Connection) -> None:
         joined(host).confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
 
         host.rollback()
@@ -96,7 +96,9 @@ class TestTheHostsWork:
     def test_a_scope_whose_end_was_interrupted_is_not_kept(
         self, database: Database, host: Connection, ending: str
     ) -> None:
-        """A signal's handler raised there, say; the host that goes on is told at its next step."""
+        """A signal handler may raise there. A host that continues gets an error at its next
+        step.
+        """
 
         class Interrupted(Exception):
             pass
@@ -136,7 +138,7 @@ class TestTheHostsWork:
         with pytest.raises(ScopeClosed):
             PostgresUnitOfWork.joining(host).run(ALICE, work)
 
-    def test_of_a_batch_whose_connection_is_lost_each_is_told(
+    def test_batch_on_a_lost_connection_refuses_each_request(
         self, database: Database, host: Connection
     ) -> None:
         billing, pid = joined(host), host.scalar(text("SELECT pg_backend_pid()"))
@@ -184,7 +186,7 @@ class TestTheHostsWork:
         with pytest.raises(UnknownAccount):
             Billing(PostgresUnitOfWork(database.user)).balance(BOB)
 
-    def test_what_disturbs_it_is_the_hosts_to_do_again(self, host: Connection) -> None:
+    def test_conflict_in_a_hosts_transaction_is_not_retried(self, host: Connection) -> None:
         attempts = []
 
         def work(_: PostgresScope) -> None:
@@ -199,7 +201,9 @@ class TestTheHostsWork:
 
 class TestTheContext:
     @pytest.mark.parametrize("before", ["", str(BOB), "the host's own"])
-    def test_it_is_what_it_was_after_every_call(self, host: Connection, before: str) -> None:
+    def test_tenant_of_the_host_is_restored_after_every_call(
+        self, host: Connection, before: str
+    ) -> None:
         host.execute(SET_CONTEXT, {"tenant": before})
         billing = joined(host)
 
@@ -211,7 +215,7 @@ class TestTheContext:
 
         assert (after_success, after_failure) == (before, before)
 
-    def test_one_that_the_session_has_comes_back_with_its_end(self, host: Connection) -> None:
+    def test_tenant_of_the_session_is_restored_at_the_end(self, host: Connection) -> None:
         host.execute(text("SELECT set_config('app.current_user_id', 'session', false)"))
         host.commit()
         host.execute(text("SELECT 1"))
@@ -268,7 +272,7 @@ class TestRefusals:
         ("stranger", "shown"),
         [(None, "None"), ("connection", "'connection'"), (object(), "a object")],
     )
-    def test_what_is_no_connection(self, stranger: Connection, shown: str) -> None:
+    def test_other_types_are_refused(self, stranger: Connection, shown: str) -> None:
         with pytest.raises(InvalidInput) as caught:
             PostgresUnitOfWork.joining(stranger)
 
@@ -292,7 +296,7 @@ class TestRefusals:
 
         assert caught.value.sqlstate == "25P02"
 
-    def test_what_spans_tenants(self, host: Connection) -> None:
+    def test_work_across_tenants_is_refused(self, host: Connection) -> None:
         with pytest.raises(PrivilegeRequired):
             joined(host).fold()
 
@@ -319,7 +323,7 @@ class TestAwaited:
         assert asyncio.run(host()) == ["the host's own", {}]
         assert database.totals()[AccountId(ALICE)] == 10_000_000
 
-    def test_what_is_no_awaited_connection_is_refused(self, host: Connection) -> None:
+    def test_sync_connection_is_refused_by_async_joining(self, host: Connection) -> None:
         with pytest.raises(InvalidInput) as caught:
             AsyncPostgresUnitOfWork.joining(host)  # type: ignore[arg-type]
 
@@ -336,7 +340,7 @@ DRIVER_HOSTS: dict[str, dict[str, Any]] = {
 
 
 def undo() -> None:
-    """Roll back the block of a transaction of psycopg's."""
+    """Roll back the block of a psycopg transaction."""
     raise psycopg.Rollback
 
 
@@ -346,7 +350,7 @@ def conninfo(database: Database) -> str:
 
 
 class TestDriverConnections:
-    """Connections of psycopg itself, such as Django's `connection.connection`."""
+    """psycopg connections, such as Django's `connection.connection`."""
 
     @pytest.fixture(params=DRIVER_HOSTS)
     def driver(
@@ -478,7 +482,7 @@ class TestDriverConnections:
     def test_calls_that_overlap_are_refused(
         self, database: Database, driver: psycopg.Connection[Any]
     ) -> None:
-        """Their savepoints could end in another order: one call would undo another."""
+        """Their savepoints could end in another order, and one call would roll back another."""
         unit_of_work = PostgresUnitOfWork.joining(driver)
 
         def work(_: PostgresScope) -> None:

@@ -1,7 +1,7 @@
-"""What one tenant's connection tells of other tenants: nothing but that a payment is claimed.
+"""One tenant's connection reveals only one fact of other tenants: that a payment is claimed.
 
-Each test asks twice: about something that another tenant has, and about something that no tenant
-has. The two answers must not differ.
+Each test makes two calls: with a key of another tenant, and with a key of no tenant. The two
+answers must be equal.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MANY = 500
 
 @pytest.fixture(scope="module")
 def known(shared: Database) -> Iterator[dict[TenantId, Ids]]:
-    """Bob has a long history and Alice a short one. The planner knows of both."""
+    """Give Bob a long history and Alice a short one, and update the planner's statistics."""
     reset(shared.migrator)
     found = prepared(shared)
     billing = Billing(PostgresUnitOfWork(shared.user))
@@ -123,7 +123,7 @@ QUESTIONS: dict[str, Question] = {
 
 @pytest.mark.parametrize("name", QUESTIONS)
 class TestGuesses:
-    def test_answer_is_the_same_for_what_another_tenant_has(
+    def test_answer_is_the_same_for_records_of_another_tenant(
         self, shared: Database, known: dict[TenantId, Ids], name: str
     ) -> None:
         function, guess, miss = QUESTIONS[name](known)
@@ -134,15 +134,15 @@ class TestGuesses:
 
         assert told[0] == told[1]
 
-    def test_buffers_and_rows_are_the_same_for_what_another_tenant_has(
+    def test_buffers_and_rows_are_the_same_for_records_of_another_tenant(
         self, shared: Database, known: dict[TenantId, Ids], name: str
     ) -> None:
-        """By EXPLAIN of the call, and by the counters of the open transaction."""
+        """Compared by EXPLAIN of the call, and by the counters of the open transaction."""
         function, guess, miss = QUESTIONS[name](known)
         told = []
         for asked in (miss, guess, miss):
             with undone(shared, "app_user") as connection:
-                ask(connection, function, ALICE, asked)  # the catalogue is read once
+                ask(connection, function, ALICE, asked)  # fills the catalog caches
                 connection.rollback()
                 become(connection, "app_user")
                 before = counted(connection)
@@ -169,7 +169,7 @@ class TestGuesses:
 
 
 def explained(connection: Connection, function: str, asked: Any) -> list[str]:
-    """What EXPLAIN tells of a call, times aside."""
+    """Return EXPLAIN's output for a call, without times."""
     options = "ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF"
     rows = run_on(connection, f"EXPLAIN ({options}) SELECT", function, ALICE, asked)
     return [row[0] for row in rows if "Planning" not in row[0]]
@@ -185,12 +185,12 @@ _COUNTED = text("""
 
 
 def counted(connection: Connection) -> Counter[str]:
-    """How many rows of each table and index the session has read since it last told."""
+    """Count the rows of each table and index that the session has read since its last report."""
     return Counter({row.relname: row.rows for row in connection.execute(_COUNTED)})
 
 
 def said(connection: Connection) -> list[str]:
-    """What the server says to the connection from now on."""
+    """Collect the server's messages to the connection from now on."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     told: list[str] = []
@@ -209,9 +209,11 @@ def table_ids(database: Database) -> list[str]:
 
 
 def test_call_reads_no_row_of_other_tenants(shared: Database, known: dict[TenantId, Ids]) -> None:
-    """Bob's 500 charges cost Alice's calls no row."""
+    """Bob has 500 charges. Alice's calls read none of their rows."""
     with undone(shared, "app_user") as connection:
-        before = counted(connection)  # of earlier transactions, until the session tells of them
+        before = counted(
+            connection
+        )  # reads of earlier transactions, until the session reports them
         for function, asked in (
             ("balance", {"now": str(NOON)}),
             ("lines", {"size": 10}),
@@ -227,8 +229,8 @@ def test_call_reads_no_row_of_other_tenants(shared: Database, known: dict[Tenant
 
 
 @pytest.mark.parametrize("who", [BOB, SYSTEM_TENANT_ID], ids=["partner", "system"])
-def test_beneficiary_does_not_learn_who_bought(shared: Database, who: TenantId) -> None:
-    """Neither from lines nor by a transaction's id, nor while the purchase is disputed."""
+def test_beneficiary_does_not_learn_the_buyer(shared: Database, who: TenantId) -> None:
+    """Lines, a transaction's id, and a disputed purchase do not reveal the buyer."""
     reset(shared.migrator)
     shares = (ShareRule(account_of(who), "0.5"),)
     rules = RevenueSharePolicy("v1", EPOCH, ShareMode.BONUS, shares, Shortfall.DEBT)
@@ -273,7 +275,7 @@ def test_beneficiary_does_not_learn_who_bought(shared: Database, who: TenantId) 
 
 @pytest.fixture(scope="module")
 def own_strict(billing_database: Sandbox) -> Iterator[Database]:
-    """A database that refuses moments far from its clock."""
+    """Create a database that refuses moments far from its clock."""
     with created(billing_database) as clone:
         clone.install(test_database=False)
         with opened(clone) as database:
@@ -281,7 +283,7 @@ def own_strict(billing_database: Sandbox) -> Iterator[Database]:
 
 
 class TestTime:
-    """What would rewrite what is past, or stop what is to come."""
+    """Calls that would rewrite the past, or block the future."""
 
     def test_charge_with_the_id_that_an_expiry_had_stops_no_expiry(
         self, database: Database

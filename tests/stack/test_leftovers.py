@@ -1,6 +1,4 @@
-"""Injected SQL leaves something on a pooled connection, and the next tenant's request gets that
-connection.
-"""
+"""Injected SQL leaves state on a pooled connection, and another tenant's request gets it."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ ONE: Final[dict[str, Any]] = {"pool_size": 1, "max_overflow": 0}
 
 @frozen
 class Leftover:
-    """What injected SQL does, and a question that is true while the session still has it."""
+    """Injected SQL, and a query that is true while the session has its leftover."""
 
     statement: str
     question: str
@@ -85,7 +83,7 @@ LEFTOVERS: Final = {
 
 @pytest.fixture
 def engine(database: Database) -> Iterator[Engine]:
-    """Has one connection, which has served Alice and Bob."""
+    """Create an engine with one connection, which has served Alice and Bob."""
     engine = create_engine(database.sandbox.role("app_user"), **ONE)
     billing = Billing(PostgresUnitOfWork(engine))
     for tenant in (ALICE, BOB):
@@ -95,7 +93,7 @@ def engine(database: Database) -> Iterator[Engine]:
 
 
 def inject(engine: Engine, statement: str) -> None:
-    """Run injected SQL in a request, which ends well."""
+    """Run injected SQL in a request that succeeds."""
     with engine.begin() as connection:
         connection.exec_driver_sql(statement.replace("%", "%%"))
 
@@ -148,7 +146,7 @@ _SCANS: Final = text("SELECT pg_stat_get_xact_numscans('cogni_billing.wallets'::
 def test_plan_that_was_made_under_other_settings_is_gone_with_resets(
     engine: Engine, resets: bool
 ) -> None:
-    """A sequential scan shows in the counters of the table, an index scan in the index's."""
+    """A sequential scan counts in the table's counters, an index scan in the index's."""
     if resets:
         reset_connections(engine)
     inject(engine, POOR_PLANS)
@@ -232,13 +230,13 @@ class TestResets:
             assert connection.scalar(text("SHOW lock_timeout")) == "5s"
         engine.dispose()
 
-    def test_what_is_no_engine_is_refused(self) -> None:
+    def test_other_types_of_engine_are_refused(self) -> None:
         with pytest.raises(InvalidInput, match="engine"):
             reset_connections(create_engine("sqlite://"))
 
 
 def test_fold_leaves_no_lock_on_its_connection(database: Database) -> None:
-    """Its lock ends with its transaction, also where that breaks off."""
+    """Its lock ends with its transaction, even if the fold fails."""
     service = create_engine(database.sandbox.role("app_service"), **ONE)
     Billing(PostgresUnitOfWork(database.user, service=service)).fold()
     with service.connect() as connection:
@@ -255,7 +253,7 @@ def test_fold_leaves_no_lock_on_its_connection(database: Database) -> None:
 
 @pytest.fixture(scope="module")
 def kept(billing_database: Sandbox) -> Iterator[Database]:
-    """A database whose contexts are signed."""
+    """Create a database with signed contexts."""
     with created(billing_database) as clone:
         clone.install(test_database=True)
         with opened(clone) as database:
@@ -292,7 +290,7 @@ PLANTED: Final = """
 
 
 def stolen(database: Database) -> str | None:
-    """A proof of Bob's that a statement collects, which was planted in a request of Alice's."""
+    """Plant a statement in Alice's request. Returns a proof of Bob's that it collects."""
     engine = create_engine(database.sandbox.role("app_user"), **ONE)
     billing = Billing(PostgresUnitOfWork(engine, signing_key=KEY))
     for _ in range(7):
@@ -365,7 +363,7 @@ NAMES: Final = text("SELECT statement FROM pg_prepared_statements WHERE NOT from
 
 
 def named(statements: list[str]) -> bool:
-    """Tells whether a call of the ledger is among the statements."""
+    """True if a call of the ledger is among the statements."""
     return any("cogni_billing." in statement for statement in statements)
 
 

@@ -1,6 +1,6 @@
 """Every function for every role and tenant, and every table for every role.
 
-The expected callers are those of the blueprint. Nothing is expected of tables but refusals.
+The blueprint names the expected callers. All access to tables must be refused.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def known(shared: Database) -> Iterator[dict[TenantId, Ids]]:
 
 @pytest.fixture(scope="module")
 def kept(shared: Database, known: dict[TenantId, Ids]) -> Iterator[Database]:
-    """Rows of every tenant in every table, and a role that was granted nothing."""
+    """Create rows of every tenant in every table, and a role without any privilege."""
     with shared.admin.begin() as connection:
         connection.execute(text(f"CREATE ROLE {NOBODY}"))
     yield shared
@@ -109,7 +109,7 @@ class TestFunctions:
     def test_function_changes_rows_of_its_tenant_only(
         self, kept: Database, known: dict[TenantId, Ids], function: str, tenant: TenantId
     ) -> None:
-        """Whatever tenant the connection was left with."""
+        """The tenant that was left on the connection has no effect."""
         for purpose in callers_of(function):
             with undone(kept, NAMES[purpose]) as connection:
                 set_tenant(connection, BOB if tenant == ALICE else ALICE)
@@ -178,7 +178,7 @@ def callers_of(function: str) -> Iterator[str]:
 
 
 def outcomes_of(answer: object) -> set[object]:
-    """The outcomes that an answer tells of, of lists of lists, too."""
+    """Return the outcomes in an answer, including lists of lists."""
     if isinstance(answer, list):
         return set().union(*map(outcomes_of, answer))
     return {answer["outcome"]} if isinstance(answer, dict) and "outcome" in answer else set()
@@ -190,12 +190,12 @@ def set_tenant(connection: Connection, tenant: TenantId) -> None:
 
 
 def owners_of(rows: frozenset[tuple[str, str]]) -> set[str]:
-    """The tenants of rows."""
+    """Return the tenants of rows."""
     found = [json.loads(row) for _, row in rows]
     return {row.get("tenant_id") or row.get("origin_id") for row in found}
 
 
-# Each is refused for the privilege, or reads nothing. {} is a table.
+# Each is refused for the privilege, or reads no row. {} is a table.
 ON_TABLES = (
     "SELECT FROM {}",
     "SELECT count(*) FROM {}",
@@ -394,7 +394,7 @@ class TestTables:
 
 
 def run(connection: Connection, statement: str) -> None:
-    """Run *statement*; of a COPY, too."""
+    """Run *statement*, including a COPY."""
     if not statement.startswith("COPY"):
         connection.exec_driver_sql(statement.replace("%", "%%"))
         return

@@ -1,4 +1,4 @@
-"""The schema comes from nothing, goes back to nothing, and is what definitions.txt says it is."""
+"""Migrations up and down. The schema equals definitions.txt."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_processes_that_migrate_together_take_turns(empty_database: Clone) -> No
 def test_the_seed_survives_an_engine_of_any_isolation_level(
     empty_database: Clone, level: str
 ) -> None:
-    """A context set outside a transaction would be gone before the rows are written."""
+    """Without a transaction, the tenant would be unset before the rows are written."""
     admin = create_engine(empty_database.administrator, isolation_level=level)
     migrator = create_engine(empty_database.role("app_migrator"), isolation_level=level)
     user = create_engine(empty_database.role("app_user"))
@@ -160,7 +160,7 @@ STEPS = 12
 
 @pytest.mark.parametrize("step", range(STEPS + 1))
 def test_a_migration_that_is_broken_off_starts_again(own_database: Database, step: int) -> None:
-    """At its beginning, at its end, and at places between; its session is terminated there."""
+    """The session is terminated at the start, at the end, and at places between."""
     unmigrate(own_database.migrator)
     statements = counted(own_database)
     place = (statements - 1) * step // STEPS
@@ -175,7 +175,7 @@ def test_a_migration_that_is_broken_off_starts_again(own_database: Database, ste
 
 
 def counted(database: Database) -> int:
-    """How many statements a migration sends, its COMMIT included."""
+    """Count the statements of a migration, including its COMMIT."""
     sent: list[object] = []
     with watched(database, sent.append):
         migrate(database.migrator)
@@ -185,7 +185,7 @@ def counted(database: Database) -> int:
 
 @contextmanager
 def watched(database: Database, before_each: Callable[[Connection], object]) -> Iterator[None]:
-    """Shows the migrator's connection before each statement."""
+    """Pass the migrator's connection to *before_each* before each statement."""
 
     def statement(connection: Connection, *_: object) -> None:
         before_each(connection)
@@ -218,7 +218,7 @@ def broken_off(database: Database, place: int) -> Iterator[None]:
 def test_a_populated_ledger_is_sound_after_its_migration_and_has_lost_nothing(
     own_database: Database,
 ) -> None:
-    """From every released revision there is; of the newest, migrating is doing nothing."""
+    """From every released revision. Migrating from the newest changes no row."""
     clock = SteppingClock()
     unit_of_work = PostgresUnitOfWork(own_database.user, service=own_database.service)
     billing = Billing(unit_of_work, clock=clock)
@@ -233,7 +233,9 @@ def test_a_populated_ledger_is_sound_after_its_migration_and_has_lost_nothing(
 
 
 def test_every_revision_but_the_newest_has_a_ledger_to_start_from() -> None:
-    """When there is a second one: a dump of a populated ledger at the first, kept beside this."""
+    """From the second revision on, a dump of a populated ledger at each earlier one is kept
+    here.
+    """
     revisions = {path.stem for path in VERSIONS.glob("[0-9]*.py")}
     dumps = {path.stem for path in (Path(__file__).parent / "released").glob("*.sql")}
 
@@ -275,7 +277,7 @@ def test_the_seed_is_idempotent(own_database: Database) -> None:
 
 
 class TestHostsOwnEnvironment:
-    """A host's own Alembic project, as `alembic init` and the documentation make it."""
+    """A host's own Alembic project, as `alembic init` and the documentation create it."""
 
     REVISION = (
         "from alembic import op\n"
@@ -291,7 +293,7 @@ class TestHostsOwnEnvironment:
 
     @pytest.fixture
     def shop(self, empty_database: Clone) -> Iterator[Clone]:
-        """A database whose schema `public` is closed, and a schema of the host's."""
+        """Create a database with a closed schema `public`, and a schema of the host's."""
         admin = create_engine(empty_database.administrator)
         provision(admin)
         with admin.begin() as connection:
@@ -346,7 +348,7 @@ class TestHostsOwnEnvironment:
 
         (made,) = (tmp_path / "host" / "versions").glob("*_more.py")
         assert "cogni_billing" not in made.read_text()
-        assert "drop_table('orders'" in made.read_text()  # which the host's metadata lack
+        assert "drop_table('orders'" in made.read_text()  # the host's metadata lacks it
         assert sorted(VERSIONS.iterdir()) == packaged
         assert len(ScriptDirectory.from_config(config).get_heads()) == 1
 

@@ -1,4 +1,4 @@
-"""Other calls between the statements of one call change when it happens, not its outcome."""
+"""Concurrent calls between the statements of one call change its time, not its outcome."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from stack.watching import watched_engine
 
 HOUR: Final = timedelta(hours=1)
 LIMIT: Final = 1000
-"""The number of due holds and grants that one call settles."""
+"""The number of due holds and grants that one call posts."""
 
 
 def at(engine: Engine, moment: datetime, **options: Any) -> Billing:
-    """A host whose clock stands there."""
+    """Build a host with a clock at that moment."""
     return Billing(PostgresUnitOfWork(engine), clock=MovableClock(moment), **options)
 
 
 @contextmanager
 def overtaken(database: Database, overtake: Callable[[int], None]) -> Iterator[Engine]:
-    """An engine for which *overtake* is called before each statement but the first."""
+    """Create an engine that calls *overtake* before each statement but the first."""
     sent: list[str] = []
 
     def before_each(_: psycopg.Connection[Any], statement: str) -> None:
@@ -58,7 +58,7 @@ def others(database: Database) -> Engine:
 
 @pytest.fixture
 def due(others: Engine) -> None:
-    """Alice has bought, and has more grants that expire within the hour than one call settles."""
+    """Let Alice buy, and give her more grants that expire within the hour than one call posts."""
     billing = at(others, NOON)
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
     for number in range(LIMIT + 1):
@@ -126,7 +126,7 @@ def test_credits_that_are_spent_between_two_statements_are_not_spent_again(
 def test_an_unclaimed_payment_is_never_refused_as_claimed(
     database: Database, others: Engine, due: None
 ) -> None:
-    """A hold that is due already is opened before each statement, so each has to settle it."""
+    """A due hold is opened before each statement, so each statement has to post an expiration."""
     opened: list[int] = []
 
     def open_hold(number: int) -> None:
@@ -148,7 +148,9 @@ def test_an_unclaimed_payment_is_never_refused_as_claimed(
 def test_a_replay_that_is_recorded_after_the_look_for_it_is_told_by_the_post(
     database: Database, others: Engine
 ) -> None:
-    """A batch of purchases before and after the policy begins looks, and then posts the others."""
+    """A batch of purchases from before and after the policy begins reads keys first, and then
+    posts.
+    """
     later = policy("0.25", since=NOON + HOUR)
     at(others, NOON).confirm_purchase(ALICE, usd("1.00"), payment="stripe:0")
 
@@ -161,7 +163,7 @@ def test_a_replay_that_is_recorded_after_the_look_for_it_is_told_by_the_post(
             for number in (0, 1, 2)
         )
 
-    # Each of the others was bought before the statement that looks for it.
+    # Each of the others was bought before the statement that reads its key.
     assert [outcome.state for outcome in outcomes] == ["replayed"] * 3
 
 
@@ -185,7 +187,7 @@ def test_a_key_of_all_or_nothing_that_is_used_between_two_statements_is_a_confli
     assert billing.balance(ALICE).posted == credits(10_000_000 - 1 - 5)
 
 
-def test_all_or_nothing_counts_what_is_spent_between_its_two_statements(
+def test_all_or_nothing_counts_spending_between_its_two_statements(
     database: Database, others: Engine
 ) -> None:
     billing = at(others, NOON)

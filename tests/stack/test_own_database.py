@@ -1,4 +1,4 @@
-"""A database for the ledger alone, where no role can block or end the sessions of others."""
+"""A database for the ledger alone, where no role can block or end sessions of others."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def test_ledger_is_operated_as_ever(closed: Database, known: dict[TenantId, Ids]
 
 
 class TestProvisioning:
-    def test_it_is_done_once_and_stays(self, closed: Database) -> None:
+    def test_own_database_stays_recorded(self, closed: Database) -> None:
         provision(closed.admin, test_database=True)
 
         assert provision_sql(closed.admin, test_database=True) == ""
         assert provision_sql(closed.admin, test_database=True, own_database=True) == ""
 
-    def test_doctor_tells_what_is_open_again(self, closed: Database) -> None:
+    def test_doctor_finds_a_reopened_function(self, closed: Database) -> None:
         with closed.admin.begin() as connection:
             connection.execute(text("GRANT EXECUTE ON FUNCTION pg_cancel_backend(int) TO PUBLIC"))
 

@@ -1,8 +1,8 @@
-"""Every call finds its few rows by an index, however long the history is.
+"""Every call finds its few rows by an index, even with a long history.
 
-The server counts the rows that statements read, inside functions and triggers too. On a ledger of
-thousands of rows a call may read so many and no more. A scan, or an index that finds the tenant and
-not the row, reads thousands.
+The server counts the rows that statements read, including those in functions and triggers. The
+ledger has thousands of rows, and a call may read only a few. A scan, or an index that finds the
+tenant but not the row, reads thousands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stack.conftest import Database
 
 OTHERS = [UUID(int=2**90 + number) for number in range(1000)]
 HISTORY = 1000
-# Enough for the server to plan anew for the parameters' values, and then to keep one plan for all.
+# So often that the server plans for the parameters' values, and then keeps a generic plan.
 REPEATED = 12
 FEW = 150
 SOON = timedelta(days=1)
@@ -120,7 +120,7 @@ CALLS: dict[str, tuple[Call, int]] = {
 
 
 def read(user: Engine, service: Engine, admin: Engine) -> int:
-    """How many rows of the ledger were read so far, now that the sessions have told."""
+    """Sum the rows of the ledger that were read so far, after the sessions reported."""
     for engine in (user, service):
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_stat_force_next_flush()"))
@@ -130,7 +130,7 @@ def read(user: Engine, service: Engine, admin: Engine) -> int:
 
 @pytest.fixture(scope="module")
 def engines(shared: Database) -> Iterator[tuple[Engine, Engine]]:
-    """One session each, so that each tells what it read."""
+    """Open one session for each role, which reports its reads."""
     made = [
         create_engine(engine.url, pool_size=1, max_overflow=0)
         for engine in (shared.user, shared.service)
@@ -142,7 +142,7 @@ def engines(shared: Database) -> Iterator[tuple[Engine, Engine]]:
 
 @pytest.fixture(scope="module")
 def billing(shared: Database, engines: tuple[Engine, Engine]) -> Billing:
-    """A ledger of many tenants, one of whom has a history; in sessions that planned for batches."""
+    """Build a ledger of many tenants. One has a long history. The sessions planned for batches."""
     reset(shared.migrator)
     user, service = engines
     billing = Billing(
@@ -195,7 +195,7 @@ def test_a_scan_is_seen(shared: Database, engines: tuple[Engine, Engine], billin
 
 @pytest.fixture
 def explained(shared: Database) -> Iterator[tuple[Engine, list[str]]]:
-    """A session of the user that would compile every plan and start workers, and its plans."""
+    """Open a session of the user that compiles every plan and starts workers. Returns its plans."""
     engine = create_engine(shared.admin.url, pool_size=1, max_overflow=0)
     plans: list[str] = []
     with engine.connect() as connection:
@@ -224,9 +224,9 @@ def explained(shared: Database) -> Iterator[tuple[Engine, list[str]]]:
 def test_no_plan_is_forced_compiled_or_shared_out_to_workers(
     billing: Billing, explained: tuple[Engine, list[str]]
 ) -> None:
-    """A plan without an index that fits reads all rows. Before PostgreSQL 18 it seems so costly to
-    the planner that a server with LLVM compiles it: that took fifty milliseconds of each call. To
-    start workers took ten of a past balance.
+    """Before PostgreSQL 18 a plan without a suitable index has a high estimate. A server with
+    LLVM compiles it, which took fifty milliseconds of each call. Starting workers took ten
+    for a past balance.
     """
     engine, plans = explained
     seen = Billing(PostgresUnitOfWork(engine), clock=SteppingClock())

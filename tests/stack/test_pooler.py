@@ -1,4 +1,4 @@
-"""Through PgBouncer in transaction mode, where tenants take turns on one connection."""
+"""PgBouncer in transaction mode, where tenants share one connection."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TestThroughAPooler(IsolatedConformance):
     """Every call of the API, with all tenants on one connection of each role."""
 
     class TestModel:
-        """Tried without a pooler: it makes one call after another."""
+        """Covered without a pooler: it makes one call after another."""
 
     @pytest.fixture
     def new_unit_of_work(
@@ -107,15 +107,15 @@ CONTEXT = text("SELECT pg_backend_pid(), current_setting('app.current_user_id', 
 
 @pytest.fixture
 def billing(engine: Engine) -> Billing:
-    """Alice has seven million credits, Bob three."""
+    """Give Alice seven million credits, and Bob three."""
     billing = Billing(PostgresUnitOfWork(engine))
     for tenant, amount in ASSETS.items():
         billing.grant(tenant, credits(amount), source="promo:a", reference="a")
     return billing
 
 
-def test_tenants_who_take_turns_never_meet(billing: Billing, engine: Engine) -> None:
-    """With errors, savepoints and joined transactions between them."""
+def test_alternating_tenants_stay_isolated(billing: Billing, engine: Engine) -> None:
+    """Errors, savepoints and joined transactions come between their calls."""
 
     def turns(tenant: TenantId) -> set[object]:
         seen: set[object] = set()
@@ -138,7 +138,7 @@ def test_tenants_who_take_turns_never_meet(billing: Billing, engine: Engine) -> 
     assert answers == [{ASSETS[tenant]} for tenant in tenants]
 
 
-def test_all_of_it_was_on_one_connection_which_remembers_nobody(
+def test_tenants_share_one_connection_that_keeps_no_tenant(
     billing: Billing, engine: Engine
 ) -> None:
     found = set()
@@ -152,14 +152,14 @@ def test_all_of_it_was_on_one_connection_which_remembers_nobody(
     with engine.connect() as other:
         driver = other.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        assert driver.info.backend_pid != backend  # the number is the pooler's own
+        assert driver.info.backend_pid != backend  # the pooler invents the number
 
 
-def test_a_task_that_is_cancelled_leaves_nobody_behind(billing: Billing, pooler: URL) -> None:
+def test_cancelled_task_leaves_no_tenant(billing: Billing, pooler: URL) -> None:
     async def cancelled() -> list[Balance]:
         engine = create_async_engine(pooler, pool_size=2, max_overflow=0, **UNPREPARED)
         awaited = AsyncBilling(AsyncPostgresUnitOfWork(engine))
-        # SQLAlchemy's questions on an engine's first connection: cancelled, they leave it open.
+        # If SQLAlchemy's first queries on an engine are cancelled, the connection stays open.
         await awaited.balance(ALICE)
         for steps in range(30):
             charge = awaited.charge(ALICE, credits(1), reference=f"run-{steps}")
@@ -214,7 +214,7 @@ def test_session_mode_serves_a_host_that_prepares_statements(
 
 
 @pytest.mark.usefixtures("pooler")
-def test_statement_mode_refuses_what_takes_several_statements(
+def test_statement_mode_refuses_calls_of_several_statements(
     database: Database, loop: asyncio.AbstractEventLoop
 ) -> None:
     with pooled(database.sandbox.role("app_user"), mode="statement") as url:
@@ -227,7 +227,9 @@ def test_statement_mode_refuses_what_takes_several_statements(
 
 
 def left_behind(pooler: URL) -> None:
-    """Leave a prepared statement of each of the driver's first names on the server's connection."""
+    """Leave a prepared statement with each of the driver's first names on the server's
+    connection.
+    """
     shown = pooler.set(drivername="postgresql").render_as_string()
     with psycopg.connect(shown, autocommit=True) as other:
         for number in range(10):
@@ -265,7 +267,7 @@ STEPS: Final = (
 
 
 def commands(group: TyperGroup, prefix: str = "") -> Iterator[str]:
-    """The name of every command, those of groups included."""
+    """Yield the name of every command, including those of groups."""
     for name, command in group.commands.items():
         if isinstance(command, TyperGroup):
             yield from commands(command, f"{prefix}{name} ")
@@ -286,7 +288,7 @@ def test_every_command_works(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where others have left prepared statements of the names that this driver would give."""
+    """Other clients have left prepared statements with the names that this driver would use."""
 
     def url(role: str) -> URL:
         return pooler.set(username=role, database=empty_database.name)
@@ -321,8 +323,8 @@ def test_doctor_asks_for_statements_that_are_not_prepared(
     assert finding.remedy == 'create_engine(..., connect_args={"prepare_threshold": None})'
 
 
-def test_which_it_does_with_reason(pooler: URL) -> None:
-    """What one client prepares has a name that the next one's has, too."""
+def test_prepared_statements_of_two_clients_collide(pooler: URL) -> None:
+    """Two clients use the same names for their prepared statements."""
     info: dict[str, Any] = {"host": str(pooler.query["host"]), "port": str(pooler.query["port"])}
     info |= {"user": "app_user", "dbname": str(pooler.database)}
     with (

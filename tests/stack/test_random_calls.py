@@ -1,7 +1,7 @@
-"""Random arguments of every function. Each call ends in a named refusal or in a right record.
+"""Random arguments of every function. Each call ends in a named refusal or in a valid record.
 
-A right record is one that the library reads back. `verify` finds nothing afterwards but purchases
-whose shares do not follow a policy: a caller who may mint can declare any.
+The library can read a valid record back. Afterwards `verify` may report only purchases with shares
+that do not follow a policy: a caller that may mint can declare any.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def test_random_argument_ends_in_a_named_refusal_or_a_right_record(
                 assert_named(error, asked)
             else:
                 assert outcomes_in(answer) <= OUTCOMES, asked
-                if role != NAMES["service"]:  # which may take back another part than is due
+                if role != NAMES["service"]:  # the service role may return another part than is due
                     connection.commit()
 
     attempt()
@@ -119,13 +119,13 @@ def test_random_argument_ends_in_a_named_refusal_or_a_right_record(
 
 
 def assert_named(error: DBAPIError, asked: str) -> None:
-    """A rule of ours refused, or PostgreSQL cannot read a value as its type."""
+    """Check that a rule of the ledger refused, or PostgreSQL cannot read a value as its type."""
     sqlstate, rule = rule_of(error)
     assert rule is not None or (sqlstate or "").startswith("22"), (asked, error)
 
 
 def altered(data: st.DataObject, value: Any) -> Any:
-    """*value* with one to three of its fields replaced, added or left out."""
+    """Replace, add or remove one to three fields of *value*."""
     if not isinstance(value, (dict, list)) or not data.draw(st.integers(0, 15)):
         return data.draw(VALUES)
     if isinstance(value, list):
@@ -142,7 +142,7 @@ def altered(data: st.DataObject, value: Any) -> Any:
 
 
 def outcomes_in(answer: Any) -> set[str]:
-    """The outcomes anywhere in an answer."""
+    """Return all outcomes in an answer."""
     if isinstance(answer, list):
         return set().union(*map(outcomes_in, answer))
     return {answer["outcome"]} if isinstance(answer, dict) and "outcome" in answer else set()

@@ -1,5 +1,6 @@
-"""What the server lacks, or has switched off, is one typed error; nothing is half written, and the
-same engine works again once it is there.
+"""Exhausted or disabled resources of the server cause one typed error, and no partial write.
+
+The same engine works again when the resource is back.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from stack.conftest import Database, opened
 from stack.watching import watched_engine
 
 LOG_FILE_BYTES, LOG_FILL_BYTES = 16 * 2**20, 3 * 2**20
-# More than the server's binary, which may be copied under the limit, and too little for the next
-# file of the log to be made ahead.
+# Larger than the server's binary, which may be copied under the limit. Too small for the next file
+# of the log to be created ahead.
 LOG_BEGUN_BYTES = 10 * 2**20
 FILL_LOG = text("SELECT pg_logical_emit_message(false, '', repeat('x', :size))")
 
-# What an administrator does to the database, and undoes; what a call is told meanwhile.
+# A change by an administrator, its reversal, and the error of a call in between.
 SWITCHES = {
     "it is read-only": (
         "ALTER DATABASE {name} SET default_transaction_read_only = on",
@@ -41,7 +42,7 @@ SWITCHES = {
     "it has no connection left": (
         "ALTER DATABASE {name} CONNECTION LIMIT 0",
         "ALTER DATABASE {name} CONNECTION LIMIT -1",
-        None,  # libpq tells what it is refused with in words alone
+        None,  # libpq reports this refusal without a code
         "too many connections",
     ),
     "its locks are not waited for, and one is held": (
@@ -61,7 +62,7 @@ SWITCHES = {
 
 @contextmanager
 def switched(database: Database, off: str, on: str) -> Iterator[None]:
-    """As the administrator, who is connected before and stays so."""
+    """Switch as the administrator, connected from before until the end."""
     name = database.sandbox.administrator.database
     with database.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
         admin.execute(text(off.format(name=name)))
@@ -72,7 +73,7 @@ def switched(database: Database, off: str, on: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("fault", SWITCHES)
-def test_what_is_switched_off_is_told_by_its_code_and_passes(
+def test_disabled_resource_raises_its_code_until_it_is_back(
     own_database: Database, fault: str
 ) -> None:
     off, on, sqlstate, told = SWITCHES[fault]
@@ -94,7 +95,7 @@ def test_what_is_switched_off_is_told_by_its_code_and_passes(
 
 
 def gone(admin: Engine, pid: int) -> bool:
-    """Whether that backend ends within reason."""
+    """True if that backend ends in time."""
     with admin.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         alive = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
         return any(connection.scalar(alive, {"pid": pid}) == 0 for _ in range(20_000))
@@ -119,7 +120,7 @@ def test_a_scope_that_was_idle_for_too_long_is_told_so(database: Database) -> No
     with pytest.raises(LedgerUnavailable) as caught:
         unit_of_work.run(ALICE, dawdling)
 
-    assert caught.value.sqlstate in {"25P03", None}  # psycopg 3.2 tells it in words alone
+    assert caught.value.sqlstate in {"25P03", None}  # psycopg 3.2 reports it without a code
     assert "idle" in str(caught.value)
     assert database.totals() == {}
     assert not unit_of_work.run(ALICE, lambda scope: scope.ledger.post(planned())).replayed
@@ -127,7 +128,7 @@ def test_a_scope_that_was_idle_for_too_long_is_told_so(database: Database) -> No
 
 
 def test_a_disk_that_is_full_is_told_so() -> None:
-    """The table's file is `/dev/full` meanwhile, which takes no byte."""
+    """The table's file is replaced by `/dev/full`, which accepts no byte."""
     with tempfile.TemporaryDirectory(prefix="cogni-full-") as name:
         Path(name).chmod(0o755)
         data_dir = Path(name, "data")
@@ -159,7 +160,7 @@ def test_a_disk_that_is_full_is_told_so() -> None:
 
 @contextmanager
 def files_at_most(size: int) -> Iterator[None]:
-    """No file that is written to by what is started meanwhile can grow beyond so many bytes."""
+    """Limit the size of files that processes started inside the block can write."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -169,7 +170,7 @@ def files_at_most(size: int) -> Iterator[None]:
 
 
 def test_a_log_that_is_full_takes_the_server_down_with_an_unknown_outcome() -> None:
-    """PostgreSQL panics at COMMIT: what it says then does not tell whether that was written."""
+    """PostgreSQL panics at COMMIT. Its message does not tell if the commit record was written."""
     with tempfile.TemporaryDirectory(prefix="cogni-full-") as name:
         Path(name).chmod(0o755)
         data_dir = Path(name, "data")
@@ -178,7 +179,7 @@ def test_a_log_that_is_full_takes_the_server_down_with_an_unknown_outcome() -> N
             billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
             before = database.totals()
             with database.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
-                # So that nobody writes the log before COMMIT does, or tries to again.
+                # So that only COMMIT writes the log, and the server does not restart.
                 admin.execute(text("ALTER SYSTEM SET wal_writer_delay = '10s'"))
                 admin.execute(text("ALTER SYSTEM SET restart_after_crash = off"))
                 admin.execute(text("SELECT pg_switch_wal()"))

@@ -1,4 +1,4 @@
-"""Round trips of each call: on a slow network they are most of its time."""
+"""Round trips of each call. On a slow network they take most of its time."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from stack.conftest import Database
 NEW: Final = itertools.count()
 HOUR: Final = timedelta(hours=1)
 SENT: Final = re.compile(r"\tF\t\d+\t(?:Sync|Query)\b", re.MULTILINE)
-"""A message after which the client waits, as libpq writes it down."""
+"""A message in libpq's trace after which the client waits."""
 LIMIT: Final = 1000
-"""The number of due holds and grants that one call settles."""
+"""The number of due holds and grants that one call posts."""
 
 
 @define
 class Caller:
-    """Alice's calls, each under a key of its own unless it is made again."""
+    """Makes Alice's calls, each with a new key unless the call is repeated."""
 
     billing: Billing
     key: str = "first"
     holds: list[UUID] = field(factory=list)
 
     def anew(self) -> None:
-        """Take another key."""
+        """Use another key."""
         self.key = f"key:{next(NEW)}"
 
     def hold(self) -> UUID:
@@ -92,7 +92,7 @@ def engine(request: pytest.FixtureRequest, database: Database) -> Iterator[Engin
 
 @pytest.fixture
 def caller(engine: Engine) -> Caller:
-    """Alice has bought. Whatever the driver prepares is prepared."""
+    """Build a caller after Alice has bought. The driver's statements are prepared."""
     caller = Caller(Billing(PostgresUnitOfWork(engine)))
     KEYED["confirm_purchase"](caller)
     return caller
@@ -100,7 +100,7 @@ def caller(engine: Engine) -> Caller:
 
 @contextmanager
 def traced(engine: Engine, path: Path) -> Iterator[Path]:
-    """libpq writes there the messages of the pool's one connection meanwhile."""
+    """Make libpq write the messages of the pool's only connection to *path* inside the block."""
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
     assert isinstance(driver, DriverConnection)
@@ -166,7 +166,7 @@ def test_a_refused_charge_takes_one_round_trip_however_much_is_due(
 
 @pytest.mark.parametrize(
     ("holds_first", "calls"),
-    [(True, 3), (False, 2)],  # holds of granted credits leave nothing of the grants to be due
+    [(True, 3), (False, 2)],  # with granted credits on hold, no grant has credits left to expire
 )
 def test_settling_2_500_holds_and_grants_takes_a_call_for_each_thousand(
     database: Database, engine: Engine, tmp_path: Path, *, holds_first: bool, calls: int
@@ -190,7 +190,7 @@ def test_settling_2_500_holds_and_grants_takes_a_call_for_each_thousand(
 
 
 def grants_that_expire(billing: Billing, count: int, clock: MovableClock) -> None:
-    """Grant one credit each, each until a moment of its own."""
+    """Grant one credit each, each with its own expiry."""
     for number in range(count):
         billing.grant(
             ALICE,

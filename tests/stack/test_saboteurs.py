@@ -1,4 +1,4 @@
-"""Schemas that are broken, each caught by a test of the kit."""
+"""Broken schemas, each caught by a test of the kit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REPLACED = """
 
 
 def replaced(function: str, right: str, wrong: str) -> str:
-    """One expression of a function is another."""
+    """Replace an expression of a function."""
     return REPLACED.format(function=function, right=right, wrong=wrong)
 
 

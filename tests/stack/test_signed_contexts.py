@@ -1,4 +1,4 @@
-"""With signed contexts, whoever can run a statement of their own still acts for one tenant only."""
+"""With signed contexts, injected SQL can still act for one tenant only."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ INVALID = "the tenant was set without a valid proof"
 
 @pytest.fixture(scope="module")
 def kept(billing_database: Sandbox) -> Iterator[Database]:
-    """A database for this module's tests, whose contexts are signed."""
+    """Create a database with signed contexts for this module's tests."""
     with created(billing_database) as clone:
         clone.install(test_database=True)
         with opened(clone) as database:
@@ -123,7 +123,7 @@ def known(database: Database) -> dict[TenantId, Ids]:
 
 @pytest.fixture
 def billing(database: Database) -> Billing:
-    """Alice and Bob have paid a dollar each, of which Bob has a share of Alice's."""
+    """Build a ledger where Alice and Bob have paid a dollar each. Bob has a share of Alice's."""
     billing = Billing(signing(database), policy=policy())
     billing.open_account(BOB)
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
@@ -167,7 +167,7 @@ class TestWithTheKey:
 
         assert spender.balance(ALICE) == billing.balance(ALICE)
 
-    def test_scopes_join_a_hosts_transaction_and_leave_what_it_had_set(
+    def test_scopes_join_a_hosts_transaction_and_restore_its_settings(
         self, database: Database, billing: Billing
     ) -> None:
         with database.user.begin() as connection:
@@ -178,7 +178,7 @@ class TestWithTheKey:
 
         assert billing.balance(ALICE).posted == credits(9_999_995)
 
-    def test_it_is_awaited_too(self, database: Database, billing: Billing) -> None:
+    def test_async_calls_are_signed(self, database: Database, billing: Billing) -> None:
         async def spent() -> Balance:
             engine = create_async_engine(database.sandbox.url("app_user"))
             awaited = AsyncBilling(AsyncPostgresUnitOfWork(engine, signing_key=KEY))
@@ -222,7 +222,7 @@ class TestWithTheKey:
         with pytest.raises(PrivilegeRequired):
             Billing(signing(database, None)).balance(SYSTEM_TENANT_ID)
 
-    def test_it_is_turned_off_again(self, database: Database, billing: Billing) -> None:
+    def test_signing_is_turned_off_without_keys(self, database: Database, billing: Billing) -> None:
         sign_contexts(database.migrator, [])
 
         assert doctor(database.user).ok
@@ -230,7 +230,7 @@ class TestWithTheKey:
         with database.admin.connect() as connection:
             assert connection.execute(text("SELECT FROM cogni_billing.context_keys")).all() == []
 
-    def test_a_host_with_a_key_does_not_start_where_none_is_asked_for(
+    def test_host_with_a_key_does_not_start_on_an_unsigned_database(
         self, database: Database
     ) -> None:
         sign_contexts(database.migrator, [])
@@ -247,7 +247,7 @@ class TestWithTheKey:
 
 class TestWithoutTheKey:
     @pytest.mark.parametrize("key", [None, OTHER_KEY], ids=["no key", "another key"])
-    def test_nothing_is_read_and_nothing_written(
+    def test_calls_without_the_key_are_refused(
         self, database: Database, billing: Billing, key: bytes | None
     ) -> None:
         before = database.totals()
@@ -268,7 +268,7 @@ class TestWithoutTheKey:
     def test_proof_that_is_invalid_is_refused_by_every_function_alike(
         self, database: Database, known: dict[TenantId, Ids], proof: str
     ) -> None:
-        """Whatever is there, and whatever else is wrong with the call."""
+        """The answer does not depend on stored records or on other errors of the call."""
         given = INVALID_PROOFS[proof]()
         with undone(database, NAMES["user"]) as connection:
             before = dump(connection)
@@ -357,10 +357,10 @@ class TestWithoutTheKey:
 
         assert error.sqlstate == PRIVILEGE
 
-    def test_what_the_library_sets_shows_no_proof_to_others(
+    def test_proofs_are_not_visible_in_statements_of_other_sessions(
         self, database: Database, billing: Billing
     ) -> None:
-        """Parameters are bound, so the statements that others can see are without them."""
+        """Parameters are bound, so statements that others can see do not contain them."""
         with signing(database).scope(ALICE) as scope, database.admin.connect() as connection:
             scope.ledger.balance(NOON)
             shown = connection.scalars(text("SELECT query FROM pg_stat_activity")).all()
@@ -368,7 +368,7 @@ class TestWithoutTheKey:
         assert any("cogni_billing.balance" in (query or "") for query in shown)
         assert not any(key_id(KEY) in (query or "") for query in shown)
 
-    def test_doctor_says_what_it_could_not_check(self, database: Database) -> None:
+    def test_doctor_reports_a_check_that_failed(self, database: Database) -> None:
         (finding,) = doctor(database.user).findings
 
         assert "without a valid proof" in finding.problem
@@ -408,9 +408,7 @@ class TestKeys:
             assert repr(padded[:8])[2:-1] not in shown
 
     @pytest.mark.parametrize("key", ["k" * 32, b"k" * 31, b"k" * 65, bytearray(32), 7, b""])
-    def test_one_that_is_none_is_refused_before_any_sql(
-        self, database: Database, key: bytes
-    ) -> None:
+    def test_invalid_key_is_refused_before_any_sql(self, database: Database, key: bytes) -> None:
         for use in (
             lambda: PostgresUnitOfWork(database.user, signing_key=key),
             lambda: doctor(database.user, signing_key=key),
@@ -428,7 +426,7 @@ class TestKeys:
 
         assert doctor(database.user, signing_key=KEY).ok
 
-    def test_they_are_not_shown(self, database: Database) -> None:
+    def test_keys_are_not_in_repr(self, database: Database) -> None:
         assert KEY.hex() not in repr(signing(database)._context)
         assert "key" not in repr(signing(database)._context)
 
@@ -436,7 +434,7 @@ class TestKeys:
 def test_statement_prepared_for_one_tenant_does_not_serve_another(
     database: Database, known: dict[TenantId, Ids]
 ) -> None:
-    """The plan is kept, and the proof is checked at each call."""
+    """The plan is cached, and each call validates the proof."""
     statement = "SELECT cogni_billing.find(%s, %s, %s)"
     with database.user.connect() as connection:
         driver = connection.connection.driver_connection

@@ -1,4 +1,4 @@
-"""The kit's fixtures over PostgreSQL, in a test run of a host's own."""
+"""The kit's fixtures over PostgreSQL, in a host's own test run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_host_says_where_the_ledger_is(tmp_path: Path, option: str, outcome: s
 
 
 @pytest.mark.parametrize("on", ["memory", "postgres"])
-def test_what_the_page_shows_a_host_is_a_test_run(tmp_path: Path, on: str) -> None:
+def test_examples_of_the_testing_page_run(tmp_path: Path, on: str) -> None:
     write_files("docs/how-to/testing.md", tmp_path)
 
     printed = pytest_printed(tmp_path, f"--billing-on={on}", "-k", "trial or paid or TestPurchases")

@@ -1,4 +1,4 @@
-"""Scopes on real connections: contexts that end, errors that are typed, commits that are sure."""
+"""Scopes on real connections: contexts that end, typed errors, and safe commits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DOORS: dict[str, Door] = {
     "alone": lambda unit_of_work, transaction: unit_of_work.post(transaction),
 }
 AtOnce = partial(PostgresUnitOfWork, retry_for=timedelta(0))
-"""Reports a lost connection at once."""
+"""Does not retry a lost connection."""
 
 
 @pytest.fixture(params=DOORS)
@@ -69,7 +69,7 @@ def engine_of(database: Database, **options: Any) -> Iterator[Engine]:
 
 @pytest.fixture
 def one_connection(database: Database) -> Iterator[Engine]:
-    """A pool whose only connection every scope shares."""
+    """Create an engine with a pool of one connection, which every scope shares."""
     with engine_of(database, pool_size=1, max_overflow=0, pool_timeout=0.01) as engine:
         yield engine
 
@@ -83,7 +83,7 @@ REFUSES_LATER = """
 
 
 def autocommits(engine: Engine) -> bool:
-    """Whether the driver's connection is left in that mode."""
+    """True if the driver's connection is in that mode."""
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
@@ -111,7 +111,7 @@ class TestContext:
         with one_connection.connect() as connection:
             assert connection.scalar(CONTEXT) == ""
 
-    def test_tenants_who_share_a_connection_never_meet(self, one_connection: Engine) -> None:
+    def test_tenants_on_one_connection_stay_isolated(self, one_connection: Engine) -> None:
         billing = Billing(PostgresUnitOfWork(one_connection))
         for number in range(20):
             for tenant in (ALICE, BOB):
@@ -213,7 +213,7 @@ class TestUnavailable:
             ("-cstatement_timeout=20ms", "57014"),
         ],
     )
-    def test_what_the_server_refuses_now_is_told_by_its_code(
+    def test_unavailable_server_raises_its_code(
         self, database: Database, options: str, sqlstate: str, door: Door
     ) -> None:
         unit_of_work = PostgresUnitOfWork(database.user)
@@ -244,7 +244,7 @@ class TestCommit:
             with pytest.raises(OutcomeUnknown):
                 door(AtOnce(engine), planned())
             engine.dispose()
-        # The server has answered by now. Before, this could overtake the first call.
+        # The server has answered by now. Before, this call could overtake the first.
         again = door(PostgresUnitOfWork(database.user), planned())
 
         assert again.replayed == written
@@ -272,7 +272,7 @@ class TestCommit:
         assert database.totals() == {}
         assert not post(PostgresUnitOfWork(database.user), planned()).replayed
 
-    def test_a_lost_connection_does_not_hide_what_the_host_raised(
+    def test_lost_connection_does_not_hide_the_hosts_error(
         self, one_connection: Engine, database: Database
     ) -> None:
         def work(scope: PostgresServiceScope) -> None:
@@ -301,7 +301,7 @@ class TestCommit:
     def test_a_connection_whose_end_was_interrupted_is_never_used_again(
         self, database: Database, reset: Any, ending: str
     ) -> None:
-        """By a signal's handler, say; what the pool does with it then is the host's choice."""
+        """A signal handler may interrupt it. The host decides the pool's next step."""
 
         class Interrupted(Exception):
             pass
@@ -332,7 +332,7 @@ class TestCommit:
     def test_a_connection_that_was_lost_with_a_refusal_is_not_committed(
         self, database: Database
     ) -> None:
-        """The server refuses, and ends the session in the same breath: a batch would go on."""
+        """The server refuses, and ends the session at the same time. A batch would continue."""
 
         def work(scope: PostgresServiceScope) -> None:
             scope.ledger.post(planned())
@@ -347,7 +347,7 @@ class TestCommit:
     def test_an_aborted_transaction_is_never_committed_as_if_it_were_whole(
         self, database: Database
     ) -> None:
-        """COMMIT would answer ROLLBACK, and every driver would call that a success."""
+        """COMMIT would answer ROLLBACK, and every driver would report success."""
 
         def work(scope: PostgresServiceScope) -> None:
             scope.ledger.post(planned())
@@ -362,7 +362,7 @@ class TestCommit:
     def test_a_deferred_trigger_that_refuses_at_commit_is_no_unknown_outcome(
         self, own_database: Database, door: Door
     ) -> None:
-        """The trigger is a host's own: the library's schema defers nothing."""
+        """The trigger is a host's own: the library's schema defers no trigger."""
         with own_database.admin.begin() as admin:
             admin.execute(text(REFUSES_LATER))
 
@@ -413,7 +413,7 @@ class TestRunningAgain:
         ],
         ids=str,
     )
-    def test_what_may_help_is_repeated_a_few_times_and_nothing_else(
+    def test_only_conflicts_are_retried_and_a_limited_number_of_times(
         self, database: Database, error: LedgerUnavailable, times: int
     ) -> None:
         tries = []
@@ -430,7 +430,7 @@ class TestRunningAgain:
     def test_a_batch_that_was_disturbed_before_it_posted_is_repeated_too(
         self, database: Database
     ) -> None:
-        """A replay under a policy that is not in force yet looks for its key at once."""
+        """A replay under a policy that is not in force yet reads its key at once."""
         purchase = Purchase(tenant=ALICE, amount=usd("1.00"), payment="stripe:1")
         later = evolve(
             RevenueSharePolicy.default(), effective_from=datetime(2200, 1, 1, tzinfo=UTC)
@@ -455,7 +455,7 @@ class TestRunningAgain:
 
 
 class TestWhatIsNotTheLedgers:
-    def test_what_a_hosts_own_hook_raises_is_what_the_host_gets(self, database: Database) -> None:
+    def test_error_of_a_hosts_hook_reaches_the_host(self, database: Database) -> None:
         def refuse(*_: object) -> None:
             raise ValueError("no token")
 
@@ -492,7 +492,7 @@ def test_a_signing_key_is_of_a_certain_length(database: Database, key: bytes, sh
 
 
 def terminate(database: Database, scope: PostgresServiceScope) -> None:
-    """End the scope's backend, and return when it is gone."""
+    """End the scope's backend, and wait until it has ended."""
     pid = scope.books._connection.scalar(text("SELECT pg_backend_pid()"))
     with database.admin.connect() as connection:
         ended = connection.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})

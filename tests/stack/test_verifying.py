@@ -1,4 +1,4 @@
-"""Verification finds each corruption that a superuser makes, and its place."""
+"""Verification finds and locates each corruption by a superuser."""
 
 from __future__ import annotations
 
@@ -503,7 +503,7 @@ def billing(database: Database) -> Billing:
 
 
 def attempted(unit_of_work: UnitOfWork, ids: CountingIds) -> None:
-    """Record an attempt in each state that needs evidence, and an intent."""
+    """Record an intent, and an attempt in each state that needs evidence."""
     verifier = FakeVerifier()
     attempts = PaymentAttempts(unit_of_work, verifier=verifier, destinations=CARD, ids=ids)
     for evidence, answer in (
@@ -519,7 +519,7 @@ def attempted(unit_of_work: UnitOfWork, ids: CountingIds) -> None:
 
 @contextmanager
 def corrupted(database: Database, statement: str) -> Iterator[Connection]:
-    """A superuser's connection that has run *statement* without triggers."""
+    """Open a superuser's connection that has run *statement* without triggers."""
     with database.admin.connect() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         assert connection.execute(text(statement)).rowcount > 0
@@ -585,7 +585,7 @@ def test_verification_violations_of_one_tenant_do_not_hide_another_tenant(
 def test_verification_forged_purchases_of_one_tenant_do_not_hide_another_tenant(
     database: Database,
 ) -> None:
-    """A role that may create credits can record shares that its policy does not give."""
+    """A role that may create credits can record shares that its policy does not have."""
     unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
     with unit_of_work.scope(ALICE) as scope:
         for number in range(1, 31):
@@ -601,7 +601,7 @@ def test_verification_forged_purchases_of_one_tenant_do_not_hide_another_tenant(
 
 
 def forged(tenant: TenantId, number: int) -> Transaction:
-    """A purchase with a share that no policy gives."""
+    """Build a purchase with a share that no policy has."""
     return evolve(
         planned(tenant, payment=f"stripe:{number}"),
         id=UUID(int=number),

@@ -1,4 +1,4 @@
-"""Workers of each kind that docs/how-to/workers.md shows, by its own modules and commands."""
+"""Workers of each kind on docs/how-to/workers.md, run from its modules and commands."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ PAGE: Final = "docs/how-to/workers.md"
 STARTS: Final = int(os.environ.get("COGNI_BILLING_TEST_STARTS", "5"))
 WORKERS: Final = 4
 REQUESTS_MAX: Final = 2_000
-"""Within so many requests each worker has to answer one."""
+"""Each worker has to answer one of so many requests."""
 PATIENCE_S: Final = 60.0
 
-# The broker is a folder, and each answer a line in a named pipe. It is short, so it comes whole.
+# The broker is a folder, and each answer a line in a named pipe. Short lines are written whole.
 OF_TESTS: Final = """
 import os
 from uuid import UUID
@@ -76,7 +76,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def folder(database: Database, tmp_path: Path) -> Path:
-    """A folder with the modules of the page."""
+    """Create a folder with the modules of the page."""
     for code in blocks(PAGE, "python"):
         name = code.splitlines()[0].removeprefix("# ")
         (tmp_path / name).write_text(served(code, database.sandbox))
@@ -84,7 +84,7 @@ def folder(database: Database, tmp_path: Path) -> Path:
 
 
 def shown(name: str) -> list[str]:
-    """The command of the page that begins with *name*, run by this interpreter."""
+    """Return the page's command that begins with *name*, run by this interpreter."""
     [line] = [
         line.removeprefix("$ ")
         for code in blocks(PAGE, "console")
@@ -98,7 +98,7 @@ def shown(name: str) -> list[str]:
 def running(
     command: list[str], folder: Path, pass_fds: tuple[int, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that ends well when it is told to."""
+    """Start a server, and check that SIGTERM ends it."""
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, pass_fds=pass_fds
     ) as process:
@@ -123,7 +123,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def get(path: Path, tenant: TenantId) -> tuple[int, str]:
-    """The worker that answered, and the balance that it told."""
+    """Return the worker that answered, and its balance."""
     connection = UnixConnection(path)
     connection.request("GET", f"/{tenant}")
     response = connection.getresponse()
@@ -135,7 +135,7 @@ def get(path: Path, tenant: TenantId) -> tuple[int, str]:
 
 @contextmanager
 def serving(folder: Path, name: str) -> Iterator[Path]:
-    """The socket of a running server, which is bound before: clients need not wait for it."""
+    """Return the socket of a running server. It is bound before, so clients need not wait."""
     path = folder / "socket"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -170,7 +170,7 @@ def test_every_web_worker_tells_the_right_balance(
 
 
 class Pipe:
-    """Lines from a named pipe that several processes write to."""
+    """Reads lines from a named pipe that several processes write to."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -189,7 +189,7 @@ class Pipe:
 
 
 class Client:
-    """Sends tasks. A worker would read a message that is half written, so they are moved whole."""
+    """Sends tasks. Files are moved when complete, because a worker would read a partial message."""
 
     def __init__(self, folder: Path) -> None:
         self._staged, self._broker = folder / "staged", folder / "broker"
@@ -235,7 +235,7 @@ def test_every_celery_worker_charges_its_tenants_once(database: Database, folder
                 while len(workers) < WORKERS:
                     charged += 1
                     assert charged < REQUESTS_MAX
-                    # Each is sent twice. The second to be done replays the first.
+                    # Each is sent twice. The second one replays the first.
                     asked = [(str(tenant), f"run-{charged}") for tenant in tenants] * 2
                     client.send(asked)
                     for _ in asked:
@@ -260,7 +260,7 @@ def test_every_celery_worker_charges_its_tenants_once(database: Database, folder
 def test_worker_processes_and_their_parent_use_one_ledger_at_once(
     database: Database, method: str, way: str, *, grouped: bool
 ) -> None:
-    """Workers come about in the middle of their parent's calls, and await the ledger, too."""
+    """Workers start during their parent's calls, and also use the async ledger."""
     billing = Billing(PostgresUnitOfWork(database.user))
     numbers = range(spending.WORKERS + 1)
     tenants = [

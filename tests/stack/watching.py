@@ -1,4 +1,4 @@
-"""Connections that tell of each statement before they send it, below SQLAlchemy's events."""
+"""Connections that report each statement before they send it, below SQLAlchemy's events."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 BeforeEach: TypeAlias = Callable[[psycopg.Connection[Any], str], None]
-"""Is called with the connection and the statement; COMMIT of a scope is one, too."""
+"""Called with the connection and the statement, including COMMIT of a scope."""
 
 
 @contextmanager
 def watched_engine(url: URL | str, before_each: BeforeEach, **options: Any) -> Iterator[Engine]:
-    """An engine that calls *before_each*, but not for the first questions of SQLAlchemy's own."""
+    """Create an engine that calls *before_each*, except for SQLAlchemy's first queries."""
     armed: list[bool] = []
 
     class Watched(psycopg.Cursor[Any]):

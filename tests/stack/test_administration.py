@@ -75,7 +75,7 @@ class TestProvision:
             ("cogni_billing_keeper", False, False, False, False, False),
         ]
 
-    def test_doing_it_again_changes_nothing(self, own_database: Database) -> None:
+    def test_repeated_provisioning_changes_no_object(self, own_database: Database) -> None:
         before = privileges(own_database)
 
         provision(own_database.admin, WITH_SPENDER, test_database=True)
@@ -151,7 +151,7 @@ class TestProvision:
         with own_database.user.connect() as connection:
             assert Provision.read(connection) == Provision(WITH_SPENDER, test_database=True)
 
-    def test_a_comment_that_somebody_changed_is_told(self, own_database: Database) -> None:
+    def test_changed_comment_is_reported(self, own_database: Database) -> None:
         with own_database.admin.begin() as connection:
             connection.execute(text("COMMENT ON SCHEMA cogni_billing IS 'our billing tables'"))
 
@@ -245,7 +245,7 @@ class TestTrialBalance:
         assert list(report.balances) == ["tenants", "cogni_system", "issuance"]
         assert report.total == credits(0)
 
-    def test_an_empty_ledger_has_nothing_to_report(self, database: Database) -> None:
+    def test_trial_balance_of_an_empty_ledger_is_empty(self, database: Database) -> None:
         assert trial_balance(database.service) == ()
 
     def test_role_without_full_sight_gets_no_trial_balance(self, database: Database) -> None:
@@ -266,7 +266,7 @@ class TestTemporaryDatabase:
             found = text("SELECT count(*) FROM pg_database WHERE datname = :name")
             assert connection.scalar(found, {"name": name}) == 0
 
-    def test_a_server_that_cannot_be_reached_is_told(self) -> None:
+    def test_unreachable_server_raises_unavailable(self) -> None:
         with (
             pytest.raises(LedgerUnavailable),
             temporary_database("postgresql+psycopg://postgres@/x?host=/nowhere"),

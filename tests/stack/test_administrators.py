@@ -122,7 +122,7 @@ def memberships(engine: Engine) -> list[tuple[str, str]]:
         ]
 
 
-def test_printed_sql_does_what_provision_does(managed: Managed) -> None:
+def test_printed_sql_equals_provisioning(managed: Managed) -> None:
     admin = create_engine(managed.administrator, isolation_level="AUTOCOMMIT")
     ours = text("SELECT rolname FROM pg_roles WHERE rolname ~ '^(app|cogni)_'")
     printed = provision_sql(admin, WITH_SPENDER)
@@ -198,7 +198,7 @@ def test_installing_again_and_changing_the_spender_leave_no_membership(managed: 
         assert doctor(shop.spender).findings == ()
 
 
-def test_a_second_administrator_is_told_which_statement_another_must_run(
+def test_error_names_the_statement_that_another_administrator_must_run(
     managed: Managed,
 ) -> None:
     installed(managed)

@@ -48,7 +48,7 @@ async def context_on_the_pool(billing: AsyncBilling) -> object:
         return await connection.scalar(CONTEXT)
 
 
-def test_a_task_cancelled_while_it_waits_for_a_lock_leaves_nothing(database: Database) -> None:
+def test_task_cancelled_while_waiting_for_a_lock_leaves_no_row(database: Database) -> None:
     async def scenario(billing: AsyncBilling) -> None:
         await billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
         with database.admin.connect() as blocker:

@@ -235,7 +235,7 @@ def test_pg_restore_by_an_ordinary_administrator_leaves_owners_that_provision_co
     assert_moved(move.old, copy)
 
 
-def test_a_restored_ledger_whose_keys_are_missing_is_found(move: Move) -> None:
+def test_restored_ledger_without_its_keys_is_found(move: Move) -> None:
     """An administrator's dump contains the table of keys, but not the keys."""
     with opened(move.old) as shop:
         sign_contexts(shop.migrator, [KEY])

@@ -225,7 +225,7 @@ def test_dry_run_of_provision_prints_its_sql_and_runs_none(run: Run, empty_datab
     assert again == printed
 
 
-def test_a_machine_reads_what_doctor_finds(run: Run, own_database: Database) -> None:
+def test_doctor_prints_its_findings_as_json(run: Run, own_database: Database) -> None:
     url = own_database.sandbox.url("app_spender")
     sound = run("doctor", "--json", url=url)
     with own_database.admin.begin() as connection:

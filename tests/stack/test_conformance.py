@@ -115,7 +115,7 @@ class TestPostgres(Called, DurableConformance):
 
     @pytest.mark.exhaustive
     class TestModel:
-        def test_both_ledgers_do_what_the_model_says(self, new_unit_of_work: NewUnitOfWork) -> None:
+        def test_both_ledgers_follow_the_model(self, new_unit_of_work: NewUnitOfWork) -> None:
             steps = run(
                 [
                     lambda: partial(Billing, InMemoryUnitOfWork()),

@@ -57,7 +57,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Engine]]:
         engine.dispose()
 
 
-def test_python_in_the_docs_does_what_it_says(empty_database: Clone, engines: list[Engine]) -> None:
+def test_python_in_the_docs_runs(empty_database: Clone, engines: list[Engine]) -> None:
     """The page on installing comes first, as for a reader."""
     for name in dict.fromkeys((INSTALL, *DOCUMENTS)):
         if name in {TUTORIAL, WORKERS}:

@@ -279,7 +279,7 @@ class TestEnvironment:
         with pytest.raises(LedgerUnavailable, match="set TMPDIR"):
             Server().start()
 
-    def test_user_id_without_an_account_is_told_how_to_get_one(
+    def test_user_id_without_an_account_gets_a_remedy(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 2**31 - 5)
@@ -351,7 +351,7 @@ class TestKeptData:
         with pytest.raises(LedgerUnavailable, match="incompatible"):
             Server(folder / "data").start()
 
-    def test_root_is_told_of_a_folder_that_its_stand_in_cannot_enter(
+    def test_root_gets_an_error_for_a_folder_closed_to_its_account(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (folder / "private").mkdir(mode=0o700)
@@ -411,10 +411,10 @@ class TestBinaries:
     def test_there_is_an_account_that_may_serve_for_root(self) -> None:
         assert unprivileged_account().pw_uid != 0
 
-    def test_a_machine_without_such_an_account_is_told(
+    def test_machine_without_an_unprivileged_account_is_reported(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(pwd, "getpwall", list)
 
-        with pytest.raises(LedgerUnavailable, match="no account"):
+        with pytest.raises(LedgerUnavailable, match="create the account"):
             unprivileged_account()

@@ -100,7 +100,7 @@ def test_interrupted_command_reports_its_progress(
     assert (code, stdout, stderr) == (130, "", f"interrupted; {said}\n")
 
 
-def test_interrupted_import_counts_its_lines_and_goes_on_when_run_again(
+def test_interrupted_import_counts_its_lines_and_continues_when_run_again(
     database: Database, tmp_path: Path
 ) -> None:
     billing = Billing(PostgresUnitOfWork(database.user))
@@ -147,7 +147,7 @@ def test_interrupted_demo_throws_its_database_away(database: Database, *, given:
     [["demo"], ["statement", str(ALICE), "--limit", "500"], ["--version"], ["doctor", "--json"]],
     ids=lambda arguments: arguments[0],
 )
-def test_command_whose_pipe_is_closed_ends_quietly(
+def test_command_with_a_closed_pipe_ends_without_output(
     database: Database, arguments: list[str]
 ) -> None:
     Billing(PostgresUnitOfWork(database.user)).open_account(ALICE)

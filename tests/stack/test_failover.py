@@ -73,7 +73,7 @@ def promote(nodes: Cluster) -> None:
     assert nodes.standby.ask(PROMOTE) == [True]
 
 
-def test_callers_under_load_go_on_when_the_primary_dies_and_the_standby_is_promoted(
+def test_callers_under_load_continue_after_a_failover(
     nodes: Cluster, make: Make, loop: asyncio.AbstractEventLoop
 ) -> None:
     answered: list[str] = []

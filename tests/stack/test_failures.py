@@ -144,7 +144,7 @@ TOLD_BY_RULE: dict[str, tuple[str, BillingError]] = {
 
 
 @pytest.mark.parametrize("rule", TOLD_BY_RULE)
-def test_a_refusal_by_a_rule_of_the_schema_is_told_by_its_name(rule: str) -> None:
+def test_refusal_by_a_rule_of_the_schema_raises_its_error(rule: str) -> None:
     message, expected = TOLD_BY_RULE[rule]
 
     error = translation(of_server("23514", constraint_name=rule, message_primary=message))

@@ -283,7 +283,7 @@ def test_a_conflict_in_a_batch_answers_its_caller_alone(billing: Billing) -> Non
     assert billing.charge(ALICE, credits(5), reference="run-1").replayed
 
 
-def test_a_caller_is_told_only_after_commit(
+def test_caller_gets_its_answer_only_after_commit(
     database: Database, unit_of_work: PostgresUnitOfWork
 ) -> None:
     """Another connection sees every charge before its caller gets the answer."""

@@ -126,7 +126,7 @@ class TestALineThatIsCut:
 
     @CUTS
     @pytest.mark.parametrize("name", CALLS)
-    def test_a_call_whose_line_was_cut_returns_its_first_outcome(
+    def test_call_on_a_cut_connection_returns_its_first_outcome(
         self, database: Database, name: str, cut: Cut
     ) -> None:
         steady, kept = sold(database), CALLS[name]
@@ -139,7 +139,7 @@ class TestALineThatIsCut:
 
     @CUTS
     @pytest.mark.parametrize("name", CALLS)
-    def test_an_awaited_call_whose_line_was_cut_returns_its_first_outcome(
+    def test_async_call_on_a_cut_connection_returns_its_first_outcome(
         self, database: Database, name: str, cut: Cut
     ) -> None:
         steady, kept = sold(database), CALLS[name]
@@ -207,7 +207,7 @@ class TestALineThatIsCut:
 
         happened_once(steady, kept, given)
 
-    def test_a_read_whose_answer_was_lost_is_read_again(self, database: Database) -> None:
+    def test_read_with_a_lost_answer_is_repeated(self, database: Database) -> None:
         sold(database)
         with through(database.sandbox.role("app_user")) as (proxy, engine):
             proxy.cut, proxy.times = Cut.AFTER_COMMIT, 1
@@ -216,9 +216,7 @@ class TestALineThatIsCut:
         assert balance.posted == credits(BOUGHT)
 
     @CUTS
-    def test_a_scope_whose_commit_was_cut_is_not_made_again(
-        self, database: Database, cut: Cut
-    ) -> None:
+    def test_scope_with_a_cut_commit_is_not_retried(self, database: Database, cut: Cut) -> None:
         """The work of a scope has no key, so the caller decides."""
         tried = count(1)
         with through(database.sandbox.role("app_user")) as (proxy, engine):
@@ -233,9 +231,7 @@ class TestALineThatIsCut:
 
         assert next(tried) == 2
 
-    def test_another_request_under_the_key_is_told_though_the_line_was_cut(
-        self, database: Database
-    ) -> None:
+    def test_conflict_is_reported_on_a_cut_connection(self, database: Database) -> None:
         steady = sold(database)
         steady.charge(ALICE, credits(5), reference="r")
         with through(database.sandbox.role("app_user")) as (proxy, engine):
@@ -283,7 +279,7 @@ class TestABackendThatIsTerminated:
         happened_once(steady, kept, given)
 
     @pytest.mark.parametrize("name", CALLS)
-    def test_a_statement_whose_backend_is_terminated_meanwhile_is_made_on_another(
+    def test_statement_on_a_terminated_backend_is_retried_on_another(
         self, database: Database, name: str
     ) -> None:
         steady, kept = sold(database), CALLS[name]
@@ -369,7 +365,7 @@ class TestAReadOnlyConnection:
 
         happened_once(steady, kept, asyncio.run(made()))
 
-    def test_a_database_that_stays_read_only_is_told_so(self, own_database: Database) -> None:
+    def test_permanent_read_only_database_is_reported(self, own_database: Database) -> None:
         """As a standby is. Its connections are discarded, and each call looks for a better one."""
         billing = Billing(
             PostgresUnitOfWork(own_database.user, retry_for=timedelta(milliseconds=1))

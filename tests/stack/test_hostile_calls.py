@@ -435,7 +435,7 @@ class TestForgeries:
                 assert_named(error)
             assert dump(connection) == before
 
-    def test_all_or_none_keeps_none_of_a_batch_with_a_refusal(
+    def test_all_or_nothing_batch_with_a_refusal_records_no_request(
         self, kept: Database, known: dict[TenantId, Ids]
     ) -> None:
         ids = at_present(known[ALICE])

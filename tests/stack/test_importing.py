@@ -162,7 +162,7 @@ def test_an_import_that_is_killed_again_and_again_does_each_line_once(
         assert billing.balance(tenant).posted == funds + credits(asked * credits_each)
 
 
-def test_on_a_terminal_a_bar_tells_how_far_it_is(importer: Importer, billing: Billing) -> None:
+def test_import_on_a_terminal_shows_a_progress_bar(importer: Importer, billing: Billing) -> None:
     rows = "".join(f"{ALICE},1,stripe:{n}\n" for n in range(3))
     path = importer.write("some.csv", f"{HEADER}{rows}")
     terminal, stderr = pty.openpty()
@@ -297,7 +297,7 @@ def test_a_quote_that_is_not_closed_stops_the_import_where_it_is(
     assert billing.balance(ALICE).posted == credits(40_000_000)
 
 
-def test_an_import_stops_where_the_ledger_does_not_answer_and_goes_on_from_there(
+def test_import_stops_at_an_unavailable_ledger_and_continues_when_run_again(
     importer: Importer, billing: Billing, database: Database
 ) -> None:
     billing.grant(BOB, credits(1), source="test", reference="wallet")
@@ -324,7 +324,7 @@ def test_an_import_stops_where_the_ledger_does_not_answer_and_goes_on_from_there
 @pytest.mark.parametrize(
     ("cut", "then"), [(Cut.BEFORE_COMMIT, counted(1, 0, 0)), (Cut.AFTER_COMMIT, counted(0, 1, 0))]
 )
-def test_an_import_whose_line_is_cut_tells_that_it_may_be_begun_again(
+def test_import_on_a_cut_connection_says_that_it_can_be_run_again(
     importer: Importer, billing: Billing, database: Database, cut: Cut, then: list[str]
 ) -> None:
     path = importer.write("one.csv", f"{HEADER}{ALICE},1,stripe:1\n")

@@ -93,7 +93,7 @@ class TestTheHostsWork:
         assert host.scalars(NOTES).all() == ["order 7"]
 
     @pytest.mark.parametrize("ending", ["release_savepoint", "rollback_savepoint"])
-    def test_a_scope_whose_end_was_interrupted_is_not_kept(
+    def test_scope_with_an_interrupted_end_is_rolled_back(
         self, database: Database, host: Connection, ending: str
     ) -> None:
         """A signal handler may raise there. A host that continues gets an error at its next
@@ -128,7 +128,7 @@ class TestTheHostsWork:
         assert receipt.balance == credits(10_000_000)
 
     @pytest.mark.parametrize("ending", ["commit", "rollback"])
-    def test_a_host_that_ended_its_transaction_inside_a_scope_is_told(
+    def test_end_of_the_transaction_inside_a_scope_raises_an_error(
         self, host: Connection, ending: str
     ) -> None:
         def work(scope: PostgresScope) -> None:
@@ -249,7 +249,7 @@ class TestRefusals:
 
         assert str(caught.value) == f"{self.EXPECTED}, got no open transaction"
 
-    def test_a_transaction_that_ended_meanwhile(self, host: Connection) -> None:
+    def test_transaction_that_has_ended_is_refused(self, host: Connection) -> None:
         billing = joined(host)
         host.rollback()
 

@@ -60,7 +60,7 @@ def objects(database: Database) -> list[str]:
         return list(connection.scalars(OBJECTS))
 
 
-def test_upgrading_from_nothing_and_downgrading_to_nothing_and_again(
+def test_upgrade_and_downgrade_repeat_from_an_empty_database(
     own_database: Database,
 ) -> None:
     installed = objects(own_database)
@@ -80,7 +80,7 @@ def defined(database: Database) -> frozenset[definitions.Definition]:
         return definitions.found(connection)
 
 
-def test_a_fresh_install_is_the_same_as_all_upgrades_one_by_one(own_database: Database) -> None:
+def test_fresh_install_equals_all_upgrades(own_database: Database) -> None:
     fresh = defined(own_database)
     unmigrate(own_database.migrator)
     scripts = Config()
@@ -144,7 +144,7 @@ def test_the_seed_survives_an_engine_of_any_isolation_level(
         engine.dispose()
 
 
-def test_a_failed_migration_leaves_nothing(own_database: Database) -> None:
+def test_failed_migration_leaves_no_object(own_database: Database) -> None:
     unmigrate(own_database.migrator)
     with own_database.admin.begin() as connection:
         connection.execute(text("CREATE TABLE cogni_billing.arrivals ()"))
@@ -215,7 +215,7 @@ def broken_off(database: Database, place: int) -> Iterator[None]:
         yield
 
 
-def test_a_populated_ledger_is_sound_after_its_migration_and_has_lost_nothing(
+def test_migration_keeps_every_row_of_a_populated_ledger(
     own_database: Database,
 ) -> None:
     """From every released revision. Migrating from the newest changes no row."""

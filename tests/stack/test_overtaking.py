@@ -145,7 +145,7 @@ def test_an_unclaimed_payment_is_never_refused_as_claimed(
     assert at(others, NOON + HOUR).balance(ALICE).held == credits(0)
 
 
-def test_a_replay_that_is_recorded_after_the_look_for_it_is_told_by_the_post(
+def test_replay_recorded_after_its_lookup_is_found_by_the_post(
     database: Database, others: Engine
 ) -> None:
     """A batch of purchases from before and after the policy begins reads keys first, and then
@@ -167,7 +167,7 @@ def test_a_replay_that_is_recorded_after_the_look_for_it_is_told_by_the_post(
     assert [outcome.state for outcome in outcomes] == ["replayed"] * 3
 
 
-def test_a_key_of_all_or_nothing_that_is_used_between_two_statements_is_a_conflict(
+def test_all_or_nothing_key_used_between_two_statements_is_a_conflict(
     database: Database, others: Engine
 ) -> None:
     """A replay in such a batch takes a second statement, since it could be a conflict."""
@@ -206,9 +206,7 @@ def test_all_or_nothing_counts_spending_between_its_two_statements(
     assert billing.balance(ALICE).posted == credits(4)
 
 
-def test_an_account_that_is_opened_by_a_refused_charge_is_not_there(
-    database: Database, others: Engine
-) -> None:
+def test_refused_batch_opens_no_account(database: Database, others: Engine) -> None:
     """A batch for an unknown tenant is refused, though the tenant buys after the statement."""
     engine = create_engine(database.sandbox.role("app_user"))
     outcomes = at(engine, NOON).charge_many(

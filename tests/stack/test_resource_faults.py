@@ -101,7 +101,7 @@ def gone(admin: Engine, pid: int) -> bool:
         return any(connection.scalar(alive, {"pid": pid}) == 0 for _ in range(20_000))
 
 
-def test_a_scope_that_was_idle_for_too_long_is_told_so(database: Database) -> None:
+def test_scope_idle_for_too_long_raises_an_error(database: Database) -> None:
     given = database.sandbox.role("app_user")
     own = given.query.get("options", "")
     idle = f"{own} -cidle_in_transaction_session_timeout=50ms".strip()
@@ -127,7 +127,7 @@ def test_a_scope_that_was_idle_for_too_long_is_told_so(database: Database) -> No
     engine.dispose()
 
 
-def test_a_disk_that_is_full_is_told_so() -> None:
+def test_full_disk_is_reported() -> None:
     """The table's file is replaced by `/dev/full`, which accepts no byte."""
     with tempfile.TemporaryDirectory(prefix="cogni-full-") as name:
         Path(name).chmod(0o755)

@@ -127,7 +127,7 @@ class TestContext:
         assert billing.balance(BOB).posted == credits(0)
         assert billing.statement(BOB).lines == ()
 
-    def test_a_host_that_committed_inside_a_scope_is_told(self, database: Database) -> None:
+    def test_commit_inside_a_scope_raises_an_error(self, database: Database) -> None:
         def work(scope: PostgresServiceScope) -> None:
             scope.tenants.open_account(NOON)
             scope.books._connection.commit()
@@ -137,9 +137,7 @@ class TestContext:
 
 
 class TestEngines:
-    def test_an_engine_that_autocommits_is_refused_and_nothing_is_written(
-        self, database: Database
-    ) -> None:
+    def test_engine_that_autocommits_is_refused_before_any_write(self, database: Database) -> None:
         with (
             engine_of(database, isolation_level="AUTOCOMMIT") as engine,
             pytest.raises(LedgerUnavailable, match="autocommits"),
@@ -250,7 +248,7 @@ class TestCommit:
         assert again.replayed == written
         assert database.totals()[SYSTEM_ACCOUNT_ID] == 25_000_000
 
-    def test_a_backend_that_dies_in_a_statement_leaves_nothing(self, database: Database) -> None:
+    def test_backend_terminated_in_a_statement_leaves_no_row(self, database: Database) -> None:
         def work(scope: PostgresServiceScope) -> Recorded:
             terminate(database, scope)
             return scope.ledger.post(planned())
@@ -261,7 +259,7 @@ class TestCommit:
         assert not isinstance(caught.value, OutcomeUnknown)
         assert database.totals() == {}
 
-    def test_a_backend_that_dies_before_commit_leaves_nothing(self, database: Database) -> None:
+    def test_backend_terminated_before_commit_leaves_no_row(self, database: Database) -> None:
         def work(scope: PostgresServiceScope) -> None:
             scope.ledger.post(planned())
             terminate(database, scope)
@@ -298,7 +296,7 @@ class TestCommit:
 
     @pytest.mark.parametrize("ending", ["commit", "rollback"])
     @pytest.mark.parametrize("reset", ["rollback", "commit", None])
-    def test_a_connection_whose_end_was_interrupted_is_never_used_again(
+    def test_connection_with_an_interrupted_end_is_not_reused(
         self, database: Database, reset: Any, ending: str
     ) -> None:
         """A signal handler may interrupt it. The host decides the pool's next step."""
@@ -329,9 +327,7 @@ class TestCommit:
 
         assert database.totals() == {}
 
-    def test_a_connection_that_was_lost_with_a_refusal_is_not_committed(
-        self, database: Database
-    ) -> None:
+    def test_connection_lost_with_a_refusal_is_not_committed(self, database: Database) -> None:
         """The server refuses, and ends the session at the same time. A batch would continue."""
 
         def work(scope: PostgresServiceScope) -> None:
@@ -464,7 +460,7 @@ class TestWhatIsNotTheLedgers:
             with pytest.raises(ValueError, match="no token"):
                 post(PostgresUnitOfWork(engine), planned())
 
-    def test_a_connection_whose_encoding_lacks_a_character_is_unusable(
+    def test_connection_with_a_limited_encoding_is_unusable(
         self, database: Database, door: Door
     ) -> None:
         with engine_of(database, connect_args={"client_encoding": "latin1"}) as engine:

@@ -150,7 +150,7 @@ def serving(folder: Path, name: str) -> Iterator[Path]:
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["gunicorn", "uvicorn"])
-def test_every_web_worker_tells_the_right_balance(
+def test_every_web_worker_returns_the_right_balance(
     database: Database, folder: Path, name: str
 ) -> None:
     billing = Billing(PostgresUnitOfWork(database.user))
@@ -294,7 +294,7 @@ def test_worker_processes_and_their_parent_use_one_ledger_at_once(
     assert len(set(backends)) == len(backends)
 
 
-def test_pool_of_the_page_tells_each_balance(database: Database, folder: Path) -> None:
+def test_pool_of_the_page_returns_each_balance(database: Database, folder: Path) -> None:
     billing = Billing(PostgresUnitOfWork(database.user))
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
     billing.open_account(BOB)

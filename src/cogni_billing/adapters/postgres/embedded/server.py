@@ -229,7 +229,9 @@ def unprivileged_account() -> struct_passwd:
     for name in _ACCOUNTS:
         if name in known:
             return known[name]
-    raise LedgerUnavailable(f"PostgreSQL does not run as root; create an account of {_ACCOUNTS}")
+    raise LedgerUnavailable(
+        f"PostgreSQL does not run as root; create the account {' or '.join(_ACCOUNTS)}"
+    )
 
 
 def _can_run(program: Path, account: struct_passwd) -> bool:

@@ -173,7 +173,7 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the connected role serves requests", access.connected_role, LedgerCorruption),
     ("no role has a dangerous attribute", access.attributes, LedgerCorruption),
     (
-        "no role is a member of another, except the migrator of the keeper",
+        "only the migrator is a member of another role",
         access.memberships,
         LedgerCorruption,
     ),
@@ -185,21 +185,21 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the tables are unchanged", structure.tables, LedgerCorruption),
     ("the indexes are unchanged and valid", structure.indexes, LedgerCorruption),
     (
-        "no view, function, rule or child table bypasses row security",
+        "no object bypasses row security",
         structure.ways_around,
         LedgerCorruption,
     ),
     ("each role has exactly its privileges", access.privileges, LedgerCorruption),
     ("no default privilege applies to new objects", access.default_privileges, LedgerCorruption),
     (
-        "no setting is preset, and no tenant is set outside a call",
+        "no setting and no tenant is preset",
         running.contexts,
         LedgerCorruption,
     ),
     ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
     ("the sequence of positions is ahead of the rows", running.positions, LedgerCorruption),
     (
-        "prepared statements are not shared between clients of a pooler",
+        "no prepared statement is shared through a pooler",
         running.pooling,
         LedgerCorruption,
     ),

@@ -172,11 +172,7 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the schema is at head", running.revision, LedgerUnavailable),
     ("the connected role serves requests", access.connected_role, LedgerCorruption),
     ("no role has a dangerous attribute", access.attributes, LedgerCorruption),
-    (
-        "only the migrator is a member of another role",
-        access.memberships,
-        LedgerCorruption,
-    ),
+    ("only the migrator is a member of another role", access.memberships, LedgerCorruption),
     ("each object has the expected owner", structure.owners, LedgerCorruption),
     ("row security is enabled and forced on every table", structure.row_security, LedgerCorruption),
     ("the functions are unchanged", structure.functions, LedgerCorruption),
@@ -184,25 +180,13 @@ _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the triggers are unchanged", structure.triggers, LedgerCorruption),
     ("the tables are unchanged", structure.tables, LedgerCorruption),
     ("the indexes are unchanged and valid", structure.indexes, LedgerCorruption),
-    (
-        "no object bypasses row security",
-        structure.ways_around,
-        LedgerCorruption,
-    ),
+    ("no object bypasses row security", structure.ways_around, LedgerCorruption),
     ("each role has exactly its privileges", access.privileges, LedgerCorruption),
     ("no default privilege applies to new objects", access.default_privileges, LedgerCorruption),
-    (
-        "no setting and no tenant is preset",
-        running.contexts,
-        LedgerCorruption,
-    ),
+    ("no setting and no tenant is preset", running.contexts, LedgerCorruption),
     ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
     ("the sequence of positions is ahead of the rows", running.positions, LedgerCorruption),
-    (
-        "no prepared statement is shared through a pooler",
-        running.pooling,
-        LedgerCorruption,
-    ),
+    ("prepared statements are not shared in a pooler", running.pooling, LedgerCorruption),
 )
 _AFTER_RESTORE: Final[tuple[tuple[str, _Question, _Error], ...]] = (
     ("the ledger has transactions and every invariant holds", restored.rows, LedgerCorruption),

@@ -31,9 +31,9 @@ from rich.table import Table
 from sqlalchemy import text
 
 from cogni_billing import Billing
-from stack.bank import Tally, work
-from stack.killable import Killable, killable
-from stack.processes import FORKS
+from stack.support.bank import Tally, work
+from stack.support.killable import Killable, killable
+from stack.support.processes import FORKS
 
 PROCESSES: Final = 6
 ROUND_S: Final = (2.0, 6.0)

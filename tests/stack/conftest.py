@@ -18,7 +18,7 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.testing import running_loop
 from cogni_billing.testing.base import Totals
-from stack.command import Run
+from stack.support.command import Run
 
 
 @frozen

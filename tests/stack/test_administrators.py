@@ -40,7 +40,7 @@ from cogni_billing.testing import SteppingClock
 from cogni_billing.testing.base import ALICE, BOB
 from cogni_billing.testing.contracts.verifying import live
 from stack.conftest import opened
-from stack.dumps import ROWS_ALONE, ran
+from stack.support.dumps import ROWS_ALONE, ran
 from stack.test_dump import assert_carried_over, lived
 
 WITH_SPENDER = Roles(spender="app_spender")

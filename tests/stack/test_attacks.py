@@ -24,7 +24,8 @@ from cogni_billing.adapters.postgres.operations import blueprint
 from cogni_billing.domain.identity import SHORTFALL
 from cogni_billing.domain.verification import Invariant
 from cogni_billing.testing.base import ALICE, BOB
-from stack.attacks import (
+from stack.conftest import Database
+from stack.support.attacks import (
     CALLERS,
     NAMES,
     VALID,
@@ -42,7 +43,6 @@ from stack.attacks import (
     purchase,
     refund,
 )
-from stack.conftest import Database
 
 KEEPER: Final = NAMES["keeper"]
 REFUSE_OTHERS: Final = "PERFORM cogni_billing.refuse('transactions_fit_their_kind')"

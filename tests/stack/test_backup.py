@@ -22,9 +22,9 @@ from cogni_billing.adapters.postgres import (
     sign_contexts,
 )
 from cogni_billing.adapters.postgres.embedded.server import Server
-from stack.command import Ran, Run
 from stack.conftest import opened
-from stack.documents import ROOT, blocks
+from stack.support.command import Ran, Run
+from stack.support.documents import ROOT, blocks
 from stack.test_administrators import BINARIES, WITH_SPENDER, Managed, installed
 from stack.test_dump import assert_carried_over, lived
 

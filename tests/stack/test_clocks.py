@@ -36,9 +36,9 @@ from cogni_billing.adapters.system import SystemClock
 from cogni_billing.testing import FakeVerifier
 from cogni_billing.testing.base import ALICE, MovableClock
 from cogni_billing.testing.contracts.attempt_base import CARD
-from stack.attacks import Rows, dump, new_id, refusal, undone
-from stack.command import Run
 from stack.conftest import Database, created, opened
+from stack.support.attacks import Rows, dump, new_id, refusal, undone
+from stack.support.command import Run
 
 WRONG: Final = {
     "2099": datetime(2099, 1, 1, tzinfo=UTC),

@@ -18,8 +18,8 @@ from cogni_billing import SYSTEM_TENANT_ID, Amount, Billing, TenantId, credits, 
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, sign_contexts
 from cogni_billing.cli.demo import bundled_payments
 from cogni_billing.testing.base import ALICE, BOB
-from stack.command import Run
 from stack.conftest import Clone, Database
+from stack.support.command import Run
 
 ACME = TenantId(UUID("0637e301-e05d-505b-8267-486f5677de9b"))
 SEAL = f'{{"tenant": "{ALICE}", "position": 1, "mac": "{"0" * 64}", "key": "{"0" * 16}"}}\n'

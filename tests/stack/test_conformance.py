@@ -41,9 +41,9 @@ from cogni_billing.testing import (
     running_loop,
 )
 from cogni_billing.testing.machine import run
-from stack.breaking import WAYS
 from stack.conftest import Database
-from stack.killable import Killable, killable
+from stack.support.breaking import WAYS
+from stack.support.killable import Killable, killable
 
 FALSIFY = text("""
     UPDATE cogni_billing.transactions SET amount = amount + 1 WHERE id = :id

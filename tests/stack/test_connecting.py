@@ -37,8 +37,8 @@ from cogni_billing.adapters.postgres import (
 from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.postgres.operations.sandbox import temporary_database
 from cogni_billing.testing.base import ALICE
-from stack.command import Run
 from stack.conftest import Database
+from stack.support.command import Run
 
 
 def joining(engine: Engine) -> None:

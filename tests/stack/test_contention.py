@@ -10,9 +10,9 @@ from sqlalchemy import text
 
 from cogni_billing import Billing
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
-from stack.bank import Tally, work
 from stack.conftest import Database
-from stack.processes import FORKS
+from stack.support.bank import Tally, work
+from stack.support.processes import FORKS
 
 PROCESSES = 6
 CALLS_MAX = 20_000

@@ -20,7 +20,7 @@ from cogni_billing import BillingError, RevenueSharePolicies
 from cogni_billing.adapters.postgres import sign_contexts
 from cogni_billing.cli.app import app
 from stack.conftest import Clone
-from stack.documents import (
+from stack.support.documents import (
     DOCUMENTS,
     PAGES,
     ROOT,

@@ -28,7 +28,7 @@ from cogni_billing.adapters.postgres import (
 from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Clone, Database, opened
-from stack.dumps import ROWS_ALONE, binaries, ran
+from stack.support.dumps import ROWS_ALONE, binaries, ran
 
 
 def digests(service: Engine) -> dict[str, str]:

@@ -17,7 +17,7 @@ from cogni_billing.domain.identity import USAGE
 from cogni_billing.testing.base import ALICE, BOB, NOON, SteppingClock
 from cogni_billing.testing.contracts.verifying import HOUR
 from stack.conftest import Database, opened
-from stack.documents import ROOT
+from stack.support.documents import ROOT
 
 KEY: Final = b"k" * 32
 CAROL: Final = TenantId(UUID("0ca401d0-0000-4000-8000-000000000003"))

@@ -18,8 +18,8 @@ from sqlalchemy import text
 from cogni_billing import Billing, credits
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.testing import ALICE, BOB
-from stack.command import URL_VARIABLE
 from stack.conftest import Database
+from stack.support.command import URL_VARIABLE
 
 COMMAND: Final = (sys.executable, "-c", "from cogni_billing.cli import main; main()")
 PATIENCE_S: Final = 60.0

@@ -38,8 +38,8 @@ from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.adapters.postgres.scopes import PostgresScope
 from cogni_billing.testing import blocking
 from cogni_billing.testing.base import ALICE, NOON
-from stack.command import Run
 from stack.conftest import Clone, Database, created
+from stack.support.command import Run
 
 METADATA = {"note": "d\u00e9j\u00e0", "weight": 1.5, "path": 'C:\\new "x"'}
 

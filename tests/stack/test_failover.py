@@ -17,10 +17,10 @@ from sqlalchemy import URL, create_engine
 from cogni_billing import Billing, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.testing.base import ALICE
-from stack.clients import MAKES, POOL, Make, client
-from stack.cluster import FENCE, PROMOTE, Cluster, Node, cluster, installed
-from stack.command import Run
-from stack.proxy import proxied, socket_of
+from stack.support.clients import MAKES, POOL, Make, client
+from stack.support.cluster import FENCE, PROMOTE, Cluster, Node, cluster, installed
+from stack.support.command import Run
+from stack.support.proxy import proxied, socket_of
 
 LONG: Final = timedelta(seconds=120)
 BOUGHT: Final = 10_000_000

@@ -23,7 +23,7 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork, books
 from cogni_billing.domain.identity import ISSUANCE, USAGE
 from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Database
-from stack.processes import FORKS
+from stack.support.processes import FORKS
 
 SLEEPING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
 

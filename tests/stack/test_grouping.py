@@ -46,8 +46,8 @@ from cogni_billing.testing import (
 )
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
 from cogni_billing.testing.racing import at_once
-from stack.breaking import WAYS
 from stack.conftest import Database
+from stack.support.breaking import WAYS
 
 OPTIONS = GroupCommit(lanes=2, max_batch=8)
 CALLERS = 24

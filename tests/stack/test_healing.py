@@ -31,9 +31,9 @@ from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUni
 from cogni_billing.testing.base import ALICE, BOB
 from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database
-from stack.killable import Killable, killable
-from stack.proxy import Cut, Proxy, proxied
-from stack.watching import watched_engine
+from stack.support.killable import Killable, killable
+from stack.support.proxy import Cut, Proxy, proxied
+from stack.support.watching import watched_engine
 
 LONG: Final = timedelta(seconds=60)
 BOUGHT: Final = 10_000_000

@@ -20,7 +20,8 @@ from cogni_billing import TenantId
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, SHORTFALL, USAGE
 from cogni_billing.testing.base import ALICE, BOB
-from stack.attacks import (
+from stack.conftest import Database, created, opened
+from stack.support.attacks import (
     CALLERS,
     NAMES,
     SYSTEM,
@@ -47,7 +48,6 @@ from stack.attacks import (
     step,
     undone,
 )
-from stack.conftest import Database, created, opened
 
 Make = Callable[..., Asked]
 STRANGER = UUID(int=2**100)
@@ -93,7 +93,7 @@ DOORS = {
     "intent": Door("create_attempt", intent),
     "step": Door("record_attempt", step),
     "dispute": Door("open_dispute", dispute, "app_service"),
-    "settle": Door("settle", lambda ids, **altered: {"at": ids.now} | altered),
+    "expire_due": Door("expire_due", lambda ids, **altered: {"at": ids.now} | altered),
     "opening": Door("open_account", lambda ids, **altered: {"at": ids.now} | altered),
     "lock": Door("lock", lambda ids, **altered: VALID["lock"](ids) | altered, "app_service"),
     "closing": Door(

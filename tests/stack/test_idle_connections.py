@@ -15,10 +15,10 @@ from cogni_billing import Billing, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.testing.base import ALICE
 from cogni_billing.testing.racing import at_once
-from stack.clients import MAKES, POOL, Client, Make, client
 from stack.conftest import Database
-from stack.killable import killable
-from stack.proxy import Proxy, proxied, socket_of
+from stack.support.clients import MAKES, POOL, Client, Make, client
+from stack.support.killable import killable
+from stack.support.proxy import Proxy, proxied, socket_of
 
 LONG: Final = timedelta(seconds=60)
 BOUGHT: Final = 10_000_000

@@ -21,9 +21,9 @@ from sqlalchemy import URL, text
 from cogni_billing import Billing, TenantId, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.testing.base import ALICE, BOB
-from stack.command import URL_VARIABLE, Run
 from stack.conftest import Database
-from stack.proxy import Cut, proxied
+from stack.support.command import URL_VARIABLE, Run
+from stack.support.proxy import Cut, proxied
 
 COMMAND: Final = (sys.executable, "-c", "from cogni_billing.cli import main; main()")
 TENANTS: Final = [TenantId(UUID(int=number)) for number in range(1, 8)]

@@ -31,7 +31,7 @@ from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, MovableClock
 from cogni_billing.testing.contracts.breaking_off import attempts_over
 from cogni_billing.testing.contracts.refunds import policy
 from stack.conftest import Database
-from stack.interleaving import TO_THE_END, Call, Stage, Told, schedules, staged
+from stack.support.interleaving import TO_THE_END, Call, Stage, Told, schedules, staged
 
 HOUR = timedelta(hours=1)
 CAROL = TenantId(UUID(int=2**100))

@@ -33,7 +33,8 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.domain.identity import account_of
 from cogni_billing.testing.base import ALICE, BOB, NOON, CountingIds, SteppingClock
-from stack.attacks import (
+from stack.conftest import Database, created, opened
+from stack.support.attacks import (
     CALLERS,
     CHECK,
     EPOCH,
@@ -50,7 +51,6 @@ from stack.attacks import (
     run_on,
     undone,
 )
-from stack.conftest import Database, created, opened
 
 HOUR = timedelta(hours=1)
 MANY = 500
@@ -332,7 +332,7 @@ class TestTime:
             [late] = ask(connection, "spend", ALICE, [spent | present])
         assert late["outcome"] == "insufficient"
         with own_strict.user.begin() as connection:
-            ask(connection, "settle", ALICE, {"at": str(moment)})
+            ask(connection, "expire_due", ALICE, {"at": str(moment)})
 
     def test_purchase_is_not_dated_into_the_past_of_the_system_tenant(
         self, own_strict: Database

@@ -25,8 +25,8 @@ from cogni_billing.adapters.postgres import (
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.testing.base import ALICE, BOB, NOON
-from stack.attacks import call
 from stack.conftest import Database, created, opened
+from stack.support.attacks import call
 
 KEY: Final = secrets.token_bytes(32)
 ONE: Final[dict[str, Any]] = {"pool_size": 1, "max_overflow": 0}

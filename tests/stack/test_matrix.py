@@ -20,7 +20,8 @@ from cogni_billing.adapters.postgres.operations import blueprint
 from cogni_billing.adapters.postgres.schema import function_sources
 from cogni_billing.domain.identity import SYSTEM_ACCOUNTS
 from cogni_billing.testing.base import ALICE, BOB
-from stack.attacks import (
+from stack.conftest import Database
+from stack.support.attacks import (
     CALLERS,
     CHECK,
     PRIVILEGE,
@@ -40,7 +41,6 @@ from stack.attacks import (
     rule_of,
     undone,
 )
-from stack.conftest import Database
 
 NOBODY = f"somebody_{secrets.token_hex(4)}"
 NAMES = {**ROLES.to_dict(), "public": NOBODY}

@@ -23,7 +23,7 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.testing import ALICE, BOB, NOON, MovableClock
 from cogni_billing.testing.contracts.purchases import policy
 from stack.conftest import Database
-from stack.watching import watched_engine
+from stack.support.watching import watched_engine
 
 HOUR: Final = timedelta(hours=1)
 LIMIT: Final = 1000

@@ -21,9 +21,19 @@ from cogni_billing.adapters.postgres import (
 )
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.testing.base import ALICE
-from stack.attacks import CALLERS, NAMES, PRIVILEGE, VALID, Ids, ask, prepared, refusal, undone
-from stack.command import Run
 from stack.conftest import Clone, Database, created, opened
+from stack.support.attacks import (
+    CALLERS,
+    NAMES,
+    PRIVILEGE,
+    VALID,
+    Ids,
+    ask,
+    prepared,
+    refusal,
+    undone,
+)
+from stack.support.command import Run
 
 MEANS: Final = [
     *(

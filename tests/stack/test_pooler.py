@@ -42,11 +42,11 @@ from cogni_billing.adapters.postgres.embedded import EmbeddedPostgres
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.cli.app import app
 from cogni_billing.testing import ALICE, BOB, IsolatedConformance, NewUnitOfWork, Totals
-from stack.clients import MAKES, POOL, Make, client
-from stack.command import Run
 from stack.conftest import Clone, Database
-from stack.dumps import ROWS_ALONE, binaries, ran
-from stack.pgbouncer import BINARY, pooled
+from stack.support.clients import MAKES, POOL, Make, client
+from stack.support.command import Run
+from stack.support.dumps import ROWS_ALONE, binaries, ran
+from stack.support.pgbouncer import BINARY, pooled
 
 # In CI a missing pooler fails the tests.
 pytestmark = pytest.mark.skipif(
@@ -252,7 +252,7 @@ STEPS: Final = (
     Step("migrate", (), "app_migrator", "migrated"),
     Step("restore", ("dump.sql",), "app_migrator", "rows restored: "),
     Step("doctor", (), "app_user", "prepared statements"),
-    Step("repair", (), "app_migrator", "created again"),
+    Step("repair", (), "app_migrator", "functions replaced"),
     Step("open-account", (str(ALICE),), "app_user", "account "),
     Step("purchase", (str(ALICE), "1.00", "--payment", "stripe:1"), "app_user", "confirmed"),
     Step("import purchases", ("purchases.csv", "--batch-size", "1"), "app_user", "done     20"),
@@ -262,6 +262,7 @@ STEPS: Final = (
     Step("sweep", (), "app_user", "wallets updated: 0"),
     Step("fold", (), "app_user", "accounts folded: "),
     Step("verify", (), "app_user", "0"),
+    Step("seal", ("seals.jsonl", "--key-file", "seal.key"), "app_user", "seals added: "),
     Step("demo", (), "postgres", "the server is behind a pooler; connect directly", 69),
 )
 
@@ -298,6 +299,7 @@ def test_every_command_works(
     for kind, column in (("purchases", "payment"), ("charges", "reference")):
         lines = [f"{ALICE},1,stripe:{number}" for number in range(100, 120)]
         Path(f"{kind}.csv").write_text("\n".join([f"tenant,amount,{column}", *lines]))
+    Path("seal.key").write_text("6f" * 32)
     Path("dump.sql").write_text(
         ran(binaries() / "pg_dump", database.sandbox.role("app_service"), *ROWS_ALONE)
     )

@@ -23,7 +23,8 @@ from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.calls import encoded
 from cogni_billing.domain.verification import Invariant
 from cogni_billing.testing.base import ALICE, BOB
-from stack.attacks import (
+from stack.conftest import Database
+from stack.support.attacks import (
     CALLERS,
     NAMES,
     SYSTEM,
@@ -43,7 +44,6 @@ from stack.attacks import (
     rule_of,
     step,
 )
-from stack.conftest import Database
 
 OUTCOMES = {
     "claimed",

@@ -23,7 +23,7 @@ from cogni_billing.ports.scope import Scope
 from cogni_billing.testing import ALICE, BOB
 from cogni_billing.testing.contracts.purchases import planned
 from stack.conftest import Database, opened
-from stack.watching import watched_engine
+from stack.support.watching import watched_engine
 
 LOG_FILE_BYTES, LOG_FILL_BYTES = 16 * 2**20, 3 * 2**20
 # Larger than the server's binary, which may be copied under the limit. Too small for the next file

@@ -23,7 +23,7 @@ from cogni_billing.testing.contracts import (
 )
 from sabotage import must_fail, only
 from stack.conftest import Database
-from stack.killable import Killable, killable
+from stack.support.killable import Killable, killable
 
 REPLACED = """
     DO $$

@@ -44,7 +44,8 @@ from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.testing import ALICE, BOB, NOON, Fixtures, Totals
 from cogni_billing.testing.contracts import disputes, grants, holds, purchases, refunds, scopes
 from cogni_billing.testing.contracts.refunds import policy
-from stack.attacks import (
+from stack.conftest import Database, created, opened
+from stack.support.attacks import (
     CALLERS,
     NAMES,
     PRIVILEGE,
@@ -59,7 +60,6 @@ from stack.attacks import (
     refusal_of,
     undone,
 )
-from stack.conftest import Database, created, opened
 
 KEY, OTHER_KEY = secrets.token_bytes(32), secrets.token_bytes(64)
 INVALID = "the tenant was set without a valid proof"

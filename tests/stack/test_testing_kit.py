@@ -8,7 +8,7 @@ import pytest
 
 from cogni_billing import Billing, usd
 from cogni_billing.testing import ALICE
-from stack.documents import pytest_printed, write_files
+from stack.support.documents import pytest_printed, write_files
 
 HOST = """
 import pytest

@@ -41,7 +41,7 @@ from cogni_billing.testing.base import ALICE, BOB, NOON
 from cogni_billing.testing.contracts.purchases import planned, post
 from cogni_billing.testing.racing import at_once
 from stack.conftest import Database
-from stack.proxy import Cut, proxied
+from stack.support.proxy import Cut, proxied
 
 CONTEXT = text("SELECT current_setting('app.current_user_id', true)")
 Door = Callable[[PostgresUnitOfWork, Transaction], Recorded]

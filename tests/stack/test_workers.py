@@ -22,9 +22,9 @@ import pytest
 from cogni_billing import Billing, Purchase, TenantId, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
 from cogni_billing.testing import ALICE, BOB
-from stack import spending
 from stack.conftest import Database
-from stack.documents import blocks, served
+from stack.support import spending
+from stack.support.documents import blocks, served
 
 PAGE: Final = "docs/how-to/workers.md"
 STARTS: Final = int(os.environ.get("COGNI_BILLING_TEST_STARTS", "5"))

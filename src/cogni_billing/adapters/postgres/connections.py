@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, cast
@@ -60,14 +60,19 @@ they exchange JSON, and the functions have settings of their own.
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
+def after_fork(renew: Callable[[], None]) -> None:
+    """Call *renew* in each forked child, before it has a second thread. Windows has no fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew)
+
+
 def _drop_inherited() -> None:
     """Drop the connections that a forked process shares with its parent, without closing them."""
     for engine in _engines:
         engine.dispose(close=False)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_drop_inherited)
+after_fork(_drop_inherited)
 
 
 def checked_engine(field: str, given: object, kind: type[Any], **options: object) -> Any:

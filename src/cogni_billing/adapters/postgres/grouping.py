@@ -7,7 +7,6 @@ lane is busy go with its next call. A caller gets its answer after COMMIT.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +17,7 @@ from attrs import define, field, frozen
 
 from cogni_billing.adapters.postgres.answers import MORE_DUE
 from cogni_billing.adapters.postgres.calls import decoded, encoded
+from cogni_billing.adapters.postgres.connections import after_fork
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.rows import movement
 from cogni_billing.adapters.postgres.schema import SCHEMA
@@ -202,7 +202,7 @@ def _renew_inherited() -> None:
         lanes.renew()
 
 
-os.register_at_fork(after_in_child=_renew_inherited)
+after_fork(_renew_inherited)
 
 
 @define(eq=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))
 DOCUMENTS = ("README.md", *PAGES)
 BLOCK = re.compile(

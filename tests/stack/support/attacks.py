@@ -181,7 +181,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "record_attempt": step,
     "release": release,
     "reverse": lambda ids: [refund(ids)],
-    "settle": lambda ids: {"at": ids.now},
+    "expire_due": lambda ids: {"at": ids.now},
     "spend": lambda ids: [charge(ids), capture(ids)],
     "spend_groups": lambda ids: [charge(ids), capture(ids)],
 }

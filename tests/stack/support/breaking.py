@@ -18,9 +18,9 @@ from cogni_billing import Billing, LedgerUnavailable, OutcomeUnknown
 from cogni_billing.adapters.postgres import GroupCommit, PostgresUnitOfWork
 from cogni_billing.testing import Call
 from stack.conftest import Database
-from stack.processes import FORKS
-from stack.proxy import Cut, proxied
-from stack.watching import BeforeEach, watched_engine
+from stack.support.processes import FORKS
+from stack.support.proxy import Cut, proxied
+from stack.support.watching import BeforeEach, watched_engine
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Servers, clients, attackers and observers for the tests of the stack."""

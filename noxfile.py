@@ -63,6 +63,7 @@ def lint(session: nox.Session) -> None:
     python(session, "ruff", "check")
     python(session, "ruff", "format", "--check")
     python(session, "codespell_lib")
+    session.run(sys.executable, "tools/plain_english.py", external=True)
 
 
 @nox.session

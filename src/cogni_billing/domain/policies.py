@@ -328,6 +328,7 @@ class RevenueSharePolicies:
 
 
 Policies: TypeAlias = RevenueSharePolicy | RevenueSharePolicies
+"""One policy, or policies that follow one another."""
 
 
 def checked_policies(given: object) -> Policies:

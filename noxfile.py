@@ -1,4 +1,4 @@
-"""The checks. `nox` runs all of them in the environment that it is installed in."""
+"""The checks. `nox` runs the first five in the environment that it is installed in."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["cogni_billing.testing.plugin"]
 
-# The speed of a shared machine says little about the code.
+# Timing on CI varies.
 patient: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=200, derandomize=True, database=None, **patient)
 settings.register_profile("nightly", max_examples=20_000, print_blob=True, **patient)

@@ -593,7 +593,7 @@ class Billing:
         policy that their purchase recorded, never against the present one. It repairs no record.
 
         It finds each edit that leaves records in conflict. It does not find an edit by an owner of
-        the tables who changes every record of a fact alike, which `verify_seals` finds.
+        the tables that changes all records of a transaction consistently. `verify_seals` does.
 
         Args:
             limit: The most violations to report of each invariant.

@@ -116,7 +116,7 @@ def test_interrupted_import_counts_its_lines_and_continues_when_run_again(
     again = start(database, "import", "purchases", path)
 
     assert (code, stdout) == (130, "done     2\nreplayed 0\nrefused  0\n")
-    assert stderr == "interrupted; import the file again to go on: what is done is replayed\n"
+    assert stderr == "interrupted; import the file again to continue: recorded lines are replayed\n"
     assert again.communicate() == ("done     1\nreplayed 2\nrefused  0\n", "")
     assert billing.balance(BOB).posted == credits(10_000_000)
 

@@ -252,7 +252,7 @@ STEPS: Final = (
     Step("migrate", (), "app_migrator", "migrated"),
     Step("restore", ("dump.sql",), "app_migrator", "rows restored: "),
     Step("doctor", (), "app_user", "prepared statements"),
-    Step("repair", (), "app_migrator", "functions replaced"),
+    Step("repair", (), "app_migrator", "repaired"),
     Step("open-account", (str(ALICE),), "app_user", "account "),
     Step("purchase", (str(ALICE), "1.00", "--payment", "stripe:1"), "app_user", "confirmed"),
     Step("import purchases", ("purchases.csv", "--batch-size", "1"), "app_user", "done     20"),

@@ -89,7 +89,7 @@ class _Reversals:
     new_id: UUID
 
     def begin(self, payment: str, *, disputed: bool) -> None:
-        """Lock the tenant's wallet, and those of beneficiaries whose credits will be changed.
+        """Lock the tenant's wallet, and those of beneficiaries if their credits limit it.
 
         All calls lock wallets in the order of tenants' ids, so they cannot deadlock.
 

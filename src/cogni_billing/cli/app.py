@@ -187,10 +187,10 @@ def migrate(database_url: DatabaseUrl) -> None:
 
 @app.command()
 def repair(database_url: DatabaseUrl) -> None:
-    """Replace the functions with those of this version, as app_migrator."""
+    """Replace the functions, and move the sequence ahead of the rows, as app_migrator."""
     with _engine(database_url) as engine:
         postgres.repair(engine)
-    console.print("functions replaced")
+    console.print("repaired")
 
 
 @app.command()

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Final, Generic, TypeAlias, TypeVar
-from uuid import UUID
+from typing import Any, Final, Generic, TypeVar
 
 from attrs import frozen
 
-from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.errors import (
     BillingError,
-    InsufficientCredits,
     InvalidInput,
     LedgerCorruption,
     LedgerUnavailable,
-    PaymentAlreadyClaimed,
     PrivilegeRequired,
-    given_twice,
     shown,
 )
-from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import Receipt
-from cogni_billing.domain.transactions import Recorded, Transaction
 
 Made = TypeVar("Made", bound=Receipt)
 Request = TypeVar("Request", Purchase, Charge)
-Key: TypeAlias = tuple[TransactionKind, str]
 
 
 ENDS_ALL: Final = (LedgerUnavailable, LedgerCorruption, PrivilegeRequired)
@@ -91,58 +82,3 @@ def checked_request(request: object, kind: type[Request]) -> Request:
             name.lower(), shown(request), f"a {name}, or a mapping with its arguments"
         )
     return request
-
-
-Answer: TypeAlias = Recorded | Transaction | BillingError
-"""A stored transaction, a transaction to post, or the error that refuses the request."""
-
-
-def plan_batch(
-    transactions: Sequence[Transaction],
-    *,
-    stored: Mapping[Key, Recorded],
-    claimed: Container[str],
-    available: Amount,
-) -> list[Answer]:
-    """Plan the answer to each of *transactions*, as if they were posted one after another.
-
-    If several have the same key, the first is posted and answers the others, too. A purchase is
-    refused if another tenant has *claimed* its payment.
-    """
-    answers, accepted = list[Answer](), dict[Key, Transaction]()
-    for transaction in transactions:
-        key = (transaction.kind, transaction.reference)
-        try:
-            if key in stored:
-                same_or_conflict(stored[key].transaction, transaction.request)
-                answers.append(stored[key])
-            elif key in accepted:
-                same_or_conflict(accepted[key], transaction.request)
-                answers.append(accepted[key])
-            elif transaction.kind is TransactionKind.PURCHASE and transaction.reference in claimed:
-                raise PaymentAlreadyClaimed(transaction.reference)
-            else:
-                required = -transaction.amount
-                if required.is_positive and not transaction.overdraft and required > available:
-                    raise InsufficientCredits(required, available)
-                available += transaction.amount
-                accepted[key] = transaction
-                answers.append(transaction)
-        except BillingError as error:
-            answers.append(error)
-    return answers
-
-
-def to_post(answers: Sequence[Answer]) -> tuple[Transaction, ...]:
-    """The transactions in *answers*, each once, in their order.
-
-    Raises:
-        LedgerCorruption: two transactions have the same id.
-    """
-    found = {(a.kind, a.reference): a for a in answers if isinstance(a, Transaction)}
-    ids = set[UUID]()
-    for transaction in found.values():
-        if transaction.id in ids:
-            raise given_twice(transaction.id)
-        ids.add(transaction.id)
-    return tuple(found.values())

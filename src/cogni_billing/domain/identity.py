@@ -46,7 +46,7 @@ def tenant_id(given: object) -> TenantId:
 def account_of(tenant: TenantId) -> AccountId:
     """The billing account of *tenant*, which has the same UUID.
 
-    The account of the system tenant is the one exception: the protocol fixes its id.
+    The account of the system tenant is the one exception: its id is a constant.
     """
     return SYSTEM_ACCOUNT_ID if tenant == SYSTEM_TENANT_ID else AccountId(tenant)
 

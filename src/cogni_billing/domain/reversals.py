@@ -157,8 +157,8 @@ def plan_reversal(
 ) -> Transaction:
     """Plan the transaction that takes back the credits and shares of a part of *payment*.
 
-    The part is *disputed*, the amount of a lost dispute, or else the amount of the request. If an
-    account in *there* has too few credits, the `shortfall` account absorbs the rest.
+    The part is *disputed*, the amount of a lost dispute, or else the amount of the request. If
+    *recoverable* limits an account, the `shortfall` account absorbs the rest.
 
     Raises:
         UnitMismatch: the part is in another unit than the payment.

@@ -72,8 +72,8 @@ class UnitOfWork(Environment, Protocol):
     def run(self, tenant: TenantId, work: Callable[[Scope], Result], /) -> Result:
         """Do *work* in a scope and return its result. If it raises, all of it is undone.
 
-        If another transaction disturbs it, *work* is retried from the start in a new scope, a few
-        times at most, so it must change nothing else.
+        If a concurrent transaction conflicts, *work* is retried from the start in a new scope, a
+        few times at most, so it must change nothing else.
         """
         ...
 

@@ -100,7 +100,7 @@ class MemoryAttempts:
             attempt = self._store.attempts.get(key)
             if attempt is None or attempt.state is not AttemptState.PENDING_UNVERIFIED:
                 return False
-            if not _is_turn(self._store.checked[key], now, every):
+            if not _has_slot(self._store.checked[key], now, every):
                 return False
             self._store.put(self._store.checked, key, now)
             return True
@@ -116,13 +116,13 @@ def due_attempts(store: Store, now: datetime, every: timedelta) -> Iterator[DueA
     for (tenant, attempt_id), attempt in store.attempts.items():
         if attempt.state is AttemptState.PENDING_UNVERIFIED:
             checked_at = store.checked[tenant, attempt_id]
-            if _is_turn(checked_at, now, every):
+            if _has_slot(checked_at, now, every):
                 yield DueAttempt(at=checked_at, tenant=tenant, attempt_id=attempt_id)
         elif overdue(attempt, now):
             expired_at = attempt.intent.expires_at
             yield DueAttempt(at=expired_at, tenant=tenant, attempt_id=attempt_id)
 
 
-def _is_turn(checked_at: datetime, now: datetime, every: timedelta) -> bool:
+def _has_slot(checked_at: datetime, now: datetime, every: timedelta) -> bool:
     # A check far in the future was recorded by a wrong clock, and does not count.
     return not now - every < checked_at <= now + every

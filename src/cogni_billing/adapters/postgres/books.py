@@ -77,8 +77,8 @@ class PostgresBooks:
         with self._guard.call(), translated():
             owners = list(tenants)
             earned = self._calls("lock", self._tenant, {"tenants": owners, "at": moment})
-            there = zip(map(account_of, owners), map(in_credits, earned), strict=True)
-            return Recoverable(dict(there))
+            by_account = zip(map(account_of, owners), map(in_credits, earned), strict=True)
+            return Recoverable(dict(by_account))
 
     def open_dispute(self, dispute: Dispute, /) -> None:
         with self._guard.call(), translated():

@@ -164,7 +164,7 @@ class Lanes:
         _all_lanes.add(self)
 
     def renew(self) -> None:
-        """Start with empty lanes: a thread of the parent process may hold a lock of the old."""
+        """Start with empty lanes: a thread of the parent may hold a lock of the old ones."""
         self._lanes = [_Lane() for _ in range(self._options.lanes)]
 
     def post(self, transaction: Transaction) -> Answer:

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, text
 
 from cogni_billing.domain.seals import Entry, Piece
 
-# The tenant and the position are no columns here: a chain starts with one, an entry has the other.
+# The tenant and the position are left out: a chain starts from the tenant, and each `Entry` has its
+# position.
 TRANSACTION: Final = (
     *("id", "seen", "occurred_at", "line_at", "kind", "reference", "amount", "posted_after"),
     *("arrived", "overdraft", "subject_id", "paid", "paid_unit", "beneficiaries", "shares"),

@@ -113,13 +113,14 @@ def provision(
             in this database are enough, and for existing roles, membership in the migrator.
         roles: Their names. By default those that were recorded, or else the default names.
         test_database: Mark the database as one that `reset` may empty, and that accepts calls of
-            any moment.
+            any moment. A later `provision` without it removes the mark.
         clock_skew: The largest distance between the clocks of a host and of the server, from 1
             minute to 1 hour. By default the recorded one, or else 5 minutes. A call that writes
             raises `InvalidTime` beyond it.
         own_database: The database serves the ledger alone. Revokes from PUBLIC the functions of
             PostgreSQL with which any role can block or end sessions of others: advisory locks,
-            `pg_terminate_backend` and `pg_cancel_backend`. Needs a superuser. It stays recorded.
+            `pg_terminate_backend` and `pg_cancel_backend`. Needs a superuser. It stays recorded,
+            also by a later `provision` without it.
 
     Raises:
         InvalidInput: a role named here is a superuser, which row-level security cannot bind, or
@@ -302,7 +303,7 @@ _CONNECTS: Final = text("""
 
 
 def _closed(connection: Connection, roles: Roles) -> Iterator[str]:
-    """Revoke functions that block or end sessions from PUBLIC. The ledger's roles keep locks."""
+    """Revoke functions that block or end sessions from PUBLIC. Keeper and migrator keep one."""
     administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
     public = connection.execute(OPEN_TO_PUBLIC).all()
     users = (roles.keeper, roles.migrator)

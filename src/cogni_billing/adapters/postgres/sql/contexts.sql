@@ -1,4 +1,4 @@
--- The tenant of a call. Every function that a role may call begins with `act`.
+-- The tenant of a call. Every function that takes a tenant begins with `act`.
 
 -- The revision of this schema's objects, independent of the place of the version table.
 CREATE FUNCTION cogni_billing.revision() RETURNS text

@@ -74,7 +74,7 @@ def interrupted(database: Database, running: subprocess.Popen[str]) -> tuple[int
         (
             ["purchase", str(ALICE), "1", "--payment", "stripe:1"],
             "app_user",
-            "run it again with the same payment: what is done is replayed",
+            "run it again with the same payment: a recorded purchase is replayed",
         ),
         (["migrate"], "app_migrator", "all of it or nothing was done; it is safe to run again"),
         (["repair"], "app_migrator", "all of it or nothing was done; it is safe to run again"),

@@ -90,6 +90,13 @@ def tables() -> dict[str, Table]:
     }
 
 
+def test_message_of_a_host_error_is_escaped() -> None:
+    class Ours(BillingError):
+        pass
+
+    assert str(Ours(HOSTILE)).isprintable()
+
+
 @pytest.mark.parametrize("name", ["statement", "trial balance", "verify", "doctor"])
 def test_table_of_stored_text_has_printable_characters_alone(name: str) -> None:
     assert all(line.isprintable() for line in drawn(tables()[name]).split("\n"))

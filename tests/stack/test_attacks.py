@@ -373,14 +373,11 @@ ATTACKS: dict[str, Attack] = {
         before=(SIGNED,),
     ),
     # Settings that were left on a connection ------------------------------------------------------
-    **{
-        f"have {name} stay {value}": Attack(
-            left(name),
-            (Broken("act", f"current_setting('{name}')", "''"),),
-            before=(f"SET LOCAL {name} = {value}",),
-        )
-        for name, value in {"synchronous_commit": "off", "debug_print_plan": "on"}.items()
-    },
+    "have synchronous_commit stay off": Attack(
+        left("synchronous_commit"),
+        (Broken("act", "current_setting('synchronous_commit')", "''"),),
+        before=("SET LOCAL synchronous_commit = off",),
+    ),
 }
 
 # First on a function's path, an attacker's object runs with the privileges of the function.

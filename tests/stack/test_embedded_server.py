@@ -257,6 +257,21 @@ class TestEnvironment:
 
         assert (folder / "data" / "PG_VERSION").exists()
 
+    def test_server_does_not_have_the_secrets_of_the_host(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COGNI_BILLING_SIGNING_KEY", "6f" * 32)
+        with EmbeddedPostgres() as database:
+            engine = create_engine(database.admin_url)
+            with engine.connect() as connection:
+                connection.execute(text("CREATE TEMPORARY TABLE environment (line text)"))
+                connection.execute(text("COPY environment FROM PROGRAM 'env'"))
+                lines = connection.scalars(text("SELECT line FROM environment")).all()
+            engine.dispose()
+
+        assert any(line.startswith("PATH=") for line in lines)
+        assert not any("6f6f" in line for line in lines)
+
     @pytest.mark.parametrize(
         ("variable", "value", "expected"),
         [

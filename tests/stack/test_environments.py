@@ -101,6 +101,7 @@ SETTINGS: dict[str, Setting] = {
     "intervalstyle": Setting(("intervalstyle = 'sql_standard'",)),
     "timezone": Setting(("timezone = 'Asia/Kathmandu'",)),
     "timezone without a name": Setting(("timezone = '<+05>-05:17'",)),
+    "timezone of a hundred hours": Setting(("timezone = '<x>-100'",)),
     "bytea_output": Setting(("bytea_output = 'escape'",)),
     "extra_float_digits": Setting(("extra_float_digits = -15",)),
     "lc_numeric and lc_time": Setting(("lc_numeric = 'C.utf8'", "lc_time = 'C.utf8'")),

@@ -279,14 +279,19 @@ refund reversals_follow_one_another {"reverses":"stranger"} {"reverses":"her cha
     {"returned":"NaN","returned_total":"NaN","part":null} {"returned_total":"0.50"} {"part":"0.20"}
     {"shortfall":null} {"shortfall":"gift"} {"absorbed":null} {"absorbed":-1} {"absorbed":"NaN"}
     {"absorbed":"0.5"} {"beneficiaries":["stranger"]} {"beneficiaries":null,"shares":null}
+    {"amount":-1000001} {"amount":-1e30} {"shares":[-500001]} {"shares":[-1e30]} {"absorbed":1}
+    {"amount":0} {"amount":0,"absorbed":1e39} {"amount":-999999}
 chargeback reversals_follow_one_another {"subject":"stranger"}
     {"returned":"0.60","returned_total":"0.60"}
 dispute disputes_are_of_a_purchase {"id":null} {"purchase":"his purchase"}
     {"purchase":"her charge"} {"payment":"his payment"} {"disputed":"1.01","part":null}
     {"disputed":0,"part":null} {"disputed":"NaN","part":null} {"disputed_unit":"USDC"}
-    {"part":"0.20"} {"amount":-1} {"amount":"NaN"} {"amount":10} {"shares":[-5]} {"shares":["NaN"]}
+    {"disputed":"0.20","part":null} {"part":"0.20"}
+    {"amount":-1} {"amount":"NaN"} {"amount":10} {"shares":[-5]} {"shares":["NaN"]}
     {"shares":[[5]]} {"shares":[6]} {"shares":[]} {"beneficiaries":["stranger"]} {"parts":[]}
     {"parts":null} {"parts":[{"tenant":"stranger","id":"stranger","amount":9}]}
+lock tenants_are_not_reserved {"tenants":["00000000-0000-0000-0000-000000000000"]}
+    {"tenants":["00000000-0000-4000-b000-000000000001"]}
 closing disputes_are_of_a_purchase {"parts":[{"tenant":"Alice","id":"stranger"}]}
     {"parts":[{"tenant":"Bob","id":"his hold"}]}
 intent attempts_are_of_money {"id":null} {"amount":null} {"amount":"NaN"} {"amount":"Infinity"}

@@ -168,6 +168,17 @@ class TestGuesses:
         ]
 
 
+def test_plans_of_a_function_without_a_tenant_are_not_sent_to_its_caller(shared: Database) -> None:
+    with undone(shared, "app_user") as connection:
+        told = said(connection)
+        connection.execute(text("SET LOCAL debug_print_plan = on"))
+        connection.execute(text("SET LOCAL client_min_messages = log"))
+        connection.execute(text("SELECT cogni_billing.reused_position()"))
+
+    tables = table_ids(shared)
+    assert not [plan for plan in told if plan.startswith("plan") and any(t in plan for t in tables)]
+
+
 def explained(connection: Connection, function: str, asked: Any) -> list[str]:
     """Return EXPLAIN's output for a call, without times."""
     options = "ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF"

@@ -368,6 +368,19 @@ class TestWithoutTheKey:
         assert any("cogni_billing.balance" in (query or "") for query in shown)
         assert not any(key_id(KEY) in (query or "") for query in shown)
 
+    def test_proofs_are_not_visible_in_statements_of_a_host_with_client_cursors(
+        self, database: Database, billing: Billing
+    ) -> None:
+        arguments = {"cursor_factory": psycopg.ClientCursor}
+        engine = create_engine(database.sandbox.url("app_user"), connect_args=arguments)
+        with database.admin.connect() as connection:
+            Billing(PostgresUnitOfWork(engine, signing_key=KEY)).balance(ALICE)
+            shown = connection.scalars(text("SELECT query FROM pg_stat_activity")).all()
+        engine.dispose()
+
+        assert any("cogni_billing.balance" in (query or "") for query in shown)
+        assert not any(key_id(KEY) in (query or "") for query in shown)
+
     def test_doctor_reports_a_check_that_failed(self, database: Database) -> None:
         (finding,) = doctor(database.user).findings
 

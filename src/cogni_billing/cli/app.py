@@ -52,7 +52,7 @@ app.add_typer(imports, name="import")
 # A pipe would get 80 columns, and the tables need more. A closed output is None.
 _IS_TERMINAL = sys.stdout is not None and sys.stdout.isatty()
 _WIDTH = None if _IS_TERMINAL or "COLUMNS" in os.environ else 140
-console = Output(width=_WIDTH)
+console = Output(width=_WIDTH, emoji=False)
 
 # From sysexits.h. The `os` module of Windows lacks these names.
 _UNAVAILABLE, _IO_ERROR = 69, 74

@@ -15,6 +15,7 @@ from attrs import frozen
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import URL, Engine, create_engine, text
 
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, TrialBalance, trial_balance
@@ -137,17 +138,17 @@ def _confirmed(billing: Billing, payments: list[Payment], *, everything: bool) -
                 payment.tenant_id, payment.amount, payment=payment.payment
             )
         except BillingError as error:
-            row = (*paid, _refused(error, everything=everything), "", "")
+            result.add_row(*paid, _refused(error, everything=everything), "", "")
         else:
             share = total((share.amount for share in receipt.shares), CREDIT)
             outcome = "[yellow]replayed" if receipt.replayed else "[green]confirmed"
-            row = (*paid, outcome, quantity(receipt.credited), quantity(share))
-        result.add_row(*row)
+            result.add_row(*paid, outcome, quantity(receipt.credited), quantity(share))
     return result
 
 
-def _refused(error: BillingError, *, everything: bool) -> str:
-    return f"[red]{error.code}[/red]" + (f": {cell(str(error))}" if everything else "")
+def _refused(error: BillingError, *, everything: bool) -> Text:
+    code = cell(error.code, "red")
+    return code.append(f": {error}", "default") if everything else code
 
 
 def _table(columns: Iterable[str], numeric: Iterable[str], *, everything: bool) -> Table:
@@ -198,9 +199,9 @@ def _called(billing: Billing, tenant: UUID, calls: Iterable[Call], *, everything
     columns = ("call", "requested", "outcome", "balance", "held")
     result = _table(columns, (columns[1], *columns[3:]), everything=everything)
     for call in calls:
+        outcome = cell("done", "green")
         try:
             call.make()
-            outcome = "[green]done"
         except BillingError as error:
             outcome = _refused(error, everything=everything)
         own = billing.balance(tenant)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cogni_billing.adapters.postgres import Report, TrialBalance
 from cogni_billing.domain.amounts import Amount
@@ -19,9 +19,9 @@ def quantity(amount: Amount | None) -> str:
     return "" if amount is None else f"{amount.value:,f}".replace(",", " ")
 
 
-def cell(text: str) -> str:
-    """Stored text: its brackets are no markup, and its control characters are escaped."""
-    return escape(escaped(text))
+def cell(stored: str, style: str = "") -> Text:
+    """Stored text as it is, without markup or emoji. Control characters are escaped."""
+    return Text(escaped(stored), style)
 
 
 def table(title: str | None, columns: Iterable[str], *, numeric: Iterable[str] = ()) -> Table:
@@ -71,7 +71,7 @@ def verification_table(verification: Verification, *, with_seals: bool) -> Table
             continue
         broken = [found for found in verification.violations if found.invariant is invariant]
         for violation in broken:
-            result.add_row(invariant.number, invariant.meaning, f"[red]{cell(str(violation))}")
+            result.add_row(invariant.number, invariant.meaning, cell(str(violation), "red"))
         if not broken:
             result.add_row(invariant.number, invariant.meaning, "[green]ok")
     return result
@@ -84,5 +84,5 @@ def report_table(report: Report) -> Table:
         if check.ok:
             result.add_row(check.name, "[green]ok", "")
         for finding in check.findings:
-            result.add_row(check.name, f"[red]{cell(finding.problem)}", cell(finding.remedy))
+            result.add_row(check.name, cell(finding.problem, "red"), cell(finding.remedy))
     return result

@@ -100,12 +100,13 @@ def grant(ids: Ids, **altered: object) -> Asked:
 
 def refund(ids: Ids, **altered: object) -> Asked:
     part = {"returned": "0.10", "returned_total": "0.10", "part": "0.10", "shortfall": "debt"}
-    shared = {"beneficiaries": [ids.beneficiary], "shares": [-5], "absorbed": 0}
-    return movement(ids, "refund", -9, reverses=ids.purchase, **part, **shared) | altered
+    shared = {"beneficiaries": [ids.beneficiary], "shares": [-500_000], "absorbed": 0}
+    return movement(ids, "refund", -1_000_000, reverses=ids.purchase, **part, **shared) | altered
 
 
 def chargeback(ids: Ids, **altered: object) -> Asked:
     part = {"returned": "0.50", "returned_total": "0.50", "subject": ids.dispute}
+    part |= {"amount": -5_000_000, "shares": [-2_500_000]}
     return refund(ids, kind="chargeback") | {"part": None} | part | altered
 
 
@@ -136,8 +137,8 @@ def step(ids: Ids, **altered: object) -> Asked:
 def dispute(ids: Ids, **altered: object) -> Asked:
     number = new_id()
     parts = [
-        {"tenant": ids.tenant, "id": number, "amount": 9},
-        {"tenant": ids.beneficiary, "id": new_id(), "amount": 5},
+        {"tenant": ids.tenant, "id": number, "amount": 1_000_000},
+        {"tenant": ids.beneficiary, "id": new_id(), "amount": 500_000},
     ]
     return {
         "id": number,
@@ -147,9 +148,9 @@ def dispute(ids: Ids, **altered: object) -> Asked:
         "disputed": "0.10",
         "disputed_unit": "USD",
         "part": "0.10",
-        "amount": 9,
+        "amount": 1_000_000,
         "beneficiaries": [ids.beneficiary],
-        "shares": [5],
+        "shares": [500_000],
         "at": ids.now,
         "metadata": "{}",
         "parts": parts,

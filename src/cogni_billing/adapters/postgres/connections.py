@@ -129,10 +129,12 @@ class _OwnAdapters:
 def _own(given: object, default: type[Any]) -> Any:
     """Return the host's class of cursors, with default adapters.
 
-    Returns *default* if the host set a function, or a class with another style of parameters.
+    Returns *default* if the host set a function, or a class with another style of parameters, or
+    one that puts parameters into the text of the statement, where other sessions can read a proof.
     """
     raw = (psycopg.RawCursor, psycopg.AsyncRawCursor, psycopg.RawServerCursor)
-    if not isinstance(given, type) or issubclass(given, (*raw, psycopg.AsyncRawServerCursor)):
+    client = (psycopg.ClientCursor, psycopg.AsyncClientCursor, psycopg.AsyncRawServerCursor)
+    if not isinstance(given, type) or issubclass(given, (*raw, *client)):
         given = default
     if issubclass(given, _OwnAdapters):
         return given

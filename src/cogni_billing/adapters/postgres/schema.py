@@ -34,6 +34,9 @@ DEFINER_SETTINGS: Final = {
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
     "row_security": "on",
+    # A caller could have plans sent to it. They hold estimates of all rows.
+    "debug_print_plan": "off",
+    "TimeZone": "utc",
     # Regular expressions in the functions have backslashes.
     "standard_conforming_strings": "on",
 }

@@ -262,9 +262,12 @@ def _remove(*directories: Path) -> None:
             shutil.rmtree(directory)
 
 
+# Not the host's secrets, which the account of the server could read, and no PGPORT or PGTZ.
+_PASSED_ON: Final = ("HOME", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
 def _supervise(plan: dict[str, Any]) -> subprocess.Popen[bytes]:
-    # The server would listen on PGPORT, and read PGTZ and others as its settings.
-    environment = {name: value for name, value in os.environ.items() if name[:2] != "PG"}
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     environment["LC_ALL"] = "C"
     process = subprocess.Popen(  # noqa: S603 (the library's own command)
         [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(plan)],

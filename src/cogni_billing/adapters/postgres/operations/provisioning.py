@@ -303,14 +303,15 @@ _CONNECTS: Final = text("""
 
 
 def _closed(connection: Connection, roles: Roles) -> Iterator[str]:
-    """Revoke functions that block or end sessions from PUBLIC. Keeper and migrator keep one."""
+    """Revoke functions that block or end sessions from PUBLIC. Keeper and migrator keep two."""
     administrator: str = connection.execute(text("SELECT current_user")).scalar_one()
     public = connection.execute(OPEN_TO_PUBLIC).all()
     users = (roles.keeper, roles.migrator)
     lacking = [
         role
         for role in users
-        if public or not connection.execute(_LOCKS, {"role": role}).scalar_one()
+        if public
+        or not connection.execute(_MAY_LOCK, {"role": role, "locks": list(_LOCKS)}).scalar_one()
     ]
     if not lacking:
         return
@@ -319,17 +320,22 @@ def _closed(connection: Connection, roles: Roles) -> Iterator[str]:
     for row in public:
         yield f"REVOKE EXECUTE ON FUNCTION {row.function} FROM PUBLIC"
     for role in lacking:
-        yield f"GRANT EXECUTE ON FUNCTION {_LOCK} TO {quoted(role)}"
+        yield f"GRANT EXECUTE ON FUNCTION {', '.join(_LOCKS)} TO {quoted(role)}"
     yield acting_as(administrator)
 
 
-_LOCK: Final = "pg_catalog.pg_advisory_xact_lock(bigint)"
-_LOCKS: Final = text(f"""
-    SELECT CASE WHEN to_regrole(quote_ident(:role)) IS NULL THEN false
-        ELSE has_function_privilege(:role, '{_LOCK}', 'EXECUTE') END
+# Their key spaces are apart. A tenant's id, which a caller chooses, is a key of the second.
+_LOCKS: Final = (
+    "pg_catalog.pg_advisory_xact_lock(bigint)",
+    "pg_catalog.pg_advisory_xact_lock(integer, integer)",
+)
+_MAY_LOCK: Final = text("""
+    SELECT to_regrole(quote_ident(:role)) IS NOT NULL
+        AND (SELECT bool_and(has_function_privilege(:role, name, 'EXECUTE'))
+             FROM unnest(CAST(:locks AS text[])) AS name)
 """)
 _BUILTINS_OWNER: Final = text(f"""
-    SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = CAST('{_LOCK}' AS regprocedure)
+    SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = CAST('{_LOCKS[0]}' AS regprocedure)
 """)  # noqa: S608
 OPEN_TO_PUBLIC: Final = text("""
     SELECT format('pg_catalog.%I(%s)', proname, oidvectortypes(proargtypes)) AS function

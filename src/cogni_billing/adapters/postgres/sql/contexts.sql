@@ -42,6 +42,18 @@ BEGIN
 END
 $$;
 
+-- True for the ids that cannot be a tenant's: nil, and those of the system tenant's accounts.
+CREATE FUNCTION cogni_billing.is_reserved(tenant uuid) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT tenant IN (
+        '00000000-0000-0000-0000-000000000000',
+        '00000000-0000-4000-b000-000000000000',
+        '00000000-0000-4000-b000-000000000001',
+        '00000000-0000-4000-b000-000000000002',
+        '00000000-0000-4000-b000-000000000003',
+        '00000000-0000-4000-b000-000000000004')
+$$;
+
 -- True for a moment near the server's clock: at most the clock skew from it. A test database
 -- accepts any moment, so that tests can set their own clock.
 CREATE FUNCTION cogni_billing.is_near(moment timestamptz) RETURNS boolean
@@ -176,10 +188,6 @@ BEGIN
     -- A commit is durable, even if the connection's settings turned that off.
     IF current_setting('synchronous_commit') = 'off' THEN
         said := set_config('synchronous_commit', 'on', true);
-    END IF;
-    -- A caller could make the server send plans of these statements, with estimates of all rows.
-    IF current_setting('debug_print_plan') = 'on' THEN
-        said := set_config('debug_print_plan', 'off', true);
     END IF;
     RETURN tenant;
 END

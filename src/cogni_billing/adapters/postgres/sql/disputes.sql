@@ -1,6 +1,14 @@
 -- Calls of the service role on the wallets of several tenants. Each function acts for the customer,
 -- and then for one beneficiary after another, under the policies of each.
 
+-- The part of a leg that goes when so much more of a payment is returned. Each leg goes back to
+-- floor(leg * returned / paid), so parts add up.
+CREATE FUNCTION cogni_billing.part_of(leg numeric, paid numeric, before numeric, more numeric)
+RETURNS numeric
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT div(leg * (before + more), paid) - div(leg * before, paid)
+$$;
+
 -- Locks a tenant's wallet, and opens a missing one. Returns its available credits without granted
 -- ones. For functions of the keeper.
 CREATE FUNCTION cogni_billing.lock_earned(owner uuid, moment timestamptz) RETURNS numeric
@@ -11,6 +19,9 @@ DECLARE
     newer   record;
     acted   uuid := cogni_billing.act_next(owner);
 BEGIN
+    IF cogni_billing.is_reserved(owner) THEN
+        PERFORM cogni_billing.refuse('tenants_are_not_reserved');
+    END IF;
     w := cogni_billing.lock_wallet(owner);
     IF w.tenant_id IS NULL THEN
         w := cogni_billing.open_wallet(owner, moment);
@@ -80,11 +91,25 @@ BEGIN
             WHERE share <> 0
         )
         AND EXISTS (
-            SELECT FROM cogni_billing.transactions
-            WHERE tenant_id = me AND transactions.id = m.purchase AND kind = 'purchase'
-              AND reference = m.payment AND paid_unit = m.disputed_unit
-              AND coalesce(transactions.beneficiaries, '{}') = m.beneficiaries
-              AND paid >= m.disputed
+            SELECT
+            FROM cogni_billing.transactions AS bought
+            CROSS JOIN LATERAL (
+                SELECT coalesce(max(returned_total), 0) AS total
+                FROM cogni_billing.transactions
+                WHERE tenant_id = me AND reverses = bought.id
+            ) AS gone
+            WHERE bought.tenant_id = me AND bought.id = m.purchase AND bought.kind = 'purchase'
+              AND bought.reference = m.payment AND bought.paid_unit = m.disputed_unit
+              AND coalesce(bought.beneficiaries, '{}') = m.beneficiaries
+              AND bought.paid >= gone.total + m.disputed + (
+                  SELECT coalesce(sum(disputed), 0)
+                  FROM cogni_billing.disputes
+                  JOIN cogni_billing.holds USING (tenant_id, id)
+                  WHERE tenant_id = me AND purchase_id = bought.id AND state = 'open')
+              AND m.amount || m.shares = ARRAY(
+                  SELECT cogni_billing.part_of(leg, bought.paid, gone.total, m.disputed)
+                  FROM unnest(bought.amount || bought.shares) WITH ORDINALITY AS each (leg, n)
+                  ORDER BY n)
         )) IS NOT TRUE
     THEN
         PERFORM cogni_billing.refuse('disputes_are_of_a_purchase');

@@ -150,7 +150,7 @@ BEGIN
             SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner FOR NO KEY UPDATE;
             IF NOT FOUND AND m.kind IN (/* opens_account */) THEN
                 -- A missing wallet has no row to lock. Claims in opposite orders would deadlock.
-                PERFORM pg_advisory_xact_lock(hashtextextended(owner::text, 0));
+                PERFORM pg_advisory_xact_lock(1, hashtext(owner::text));
                 SELECT * INTO w FROM cogni_billing.wallets
                 WHERE tenant_id = owner FOR NO KEY UPDATE;
             END IF;
@@ -286,7 +286,16 @@ BEGIN
                     AND scale(m.returned) <= CASE bought.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
                     AND coalesce(m.part = m.returned, true)
                     AND m.shortfall IN ('debt', 'clamp')
-                    AND m.absorbed >= 0 AND m.absorbed < 1e40 AND scale(m.absorbed) = 0
+                    -- Of each leg at most its part. The platform absorbs the rest of the parts.
+                    AND (
+                        SELECT bool_and(taken BETWEEN 0 AND part)
+                            AND m.absorbed = sum(part) - sum(taken)
+                        FROM (
+                            SELECT - given AS taken, cogni_billing.part_of(
+                                leg, bought.paid, m.returned_total - m.returned, m.returned) AS part
+                            FROM unnest(bought.amount || bought.shares, m.amount || m.shares)
+                                AS both_legs (leg, given)
+                        ) AS legs)
                     AND (m.subject IS NULL OR EXISTS (
                         SELECT FROM cogni_billing.disputes
                         WHERE tenant_id = owner AND disputes.id = m.subject

@@ -114,7 +114,8 @@ def lowest(session: nox.Session) -> None:
 @nox.session(python=["3.12", "3.13", "3.14"], venv_backend="virtualenv")
 def pythons(session: nox.Session) -> None:
     """The unit tests, a test of the stack and the demo, on each further Python found here."""
-    session.install("-e", ".[cli,embedded,evm,testing]", "psutil>=6.1", "pytest-xdist>=3.6")
+    wanted = ("psutil>=6.1", "pytest-xdist>=3.6", "ruff>=0.15")
+    session.install("-e", ".[cli,embedded,evm,testing]", *wanted)
     tried = ("tests/unit", "tests/stack/test_unit_of_work.py")
     session.run("pytest", *tried, "-m", "not exhaustive")
     session.run("cogni-billing", "demo", silent=True)

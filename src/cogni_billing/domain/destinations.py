@@ -45,9 +45,9 @@ def _confirmations(given: int) -> int:
     return _whole(given, "confirmations", 0, CONFIRMATIONS_MAX)
 
 
-def _whole(given: object, name: str, least: int, most: int) -> int:
-    if type(given) is not int or not least <= given <= most:
-        raise InvalidInput(name, shown(given), f"a whole number from {least} to {most}")
+def _whole(given: object, name: str, least: int, limit: int) -> int:
+    if type(given) is not int or not least <= given <= limit:
+        raise InvalidInput(name, shown(given), f"a whole number from {least} to {limit}")
     return given
 
 

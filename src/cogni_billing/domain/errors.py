@@ -54,17 +54,17 @@ if TYPE_CHECKING:
 _SHOWN_MAX = 64
 
 
-def shown(given: object, most: int = _SHOWN_MAX) -> str:
+def shown(given: object, limit: int = _SHOWN_MAX) -> str:
     """Escape a given value of any size for a message, in at most *most* characters."""
     if isinstance(given, int) and given.bit_length() > _SHOWN_MAX * 3:
         text = f"an int of {given.bit_length()} bits"
     elif isinstance(given, str):
-        text = ascii(given[: most + 1])
+        text = ascii(given[: limit + 1])
     elif isinstance(given, (bool, int, float, Decimal, UUID)) or given is None:
         text = ascii(given)
     else:
         text = f"a {ascii(type(given).__name__)[1:-1]}"
-    return text if len(text) <= most else text[: most - 3] + "..."
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def escaped(text: str) -> str:

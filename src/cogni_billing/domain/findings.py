@@ -107,8 +107,8 @@ def checked_finding(given: object) -> Finding:
     for name in ("provider", "token", "recipient", "sender"):
         if name != "sender" or given.sender is not None:
             reference(getattr(given, name), name)
-    for name, most in (("raw_amount", RAW_MAX), ("confirmations", CONFIRMATIONS_FOUND_MAX)):
+    for name, limit in (("raw_amount", RAW_MAX), ("confirmations", CONFIRMATIONS_FOUND_MAX)):
         number = getattr(given, name)
-        if type(number) is not int or not 0 <= number <= most:
-            raise InvalidInput(name, shown(number), f"a whole number from 0 to {most}")
+        if type(number) is not int or not 0 <= number <= limit:
+            raise InvalidInput(name, shown(number), f"a whole number from 0 to {limit}")
     return given

@@ -103,10 +103,10 @@ def _dollars(cost: object) -> Decimal:
     return dollars
 
 
-def _factor(given: object, field: str, most: int) -> Decimal:
+def _factor(given: object, field: str, limit: int) -> Decimal:
     exact = None if isinstance(given, str) else exact_decimal(given)
-    if exact is None or not 0 <= exact <= most or decimal_places(exact) > FACTOR_DECIMALS_MAX:
-        expected = f"an exact Decimal from 0 to {most} with at most {FACTOR_DECIMALS_MAX} decimals"
+    if exact is None or not 0 <= exact <= limit or decimal_places(exact) > FACTOR_DECIMALS_MAX:
+        expected = f"an exact Decimal from 0 to {limit} with at most {FACTOR_DECIMALS_MAX} decimals"
         raise InvalidAmount(field, shown(given), expected)
     return exact
 

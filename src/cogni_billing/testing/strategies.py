@@ -36,14 +36,14 @@ def amounts(unit: Unit = CREDIT, *, least: int = 1) -> st.SearchStrategy[Amount]
 
     *least* counts the unit's smallest parts, such as cents.
     """
-    most = int(MAGNITUDE_MAX) * 10**unit.scale
+    limit = int(MAGNITUDE_MAX) * 10**unit.scale
     bounds = [
         near
-        for bound in (10**unit.scale, 2**31, 2**53, 2**63, 10**18, 10**28, most)
+        for bound in (10**unit.scale, 2**31, 2**53, 2**63, 10**18, 10**28, limit)
         for near in (bound - 1, bound, bound + 1)
-        if least <= near <= most
+        if least <= near <= limit
     ]
-    quanta = st.integers(least, least + 200) | st.sampled_from(bounds) | st.integers(least, most)
+    quanta = st.integers(least, least + 200) | st.sampled_from(bounds) | st.integers(least, limit)
     return quanta.map(lambda count: from_quanta(count, unit))
 
 
@@ -89,22 +89,22 @@ def hostile_text() -> st.SearchStrategy[str]:
     )
 
 
-def rates(most: str = "1") -> st.SearchStrategy[Decimal]:
-    """Exact rates from 0 to *most*, with up to twelve decimals."""
-    units = int(Decimal(most).scaleb(RATE_PLACES))
+def rates(limit: str = "1") -> st.SearchStrategy[Decimal]:
+    """Exact rates from 0 to *limit*, with up to twelve decimals."""
+    units = int(Decimal(limit).scaleb(RATE_PLACES))
     return st.integers(0, units).map(lambda n: Decimal(n).scaleb(-RATE_PLACES))
 
 
 @st.composite
 def rules(
-    draw: st.DrawFn, beneficiary: AccountId = SYSTEM_ACCOUNT_ID, most: str = "1"
+    draw: st.DrawFn, beneficiary: AccountId = SYSTEM_ACCOUNT_ID, limit: str = "1"
 ) -> ShareRule:
-    """A rule with rates up to *most*, with and without a cap, a minimum and tiers."""
+    """A rule with rates up to *limit*, with and without a cap, a minimum and tiers."""
     bounds = sorted(draw(st.lists(st.integers(0, 10**27), min_size=2, max_size=2)))
     minimum, cap = (draw(st.none() | st.just(credits(bound))) for bound in bounds)
     thresholds = draw(st.sets(st.integers(1, 10**27), max_size=3))
-    tiers = tuple(ShareTier(credits(size), draw(rates(most))) for size in sorted(thresholds))
-    return ShareRule(beneficiary, draw(rates(most)), cap=cap, minimum=minimum, tiers=tiers)
+    tiers = tuple(ShareTier(credits(size), draw(rates(limit))) for size in sorted(thresholds))
+    return ShareRule(beneficiary, draw(rates(limit)), cap=cap, minimum=minimum, tiers=tiers)
 
 
 @st.composite
@@ -117,11 +117,11 @@ def policies(
         st.lists(st.sampled_from([SYSTEM_ACCOUNT_ID, *PARTNERS]), min_size=1, unique=True)
     )
     # An eighth each at most, so that eight rates of a split sum to at most 1.
-    most = "0.125" if mode is ShareMode.SPLIT else "1.25"
+    limit = "0.125" if mode is ShareMode.SPLIT else "1.25"
     return RevenueSharePolicy(
         version,
         effective_from,
         mode,
-        tuple(draw(rules(beneficiary, most)) for beneficiary in beneficiaries),
+        tuple(draw(rules(beneficiary, limit)) for beneficiary in beneficiaries),
         draw(st.sampled_from(Shortfall)),
     )

@@ -9,12 +9,12 @@ from sqlalchemy import Connection
 from cogni_billing.adapters.postgres.audit import require_full_sight, verification
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
 
-_MOST: Final = 100
+_LIMIT: Final = 100
 
 
 def rows(connection: Connection, subject: Subject) -> Findings:
     require_full_sight(connection)
-    found = verification(connection, _MOST)
+    found = verification(connection, _LIMIT)
     if not found.transactions:
         # A dump without any rows breaks no invariant.
         yield Finding(

@@ -39,12 +39,17 @@ def _names(door: ModuleType) -> Iterator[str]:
                     yield f"{path}.{member}{_signature(value)}"
 
 
-def _signature(item: object) -> str:
+def _signature(item: Any) -> str:
     called = getattr(item, "__func__", item)
     try:
-        return str(inspect.signature(called)) if callable(called) else ""
+        return str(inspect.signature(called)) if _has_signature(called) else ""
     except ValueError:  # a type of the standard library
         return ""
+
+
+def _has_signature(item: object) -> bool:
+    """True for classes and functions. Aliases have signatures in some versions of Python only."""
+    return inspect.isclass(item) or inspect.isroutine(item)
 
 
 if __name__ == "__main__":

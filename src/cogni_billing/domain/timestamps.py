@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Final
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final, Self
+
+from attrs import field, frozen
 
 from cogni_billing.domain.errors import InvalidTime, shown
 
@@ -38,6 +41,66 @@ def expiry(given: object) -> datetime | None:
 def expiry_text(expires_at: datetime | None) -> str:
     """An expiry as the text that a request stores."""
     return "never" if expires_at is None else expires_at.isoformat()
+
+
+def _lifetime(given: object) -> timedelta | None:
+    if given is None:
+        return None
+    if not isinstance(given, timedelta) or given <= timedelta(0):
+        given_text = shown(str(given) if isinstance(given, timedelta) else given)
+        raise InvalidTime("expires_in", given_text, "a timedelta above zero")
+    return timedelta(given.days, given.seconds, given.microseconds)
+
+
+@frozen
+class Expiry:
+    """An expiry as the caller gave it: a moment, a lifetime, or neither of them.
+
+    A request compares the value as given. So a retry with the same lifetime is the same request,
+    although its moment differs.
+    """
+
+    at: datetime | None = field(default=None, converter=expiry)
+    lasts: timedelta | None = field(default=None, converter=_lifetime)
+
+    @classmethod
+    def given(cls, expires_at: object, expires_in: object) -> Self:
+        """Validate the two arguments of a call.
+
+        Raises:
+            InvalidTime: an argument is invalid, or both are given.
+        """
+        made = cls(expires_at, expires_in)
+        if made.at is not None and made.lasts is not None:
+            raise InvalidTime("expires_in", str(made.lasts), "None beside expires_at")
+        return made
+
+    @property
+    def is_given(self) -> bool:
+        return self.at is not None or self.lasts is not None
+
+    def starting(self, start: datetime) -> datetime | None:
+        """The moment of the expiry, if a lifetime begins at *start*. `None` for never.
+
+        Raises:
+            InvalidTime: the moment is after the year 9998.
+        """
+        if self.lasts is None:
+            return self.at
+        if self.lasts > LATEST - start:
+            raise InvalidTime(
+                "expires_in", str(self.lasts), "a lifetime that ends by the year 9998"
+            )
+        return start + self.lasts
+
+    @property
+    def request(self) -> Mapping[str, str]:
+        """The field of a request, as text that no version may change."""
+        if self.lasts is None:
+            return {"expires_at": expiry_text(self.at)}
+        seconds, rest = divmod(self.lasts, timedelta(seconds=1))
+        fraction = f".{rest.microseconds:06}".rstrip("0") if rest else ""
+        return {"expires_in": f"{seconds}{fraction} s"}
 
 
 def require_unexpired(expires_at: datetime | None, moment: datetime) -> None:

@@ -59,6 +59,8 @@ class AsyncBilling:
             follow one another. By default the system tenant gets 25 % on top.
         clock: The source of time. By default the system clock.
         ids: The source of transaction ids. By default UUIDv7.
+        retention: The time for which records must be kept whole after a tenant's newest one.
+            `forget` is refused until it has passed. By default no time.
 
     Every method may raise these errors:
 
@@ -80,9 +82,10 @@ class AsyncBilling:
         policy: Policies | None = None,
         clock: Clock | None = None,
         ids: IdSource | None = None,
+        retention: timedelta | None = None,
     ) -> None:
         self._unit_of_work = checked_async_unit_of_work(unit_of_work)
-        self._context = Context.over(unit_of_work, policy, clock, ids)
+        self._context = Context.over(unit_of_work, policy, clock, ids, retention)
 
     @property
     def unit_of_work(self) -> AsyncUnitOfWork:
@@ -570,6 +573,22 @@ class AsyncBilling:
             UnknownAccount: the tenant has no account.
         """
         return await self._run(reading.transaction(tenant, transaction_id))
+
+    async def forget(self, tenant: TenantId | UUID) -> int:
+        """Erase texts of the tenant that may be personal data. Returns their number.
+
+        Erases the metadata of transactions, holds, disputes and payment attempts, and the sources
+        of grants. Digests replace them, so replays, `verify` and seals have the same outcome as
+        before. Amounts, times, ids, references and payments stay, because the ledger needs them.
+        So never put personal data into a key. Texts recorded later can be erased by another call.
+
+        Raises:
+            PrivilegeRequired: the unit of work has no service role.
+            UnknownAccount: the tenant has no account.
+            RecordsRetained: the `retention` has not passed since the tenant's newest record.
+                `until` is when it will have.
+        """
+        return await self._run(maintenance.forget(self._context, tenant))
 
     async def fold(self) -> Folding:
         """Write balance checkpoints for accounts that receive shares, such as the system tenant's.

@@ -180,10 +180,22 @@ def on_history(table: str) -> Iterator[tuple[str, Attack]]:
     for privilege in sorted(set(changes) - allowed):
         walls = (
             f"GRANT {privilege} ON {name} TO {KEEPER}",
-            f"ALTER TABLE {name} DISABLE TRIGGER append_only",
+            f"ALTER TABLE {name} DISABLE TRIGGER {_guard(table, privilege)}",
         )
         attack = Attack(gains(changes[privilege]), walls, KEEPER, (floor(table),))
         yield f"{privilege} {table} as the keeper", attack
+    if table in blueprint.ERASABLE:
+        attack = Attack(
+            gains(f"UPDATE {name} SET metadata = '{{}}'"),
+            (f"ALTER TABLE {name} DISABLE TRIGGER erase_only",),
+            KEEPER,
+        )
+        yield f"rewrite the metadata of {table} as the keeper", attack
+
+
+def _guard(table: str, privilege: str) -> str:
+    erasing = privilege == "UPDATE" and table in blueprint.ERASABLE
+    return "erase_only" if erasing else "append_only"
 
 
 def left(name: str) -> Attempt:

@@ -166,6 +166,13 @@ EDITS: Final = {
         verify=False,
         seals=(BOB, "1-4"),
     ),
+    "the metadata of a transaction, to its digest": Edit(
+        (
+            f"UPDATE {T} SET metadata = to_json(cogni_billing.erased(id, metadata::text)) WHERE {run(2)}",
+        ),
+        verify=False,
+        seals=None,
+    ),
     "the reference of a transaction": Edit(
         (f"UPDATE {T} SET reference = 'run-9' WHERE {run(2)}",), verify=False, seals=(BOB, "1-4")
     ),

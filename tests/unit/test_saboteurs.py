@@ -24,11 +24,12 @@ from cogni_billing import (
 from cogni_billing.adapters import guard
 from cogni_billing.adapters.batches import one_by_one
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
+from cogni_billing.adapters.memory import books as memory_books
 from cogni_billing.adapters.memory import ledger as memory_ledger
 from cogni_billing.adapters.memory.books import MemoryBooks
 from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.domain import metadata, reversals, transactions
+from cogni_billing.domain import idempotency, metadata, reversals, transactions
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
@@ -40,6 +41,7 @@ from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
 from cogni_billing.testing.contracts import (
     batches,
     charges,
+    erasure,
     grants,
     holds,
     keys,
@@ -463,6 +465,16 @@ def a_kind_takes_the_other_side_from_another_account(patch: Patch) -> None:
 
     balanced = transactions.balanced
     patch.setattr(transactions, "balanced", elsewhere)
+
+
+@in_memory(erasure.ErasureContract, "test_replays_of_an_erased_request_are_the_same")
+def an_erased_text_is_another_text(patch: Patch) -> None:
+    patch.setattr(idempotency, "same_text", lambda stored, given, _: stored == given)
+
+
+@in_memory(erasure.ErasureContract, "test_forget_leaves_the_ledger_verified_and_its_seals_valid")
+def an_erased_text_leaves_no_digest(patch: Patch) -> None:
+    patch.setattr(memory_books, "sealed_metadata", lambda _, made: metadata.encoded(made.metadata))
 
 
 # Reads --------------------------------------------------------------------------------------------

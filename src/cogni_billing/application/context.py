@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 from uuid import UUID
 
 from attrs import field, frozen
 
+from cogni_billing.domain.erasure import checked_retention
 from cogni_billing.domain.policies import Policies, RevenueSharePolicy, checked_policies
 from cogni_billing.domain.timestamps import utc
 from cogni_billing.ports.environment import Clock, IdSource
@@ -21,6 +22,7 @@ class Context:
     policy: Policies = field(converter=checked_policies)
     clock: Clock
     ids: IdSource
+    retention: timedelta | None = field(default=None, converter=checked_retention)
 
     @classmethod
     def over(
@@ -29,12 +31,14 @@ class Context:
         policy: Policies | None,
         clock: Clock | None,
         ids: IdSource | None,
+        retention: timedelta | None = None,
     ) -> Self:
         """The given settings. The defaults are the environment's, and the default policy."""
         return cls(
             RevenueSharePolicy.default() if policy is None else policy,
             environment.clock if clock is None else clock,
             environment.ids if ids is None else ids,
+            retention,
         )
 
     def now(self) -> datetime:

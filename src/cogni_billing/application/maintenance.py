@@ -1,4 +1,4 @@
-"""Work on the books of all tenants: sweep, fold, verify and seal."""
+"""Work of operators on the books: sweep, fold, forget, verify and seal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cogni_billing.application.context import Context
 from cogni_billing.application.sweeping import Sweep
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.folding import Folding
-from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId
+from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
 from cogni_billing.domain.seals import Seal, Seals
 from cogni_billing.domain.verification import Verification, Violation
 
@@ -33,6 +33,11 @@ def fold() -> Steps[Folding]:
     # In a scope of its own, which sees every arrival below that position.
     folding: Folding = yield ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.fold(position))
     return folding
+
+
+def forget(context: Context, tenant: object) -> ServiceCase[int]:
+    owner, now = tenant_id(tenant), context.now()
+    return ServiceCase(owner, lambda scope: scope.books.forget(owner, now, context.retention))
 
 
 def verify(limit: object) -> ServiceCase[Verification]:

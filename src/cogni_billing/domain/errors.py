@@ -25,6 +25,7 @@ BillingError
 ├── AttemptClosed
 ├── OthersRefused
 ├── PrivilegeRequired           the role may not do this
+├── RecordsRetained             a retention rule keeps the records: erase them later
 ├── UnbalancedTransaction       a programming error
 ├── ScopeClosed
 ├── VerifierFailed              the verifier failed: the attempt stays pending
@@ -42,6 +43,7 @@ its facts as attributes. The message shows at most 64 escaped characters of a gi
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
@@ -338,6 +340,18 @@ class PrivilegeRequired(BillingError):
 
     def _message(self) -> str:
         return f"not allowed: {self.operation}"
+
+
+@define
+class RecordsRetained(BillingError):
+    """A retention rule keeps the tenant's records until a moment. No text was erased."""
+
+    code: ClassVar[str] = "records_retained"
+
+    until: datetime
+
+    def _message(self) -> str:
+        return f"the retention rule keeps these records until {self.until}; erase them later"
 
 
 @define

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Protocol
+from uuid import UUID
 
+from cogni_billing.domain.erasure import same_text
 from cogni_billing.domain.errors import Difference, IdempotencyConflict
 
 _ABSENT = "absent"
@@ -12,6 +14,9 @@ _ABSENT = "absent"
 
 class Keyed(Protocol):
     """A record with an idempotency key: a transaction or a hold."""
+
+    @property
+    def id(self) -> UUID: ...
 
     @property
     def reference(self) -> str: ...
@@ -23,18 +28,20 @@ class Keyed(Protocol):
 def same_or_conflict(stored: Keyed, asked: Mapping[str, str]) -> None:
     """Return if *stored* answers the request *asked* under the same key.
 
-    Compares the fields of the request only. The metadata and the present policy do not count.
+    Compares the fields of the request only. The metadata and the present policy do not count. An
+    erased text is compared by its digest.
 
     Raises:
         IdempotencyConflict: the requests differ. Names each field that differs.
     """
-    if differences := _differences(stored.request, asked):
+    if differences := _differences(stored, asked):
         raise IdempotencyConflict(stored.reference, differences)
 
 
-def _differences(stored: Mapping[str, str], requested: Mapping[str, str]) -> tuple[Difference, ...]:
+def _differences(stored: Keyed, asked: Mapping[str, str]) -> tuple[Difference, ...]:
+    was = stored.request
     return tuple(
-        Difference(name, stored.get(name, _ABSENT), requested.get(name, _ABSENT))
-        for name in sorted({*stored, *requested})
-        if stored.get(name) != requested.get(name)
+        Difference(name, was.get(name, _ABSENT), asked.get(name, _ABSENT))
+        for name in sorted({*was, *asked})
+        if not same_text(was.get(name), asked.get(name), stored.id)
     )

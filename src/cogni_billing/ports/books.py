@@ -60,6 +60,15 @@ class BooksRepository(Protocol):
         """Release the parts of an open *dispute*."""
         ...
 
+    def forget(self, tenant: TenantId, now: datetime, retention: timedelta | None, /) -> int:
+        """Replace the tenant's texts by digests, and return the number of texts.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+            RecordsRetained: *retention* has not passed since the tenant's newest record.
+        """
+        ...
+
     def verify(self, limit: int, /) -> Verification:
         """Check every invariant over the whole ledger. Returns up to *limit* violations of each."""
         ...

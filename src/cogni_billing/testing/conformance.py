@@ -32,6 +32,7 @@ from cogni_billing.testing.contracts import (
     breaking_off,
     charges,
     disputes,
+    erasure,
     grants,
     holds,
     keys,
@@ -132,6 +133,12 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestSystemTenantSpends(charges.SystemTenantSpendsContract):
+        pass
+
+    class TestErasure(erasure.ErasureContract):
+        pass
+
+    class TestAttemptErasure(erasure.AttemptErasureContract):
         pass
 
     class TestVerifying(verifying.VerifyingContract):

@@ -411,6 +411,10 @@ class Ledgers(RuleBasedStateMachine):
         assert swept == said
         self.model.sweep(self.clock.moment)
 
+    @rule(who=tenants)
+    def forget(self, who: str) -> None:
+        self.compare(lambda b: b.forget(TENANTS[who]), lambda: self.model.forget(who))
+
     @rule()
     def fold(self) -> None:
         self.compare(folded, lambda: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,7 @@ from cogni_billing import (
     OutcomeUnknown,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
+    RecordsRetained,
     RefundExceedsPayment,
     ScopeClosed,
     SystemTenantMissing,
@@ -79,6 +81,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
         "not recorded; fix the request of this tenant that was refused, and call again",
     ),
     (PrivilegeRequired("refund"), "not allowed: refund"),
+    (
+        RecordsRetained(datetime(2031, 1, 1, tzinfo=UTC)),
+        "the retention rule keeps these records until 2031-01-01 00:00:00+00:00; erase them later",
+    ),
     (UnbalancedTransaction("off", (credits(1),)), "off, 1 CREDIT"),
     (ScopeClosed("it has ended"), "the scope is closed: it has ended"),
     (

@@ -291,6 +291,7 @@ class Stored:
 
     reference: str
     request: dict[str, str]
+    id: UUID
 
 
 class TestIdempotency:
@@ -298,7 +299,7 @@ class TestIdempotency:
         same_or_conflict(planned(metadata={"a": 1}), planned(number=2).request)
 
     def test_each_difference_is_named_with_both_sides(self) -> None:
-        stored = Stored("stripe:pi_1", {"amount": "1 CREDIT", "overdraft": "no"})
+        stored = Stored("stripe:pi_1", {"amount": "1 CREDIT", "overdraft": "no"}, UUID(int=1))
         asked = {"amount": "2 CREDIT", "target": "x"}
 
         with pytest.raises(IdempotencyConflict) as caught:

@@ -13,11 +13,13 @@ from attrs import frozen
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.attempts import due_attempts
 from cogni_billing.adapters.memory.audit import violations
+from cogni_billing.adapters.memory.erasure import forget, sealed_metadata, without_texts
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.adapters.memory.tenants import open_account
+from cogni_billing.adapters.memory.tenants import open_account, require_account
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
+from cogni_billing.domain.erasure import require_unretained
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
@@ -99,6 +101,12 @@ class MemoryBooks:
                 postings=sum(map(len, self._store.lines.values())),
             )
 
+    def forget(self, tenant: TenantId, now: datetime, retention: timedelta | None, /) -> int:
+        with self._guard.call():
+            require_account(self._store, tenant)
+            require_unretained(self._wallet(tenant).as_of, retention, now)
+            return forget(self._store, tenant)
+
     def fold(self, _position: int, /) -> Folding:
         with self._guard.call():
             newer = {
@@ -134,7 +142,11 @@ class MemoryBooks:
     def _record(self, made: Transaction) -> Mapping[str, Json]:
         lines = self._store.lines[account_of(made.tenant)]
         own = next(line for line in lines if line.transaction_id == made.id and line.reference)
-        record: dict[str, Json] = {"transaction": repr(made), "line": repr(own)}
+        record: dict[str, Json] = {
+            "transaction": repr(without_texts(made)),
+            "metadata": sealed_metadata(self._store, made),
+            "line": repr(own),
+        }
         if made.kind is TransactionKind.PURCHASE:
             record["claim"] = repr(self._store.payments.get(made.reference))
         return record

@@ -46,6 +46,7 @@ class Store:
     holds: dict[tuple[TenantId, str], UUID] = field(factory=dict)
     disputes: dict[tuple[TenantId, str], Dispute] = field(factory=dict)
     folded: dict[AccountId, int] = field(factory=dict)
+    erased: dict[tuple[TenantId, UUID], str] = field(factory=dict)
     attempts: dict[tuple[TenantId, UUID], Attempt] = field(factory=dict)
     events: dict[tuple[TenantId, UUID], tuple[AttemptEvent, ...]] = field(factory=dict)
     checked: dict[tuple[TenantId, UUID], datetime] = field(factory=dict)

@@ -16,10 +16,11 @@ from cogni_billing.adapters.postgres.calls import Calls, encoded
 from cogni_billing.adapters.postgres.connections import NEUTRAL
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.history import history
-from cogni_billing.adapters.postgres.rows import dispute_asked, in_credits
+from cogni_billing.adapters.postgres.rows import dispute_asked, in_credits, moment
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
-from cogni_billing.domain.errors import LedgerUnavailable
+from cogni_billing.domain.erasure import require_unretained
+from cogni_billing.domain.errors import LedgerUnavailable, UnknownAccount
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.reversals import Recoverable
@@ -94,6 +95,17 @@ class PostgresBooks:
             self._connection.execute(NEUTRAL)
             require_full_sight(self._connection)
             return verification(self._connection, limit)
+
+    def forget(self, tenant: TenantId, now: datetime, retention: timedelta | None, /) -> int:
+        with self._guard.call(), translated():
+            asked = {"kept_from": None if retention is None else now - retention}
+            answer = self._calls("forget", tenant, asked)
+            match answer["outcome"]:
+                case "unknown_account":
+                    raise UnknownAccount(tenant)
+                case "retained":
+                    require_unretained(moment(answer["newest"]), retention, now)
+            return int(answer["texts"])
 
     def fold(self, position: int, /) -> Folding:
         with self._guard.call(), translated():

@@ -50,6 +50,8 @@ def _texts(table: str, columns: Sequence[str]) -> str:
 def _text(value: str, column: str) -> str:
     if column.endswith("_at"):
         value = f"extract(epoch FROM {value})"
+    elif column in {"metadata", "source"}:  # the same after an erasure
+        value = f"cogni_billing.erased({value.partition('.')[0]}.id, CAST({value} AS text))"
     elif column == "policy":  # stored in `policies` under its digest
         value = f"encode({value}, 'hex')"
     return f"CAST({value} AS text)"

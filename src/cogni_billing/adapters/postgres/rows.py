@@ -84,8 +84,11 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
 
 
 def document(stored: Any) -> Mapping[str, Json]:
-    """Restore a JSON object as it was given: numbers with a fraction are floats again."""
-    return read_only(_with_floats(stored or {}))
+    """Restore a JSON object as it was given: numbers with a fraction are floats again.
+
+    An erased object is a text, and is read as empty.
+    """
+    return read_only(_with_floats(stored if isinstance(stored, dict) else {}))
 
 
 def _with_floats(value: Any) -> Any:

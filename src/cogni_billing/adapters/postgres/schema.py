@@ -24,6 +24,7 @@ FUNCTION_FILES: Final = (
     "disputes.sql",
     "folding.sql",
     "attempts.sql",
+    "erasure.sql",
 )
 
 DEFINER_SETTINGS: Final = {

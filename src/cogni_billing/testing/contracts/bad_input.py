@@ -175,6 +175,7 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | {"since": (NOON, "moment"), "until": (NOON, "moment")},
     "find": TENANT | REFERENCE | {"kind": ("charge", "kind that must be")},
     "transaction": TENANT | {"transaction_id": (UUID(int=5), "id")},
+    "forget": TENANT,
     "fold": {},
     "sweep": {},
     "verify": {"limit": (5, "limit")},

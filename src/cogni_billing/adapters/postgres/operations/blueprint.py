@@ -38,6 +38,8 @@ TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 
 CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "wallets"})
 """Tables whose rows may be updated."""
+ERASABLE: Final = frozenset({"disputes", "transactions"})
+"""Tables in which only the metadata may be updated, to its digest."""
 
 
 @frozen
@@ -108,7 +110,7 @@ class Trigger:
 
 def _append_only(table: str) -> Trigger:
     changes = ["DELETE", "UPDATE", "TRUNCATE"]
-    if table in CHANGEABLE:
+    if table in CHANGEABLE | ERASABLE:
         changes.remove("UPDATE")
     if table == "evidence":  # rejected evidence is deleted
         changes.remove("DELETE")
@@ -120,9 +122,19 @@ def _append_only(table: str) -> Trigger:
     )
 
 
+def _erase_only(table: str) -> Trigger:
+    return Trigger(
+        table,
+        "erase_only",
+        f"CREATE TRIGGER erase_only BEFORE UPDATE ON {SCHEMA}.{table}"
+        f" FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.check_erasure()",
+    )
+
+
 TRIGGERS: Final = frozenset(
     (
         *map(_append_only, LEDGER),
+        *map(_erase_only, ERASABLE),
         Trigger(
             "arrivals",
             "check_arrivals",
@@ -169,6 +181,7 @@ def _table_privileges() -> Iterator[Privilege]:
         ("keeper", "SELECT", (*LEDGER, "context_keys", SEQUENCE)),
         ("keeper", "INSERT", LEDGER),
         ("keeper", "UPDATE", sorted(CHANGEABLE)),
+        ("keeper", "UPDATE (metadata)", sorted(ERASABLE)),
         ("keeper", "DELETE", ("evidence",)),
         ("service", "SELECT", (*LEDGER, SEQUENCE)),
     ):
@@ -183,9 +196,15 @@ _DOORS: Final = (
     ),
     ("user spender", "open_account spend spend_groups hold release expire_due"),
     ("user", "mint mint_groups create_attempt record_attempt begin_check"),
-    ("service", "reverse payment dispute lock open_dispute close_dispute safe_position fold"),
-    ("service", "account_of owner_of contra_of"),
-    ("migrator", "seed_system_tenant check_arrivals refuse_change reused_position revision"),
+    (
+        "service",
+        "reverse payment dispute lock open_dispute close_dispute forget safe_position fold",
+    ),
+    ("service", "account_of owner_of contra_of erased"),
+    (
+        "migrator",
+        "seed_system_tenant check_arrivals check_erasure refuse_change reused_position revision",
+    ),
 )
 
 
@@ -215,15 +234,15 @@ _DEFINER_SETTINGS: Final = "; ".join(f"{name}={value}" for name, value in DEFINE
 # The other functions run under the path of their doors, or are inlined in policies.
 _DEFINERS: Final = frozenset(
     {name for _, names in _DOORS for name in names.split()}
-    - {"account_of", "contra_of", "owner_of", "revision", "tenant"}
-    - {"check_arrivals", "refuse_change"}
+    - {"account_of", "contra_of", "owner_of", "erased", "revision", "tenant"}
+    - {"check_arrivals", "check_erasure", "refuse_change"}
 )
 
 
 def _settings(name: str) -> str | None:
     if name in _DEFINERS:
         return _DEFINER_SETTINGS
-    return _PATH if name in {"check_arrivals", "refuse_change"} else None
+    return _PATH if name in {"check_arrivals", "check_erasure", "refuse_change"} else None
 
 
 @cache

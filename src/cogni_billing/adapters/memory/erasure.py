@@ -1,0 +1,70 @@
+"""Erasure of one tenant's texts, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from attrs import evolve
+
+from cogni_billing.adapters.memory.store import Store
+from cogni_billing.domain.erasure import erased
+from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.metadata import EMPTY, encoded
+from cogni_billing.domain.transactions import Transaction
+
+
+def forget(store: Store, tenant: TenantId) -> int:
+    """Replace the tenant's texts by digests, and return the number of texts."""
+    before = sum(1 for _ in _texts(store, tenant))
+    for (owner, record), key in list(store.ids.items()):
+        if owner == tenant:
+            recorded = store.recorded[key]
+            digest = sealed_metadata(store, recorded.transaction)
+            store.put(store.erased, (tenant, record), digest)
+            made = without_texts(recorded.transaction)
+            store.put(store.recorded, key, evolve(recorded, transaction=made))
+    if wallet := store.wallets.get(tenant):
+        holds = {key: evolve(hold, metadata=EMPTY) for key, hold in wallet.holds.items()}
+        grants = {
+            key: evolve(grant, source=erased(grant.id, grant.source))
+            for key, grant in wallet.grants.items()
+        }
+        store.put(store.wallets, tenant, evolve(wallet, holds=holds, grants=grants))
+    for name, dispute in list(store.disputes.items()):
+        if dispute.tenant == tenant:
+            store.put(store.disputes, name, evolve(dispute, metadata=EMPTY))
+    for place, attempt in list(store.attempts.items()):
+        if attempt.intent.tenant == tenant:
+            intent = evolve(attempt.intent, metadata=EMPTY)
+            store.put(store.attempts, place, evolve(attempt, intent=intent))
+    return before
+
+
+def sealed_metadata(store: Store, made: Transaction) -> str:
+    """The digest of a transaction's metadata, also after an erasure."""
+    return store.erased.get((made.tenant, made.id)) or erased(made.id, encoded(made.metadata))
+
+
+def without_texts(made: Transaction) -> Transaction:
+    """The transaction with its texts erased."""
+    terms = made.terms and evolve(made.terms, source=erased(made.id, made.terms.source))
+    return evolve(made, metadata=EMPTY, terms=terms)
+
+
+def _texts(store: Store, tenant: TenantId) -> Iterator[UUID]:
+    """The id of each record with a text that is not erased, once for each text."""
+    for recorded in store.recorded.values():
+        made = recorded.transaction
+        if made.tenant == tenant and made.metadata:
+            yield made.id
+        if made.tenant == tenant and without_texts(made).terms != made.terms:
+            yield made.id
+    if wallet := store.wallets.get(tenant):
+        yield from (hold.id for hold in wallet.holds.values() if hold.metadata)
+    for dispute in store.disputes.values():
+        if dispute.tenant == tenant and dispute.metadata:
+            yield dispute.id
+    for attempt in store.attempts.values():
+        if attempt.intent.tenant == tenant and attempt.intent.metadata:
+            yield attempt.id

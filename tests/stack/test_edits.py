@@ -168,7 +168,8 @@ EDITS: Final = {
     ),
     "the metadata of a transaction, to its digest": Edit(
         (
-            f"UPDATE {T} SET metadata = to_json(cogni_billing.erased(id, metadata::text)) WHERE {run(2)}",
+            f"UPDATE {T} SET metadata = to_json(cogni_billing.erased(id, metadata::text))"
+            f" WHERE {run(2)}",
         ),
         verify=False,
         seals=None,

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from cogni_billing import (
     SYSTEM_TENANT_ID,
     Billing,
-    LedgerCorruption,
+    InstallationNotReady,
     LedgerUnavailable,
     PrivilegeRequired,
     SystemTenantMissing,
@@ -424,8 +424,10 @@ def test_awaited_doctor_finds_the_same(own_database: Database) -> None:
         try:
             await ensure_ready_async(engine)
             sabotage(own_database, "GRANT DELETE ON cogni_billing.claims TO app_user")
-            with pytest.raises(LedgerCorruption, match=r"DELETE ON cogni_billing\.claims"):
+            with pytest.raises(InstallationNotReady) as caught:
                 await ensure_ready_async(engine)
+            assert caught.value.check == "each role has exactly its privileges"
+            assert "DELETE ON cogni_billing.claims" in caught.value.problem
             return await doctor_async(engine)
         finally:
             await engine.dispose()
@@ -456,9 +458,9 @@ def test_a_sabotage_is_found_and_its_remedy_fixes_it(own_database: Database, nam
     report = doctor(own_database.user)
 
     assert (problem, remedy) in [(found.problem, found.remedy) for found in report.findings]
-    with pytest.raises(LedgerCorruption) as caught:
+    with pytest.raises(InstallationNotReady) as caught:
         ensure_ready(own_database.user)
-    assert "fix: " in str(caught.value)
+    assert "fix: " in caught.value.problem
     remedied(own_database)
     ensure_ready(own_database.user)
 
@@ -613,6 +615,9 @@ def test_connecting_as_the_administrator_is_found_and_no_superuser_is_weakened(
     assert [(found.problem, found.remedy) for found in findings] == [
         ("connected as postgres", "connect as app_user or app_spender")
     ]
+    with pytest.raises(InstallationNotReady) as caught:
+        ensure_ready(database.admin)
+    assert caught.value.check == "the connected role serves requests"
 
 
 class TestPositionsGivenAgain:
@@ -643,10 +648,9 @@ class TestPositionsGivenAgain:
         before = ledger.balance(SYSTEM_TENANT_ID).posted
 
         (finding,) = doctor(own_database.user).findings
-        with pytest.raises(
-            LedgerCorruption, match="the sequence of positions is ahead of the rows"
-        ):
+        with pytest.raises(InstallationNotReady) as caught:
             ensure_ready(own_database.user)
+        assert caught.value.check == "the sequence of positions is ahead of the rows"
         remedied(own_database)
 
         assert (finding.problem, finding.remedy) == (

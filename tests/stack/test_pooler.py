@@ -24,6 +24,7 @@ from cogni_billing import (
     AsyncBilling,
     Balance,
     Billing,
+    InstallationNotReady,
     InsufficientCredits,
     LedgerUnavailable,
     TenantId,
@@ -319,8 +320,12 @@ def test_doctor_asks_for_statements_that_are_not_prepared(
     ensure_ready(database.user)
     prepared = create_engine(pooler)
     (finding,) = doctor(prepared).findings
+    prepared.dispose()  # a second examination on the same connection would prepare statements
+    with pytest.raises(InstallationNotReady) as caught:
+        ensure_ready(prepared)
     prepared.dispose()
 
+    assert caught.value.check == "prepared statements are not shared in a pooler"
     assert finding.problem.startswith("the server is behind a pooler and statements are prepared")
     assert finding.remedy == 'create_engine(..., connect_args={"prepare_threshold": None})'
 

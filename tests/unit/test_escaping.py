@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cogni_billing
-from cogni_billing import CREDIT, Billing, BillingError, LedgerCorruption, credits
+from cogni_billing import CREDIT, Billing, BillingError, InstallationNotReady, credits
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.postgres import Report, TrialBalance
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding
@@ -86,7 +86,7 @@ def tables() -> dict[str, Table]:
         "verify": verification_table(
             Verification(violations=(broken,), transactions=1, postings=1), with_seals=False
         ),
-        "doctor": report_table(Report((Check("c", (finding,), LedgerCorruption),))),
+        "doctor": report_table(Report((Check("c", (finding,), InstallationNotReady),))),
     }
 
 

@@ -30,6 +30,7 @@ BillingError
 ├── ScopeClosed
 ├── VerifierFailed              the verifier failed: the attempt stays pending
 ├── SystemTenantMissing         the installation is incomplete
+├── InstallationNotReady        a check of the installation failed
 ├── LedgerUnavailable           the call recorded nothing: retry
 │   └── OutcomeUnknown          retry with the same key
 └── LedgerCorruption            an invariant is broken: stop
@@ -407,6 +408,19 @@ class SystemTenantMissing(BillingError):
 
     def _message(self) -> str:
         return f"the system tenant is incomplete: {self.missing}"
+
+
+@define
+class InstallationNotReady(BillingError):
+    """A check of the roles, the settings or the safeguards failed. `problem` names the fix."""
+
+    code: ClassVar[str] = "installation_not_ready"
+
+    check: str
+    problem: str
+
+    def _message(self) -> str:
+        return f"{self.check}: {self.problem}"
 
 
 @define

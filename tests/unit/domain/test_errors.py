@@ -19,6 +19,7 @@ from cogni_billing import (
     DisputeClosed,
     HoldClosed,
     IdempotencyConflict,
+    InstallationNotReady,
     InsufficientCredits,
     InvalidAmount,
     InvalidInput,
@@ -90,6 +91,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
     (
         SystemTenantMissing("no account"),
         "the system tenant is incomplete: no account",
+    ),
+    (
+        InstallationNotReady("no role is a superuser", "app_user is one (fix: drop it)"),
+        "no role is a superuser: app_user is one (fix: drop it)",
     ),
     (LedgerUnavailable("in the way", "40001"), "in the way [40001]"),
     (OutcomeUnknown("the answer was lost"), "the answer was lost"),

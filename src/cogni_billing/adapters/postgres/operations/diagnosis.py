@@ -27,6 +27,7 @@ from cogni_billing.adapters.postgres.operations.provisioning import (
 )
 from cogni_billing.domain.errors import (
     BillingError,
+    InstallationNotReady,
     LedgerCorruption,
     LedgerUnavailable,
     PrivilegeRequired,
@@ -42,7 +43,7 @@ class Check:
 
     name: str
     findings: tuple[Finding, ...]
-    error: Callable[[str], BillingError] = field(repr=False)
+    error: Callable[[str, str], BillingError] = field(repr=False)
 
     @property
     def ok(self) -> bool:
@@ -135,7 +136,8 @@ def ensure_ready(engine: Engine, *, signing_key: bytes | None = None) -> None:
     Raises:
         SystemTenantMissing: the system tenant or one of its accounts is missing.
         LedgerUnavailable: the schema is not at this version's head, or cannot be reached.
-        LedgerCorruption: a safeguard is missing or changed.
+        InstallationNotReady: a safeguard is missing or changed, the role is not one that serves
+            requests, or a pooler is in the way. `check` is the failed check.
     """
     _require_ok(doctor(engine, signing_key=signing_key))
 
@@ -151,7 +153,7 @@ def _require_ok(report: Report) -> None:
             problem = "; ".join(
                 f"{found.problem} (fix: {found.remedy})" for found in check.findings
             )
-            raise check.error(f"{check.name}: {problem}")
+            raise check.error(check.name, problem)
 
 
 def _answered(question: _Question, connection: Connection, subject: Subject) -> tuple[Finding, ...]:
@@ -167,27 +169,41 @@ def _answered(question: _Question, connection: Connection, subject: Subject) -> 
 # A missing table, function or privilege. Another check reports it.
 _GONE: Final = frozenset({"42P01", "42883", "42501"})
 
-_Error = Callable[[Any], BillingError]
+
+def _unavailable(check: str, problem: str) -> LedgerUnavailable:
+    return LedgerUnavailable(f"{check}: {problem}")
+
+
+def _incomplete(check: str, problem: str) -> SystemTenantMissing:
+    return SystemTenantMissing(f"{check}: {problem}")
+
+
+def _corrupt(check: str, problem: str) -> LedgerCorruption:
+    return LedgerCorruption(f"{check}: {problem}")
+
+
+_not_ready = InstallationNotReady
+_Error = Callable[[str, str], BillingError]
 _QUESTIONS: Final[tuple[tuple[str, _Question, _Error], ...]] = (
-    ("the schema is at head", running.revision, LedgerUnavailable),
-    ("the connected role serves requests", access.connected_role, LedgerCorruption),
-    ("no role has a dangerous attribute", access.attributes, LedgerCorruption),
-    ("only the migrator is a member of another role", access.memberships, LedgerCorruption),
-    ("each object has the expected owner", structure.owners, LedgerCorruption),
-    ("row security is enabled and forced on every table", structure.row_security, LedgerCorruption),
-    ("the functions are unchanged", structure.functions, LedgerCorruption),
-    ("the policies are unchanged", structure.policies, LedgerCorruption),
-    ("the triggers are unchanged", structure.triggers, LedgerCorruption),
-    ("the tables are unchanged", structure.tables, LedgerCorruption),
-    ("the indexes are unchanged and valid", structure.indexes, LedgerCorruption),
-    ("no object bypasses row security", structure.ways_around, LedgerCorruption),
-    ("each role has exactly its privileges", access.privileges, LedgerCorruption),
-    ("no default privilege applies to new objects", access.default_privileges, LedgerCorruption),
-    ("no setting and no tenant is preset", running.contexts, LedgerCorruption),
-    ("the system tenant and its accounts exist", running.system_tenant, SystemTenantMissing),
-    ("the sequence of positions is ahead of the rows", running.positions, LedgerCorruption),
-    ("prepared statements are not shared in a pooler", running.pooling, LedgerCorruption),
+    ("the schema is at head", running.revision, _unavailable),
+    ("the connected role serves requests", access.connected_role, _not_ready),
+    ("no role has a dangerous attribute", access.attributes, _not_ready),
+    ("only the migrator is a member of another role", access.memberships, _not_ready),
+    ("each object has the expected owner", structure.owners, _not_ready),
+    ("row security is enabled and forced on every table", structure.row_security, _not_ready),
+    ("the functions are unchanged", structure.functions, _not_ready),
+    ("the policies are unchanged", structure.policies, _not_ready),
+    ("the triggers are unchanged", structure.triggers, _not_ready),
+    ("the tables are unchanged", structure.tables, _not_ready),
+    ("the indexes are unchanged and valid", structure.indexes, _not_ready),
+    ("no object bypasses row security", structure.ways_around, _not_ready),
+    ("each role has exactly its privileges", access.privileges, _not_ready),
+    ("no default privilege applies to new objects", access.default_privileges, _not_ready),
+    ("no setting and no tenant is preset", running.contexts, _not_ready),
+    ("the system tenant and its accounts exist", running.system_tenant, _incomplete),
+    ("the sequence of positions is ahead of the rows", running.positions, _not_ready),
+    ("prepared statements are not shared in a pooler", running.pooling, _not_ready),
 )
 _AFTER_RESTORE: Final[tuple[tuple[str, _Question, _Error], ...]] = (
-    ("the ledger has transactions and every invariant holds", restored.rows, LedgerCorruption),
+    ("the ledger has transactions and every invariant holds", restored.rows, _corrupt),
 )

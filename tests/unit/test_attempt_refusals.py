@@ -109,8 +109,10 @@ def test_the_longest_answers_within_is_accepted() -> None:
 @pytest.mark.parametrize("span", [None, HUGE, {"a": {}}, timedelta(-1), timedelta.max])
 @pytest.mark.parametrize("name", ["expires_after", "gives_up_after", "checks_every"])
 def test_rules_with_invalid_spans_are_refused(name: str, span: Any) -> None:
-    with pytest.raises(InvalidInput, match="rules: expected a timedelta from 0 to 3650 days"):
+    with pytest.raises(InvalidInput) as caught:
         AttemptRules(**{name: span})
+
+    assert caught.value.field == name
 
 
 @pytest.mark.parametrize("odd", [[], {}, None, Decimal("sNaN"), "NONSENSE"])

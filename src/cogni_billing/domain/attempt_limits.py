@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from cogni_billing.domain.amounts import USD, Amount, amount_shown, positive, usd
 from cogni_billing.domain.errors import (
@@ -20,18 +20,17 @@ SPAN_MAX: Final = timedelta(days=3650)
 """The bounds of the rules themselves."""
 
 
-def _dollars(given: object) -> Amount:
-    checked = positive(given, "amount")
+def _dollars(given: object, name: str) -> Amount:
+    checked = positive(given, name)
     if checked.unit is not USD:
-        raise UnitMismatch("amount", str(checked.unit), str(USD))
+        raise UnitMismatch(name, str(checked.unit), str(USD))
     return checked
 
 
-def _bound(given: Amount) -> Amount:
-    checked = _dollars(given)
+def _require_bound(_rules: AttemptRules, rule: Attribute[Amount], given: Amount) -> None:
+    checked = _dollars(given, rule.name)
     if checked > DOLLARS_MAX:
-        raise InvalidAmount("amount", amount_shown(checked), f"at most {DOLLARS_MAX}")
-    return checked
+        raise InvalidAmount(rule.name, amount_shown(checked), f"at most {DOLLARS_MAX}")
 
 
 def positive_span(given: object, name: str) -> timedelta:
@@ -50,23 +49,22 @@ def _span_shown(given: object) -> str:
     return shown(str(given) if isinstance(given, timedelta) else given)
 
 
-def _span(given: timedelta) -> timedelta:
+def _require_span(_rules: AttemptRules, rule: Attribute[timedelta], given: timedelta) -> None:
     if not isinstance(given, timedelta) or not timedelta(0) <= given <= SPAN_MAX:
-        raise InvalidInput("rules", _span_shown(given), f"a timedelta from 0 to {SPAN_MAX}")
-    return given
+        raise InvalidInput(rule.name, _span_shown(given), f"a timedelta from 0 to {SPAN_MAX}")
 
 
 @frozen(kw_only=True)
 class AttemptRules:
     """The bounds of a payment's amount, and the time limit of each step."""
 
-    minimum: Amount = field(default=usd("2.00"), converter=_bound)
-    maximum: Amount = field(default=usd("10000.00"), converter=_bound)
-    expires_after: timedelta = field(default=timedelta(minutes=30), converter=_span)
+    minimum: Amount = field(default=usd("2.00"), validator=_require_bound)
+    maximum: Amount = field(default=usd("10000.00"), validator=_require_bound)
+    expires_after: timedelta = field(default=timedelta(minutes=30), validator=_require_span)
     """The time to submit evidence for an intent."""
-    gives_up_after: timedelta = field(default=timedelta(hours=24), converter=_span)
+    gives_up_after: timedelta = field(default=timedelta(hours=24), validator=_require_span)
     """The time to look for a payment that is not found, from its submission."""
-    checks_every: timedelta = field(default=timedelta(seconds=10), converter=_span)
+    checks_every: timedelta = field(default=timedelta(seconds=10), validator=_require_span)
     """The shortest interval between two calls of the verifier for one attempt."""
 
     def __attrs_post_init__(self) -> None:
@@ -80,7 +78,7 @@ class AttemptRules:
             InvalidAmount: *given* is no amount, or is out of bounds.
             UnitMismatch: *given* is not in US dollars.
         """
-        amount = _dollars(given)
+        amount = _dollars(given, "amount")
         if not self.minimum <= amount <= self.maximum:
             expected = f"from {self.minimum} to {self.maximum}"
             raise InvalidAmount("amount", amount_shown(amount), expected)

@@ -146,23 +146,30 @@ def test_payment_failed_refuses_codes_of_the_library(code: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "error"),
+    ("rules", "error", "field"),
     [
-        ({"minimum": usd("0.00")}, InvalidAmount),
-        ({"maximum": credits(5)}, UnitMismatch),
-        ({"maximum": 5}, InvalidAmount),
-        ({"minimum": usd("5.00"), "maximum": usd("4.99")}, InvalidInput),
-        ({"expires_after": timedelta(seconds=-1)}, InvalidInput),
-        ({"gives_up_after": 24}, InvalidInput),
-        ({"checks_every": None}, InvalidInput),
-        ({"checks_every": timedelta.max}, InvalidInput),
-        ({"gives_up_after": timedelta(days=3651)}, InvalidInput),
-        ({"maximum": usd("1000000000.01")}, InvalidAmount),
+        ({"minimum": usd("0.00")}, InvalidAmount, "minimum"),
+        ({"minimum": credits(5)}, UnitMismatch, "minimum"),
+        ({"maximum": credits(5)}, UnitMismatch, "maximum"),
+        ({"maximum": 5}, InvalidAmount, "maximum"),
+        ({"minimum": usd("5.00"), "maximum": usd("4.99")}, InvalidInput, "maximum"),
+        ({"expires_after": timedelta(seconds=-1)}, InvalidInput, "expires_after"),
+        ({"gives_up_after": 24}, InvalidInput, "gives_up_after"),
+        ({"checks_every": None}, InvalidInput, "checks_every"),
+        ({"checks_every": timedelta.max}, InvalidInput, "checks_every"),
+        ({"gives_up_after": timedelta(days=3651)}, InvalidInput, "gives_up_after"),
+        ({"minimum": usd("1000000000.01")}, InvalidAmount, "minimum"),
+        ({"maximum": usd("1000000000.01")}, InvalidAmount, "maximum"),
     ],
 )
-def test_invalid_rules_are_refused(rules: dict[str, Any], error: type[InvalidInput]) -> None:
-    with pytest.raises(error):
+def test_invalid_rules_name_the_field_that_was_passed(
+    rules: dict[str, Any], error: type[InvalidInput], field: str
+) -> None:
+    with pytest.raises(error) as caught:
         AttemptRules(**rules)
+
+    assert type(caught.value) is error
+    assert caught.value.field == field
 
 
 def test_rules_at_their_bounds_are_accepted() -> None:
@@ -278,10 +285,10 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
         lambda: PaymentFailed(FailureCode.INTENT_EXPIRED),
         "code: expected a FailureCode that a verifier can report, got 'INTENT_EXPIRED'",
     ),
-    (lambda: AttemptRules(minimum=credits(5)), "amount: expected USD, got CREDIT"),
+    (lambda: AttemptRules(minimum=credits(5)), "minimum: expected USD, got CREDIT"),
     (
         lambda: AttemptRules(maximum=usd("1000000000.01")),
-        "amount: expected at most 1000000000.00 USD, got 1000000000.01 USD",
+        "maximum: expected at most 1000000000.00 USD, got 1000000000.01 USD",
     ),
     (
         lambda: AttemptRules(minimum=usd("5.00"), maximum=usd("4.99")),
@@ -289,7 +296,7 @@ REFUSALS: Final[list[tuple[Callable[[], object], str]]] = [
     ),
     (
         lambda: AttemptRules(expires_after=timedelta(days=-1)),
-        f"rules: expected {SPAN}, got '-1 day, 0:00:00'",
+        f"expires_after: expected {SPAN}, got '-1 day, 0:00:00'",
     ),
     (
         lambda: DEFAULT_RULES.amount(usd("1.99")),

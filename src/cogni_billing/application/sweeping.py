@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from attrs import define, field
 
-from cogni_billing.domain.errors import BillingError, LedgerCorruption, OutcomeUnknown
+from cogni_billing.domain.errors import BillingError, most_severe
 
 Subject = TypeVar("Subject")
 
@@ -42,11 +42,5 @@ class Sweep(Generic[Subject]):
                 may have had an effect, then one that had none.
         """
         if self._failures:
-            raise min(self._failures, key=_severity)
+            raise most_severe(self._failures)
         return self.done
-
-
-def _severity(error: BillingError) -> int:
-    if isinstance(error, LedgerCorruption):
-        return 0
-    return 1 if isinstance(error, OutcomeUnknown) else 2

@@ -28,9 +28,8 @@ from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.errors import (
     BillingError,
     InvalidTenant,
-    LedgerCorruption,
-    OutcomeUnknown,
     UnitMismatch,
+    most_severe,
     shown,
 )
 from cogni_billing.domain.purchases import Purchase
@@ -155,13 +154,7 @@ def answered(
         answers = _sent(billing, kind, batch)
         yield [answer for answer in answers if not isinstance(answer.error, ENDS_ALL)]
         if ends := [answer.error for answer in answers if isinstance(answer.error, ENDS_ALL)]:
-            raise max(ends, key=_how_bad)
-
-
-def _how_bad(error: BillingError) -> int:
-    if isinstance(error, LedgerCorruption):
-        return 2
-    return 1 if isinstance(error, OutcomeUnknown) else 0
+            raise most_severe(ends)
 
 
 def _sent(billing: Billing, kind: Kind[Request], batch: Sequence[Record]) -> list[Answered]:

@@ -44,6 +44,7 @@ its facts as attributes. The message shows at most 64 escaped characters of a gi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar
@@ -458,6 +459,17 @@ class LedgerCorruption(BillingError):
 
     def _message(self) -> str:
         return self.finding
+
+
+def most_severe(errors: Iterable[BillingError]) -> BillingError:
+    """The first error that needs an operator, else one that may have had an effect, else any."""
+    return min(errors, key=_severity)
+
+
+def _severity(error: BillingError) -> int:
+    if isinstance(error, LedgerCorruption):
+        return 0
+    return 1 if isinstance(error, OutcomeUnknown) else 2
 
 
 def given_twice(given_id: UUID) -> LedgerCorruption:

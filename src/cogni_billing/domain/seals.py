@@ -22,7 +22,7 @@ from attrs import field, frozen
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.metadata import Json
-from cogni_billing.domain.signing import checked_key
+from cogni_billing.domain.signing import checked_key, key_id
 from cogni_billing.domain.verification import Invariant, Violation
 
 SEAL_EVERY: Final = 1000
@@ -31,6 +31,7 @@ SEAL_EVERY: Final = 1000
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _FIELDS: Final = ("tenant", "position", "mac", "key")
 _MAC: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_PURPOSE: Final = b"cogni_billing.seals"
 _KEY: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _POSITION_MAX: Final = 2**63 - 1
@@ -127,7 +128,7 @@ class Seals:
         checked = checked_key(key, "key")
         given = _listed(seals)
         for seal in given:
-            if seal.key != (ours := _key_id(checked)):
+            if seal.key != (ours := key_id(checked, _PURPOSE)):
                 raise InvalidInput("key", f"the key {ours}", f"the key {seal.key} of these seals")
         of = defaultdict[TenantId, dict[int, list[str]]](dict)
         for seal in sorted(given, key=lambda seal: (seal.tenant, seal.position)):
@@ -152,7 +153,7 @@ class Seals:
                     done.add(tenant)
                     break
                 link = self._linked(link, entries)
-                yield Seal(tenant, positions[-1], link.hex(), _key_id(self._key))
+                yield Seal(tenant, positions[-1], link.hex(), key_id(self._key, _PURPOSE))
 
     def violations(self, history: History) -> Iterator[Violation]:
         """Yield each tenant's first positions that differ from their seal."""
@@ -237,7 +238,3 @@ def _listed(given: object) -> list[Seal]:
         if all(isinstance(seal, Seal) for seal in listed):
             return listed
     raise InvalidInput("seals", shown(given), "an iterable of Seal")
-
-
-def _key_id(key: bytes) -> str:
-    return hmac.digest(key, b"cogni_billing.seals", "sha256").hex()[:16]

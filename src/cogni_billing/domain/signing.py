@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from typing import Final
 
 from cogni_billing.domain.errors import InvalidInput, shown
@@ -9,6 +10,11 @@ from cogni_billing.domain.errors import InvalidInput, shown
 KEY_BYTES_MIN: Final = 32
 KEY_BYTES_MAX: Final = 64
 """The block size of SHA-256. A longer key would have to be hashed first."""
+
+
+def key_id(key: bytes, purpose: bytes) -> str:
+    """Compute the id of a key for one purpose. The id does not reveal the key."""
+    return hmac.digest(key, purpose, "sha256").hex()[:16]
 
 
 def checked_key(given: object, field: str = "signing_key") -> bytes:

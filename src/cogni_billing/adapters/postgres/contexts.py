@@ -10,15 +10,13 @@ from typing import Final
 from attrs import field, frozen
 
 from cogni_billing.domain.identity import TenantId
-from cogni_billing.domain.signing import checked_key
+from cogni_billing.domain.signing import checked_key, key_id
+
+CONTEXT_KEYS: Final = b"cogni_billing.context_keys"
+"""The purpose of these keys, for `key_id`."""
 
 _READ: Final = "SELECT coalesce(pg_catalog.current_setting('app.current_user_id', true), '')"
 _RESTORE: Final = "SELECT pg_catalog.set_config('app.current_user_id', %s, true)"
-
-
-def key_id(key: bytes) -> str:
-    """Compute the id of a key. The id does not reveal the key."""
-    return hmac.digest(key, b"cogni_billing.context_keys", "sha256").hex()[:16]
 
 
 @frozen
@@ -58,7 +56,7 @@ class Context:
 def proved(tenant: str, key: bytes, second: int) -> str:
     """Compute the proof that a holder of *key* set *tenant* at this second of the epoch."""
     code = hmac.digest(key, f"{tenant}.{second}".encode(), "sha256").hex()
-    return f"{key_id(key)}.{second}.{code}"
+    return f"{key_id(key, CONTEXT_KEYS)}.{second}.{code}"
 
 
 @frozen

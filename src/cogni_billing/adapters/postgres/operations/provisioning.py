@@ -14,6 +14,7 @@ from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations.administration import (
     administrative_transaction,
     plain,
+    run,
 )
 from cogni_billing.adapters.postgres.operations.blueprint import (
     function_privileges,
@@ -134,7 +135,7 @@ def provision(
     )
     with administrative_transaction(admin_engine) as connection:
         for statement in _missing(connection, given):
-            _run(connection, statement)
+            _run_with_privilege(connection, statement)
 
 
 def provision_sql(
@@ -269,7 +270,7 @@ _ROLE: Final = text("""
 """)
 
 
-def _run(connection: Connection, statement: str) -> None:
+def _run_with_privilege(connection: Connection, statement: str) -> None:
     """Run a statement that needs a privilege the administrator may lack.
 
     Raises:
@@ -277,7 +278,7 @@ def _run(connection: Connection, statement: str) -> None:
     """
     try:
         with translated(), connection.begin_nested():
-            connection.execute(plain(statement))
+            run(connection, statement)
     except PrivilegeRequired as error:
         raise PrivilegeRequired(
             f"{statement} ({error.operation}); run it as a role that may, then provision again"

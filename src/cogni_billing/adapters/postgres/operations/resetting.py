@@ -10,7 +10,10 @@ from typing import Final
 import psycopg
 from sqlalchemy import Connection, Engine, text
 
-from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
+from cogni_billing.adapters.postgres.operations.administration import (
+    administrative_transaction,
+    run,
+)
 from cogni_billing.adapters.postgres.operations.blueprint import LEDGER, SEQUENCE
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
 from cogni_billing.adapters.postgres.schema import SCHEMA
@@ -34,13 +37,13 @@ def reset(migrator_engine: Engine) -> None:
         if not Provision.read(connection).test_database:
             raise PrivilegeRequired("emptying a database that is not marked as a test database")
         # One round trip, because a suite resets before each test.
-        _run(
-            connection,
-            *_each("DISABLE TRIGGER append_only"),
+        statements = (
+            _each("DISABLE TRIGGER append_only"),
             _EMPTYING,
-            *_each("ENABLE TRIGGER append_only"),
+            _each("ENABLE TRIGGER append_only"),
             f"SELECT {SCHEMA}.seed_system_tenant()",
         )
+        run(connection, "; ".join(statements))
 
 
 def restore(migrator_engine: Engine, dump: Iterable[str]) -> int:
@@ -62,14 +65,14 @@ def restore(migrator_engine: Engine, dump: Iterable[str]) -> int:
     """
     with administrative_transaction(migrator_engine) as connection:
         require_migrator(connection, Provision.read(connection).roles)
-        _run(connection, *_each("DISABLE TRIGGER USER, NO FORCE ROW LEVEL SECURITY"))
+        run(connection, _each("DISABLE TRIGGER USER, NO FORCE ROW LEVEL SECURITY"))
         if connection.execute(_IN_USE).scalar_one():
             raise PrivilegeRequired("restoring into a ledger that has transactions")
-        _run(connection, _EMPTYING)
+        run(connection, _EMPTYING)
         rows = _filled(connection, iter(dump))
         if not rows:  # every ledger has the system tenant's wallet
             raise InvalidInput("dump", "one without rows", "a dump by a role that sees every row")
-        _run(connection, *_each("ENABLE TRIGGER USER, FORCE ROW LEVEL SECURITY"))
+        run(connection, _each("ENABLE TRIGGER USER, FORCE ROW LEVEL SECURITY"))
         return rows
 
 
@@ -106,12 +109,8 @@ def _rows(lines: Iterator[str]) -> Iterator[str]:
     return iter(lambda: next(lines, _END_OF_ROWS), _END_OF_ROWS)
 
 
-def _each(action: str) -> Iterator[str]:
-    return (f"ALTER TABLE {table} {action}" for table in _TABLES)
-
-
-def _run(connection: Connection, *statements: str) -> None:
-    connection.execute(text("; ".join(statements)))
+def _each(action: str) -> str:
+    return "; ".join(f"ALTER TABLE {table} {action}" for table in _TABLES)
 
 
 _EMPTYING: Final = f"TRUNCATE {', '.join(_TABLES)} RESTART IDENTITY"

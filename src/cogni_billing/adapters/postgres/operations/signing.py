@@ -7,11 +7,11 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from cogni_billing.adapters.postgres.contexts import key_id
+from cogni_billing.adapters.postgres.contexts import CONTEXT_KEYS
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
 from cogni_billing.adapters.postgres.operations.provisioning import Provision, require_migrator
 from cogni_billing.domain.errors import BillingError
-from cogni_billing.domain.signing import KEY_BYTES_MAX, checked_key
+from cogni_billing.domain.signing import KEY_BYTES_MAX, checked_key, key_id
 
 _INNER_PAD: Final = 0x36
 _OUTER_PAD: Final = 0x5C
@@ -64,4 +64,4 @@ _KEEP: Final = text("""
 def _prepared(key: bytes) -> dict[str, object]:
     block = key.ljust(KEY_BYTES_MAX, b"\0")
     inner, outer = (bytes(byte ^ pad for byte in block) for pad in (_INNER_PAD, _OUTER_PAD))
-    return {"id": key_id(key), "inner": inner, "outer": outer}
+    return {"id": key_id(key, CONTEXT_KEYS), "inner": inner, "outer": outer}

@@ -21,7 +21,10 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, books
 from cogni_billing.domain.identity import ISSUANCE, USAGE
-from cogni_billing.testing.base import ALICE, BOB
+from cogni_billing.domain.wallets import DueWallet
+from cogni_billing.ports.books import DUE_MAX
+from cogni_billing.ports.scope import ServiceScope
+from cogni_billing.testing.base import ALICE, BOB, NOON
 from stack.conftest import Database
 from stack.support.processes import FORKS
 
@@ -180,3 +183,25 @@ def test_concurrent_writers_spenders_and_folds_cause_no_drift(
     assert totals[USAGE] == spent
     assert billing.balance(SYSTEM_TENANT_ID).posted == credits(left)
     assert left >= 0
+
+
+def test_due_wallets_come_a_thousand_at_once(database: Database) -> None:
+    with database.admin.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO cogni_billing.wallets (tenant_id, opened_at, due_at)
+                SELECT gen_random_uuid(), now(), '2026-01-01' FROM generate_series(1, :count)
+            """),
+            {"count": DUE_MAX + 1},
+        )
+
+    def pages(scope: ServiceScope) -> tuple[tuple[DueWallet, ...], ...]:
+        first = scope.books.due(NOON, None)
+        return first, scope.books.due(NOON, first[-1])
+
+    unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
+    first, second = unit_of_work.run_service(SYSTEM_TENANT_ID, pages)
+
+    assert (len(first), len(second)) == (DUE_MAX, 1)
+    places = [(due.at, due.tenant) for due in first + second]
+    assert places == sorted(set(places))

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
 from itertools import permutations
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import pytest
 
 from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    AttemptState,
+    Billing,
     BillingError,
     LedgerCorruption,
     LedgerUnavailable,
     OutcomeUnknown,
+    PaymentAttempts,
     TenantId,
+    VerifierFailed,
+    credits,
+    usd,
 )
+from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.application.sweeping import Sweep
-from cogni_billing.testing import ALICE, BOB
+from cogni_billing.ports.books import DUE_MAX
+from cogni_billing.ports.scope import ServiceScope
+from cogni_billing.testing import ALICE, BOB, NOON, FakeVerifier, MovableClock, paid
+from cogni_billing.testing.contracts.attempt_base import CARD
 
 MOST_SEVERE_FIRST: Final = (
     LedgerCorruption("the id of expiry x is taken"),
@@ -51,11 +65,81 @@ def test_outcome_unknown_is_more_severe_than_unavailable() -> None:
         sweep.outcome()
 
 
-def test_untried_leaves_out_an_item_that_failed() -> None:
-    sweep = Sweep[TenantId]()
-    fail(sweep, ALICE, LedgerUnavailable("a lock was not free in time"))
+NONE: Any = "no finding"
 
-    assert sweep.untried((ALICE, BOB)) == [BOB]
+
+class Failing(InMemoryUnitOfWork):
+    """Refuses each single call for these tenants, and counts the calls for each tenant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing: set[TenantId] = set()
+        self.called: Counter[TenantId] = Counter()
+
+    def single(self, tenant: TenantId, work: Callable[[Any], Any], /) -> Any:
+        self.called[tenant] += 1
+        if tenant in self.failing:
+            raise LedgerUnavailable("a lock was not free in time")
+        return super().single(tenant, work)
+
+
+def test_sweep_reaches_items_behind_a_full_page_of_failing_items() -> None:
+    ledger, clock = Failing(), MovableClock()
+    billing = Billing(ledger, clock=clock)
+    tenants = [TenantId(UUID(int=number)) for number in range(1, DUE_MAX + 2)]
+    for number, tenant in enumerate(tenants):
+        ends = NOON + timedelta(hours=1, seconds=number)
+        billing.grant(tenant, credits(5), source="promo:a", reference="r", expires_at=ends)
+    clock.move(timedelta(hours=2))
+    ledger.failing = set(tenants[:-1])
+    ledger.called.clear()
+
+    with pytest.raises(LedgerUnavailable):
+        billing.sweep()
+
+    assert ledger.called == Counter(tenants)
+    assert billing.balance(tenants[-1]).posted == credits(0)
+
+
+def test_sweep_of_attempts_reaches_items_behind_a_full_page_of_failing_items() -> None:
+    verifier, clock = FakeVerifier(), MovableClock()
+    attempts = PaymentAttempts(
+        InMemoryUnitOfWork(), verifier=verifier, destinations=CARD, clock=clock
+    )
+    intent = attempts.create_intent(ALICE, usd("2.00"))
+    for number in range(DUE_MAX + 1):
+        intent = attempts.create_intent(ALICE, usd("2.00"))
+        attempts.submit(ALICE, intent.attempt_id, f"stripe:{number}")
+        clock.move(timedelta(microseconds=1))
+        verifier.tell(f"stripe:{number}", NONE if number < DUE_MAX else paid)
+    clock.move(timedelta(minutes=1))
+    verifier.asked.clear()
+
+    with pytest.raises(VerifierFailed):
+        attempts.sweep()
+
+    assert Counter(verifier.asked) == Counter(f"stripe:{n}" for n in range(DUE_MAX + 1))
+    assert attempts.status(ALICE, intent.attempt_id).state is AttemptState.CREDITED
+
+
+def test_due_items_come_a_thousand_at_once() -> None:
+    ledger, clock = InMemoryUnitOfWork(), MovableClock()
+    attempts = PaymentAttempts(ledger, verifier=FakeVerifier(), destinations=CARD, clock=clock)
+    billing, every = Billing(ledger, clock=clock), timedelta(seconds=10)
+    late = NOON + timedelta(hours=1)
+    for number in range(DUE_MAX + 1):
+        tenant = TenantId(UUID(int=number + 1))
+        billing.grant(tenant, credits(5), source="promo:a", reference="r", expires_at=late)
+        attempts.create_intent(tenant, usd("2.00"))
+
+    def sizes(scope: ServiceScope) -> list[int]:
+        wallets, due = scope.books.due(late, None), scope.books.due_attempts(late, every, None)
+        return [
+            *(len(wallets), len(scope.books.due(late, wallets[-1]))),
+            *(len(due), len(scope.books.due_attempts(late, every, due[-1]))),
+        ]
+
+    assert ledger.run_service(SYSTEM_TENANT_ID, sizes) == [DUE_MAX, 1] * 2
 
 
 def test_outcome_without_errors_is_the_number_done() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 from cogni_billing.application.cases import ServiceCase, SingleCase, Steps, in_steps
@@ -12,6 +13,7 @@ from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, TenantId, tenant_id
 from cogni_billing.domain.seals import Seal, Seals
 from cogni_billing.domain.verification import Verification, Violation
+from cogni_billing.domain.wallets import DueWallet
 
 VIOLATIONS_MAX: Final = 100_000
 
@@ -19,12 +21,18 @@ VIOLATIONS_MAX: Final = 100_000
 @in_steps
 def sweep(context: Context) -> Steps[int]:
     now, swept = context.now(), Sweep[TenantId]()
-    find_due = ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.due(now))
-    while due := swept.untried((yield find_due)):
-        for tenant in due:
-            with swept.trying(tenant):
-                swept.done += yield SingleCase(tenant, lambda scope: scope.ledger.expire_due(now))
+    last: DueWallet | None = None
+    while page := (yield _due(now, last)):
+        for last in page:
+            if last.tenant not in swept.tried:
+                with swept.trying(last.tenant):
+                    expire = SingleCase(last.tenant, lambda scope: scope.ledger.expire_due(now))
+                    swept.done += yield expire
     return swept.outcome()
+
+
+def _due(now: datetime, after: DueWallet | None) -> ServiceCase[tuple[DueWallet, ...]]:
+    return ServiceCase(SYSTEM_TENANT_ID, lambda scope: scope.books.due(now, after))
 
 
 @in_steps

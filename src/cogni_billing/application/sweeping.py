@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -20,10 +20,6 @@ class Sweep(Generic[Subject]):
     done: int = 0
     tried: set[Subject] = field(factory=set)
     _failures: list[BillingError] = field(factory=list)
-
-    def untried(self, due: Iterable[Subject]) -> list[Subject]:
-        """The items of *due* that were not tried yet."""
-        return [subject for subject in due if subject not in self.tried]
 
     @contextmanager
     def trying(self, subject: Subject) -> Iterator[None]:

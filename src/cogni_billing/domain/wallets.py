@@ -23,11 +23,20 @@ from cogni_billing.domain.errors import (
 )
 from cogni_billing.domain.grants import Draw, Expiration, Grant
 from cogni_billing.domain.holds import Hold, HoldState
+from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.timestamps import EARLIEST, require_unexpired
 from cogni_billing.domain.transactions import Transaction
 
 Value = TypeVar("Value")
+
+
+@frozen(kw_only=True)
+class DueWallet:
+    """A wallet with an expiration to post, and the moment from which it is due."""
+
+    at: datetime
+    tenant: TenantId
 
 
 @frozen(kw_only=True)

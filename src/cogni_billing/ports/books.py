@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
@@ -13,6 +13,10 @@ from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
 from cogni_billing.domain.verification import Verification
+from cogni_billing.domain.wallets import DueWallet
+
+DUE_MAX: Final = 1000
+"""The number of due items that one call returns at most."""
 
 
 class BooksRepository(Protocol):
@@ -26,18 +30,19 @@ class BooksRepository(Protocol):
         """
         ...
 
-    def due(self, now: datetime, /) -> tuple[TenantId, ...]:
-        """Tenants whose wallets have expirations due, the longest due first. At most a thousand.
+    def due(self, now: datetime, after: DueWallet | None, /) -> tuple[DueWallet, ...]:
+        """Wallets with due expirations, after the given one. At most `DUE_MAX`, in order of their
+        moments and tenants.
 
-        A tenant without due expirations is not among them.
+        A wallet without due expirations is not among them.
         """
         ...
 
     def due_attempts(
         self, now: datetime, every: timedelta, after: DueAttempt | None, /
     ) -> tuple[DueAttempt, ...]:
-        """Payment attempts to check, after the given one. At most a thousand, in order of their
-        moments.
+        """Payment attempts to check, after the given one. At most `DUE_MAX`, in order of their
+        moments, tenants and ids.
 
         These are pending attempts that were not checked for as long as *every*, and expired
         intents.

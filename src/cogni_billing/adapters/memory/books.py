@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from heapq import nsmallest
 from itertools import islice
+from typing import Any, TypeVar
 from uuid import UUID
 
 from attrs import frozen
@@ -29,7 +31,10 @@ from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
 from cogni_billing.domain.transactions import Transaction
 from cogni_billing.domain.verification import Invariant, Verification
-from cogni_billing.domain.wallets import Wallet
+from cogni_billing.domain.wallets import DueWallet, Wallet
+from cogni_billing.ports.books import DUE_MAX
+
+Due = TypeVar("Due", DueWallet, DueAttempt)
 
 
 @frozen
@@ -46,16 +51,20 @@ class MemoryBooks:
         with self._guard.call():
             return max(map(len, self._store.lines.values()), default=0)
 
-    def due(self, now: datetime, /) -> tuple[TenantId, ...]:
+    def due(self, now: datetime, after: DueWallet | None, /) -> tuple[DueWallet, ...]:
         with self._guard.call():
-            return tuple(t for t, wallet in self._store.wallets.items() if wallet.is_due(now))
+            due = (
+                DueWallet(at=min(wallet.instants()), tenant=tenant)
+                for tenant, wallet in self._store.wallets.items()
+                if wallet.is_due(now)
+            )
+            return _page(due, after, _wallet_place)
 
     def due_attempts(
         self, now: datetime, every: timedelta, after: DueAttempt | None, /
     ) -> tuple[DueAttempt, ...]:
         with self._guard.call():
-            due = sorted(due_attempts(self._store, now, every), key=_place)
-            return tuple(each for each in due if after is None or _place(each) > _place(after))
+            return _page(due_attempts(self._store, now, every), after, _attempt_place)
 
     def lock(self, tenants: Iterable[TenantId], moment: datetime, /) -> Recoverable:
         with self._guard.call():
@@ -156,5 +165,14 @@ class MemoryBooks:
         return sum(contra or line.reference is None for line in self._store.lines[account])
 
 
-def _place(due: DueAttempt) -> tuple[datetime, UUID, UUID]:
+def _wallet_place(due: DueWallet) -> tuple[datetime, UUID]:
+    return due.at, due.tenant
+
+
+def _attempt_place(due: DueAttempt) -> tuple[datetime, UUID, UUID]:
     return due.at, due.tenant, due.attempt_id
+
+
+def _page(due: Iterable[Due], after: Due | None, place: Callable[[Due], Any]) -> tuple[Due, ...]:
+    later = (each for each in due if after is None or place(each) > place(after))
+    return tuple(nsmallest(DUE_MAX, later, key=place))

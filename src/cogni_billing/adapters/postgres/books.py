@@ -26,6 +26,8 @@ from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
 from cogni_billing.domain.verification import Verification
+from cogni_billing.domain.wallets import DueWallet
+from cogni_billing.ports.books import DUE_MAX
 
 ROWS_FOR_EACH_CHECKPOINT: Final = 1000
 PATIENCE_S: Final = 10
@@ -51,12 +53,17 @@ class PostgresBooks:
                 )
             return int(position)
 
-    def due(self, now: datetime, /) -> tuple[TenantId, ...]:
+    def due(self, now: datetime, after: DueWallet | None, /) -> tuple[DueWallet, ...]:
         with self._guard.call(), translated():
             self._connection.execute(NEUTRAL)
             require_full_sight(self._connection)
-            found = self._connection.execute(_DUE, {"now": now}).scalars()
-            return tuple(map(TenantId, found))
+            asked: dict[str, object] = {"now": now}
+            if after is not None:
+                asked |= {"at": after.at, "tenant": after.tenant}
+            rows = self._connection.execute(_DUE if after is None else _DUE_AFTER, asked)
+            return tuple(
+                DueWallet(at=row.due_at.astimezone(UTC), tenant=row.tenant_id) for row in rows
+            )
 
     def due_attempts(
         self, now: datetime, every: timedelta, after: DueAttempt | None, /
@@ -134,9 +141,17 @@ class PostgresBooks:
             return history(self._connection, pieces)
 
 
-_DUE: Final = text("""
-    SELECT tenant_id FROM cogni_billing.wallets WHERE due_at <= :now ORDER BY due_at LIMIT 1000
-""")
+_WALLETS_DUE: Final = """
+    SELECT due_at, tenant_id
+    FROM cogni_billing.wallets
+    WHERE due_at <= :now {after}
+    ORDER BY due_at, tenant_id
+    LIMIT {limit}
+"""
+_DUE: Final = text(_WALLETS_DUE.format(after="", limit=DUE_MAX))
+_DUE_AFTER: Final = text(
+    _WALLETS_DUE.format(after="AND (due_at, tenant_id) > (:at, :tenant)", limit=DUE_MAX)
+)
 
 _ATTEMPTS_DUE: Final = """
     SELECT at, tenant_id, id
@@ -147,13 +162,13 @@ _ATTEMPTS_DUE: Final = """
         SELECT expires_at AS at, tenant_id, id FROM cogni_billing.payment_attempts
         WHERE state = 'CREATED_INTENT' AND expires_at <= :now
     ) AS due
-    {}
+    {after}
     ORDER BY at, tenant_id, id
-    LIMIT 1000
+    LIMIT {limit}
 """
-_DUE_ATTEMPTS: Final = text(_ATTEMPTS_DUE.format(""))
+_DUE_ATTEMPTS: Final = text(_ATTEMPTS_DUE.format(after="", limit=DUE_MAX))
 _DUE_ATTEMPTS_AFTER: Final = text(
-    _ATTEMPTS_DUE.format("WHERE (at, tenant_id, id) > (:at, :tenant, :id)")
+    _ATTEMPTS_DUE.format(after="WHERE (at, tenant_id, id) > (:at, :tenant, :id)", limit=DUE_MAX)
 )
 
 _SAFE_POSITION: Final = text("SELECT cogni_billing.safe_position(CAST(:patience AS interval))")

@@ -25,12 +25,15 @@ from cogni_billing import (
     InvalidMetadata,
     InvalidReference,
     InvalidTime,
+    TenantId,
     UnitMismatch,
     UnknownAccount,
     credits,
     usd,
 )
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE
+from cogni_billing.domain.wallets import DueWallet
+from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
 from cogni_billing.testing.racing import at_once
 
@@ -428,6 +431,26 @@ class GrantContract(Contract):
             (3 * HOUR, -10),
             (2 * HOUR, -20),
         ]
+
+    def test_due_wallets_come_in_order_after_the_given_one(
+        self, unit_of_work: UnitOfWork, billing: Billing
+    ) -> None:
+        carol = TenantId(UUID(int=3))
+        for tenant, hours in ((BOB, 2), (carol, 1), (ALICE, 2)):
+            ends = NOON + hours * HOUR
+            billing.grant(tenant, credits(5), source="a", reference="a", expires_at=ends)
+
+        def due(after: DueWallet | None) -> tuple[DueWallet, ...]:
+            return unit_of_work.run_service(
+                SYSTEM_TENANT_ID, lambda scope: scope.books.due(NOON + 2 * HOUR, after)
+            )
+
+        first, *rest = due(None)
+        assert first == DueWallet(at=NOON + HOUR, tenant=carol)
+        assert rest == [
+            DueWallet(at=NOON + 2 * HOUR, tenant=tenant) for tenant in sorted((ALICE, BOB))
+        ]
+        assert [due(each) for each in (first, *rest)] == [tuple(rest), tuple(rest[1:]), ()]
 
     def test_the_grants_of_a_tenant_without_an_account_are_refused(self, billing: Billing) -> None:
         with pytest.raises(UnknownAccount):

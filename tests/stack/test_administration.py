@@ -203,7 +203,7 @@ class TestReset:
         provision(own_database.admin, test_database=False)
         before = own_database.totals()
 
-        with pytest.raises(PrivilegeRequired, match="not marked as a test database"):
+        with pytest.raises(PrivilegeRequired, match="a test database"):
             reset(own_database.migrator)
 
         assert own_database.totals() == before

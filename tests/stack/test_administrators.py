@@ -330,7 +330,7 @@ def test_no_serving_role_reads_a_table_or_dumps(managed: Managed, role: str) -> 
 
 def test_own_database_takes_a_superuser(managed: Managed) -> None:
     ordinary, superuser = (create_engine(managed.role(role)) for role in ("boss", "postgres"))
-    with pytest.raises(PrivilegeRequired, match=r'SET LOCAL ROLE "postgres" .* as a role that'):
+    with pytest.raises(PrivilegeRequired, match='SET LOCAL ROLE "postgres"'):
         provision(ordinary, own_database=True)
     provision(superuser, own_database=True)
     for engine in (ordinary, superuser):

@@ -149,13 +149,14 @@ def test_a_server_that_cannot_be_reached_is_unavailable() -> None:
 
 
 def test_an_engine_of_the_other_kind_is_refused(database: Database) -> None:
-    expected = "expected an AsyncEngine on postgresql+psycopg, got a Engine"
     with pytest.raises(InvalidInput) as caught:
         AsyncPostgresUnitOfWork(database.user)  # type: ignore[arg-type]
-    assert str(caught.value) == f"engine: {expected}"
+    assert (caught.value.field, caught.value.given) == ("engine", "a Engine")
+    assert "AsyncEngine" in caught.value.expected
     with pytest.raises(InvalidInput) as caught:
         AsyncPostgresUnitOfWork(
             create_async_engine("postgresql+psycopg://x@/y"),
             service=create_engine("sqlite://"),  # type: ignore[arg-type]
         )
-    assert str(caught.value) == f"service: {expected}"
+    assert (caught.value.field, caught.value.given) == ("service", "a Engine")
+    assert "AsyncEngine" in caught.value.expected

@@ -378,7 +378,7 @@ class TestHostsOwnEnvironment:
 
     @pytest.mark.parametrize("given", [None, "postgresql://", object()])
     def test_target_that_is_no_connection_is_refused(self, given: Engine) -> None:
-        with pytest.raises(InvalidInput, match="an Engine, or a Connection in a transaction"):
+        with pytest.raises(InvalidInput, match="an Engine, or a Connection"):
             migrate(given)
 
     def test_connection_without_a_transaction_is_refused(self, database: Database) -> None:
@@ -399,5 +399,6 @@ def test_connection_that_autocommits_is_refused(own_database: Database) -> None:
 
 
 def test_revision_that_does_not_exist_is_refused(database: Database) -> None:
-    with pytest.raises(InvalidInput, match=r"^revision: expected one of this package"):
+    with pytest.raises(InvalidInput) as caught:
         migrate(database.migrator, "nonsense")
+    assert caught.value.field == "revision"

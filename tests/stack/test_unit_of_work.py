@@ -171,7 +171,7 @@ class TestEngines:
         with pytest.raises(InvalidInput) as caught:
             PostgresUnitOfWork(database.user, service="none")  # type: ignore[arg-type]
 
-        assert str(caught.value) == f"service: expected {self.EXPECTED[1]}, got 'none'"
+        assert (caught.value.field, caught.value.expected) == ("service", self.EXPECTED[1])
 
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
     def test_a_stricter_isolation_level_changes_no_outcome(
@@ -484,7 +484,8 @@ def test_a_signing_key_is_of_a_certain_length(database: Database, key: bytes, sh
     with pytest.raises(InvalidInput) as caught:
         PostgresUnitOfWork(database.user, signing_key=key)
 
-    assert str(caught.value) == f"signing_key: expected 32 to 64 bytes, got {shown}"
+    assert (caught.value.field, caught.value.given) == ("signing_key", shown)
+    assert "32 to 64 bytes" in caught.value.expected
 
 
 def terminate(database: Database, scope: PostgresServiceScope) -> None:

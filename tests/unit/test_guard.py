@@ -80,7 +80,7 @@ def test_a_guard_with_a_limit_accepts_that_many_calls() -> None:
         done.append("second")
 
     assert done == ["first"]
-    assert caught.value.reason == "it takes 1 call; use a scope for several"
+    assert "1 call" in caught.value.reason
 
 
 @pytest.mark.parametrize(("calls", "single"), [(None, False), (1, True), (2, False)])

@@ -109,9 +109,9 @@ def test_a_malformed_line_of_csv_stops_no_other(line: bytes, said: str) -> None:
 def test_a_malformed_line_of_json_stops_no_other(line: bytes, got: str) -> None:
     [malformed, last] = read(line + b'\n{"tenant": "b"}\n', Format.JSONL)
 
-    assert str(found(malformed)).startswith(
-        f"invalid_input: line: expected a JSON object, got {got}"
-    )
+    assert type(malformed.error) is InvalidInput
+    assert malformed.error.field == "line"
+    assert malformed.error.given.startswith(got)
     assert len(str(malformed.error)) < 128
     assert (last.line, last.columns) == (2, {"tenant": "b"})
 
@@ -119,34 +119,38 @@ def test_a_malformed_line_of_json_stops_no_other(line: bytes, got: str) -> None:
 def test_json_in_another_encoding_is_refused() -> None:
     [malformed] = read(b'{"tenant": "M\xfcller"}', Format.JSONL)
 
-    assert found(malformed) == "invalid_input: encoding: expected text in UTF-8, got other bytes"
+    assert type(malformed.error) is InvalidInput
+    assert (malformed.error.field, malformed.error.given) == ("encoding", "other bytes")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "field", "given"),
     [
-        (b"", f"line 1: expected a header: {KNOWN}, got nothing"),
-        (b"\n\n", f"line 1: expected a header: {KNOWN}, got nothing"),
-        (b"\xef\xbb\xbf", f"line 1: expected a header: {KNOWN}, got nothing"),
-        (b"a,1\nb,2\n", f"line 1: expected {KNOWN}, got 'a'"),
-        (b"tenant,amout\n", f"line 1: expected {KNOWN}, got 'amout'"),
-        (b"tenant,amount,amount\n", f"line 1: expected {KNOWN}, got amount twice"),
-        (b"\nmetadata,tenant\n", f"line 2: expected {KNOWN}, got no amount"),
-        (b"tenant;amount\n", f"line 1: expected {KNOWN}, got 'tenant;amount'"),
-        (b"tenant,amo\xfcnt\n", "line 1: expected text in UTF-8, got other bytes"),
-        ("tenant,amount\n".encode("utf-16"), "line 1: expected text in UTF-8, got UTF-16"),
+        (b"", "line 1", "nothing"),
+        (b"\n\n", "line 1", "nothing"),
+        (b"\xef\xbb\xbf", "line 1", "nothing"),
+        (b"a,1\nb,2\n", "line 1", "'a'"),
+        (b"tenant,amout\n", "line 1", "'amout'"),
+        (b"tenant,amount,amount\n", "line 1", "amount twice"),
+        (b"\nmetadata,tenant\n", "line 2", "no amount"),
+        (b"tenant;amount\n", "line 1", "'tenant;amount'"),
+        (b"tenant,amo\xfcnt\n", "line 1", "other bytes"),
+        ("tenant,amount\n".encode("utf-16"), "line 1", "UTF-16"),
     ],
 )
-def test_a_file_with_an_invalid_header_is_refused(content: bytes, said: str) -> None:
+def test_a_file_with_an_invalid_header_is_refused(content: bytes, field: str, given: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         read(content)
 
-    assert str(refused.value) == said
+    assert (refused.value.field, refused.value.given) == (field, given)
+    assert (KNOWN in refused.value.expected) == (given not in {"other bytes", "UTF-16"})
 
 
 def test_an_empty_file_of_json_lines_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="line 1: expected a JSON object, got nothing"):
+    with pytest.raises(InvalidInput) as caught:
         read(b"", Format.JSONL)
+    assert (caught.value.field, caught.value.given) == ("line 1", "nothing")
+    assert "JSON" in caught.value.expected
 
 
 def test_a_file_without_records_is_empty() -> None:
@@ -155,25 +159,26 @@ def test_a_file_without_records_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rest", "said"),
+    ("rest", "expected", "given"),
     [
-        (b'"b,2\nc,3\n', "line 3: expected CSV, its quotes closed, got unexpected end of data"),
-        (b'"b"b,2\nc,3\n', "line 3: expected CSV, its quotes closed, got ',' expected after"),
-        (
-            b'"' + b"x\n" * 70_000 + b'"\n',
-            "line 3: expected CSV, its quotes closed, got field larger",
-        ),
-        (b"b,2\rc,3\n", "line 3: expected CSV, its quotes closed, got new-line character"),
-        (b"x" * LINE_MAX + b"\n", f"line 3: expected a line of at most {LINE_MAX} bytes, got a"),
+        (b'"b,2\nc,3\n', "CSV", "unexpected end of data"),
+        (b'"b"b,2\nc,3\n', "CSV", "',' expected after"),
+        (b'"' + b"x\n" * 70_000 + b'"\n', "CSV", "field larger"),
+        (b"b,2\rc,3\n", "CSV", "new-line character"),
+        (b"x" * LINE_MAX + b"\n", f"{LINE_MAX} bytes", "a longer one"),
     ],
 )
-def test_an_unreadable_rest_of_the_file_ends_the_records(rest: bytes, said: str) -> None:
+def test_an_unreadable_rest_of_the_file_ends_the_records(
+    rest: bytes, expected: str, given: str
+) -> None:
     found = records(Lines(BytesIO(HEADER + b"a,1\n" + rest)), Format.CSV, COLUMNS)
 
     assert next(found).columns == {"tenant": "a", "amount": "1"}
     with pytest.raises(InvalidInput) as refused:
         next(found)
-    assert str(refused.value).startswith(said)
+    assert refused.value.field == "line 3"
+    assert expected in refused.value.expected
+    assert refused.value.given.startswith(given)
     assert list(found) == []
 
 

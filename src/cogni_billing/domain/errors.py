@@ -59,7 +59,7 @@ _SHOWN_MAX = 64
 
 
 def shown(given: object, limit: int = _SHOWN_MAX) -> str:
-    """Escape a given value of any size for a message, in at most *most* characters."""
+    """Escape a given value of any size for a message, in at most *limit* characters."""
     if isinstance(given, int) and given.bit_length() > _SHOWN_MAX * 3:
         text = f"an int of {given.bit_length()} bits"
     elif isinstance(given, str):

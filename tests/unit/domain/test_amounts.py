@@ -220,8 +220,10 @@ def test_a_total_of_no_amounts_is_zero() -> None:
 
 @pytest.mark.parametrize("amount", [credits(0), credits(-1), 5, None, Decimal(1)])
 def test_positive_refuses_amounts_not_above_zero(amount: Amount) -> None:
-    with pytest.raises(InvalidAmount, match="greater than zero"):
+    with pytest.raises(InvalidAmount) as caught:
         positive(amount, "amount")
+    assert caught.value.field == "amount"
+    assert "greater than zero" in caught.value.expected
 
 
 def test_a_product_is_exact_or_raises() -> None:

@@ -54,7 +54,8 @@ class TestMoments:
         with pytest.raises(InvalidTime) as caught:
             utc(moment, "clock")
 
-        assert caught.value.expected == "a moment in the years 1970 to 9998"
+        assert caught.value.field == "clock"
+        assert "1970 to 9998" in caught.value.expected
 
     @given(
         moment=st.datetimes(datetime(1970, 1, 2), datetime(9998, 12, 30)),
@@ -74,9 +75,8 @@ class TestMoments:
         with pytest.raises(InvalidTime) as caught:
             utc(datetime(2026, 1, 1), "at")
 
-        assert str(caught.value) == (
-            "at: expected a timezone-aware datetime, got '2026-01-01 00:00:00'"
-        )
+        assert (caught.value.field, caught.value.given) == ("at", "'2026-01-01 00:00:00'")
+        assert "timezone-aware" in caught.value.expected
 
 
 class TestMetadata:
@@ -114,9 +114,8 @@ class TestMetadata:
         with pytest.raises(InvalidMetadata) as caught:
             frozen_metadata(over)
 
-        assert str(caught.value) == (
-            "metadata: expected at most 16384 bytes encoded, got 16385 bytes"
-        )
+        assert (caught.value.field, caught.value.given) == ("metadata", "16385 bytes")
+        assert "16384" in caught.value.expected
 
     def test_bytes_are_counted_and_not_characters(self) -> None:
         room = ENCODED_MAX - len('{"a":""}')
@@ -166,7 +165,7 @@ class TestMetadata:
         for wrong in ({chr(code): 1}, {"a": f"x{chr(code)}"}):
             with pytest.raises(InvalidMetadata) as caught:
                 frozen_metadata(wrong)
-            assert caught.value.expected == "text without lone surrogates"
+            assert "surrogates" in caught.value.expected
 
     def test_the_text_is_compact_and_not_escaped(self) -> None:
         kept = frozen_metadata({"a": [1, {"\u00e9": None}]})

@@ -44,7 +44,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain import errors
-from cogni_billing.domain.errors import shown
+from cogni_billing.domain.errors import given_twice, shown, unknown_kind
 
 NUMBER = UUID(int=7)
 SAMPLES: list[tuple[BillingError, str]] = [
@@ -55,8 +55,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
     ),
     (InsufficientCredits(credits(5), credits(3)), "5 CREDIT required, 3 CREDIT available"),
     (
-        IdempotencyConflict("run-1", (Difference("amount", "1", "2"),)),
-        "'run-1': amount was 1, now 2",
+        IdempotencyConflict(
+            "run-1", (Difference("amount", "1", "2"), Difference("target", "absent", "x"))
+        ),
+        "'run-1': amount was 1, now 2; target was absent, now x",
     ),
     (PaymentAlreadyClaimed("stripe:pi_1"), "payment 'stripe:pi_1' is already claimed"),
     (UnknownPayment("stripe:pi_1"), "no payment 'stripe:pi_1' for this tenant"),
@@ -87,6 +89,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
         "the retention rule keeps these records until 2031-01-01 00:00:00+00:00; erase them later",
     ),
     (UnbalancedTransaction("off", (credits(1),)), "off, 1 CREDIT"),
+    (
+        unknown_kind("gift"),
+        "unknown transaction kind 'gift'; add its rules and handle it",
+    ),
     (ScopeClosed("it has ended"), "the scope is closed: it has ended"),
     (
         SystemTenantMissing("no account"),
@@ -99,6 +105,7 @@ SAMPLES: list[tuple[BillingError, str]] = [
     (LedgerUnavailable("in the way", "40001"), "in the way [40001]"),
     (OutcomeUnknown("the answer was lost"), "the answer was lost"),
     (LedgerCorruption("off by one"), "off by one"),
+    (given_twice(NUMBER), f"the id source gave {NUMBER} twice"),
 ]
 
 

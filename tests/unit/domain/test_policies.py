@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -116,7 +115,7 @@ def test_a_rate_out_of_bounds_or_too_fine_is_refused_and_never_rounded(rate: Dec
         ShareRule(SYSTEM_ACCOUNT_ID, rate)
 
     assert caught.value.field == "rate"
-    assert "from 0 to 10 with at most 12 decimals" in str(caught.value)
+    assert "12 decimals" in caught.value.expected
 
 
 @pytest.mark.parametrize("rate", [0, 10, "0.000000000001", Decimal("1E-12"), Decimal("1E+1")])
@@ -240,33 +239,35 @@ def test_a_policy_is_read_back_from_its_dict_and_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changed", "field", "given"),
     [
-        ({"version": None}, "version: expected text, got None"),
+        ({"version": None}, "version", "None"),
+        ({"version": ""}, "version", "''"),
         (
-            {"version": ""},
-            "version: expected 1 to 255 visible ASCII characters (0x21-0x7E), got ''",
+            {"extra": 1},
+            *("policy", "\"['effective_from', 'extra', 'mode', 'rules', 'version']\""),
         ),
-        ({"extra": 1}, "policy: expected the fields version, effective_from, mode, rules"),
-        ({"effective_from": "noon"}, "effective_from: expected a moment in ISO 8601, got 'noon'"),
-        ({"effective_from": "2026-01-01"}, "effective_from: expected"),
-        ({"effective_from": 5}, "effective_from: expected a moment in ISO 8601, got 5"),
-        ({"mode": "gift"}, "mode: expected bonus"),
-        ({"rules": "all"}, "rules: expected a list of rules, got 'all'"),
-        ({"rules": [5]}, "rules: expected the fields beneficiary, rate"),
-        ({"rules": [{"beneficiary": "me", "rate": "1"}]}, "beneficiary: expected a UUID, got 'me'"),
-        (
-            {"rules": [{"beneficiary": str(SYSTEM_ACCOUNT_ID), "rate": 0.5}]},
-            "rate: expected text, got 0.5",
-        ),
+        ({"effective_from": "noon"}, "effective_from", "'noon'"),
+        ({"effective_from": "2026-01-01"}, "effective_from", "'2026-01-01 00:00:00'"),
+        ({"effective_from": 5}, "effective_from", "5"),
+        ({"mode": "gift"}, "mode", "'gift'"),
+        ({"rules": "all"}, "rules", "'all'"),
+        ({"rules": [5]}, "rules", "'5'"),
+        ({"rules": [{"beneficiary": "me", "rate": "1"}]}, "beneficiary", "'me'"),
+        ({"rules": [{"beneficiary": str(SYSTEM_ACCOUNT_ID), "rate": 0.5}]}, "rate", "0.5"),
     ],
     ids=str,
 )
-def test_an_invalid_mapping_is_no_policy_and_names_the_field(changed: Any, message: str) -> None:
-    with pytest.raises(InvalidPolicy, match=re.escape(message)):
+def test_an_invalid_mapping_is_no_policy_and_names_the_field(
+    changed: Any, field: str, given: str
+) -> None:
+    with pytest.raises(InvalidPolicy) as caught:
         RevenueSharePolicy.from_dict(RevenueSharePolicy.default().to_dict() | changed)
+
+    assert (caught.value.field, caught.value.given) == (field, given)
 
 
 def test_a_value_that_is_no_mapping_is_no_policy() -> None:
-    with pytest.raises(InvalidPolicy, match="policy: expected the fields"):
+    with pytest.raises(InvalidPolicy) as caught:
         RevenueSharePolicy.from_dict([])
+    assert caught.value.field == "policy"

@@ -135,7 +135,7 @@ def test_bounds_in_a_split_move_credits_to_and_from_the_customer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rates", "tiers", "says"),
+    ("rates", "tiers", "given"),
     [
         (("0.6", "0.5"), (), "rates that sum to 1.1 from 0 CREDIT"),
         (("0.6", "0.4"), ((credits(7), "0.5"),), "rates that sum to 1.1 from 7 CREDIT"),
@@ -143,7 +143,7 @@ def test_bounds_in_a_split_move_credits_to_and_from_the_customer() -> None:
     ],
 )
 def test_the_rates_of_a_split_sum_to_at_most_one_in_every_slab(
-    rates: tuple[str, ...], tiers: Any, says: str
+    rates: tuple[str, ...], tiers: Any, given: str
 ) -> None:
     rules = [ShareRule(account, rate) for account, rate in zip(accounts(9), rates, strict=False)]
     rules[-1] = ShareRule(rules[-1].beneficiary, rates[-1], tiers=tiers)
@@ -152,7 +152,7 @@ def test_the_rates_of_a_split_sum_to_at_most_one_in_every_slab(
         policy(*rules, mode=ShareMode.SPLIT)
 
     assert caught.value.field == "rules"
-    assert says in str(caught.value)
+    assert caught.value.given.startswith(given)
     policy(*rules)  # a bonus has no such bound
 
 
@@ -192,13 +192,15 @@ def test_thirty_three_rules_are_refused() -> None:
     rules = [ShareRule(account, "0.01") for account in accounts(33)]
 
     assert len(policy(*rules[:32]).rules) == 32
-    with pytest.raises(InvalidPolicy, match="rules: expected at most 32, got 33 rules"):
+    with pytest.raises(InvalidPolicy) as caught:
         policy(*rules)
+    assert (caught.value.field, caught.value.given) == ("rules", "33 rules")
 
 
 def test_a_clawback_that_is_no_shortfall_is_refused() -> None:
-    with pytest.raises(InvalidPolicy, match="clawback: expected a Shortfall, got 'clamp'"):
+    with pytest.raises(InvalidPolicy) as caught:
         RevenueSharePolicy("v1", NOON, ShareMode.BONUS, (), "clamp")  # type: ignore[arg-type]
+    assert (caught.value.field, caught.value.given) == ("clawback", "'clamp'")
 
 
 def test_a_policy_is_read_back_from_its_dict() -> None:
@@ -228,25 +230,27 @@ def test_a_policy_is_read_back_from_its_dict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changed", "field", "given"),
     [
-        ({"cap": 5}, "cap: expected text, got 5"),
-        ({"cap": "0.5"}, "cap: expected a whole number of credits as text"),
-        ({"minimum": "five"}, "minimum: expected a whole number of credits as text"),
-        ({"tiers": "all"}, "tiers: expected a list of tiers, got 'all'"),
-        ({"tiers": [{"rate": "1"}]}, "tiers: expected the fields at_least, rate"),
-        ({"tiers": [{"at_least": "x", "rate": "1"}]}, "at_least: expected a whole number"),
-        ({"gift": "1"}, "rules: expected the fields beneficiary, rate, and perhaps cap"),
+        ({"cap": 5}, "cap", "5"),
+        ({"cap": "0.5"}, "cap", "Decimal('0.5')"),
+        ({"minimum": "five"}, "minimum", "'five'"),
+        ({"tiers": "all"}, "tiers", "'all'"),
+        ({"tiers": [{"rate": "1"}]}, "tiers", "\"['rate']\""),
+        ({"tiers": [{"at_least": "x", "rate": "1"}]}, "at_least", "'x'"),
+        ({"gift": "1"}, "rules", "\"['beneficiary', 'gift', 'rate']\""),
     ],
     ids=str,
 )
-def test_an_invalid_mapping_is_no_rule_and_names_the_field(changed: Any, message: str) -> None:
+def test_an_invalid_mapping_is_no_rule_and_names_the_field(
+    changed: Any, field: str, given: str
+) -> None:
     written = ShareRule(SYSTEM_ACCOUNT_ID, "0.1").to_dict() | changed
 
     with pytest.raises(InvalidPolicy) as caught:
         ShareRule.from_dict(written)
 
-    assert str(caught.value).startswith(message)
+    assert (caught.value.field, caught.value.given) == (field, given)
 
 
 class TestPolicies:

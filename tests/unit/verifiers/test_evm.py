@@ -278,12 +278,15 @@ def test_a_node_of_another_chain_raises_invalid_input(
     with pytest.raises(InvalidInput) as caught:
         verify(intent)
 
-    assert str(caught.value) == "urls: expected a node of chain 8453, got a node of chain 1"
+    assert (caught.value.field, caught.value.given) == ("urls", "a node of chain 1")
+    assert caught.value.expected == "a node of chain 8453"
 
 
 def test_a_chain_without_a_url_raises_invalid_input(intent: Intent) -> None:
-    with pytest.raises(InvalidInput, match="chain_id: expected 1 or 10, got 8453"):
+    with pytest.raises(InvalidInput) as caught:
         EvmVerifier({1: "http://n", 10: "https://n"}).verify(PROOF, intent)
+    assert (caught.value.field, caught.value.given) == ("chain_id", "8453")
+    assert caught.value.expected == "1 or 10"
 
 
 @pytest.mark.parametrize(
@@ -305,8 +308,7 @@ def test_invalid_urls_are_refused(urls: Any, shown: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         EvmVerifier(urls)
 
-    expected = "a JSON-RPC URL, http:// or https://, for each chain id"
-    assert str(caught.value) == f"urls: expected {expected}, got {shown}"
+    assert (caught.value.field, caught.value.given) == ("urls", shown)
 
 
 @pytest.mark.parametrize(
@@ -317,9 +319,8 @@ def test_an_invalid_timeout_is_refused(waits: Any, shown: str | None) -> None:
     with pytest.raises(InvalidInput) as caught:
         EvmVerifier({1: "http://n"}, waits=waits)
 
-    expected = "a timedelta above zero, at most 3650 days, 0:00:00"
     given = shown or f"'{timedelta.max}'"
-    assert str(caught.value) == f"waits: expected {expected}, got {given}"
+    assert (caught.value.field, caught.value.given) == ("waits", given)
 
 
 def test_the_recursion_limit_of_python_is_unchanged() -> None:

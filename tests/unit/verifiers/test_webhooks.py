@@ -108,8 +108,7 @@ def test_an_invalid_signature_is_refused(webhooks: SignedWebhooks, header: str) 
     with pytest.raises(InvalidSignature) as caught:
         webhooks.received(event(), header)
 
-    expected = "signature: expected one made with a secret of this endpoint, got another one"
-    assert str(caught.value) == expected
+    assert (caught.value.field, caught.value.given) == ("signature", "another one")
     assert OLD not in repr(webhooks)
 
 
@@ -133,7 +132,7 @@ def test_a_malformed_signature_header_is_refused(
     with pytest.raises(InvalidSignature) as caught:
         webhooks.received(event(), header)
 
-    assert str(caught.value) == f"signature: expected t=…,v1=…, got {shown}"
+    assert (caught.value.field, caught.value.given) == ("signature", shown)
 
 
 @pytest.mark.parametrize("off", [-301, 301])
@@ -143,8 +142,8 @@ def test_a_signature_out_of_tolerance_is_refused(webhooks: SignedWebhooks, off: 
     with pytest.raises(InvalidSignature) as caught:
         webhooks.received(body, signed(body, second=SECOND + off))
 
-    expected = "signature: expected one made within 0:05:00 of now, got 301 s off"
-    assert str(caught.value) == expected
+    assert (caught.value.field, caught.value.given) == ("signature", "301 s off")
+    assert "0:05:00" in caught.value.expected
 
 
 @pytest.mark.parametrize("off", [-299, 0, 300])
@@ -171,7 +170,7 @@ def test_a_body_that_is_no_bytes_is_refused(webhooks: SignedWebhooks) -> None:
     with pytest.raises(InvalidInput) as caught:
         webhooks.received("{}", signed(b"{}"))  # type: ignore[arg-type]
 
-    assert str(caught.value) == "body: expected the bytes of the request, got '{}'"
+    assert (caught.value.field, caught.value.given) == ("body", "'{}'")
 
 
 def test_a_payment_that_was_canceled_has_failed(webhooks: SignedWebhooks) -> None:
@@ -205,59 +204,54 @@ def test_an_event_of_another_merchant_is_none(
 @pytest.mark.parametrize("name", ["recipient", "provider"])
 @pytest.mark.parametrize("given", [None, 7, "", "a b"])
 def test_an_invalid_recipient_or_provider_is_refused(name: str, given: Any) -> None:
-    with pytest.raises(InvalidReference, match=f"{name}: expected 1 to 255 visible ASCII"):
+    with pytest.raises(InvalidReference) as caught:
         SignedWebhooks(SECRET, **({"recipient": "acct_1"} | {name: given}))
+    assert caught.value.field == name
 
 
-NO_EVENT = "an event, as a JSON object"
-NO_OBJECT = "a JSON object"
-NO_UUID = "a UUID in the payment's metadata"
-NO_TENANT = "a uuid.UUID that is neither nil nor reserved"
-NO_CENTS = "a whole number of cents"
-NO_KEY = "1 to 255 visible ASCII characters (0x21-0x7E)"
 NIL = UUID(int=0)
 
 
 @pytest.mark.parametrize(
-    ("body", "field", "expected", "given"),
+    ("body", "field", "given"),
     [
-        (b"", "body", NO_EVENT, "0 bytes"),
-        (b"[]", "body", NO_EVENT, "2 bytes"),
-        (b"[" * 100_000, "body", NO_EVENT, "100000 bytes"),
-        (b"\xff", "body", NO_EVENT, "1 bytes"),
-        (b'{"type": "payment_intent.succeeded"}', "data", NO_OBJECT, "None"),
+        (b"", "body", "0 bytes"),
+        (b"[]", "body", "2 bytes"),
+        (b"[" * 100_000, "body", "100000 bytes"),
+        (b"\xff", "body", "1 bytes"),
+        (b'{"type": "payment_intent.succeeded"}', "data", "None"),
         (
             b'{"type": "payment_intent.succeeded", "data": {"object": []}}',
-            *("object", NO_OBJECT, "a list"),
+            *("object", "a list"),
         ),
-        (event(metadata=None), "metadata", NO_OBJECT, "None"),
-        (event(metadata={"attempt_id": str(ATTEMPT)}), "tenant", NO_UUID, "None"),
+        (event(metadata=None), "metadata", "None"),
+        (event(metadata={"attempt_id": str(ATTEMPT)}), "tenant", "None"),
         (
             event(metadata={"tenant": "alice", "attempt_id": str(ATTEMPT)}),
-            *("tenant", NO_UUID, "'alice'"),
+            *("tenant", "'alice'"),
         ),
         (
             event(metadata={"tenant": str(NIL), "attempt_id": str(ATTEMPT)}),
-            *("tenant", NO_TENANT, repr(NIL)),
+            *("tenant", repr(NIL)),
         ),
         (
             event(metadata={"tenant": str(ALICE), "attempt_id": None}),
-            *("attempt_id", NO_UUID, "None"),
+            *("attempt_id", "None"),
         ),
-        (event(amount_received=None), "amount_received", NO_CENTS, "None"),
-        (event(amount_received=2.0), "amount_received", NO_CENTS, "2.0"),
-        (event(amount_received=-200), "amount_received", NO_CENTS, "-200"),
-        (event(id="a b"), "id", NO_KEY, "'a b'"),
-        (event(id=None), "id", NO_KEY, "None"),
+        (event(amount_received=None), "amount_received", "None"),
+        (event(amount_received=2.0), "amount_received", "2.0"),
+        (event(amount_received=-200), "amount_received", "-200"),
+        (event(id="a b"), "id", "'a b'"),
+        (event(id=None), "id", "None"),
     ],
 )
 def test_an_invalid_signed_event_is_refused_by_name(
-    webhooks: SignedWebhooks, body: bytes, field: str, expected: str, given: str
+    webhooks: SignedWebhooks, body: bytes, field: str, given: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
         webhooks.received(body, signed(body))
 
-    assert str(caught.value) == f"{field}: expected {expected}, got {given}"
+    assert (caught.value.field, caught.value.given) == (field, given)
     assert isinstance(caught.value, InvalidTenant) == (field == "tenant")
 
 
@@ -278,8 +272,7 @@ def test_short_secrets_are_refused(secrets: Any, given: int) -> None:
     with pytest.raises(InvalidInput) as caught:
         SignedWebhooks(secrets, recipient="acct_1")
 
-    expected = f"secrets: expected one or more of at least 16 bytes each, got {given} secrets"
-    assert str(caught.value) == expected
+    assert (caught.value.field, caught.value.given) == ("secrets", f"{given} secrets")
 
 
 def test_one_secret_is_enough() -> None:

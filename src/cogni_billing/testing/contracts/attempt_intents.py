@@ -151,8 +151,10 @@ class AttemptIntentContract(Attempting):
         attempts = new_attempts(verifier=FakeVerifier(), destinations=CARD, rules=rules)
 
         assert attempts.create_intent(ALICE, usd("0.01")).raw_amount == 1
-        with pytest.raises(InvalidAmount, match=r"from 0\.01 USD to 0\.01 USD"):
+        with pytest.raises(InvalidAmount) as caught:
             attempts.create_intent(ALICE, usd("0.02"))
+        assert (caught.value.field, caught.value.given) == ("amount", "0.02 USD")
+        assert caught.value.expected.count("0.01 USD") == 2
 
     @pytest.mark.parametrize("payer", [None, "", "0x" + "a" * 39, "0X" + "a1" * 20, "alice", 7])
     def test_on_a_chain_the_payer_is_an_address(
@@ -167,10 +169,10 @@ class AttemptIntentContract(Attempting):
     def test_a_provider_that_has_no_destination_is_refused(
         self, attempts: PaymentAttempts, provider: str
     ) -> None:
-        with pytest.raises(InvalidInput, match="8453 or stripe") as caught:
+        with pytest.raises(InvalidInput) as caught:
             attempts.create_intent(ALICE, usd("2.00"), payer=WALLET, provider=provider)
 
-        assert caught.value.field == "provider"
+        assert (caught.value.field, caught.value.expected) == ("provider", "8453 or stripe")
 
     @pytest.mark.parametrize("attempt_id", [None, "", str(ALICE), 7])
     def test_an_id_is_a_uuid(self, attempts: PaymentAttempts, attempt_id: UUID) -> None:

@@ -277,9 +277,10 @@ class AttemptTurnContract(Attempting):
         verifier.tell(PROOF, broken, paid)
         said = f"{type(error).__name__}: {RAISED[error]}"
 
-        with pytest.raises(VerifierFailed, match=said) as caught:
+        with pytest.raises(VerifierFailed) as caught:
             attempts.submit(ALICE, intent.attempt_id, PROOF)
 
+        assert said in caught.value.reason
         assert isinstance(caught.value.__cause__, type(error))
         moving.move(POLL)
         assert attempts.status(ALICE, intent.attempt_id).state is State.CREDITED

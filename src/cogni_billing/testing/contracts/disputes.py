@@ -242,7 +242,8 @@ class DisputeContract(Contract):
         with pytest.raises(IdempotencyConflict) as caught:
             billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.20"), reference="dp_1")
 
-        assert str(caught.value) == "'dp_1': amount was 0.10 USD, now 0.20 USD"
+        assert caught.value.reference == "dp_1"
+        assert caught.value.differences == (Difference("amount", "0.10 USD", "0.20 USD"),)
         with pytest.raises(IdempotencyConflict) as caught:
             billing.open_dispute(ALICE, payment="stripe:pi_9", reference="dp_1")
         assert caught.value.differences == (

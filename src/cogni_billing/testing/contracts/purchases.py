@@ -207,7 +207,8 @@ class PurchaseContract(Contract):
         with pytest.raises(PaymentAlreadyClaimed) as caught:
             billing.confirm_purchase(BOB, usd(amount), payment="stripe:pi_1")
 
-        assert str(caught.value) == "payment 'stripe:pi_1' is already claimed"
+        assert caught.value.payment == "stripe:pi_1"
+        assert str(ALICE) not in f"{caught.value} {caught.value.args}"
         assert totals() == before
 
     @pytest.mark.parametrize("payment", ["stripe:PI_1", "stripe:pi_1.", "strip:epi_1"])
@@ -296,8 +297,10 @@ class PurchaseContract(Contract):
     ) -> None:
         largest = Amount(10**27, USD)
 
-        with pytest.raises(InvalidAmount, match=r"10\^27"):
+        with pytest.raises(InvalidAmount) as caught:
             billing.confirm_purchase(ALICE, largest + largest, payment="stripe:pi_1")
+        assert caught.value.field == "amount"
+        assert "10^27" in caught.value.expected
 
         assert totals() == {}
 

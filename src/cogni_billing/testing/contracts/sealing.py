@@ -99,8 +99,10 @@ class SealingContract(Contract):
         (seal,) = billing.seal(key=KEY)
 
         for call in (billing.seal, billing.verify_seals):
-            with pytest.raises(InvalidInput, match=f"^key: expected the key {seal.key} of these"):
+            with pytest.raises(InvalidInput) as caught:
                 call([seal], key=OTHER_KEY)
+            assert caught.value.field == "key"
+            assert seal.key in caught.value.expected
 
     def test_seals_of_another_ledger_are_violated(self, billing: Billing) -> None:
         """Altered, forged, or of a ledger that reached further: at its tenant and positions."""

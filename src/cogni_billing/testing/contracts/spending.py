@@ -85,9 +85,7 @@ class SpendingContract(Contract):
         with pytest.raises(PrivilegeRequired) as caught:
             MINTING[call](spender)
 
-        assert str(caught.value) == (
-            "not allowed: creating credits; connect as a role that may mint"
-        )
+        assert "creating credits" in caught.value.operation
         assert totals() == before
 
     @pytest.mark.parametrize("all_or_nothing", [False, True])
@@ -126,5 +124,5 @@ class SpendingContract(Contract):
         with pytest.raises(PrivilegeRequired) as caught:
             ACROSS[call](spender)
 
-        assert str(caught.value) == "not allowed: work across tenants; use the service role"
+        assert "across tenants" in caught.value.operation
         assert totals() == before

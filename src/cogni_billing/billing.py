@@ -33,6 +33,7 @@ from cogni_billing.domain.receipts import (
 from cogni_billing.domain.reversals import ReversalRequest
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.statements import Balance, Page, TransactionView
+from cogni_billing.domain.timestamps import Expiry
 from cogni_billing.domain.verification import Verification, Violation
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import UnitOfWork
@@ -315,13 +316,16 @@ class Billing:
         source: str,
         reference: str,
         expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         priority: int = PRIORITY_DEFAULT,
         metadata: Mapping[str, object] | None = None,
     ) -> GrantReceipt:
         """Give the tenant credits without a payment, such as a promotion.
 
-        Granted credits are spent before purchased credits. When a grant expires, its remaining
-        credits are taken in a balanced transaction of their own, dated at the expiry.
+        Granted credits first repay the tenant's debt, if it has one: `repaid` on the receipt. The
+        rest is spent before purchased credits. Credits that a dispute sets aside are no debt. When
+        a grant expires, its remaining credits are taken in a balanced transaction of their own,
+        dated at the expiry.
 
         Args:
             tenant: The tenant that gets them. Its account is opened if it has none.
@@ -332,6 +336,8 @@ class Billing:
             expires_at: The moment when the remaining credits expire, timezone-aware and in the
                 future. Credits that a hold has set aside by then expire when the hold ends without
                 using them. `None` for never.
+            expires_in: The lifetime, in place of *expires_at*: above zero, from the moment of the
+                call. A retry with the same lifetime is a replay.
             priority: From 0 to 1 000 000. The lowest priority is spent first. Of equal priorities,
                 the grant that expires first comes first, and then the oldest.
             metadata: A JSON object to keep with the transaction.
@@ -339,7 +345,8 @@ class Billing:
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
                 argument is invalid.
-            InvalidTime: *expires_at* is naive, or has passed.
+            InvalidTime: *expires_at* is naive, or has passed, or *expires_in* is not above zero or
+                given beside it.
             IdempotencyConflict: the tenant used this reference for another grant.
         """
         request = GrantRequest(
@@ -347,7 +354,7 @@ class Billing:
             amount=amount,
             source=source,
             reference=reference,
-            expires_at=expires_at,
+            expiry=Expiry.given(expires_at, expires_in),
             priority=priority,
             metadata=metadata,
         )

@@ -237,8 +237,8 @@ SYSTEMS = {"issuance": ISSUANCE, "usage": USAGE, "breakage": BREAKAGE, "shortfal
 OTHERS = r"""
 charge,capture,grant,hold amounts_are_whole_and_bounded {"amount":0}
 charge transactions_fit_their_kind {"paid":1} {"paid_unit":"USD"} {"policy":"{}"} {"source":"a"}
-    {"priority":1} {"expires_at":"2040-01-01"} {"returned":1} {"returned_total":1} {"part":1}
-    {"shortfall":"debt"}
+    {"priority":1} {"expires_at":"2040-01-01"} {"expires_in":1} {"returned":1} {"returned_total":1}
+    {"part":1} {"shortfall":"debt"}
 charge,purchase transactions_fit_their_kind {"absorbed":5}
 purchase transactions_fit_their_kind {"expires_at":"2020-01-01"}
 grant transactions_fit_their_kind {"absorbed":"NaN"}
@@ -261,7 +261,8 @@ hold ids_are_given_once {"id":"her hold"} {"id":"her dispute"}
 charge,purchase,hold,dispute 22P05 {"reference":"\u0000"}
 grant grants_have_their_terms {"source":null} {"source":"two words"} {"source":""}
     {"priority":null} {"priority":-1} {"priority":1000001} {"expires_at":"infinity"}
-    {"expires_at":"9999-01-01"}
+    {"expires_at":"9999-01-01"} {"expires_in":1} {"expires_at":null,"expires_in":1}
+    {"expires_in":-1}
 grant expired {"expires_at":"2020-01-01"}
 charge insufficient {"amount":-10000000000}
 hold insufficient {"amount":10000000000}

@@ -111,6 +111,25 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         "test_a_spent_grant_does_not_expire",
         replaced("record", "w.granted > 0 AND to_draw > 0", "false"),
     ),
+    "a_grant_repays_no_debt": (
+        grants.GrantContract,
+        "test_grants_end_a_debt_in_parts",
+        replaced("record", "IF w.granted > available THEN", "IF false THEN"),
+    ),
+    "credits_set_aside_by_a_dispute_are_a_debt": (
+        grants.GrantContract,
+        "test_a_grant_repays_no_credits_that_a_hold_or_a_dispute_has_set_aside",
+        replaced("debt_of", "short - coalesce(sum(amount), 0)", "short"),
+    ),
+    "a_lifetime_is_not_stored": (
+        grants.GrantContract,
+        "test_a_grant_with_the_same_lifetime_is_replayed_at_a_later_moment",
+        replaced(
+            "record",
+            "m.expires_at, m.expires_in\n            )\n            ON CONFLICT",
+            "m.expires_at, NULL\n            )\n            ON CONFLICT",
+        ),
+    ),
     "a_settled_wallet_is_not_written_back": (
         single_calls.RefusedCallContract,
         "test_a_refused_post_keeps_due_expirations",

@@ -35,7 +35,8 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.transactions import Posting, Recorded, Transaction
+from cogni_billing.domain.timestamps import Expiry
+from cogni_billing.domain.transactions import GrantTerms, Posting, Recorded, Transaction
 from cogni_billing.domain.wallets import Wallet
 from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
 from cogni_billing.testing.contracts import (
@@ -313,12 +314,32 @@ def held_credits_may_be_spent(patch: Patch) -> None:
 
 @in_memory(holds.HoldContract, "test_a_capture_takes_its_amount_and_frees_the_rest")
 def a_captured_hold_stays_open(patch: Patch) -> None:
-    patch.setattr(Wallet, "ended", lambda wallet, _hold: wallet)
+    patch.setattr(Wallet, "ending", lambda wallet, _hold: (wallet, ()))
 
 
 @in_memory(grants.GrantContract, "test_the_remainder_of_a_grant_expires_at_its_expiry")
 def a_grant_never_lapses(patch: Patch) -> None:
     patch.setattr(Wallet, "expired_by", lambda wallet, _moment: (wallet, ()))
+
+
+@in_memory(grants.GrantContract, "test_grants_end_a_debt_in_parts")
+def a_grant_repays_no_debt(patch: Patch) -> None:
+    patch.setattr(Wallet, "debt", lambda *_: ZERO)
+
+
+@in_memory(
+    grants.GrantContract,
+    "test_a_grant_repays_no_credits_that_a_hold_or_a_dispute_has_set_aside",
+)
+def credits_set_aside_by_a_dispute_are_a_debt(patch: Patch) -> None:
+    patch.setattr(Wallet, "debt", lambda wallet, arrived: max(-wallet.earned(arrived), ZERO))
+
+
+@in_memory(
+    grants.GrantContract, "test_a_grant_with_the_same_lifetime_is_replayed_at_a_later_moment"
+)
+def a_lifetime_is_compared_by_its_moment(patch: Patch) -> None:
+    patch.setattr(GrantTerms, "expiry", property(lambda terms: Expiry(terms.expires_at)))
 
 
 @in_memory(known_faults.KnownFaultContract, "test_a_won_dispute_releases_everything")

@@ -15,7 +15,7 @@ from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
-from cogni_billing.domain.timestamps import LATEST, expiry
+from cogni_billing.domain.timestamps import LATEST, Expiry
 from cogni_billing.domain.transactions import GrantTerms, Transaction
 
 PRIORITY_DEFAULT: Final = 100
@@ -23,7 +23,7 @@ PRIORITY_MAX: Final = 1_000_000
 
 
 @frozen(kw_only=True)
-class Grant(GrantTerms):
+class Grant:
     """Granted credits, and the part of them that is left.
 
     The lowest `priority` is spent first. Of equal priorities, the grant that expires first comes
@@ -33,6 +33,10 @@ class Grant(GrantTerms):
     id: UUID
     """The id of the transaction that granted them."""
     amount: Amount
+    source: str
+    priority: int
+    expires_at: datetime | None
+    """The present expiry. `None` for never."""
     granted_at: datetime
     remaining: Amount
     """The credits that are not spent, set aside by a hold, or expired."""
@@ -42,14 +46,6 @@ class Grant(GrantTerms):
         """The sort key of the spend order. A grant without expiry comes last in its priority."""
         never = self.expires_at is None
         return self.priority, never, self.expires_at or LATEST, self.granted_at, self.id
-
-
-@frozen
-class Draw:
-    """An amount of one grant that was spent, or set aside by a hold."""
-
-    grant_id: UUID
-    amount: Amount
 
 
 @frozen
@@ -79,7 +75,7 @@ class GrantRequest:
     amount: Amount = field(converter=positive_credits)
     source: str = field(converter=_checked_source)
     priority: int = field(converter=_checked_priority)
-    expires_at: datetime | None = field(converter=expiry)
+    expiry: Expiry
     reference: str = field(converter=checked_reference)
     metadata: Mapping[str, Json] = field(converter=frozen_metadata)
 
@@ -95,7 +91,10 @@ def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> 
         amount=request.amount,
         metadata=request.metadata,
         terms=GrantTerms(
-            source=request.source, priority=request.priority, expires_at=request.expires_at
+            source=request.source,
+            priority=request.priority,
+            expires_at=request.expiry.starting(at),
+            expires_in=request.expiry.lasts,
         ),
     )
 

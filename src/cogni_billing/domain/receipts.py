@@ -12,7 +12,7 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import LedgerCorruption
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Recorded, Transaction
+from cogni_billing.domain.transactions import Recorded, Transaction, drawn
 
 
 @frozen(kw_only=True)
@@ -65,6 +65,8 @@ class GrantReceipt(Receipt):
     source: str
     priority: int
     expires_at: datetime | None
+    repaid: Amount
+    """The part that repaid a debt at once. The rest can be spent, and can expire."""
 
 
 @frozen(kw_only=True)
@@ -139,6 +141,7 @@ def grant_receipt(recorded: Recorded) -> GrantReceipt:
         source=terms.source,
         priority=terms.priority,
         expires_at=terms.expires_at,
+        repaid=drawn(recorded.draws),
         balance=recorded.balance,
         replayed=recorded.replayed,
     )

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.policies import Shortfall
-from cogni_billing.domain.timestamps import expiry_text
+from cogni_billing.domain.timestamps import Expiry, expiry_text
 
 REMAINDER: Final = "what remains"
 Request: TypeAlias = Mapping[str, str]
@@ -39,14 +39,9 @@ def capture(hold_id: UUID, amount: Amount) -> Request:
     return MappingProxyType({"hold": str(hold_id), "amount": str(amount)})
 
 
-def grant(amount: Amount, *, source: str, priority: int, expires_at: datetime | None) -> Request:
+def grant(amount: Amount, *, source: str, priority: int, expiry: Expiry) -> Request:
     return MappingProxyType(
-        {
-            "amount": str(amount),
-            "source": source,
-            "priority": str(priority),
-            "expires_at": expiry_text(expires_at),
-        }
+        {"amount": str(amount), "source": source, "priority": str(priority), **expiry.request}
     )
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
 from attrs import frozen
 
 from cogni_billing.domain import requests
-from cogni_billing.domain.amounts import ZERO, Amount, total
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.errors import UnbalancedTransaction, unknown_kind
 from cogni_billing.domain.identity import SHORTFALL, AccountId, TenantId, account_of, owner_of
 from cogni_billing.domain.kinds import TransactionKind, rules_of
 from cogni_billing.domain.metadata import EMPTY, Json
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
+from cogni_billing.domain.timestamps import Expiry
 
 
 @frozen
@@ -71,6 +72,26 @@ class GrantTerms:
     source: str
     priority: int
     expires_at: datetime | None = None
+    expires_in: timedelta | None = None
+    """The lifetime from which `expires_at` follows, if the caller gave one."""
+
+    @property
+    def expiry(self) -> Expiry:
+        """The expiry as the caller gave it."""
+        return Expiry(self.expires_at) if self.expires_in is None else Expiry(lasts=self.expires_in)
+
+
+@frozen
+class Draw:
+    """An amount of one grant that was spent, or set aside by a hold."""
+
+    grant_id: UUID
+    amount: Amount
+
+
+def drawn(draws: Iterable[Draw]) -> Amount:
+    """The sum of *draws*."""
+    return total((draw.amount for draw in draws), CREDIT)
 
 
 @frozen(kw_only=True)
@@ -182,7 +203,7 @@ class Transaction:
                     self.amount,
                     source=self.terms.source,
                     priority=self.terms.priority,
-                    expires_at=self.terms.expires_at,
+                    expiry=self.terms.expiry,
                 )
             case TransactionKind.EXPIRY:
                 return requests.EXPIRY
@@ -207,3 +228,5 @@ class Recorded:
     transaction: Transaction
     balance: Amount
     replayed: bool
+    draws: tuple[Draw, ...] = ()
+    """The parts of grants that it took, in the order taken. The rest was of purchased credits."""

@@ -21,12 +21,12 @@ from cogni_billing.domain.errors import (
     UnknownHold,
     unknown_kind,
 )
-from cogni_billing.domain.grants import Draw, Expiration, Grant
+from cogni_billing.domain.grants import Expiration, Grant
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.timestamps import EARLIEST, require_unexpired
-from cogni_billing.domain.transactions import Transaction
+from cogni_billing.domain.transactions import Draw, Transaction
 
 Value = TypeVar("Value")
 
@@ -78,6 +78,11 @@ class Wallet:
         """The available credits that were not granted. *arrived* is the sum of all arrivals."""
         granted = total((grant.remaining for grant in self.spendable()), CREDIT)
         return self.posted + arrived - self.aside - granted
+
+    def debt(self, arrived: Amount) -> Amount:
+        """The credits that are owed. Credits that a dispute sets aside for a time are not."""
+        disputed = (part.amount for part in self.disputed.values() if part.is_open)
+        return max(-(self.earned(arrived) + total(disputed, CREDIT)), ZERO)
 
     def hold(self, hold_id: UUID) -> Hold:
         """The hold with this id.
@@ -137,8 +142,10 @@ class Wallet:
 
     # Changes ------------------------------------------------------------------------------------
 
-    def after(self, transaction: Transaction, arrived: Amount) -> Wallet:
-        """This wallet after its owner's *transaction*. *arrived* is the sum of all arrivals.
+    def after(self, transaction: Transaction, arrived: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
+        """This wallet after its owner's *transaction*, and what that took of grants.
+
+        *arrived* is the sum of all arrivals.
 
         Raises:
             InsufficientCredits: less is available and the transaction allows no overdraft, or the
@@ -148,28 +155,35 @@ class Wallet:
             UnbalancedTransaction: its kind is unknown, or is `EXPIRY`. A caller cannot post an
                 expiry, because `caught_up` expires the grants.
         """
+        wallet, draws = self, tuple[Draw, ...]()
         match transaction.kind:
             case TransactionKind.PURCHASE:
-                wallet = self
+                pass
             case TransactionKind.CAPTURE:
-                wallet = self.capturing(transaction)
+                wallet, draws = self.capturing(transaction)
             case TransactionKind.GRANT:
-                grant = _granted(transaction)
-                require_unexpired(grant.expires_at, self.as_of)
-                wallet = self.with_grant(grant)
+                wallet, draws = self.granting(transaction, arrived)
             case TransactionKind.REFUND | TransactionKind.CHARGEBACK:
                 # Purchased credits are taken before granted ones.
                 purchased = max(self.earned(arrived), ZERO)
-                wallet, _ = self.drawing(max(-transaction.amount - purchased, ZERO))
+                wallet, draws = self.drawing(max(-transaction.amount - purchased, ZERO))
             case TransactionKind.EXPIRY:
                 raise UnbalancedTransaction("an expiry is posted by the ledger; do not post one")
             case kind if kind.is_plain_debit:
                 if not transaction.overdraft:
                     self.require_available(-transaction.amount, arrived)
-                wallet, _ = self.drawing(-transaction.amount)
+                wallet, draws = self.drawing(-transaction.amount)
             case _:
                 raise unknown_kind(transaction.kind)
-        return evolve(wallet, posted=self.posted + transaction.amount)
+        return evolve(wallet, posted=self.posted + transaction.amount), draws
+
+    def granting(self, made: Transaction, arrived: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
+        """This wallet with the new grant, and its part that repays the debt."""
+        grant = _granted(made)
+        require_unexpired(grant.expires_at, self.as_of)
+        repaid = min(grant.amount, self.debt(arrived))
+        draws = (Draw(grant.id, repaid),) if repaid.is_positive else ()
+        return self.with_grant(evolve(grant, remaining=grant.amount - repaid)), draws
 
     def with_hold(self, hold: Hold, arrived: Amount) -> Wallet:
         """This wallet with *hold* set aside, in spend order, so that grants come first.
@@ -196,22 +210,30 @@ class Wallet:
         hold = self.hold(hold_id)
         return self.ended(hold.ended(HoldState.RELEASED, self.as_of)) if hold.is_open else self
 
-    def capturing(self, capture: Transaction) -> Wallet:
+    def capturing(self, capture: Transaction) -> tuple[Wallet, tuple[Draw, ...]]:
         assert capture.subject is not None  # its plan names the hold
         hold, taken = self.hold(capture.subject), -capture.amount
         hold.require_capturable(taken)
-        return self.ended(hold.ended(HoldState.CAPTURED, self.as_of, taken))
+        return self.ending(hold.ended(HoldState.CAPTURED, self.as_of, taken))
 
     def ended(self, hold: Hold) -> Wallet:
         """This wallet with the ended *hold*. Grants get back the pinned credits it did not use."""
+        wallet, _ = self.ending(hold)
+        return wallet
+
+    def ending(self, hold: Hold) -> tuple[Wallet, tuple[Draw, ...]]:
+        """Like `ended`, with the pinned credits that the hold used."""
         wallet, used = evolve(self, holds=_with(self.holds, hold.id, hold)), hold.captured
+        draws = list[Draw]()
         for pin in self.pins[hold.id]:
             part = min(pin.amount, used)
             used -= part
+            if part.is_positive:
+                draws.append(Draw(pin.grant_id, part))
             grant = wallet.grants[pin.grant_id]
             returned = grant.remaining + pin.amount - part
             wallet = wallet.with_grant(evolve(grant, remaining=returned))
-        return wallet
+        return wallet, tuple(draws)
 
     def drawing(self, wanted: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
         """This wallet with up to *wanted* taken from its grants, and the draws, in spend order."""

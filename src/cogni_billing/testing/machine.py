@@ -138,9 +138,10 @@ class Ledgers(RuleBasedStateMachine):
         self.model = Model(list(TENANTS), "system")
         self.holds: dict[tuple[str, str], UUID] = {}
         self.disputes: list[tuple[str, str, str]] = []
-        # Gives Alice and the beneficiaries credits to spend, and a hold and a dispute to end.
+        # Gives Alice and the beneficiaries credits to spend, and holds and a dispute to end.
         self.purchase("alice", 3, "z")
         self.hold("alice", 5, "a", None)
+        self.hold("alice", 5, "b", 1)
         self.open_dispute("alice", "z", 1, "a")
 
     def at(self, seconds: int | None) -> datetime | None:
@@ -201,9 +202,16 @@ class Ledgers(RuleBasedStateMachine):
         key=keys,
         priority=st.sampled_from([0, 100]),
         expires=expiries,
+        lasts=st.booleans(),
     )
-    def grant(self, who: str, amount: int, key: str, priority: int, expires: int | None) -> None:
+    def grant(
+        self, who: str, amount: int, key: str, priority: int, expires: int | None, lasts: bool
+    ) -> None:
         expires_at = self.at(expires)
+        lasts = lasts and expires is not None and expires > 0
+        expiry: Any = (
+            {"expires_in": timedelta(seconds=expires or 0)} if lasts else {"expires_at": expires_at}
+        )
         self.compare_receipts(
             lambda b: b.grant(
                 TENANTS[who],
@@ -211,9 +219,11 @@ class Ledgers(RuleBasedStateMachine):
                 source="promo",
                 reference=key,
                 priority=priority,
-                expires_at=expires_at,
+                **expiry,
             ),
-            lambda: self.model.grant(who, (amount, priority, expires_at), key, self.clock.moment),
+            lambda: self.model.grant(
+                who, (amount, priority, expires_at), key, self.clock.moment, tuple(expiry.items())
+            ),
         )
 
     @rule(who=tenants, amount=amounts, key=held_keys, expires=expiries)

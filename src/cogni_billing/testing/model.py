@@ -109,8 +109,14 @@ class Model:
         return self._once(who, ("charge", reference), (amount, overdraft), record, now)
 
     def grant(
-        self, who: str, asked: tuple[int, int, datetime | None], reference: str, now: datetime
+        self,
+        who: str,
+        asked: tuple[int, int, datetime | None],
+        reference: str,
+        now: datetime,
+        expiry: object = None,
     ) -> tuple[int, bool]:
+        """*expiry* is as the caller gave it, in another form than the moment in *asked*."""
         amount, priority, expires = asked
 
         def record(tenant: Dict) -> None:
@@ -118,15 +124,19 @@ class Model:
             expire_due(tenant, now)
             if expires is not None and expires <= tenant["as_of"]:
                 raise RefusedError("invalid_time")
+            granted = sum(grant["left"] for grant in tenant["grants"].values())
+            disputed = sum(p["amount"] for p in tenant["disputed"].values() if p["ended"] is None)
+            debt = granted - available(tenant) - disputed
             tenant["grants"][reference] = {
-                "left": amount,
+                "left": amount - min(amount, max(debt, 0)),
                 "priority": priority,
                 "expires": expires,
                 "granted": (now, len(tenant["grants"])),
             }
             add(tenant, amount)
 
-        return self._once(who, ("grant", reference), asked, record, now)
+        request = (amount, priority, expiry or expires)
+        return self._once(who, ("grant", reference), request, record, now)
 
     def hold(
         self, who: str, amount: int, reference: str, expires: datetime | None, now: datetime

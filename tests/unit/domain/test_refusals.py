@@ -48,7 +48,7 @@ from cogni_billing.domain.metadata import frozen_metadata
 from cogni_billing.domain.policies import checked_policies
 from cogni_billing.domain.reversals import Payment, ReversalRequest
 from cogni_billing.domain.statements import kind_of, page_request
-from cogni_billing.domain.timestamps import require_unexpired, utc
+from cogni_billing.domain.timestamps import Expiry, require_unexpired, utc
 from cogni_billing.testing.base import ALICE, NOON
 from cogni_billing.testing.contracts.purchases import planned
 
@@ -88,7 +88,7 @@ def grant(**given: Any) -> object:
         "amount": credits(1),
         "source": "s",
         "reference": "r",
-        "expires_at": None,
+        "expiry": Expiry.given(given.pop("expires_at", None), None),
         "priority": 0,
         "metadata": None,
     }

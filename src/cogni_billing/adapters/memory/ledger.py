@@ -32,7 +32,7 @@ from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.transactions import Posting, Recorded, Transaction
+from cogni_billing.domain.transactions import Draw, Posting, Recorded, Transaction
 from cogni_billing.domain.wallets import Wallet
 
 
@@ -59,14 +59,14 @@ class MemoryLedger:
             return stored
         self._require_postable(transaction)
         # All checks come before the first write, so that a refusal needs no rollback.
-        wallet = self._current(transaction.at).after(transaction, self._arrived())
+        wallet, draws = self._current(transaction.at).after(transaction, self._arrived())
         if transaction.kind is TransactionKind.PURCHASE:
             self._require_unclaimed(transaction.reference)
             self._claim(transaction)
         if transaction.kind.opens_account:
             open_account(self._store, self._tenant, transaction.at)
         self._keep(wallet)
-        return self._enter(transaction, wallet.as_of)
+        return self._enter(transaction, wallet.as_of, draws)
 
     def _require_postable(self, transaction: Transaction) -> None:
         """Return if only the wallet's state or a claim can still refuse *transaction*."""
@@ -249,12 +249,14 @@ class MemoryLedger:
     def _claim(self, purchase: Transaction) -> None:
         self._store.put(self._store.payments, purchase.reference, self._tenant)
 
-    def _enter(self, transaction: Transaction, at: datetime) -> Recorded:
+    def _enter(
+        self, transaction: Transaction, at: datetime, draws: tuple[Draw, ...] = ()
+    ) -> Recorded:
         for posting in transaction.postings:
             own = posting.account == account_of(self._tenant)
             self._add(transaction, posting, at if own else transaction.at)
         balance = self._store.balance(account_of(self._tenant))
-        recorded = Recorded(transaction, balance, replayed=False)
+        recorded = Recorded(transaction, balance, replayed=False, draws=draws)
         key = (self._tenant, transaction.kind, transaction.reference)
         self._store.put(self._store.recorded, key, recorded)
         self._store.put(self._store.ids, (self._tenant, transaction.id), key)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from attrs import evolve
 
-from cogni_billing.adapters.postgres.rows import in_credits, moment, recorded_from
+from cogni_billing.adapters.postgres.rows import draws_from, in_credits, moment, recorded_from
 from cogni_billing.domain.errors import (
     BillingError,
     HoldClosed,
@@ -43,7 +43,12 @@ def posted(transaction: Transaction, answer: Any, *, repeated: bool = False) -> 
         BillingError: the database refused the transaction, or its key was used for another request.
     """
     if answer["outcome"] == "done":
-        return Recorded(transaction, in_credits(answer["balance"]), replayed=False)
+        return Recorded(
+            transaction,
+            in_credits(answer["balance"]),
+            replayed=False,
+            draws=draws_from(answer.get("grants"), answer.get("amounts")),
+        )
     if answer["outcome"] == "replayed":
         stored = recorded_from(answer["stored"], transaction.tenant)
         same_or_conflict(stored.transaction, transaction.request)

@@ -76,8 +76,12 @@ _FITTING: Final = _broken(
         AND CASE WHEN num_nonnulls(drawn_grants, drawn_amounts) > 0
             THEN cardinality(drawn_grants) = cardinality(drawn_amounts)
                 AND 0 < ALL (drawn_amounts) AND (
-                    SELECT coalesce(sum(part), 0) <= - amount FROM unnest(drawn_amounts) AS part
-                ) ELSE true END
+                    SELECT coalesce(sum(part), 0) <= abs(amount)
+                    FROM unnest(drawn_amounts) AS part
+                )
+                -- A grant repays a debt out of its own credits.
+                AND (amount < 0 OR drawn_grants = ARRAY[id])
+            ELSE true END
     ) IS NOT TRUE
     """,
     _TRANSACTION,

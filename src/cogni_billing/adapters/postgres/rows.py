@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -20,10 +20,17 @@ from cogni_billing.domain.metadata import Json, encoded, read_only
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.statements import Line, PageRequest
-from cogni_billing.domain.transactions import GrantTerms, Recorded, Reversal, Transaction
+from cogni_billing.domain.transactions import (
+    Draw,
+    GrantTerms,
+    Recorded,
+    Reversal,
+    Transaction,
+)
 
 Asked: TypeAlias = dict[str, object]
 _OWN_LINES: Final = 1 << 63
+MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def movement(transaction: Transaction) -> Asked:
@@ -49,6 +56,8 @@ def movement(transaction: Transaction) -> Asked:
     if (terms := transaction.terms) is not None:
         asked["source"], asked["priority"] = terms.source, terms.priority
         asked["expires_at"] = terms.expires_at
+        if terms.expires_in is not None:
+            asked["expires_in"] = terms.expires_in // MICROSECOND
     if (reversal := transaction.reversal) is not None:
         asked["reverses"], asked["shortfall"] = reversal.purchase, reversal.shortfall.value
         asked["returned"] = reversal.amount.value
@@ -79,8 +88,17 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         reversal=_reversal(stored) if kind.reverses else None,
     )
     return Recorded(
-        transaction, in_credits(stored["posted_after"] + stored["arrived"]), replayed=True
+        transaction,
+        in_credits(stored["posted_after"] + stored["arrived"]),
+        replayed=True,
+        draws=draws_from(stored["drawn_grants"], stored["drawn_amounts"]),
     )
+
+
+def draws_from(grants: Any, amounts: Any) -> tuple[Draw, ...]:
+    """Convert two lists to the parts of grants that a transaction took."""
+    pairs = zip(grants or (), amounts or (), strict=True)
+    return tuple(Draw(UUID(grant), in_credits(amount)) for grant, amount in pairs)
 
 
 def document(stored: Any) -> Mapping[str, Json]:
@@ -115,7 +133,8 @@ def _terms(stored: Any) -> GrantTerms:
     return GrantTerms(
         source=stored["source"],
         priority=stored["priority"],
-        expires_at=_moment(stored["expires_at"]),
+        expires_at=_moment(stored["granted_until"]),
+        expires_in=_lifetime(stored["expires_in"]),
     )
 
 
@@ -130,13 +149,12 @@ def _shares(stored: Any) -> tuple[Share, ...]:
 
 def grant_from(stored: Any) -> Grant:
     """Convert a grant in the answer of `grants`."""
-    terms = _terms(stored)
     return Grant(
         id=UUID(stored["id"]),
         amount=in_credits(stored["amount"]),
-        source=terms.source,
-        priority=terms.priority,
-        expires_at=terms.expires_at,
+        source=stored["source"],
+        priority=stored["priority"],
+        expires_at=_moment(stored["expires_at"]),
         granted_at=moment(stored["granted_at"]),
         remaining=in_credits(stored["remaining"]),
     )
@@ -322,6 +340,10 @@ def moment(written: str) -> datetime:
 
 def _moment(written: str | None) -> datetime | None:
     return None if written is None else moment(written)
+
+
+def _lifetime(microseconds: int | None) -> timedelta | None:
+    return None if microseconds is None else int(microseconds) * MICROSECOND
 
 
 def _id(written: str | None) -> UUID | None:

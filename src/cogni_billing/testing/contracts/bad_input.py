@@ -126,6 +126,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "flag": FLAGS,
     "shortfall": (None, "debt", "DEBT", 0, True, object()),
     "moment": MOMENTS,
+    "lifetime": (3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
     "priority": (None, 1.0, "1", True, 2**31, -(2**31) - 1, 10**5000, math.nan),
     "limit": (0, -1, True, 1.0, "50", None, 10**100),
     "cursor": ("", "0", "01", "-1", "1e3", "x" * 100, 5, b"1", "\u0661", True, "9" * 1000),
@@ -146,6 +147,7 @@ PART: Final[Arguments] = {"amount": (usd("0.50"), "some money")}
 SHORTFALL: Final[Arguments] = {"shortfall": (Shortfall.CLAMP, "shortfall")}
 HOLD: Final[Arguments] = {"hold_id": (UUID(int=5), "id")}
 EXPIRES: Final[Arguments] = {"expires_at": (NOON + HOUR, "moment")}
+EXPIRES_IN: Final[Arguments] = {"expires_in": (None, "lifetime")}  # beside expires_at
 SECRET: Final[Arguments] = {"key": (b"k" * 32, "secret")}
 ALL_OR_NOTHING: Final[Arguments] = {"all_or_nothing": (False, "flag")}
 ARGUMENTS: Final[dict[str, Arguments]] = {
@@ -162,6 +164,7 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | {"source": ("promo:a", "source")}
     | REFERENCE
     | EXPIRES
+    | EXPIRES_IN
     | {"priority": (1, "priority")}
     | METADATA,
     "grants": TENANT,

@@ -8,6 +8,7 @@ from functools import partial
 from uuid import UUID
 
 import pytest
+from attrs import evolve
 
 from cogni_billing import (
     SYSTEM_TENANT_ID,
@@ -78,6 +79,7 @@ class GrantContract(Contract):
             source="promo:launch",
             priority=7,
             expires_at=NOON + HOUR,
+            repaid=credits(0),
             balance=credits(50_000),
             replayed=False,
         )
@@ -314,17 +316,99 @@ class GrantContract(Contract):
 
         assert left(rich) == {"promo:a": 480}
 
-    def test_a_grant_does_not_pay_a_debt(self, billing: Billing, clock: SteppingClock) -> None:
+    def test_a_grant_with_a_lifetime_expires_that_long_after_the_call(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        receipt = billing.grant(ALICE, credits(5), source="a", reference="a", expires_in=HOUR)
+        assert receipt.expires_at == clock.moment + HOUR
+        clock.moment = receipt.expires_at - SECOND
+
+        assert billing.balance(ALICE).posted == credits(0)
+
+    def test_a_grant_with_the_same_lifetime_is_replayed_at_a_later_moment(
+        self, billing: Billing
+    ) -> None:
+        asked = partial(billing.grant, ALICE, credits(5), source="a", reference="a")
+        lifetime = timedelta(days=400, microseconds=1_500_000)
+        first = asked(expires_in=lifetime)
+
+        again = asked(expires_in=lifetime)
+
+        assert again.replayed
+        assert again == evolve(first, replayed=True)
+        with pytest.raises(IdempotencyConflict) as another:
+            asked(expires_in=HOUR)
+        with pytest.raises(IdempotencyConflict) as absolute:
+            asked(expires_at=first.expires_at)
+        stored = "34560001.5 s"
+        assert another.value.differences == (Difference("expires_in", stored, "3600 s"),)
+        assert [each.field for each in absolute.value.differences] == ["expires_at", "expires_in"]
+
+    def test_a_grant_repays_the_debt_first_and_only_its_rest_can_be_spent_and_expire(
+        self, billing: Billing, clock: SteppingClock, totals: Totals
+    ) -> None:
         billing.open_account(ALICE)
         billing.charge(ALICE, credits(70), reference="run-1", allow_overdraft=True)
-        billing.grant(ALICE, credits(100), source="a", reference="a", expires_at=NOON + HOUR)
+        asked = partial(
+            billing.grant, ALICE, credits(100), source="a", reference="a", expires_at=NOON + HOUR
+        )
+
+        receipt = asked()
+
+        assert (receipt.granted, receipt.repaid) == (credits(100), credits(70))
+        assert asked() == evolve(receipt, replayed=True)
+        assert left(billing) == {"a": 30}
         assert billing.balance(ALICE).available == credits(30)
         with pytest.raises(InsufficientCredits):
             billing.charge(ALICE, credits(31), reference="run-2")
-        billing.charge(ALICE, credits(30), reference="run-2")
+        billing.charge(ALICE, credits(10), reference="run-2")
         clock.moment = NOON + HOUR
+        assert self.posted(billing) == credits(0)
+        billing.sweep()
+        assert totals()[BREAKAGE] == 20
+        assert billing.verify().violations == ()
 
-        assert self.posted(billing) == credits(-70)
+    def test_grants_end_a_debt_in_parts(self, billing: Billing, clock: SteppingClock) -> None:
+        """An overdraft does not lock out a tenant with a monthly grant for good."""
+        billing.open_account(ALICE)
+        billing.charge(ALICE, credits(100), reference="run-1", allow_overdraft=True)
+
+        repaid = []
+        for month in range(1, 4):
+            receipt = billing.grant(
+                ALICE, credits(80), source="plan", reference=str(month), expires_in=HOUR
+            )
+            repaid.append(int(receipt.repaid.value))
+            clock.moment += 2 * HOUR
+
+        assert repaid == [80, 20, 0]
+        assert self.posted(billing) == credits(0)
+
+    def test_a_grant_repays_no_credits_that_a_hold_or_a_dispute_has_set_aside(
+        self, billing: Billing
+    ) -> None:
+        billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+        billing.charge(ALICE, credits(999_900), reference="run-1")
+        billing.open_dispute(ALICE, payment="stripe:pi_1", reference="dp_1")
+        assert billing.balance(ALICE).available == credits(-999_900)
+
+        receipt = billing.grant(ALICE, credits(50), source="a", reference="a")
+
+        assert receipt.repaid == credits(0)
+        billing.win_dispute(ALICE, payment="stripe:pi_1", reference="dp_1")
+        billing.hold(ALICE, credits(150), reference="run-2")
+        assert billing.grant(ALICE, credits(9), source="b", reference="b").repaid == credits(0)
+
+    def test_a_lost_dispute_is_a_debt_that_a_grant_repays(self, billing: Billing) -> None:
+        billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+        billing.charge(ALICE, credits(999_990), reference="run-1")
+        billing.open_dispute(ALICE, payment="stripe:pi_1", reference="dp_1")
+        billing.lose_dispute(ALICE, payment="stripe:pi_1", reference="dp_1")
+
+        receipt = billing.grant(ALICE, credits(1_000_000), source="a", reference="a")
+
+        assert receipt.repaid == credits(999_990)
+        assert left(billing) == {"a": 10}
 
     def test_an_overdraft_uses_up_grants_first(
         self, billing: Billing, clock: SteppingClock
@@ -473,6 +557,9 @@ class GrantContract(Contract):
             ({"expires_at": NOON}, InvalidTime),
             ({"expires_at": NOON + SECOND}, InvalidTime),  # the moment of the call
             ({"expires_at": "2027"}, InvalidTime),
+            ({"expires_in": timedelta(0)}, InvalidTime),
+            ({"expires_in": HOUR, "expires_at": NOON + HOUR}, InvalidTime),
+            ({"expires_in": timedelta(days=4_000_000)}, InvalidTime),
             ({"metadata": {"a": float("nan")}}, InvalidMetadata),
         ],
     )

@@ -18,7 +18,8 @@ BEGIN
     RETURN (
         SELECT to_json(told)
         FROM (
-            SELECT (made).*, kept.policy AS rules, terms.source, terms.priority, terms.expires_at,
+            SELECT (made).*, kept.policy AS rules, terms.source, terms.priority,
+                terms.granted_until, terms.expires_in,
                 bought.reference AS payment, bought.paid_unit AS payment_unit
             FROM (SELECT) AS always
             LEFT JOIN cogni_billing.policies AS kept
@@ -103,10 +104,11 @@ BEGIN
         -- PL/pgSQL prepares each expression in each transaction, even in branches that are not
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
-            m.priority, m.expires_at, m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
+            m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
         THEN
             IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
-                OR m.kind <> 'grant' AND num_nonnulls(m.source, m.priority, m.expires_at) > 0
+                OR m.kind <> 'grant'
+                AND num_nonnulls(m.source, m.priority, m.expires_at, m.expires_in) > 0
                 OR m.reverses IS NULL
                 AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
             THEN
@@ -240,7 +242,10 @@ BEGIN
             END IF;
         ELSIF m.kind = 'grant' THEN
             IF (cogni_billing.is_visible(m.source) AND m.priority BETWEEN 0 AND 1000000
-                AND coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)) IS NOT TRUE
+                AND coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)
+                AND coalesce(extract(epoch FROM m.expires_at - m.at) * 1000000 = m.expires_in,
+                    m.expires_in IS NULL)
+            ) IS NOT TRUE
             THEN
                 PERFORM cogni_billing.refuse('grants_have_their_terms');
             END IF;
@@ -248,11 +253,24 @@ BEGIN
                 answers := answers || format('{"outcome":"expired","present":%s}', to_json(present));
                 CONTINUE;
             END IF;
+            to_draw := 0;
+            IF w.granted > available THEN
+                -- It repays the debt first. Credits set aside by disputes are no debt.
+                to_draw := least(m.amount, cogni_billing.debt_of(owner, w.granted - available));
+                IF to_draw > 0 THEN
+                    from_grants := ARRAY[m.id];
+                    from_amounts := ARRAY[to_draw];
+                END IF;
+            END IF;
             INSERT INTO cogni_billing.grants (
-                tenant_id, id, amount, source, priority, granted_at, expires_at
-            ) VALUES (owner, m.id, m.amount, m.source, m.priority, m.at, m.expires_at)
+                tenant_id, id, amount, taken, source, priority, granted_at, expires_at,
+                granted_until, expires_in
+            ) VALUES (
+                owner, m.id, m.amount, to_draw, m.source, m.priority, m.at, m.expires_at,
+                m.expires_at, m.expires_in
+            )
             ON CONFLICT DO NOTHING;  -- refused below
-            w.granted := w.granted + m.amount;
+            w.granted := w.granted + m.amount - to_draw;
             w.due_at := least(w.due_at, m.expires_at);
         ELSIF m.kind = 'capture' THEN
             SELECT * INTO hold FROM cogni_billing.holds
@@ -355,7 +373,13 @@ BEGIN
             legs := legs || ROW(owner, m.id, n + 1, cogni_billing.contra_of(m.kind), 0, m.kind,
                 other_side, m.at)::cogni_billing.arrivals;
         END IF;
-        answers := answers || format('{"outcome":"done","balance":%s}', w.posted + arrived);
+        answers := answers || CASE
+            WHEN from_grants IS NULL
+            THEN format('{"outcome":"done","balance":%s}', w.posted + arrived)
+            ELSE format(
+                '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s}',
+                w.posted + arrived, to_json(from_grants), to_json(from_amounts))
+        END;
     END LOOP;
     IF changed THEN
         UPDATE cogni_billing.wallets

@@ -40,6 +40,15 @@ BEGIN
 END
 $$;
 
+-- The debt of a tenant, if its credits without granted ones are short of zero by so much. Credits
+-- that open disputes set aside for a time are no debt.
+CREATE FUNCTION cogni_billing.debt_of(owner uuid, short numeric) RETURNS numeric
+LANGUAGE sql STABLE AS $$
+    SELECT greatest(0, short - coalesce(sum(amount), 0))
+    FROM cogni_billing.holds
+    WHERE tenant_id = owner AND kind = 'dispute' AND state = 'open'
+$$;
+
 -- Ends an open hold, of which `used` credits were spent. Returns the used parts of its grants as
 -- two lists. Unused parts go back to the grants.
 CREATE FUNCTION cogni_billing.end_hold(

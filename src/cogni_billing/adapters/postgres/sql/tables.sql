@@ -24,6 +24,7 @@ CREATE TYPE cogni_billing.movement AS (
     source         text,
     priority       integer,
     expires_at     timestamptz,
+    expires_in     bigint,
     reverses       uuid,
     returned       numeric,
     returned_total numeric,
@@ -187,6 +188,9 @@ CREATE TABLE cogni_billing.grants (
     priority   integer          NOT NULL,
     granted_at timestamptz      NOT NULL,
     expires_at timestamptz,
+    -- The first expiry, and the lifetime in microseconds if the caller gave one.
+    granted_until timestamptz,
+    expires_in bigint,
     CONSTRAINT grants_pkey PRIMARY KEY (id, tenant_id)
 );
 

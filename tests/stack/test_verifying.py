@@ -145,6 +145,10 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         CHARGED.format("drawn_amounts = ARRAY[drawn_amounts[1] + 1] || drawn_amounts[2:]"),
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.GRANTS_ADD_UP},
     ),
+    "a grant repays a debt with another grant": (
+        TRANSACTION.format(f"drawn_grants = ARRAY[{PURCHASE}], drawn_amounts = ARRAY[1]", "b"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.GRANTS_ADD_UP},
+    ),
     "a share is not a number": (
         BOUGHT.format("shares = '{NaN}'"),
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.POSTINGS_MATCH},

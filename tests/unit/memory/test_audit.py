@@ -19,8 +19,8 @@ from cogni_billing.testing import ALICE, BOB, CountingIds, FakeVerifier, Movable
 from cogni_billing.testing.contracts.attempt_base import CARD
 
 CAROL = TenantId(UUID(int=2**64))
-PURCHASE, CHARGE, REFUND, PAID_ATTEMPT, _, AN_INTENT = (
-    f"00000000-0000-0000-0000-00000000000{n}" for n in range(1, 7)
+PURCHASE, CHARGE, REFUND, PAID_ATTEMPT, _, AN_INTENT, DEBT, GRANT = (
+    f"00000000-0000-0000-0000-00000000000{n}" for n in range(1, 9)
 )
 
 
@@ -57,6 +57,12 @@ def change_attempt(
     if intent is not None:
         fields["intent"] = evolve(found.intent, amount=intent)
     store.attempts[key] = evolve(found, **fields)
+
+
+def change_grant(store: Store) -> None:
+    wallet = store.wallets[BOB]
+    (grant,) = wallet.grants.values()
+    store.wallets[BOB] = wallet.with_grant(evolve(grant, remaining=credits(4)))
 
 
 def claim_another(store: Store) -> None:
@@ -103,6 +109,7 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         lambda store: store.lines[USAGE].clear(),
         [
             f"I1 postings_match: tenant {ALICE}, transaction {CHARGE}: -7 CREDIT, nothing instead of -7 CREDIT, 7 CREDIT",
+            f"I1 postings_match: tenant {BOB}, transaction {DEBT}: -2 CREDIT, nothing instead of -2 CREDIT, 2 CREDIT",
         ],
     ),
     (
@@ -138,6 +145,12 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         ],
     ),
     (
+        change_grant,
+        [
+            f"I10 grants_add_up: tenant {BOB}, grant {GRANT}: 6 CREDIT taken instead of 7 CREDIT, of 10 CREDIT",
+        ],
+    ),
+    (
         lambda store: store.accounts.pop(ALICE),
         [
             f"I2 wallets_have_accounts: tenant {ALICE}: no account",
@@ -148,10 +161,15 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
 
 @pytest.fixture
 def unit_of_work() -> InMemoryUnitOfWork:
-    """Alice has paid ten cents, spent seven credits and got two cents back. Carol paid two dollars."""
+    """Open a ledger with transactions of three tenants.
+
+    Alice has paid ten cents, spent seven credits and got two cents back. Carol has paid two
+    dollars. A grant of ten credits has repaid Bob's debt of two, and he has set five aside.
+    """
     unit_of_work = InMemoryUnitOfWork()
     clock, ids, verifier = MovableClock(), CountingIds(), FakeVerifier()
     billing = Billing(unit_of_work, clock=clock, ids=ids)
+    billing.open_account(BOB)
     billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
     billing.charge(ALICE, credits(7), reference="run-1")
     billing.refund(ALICE, payment="stripe:pi_1", amount=usd("0.02"), reference="re_1")
@@ -162,6 +180,9 @@ def unit_of_work() -> InMemoryUnitOfWork:
     intent = attempts.create_intent(CAROL, usd("2.00"))
     attempts.submit(CAROL, intent.attempt_id, "stripe:pi_9")
     attempts.create_intent(CAROL, usd("2.00"))
+    billing.charge(BOB, credits(2), reference="run-1", allow_overdraft=True)
+    billing.grant(BOB, credits(10), source="promo:a", reference="a")
+    billing.hold(BOB, credits(5), reference="run-2")
     return unit_of_work
 
 
@@ -178,10 +199,10 @@ def test_a_violation_is_located_and_described(
 
 def test_a_new_wallet_has_no_violations(unit_of_work: InMemoryUnitOfWork) -> None:
     """The wallet has no posting, and its account has no line."""
-    billing = Billing(unit_of_work)
-    billing.open_account(BOB)
+    billing, dave = Billing(unit_of_work), TenantId(UUID(int=2**65))
+    billing.open_account(dave)
     billing.refund(ALICE, payment="stripe:pi_1", reference="re_2")
-    with unit_of_work.scope(BOB) as scope:
+    with unit_of_work.scope(dave) as scope:
         scope.ledger.expire_due(unit_of_work.clock.now())
 
     assert billing.verify().violations == ()

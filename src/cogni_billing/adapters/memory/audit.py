@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from uuid import UUID
 
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.attempts import AttemptState
-from cogni_billing.domain.identity import account_of
+from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.transactions import Reversal, Transaction, imbalance
+from cogni_billing.domain.transactions import Draw, Reversal, Transaction, imbalance
 from cogni_billing.domain.verification import (
     Invariant,
     Violation,
@@ -23,6 +25,7 @@ def violations(store: Store) -> Iterator[Violation]:
     yield from _transactions(store)
     yield from _lines(store)
     yield from _wallets(store)
+    yield from _grants(store)
     yield from _payments(store)
     yield from _attempts(store)
 
@@ -98,6 +101,32 @@ def _wallets(store: Store) -> Iterator[Violation]:
             yield Violation(Invariant.WALLETS_MATCH, {"tenant": str(tenant)}, detail)
         if tenant not in store.accounts:
             yield Violation(Invariant.WALLETS_HAVE_ACCOUNTS, {"tenant": str(tenant)}, "no account")
+
+
+def _grants(store: Store) -> Iterator[Violation]:
+    used = defaultdict[tuple[TenantId, UUID], list[Amount]](list)
+    for tenant, draw in _drawn(store):
+        used[tenant, draw.grant_id].append(draw.amount)
+    for tenant, wallet in store.wallets.items():
+        for grant in wallet.grants.values():
+            taken = grant.amount - grant.remaining
+            if taken != (parts := total(used[tenant, grant.id], CREDIT)):
+                where = {"tenant": str(tenant), "grant": str(grant.id)}
+                detail = f"{taken} taken instead of {parts}, of {grant.amount}"
+                yield Violation(Invariant.GRANTS_ADD_UP, where, detail)
+
+
+def _drawn(store: Store) -> Iterator[tuple[TenantId, Draw]]:
+    """The parts of grants that were spent, expired, or are set aside."""
+    for (tenant, kind, _), recorded in store.recorded.items():
+        yield from ((tenant, draw) for draw in recorded.draws)
+        made = recorded.transaction
+        if kind is TransactionKind.EXPIRY and made.subject is not None:
+            yield tenant, Draw(made.subject, -made.amount)
+    for tenant, wallet in store.wallets.items():
+        for hold in wallet.holds.values():
+            if hold.is_open:
+                yield from ((tenant, pin) for pin in wallet.pins[hold.id])
 
 
 def _payments(store: Store) -> Iterator[Violation]:

@@ -22,7 +22,7 @@ TRANSACTION: Final = (
 )
 ARRIVAL: Final = ("sequence", "account_id", "position", "kind", "amount", "occurred_at")
 CLAIM: Final = ("tenant_id", "transaction_id")
-GRANT: Final = ("amount", "source", "priority", "granted_at", "expires_at")
+GRANT: Final = ("amount", "source", "priority", "granted_at", "first_expires_at", "expires_in")
 
 
 def history(connection: Connection, pieces: Sequence[Piece]) -> list[list[Entry]]:

@@ -133,7 +133,7 @@ def _terms(stored: Any) -> GrantTerms:
     return GrantTerms(
         source=stored["source"],
         priority=stored["priority"],
-        expires_at=_moment(stored["granted_until"]),
+        expires_at=_moment(stored["first_expires_at"]),
         expires_in=_lifetime(stored["expires_in"]),
     )
 

@@ -19,7 +19,7 @@ BEGIN
         SELECT to_json(told)
         FROM (
             SELECT (made).*, kept.policy AS rules, terms.source, terms.priority,
-                terms.granted_until, terms.expires_in,
+                terms.first_expires_at, terms.expires_in,
                 bought.reference AS payment, bought.paid_unit AS payment_unit
             FROM (SELECT) AS always
             LEFT JOIN cogni_billing.policies AS kept
@@ -264,7 +264,7 @@ BEGIN
             END IF;
             INSERT INTO cogni_billing.grants (
                 tenant_id, id, amount, taken, source, priority, granted_at, expires_at,
-                granted_until, expires_in
+                first_expires_at, expires_in
             ) VALUES (
                 owner, m.id, m.amount, to_draw, m.source, m.priority, m.at, m.expires_at,
                 m.expires_at, m.expires_in

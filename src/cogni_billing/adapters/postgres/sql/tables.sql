@@ -179,18 +179,18 @@ CREATE INDEX holds_open ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (amo
 
 -- Credits with a source and a spend order. `taken` is spent, set aside by an open hold, or expired.
 CREATE TABLE cogni_billing.grants (
-    tenant_id  uuid             NOT NULL,
+    tenant_id        uuid             NOT NULL,
     -- The transaction's.
-    id         uuid             NOT NULL,
-    amount     numeric          NOT NULL,
-    taken      numeric          NOT NULL DEFAULT 0,
-    source     text COLLATE "C" NOT NULL,
-    priority   integer          NOT NULL,
-    granted_at timestamptz      NOT NULL,
-    expires_at timestamptz,
+    id               uuid             NOT NULL,
+    amount           numeric          NOT NULL,
+    taken            numeric          NOT NULL DEFAULT 0,
+    source           text COLLATE "C" NOT NULL,
+    priority         integer          NOT NULL,
+    granted_at       timestamptz      NOT NULL,
+    expires_at       timestamptz,
     -- The first expiry, and the lifetime in microseconds if the caller gave one.
-    granted_until timestamptz,
-    expires_in bigint,
+    first_expires_at timestamptz,
+    expires_in       bigint,
     CONSTRAINT grants_pkey PRIMARY KEY (id, tenant_id)
 );
 

@@ -173,8 +173,10 @@ class MemoryLedger:
             before = wallet.hold(hold_id)
             if before.state not in {HoldState.OPEN, HoldState.RELEASED}:
                 raise HoldClosed(hold_id, before.state)
+            if not before.is_open:
+                return evolve(before, replayed=True)
             self._keep(wallet.released(hold_id))
-            return evolve(self._wallet().hold(hold_id), replayed=not before.is_open)
+            return self._wallet().hold(hold_id)
 
     def expire_due(self, moment: datetime, /) -> bool:
         with self._guard.call():

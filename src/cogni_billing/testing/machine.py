@@ -143,6 +143,11 @@ class Ledgers(RuleBasedStateMachine):
         self.hold("alice", 5, "a", None)
         self.hold("alice", 5, "b", 1)
         self.open_dispute("alice", "z", 1, "a")
+        # Refusals that few random sequences meet.
+        self.refund("alice", "z", 3, "a", clamp=False)
+        self.open_dispute("alice", "z", 1, "b")
+        self.win_dispute(1)
+        self.lose_dispute(1, clamp=False)
 
     def at(self, seconds: int | None) -> datetime | None:
         """The moment that many seconds from now."""

@@ -556,7 +556,7 @@ def test_violation_has_ids_of_its_place(database: Database, billing: Billing) ->
         (violation,) = verification(connection, 1000).violations
 
     assert violation.where == {"tenant": str(ALICE), "account": str(ALICE)}
-    assert str(violation).startswith(f"I2 wallets_match: tenant {ALICE}, account {ALICE}: ")
+    assert str(violation).startswith(f"wallets_match: tenant {ALICE}, account {ALICE}: ")
 
 
 def test_verification_violations_of_one_tenant_do_not_hide_another_tenant(

@@ -64,16 +64,16 @@ def verification_table(verification: Verification, *, with_seals: bool) -> Table
     """Each invariant, and its violations."""
     result = table(
         f"{verification.transactions} transactions, {verification.postings} postings",
-        ("invariant", "meaning", "finding"),
+        ("invariant", "finding"),
     )
     for invariant in Invariant:
         if invariant is Invariant.TRANSACTIONS_MATCH_THEIR_SEAL and not with_seals:
             continue
         broken = [found for found in verification.violations if found.invariant is invariant]
         for violation in broken:
-            result.add_row(invariant.number, invariant.meaning, cell(str(violation), "red"))
+            result.add_row(invariant.meaning, cell(str(violation), "red"))
         if not broken:
-            result.add_row(invariant.number, invariant.meaning, "[green]ok")
+            result.add_row(invariant.meaning, "[green]ok")
     return result
 
 

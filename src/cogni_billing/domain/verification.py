@@ -19,50 +19,43 @@ from cogni_billing.domain.transactions import Reversal
 
 
 class Invariant(Enum):
-    """An invariant of the recorded data, with its number and a sentence for reports."""
+    """An invariant of the recorded data, with a sentence for reports."""
 
-    TRANSACTIONS_SUM_TO_ZERO = ("I1", "a transaction's postings sum to zero in each unit")
-    POSTINGS_MATCH = ("I1", "a transaction has exactly the postings that it declares")
-    TRANSACTIONS_FIT_THEIR_KIND = ("I1", "a transaction has the fields and the sign of its kind")
-    TRANSACTIONS_DO_WHAT_WAS_ASKED = ("I4", "a transaction does what its request asked for")
-    WALLETS_MATCH = ("I2", "a wallet is the sum of its owner's transactions")
-    WALLETS_HAVE_ACCOUNTS = ("I2", "a wallet belongs to an open account")
-    WALLETS_FOLLOW_A_CHECKPOINT = ("I2", "the received credits of a wallet match a checkpoint")
-    WALLETS_KNOW_WHAT_IS_DUE = ("I2", "a wallet stores when its next hold or grant expires")
-    LINES_RUN_ON = ("I2", "a line's balance is the previous balance plus its amount")
-    LINES_ARE_GAPLESS = ("I2", "lines are numbered without a gap, up to their wallet's count")
-    LINES_SEE_ARRIVALS = (
-        "I2",
-        "a line has seen at least the arrivals of earlier lines",
-    )
-    HOLDS_ARE_COUNTED = ("I2", "a wallet sets aside the sum of its open holds")
-    GRANTS_ARE_COUNTED = ("I2", "a wallet counts the remainder of its grants")
-    CHECKPOINTS_MATCH = ("I2", "a checkpoint is the sum of the lines up to it")
-    POLICIES_MATCH_THEIR_DIGEST = ("I3", "a policy is recorded under the digest of its text")
-    SHARES_FOLLOW_THE_POLICY = ("I3", "a purchase has the shares of its recorded policy")
-    PURCHASES_CREDIT_WHAT_WAS_PAID = ("I3", "a purchase credits all that its payment buys")
-    PURCHASES_CLAIM_THEIR_PAYMENT = ("I5", "a purchase has claimed its payment")
-    PAYMENTS_HAVE_THEIR_PURCHASE = ("I5", "a claimed payment has its purchase")
-    ATTEMPTS_HAVE_THEIR_PURCHASE = (
-        "I5",
-        "a credited attempt has its purchase, of the same amount",
-    )
-    ATTEMPTS_FOLLOW_THEIR_EVENTS = ("I5", "an attempt is in the state of its last event")
-    EVIDENCE_IS_OF_ITS_ATTEMPT = ("I5", "a pending or credited attempt claims its evidence")
-    TRANSACTIONS_MATCH_THEIR_SEAL = ("I8", "a sealed transaction has not changed since")
-    HOLDS_FIT_THEIR_KIND = ("I10", "a hold has the fields of its kind and state")
-    CAPTURES_MATCH_THEIR_HOLD = ("I10", "a captured hold has one capture, of the same amount")
-    GRANTS_MATCH_THEIR_TRANSACTION = ("I10", "a grant has the amount that its transaction minted")
-    GRANTS_ADD_UP = ("I10", "credits taken from a grant were spent, held or expired")
-    GRANTS_EXPIRE_ON_TIME = ("I10", "the credits of a grant expire at its expiry, not before")
-    REVERSALS_FOLLOW_ONE_ANOTHER = ("I11", "reversals of a payment add up, and stay within it")
-    REVERSALS_TAKE_BACK_THEIR_PART = ("I11", "a reversal takes back its part of every leg")
-    DISPUTES_ARE_SET_ASIDE = ("I11", "an open dispute sets its credits aside on every wallet")
-    DISPUTES_ARE_OF_THEIR_PAYMENT = ("I11", "a dispute covers its part of every leg of the payment")
-    CHARGEBACKS_END_A_DISPUTE = ("I11", "a chargeback ends a dispute of the same amount")
+    TRANSACTIONS_SUM_TO_ZERO = "a transaction's postings sum to zero in each unit"
+    POSTINGS_MATCH = "a transaction has exactly the postings that it declares"
+    TRANSACTIONS_FIT_THEIR_KIND = "a transaction has the fields and the sign of its kind"
+    TRANSACTIONS_DO_WHAT_WAS_ASKED = "a transaction does what its request asked for"
+    WALLETS_MATCH = "a wallet is the sum of its owner's transactions"
+    WALLETS_HAVE_ACCOUNTS = "a wallet belongs to an open account"
+    WALLETS_FOLLOW_A_CHECKPOINT = "the received credits of a wallet match a checkpoint"
+    WALLETS_KNOW_WHAT_IS_DUE = "a wallet stores when its next hold or grant expires"
+    LINES_RUN_ON = "a line's balance is the previous balance plus its amount"
+    LINES_ARE_GAPLESS = "lines are numbered without a gap, up to their wallet's count"
+    LINES_SEE_ARRIVALS = "a line has seen at least the arrivals of earlier lines"
+    HOLDS_ARE_COUNTED = "a wallet sets aside the sum of its open holds"
+    GRANTS_ARE_COUNTED = "a wallet counts the remainder of its grants"
+    CHECKPOINTS_MATCH = "a checkpoint is the sum of the lines up to it"
+    POLICIES_MATCH_THEIR_DIGEST = "a policy is recorded under the digest of its text"
+    SHARES_FOLLOW_THE_POLICY = "a purchase has the shares of its recorded policy"
+    PURCHASES_CREDIT_WHAT_WAS_PAID = "a purchase credits all that its payment buys"
+    PURCHASES_CLAIM_THEIR_PAYMENT = "a purchase has claimed its payment"
+    PAYMENTS_HAVE_THEIR_PURCHASE = "a claimed payment has its purchase"
+    ATTEMPTS_HAVE_THEIR_PURCHASE = "a credited attempt has its purchase, of the same amount"
+    ATTEMPTS_FOLLOW_THEIR_EVENTS = "an attempt is in the state of its last event"
+    EVIDENCE_IS_OF_ITS_ATTEMPT = "a pending or credited attempt claims its evidence"
+    TRANSACTIONS_MATCH_THEIR_SEAL = "a sealed transaction has not changed since"
+    HOLDS_FIT_THEIR_KIND = "a hold has the fields of its kind and state"
+    CAPTURES_MATCH_THEIR_HOLD = "a captured hold has one capture, of the same amount"
+    GRANTS_MATCH_THEIR_TRANSACTION = "a grant has the amount that its transaction minted"
+    GRANTS_ADD_UP = "credits taken from a grant were spent, held or expired"
+    GRANTS_EXPIRE_ON_TIME = "the credits of a grant expire at its expiry, not before"
+    REVERSALS_FOLLOW_ONE_ANOTHER = "reversals of a payment add up, and stay within it"
+    REVERSALS_TAKE_BACK_THEIR_PART = "a reversal takes back its part of every leg"
+    DISPUTES_ARE_SET_ASIDE = "an open dispute sets its credits aside on every wallet"
+    DISPUTES_ARE_OF_THEIR_PAYMENT = "a dispute covers its part of every leg of the payment"
+    CHARGEBACKS_END_A_DISPUTE = "a chargeback ends a dispute of the same amount"
 
-    def __init__(self, number: str, meaning: str) -> None:
-        self.number = number
+    def __init__(self, meaning: str) -> None:
         self.meaning = meaning
 
     @property
@@ -81,7 +74,7 @@ class Violation:
 
     def __str__(self) -> str:
         ids = ", ".join(f"{name} {id_}" for name, id_ in self.where.items())
-        return escaped(f"{self.invariant.number} {self.invariant.code}: {ids}: {self.detail}")
+        return escaped(f"{self.invariant.code}: {ids}: {self.detail}")
 
 
 @frozen(kw_only=True)

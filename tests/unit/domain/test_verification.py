@@ -117,7 +117,7 @@ def test_a_violation_names_the_place_and_the_problem() -> None:
         Invariant.WALLETS_MATCH, {"tenant_id": "7", "unit": "CREDIT"}, "1 and not 2"
     )
 
-    assert str(violation) == "I2 wallets_match: tenant_id 7, unit CREDIT: 1 and not 2"
+    assert str(violation) == "wallets_match: tenant_id 7, unit CREDIT: 1 and not 2"
 
 
 def test_a_verification_without_violations_is_ok() -> None:

@@ -73,87 +73,87 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
     (
         lambda store: record(store, PURCHASE, lambda made: evolve(made, policy={})),
         [
-            f"I3 shares_follow_the_policy: tenant {ALICE}, transaction {PURCHASE}: policy: expected the fields version, effective_from, mode, rules, and perhaps clawback, got '[]'",
+            f"shares_follow_the_policy: tenant {ALICE}, transaction {PURCHASE}: policy: expected the fields version, effective_from, mode, rules, and perhaps clawback, got '[]'",
         ],
     ),
     (
         lambda store: record(store, PURCHASE, lambda made: evolve(made, paid=usd(9))),
         [
-            f"I3 shares_follow_the_policy: tenant {ALICE}, transaction {PURCHASE}: 250000 CREDIT for 00000000-0000-4000-b000-000000000000 instead of 22500000 CREDIT for 00000000-0000-4000-b000-000000000000",
-            f"I3 purchases_credit_what_was_paid: tenant {ALICE}, transaction {PURCHASE}: 9.00 USD buys 90000000 CREDIT, and 1000000 CREDIT were credited",
-            f"I11 reversals_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 2222 CREDIT, 555 CREDIT",
+            f"shares_follow_the_policy: tenant {ALICE}, transaction {PURCHASE}: 250000 CREDIT for 00000000-0000-4000-b000-000000000000 instead of 22500000 CREDIT for 00000000-0000-4000-b000-000000000000",
+            f"purchases_credit_what_was_paid: tenant {ALICE}, transaction {PURCHASE}: 9.00 USD buys 90000000 CREDIT, and 1000000 CREDIT were credited",
+            f"reversals_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 2222 CREDIT, 555 CREDIT",
         ],
     ),
     (
         lambda store: record(store, CHARGE, lambda made: forced(made, postings=made.postings[:1])),
         [
-            f"I1 transactions_sum_to_zero: tenant {ALICE}, transaction {CHARGE}: -7 CREDIT too much",
+            f"transactions_sum_to_zero: tenant {ALICE}, transaction {CHARGE}: -7 CREDIT too much",
         ],
     ),
     (
         lambda store: record(store, REFUND, change_reversal),
         [
-            f"I11 reversals_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 100000 CREDIT, 25000 CREDIT",
+            f"reversals_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 100000 CREDIT, 25000 CREDIT",
         ],
     ),
     (
         change_line,
         [
-            f"I1 postings_match: tenant {ALICE}, transaction {CHARGE}: -8 CREDIT, 7 CREDIT instead of -7 CREDIT, 7 CREDIT",
-            f"I2 wallets_match: tenant {ALICE}: 799993 CREDIT instead of 799992 CREDIT",
-            f"I2 lines_run_on: account {ALICE}, transaction {CHARGE}: 999993 CREDIT instead of 999992 CREDIT",
-            f"I2 lines_run_on: account {ALICE}, transaction {REFUND}: 799993 CREDIT instead of 799992 CREDIT",
+            f"postings_match: tenant {ALICE}, transaction {CHARGE}: -8 CREDIT, 7 CREDIT instead of -7 CREDIT, 7 CREDIT",
+            f"wallets_match: tenant {ALICE}: 799993 CREDIT instead of 799992 CREDIT",
+            f"lines_run_on: account {ALICE}, transaction {CHARGE}: 999993 CREDIT instead of 999992 CREDIT",
+            f"lines_run_on: account {ALICE}, transaction {REFUND}: 799993 CREDIT instead of 799992 CREDIT",
         ],
     ),
     (
         lambda store: store.lines[USAGE].clear(),
         [
-            f"I1 postings_match: tenant {ALICE}, transaction {CHARGE}: -7 CREDIT, nothing instead of -7 CREDIT, 7 CREDIT",
-            f"I1 postings_match: tenant {BOB}, transaction {DEBT}: -2 CREDIT, nothing instead of -2 CREDIT, 2 CREDIT",
+            f"postings_match: tenant {ALICE}, transaction {CHARGE}: -7 CREDIT, nothing instead of -7 CREDIT, 7 CREDIT",
+            f"postings_match: tenant {BOB}, transaction {DEBT}: -2 CREDIT, nothing instead of -2 CREDIT, 2 CREDIT",
         ],
     ),
     (
         lambda store: store.payments.update({"stripe:pi_1": BOB}),
         [
-            f"I5 purchases_claim_their_payment: tenant {ALICE}, transaction {PURCHASE}: stripe:pi_1",
-            "I5 payments_have_their_purchase: tenant 0b0b0000-0000-4000-8000-000000000002, payment stripe:pi_1: no purchase",
+            f"purchases_claim_their_payment: tenant {ALICE}, transaction {PURCHASE}: stripe:pi_1",
+            "payments_have_their_purchase: tenant 0b0b0000-0000-4000-8000-000000000002, payment stripe:pi_1: no purchase",
         ],
     ),
     (
         claim_another,
         [
-            f"I5 payments_have_their_purchase: tenant {ALICE}, payment stripe:pi_2: no purchase",
+            f"payments_have_their_purchase: tenant {ALICE}, payment stripe:pi_2: no purchase",
         ],
     ),
     (
         lambda store: change_attempt(store, PAID_ATTEMPT, intent=usd("3.00")),
         [
-            f"I5 attempts_have_their_purchase: tenant {CAROL}, attempt {PAID_ATTEMPT}: no purchase of 3.00 USD by stripe:pi_9",
+            f"attempts_have_their_purchase: tenant {CAROL}, attempt {PAID_ATTEMPT}: no purchase of 3.00 USD by stripe:pi_9",
         ],
     ),
     (
         lambda store: change_attempt(store, AN_INTENT, state=AttemptState.CREDITED),
         [
-            f"I5 attempts_have_their_purchase: tenant {CAROL}, attempt {AN_INTENT}: no purchase of 2.00 USD by None",
-            f"I5 attempts_follow_their_events: tenant {CAROL}, attempt {AN_INTENT}: CREDITED after nothing",
+            f"attempts_have_their_purchase: tenant {CAROL}, attempt {AN_INTENT}: no purchase of 2.00 USD by None",
+            f"attempts_follow_their_events: tenant {CAROL}, attempt {AN_INTENT}: CREDITED after nothing",
         ],
     ),
     (
         lambda store: change_attempt(store, PAID_ATTEMPT, state=AttemptState.REJECTED),
         [
-            f"I5 attempts_follow_their_events: tenant {CAROL}, attempt {PAID_ATTEMPT}: REJECTED after PENDING_UNVERIFIED, CREDITED",
+            f"attempts_follow_their_events: tenant {CAROL}, attempt {PAID_ATTEMPT}: REJECTED after PENDING_UNVERIFIED, CREDITED",
         ],
     ),
     (
         change_grant,
         [
-            f"I10 grants_add_up: tenant {BOB}, grant {GRANT}: 6 CREDIT taken instead of 7 CREDIT, of 10 CREDIT",
+            f"grants_add_up: tenant {BOB}, grant {GRANT}: 6 CREDIT taken instead of 7 CREDIT, of 10 CREDIT",
         ],
     ),
     (
         lambda store: store.accounts.pop(ALICE),
         [
-            f"I2 wallets_have_accounts: tenant {ALICE}: no account",
+            f"wallets_have_accounts: tenant {ALICE}: no account",
         ],
     ),
 ]

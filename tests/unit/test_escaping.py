@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cogni_billing
-from cogni_billing import CREDIT, Billing, BillingError, InstallationNotReady, credits
+from cogni_billing import Billing, BillingError, InstallationNotReady, credits
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.postgres import Report, TrialBalance
 from cogni_billing.adapters.postgres.operations.checks.findings import Finding
@@ -82,7 +82,7 @@ def tables() -> dict[str, Table]:
         "statement": statement_table(
             "t", [attrs.evolve(line, reference=HOSTILE)], billing.balance(ALICE)
         ),
-        "trial balance": trial_balance_table(TrialBalance(CREDIT, {HOSTILE: credits(0)})),
+        "trial balance": trial_balance_table(TrialBalance({HOSTILE: credits(0)})),
         "verify": verification_table(
             Verification(violations=(broken,), transactions=1, postings=1), with_seals=False
         ),

@@ -119,8 +119,8 @@ def _show(
             lines = billing.statement(tenant).lines
             console.print(statement_table(f"{name} ({tenant})", lines, billing.balance(tenant)))
         console.print("\nThe service role reads across tenants, and all postings sum to zero:\n")
-    for report in trial_balance(service_engine):
-        console.print(trial_balance_table(report) if everything else f"\n{_sum(report)}")
+    report = trial_balance(service_engine)
+    console.print(trial_balance_table(report) if everything else f"\n{_sum(report)}")
     verification = billing.verify()
     console.print(
         f"Every invariant, checked over {verification.transactions} transactions and"

@@ -49,9 +49,7 @@ def statement_table(title: str, lines: Iterable[Line], balance: Balance) -> Tabl
 
 def trial_balance_table(report: TrialBalance) -> Table:
     """The balance of each kind of account, and the sum below."""
-    result = table(
-        f"The whole ledger, in {report.unit}", ("account", "balance"), numeric=("balance",)
-    )
+    result = table("The whole ledger, in CREDIT", ("account", "balance"), numeric=("balance",))
     result.show_footer = True
     for name, balance in report.balances.items():
         result.add_row(cell(name), quantity(balance))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from collections.abc import Mapping
 from typing import Final
 
 from attrs import frozen
@@ -10,25 +10,24 @@ from sqlalchemy import Engine, text
 
 from cogni_billing.adapters.postgres.audit import require_full_sight
 from cogni_billing.adapters.postgres.operations.administration import administrative_transaction
-from cogni_billing.domain.amounts import Amount, Unit, total
+from cogni_billing.domain.amounts import CREDIT, Amount, total
 
 
 @frozen
 class TrialBalance:
-    """The balance of each kind of account in one unit. All balances together are zero."""
+    """The credits of each kind of account. All balances together are zero."""
 
-    unit: Unit
-    balances: dict[str, Amount]
+    balances: Mapping[str, Amount]
     """By kind: `tenants`, `cogni_system`, and each contra account that has postings."""
 
     @property
     def total(self) -> Amount:
         """The sum of all balances. A ledger with a sum other than zero is corrupt."""
-        return total(self.balances.values(), self.unit)
+        return total(self.balances.values(), CREDIT)
 
 
-def trial_balance(service_engine: Engine) -> tuple[TrialBalance, ...]:
-    """Sum the postings of the whole ledger by kind of account, for each unit.
+def trial_balance(service_engine: Engine) -> TrialBalance:
+    """Sum the postings of the whole ledger by kind of account.
 
     Reads every posting: a report for operators, not for requests.
 
@@ -43,16 +42,11 @@ def trial_balance(service_engine: Engine) -> tuple[TrialBalance, ...]:
     with administrative_transaction(service_engine) as connection:
         require_full_sight(connection)
         rows = connection.execute(_BALANCES).all()
-    units: dict[Unit, dict[str, Amount]] = {Unit.of(row.unit): {} for row in rows}
-    for row in rows:
-        unit = Unit.of(row.unit)
-        units[unit][row.name] = Amount.computed(Decimal(row.balance), unit)
-    return tuple(TrialBalance(unit, balances) for unit, balances in units.items())
+    return TrialBalance({row.name: Amount.computed(row.balance, CREDIT) for row in rows})
 
 
 _BALANCES: Final = text("""
     SELECT
-        'CREDIT' AS unit,
         CASE account
             WHEN '00000000-0000-4000-b000-000000000000' THEN 'cogni_system'
             WHEN '00000000-0000-4000-b000-000000000001' THEN 'issuance'
@@ -68,6 +62,6 @@ _BALANCES: Final = text("""
         UNION ALL
         SELECT account_id, sum(amount) FROM cogni_billing.arrivals GROUP BY 1
     ) AS posting
-    GROUP BY 2
+    GROUP BY 1
     ORDER BY bool_or(cogni_billing.owner_of(account) <> account), min(account::text)
 """)

@@ -82,6 +82,7 @@ from cogni_billing.domain.policies import (
 from cogni_billing.domain.pricing import charge_for, credits_for, margin_preserved
 from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
+    AdjustmentReceipt,
     CaptureReceipt,
     ChargebackReceipt,
     ChargeReceipt,
@@ -151,6 +152,8 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "Dispute",
     "DisputeState",
     "ChargebackReceipt",
+    # Corrections
+    "AdjustmentReceipt",
     # Balances and statements
     "Balance",
     "Page",

@@ -11,11 +11,20 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from cogni_billing.application import attempts, maintenance, minting, reading, reversals, spending
+from cogni_billing.application import (
+    adjusting,
+    attempts,
+    maintenance,
+    minting,
+    reading,
+    reversals,
+    spending,
+)
 from cogni_billing.application.asking import ANSWERS_WITHIN, Verifier
 from cogni_billing.application.cases import Case, Result, checked_async_unit_of_work
 from cogni_billing.application.context import Context
 from cogni_billing.domain.accounts import Account
+from cogni_billing.domain.adjustments import AdjustmentRequest
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.attempt_limits import DEFAULT_RULES, AttemptRules
 from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent, IntentRequest
@@ -32,6 +41,7 @@ from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.policies import Policies, Shortfall
 from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
+    AdjustmentReceipt,
     CaptureReceipt,
     ChargebackReceipt,
     ChargeReceipt,
@@ -509,6 +519,42 @@ class AsyncBilling:
         )
         return await self._run(reversals.lose_dispute(self._context, request))
 
+    async def adjust(
+        self,
+        tenant: TenantId | UUID,
+        amount: Amount,
+        *,
+        reason: str,
+        reference: str,
+        metadata: Mapping[str, object] | None = None,
+    ) -> AdjustmentReceipt:
+        """Correct the tenant's credits by hand, for a reason. An adjustment is never usage.
+
+        Added credits never expire, like purchased ones. Taken credits come out of purchased ones
+        first and then of grants, like those of a refund. A correction is never refused for lack of
+        credits: the balance may fall below zero.
+
+        Args:
+            tenant: The tenant to correct. It must have an account.
+            amount: In CREDIT: above zero to add credits, below zero to take them.
+            reason: Why, for people: 1 to 255 printable characters, which may be spaces, but not all
+                of them. The tenant can read it with the transaction.
+            reference: The key, unique among the tenant's adjustments: 1 to 255 visible ASCII
+                characters.
+            metadata: A JSON object to keep with the transaction.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
+                argument is invalid.
+            PrivilegeRequired: the unit of work has no service role.
+            UnknownAccount: the tenant has no account.
+            IdempotencyConflict: the tenant's reference was used for another adjustment.
+        """
+        request = AdjustmentRequest(
+            tenant=tenant, amount=amount, reason=reason, reference=reference, metadata=metadata
+        )
+        return await self._run(adjusting.adjust(self._context, request))
+
     async def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """The tenant's posted, held and available credits, now or as of a moment.
 
@@ -532,7 +578,11 @@ class AsyncBilling:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Page:
-        """A page of the tenant's postings, newest first.
+        """A page of the tenant's postings, newest first, with the balances around them.
+
+        The page's `opening` is the posted balance before *since*, and `closing` the one before
+        *until*. The amounts of all lines between them are the difference. An expiration that is due
+        is a line at its own moment, also before it is posted.
 
         Args:
             tenant: The owner of the account.
@@ -543,13 +593,21 @@ class AsyncBilling:
             until: Only postings before this moment, timezone-aware.
 
         Raises:
-            InvalidTime: *since* or *until* is naive.
+            InvalidTime: *since* or *until* is naive, or *until* is before *since*.
             InvalidPage: *limit* or *after* is invalid.
             InvalidInput: *kind* is no kind of transaction.
             UnknownAccount: the tenant has no account.
         """
         return await self._run(
-            reading.statement(tenant, limit=limit, after=after, kind=kind, since=since, until=until)
+            reading.statement(
+                self._context,
+                tenant,
+                limit=limit,
+                after=after,
+                kind=kind,
+                since=since,
+                until=until,
+            )
         )
 
     async def find(

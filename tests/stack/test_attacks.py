@@ -186,7 +186,7 @@ def on_history(table: str) -> Iterator[tuple[str, Attack]]:
         yield f"{privilege} {table} as the keeper", attack
     if table in blueprint.ERASABLE:
         attack = Attack(
-            gains(f"UPDATE {name} SET metadata = '{{}}'"),
+            gains(f"UPDATE {name} SET metadata = '[]'"),
             (f"ALTER TABLE {name} DISABLE TRIGGER erase_only",),
             KEEPER,
         )
@@ -260,6 +260,10 @@ ATTACKS: dict[str, Attack] = {
     "refund as the user": Attack(
         calls("reverse", ALICE, lambda ids: [refund(ids)]),
         ("GRANT EXECUTE ON FUNCTION cogni_billing.reverse TO app_user",),
+    ),
+    "adjust as the user": Attack(
+        calls("adjust", ALICE, VALID["adjust"]),
+        ("GRANT EXECUTE ON FUNCTION cogni_billing.adjust TO app_user",),
     ),
     "read what another tenant has": Attack(
         calls("lock", ALICE, lambda ids: {"tenants": [BOB], "at": ids.now}),
@@ -531,7 +535,9 @@ MISTAKES: dict[str, tuple[Broken, Attempt, Invariant]] = {
         Invariant.GRANTS_ADD_UP,
     ),
     "a refund follows none": (
-        Broken("record", "m.returned_total - m.returned = (", "m.returned IS NOT NULL OR 0 = ("),
+        Broken(
+            "check_reversal", "m.returned_total - m.returned = (", "m.returned IS NOT NULL OR 0 = ("
+        ),
         calls("reverse", ALICE, lambda ids: [refund(ids, returned_total="0.50")]),
         Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
     ),

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cogni_billing import TenantId
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
-from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, SHORTFALL, USAGE
+from cogni_billing.domain.identity import ADJUSTMENTS, BREAKAGE, ISSUANCE, SHORTFALL, USAGE
 from cogni_billing.testing.base import ALICE, BOB
 from stack.conftest import Database, created, opened
 from stack.support.attacks import (
@@ -28,6 +28,7 @@ from stack.support.attacks import (
     VALID,
     Asked,
     Ids,
+    adjustment,
     ask,
     call,
     capture,
@@ -88,6 +89,7 @@ DOORS = {
     "grant": Door("mint", grant, many=True),
     "refund": Door("reverse", refund, "app_service", many=True),
     "chargeback": Door("reverse", chargeback, "app_service", many=True),
+    "adjustment": Door("adjust", adjustment, "app_service", many=True),
     "hold": Door("hold", hold),
     "release": Door("release", release),
     "intent": Door("create_attempt", intent),
@@ -101,7 +103,7 @@ DOORS = {
     ),
     "check": Door("begin_check", lambda ids, **altered: VALID["begin_check"](ids) | altered),
 }
-MOVEMENTS = ("charge", "capture", "purchase", "grant", "refund", "chargeback")
+MOVEMENTS = ("charge", "capture", "purchase", "grant", "refund", "chargeback", "adjustment")
 METADATA = {
     "missing": None,
     "no object": "[]",
@@ -188,12 +190,22 @@ def forged_movements() -> Iterator[tuple[str, Forgery]]:
                 (door, {"amount": value}, "amounts_are_whole_and_bounded"),
             )
     for door in MOVEMENTS:
-        kinds = {"charge", "capture", "purchase", "grant", "refund", "chargeback", "expiry"}
+        kinds = {*MOVEMENTS, "expiry"}
         own = {k for k in kinds if DOORS.get(k) and DOORS[k].function == DOORS[door].function}
         for kind in sorted({*kinds, "gift", "CHARGE", ""} - own):
             yield f"{door}: kind {kind!r}", (door, {"kind": kind}, "transactions_kind_known")
         yield f"{door}: no kind", (door, {"kind": None}, "transactions_kind_known")
         yield f"{door}: no id", (door, {"id": None}, "transactions_have_an_id")
+        if door == "adjustment":
+            yield (
+                f"{door}: subject",
+                (
+                    door,
+                    {"subject": STRANGER},
+                    "transactions_have_their_subject",
+                ),
+            )
+            continue
         way = 5 if DOORS[door].function != "mint" else -5
         yield f"{door}: other way", (door, {"amount": way}, "transactions_raise_or_lower")
         subject = {"subject": None if door in ("capture", "chargeback") else STRANGER}
@@ -232,18 +244,28 @@ def forged_shares(door: str) -> Iterator[tuple[str, Forgery]]:
         yield f"{door}: shares, {name}", (door, altered, "shares_are_complete")
 
 
-SYSTEMS = {"issuance": ISSUANCE, "usage": USAGE, "breakage": BREAKAGE, "shortfall": SHORTFALL}
+SYSTEMS = {
+    "issuance": ISSUANCE,
+    "usage": USAGE,
+    "breakage": BREAKAGE,
+    "shortfall": SHORTFALL,
+    "adjustments": ADJUSTMENTS,
+}
 # Each line: the doors, the rule that refuses, and an object of altered fields for each forgery.
 OTHERS = r"""
-charge,capture,grant,hold amounts_are_whole_and_bounded {"amount":0}
+charge,capture,grant,adjustment,hold amounts_are_whole_and_bounded {"amount":0}
 charge transactions_fit_their_kind {"paid":1} {"paid_unit":"USD"} {"policy":"{}"} {"source":"a"}
     {"priority":1} {"expires_at":"2040-01-01"} {"expires_in":1} {"returned":1} {"returned_total":1}
     {"part":1} {"shortfall":"debt"}
-charge,purchase transactions_fit_their_kind {"absorbed":5}
+charge,purchase,adjustment transactions_fit_their_kind {"absorbed":5}
+charge,purchase,grant,refund transactions_fit_their_kind {"reason":"billed twice"}
+adjustment adjustments_have_a_reason {"reason":null} {"reason":""} {"reason":"  "}
+    {"reason":"a\nb"} {"reason":"\u0001"} {"reason":"\u007f"} {"reason":"\u0085"}
+    {"reason":"\u202ea"} {"reason":"a\u2028b"} {"reason":"\ufeff"}
 purchase transactions_fit_their_kind {"expires_at":"2020-01-01"}
 grant transactions_fit_their_kind {"absorbed":"NaN"}
 charge,grant shares_are_complete {"beneficiaries":["Bob"],"shares":[1]}
-charge reversals_name_a_purchase {"reverses":"stranger"}
+charge,adjustment reversals_name_a_purchase {"reverses":"stranger"}
 refund reversals_name_a_purchase {"reverses":null}
 purchase purchases_credit_what_was_paid {"paid":null,"paid_unit":"USD"}
     {"paid":"0.01","paid_unit":null} {"paid":"0.01","paid_unit":"EUR"}
@@ -256,7 +278,7 @@ purchase purchases_credit_what_was_paid {"paid":null,"paid_unit":"USD"}
 purchase policies_are_small_objects {"policy":null} {"policy":"[]"}
     {"policy":"{\"a\":\"\\u0000\"}"}
 purchase claimed {"reference":"his payment"}
-charge,purchase,grant ids_are_given_once {"id":"hers"}
+charge,purchase,grant,adjustment ids_are_given_once {"id":"hers"}
 hold ids_are_given_once {"id":"her hold"} {"id":"her dispute"}
 charge,purchase,hold,dispute 22P05 {"reference":"\u0000"}
 grant grants_have_their_terms {"source":null} {"source":"two words"} {"source":""}
@@ -326,6 +348,8 @@ def others() -> Iterator[tuple[str, Forgery]]:
             altered = altered[end:].lstrip()
             for door in doors.split(","):
                 yield f"{door}: {fields}", (door, fields, rule)
+    long_reason = {"reason": "x" * 256}
+    yield "adjustment: reason, 256", ("adjustment", long_reason, "adjustments_have_a_reason")
     for policy in (METADATA["300 levels"], '{"a":"%s"}' % ("x" * 65536)):
         yield (
             f"purchase: policy of {len(str(policy))}",
@@ -336,7 +360,7 @@ def others() -> Iterator[tuple[str, Forgery]]:
         yield f"intent: {name}, 256 bytes", ("intent", long, "references_are_visible_ascii")
 
 
-FORGERIES = dict(
+FORGERIES: dict[str, Forgery] = dict(
     (
         *others(),
         *forged_records(),

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -32,7 +32,7 @@ from cogni_billing import (
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.adapters.postgres.operations.sandbox import Sandbox
 from cogni_billing.domain.identity import account_of
-from cogni_billing.testing.base import ALICE, BOB, NOON, CountingIds, SteppingClock
+from cogni_billing.testing.base import ALICE, BOB, NOON, CountingIds, MovableClock
 from stack.conftest import Database, created, opened
 from stack.support.attacks import (
     CALLERS,
@@ -296,21 +296,19 @@ def own_strict(billing_database: Sandbox) -> Iterator[Database]:
 class TestTime:
     """Calls that would rewrite the past, or block the future."""
 
-    def test_charge_with_the_id_that_an_expiry_had_stops_no_expiry(
+    def test_charge_with_the_id_that_an_expiry_will_have_stops_no_expiry(
         self, database: Database
     ) -> None:
-        clock = SteppingClock()
+        clock = MovableClock()
         billing = Billing(PostgresUnitOfWork(database.user), clock=clock, ids=CountingIds())
         billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:1")
-        made = billing.grant(
-            ALICE, credits(5), source="a", reference="a", expires_at=NOON + HOUR
-        ).transaction_id
-        reference = f"{made}@1"
+        billing.grant(ALICE, credits(5), source="a", reference="a", expires_at=NOON + HOUR)
+        clock.moment = NOON + 2 * HOUR
+        [due] = billing.statement(ALICE, kind="expiry").lines
         with database.user.begin() as connection:
-            taken = {"id": uuid5(made, reference), "reference": reference, "at": NOON}
+            taken = {"id": due.transaction_id, "reference": due.reference, "at": NOON}
             movement = {"kind": "charge", "amount": -1, "metadata": "{}"} | taken
             assert ask(connection, "spend", ALICE, [movement])[0]["outcome"] == "done"
-        clock.moment = NOON + 2 * HOUR
 
         assert billing.charge(ALICE, credits(1), reference="run-1").balance == credits(9_999_999)
         assert {line.kind.value for line in billing.statement(ALICE).lines} >= {"expiry"}

@@ -11,11 +11,13 @@ from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing import Fixtures, NewUnitOfWork, Restart, RestartContract, Totals
 from cogni_billing.testing.contracts import (
+    adjusting,
     batches,
     charges,
     erasure,
     grants,
     holds,
+    intervals,
     purchases,
     reading,
     single_calls,
@@ -134,6 +136,35 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         single_calls.RefusedCallContract,
         "test_a_refused_post_keeps_due_expirations",
         replaced("expire_wallet", "PERFORM cogni_billing.keep_wallet(w);", ""),
+    ),
+    "an_adjustment_takes_grants_first": (
+        adjusting.AdjustmentContract,
+        "test_credits_are_taken_of_purchased_ones_before_grants",
+        replaced("record", "m.kind IN (''adjustment'')", "m.kind IN (''refund'')"),
+    ),
+    "an_adjustment_is_refused_below_zero": (
+        adjusting.AdjustmentContract,
+        "test_a_correction_is_never_refused_for_lack_of_credits",
+        replaced(
+            "record",
+            "m.reverses IS NOT NULL OR m.kind IN (''adjustment'')",
+            "m.reverses IS NOT NULL",
+        ),
+    ),
+    "the_opening_balance_is_that_of_its_own_moment": (
+        intervals.IntervalContract,
+        "test_an_expiry_at_the_border_is_in_one_interval",
+        replaced("_lines", "m.since - just_before", "m.since"),
+    ),
+    "due_expirations_are_on_no_statement": (
+        intervals.IntervalContract,
+        "test_a_due_expiration_is_a_line_before_it_is_posted",
+        replaced("_lines", "IF w.due_at <= present", "IF false"),
+    ),
+    "the_closing_balance_expires_nothing": (
+        intervals.IntervalContract,
+        "test_a_closing_balance_counts_a_due_expiration",
+        replaced("posted_by", "IF w.due_at <= least(present, moment)", "IF false"),
     ),
     "a_fold_waits_for_no_writer": (
         reading.FoldingRaces,

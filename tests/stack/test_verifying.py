@@ -161,6 +161,18 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         TRANSACTION.format("shortfall = 'forgive'", "re_1"),
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
+    "an adjustment has no reason": (
+        TRANSACTION.format("reason = NULL", "ticket-1"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
+    "a charge has a reason": (
+        CHARGED.format("reason = 'billed twice'"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
+    "an adjustment is declared a charge": (
+        TRANSACTION.format("kind = 'charge', reason = NULL", "ticket-1"),
+        {Invariant.POSTINGS_MATCH},
+    ),
     "a policy is rewritten": (
         POLICY.format("replace(policy::text, '0.25', '0.26')::json"),
         {Invariant.POLICIES_MATCH_THEIR_DIGEST, Invariant.SHARES_FOLLOW_THE_POLICY},

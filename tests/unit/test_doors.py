@@ -94,6 +94,7 @@ def calls() -> list[tuple[Callable[[Any], Any], str]]:
         (lambda b: b.confirm_purchases([UNPAID, PAID], all_or_nothing=True), "single"),
         (lambda b: b.refund(ALICE, payment="stripe:pi_1", reference="r"), "run_service"),
         (lambda b: b.open_dispute(ALICE, payment="stripe:pi_1", reference="r"), "run_service"),
+        (lambda b: b.adjust(ALICE, credits(5), reason="r", reference="r"), "run_service"),
         (lambda b: b.verify(), "run_service"),
         (lambda b: b.seal(key=b"k" * 32), "run_service"),
         (lambda b: b.verify_seals((), key=b"k" * 32), "run_service"),

@@ -34,17 +34,19 @@ from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.statements import Balance, Line, PageRequest
-from cogni_billing.domain.timestamps import Expiry
+from cogni_billing.domain.statements import Balance, Extract, Line, PageRequest
+from cogni_billing.domain.timestamps import EARLIEST, Expiry
 from cogni_billing.domain.transactions import GrantTerms, Posting, Recorded, Transaction
 from cogni_billing.domain.wallets import Wallet
 from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
 from cogni_billing.testing.contracts import (
+    adjusting,
     batches,
     charges,
     erasure,
     grants,
     holds,
+    intervals,
     keys,
     kinds,
     known_faults,
@@ -369,6 +371,19 @@ def one_refusal_ends_the_batch(patch: Patch) -> None:
     patch.setattr(memory_ledger, "one_by_one", until_refused)
 
 
+@in_memory(adjusting.AdjustmentContract, "test_credits_are_taken_of_purchased_ones_before_grants")
+def an_adjustment_takes_grants_first(patch: Patch) -> None:
+    patch.setattr(Wallet, "earned", lambda *_: ZERO)
+
+
+@in_memory(adjusting.AdjustmentContract, "test_a_scope_of_a_tenant_may_not_adjust")
+def a_tenant_may_adjust_its_own_credits(patch: Patch) -> None:
+    def as_operator(ledger: MemoryLedger, transaction: Transaction) -> Recorded:
+        return post(evolve(ledger, is_service=True), transaction)
+
+    patch.setattr(MemoryLedger, "_post", as_operator)
+
+
 # One transaction, one tenant ----------------------------------------------------------------------
 
 
@@ -514,6 +529,27 @@ def a_page_leaves_a_line_to_the_next(patch: Patch) -> None:
     patch.setattr(PageRequest, "admits", but_one)
 
 
+@in_memory(intervals.IntervalContract, "test_an_expiry_at_the_border_is_in_one_interval")
+def the_opening_balance_is_that_of_its_own_moment(patch: Patch) -> None:
+    """An expiry at the first moment of the interval counts before it and in it."""
+    asked = MemoryLedger.lines
+
+    def at_once(ledger: MemoryLedger, page: PageRequest) -> Extract:
+        found = asked(ledger, page)
+        at = page.since
+        return evolve(found, opening=ledger.balance_at(at).posted) if at else found
+
+    patch.setattr(MemoryLedger, "lines", at_once)
+
+
+@in_memory(intervals.IntervalContract, "test_a_due_expiration_is_a_line_before_it_is_posted")
+def due_expirations_are_on_no_statement(patch: Patch) -> None:
+    asked = MemoryLedger.lines
+    patch.setattr(
+        MemoryLedger, "lines", lambda ledger, page: asked(ledger, evolve(page, now=EARLIEST))
+    )
+
+
 @in_memory(reading.BalanceAtContract, "test_a_clock_that_goes_back_does_not_change_the_past")
 def the_past_is_the_present(patch: Patch) -> None:
     def present(ledger: MemoryLedger, moment: datetime) -> Balance:
@@ -526,11 +562,13 @@ def the_past_is_the_present(patch: Patch) -> None:
 def a_page_goes_on_at_an_earlier_moment(patch: Patch) -> None:
     """Of several lines at the moment of the border, the rest are on no page."""
 
-    def earlier(ledger: MemoryLedger, page: PageRequest) -> tuple[Line, ...]:
+    asked = MemoryLedger.lines
+
+    def earlier(ledger: MemoryLedger, page: PageRequest) -> Extract:
         border = [line.at for line in ledger._lines() if line.position == page.before]
-        admitted = filter(page.admits, reversed(ledger._lines()))
-        lines = [line for line in admitted if not border or line.at < border[0]]
-        return tuple(lines[: page.limit + 1])
+        found = asked(ledger, evolve(page, limit=1000))
+        lines = [line for line in found.lines if not border or line.at < border[0]]
+        return evolve(found, lines=tuple(lines[: page.limit + 1]))
 
     patch.setattr(MemoryLedger, "lines", earlier)
 

@@ -38,10 +38,17 @@ def grants(context: Context, tenant: object) -> SingleCase[tuple[Grant, ...]]:
 
 
 def statement(
-    tenant: object, *, limit: object, after: object, kind: object, since: object, until: object
+    context: Context,
+    tenant: object,
+    *,
+    limit: object,
+    after: object,
+    kind: object,
+    since: object,
+    until: object,
 ) -> SingleCase[Page]:
-    owner = tenant_id(tenant)
-    page = page_request(limit, after, kind=kind, since=since, until=until)
+    owner, now = tenant_id(tenant), context.now()
+    page = page_request(limit, after, kind=kind, since=since, until=until, now=now)
     return SingleCase(owner, lambda scope: page_of(scope.ledger.lines(page), page.limit))
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from attrs import frozen
 
 from cogni_billing.domain.identity import (
+    ADJUSTMENTS,
     BREAKAGE,
     ISSUANCE,
     SHORTFALL,
@@ -30,6 +31,7 @@ class AccountType(Enum):
     USAGE = "usage"
     BREAKAGE = "breakage"
     SHORTFALL = "shortfall"
+    ADJUSTMENTS = "adjustments"
 
 
 CONTRA_ACCOUNTS: Final = {
@@ -37,6 +39,7 @@ CONTRA_ACCOUNTS: Final = {
     AccountType.USAGE: USAGE,
     AccountType.BREAKAGE: BREAKAGE,
     AccountType.SHORTFALL: SHORTFALL,
+    AccountType.ADJUSTMENTS: ADJUSTMENTS,
 }
 
 

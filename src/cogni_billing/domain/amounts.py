@@ -261,6 +261,19 @@ def positive_credits(amount: object, field: str = "amount") -> Amount:
     return checked
 
 
+def nonzero_credits(amount: object, field: str = "amount") -> Amount:
+    """*amount*, which must be an `Amount` of credits above or below zero.
+
+    Raises:
+        InvalidAmount: *amount* is no `Amount`, is zero, or its magnitude is above 10^27.
+        UnitMismatch: *amount* is in another unit.
+    """
+    if not isinstance(amount, Amount) or amount.is_zero:
+        raise InvalidAmount(field, amount_shown(amount), "an Amount other than zero")
+    positive_credits(-amount if amount.is_negative else amount, field)
+    return amount
+
+
 def total(amounts: Iterable[Amount], unit: Unit) -> Amount:
     """The exact sum of *amounts*, all in *unit*. The sum of no amounts is zero."""
     value = Decimal(0)

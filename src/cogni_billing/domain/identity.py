@@ -27,7 +27,12 @@ BREAKAGE: Final = AccountId(UUID("00000000-0000-4000-b000-000000000003"))
 SHORTFALL: Final = AccountId(UUID("00000000-0000-4000-b000-000000000004"))
 """Contra account: the part of reversals that the platform absorbed."""
 
-SYSTEM_ACCOUNTS: Final = frozenset({SYSTEM_ACCOUNT_ID, ISSUANCE, USAGE, BREAKAGE, SHORTFALL})
+ADJUSTMENTS: Final = AccountId(UUID("00000000-0000-4000-b000-000000000005"))
+"""Contra account: the corrections of operators."""
+
+SYSTEM_ACCOUNTS: Final = frozenset(
+    {SYSTEM_ACCOUNT_ID, ISSUANCE, USAGE, BREAKAGE, SHORTFALL, ADJUSTMENTS}
+)
 
 _REFERENCE = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 

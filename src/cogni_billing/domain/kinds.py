@@ -10,7 +10,7 @@ from typing import Final
 from attrs import frozen
 
 from cogni_billing.domain.errors import unknown_kind
-from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE, AccountId
+from cogni_billing.domain.identity import ADJUSTMENTS, BREAKAGE, ISSUANCE, USAGE, AccountId
 
 
 class TransactionKind(StrEnum):
@@ -33,6 +33,8 @@ class TransactionKind(StrEnum):
     """A payment returned in full or in part: its credits and shares are taken back."""
     CHARGEBACK = "chargeback"
     """A lost dispute: takes back the credits and shares of the disputed part of a payment."""
+    ADJUSTMENT = "adjustment"
+    """An operator's correction, which adds or takes credits."""
 
     @property
     def contra(self) -> AccountId:
@@ -43,6 +45,11 @@ class TransactionKind(StrEnum):
     def is_credit(self) -> bool:
         """True if it adds to its tenant's account. Otherwise it takes from the account."""
         return rules_of(self).is_credit
+
+    @property
+    def corrects(self) -> bool:
+        """True if it adds to its tenant's account or takes from it, for an operator's reason."""
+        return rules_of(self).corrects
 
     @property
     def may_be_zero(self) -> bool:
@@ -68,7 +75,9 @@ class TransactionKind(StrEnum):
     def is_plain_debit(self) -> bool:
         """True if it takes available credits and does no more, like a charge."""
         rules = rules_of(self)
-        return not (rules.is_credit or rules.reverses or rules.subject or rules.has_shares)
+        return not (
+            rules.is_credit or rules.corrects or rules.reverses or rules.subject or rules.has_shares
+        )
 
     @property
     def has_shares(self) -> bool:
@@ -82,6 +91,7 @@ class KindRules:
 
     contra: AccountId
     is_credit: bool = False
+    corrects: bool = False
     may_be_zero: bool = False
     opens_account: bool = False
     reverses: bool = False
@@ -108,6 +118,7 @@ KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
         TransactionKind.CHARGEBACK: KindRules(
             contra=ISSUANCE, may_be_zero=True, reverses=True, subject="dispute", has_shares=True
         ),
+        TransactionKind.ADJUSTMENT: KindRules(contra=ADJUSTMENTS, corrects=True),
     }
 )
 """The rules of each kind. A kind without an entry is refused."""

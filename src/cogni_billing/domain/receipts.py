@@ -93,6 +93,14 @@ class ChargebackReceipt(RefundReceipt):
     dispute_id: UUID
 
 
+@frozen(kw_only=True)
+class AdjustmentReceipt(Receipt):
+    """The receipt of an operator's correction. `adjusted` is below zero if it took credits."""
+
+    adjusted: Amount
+    reason: str
+
+
 def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
     """The receipt of a recorded purchase."""
     made = _made(recorded, TransactionKind.PURCHASE)
@@ -157,6 +165,19 @@ def chargeback_receipt(recorded: Recorded) -> ChargebackReceipt:
     returned = _returned(recorded, TransactionKind.CHARGEBACK)
     assert recorded.transaction.subject is not None  # a chargeback names its dispute
     return ChargebackReceipt(**returned, dispute_id=recorded.transaction.subject)
+
+
+def adjustment_receipt(recorded: Recorded) -> AdjustmentReceipt:
+    """The receipt of a recorded adjustment."""
+    made = _made(recorded, TransactionKind.ADJUSTMENT)
+    assert made.reason is not None  # an adjustment has one
+    return AdjustmentReceipt(
+        transaction_id=made.id,
+        adjusted=made.amount,
+        reason=made.reason,
+        balance=recorded.balance,
+        replayed=recorded.replayed,
+    )
 
 
 def _made(recorded: Recorded, kind: TransactionKind) -> Transaction:

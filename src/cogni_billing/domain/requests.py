@@ -52,6 +52,10 @@ def reversal(payment: str, asked: Amount | None, shortfall: Shortfall) -> Reques
     )
 
 
+def adjustment(amount: Amount, reason: str) -> Request:
+    return MappingProxyType({"amount": str(amount), "reason": reason})
+
+
 def dispute(payment: str, asked: Amount | None) -> Request:
     """The request to dispute a part of *payment*, or all that remains if *asked* is `None`."""
     return MappingProxyType({"payment": payment, "amount": _part(asked)})

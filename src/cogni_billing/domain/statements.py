@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
 from attrs import frozen
 
-from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.errors import InvalidInput, InvalidPage, shown
+from cogni_billing.domain.amounts import CREDIT, Amount, total
+from cogni_billing.domain.errors import InvalidInput, InvalidPage, InvalidTime, shown
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.timestamps import utc
+from cogni_billing.domain.timestamps import EARLIEST, utc
 from cogni_billing.domain.transactions import Posting, Recorded
 
 LIMIT_MAX: Final = 1000
@@ -68,6 +69,8 @@ class TransactionView:
     balance: Amount
     """The posted balance of the tenant's account, right after this transaction."""
     metadata: Mapping[str, Json]
+    reason: str | None = None
+    """The operator's reason for an adjustment."""
 
 
 def view_of(recorded: Recorded) -> TransactionView:
@@ -82,15 +85,28 @@ def view_of(recorded: Recorded) -> TransactionView:
         shares=made.shares,
         balance=recorded.balance,
         metadata=made.metadata,
+        reason=made.reason,
     )
 
 
 @frozen
-class Page:
-    """Lines, newest first. `next` is the cursor of the next page, or `None` on the last page."""
+class Extract:
+    """Lines of an interval, newest first, and the posted balances before and after it."""
 
     lines: tuple[Line, ...]
+    opening: Amount
+    closing: Amount
+
+
+@frozen
+class Page(Extract):
+    """A page of an interval's lines, newest first.
+
+    `opening` plus the lines of every page is `closing`. With a kind, the lines are only a part.
+    """
+
     next: str | None
+    """The cursor of the next page, or `None` on the last page."""
 
 
 @frozen(kw_only=True)
@@ -102,6 +118,8 @@ class PageRequest:
     kind: TransactionKind | None = None
     since: datetime | None = None
     until: datetime | None = None
+    now: datetime = EARLIEST
+    """Expirations that are due by this moment are lines, also before they are posted."""
 
     def admits(self, line: Line) -> bool:
         """True if *line* belongs on this page or on a later one."""
@@ -112,21 +130,40 @@ class PageRequest:
             and (self.until is None or line.at < self.until)
         )
 
+    def of(self, lines: Sequence[Line]) -> Extract:
+        """The lines that the page admits, and one more, of all *lines*, oldest first."""
+        admitted = filter(self.admits, reversed(lines))
+        before = (line.amount for line in lines if self.since and line.at < self.since)
+        until = (line.amount for line in lines if self.until is None or line.at < self.until)
+        return Extract(
+            tuple(islice(admitted, self.limit + 1)),
+            opening=total(before, CREDIT),
+            closing=total(until, CREDIT),
+        )
+
 
 def page_request(
-    limit: object, after: object, *, kind: object = None, since: object = None, until: object = None
+    limit: object,
+    after: object,
+    *,
+    kind: object = None,
+    since: object = None,
+    until: object = None,
+    now: datetime = EARLIEST,
 ) -> PageRequest:
     """Validate the arguments of a page.
 
     A cursor is only a position. A forged cursor shows no line of another tenant.
 
     Raises:
-        InvalidTime: *since* or *until* is naive or out of range.
+        InvalidTime: *since* or *until* is naive or out of range, or *until* is before *since*.
         InvalidPage: *limit* is not from 1 to 1000, or *after* is no cursor.
         InvalidInput: *kind* is no kind of transaction.
     """
     earliest = None if since is None else utc(since, "since")
     latest = None if until is None else utc(until, "until")
+    if earliest and latest and latest < earliest:
+        raise InvalidTime("until", str(latest), f"a moment not before `since`, {earliest}")
     if type(limit) is not int or not 1 <= limit <= LIMIT_MAX:
         raise InvalidPage("limit", shown(limit), f"a whole number from 1 to {LIMIT_MAX}")
     if after is not None and (type(after) is not str or not _CURSOR.fullmatch(after)):
@@ -137,6 +174,7 @@ def page_request(
         kind=None if kind is None else kind_of(kind),
         since=earliest,
         until=latest,
+        now=now,
     )
 
 
@@ -151,8 +189,8 @@ def kind_of(given: object) -> TransactionKind:
     raise InvalidInput("kind", shown(given), " or ".join(TransactionKind))
 
 
-def page_of(lines: Sequence[Line], limit: int) -> Page:
-    """Make a page of *lines*. One line more than *limit* means that there is a next page."""
-    shown_lines = tuple(lines[:limit])
-    more = len(lines) > limit
-    return Page(shown_lines, str(shown_lines[-1].position) if more else None)
+def page_of(found: Extract, limit: int) -> Page:
+    """Make a page of *found*. One line more than *limit* means that there is a next page."""
+    lines = found.lines[:limit]
+    more = len(found.lines) > limit
+    return Page(lines, found.opening, found.closing, str(lines[-1].position) if more else None)

@@ -144,6 +144,8 @@ class Transaction:
     """The part of a reversal that the `shortfall` account pays."""
     reversal: Reversal | None = None
     """The part of a purchase that a refund or a chargeback takes back."""
+    reason: str | None = None
+    """The operator's reason for an adjustment."""
 
     def __attrs_post_init__(self) -> None:
         for problem in self._problems():
@@ -154,7 +156,8 @@ class Transaction:
     def _problems(self) -> Iterator[str]:
         kind, rules = self.kind, rules_of(self.kind)
         adds = self.amount.is_positive
-        if not (rules.may_be_zero if self.amount.is_zero else rules.is_credit is adds):
+        fits = rules.corrects or rules.is_credit is adds
+        if not (rules.may_be_zero if self.amount.is_zero else fits):
             yield f"of {self.amount}"
         if self.shares and not rules.has_shares:
             yield f"with {len(self.shares)} shares"
@@ -170,6 +173,8 @@ class Transaction:
             yield f"with terms {self.terms}"
         if (self.reversal is None) is rules.reverses:
             yield f"with reversal {self.reversal}"
+        if (self.reason is None) is rules.corrects:
+            yield f"with reason {self.reason}"
 
     def _parts(self) -> Iterator[Amount]:
         yield from (share.amount for share in self.shares)
@@ -184,7 +189,7 @@ class Transaction:
         return balanced(self.kind, self.tenant, self.amount, self.shares, self.absorbed)
 
     @cached_property
-    def request(self) -> requests.Request:
+    def request(self) -> requests.Request:  # noqa: PLR0911 (one for each kind)
         """The caller's request, field by field. Two requests are the same if these are equal.
 
         Raises:
@@ -211,6 +216,9 @@ class Transaction:
                 assert self.reversal is not None
                 part = self.reversal
                 return requests.reversal(part.payment, part.asked, part.shortfall)
+            case TransactionKind.ADJUSTMENT:
+                assert self.reason is not None
+                return requests.adjustment(self.amount, self.reason)
             case kind if kind.is_plain_debit:
                 return requests.charge(-self.amount, allow_overdraft=self.overdraft)
             case _:

@@ -163,7 +163,7 @@ class Wallet:
                 wallet, draws = self.capturing(transaction)
             case TransactionKind.GRANT:
                 wallet, draws = self.granting(transaction, arrived)
-            case TransactionKind.REFUND | TransactionKind.CHARGEBACK:
+            case TransactionKind.REFUND | TransactionKind.CHARGEBACK | TransactionKind.ADJUSTMENT:
                 # Purchased credits are taken before granted ones.
                 purchased = max(self.earned(arrived), ZERO)
                 wallet, draws = self.drawing(max(-transaction.amount - purchased, ZERO))

@@ -13,7 +13,7 @@ from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
-from cogni_billing.domain.statements import Balance, Line, PageRequest
+from cogni_billing.domain.statements import Balance, Extract, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction
 
 
@@ -158,11 +158,13 @@ class LedgerRepository(Protocol):
         """
         ...
 
-    def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
+    def lines(self, page: PageRequest, /) -> Extract:
         """Lines of the tenant's account that the page admits, newest first.
 
         Returns one line more than the page's limit if there are that many, so the caller knows
-        that there is a next page.
+        that there is a next page. The balances are those before and after the page's interval,
+        whatever its kind and cursor. An expiration that is due by the page's `now` is a line with
+        the reference, the id, the moment and the balance that it is posted with.
 
         Raises:
             UnknownAccount: the tenant has no account.

@@ -21,6 +21,7 @@ import pytest
 from cogni_billing.testing import machine
 from cogni_billing.testing.base import Fixtures, not_given
 from cogni_billing.testing.contracts import (
+    adjusting,
     attempt_claims,
     attempt_intents,
     attempt_races,
@@ -35,6 +36,7 @@ from cogni_billing.testing.contracts import (
     erasure,
     grants,
     holds,
+    intervals,
     keys,
     kinds,
     known_faults,
@@ -56,6 +58,9 @@ class MemoryConformance(Fixtures):
 
     Needs the fixtures of `Fixtures`.
     """
+
+    class TestAdjustments(adjusting.AdjustmentContract):
+        pass
 
     class TestAttemptClaims(attempt_claims.AttemptClaimContract):
         pass
@@ -103,6 +108,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestIds(keys.IdContract):
+        pass
+
+    class TestIntervals(intervals.IntervalContract):
         pass
 
     class TestKeys(keys.KeyContract):

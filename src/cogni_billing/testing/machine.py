@@ -73,11 +73,15 @@ disputed = st.sampled_from(["z", "z", "z", "z", "a"])
 choices = st.integers(0, 11)
 held_keys = st.sampled_from(["a", "b"])
 amounts = st.integers(1, 5) | st.sampled_from([40_000, 60_000, 100_000, 125_000])
+corrections = st.sampled_from([-200_000, -60_000, -3, 2, 70_000])
 cents = st.integers(1, 3)
 payments = st.sampled_from(["z", "z", "z", "a"])
 parts = st.none() | st.just(1) | st.integers(1, 3)
 leaps = st.sampled_from([0, 1, 10, 60]) | st.integers(-5, 100)
 expiries = st.none() | st.sampled_from([-1, 0, 1, 10, 60])
+periods = st.just((None, None)) | st.tuples(
+    st.none() | st.integers(-100, -5), st.none() | st.integers(-5, 20)
+)
 charges = st.tuples(tenants, amounts, keys, st.booleans())
 purchases = st.tuples(tenants, cents, keys)
 
@@ -280,6 +284,13 @@ class Ledgers(RuleBasedStateMachine):
             lambda: self.model.refund(who, (payment, cents, clamp), key, self.clock.moment),
         )
 
+    @rule(who=tenants, amount=corrections, key=held_keys, reason=st.sampled_from(["x", "y"]))
+    def adjust(self, who: str, amount: int, key: str, reason: str) -> None:
+        self.compare_receipts(
+            lambda b: b.adjust(TENANTS[who], credits(amount), reason=reason, reference=key),
+            lambda: self.model.adjust(who, (amount, reason), key, self.clock.moment),
+        )
+
     @rule(who=buyers, payment=disputed, cents=parts, key=held_keys)
     def open_dispute(self, who: str, payment: str, cents: int | None, key: str) -> None:
         dispute, said = self.compare(
@@ -409,16 +420,25 @@ class Ledgers(RuleBasedStateMachine):
         if grants is not None:
             assert [int(grant.remaining.value) for grant in grants] == said
 
-    @rule(who=tenants, limit=st.integers(1, 4), kind=st.none() | st.just("charge"))
-    def read_statement(self, who: str, limit: int, kind: str | None) -> None:
-        lines, _ = self.compare(
-            lambda b: all_lines(b, TENANTS[who], limit, kind),
-            lambda: self.model.balance(who, self.clock.moment),
+    @rule(who=tenants, limit=st.integers(1, 4), kind=st.none() | st.just("charge"), within=periods)
+    def read_statement(
+        self, who: str, limit: int, kind: str | None, within: tuple[int | None, int | None]
+    ) -> None:
+        since, until = map(self.at, within)
+        found, said = self.compare(
+            lambda b: all_lines(b, TENANTS[who], limit, kind=kind, since=since, until=until),
+            lambda: self.model.statement(who, since, until, self.clock.moment),
         )
-        if lines and kind is None:
+        if found is None:
+            return
+        opening, lines, closing = found
+        assert (opening, closing) == (said[0], said[2])
+        if kind is None:
+            assert sorted(int(line.amount.value) for line in lines) == said[1]
+        if kind is None and within == (None, None):
             older = [*(line.balance_after for line in lines[1:]), credits(0)]
             before = [line.balance_after - line.amount for line in lines]
-            assert before == older, f"the balances on the statement of {who} do not run on"
+            assert lines == [] or before == older, f"the statement of {who} does not run on"
 
     @rule()
     def sweep(self) -> None:
@@ -473,14 +493,19 @@ def observed_outcome(outcome: Outcome[Any]) -> tuple[str, Any, Any]:
     return "ok", (int(receipt.balance.value), receipt.replayed), receipt
 
 
-def all_lines(billing: Billing, tenant: TenantId, limit: int, kind: str | None) -> list[Line]:
-    """Every line, page by page."""
-    page = billing.statement(tenant, limit=limit, kind=kind)
+def all_lines(
+    billing: Billing, tenant: TenantId, limit: int, **chosen: Any
+) -> tuple[int, list[Line], int]:
+    """The opening balance, every line, page by page, and the closing balance."""
+    page = billing.statement(tenant, limit=limit, **chosen)
+    around = page.opening, page.closing
     lines = list(page.lines)
     while page.next is not None:
-        page = billing.statement(tenant, limit=limit, kind=kind, after=page.next)
+        page = billing.statement(tenant, limit=limit, after=page.next, **chosen)
+        assert (page.opening, page.closing) == around
         lines += page.lines
-    return [unplaced(line) for line in lines]
+    opening, closing = (int(balance.value) for balance in around)
+    return opening, [unplaced(line) for line in lines], closing
 
 
 def run(

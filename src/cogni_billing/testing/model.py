@@ -210,6 +210,18 @@ class Model:
 
         return self._once(who, ("refund", reference), asked, record)
 
+    def adjust(
+        self, who: str, asked: tuple[int, str], reference: str, now: datetime
+    ) -> tuple[int, bool]:
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            expire_due(tenant, now)
+            granted = sum(grant["left"] for grant in tenant["grants"].values())
+            draw(tenant, max(-asked[0] - max(available(tenant) - granted, 0), 0))
+            add(tenant, asked[0])
+
+        return self._once(who, ("adjustment", reference), asked, record)
+
     def open_dispute(
         self, who: str, payment: str, cents: int | None, reference: str, now: datetime
     ) -> tuple[str, bool]:
@@ -354,6 +366,19 @@ class Model:
         expire_due(tenant, moment)
         lines = tenant["lines"] + tenant["arrivals"]
         return sum(amount for at, amount in lines if at <= moment), aside
+
+    def statement(
+        self, who: str, since: datetime | None, until: datetime | None, now: datetime
+    ) -> tuple[int, list[int], int]:
+        """Returns the opening balance, the amounts in the interval, and the closing balance."""
+        tenant = deepcopy(self.state["tenants"][who])
+        require_open(tenant)
+        expire_due(tenant, now)
+        lines = tenant["lines"] + tenant["arrivals"]
+        first, last = since or BEGINNING, until or NEVER
+        opening = sum(amount for at, amount in lines if at < first)
+        within = [amount for at, amount in lines if first <= at < last]
+        return opening, sorted(within), opening + sum(within)
 
     def grants(self, who: str, now: datetime) -> list[int]:
         """Returns the remainder of each grant, in spend order."""

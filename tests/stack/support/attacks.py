@@ -110,6 +110,10 @@ def chargeback(ids: Ids, **altered: object) -> Asked:
     return refund(ids, kind="chargeback") | {"part": None} | part | altered
 
 
+def adjustment(ids: Ids, **altered: object) -> Asked:
+    return movement(ids, "adjustment", -5, reason="billed twice") | altered
+
+
 def hold(ids: Ids, **altered: object) -> Asked:
     soon = ids.now + timedelta(days=1)
     ends = {"expires_at": soon, "ends_at": soon}
@@ -182,6 +186,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "record_attempt": step,
     "release": release,
     "reverse": lambda ids: [refund(ids)],
+    "adjust": lambda ids: [adjustment(ids), adjustment(ids, amount=5, reference="new-2")],
     "expire_due": lambda ids: {"at": ids.now},
     "spend": lambda ids: [charge(ids), capture(ids)],
     "spend_groups": lambda ids: [charge(ids), capture(ids)],

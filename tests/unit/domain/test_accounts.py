@@ -14,6 +14,7 @@ from cogni_billing.domain.accounts import (
     new_account,
 )
 from cogni_billing.domain.identity import (
+    ADJUSTMENTS,
     BREAKAGE,
     ISSUANCE,
     SHORTFALL,
@@ -60,6 +61,7 @@ def test_an_account_cannot_be_changed() -> None:
         (USAGE, "00000000-0000-4000-b000-000000000002"),
         (BREAKAGE, "00000000-0000-4000-b000-000000000003"),
         (SHORTFALL, "00000000-0000-4000-b000-000000000004"),
+        (ADJUSTMENTS, "00000000-0000-4000-b000-000000000005"),
     ],
 )
 def test_the_ids_of_the_protocol_never_change(given: UUID, written: str) -> None:
@@ -72,6 +74,7 @@ def test_each_contra_account_has_its_type() -> None:
         AccountType.USAGE: USAGE,
         AccountType.BREAKAGE: BREAKAGE,
         AccountType.SHORTFALL: SHORTFALL,
+        AccountType.ADJUSTMENTS: ADJUSTMENTS,
     } == CONTRA_ACCOUNTS
     assert {*CONTRA_ACCOUNTS.values(), SYSTEM_ACCOUNT_ID} == SYSTEM_ACCOUNTS
 
@@ -83,4 +86,5 @@ def test_types_have_the_codes_that_are_stored() -> None:
         "usage",
         "breakage",
         "shortfall",
+        "adjustments",
     ]

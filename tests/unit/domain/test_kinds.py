@@ -21,7 +21,7 @@ from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain import kinds, receipts
 from cogni_billing.domain.errors import unknown_kind
 from cogni_billing.domain.grants import Expiration, plan_expiry
-from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, USAGE
+from cogni_billing.domain.identity import ADJUSTMENTS, BREAKAGE, ISSUANCE, USAGE
 from cogni_billing.domain.kinds import KINDS, KindRules
 from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.testing.base import ALICE, NOON
@@ -70,6 +70,7 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
         "expiry": BREAKAGE,
         "refund": ISSUANCE,
         "chargeback": ISSUANCE,
+        "adjustment": ADJUSTMENTS,
     }
     assert TransactionKind.CHARGE.contra == USAGE
 
@@ -78,6 +79,7 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
     ("rule", "true_of"),
     [
         ("is_credit", ["purchase", "grant"]),
+        ("corrects", ["adjustment"]),
         ("may_be_zero", ["purchase", "refund", "chargeback"]),
         ("opens_account", ["purchase", "grant"]),
         ("reverses", ["refund", "chargeback"]),
@@ -92,7 +94,7 @@ def test_a_rule_is_true_of_some_kinds(rule: str, true_of: list[str]) -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        *("contra", "is_credit", "may_be_zero", "opens_account", "reverses"),
+        *("contra", "is_credit", "corrects", "may_be_zero", "opens_account", "reverses"),
         *("subject", "has_shares", "is_plain_debit"),
     ],
 )
@@ -158,7 +160,7 @@ def test_an_expiry_posted_by_a_caller_is_refused() -> None:
     "receipt",
     [
         *("charge_receipt", "capture_receipt", "grant_receipt"),
-        *("refund_receipt", "chargeback_receipt"),
+        *("refund_receipt", "chargeback_receipt", "adjustment_receipt"),
     ],
 )
 def test_a_receipt_of_another_kind_is_refused(receipt: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cogni_billing import Balance, InvalidPage, Line, Page, TransactionKind, credits
 from cogni_billing.domain.errors import shown
-from cogni_billing.domain.statements import PageRequest, page_of, page_request
+from cogni_billing.domain.statements import Extract, PageRequest, page_of, page_request
 from cogni_billing.testing.base import NOON
 
 LIMIT_RULE = "a whole number from 1 to 1000"
@@ -37,6 +37,10 @@ def line(position: int) -> Line:
 
 def newest_first(count: int) -> list[Line]:
     return [line(position) for position in range(count, 0, -1)]
+
+
+def extract(lines: list[Line]) -> Extract:
+    return Extract(tuple(lines), opening=credits(3), closing=credits(7))
 
 
 def test_available_is_posted_less_held() -> None:
@@ -119,9 +123,9 @@ def test_one_line_more_than_the_limit_makes_a_next_page(
 ) -> None:
     lines = newest_first(read)
 
-    page = page_of(lines, 3)
+    page = page_of(extract(lines), 3)
 
-    assert page == Page(tuple(lines[:shown_lines]), cursor)
+    assert page == Page(tuple(lines[:shown_lines]), credits(3), credits(7), cursor)
 
 
 @given(count=st.integers(0, 30), limit=st.integers(1, 40))
@@ -131,7 +135,7 @@ def test_following_the_cursors_reads_every_line_once_newest_first(count: int, li
     while more:
         request = page_request(limit, after)
         older = [x for x in kept if request.before is None or x.position < request.before]
-        page = page_of(older[: request.limit + 1], request.limit)
+        page = page_of(extract(older[: request.limit + 1]), request.limit)
         read += page.lines
         after, more = page.next, page.next is not None
 
@@ -140,10 +144,10 @@ def test_following_the_cursors_reads_every_line_once_newest_first(count: int, li
 
 
 def test_lines_and_pages_cannot_be_changed() -> None:
-    page = page_of([line(1)], 1)
+    page = page_of(extract([line(1)]), 1)
 
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         page.next = "1"  # type: ignore[misc]
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         page.lines[0].amount = credits(2)  # type: ignore[misc]
-    assert page == Page((line(1),), None)
+    assert page == Page((line(1),), credits(3), credits(7), None)

@@ -71,6 +71,7 @@ FIELDS: dict[TransactionKind, dict[str, Any]] = {
         "reversal": REVERSAL,
         "subject": HOLD,
     },
+    TransactionKind.ADJUSTMENT: {"amount": credits(-5), "reason": "billed twice"},
 }
 """The fields that a transaction of each kind must have."""
 
@@ -105,22 +106,26 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "problem"),
     [
-        *((kind, {"amount": -FIELDS[kind]["amount"]}, "of -?5 CREDIT") for kind in TransactionKind),
+        *(
+            (kind, {"amount": -FIELDS[kind]["amount"]}, "of -?5 CREDIT")
+            for kind in TransactionKind
+            if not kind.corrects
+        ),
         *(
             (kind, {"amount": credits(0)}, "of 0 CREDIT")
-            for kind in ("charge", "capture", "grant", "expiry")
+            for kind in ("charge", "capture", "grant", "expiry", "adjustment")
         ),
         *(
             (kind, {"shares": SHARE}, "with 1 shares")
-            for kind in ("charge", "capture", "grant", "expiry")
+            for kind in ("charge", "capture", "grant", "expiry", "adjustment")
         ),
         *(
             (kind, {"absorbed": credits(1)}, "with 1 CREDIT absorbed")
-            for kind in ("purchase", "charge", "capture", "grant", "expiry")
+            for kind in ("purchase", "charge", "capture", "grant", "expiry", "adjustment")
         ),
         *(
             (kind, {"subject": HOLD}, f"with subject {HOLD}, .* none")
-            for kind in ("purchase", "charge", "grant", "refund")
+            for kind in ("purchase", "charge", "grant", "refund", "adjustment")
         ),
         ("capture", {"subject": None}, "with subject None, .* hold"),
         ("expiry", {"subject": None}, "with subject None, .* grant"),
@@ -140,7 +145,13 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
         *((kind, {"reversal": None}, "with reversal None") for kind in ("refund", "chargeback")),
         *(
             (kind, {"reversal": REVERSAL}, "with reversal Reversal")
-            for kind in ("purchase", "charge", "capture", "grant", "expiry")
+            for kind in ("purchase", "charge", "capture", "grant", "expiry", "adjustment")
+        ),
+        ("adjustment", {"reason": None}, "with reason None"),
+        *(
+            (kind, {"reason": "billed twice"}, "with reason billed twice")
+            for kind in TransactionKind
+            if not kind.corrects
         ),
         ("purchase", {"shares": (Share(SYSTEM_ACCOUNT_ID, usd(1)),)}, "in more than one unit"),
         ("refund", {"absorbed": usd(1)}, "in more than one unit"),
@@ -208,6 +219,12 @@ def test_each_unit_must_sum_to_zero_by_itself() -> None:
             "chargeback",
             {"reversal": attrs.evolve(REVERSAL, asked=None, shortfall=Shortfall.DEBT)},
             {"payment": "stripe:pi_1", "amount": "what remains", "shortfall": "debt"},
+        ),
+        ("adjustment", {}, {"amount": "-5 CREDIT", "reason": "billed twice"}),
+        (
+            "adjustment",
+            {"amount": credits(5)},
+            {"amount": "5 CREDIT", "reason": "billed twice"},
         ),
     ],
 )

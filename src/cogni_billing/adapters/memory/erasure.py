@@ -49,7 +49,8 @@ def sealed_metadata(store: Store, made: Transaction) -> str:
 def without_texts(made: Transaction) -> Transaction:
     """The transaction with its texts erased."""
     terms = made.terms and evolve(made.terms, source=erased(made.id, made.terms.source))
-    return evolve(made, metadata=EMPTY, terms=terms)
+    reason = made.reason and erased(made.id, made.reason)
+    return evolve(made, metadata=EMPTY, terms=terms, reason=reason)
 
 
 def _texts(store: Store, tenant: TenantId) -> Iterator[UUID]:
@@ -59,6 +60,8 @@ def _texts(store: Store, tenant: TenantId) -> Iterator[UUID]:
         if made.tenant == tenant and made.metadata:
             yield made.id
         if made.tenant == tenant and without_texts(made).terms != made.terms:
+            yield made.id
+        if made.tenant == tenant and without_texts(made).reason != made.reason:
             yield made.id
     if wallet := store.wallets.get(tenant):
         yield from (hold.id for hold in wallet.holds.values() if hold.metadata)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
-from itertools import islice
 from uuid import UUID
 
 from attrs import evolve, field, frozen
@@ -15,7 +15,7 @@ from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import open_account, require_account
-from cogni_billing.adapters.rights import minting_refused
+from cogni_billing.adapters.rights import minting_refused, service_refused
 from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
@@ -31,7 +31,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
-from cogni_billing.domain.statements import Balance, Line, PageRequest
+from cogni_billing.domain.statements import Balance, Extract, Line, PageRequest
 from cogni_billing.domain.transactions import Draw, Posting, Recorded, Transaction
 from cogni_billing.domain.wallets import Wallet
 
@@ -44,6 +44,7 @@ class MemoryLedger:
     _tenant: TenantId
     _guard: ScopeGuard
     _may_mint: bool = field(kw_only=True)
+    _is_service: bool = field(kw_only=True)
 
     def post(self, transaction: Transaction, /) -> Recorded:
         with self._guard.call():
@@ -54,6 +55,8 @@ class MemoryLedger:
             raise PrivilegeRequired("posting a transaction of another tenant")
         if transaction.kind.is_credit and not self._may_mint:
             raise minting_refused()
+        if transaction.kind.corrects and not self._is_service:
+            raise service_refused()
         if stored := self._found(transaction.kind, transaction.reference):
             same_or_conflict(stored.transaction, transaction.request)
             return stored
@@ -204,11 +207,17 @@ class MemoryLedger:
             wallet, _ = self._wallet().expired_by(now)
             return tuple(wallet.spendable())
 
-    def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
+    def lines(self, page: PageRequest, /) -> Extract:
         with self._guard.call():
             require_account(self._store, self._tenant)
-            admitted = filter(page.admits, reversed(self._lines()))
-            return tuple(islice(admitted, page.limit + 1))
+            posted = self._lines()
+            balance = self._store.balance(account_of(self._tenant))
+            due = list[Line]()
+            for expiry in self._due(page.now)[1]:
+                balance += expiry.amount
+                position = len(posted) + len(due) + 1
+                due.append(self._line(expiry, expiry.amount, expiry.at, position, balance))
+            return page.of([*posted, *due])
 
     def _wallet(self) -> Wallet:
         return self._store.wallets.get(self._tenant, Wallet())
@@ -226,17 +235,27 @@ class MemoryLedger:
         """Post the due expirations. A single-call scope keeps them if the call is refused."""
         if not self._wallet().is_due(self._wallet().present(moment)):
             return
-        wallet, expirations = self._wallet().caught_up(moment)
-        for expiration in expirations:
-            before = sum(
-                recorded.transaction.subject == expiration.grant_id
-                for (tenant, kind, _), recorded in self._store.recorded.items()
-                if tenant == self._tenant and kind is TransactionKind.EXPIRY
-            )
-            self._enter(plan_expiry(self._tenant, expiration, before + 1), expiration.at)
+        wallet, expirations = self._due(moment)
+        for expiry in expirations:
+            self._enter(expiry, expiry.at)
         self._keep(wallet)
         if self._guard.is_single:
             self._store.keep()
+
+    def _due(self, moment: datetime) -> tuple[Wallet, list[Transaction]]:
+        """The wallet after the expirations that are due, and their transactions."""
+        wallet, expirations = self._wallet().caught_up(moment)
+        counts = Counter(
+            recorded.transaction.subject
+            for (tenant, kind, _), recorded in self._store.recorded.items()
+            if expirations and tenant == self._tenant and kind is TransactionKind.EXPIRY
+        )
+        planned = []
+        for expiration in expirations:
+            counts[expiration.grant_id] += 1
+            number = counts[expiration.grant_id]
+            planned.append(plan_expiry(self._tenant, expiration, number))
+        return wallet, planned
 
     def _arrived(self) -> Amount:
         return self._store.balance(account_of(self._tenant)) - self._wallet().posted
@@ -267,13 +286,20 @@ class MemoryLedger:
     def _add(self, transaction: Transaction, posting: Posting, at: datetime) -> None:
         balance = self._store.balance(posting.account) + posting.amount
         self._store.put(self._store.balances, posting.account, balance)
-        line = Line(
-            position=len(self._store.lines.get(posting.account, ())) + 1,
-            transaction_id=transaction.id,
-            kind=transaction.kind,
-            reference=transaction.reference if posting.tenant == self._tenant else None,
-            amount=posting.amount,
+        position = len(self._store.lines.get(posting.account, ())) + 1
+        line = self._line(transaction, posting.amount, at, position, balance)
+        own = posting.tenant == self._tenant
+        self._store.append(posting.account, line if own else evolve(line, reference=None))
+
+    def _line(
+        self, made: Transaction, amount: Amount, at: datetime, position: int, balance: Amount
+    ) -> Line:
+        return Line(
+            position=position,
+            transaction_id=made.id,
+            kind=made.kind,
+            reference=made.reference,
+            amount=amount,
             balance_after=balance,
             at=at,
         )
-        self._store.append(posting.account, line)

@@ -76,13 +76,17 @@ class InMemoryUnitOfWork:
             yield scope
 
     @contextmanager
-    def _opened(self, tenant: TenantId, guard: ScopeGuard) -> Iterator[MemoryScope]:
+    def _opened(
+        self, tenant: TenantId, guard: ScopeGuard, *, service: bool = False
+    ) -> Iterator[MemoryScope]:
         owner = tenant_id(tenant)
         with self._store.transaction():
             try:
                 yield MemoryScope(
                     MemoryTenants(self._store, owner, guard),
-                    MemoryLedger(self._store, owner, guard, may_mint=self._may_mint),
+                    MemoryLedger(
+                        self._store, owner, guard, may_mint=self._may_mint, is_service=service
+                    ),
                     MemoryAttempts(self._store, owner, guard, may_mint=self._may_mint),
                     MemoryBooks(self._store, guard),
                 )
@@ -112,7 +116,8 @@ class InMemoryUnitOfWork:
         """Do *work* in a scope that may also open the books of all tenants."""
         if not self._has_service:
             raise service_refused()
-        return self.run(tenant, work)
+        with self._opened(tenant, ScopeGuard(), service=True) as scope:
+            return work(scope)
 
     async def post_async(self, transaction: Transaction, /) -> Recorded:
         """Record *transaction* in a scope of its own, for its tenant."""

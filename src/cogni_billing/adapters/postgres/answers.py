@@ -30,6 +30,8 @@ def door_of(kind: TransactionKind) -> str:
     """Return the name of the function that records transactions of *kind*."""
     if kind.reverses:
         return "reverse"
+    if kind.corrects:
+        return "adjust"
     return "mint" if kind.is_credit else "spend"
 
 

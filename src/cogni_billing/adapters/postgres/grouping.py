@@ -260,5 +260,5 @@ class AsyncLanes:
 
 
 def is_groupable(transaction: Transaction) -> bool:
-    """True if *transaction* may share a commit. The service role posts reversals, one by one."""
-    return not transaction.kind.reverses
+    """True if *transaction* may share a commit. Those of the service role are posted one by one."""
+    return not (transaction.kind.reverses or transaction.kind.corrects)

@@ -18,7 +18,7 @@ TRANSACTION: Final = (
     *("id", "seen", "occurred_at", "line_at", "kind", "reference", "amount", "posted_after"),
     *("arrived", "overdraft", "subject_id", "paid", "paid_unit", "beneficiaries", "shares"),
     *("policy", "drawn_grants", "drawn_amounts", "reverses", "returned", "returned_total", "part"),
-    *("shortfall", "absorbed", "metadata"),
+    *("shortfall", "absorbed", "reason", "metadata"),
 )
 ARRIVAL: Final = ("sequence", "account_id", "position", "kind", "amount", "occurred_at")
 CLAIM: Final = ("tenant_id", "transaction_id")
@@ -50,8 +50,9 @@ def _texts(table: str, columns: Sequence[str]) -> str:
 def _text(value: str, column: str) -> str:
     if column.endswith("_at"):
         value = f"extract(epoch FROM {value})"
-    elif column in {"metadata", "source"}:  # the same after an erasure
-        value = f"cogni_billing.erased({value.partition('.')[0]}.id, CAST({value} AS text))"
+    elif column in {"metadata", "source", "reason"}:  # the same after an erasure
+        digest = f"cogni_billing.erased({value.partition('.')[0]}.id, CAST({value} AS text))"
+        value = f"CASE WHEN {value} IS NOT NULL THEN {digest} END"
     elif column == "policy":  # stored in `policies` under its digest
         value = f"encode({value}, 'hex')"
     return f"CAST({value} AS text)"

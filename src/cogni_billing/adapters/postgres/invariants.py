@@ -38,8 +38,8 @@ _TRANSACTION: Final = "'tenant', tenant_id, 'transaction', id"
 _ACCOUNT: Final = "'tenant', tenant_id, 'account', cogni_billing.account_of(tenant_id)"
 
 _KINDS: Final = ", ".join(
-    f"('{kind}', {rules.is_credit}, {rules.may_be_zero}, {rules.reverses}, {rules.has_shares},"
-    f" {rules.subject is not None})"
+    f"('{kind}', {rules.is_credit}, {rules.corrects}, {rules.may_be_zero}, {rules.reverses},"
+    f" {rules.has_shares}, {rules.subject is not None})"
     for kind, rules in KINDS.items()
 )
 _RESERVED: Final = ", ".join(f"'{account}'" for account in sorted({UUID(int=0), *SYSTEM_ACCOUNTS}))
@@ -50,11 +50,14 @@ _FITTING: Final = _broken(
     SELECT made.tenant_id, made.id, made.kind, made.amount
     FROM cogni_billing.transactions AS made
     LEFT JOIN (VALUES {_KINDS})
-        AS kinds (kind, is_credit, may_be_zero, is_reversal, has_shares, has_subject)
+        AS kinds (
+            kind, is_credit, corrects, may_be_zero, is_reversal, has_shares, has_subject)
         ON kinds.kind = made.kind
     WHERE (
         abs(amount) < 1e40 AND scale(amount) = 0
-        AND CASE WHEN amount = 0 THEN may_be_zero ELSE (amount > 0) = is_credit END
+        AND CASE WHEN amount = 0 THEN may_be_zero ELSE corrects OR (amount > 0) = is_credit END
+        AND (reason IS NOT NULL) = corrects
+        AND coalesce(char_length(reason) BETWEEN 1 AND 255, true)
         AND (subject_id IS NOT NULL) = has_subject
         AND CASE WHEN made.kind = 'purchase'
             THEN policy IS NOT NULL AND paid > 0 AND paid < 1e40

@@ -16,11 +16,11 @@ from cogni_billing.adapters.postgres.calls import Calls
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.rows import (
     dispute_from,
+    extract_from,
     grant_from,
     hold_asked,
     hold_from,
     in_credits,
-    line_from,
     moment,
     movement,
     page_asked,
@@ -43,7 +43,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
-from cogni_billing.domain.statements import Balance, Line, PageRequest
+from cogni_billing.domain.statements import Balance, Extract, PageRequest
 from cogni_billing.domain.timestamps import require_unexpired
 from cogni_billing.domain.transactions import Recorded, Transaction
 
@@ -218,9 +218,9 @@ class PostgresLedger:
         with self._guard.call(), translated():
             return _balance(self._read("balance", {"moment": moment}))
 
-    def lines(self, page: PageRequest, /) -> tuple[Line, ...]:
+    def lines(self, page: PageRequest, /) -> Extract:
         with self._guard.call(), translated():
-            return tuple(map(line_from, self._read("lines", page_asked(page))["lines"]))
+            return extract_from(self._read("lines", page_asked(page)))
 
 
 def _balance(answer: Any) -> Balance:

@@ -19,7 +19,7 @@ from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, encoded, read_only
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.statements import Line, PageRequest
+from cogni_billing.domain.statements import Extract, Line, PageRequest
 from cogni_billing.domain.transactions import (
     Draw,
     GrantTerms,
@@ -34,7 +34,7 @@ MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def movement(transaction: Transaction) -> Asked:
-    """Convert *transaction* to the argument of `spend`, `mint` and `reverse`."""
+    """Convert *transaction* to the argument of `spend`, `mint`, `reverse` and `adjust`."""
     asked: Asked = {
         "kind": transaction.kind,
         "id": transaction.id,
@@ -64,6 +64,8 @@ def movement(transaction: Transaction) -> Asked:
         asked["returned_total"] = reversal.total.value
         asked["part"] = reversal.asked and reversal.asked.value
         asked["absorbed"] = transaction.absorbed.value
+    if transaction.reason is not None:
+        asked["reason"] = transaction.reason
     return asked
 
 
@@ -86,6 +88,7 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         terms=_terms(stored) if kind is TransactionKind.GRANT else None,
         absorbed=in_credits(stored["absorbed"] or 0),
         reversal=_reversal(stored) if kind.reverses else None,
+        reason=stored["reason"],
     )
     return Recorded(
         transaction,
@@ -241,8 +244,18 @@ def page_asked(page: PageRequest) -> Asked:
         "kind": page.kind,
         "since": page.since,
         "until": page.until,
+        "now": page.now,
         "size": page.limit + 1,
     }
+
+
+def extract_from(answer: Any) -> Extract:
+    """Convert the answer of `lines`."""
+    return Extract(
+        tuple(map(line_from, (answer["due"] or []) + answer["lines"])),
+        opening=in_credits(answer["opening"]),
+        closing=in_credits(answer["closing"]),
+    )
 
 
 def line_from(stored: Any) -> Line:

@@ -70,7 +70,7 @@ def _doors() -> Iterator[str]:
     for name in re.findall(rf"FUNCTION {SCHEMA}\._(\w+)", "".join(map(_read, FUNCTION_FILES))):
         call = f"{SCHEMA}._{name}({act}, asked)"
         yield _door(f"{name}(owner uuid, proof text, asked json)", call)
-    for name in ("spend", "mint", "reverse"):
+    for name in ("spend", "mint", "reverse", "adjust"):
         call = f"{SCHEMA}.post({act}, asked, {_kind_list(name)}, all_or_none)"
         arguments = "owner uuid, proof text, asked json[], all_or_none boolean DEFAULT false"
         yield _door(f"{name}({arguments})", call)
@@ -124,6 +124,7 @@ def _kinds() -> dict[str, str]:
 
 _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
     "is_credit": lambda rules: rules.is_credit,
+    "corrects": lambda rules: rules.corrects,
     "may_be_zero": lambda rules: rules.may_be_zero,
     "opens_account": lambda rules: rules.opens_account,
     "reverses": lambda rules: rules.reverses,
@@ -131,6 +132,9 @@ _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
     "subject": lambda rules: rules.subject,
     "mint": lambda rules: rules.is_credit,
     "reverse": lambda rules: rules.reverses,
+    "adjust": lambda rules: rules.corrects,
     # Only the ledger posts expiries.
-    "spend": lambda rules: not (rules.is_credit or rules.reverses or rules.subject == "grant"),
+    "spend": lambda rules: (
+        not (rules.is_credit or rules.corrects or rules.reverses or rules.subject == "grant")
+    ),
 }

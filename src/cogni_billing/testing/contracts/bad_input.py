@@ -112,10 +112,24 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "tenant": (*UUIDS, UUID(int=0), SYSTEM_ACCOUNT_ID),
     "id": UUIDS,
     "credits": (None, *NUMBERS, credits(0), credits(-1), usd(1), [credits(1)]),
+    "correction": (None, *NUMBERS, credits(0), usd(1), [credits(1)], credits(10**27) + credits(1)),
     "money": (None, *NUMBERS, usd(0), usd("-0.01"), credits(1), [usd(1)]),
     "some money": (*NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
     "key": KEYS,
     "source": KEYS,
+    "reason": (
+        *(None, 7, b"r", True, Kind.RUN, Odd("r"), "", " ", "   ", "\u00a0", "a\n", "a\tb", "a\0"),
+        *(
+            "\x1b[31m",
+            "\x7f",
+            "\u202eabc",
+            "\u200b",
+            "\u2028",
+            "\ud800",
+            "x" * 256,
+            "x" * 1_000_000,
+        ),
+    ),
     "metadata": (
         *("{}", [], [("a", 1)], 7, True, cyclic(), nested(9), nested(3000)),
         *({1: "a"}, {None: "a"}, {("a",): 1}, {Kind.RUN: 1}, {"a\0": 1}, {"\udfff": 1}),
@@ -172,6 +186,10 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     "open_dispute": TENANT | PAYMENT | REFERENCE | PART | METADATA,
     "win_dispute": TENANT | PAYMENT | REFERENCE,
     "lose_dispute": TENANT | PAYMENT | REFERENCE | SHORTFALL | METADATA,
+    "adjust": TENANT
+    | {"amount": (credits(-5), "correction"), "reason": ("billed twice", "reason")}
+    | REFERENCE
+    | METADATA,
     "balance": TENANT | {"at": (NOON, "moment")},
     "statement": TENANT
     | {"limit": (5, "limit"), "after": ("5", "cursor"), "kind": ("charge", "kind")}

@@ -35,6 +35,10 @@ from cogni_billing.testing.contracts.verifying import live
 
 NAMED: Final = {"name": "Ada", "address": ["Main Street 1", 1.5]}
 YEAR: Final = timedelta(days=365)
+RECORDED: Final = (
+    *(("stripe:pi_1", "purchase"), ("g", "grant"), ("run-1", "charge")),
+    ("t", "adjustment"),
+)
 
 
 class ErasureContract(Contract):
@@ -45,6 +49,7 @@ class ErasureContract(Contract):
         billing.grant(ALICE, credits(5), source="gift:ada", reference="g", metadata=NAMED)
         billing.charge(ALICE, credits(3), reference="run-1", metadata=NAMED)
         billing.open_dispute(ALICE, payment="stripe:pi_1", reference="dp", metadata=NAMED)
+        billing.adjust(ALICE, credits(1), reason="Ada called", reference="t", metadata=NAMED)
         billing.grant(BOB, credits(5), source="gift:bob", reference="g", metadata=NAMED)
         return billing.hold(ALICE, credits(1), reference="run-2", metadata=NAMED)
 
@@ -54,11 +59,12 @@ class ErasureContract(Contract):
         return view
 
     def test_forget_erases_each_text_of_the_tenant_once(self, billing: Billing, hold: Hold) -> None:
-        assert billing.forget(ALICE) == 6
+        assert billing.forget(ALICE) == 8
         assert billing.forget(ALICE) == 0
 
-        for reference, kind in (("stripe:pi_1", "purchase"), ("g", "grant"), ("run-1", "charge")):
+        for reference, kind in RECORDED:
             assert self.found(billing, reference, kind).metadata == {}
+        assert "Ada" not in str(self.found(billing, "t", "adjustment").reason)
         (grant,) = billing.grants(ALICE)
         assert "ada" not in grant.source
         assert billing.release(ALICE, hold.id).metadata == {}
@@ -101,6 +107,10 @@ class ErasureContract(Contract):
         again = billing.grant(ALICE, credits(5), source="gift:ada", reference="g")
         assert (again.replayed, again.granted) == (True, credits(5))
         assert billing.hold(ALICE, credits(1), reference="run-2").replayed
+        assert billing.adjust(ALICE, credits(1), reason="Ada called", reference="t").replayed
+        with pytest.raises(IdempotencyConflict) as caught:
+            billing.adjust(ALICE, credits(1), reason="Eve called", reference="t")
+        assert [each.field for each in caught.value.differences] == ["reason"]
         with pytest.raises(IdempotencyConflict) as caught:
             billing.grant(ALICE, credits(5), source="gift:eve", reference="g")
         assert [each.field for each in caught.value.differences] == ["source"]

@@ -472,8 +472,9 @@ class GrantContract(Contract):
         assert rich.sweep() == 1
         clock.moment = NOON + 2 * HOUR
         rich.charge(ALICE, credits(1), reference="run-1")
+        charged_at = clock.moment
 
-        assert rich.statement(ALICE).lines[0].at == clock.moment
+        assert rich.statement(ALICE).lines[0].at == charged_at
 
     def test_a_sweep_at_the_moment_of_an_expiry_posts_it(
         self, billing: Billing, clock: SteppingClock

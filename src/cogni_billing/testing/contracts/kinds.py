@@ -63,6 +63,11 @@ def chargeback(billing: Billing, clock: MovableClock) -> str:
     return "r"
 
 
+def adjustment(billing: Billing, clock: MovableClock) -> str:
+    billing.adjust(ALICE, credits(-5), reason="billed twice", reference="r")
+    return "r"
+
+
 RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.PURCHASE: purchase,
     TransactionKind.CHARGE: charge,
@@ -71,6 +76,7 @@ RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.EXPIRY: expiry,
     TransactionKind.REFUND: refund,
     TransactionKind.CHARGEBACK: chargeback,
+    TransactionKind.ADJUSTMENT: adjustment,
 }
 """Records each kind. A kind without an entry fails the contract."""
 

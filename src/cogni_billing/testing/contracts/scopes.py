@@ -169,4 +169,4 @@ class TenantContract(Contract):
         with unit_of_work.scope(BOB) as scope:
             scope.tenants.open_account(NOON)
             assert scope.ledger.balance(NOON).posted == credits(0)
-            assert scope.ledger.lines(FIRST_PAGE) == ()
+            assert scope.ledger.lines(FIRST_PAGE).lines == ()

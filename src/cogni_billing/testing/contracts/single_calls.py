@@ -145,9 +145,10 @@ def charge(amount: int, reference: str = "new") -> Transaction:
 
 
 def expiries(billing: Billing) -> list[int]:
-    """The recorded expirations of Alice."""
+    """The recorded expirations of Alice. Those that are due are on her statement as well."""
     lines = billing.statement(ALICE, kind=TransactionKind.EXPIRY).lines
-    return [int(line.amount.value) for line in lines]
+    recorded = [line for line in lines if billing.transaction(ALICE, line.transaction_id)]
+    return [int(line.amount.value) for line in recorded]
 
 
 class RefusedCallContract(Contract):

@@ -43,6 +43,8 @@ def live(billing: Billing, clock: SteppingClock) -> None:
     billing.charge(ALICE, credits(3), reference="run-6")
     billing.confirm_purchase(BOB, usd("0.03"), payment="stripe:pi_4")
     returned(billing)
+    billing.adjust(BOB, credits(-900), reason="billed twice", reference="ticket-1")
+    billing.adjust(BOB, credits(40), reason="sorry", reference="ticket-2")
 
 
 def returned(billing: Billing) -> None:
@@ -71,9 +73,9 @@ class VerifyingContract(Contract):
 
         assert found.violations == ()
         assert found.ok
-        # 5 purchases, 2 grants, 5 charges, a capture, an expiry, 2 refunds and a chargeback. Seven
-        # transactions have a share, and one has an absorbed shortfall.
-        assert (found.transactions, found.postings) == (17, 17 * 2 + 8)
+        # 5 purchases, 2 grants, 5 charges, a capture, an expiry, 2 refunds, a chargeback and 2
+        # adjustments. Seven transactions have a share, and one has an absorbed shortfall.
+        assert (found.transactions, found.postings) == (19, 19 * 2 + 8)
 
     @pytest.mark.parametrize("limit", [0, -1, 100_001, True, "5", None])
     def test_an_invalid_limit_of_violations_is_refused(self, billing: Billing, limit: Any) -> None:

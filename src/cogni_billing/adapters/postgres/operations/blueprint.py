@@ -198,7 +198,7 @@ _DOORS: Final = (
     ("user", "mint mint_groups create_attempt record_attempt begin_check"),
     (
         "service",
-        "reverse payment dispute lock open_dispute close_dispute forget safe_position fold",
+        "reverse adjust payment dispute lock open_dispute close_dispute forget safe_position fold",
     ),
     ("service", "account_of owner_of contra_of erased"),
     (

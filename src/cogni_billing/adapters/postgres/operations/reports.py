@@ -53,6 +53,7 @@ _BALANCES: Final = text("""
             WHEN '00000000-0000-4000-b000-000000000002' THEN 'usage'
             WHEN '00000000-0000-4000-b000-000000000003' THEN 'breakage'
             WHEN '00000000-0000-4000-b000-000000000004' THEN 'shortfall'
+            WHEN '00000000-0000-4000-b000-000000000005' THEN 'adjustments'
             ELSE 'tenants'
         END AS name,
         sum(amount) AS balance

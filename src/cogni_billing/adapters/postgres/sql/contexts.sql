@@ -26,7 +26,7 @@ CREATE FUNCTION cogni_billing.owner_of(account uuid) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
         WHEN account BETWEEN '00000000-0000-4000-b000-000000000000'::pg_catalog.uuid
-            AND '00000000-0000-4000-b000-000000000004'::pg_catalog.uuid
+            AND '00000000-0000-4000-b000-000000000005'::pg_catalog.uuid
         THEN '00000000-0000-4000-a000-000000000001'::pg_catalog.uuid
         ELSE account
     END
@@ -51,7 +51,8 @@ LANGUAGE sql IMMUTABLE AS $$
         '00000000-0000-4000-b000-000000000001',
         '00000000-0000-4000-b000-000000000002',
         '00000000-0000-4000-b000-000000000003',
-        '00000000-0000-4000-b000-000000000004')
+        '00000000-0000-4000-b000-000000000004',
+        '00000000-0000-4000-b000-000000000005')
 $$;
 
 -- True for a moment near the server's clock: at most the clock skew from it. A test database
@@ -132,6 +133,17 @@ BEGIN
 END
 $$;
 
+-- True for 1 to 255 characters without control characters or marks that reorder text, not all of
+-- them spaces.
+CREATE FUNCTION cogni_billing.is_reason(given text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN coalesce(
+        char_length(given) BETWEEN 1 AND 255 AND given ~ '[^ ]'
+        AND given !~ '[\x01-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]', false);
+END
+$$;
+
 -- Refuses an id that is used already.
 CREATE FUNCTION cogni_billing.refuse_id(given uuid) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -179,7 +191,8 @@ BEGIN
         '00000000-0000-4000-b000-000000000001',
         '00000000-0000-4000-b000-000000000002',
         '00000000-0000-4000-b000-000000000003',
-        '00000000-0000-4000-b000-000000000004')
+        '00000000-0000-4000-b000-000000000004',
+        '00000000-0000-4000-b000-000000000005')
     THEN
         RAISE check_violation USING
             CONSTRAINT = 'tenants_are_not_reserved', MESSAGE = 'this id cannot be a tenant''s';

@@ -32,6 +32,10 @@ BEGIN
     WHERE tenant_id = me AND position > 0 AND cogni_billing.has_text(metadata);
     GET DIAGNOSTICS more = ROW_COUNT;
     total := total + more;
+    UPDATE cogni_billing.transactions SET reason = cogni_billing.erased(id, reason)
+    WHERE tenant_id = me AND position > 0 AND reason <> cogni_billing.erased(id, reason);
+    GET DIAGNOSTICS more = ROW_COUNT;
+    total := total + more;
     UPDATE cogni_billing.grants SET source = cogni_billing.erased(id, source)
     WHERE tenant_id = me AND source <> cogni_billing.erased(id, source) AND id IN (
         SELECT id FROM cogni_billing.transactions
@@ -55,13 +59,21 @@ BEGIN
 END
 $$;
 
--- The only change of a recorded row: a text is replaced by its digest.
+-- The only change of a recorded row: its texts are replaced by their digests.
 CREATE FUNCTION cogni_billing.check_erasure() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    texts  CONSTANT text[] := '{metadata,reason}';
+    before CONSTANT jsonb := to_jsonb(OLD);
+    after  CONSTANT jsonb := to_jsonb(NEW);
 BEGIN
-    IF to_jsonb(NEW) - 'metadata' IS DISTINCT FROM to_jsonb(OLD) - 'metadata'
-        OR NEW.metadata #>> '{}' IS DISTINCT FROM cogni_billing.erased(OLD.id, OLD.metadata::text)
+    IF before = after OR before - texts IS DISTINCT FROM after - texts
+        OR NEW.metadata::text IS DISTINCT FROM OLD.metadata::text
+        AND NEW.metadata #>> '{}' IS DISTINCT FROM cogni_billing.erased(OLD.id, OLD.metadata::text)
+        OR before ->> 'reason' IS DISTINCT FROM after ->> 'reason'
+        AND after ->> 'reason'
+            IS DISTINCT FROM cogni_billing.erased(OLD.id, before ->> 'reason')
     THEN
         RAISE restrict_violation USING
             CONSTRAINT = 'history_is_append_only',

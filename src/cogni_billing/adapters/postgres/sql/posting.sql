@@ -1,4 +1,4 @@
--- Posting: `record` posts transactions. Three doors decide which kinds a role may post.
+-- Posting: `record` posts transactions. Its doors decide which kinds a role may post.
 --
 -- Every door takes the tenant, the proof of a signed context or NULL, and JSON. It returns JSON.
 -- Refusals are values and not errors, so that a refused request rolls back no other request.
@@ -33,6 +33,43 @@ BEGIN
 END
 $$;
 
+-- Refuses a movement that does not take back a part of its purchase that follows earlier ones.
+CREATE FUNCTION cogni_billing.check_reversal(owner uuid, m cogni_billing.movement) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    bought cogni_billing.transactions;
+BEGIN
+    SELECT * INTO bought FROM cogni_billing.transactions
+    WHERE tenant_id = owner AND id = m.reverses AND kind = 'purchase';
+    IF (bought.beneficiaries IS NOT DISTINCT FROM m.beneficiaries
+        AND m.returned > 0 AND m.returned_total <= bought.paid
+        AND m.returned_total - m.returned = (
+            SELECT coalesce(max(returned_total), 0)
+            FROM cogni_billing.transactions
+            WHERE tenant_id = owner AND reverses = m.reverses)
+        AND scale(m.returned) <= CASE bought.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
+        AND coalesce(m.part = m.returned, true)
+        AND m.shortfall IN ('debt', 'clamp')
+        -- Of each leg at most its part. The platform absorbs the rest of the parts.
+        AND (
+            SELECT bool_and(taken BETWEEN 0 AND part)
+                AND m.absorbed = sum(part) - sum(taken)
+            FROM (
+                SELECT - given AS taken, cogni_billing.part_of(
+                    leg, bought.paid, m.returned_total - m.returned, m.returned) AS part
+                FROM unnest(bought.amount || bought.shares, m.amount || m.shares)
+                    AS both_legs (leg, given)
+            ) AS legs)
+        AND (m.subject IS NULL OR EXISTS (
+            SELECT FROM cogni_billing.disputes
+            WHERE tenant_id = owner AND disputes.id = m.subject
+              AND purchase_id = m.reverses AND disputed = m.returned))
+    ) IS NOT TRUE THEN
+        PERFORM cogni_billing.refuse('reversals_follow_one_another');
+    END IF;
+END
+$$;
+
 -- Records transactions of a tenant in order, and answers each. Posts due expirations of the wallet
 -- first. If more are due than one call posts, the last answer is `more_due`, and the caller makes
 -- the same call again.
@@ -48,7 +85,6 @@ DECLARE
     w            cogni_billing.wallets;
     was          uuid;
     stored       cogni_billing.transactions;
-    bought       cogni_billing.transactions;
     hold         cogni_billing.holds;
     each         json;
     m            cogni_billing.movement;
@@ -83,7 +119,8 @@ BEGIN
             WHEN (abs(m.amount) < 1e40 AND scale(m.amount) = 0
                 AND (m.amount <> 0 OR m.kind IN (/* may_be_zero */))) IS NOT TRUE
             THEN 'amounts_are_whole_and_bounded'
-            WHEN CASE WHEN m.kind IN (/* is_credit */) THEN m.amount < 0 ELSE m.amount > 0 END
+            WHEN CASE WHEN m.kind IN (/* is_credit */) THEN m.amount < 0
+                ELSE m.amount > 0 AND m.kind NOT IN (/* corrects */) END
             THEN 'transactions_raise_or_lower'
             WHEN NOT cogni_billing.is_near(m.at)
             THEN 'moments_are_near_the_servers'
@@ -104,13 +141,15 @@ BEGIN
         -- PL/pgSQL prepares each expression in each transaction, even in branches that are not
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
-            m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
+            m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part,
+            m.shortfall, m.absorbed, m.reason) > 0
         THEN
             IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
                 OR m.kind <> 'grant'
                 AND num_nonnulls(m.source, m.priority, m.expires_at, m.expires_in) > 0
                 OR m.reverses IS NULL
                 AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
+                OR m.reason IS NOT NULL AND m.kind NOT IN (/* corrects */)
             THEN
                 PERFORM cogni_billing.refuse('transactions_fit_their_kind');
             END IF;
@@ -136,7 +175,8 @@ BEGIN
                             '00000000-0000-4000-b000-000000000001',
                             '00000000-0000-4000-b000-000000000002',
                             '00000000-0000-4000-b000-000000000003',
-                            '00000000-0000-4000-b000-000000000004')
+                            '00000000-0000-4000-b000-000000000004',
+                            '00000000-0000-4000-b000-000000000005')
                     ) THEN
                         PERFORM cogni_billing.refuse('shares_are_complete');
                     END IF;
@@ -292,34 +332,11 @@ BEGIN
             from_amounts := ended.amounts;
         ELSE
             to_draw := - m.amount;
-            IF m.reverses IS NOT NULL THEN
-                SELECT * INTO bought FROM cogni_billing.transactions
-                WHERE tenant_id = owner AND id = m.reverses AND kind = 'purchase';
-                IF (bought.beneficiaries IS NOT DISTINCT FROM m.beneficiaries
-                    AND m.returned > 0 AND m.returned_total <= bought.paid
-                    AND m.returned_total - m.returned = (
-                        SELECT coalesce(max(returned_total), 0)
-                        FROM cogni_billing.transactions
-                        WHERE tenant_id = owner AND reverses = m.reverses)
-                    AND scale(m.returned) <= CASE bought.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
-                    AND coalesce(m.part = m.returned, true)
-                    AND m.shortfall IN ('debt', 'clamp')
-                    -- Of each leg at most its part. The platform absorbs the rest of the parts.
-                    AND (
-                        SELECT bool_and(taken BETWEEN 0 AND part)
-                            AND m.absorbed = sum(part) - sum(taken)
-                        FROM (
-                            SELECT - given AS taken, cogni_billing.part_of(
-                                leg, bought.paid, m.returned_total - m.returned, m.returned) AS part
-                            FROM unnest(bought.amount || bought.shares, m.amount || m.shares)
-                                AS both_legs (leg, given)
-                        ) AS legs)
-                    AND (m.subject IS NULL OR EXISTS (
-                        SELECT FROM cogni_billing.disputes
-                        WHERE tenant_id = owner AND disputes.id = m.subject
-                          AND purchase_id = m.reverses AND disputed = m.returned))
-                ) IS NOT TRUE THEN
-                    PERFORM cogni_billing.refuse('reversals_follow_one_another');
+            IF m.reverses IS NOT NULL OR m.kind IN (/* corrects */) THEN
+                IF m.reverses IS NOT NULL THEN
+                    PERFORM cogni_billing.check_reversal(owner, m);
+                ELSIF NOT cogni_billing.is_reason(m.reason) THEN
+                    PERFORM cogni_billing.refuse('adjustments_have_a_reason');
                 END IF;
                 -- Purchased credits are taken before granted ones. Below zero there are neither.
                 to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
@@ -342,12 +359,13 @@ BEGIN
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
             posted_after, arrived, overdraft, subject_id, paid, paid_unit, beneficiaries, shares,
             policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
-            shortfall, absorbed, metadata
+            shortfall, absorbed, reason, metadata
         ) VALUES (
             owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
             w.posted, arrived, coalesce(m.overdraft, false), m.subject, m.paid, m.paid_unit,
             m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
-            m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.metadata::json
+            m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason,
+            m.metadata::json
         )
         ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING;
         IF NOT FOUND THEN

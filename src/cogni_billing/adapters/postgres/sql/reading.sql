@@ -74,6 +74,33 @@ BEGIN
 END
 $$;
 
+-- A wallet's posted credits as of a moment, or all of them for 'infinity'. Expirations that are due
+-- by `present` count at their own moments.
+CREATE FUNCTION cogni_billing.posted_by(
+    w cogni_billing.wallets, present timestamptz, moment timestamptz
+) RETURNS numeric
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    account CONSTANT uuid := cogni_billing.account_of(w.tenant_id);
+    total   numeric;
+BEGIN
+    IF moment = 'infinity' THEN
+        total := w.posted + w.received + (
+            SELECT amount FROM cogni_billing.newer_arrivals(account, w.received_up_to));
+    ELSE
+        total := cogni_billing.arrived_by(account, moment) + (
+            SELECT posted FROM cogni_billing.last_line(
+                w.tenant_id, w.lines, moment, 9223372036854775807));
+    END IF;
+    IF w.due_at <= least(present, moment) AND w.as_of <= moment THEN
+        total := total - (
+            SELECT coalesce(sum(amount), 0) FROM cogni_billing.expirations(
+                w.tenant_id, w.as_of, least(present, moment)));
+    END IF;
+    RETURN total;
+END
+$$;
+
 CREATE FUNCTION cogni_billing._account(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -118,20 +145,15 @@ BEGIN
             w.held := w.held - (
                 SELECT coalesce(sum(amount), 0) FROM cogni_billing.holds
                 WHERE tenant_id = me AND state = 'open' AND ends_at <= present);
+            w.posted := w.posted - (
+                SELECT coalesce(sum(amount), 0)
+                FROM cogni_billing.expirations(me, w.as_of, present));
         END IF;
     ELSE
-        present := moment;
-        w.posted := cogni_billing.arrived_by(account, moment) + (
-            SELECT posted
-            FROM cogni_billing.last_line(me, w.lines, moment, 9223372036854775807));
+        w.posted := cogni_billing.posted_by(w, moment, moment);
         w.held := (
             SELECT coalesce(sum(amount), 0) FROM cogni_billing.holds
             WHERE tenant_id = me AND ends_at > moment AND ends_at > 'epoch' AND opened_at <= moment);
-    END IF;
-    IF w.due_at <= present AND w.as_of <= present THEN
-        w.posted := w.posted - (
-            SELECT coalesce(sum(amount), 0)
-            FROM cogni_billing.expirations(me, w.as_of, present));
     END IF;
     RETURN '{"outcome":"done","posted":' || w.posted || ',"held":' || w.held || '}';
 END
@@ -154,26 +176,59 @@ BEGIN
 END
 $$;
 
--- Lines of the tenant's account, newest first. An own line comes after the arrivals that it has
--- seen. So a place is an arrival's position and the number of an own line after it, or zero for the
--- arrival itself.
+-- Lines of the tenant's account, newest first, and the balances before and after the interval. An
+-- own line comes after the arrivals that it has seen. So a place is an arrival's position and the
+-- number of an own line after it, or zero for the arrival itself. Due expirations are the newest
+-- lines, in a list of their own.
 CREATE FUNCTION cogni_billing._lines(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
-    m          record;
-    counted    bigint;
-    own_before bigint;
+    just_before CONSTANT interval := interval '1 microsecond';
+    w           cogni_billing.wallets;
+    m           record;
+    present     timestamptz;
+    own_before  bigint;
+    opening     numeric := 0;
+    closing     numeric;  -- NULL for the balance of the newest line
+    due         json;
 BEGIN
-    SELECT lines INTO counted FROM cogni_billing.wallets WHERE tenant_id = me;
+    SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = me;
     IF NOT FOUND THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
     SELECT * INTO m FROM json_to_record(asked) AS page (
-        seen bigint, own bigint, kind text, since timestamptz, until timestamptz, size integer);
+        seen bigint, own bigint, kind text, since timestamptz, until timestamptz,
+        now timestamptz, size integer);
+    IF w.due_at <= greatest(w.as_of, m.now) OR num_nonnulls(m.seen, m.kind, m.since, m.until) > 0
+    THEN
+        present := greatest(w.as_of, m.now);
+        IF m.since IS NOT NULL THEN
+            opening := cogni_billing.posted_by(w, present, m.since - just_before);
+        END IF;
+        closing := cogni_billing.posted_by(
+            w, present, coalesce(m.until - just_before, 'infinity'));
+        IF w.due_at <= present THEN
+            SELECT json_agg(line), m.size - count(*) INTO due, m.size FROM (
+                SELECT
+                    newer.up_to AS seen, w.lines + n AS own, id, 'expiry' AS kind, reference,
+                    - expiring.amount AS amount, at,
+                    w.posted - so_far + w.received + newer.amount AS balance
+                FROM cogni_billing.expiry_lines(me, w.as_of, present) AS expiring
+                CROSS JOIN cogni_billing.newer_arrivals(
+                    cogni_billing.account_of(me), w.received_up_to) AS newer
+                WHERE (m.seen IS NULL OR w.lines + n < m.own)
+                  AND (m.kind IS NULL OR m.kind = 'expiry')
+                  AND (m.since IS NULL OR at >= m.since)
+                  AND (m.until IS NULL OR at < m.until)
+                ORDER BY n DESC
+                LIMIT m.size
+            ) AS line;
+        END IF;
+    END IF;
     own_before := CASE
-        WHEN m.seen IS NULL THEN counted + 1
+        WHEN m.seen IS NULL THEN w.lines + 1
         WHEN m.own > 0 THEN m.own
-        ELSE 1 + (SELECT place FROM cogni_billing.last_line(me, counted, 'infinity', m.seen - 1))
+        ELSE 1 + (SELECT place FROM cogni_billing.last_line(me, w.lines, 'infinity', m.seen - 1))
     END;
     RETURN (
         WITH line AS MATERIALIZED (
@@ -206,7 +261,7 @@ BEGIN
             ORDER BY seen DESC, own DESC
             LIMIT m.size
         ), first AS MATERIALIZED (
-            SELECT cogni_billing.balance_after(me, counted, seen, posted_after) AS balance
+            SELECT cogni_billing.balance_after(me, w.lines, seen, posted_after) AS balance
             FROM line ORDER BY seen DESC, own DESC LIMIT 1
         ), balanced AS (
             -- Without a filter lines are adjacent: each balance follows from the first one.
@@ -214,10 +269,15 @@ BEGIN
                 THEN first.balance - coalesce(sum(amount) OVER (
                     ORDER BY seen DESC, own DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 ), 0)
-                ELSE cogni_billing.balance_after(me, counted, seen, posted_after) END AS balance
+                ELSE cogni_billing.balance_after(me, w.lines, seen, posted_after) END AS balance
             FROM line CROSS JOIN first
         )
-        SELECT json_build_object('outcome', 'done', 'lines', coalesce(json_agg(json_build_object(
+        SELECT json_build_object(
+            'outcome', 'done',
+            'opening', opening,
+            'closing', coalesce(closing, (SELECT balance FROM first), 0),
+            'due', due,
+            'lines', coalesce(json_agg(json_build_object(
             'seen', seen, 'own', own, 'id', id, 'kind', kind, 'reference', reference,
             'amount', amount, 'at', at, 'balance', balance
         ) ORDER BY seen DESC, own DESC), '[]'))

@@ -117,6 +117,44 @@ LANGUAGE sql STABLE ROWS 10 AS $$
     GROUP BY 1, 2
 $$;
 
+-- The lines that post expirations by a moment, in order. `so_far` is the sum of their amounts. A
+-- grant expires once more if a hold returns credits to it later, so its times are counted.
+CREATE FUNCTION cogni_billing.expiry_lines(
+    owner uuid, as_of timestamptz, moment timestamptz,
+    OUT n bigint, OUT at timestamptz, OUT grant_id uuid, OUT amount numeric, OUT so_far numeric,
+    OUT reference text, OUT id uuid
+) RETURNS SETOF record
+LANGUAGE sql ROWS 10 AS $$
+    SELECT n, at, grant_id, amount, so_far, key, CASE
+        -- A caller chooses the ids of its transactions, and could take this one.
+        WHEN EXISTS (
+            SELECT FROM cogni_billing.transactions
+            WHERE tenant_id = owner AND transactions.id = given.id)
+        THEN gen_random_uuid() ELSE given.id END
+    FROM (
+        SELECT due.*, lot.id || '@' || (
+                row_number() OVER (PARTITION BY due.grant_id ORDER BY due.at) + (
+                    SELECT count(*)
+                    FROM cogni_billing.transactions
+                    WHERE tenant_id = owner AND kind = 'expiry'
+                      -- A range of the index: "A" comes after "@".
+                      AND transactions.reference > due.grant_id || '@'
+                      AND transactions.reference < due.grant_id || 'A'
+                )) AS key,
+            row_number() OVER sequence AS n,
+            sum(due.amount) OVER sequence AS so_far
+        FROM cogni_billing.expirations(owner, as_of, moment) AS due
+        JOIN cogni_billing.grants AS lot ON lot.tenant_id = owner AND lot.id = due.grant_id
+        WINDOW sequence AS (
+            ORDER BY due.at, priority, expires_at, granted_at, due.grant_id
+            ROWS UNBOUNDED PRECEDING)
+    ) AS line
+    CROSS JOIN LATERAL (
+        SELECT encode(substr(sha256(convert_to(key, 'UTF8')), 1, 16), 'hex')::uuid AS id
+    ) AS given
+    ORDER BY n
+$$;
+
 -- Posts expirations due by a moment: holds expire, and the remaining credits of each expired grant
 -- are taken in a balanced transaction at its own instant.
 CREATE FUNCTION cogni_billing.post_expirations(w cogni_billing.wallets, moment timestamptz)
@@ -135,30 +173,15 @@ BEGIN
     IF last_due IS NOT NULL THEN
         SELECT * INTO newer FROM cogni_billing.newer_arrivals(
             cogni_billing.account_of(owner), w.received_up_to);
-        WITH expiration AS (
-            SELECT
-                due.at, due.grant_id, due.amount, gen_random_uuid() AS id,
-                row_number() OVER sequence AS n,
-                sum(due.amount) OVER sequence AS so_far,
-                row_number() OVER (PARTITION BY due.grant_id ORDER BY due.at) + (
-                    SELECT count(*)
-                    FROM cogni_billing.transactions
-                    WHERE tenant_id = owner AND kind = 'expiry'
-                      -- A range of the index: "A" comes after "@".
-                      AND reference > due.grant_id || '@' AND reference < due.grant_id || 'A'
-                ) AS time
-            FROM cogni_billing.expirations(owner, w.as_of, moment) AS due
-            JOIN cogni_billing.grants ON tenant_id = owner AND grants.id = due.grant_id
-            WINDOW sequence AS (
-                ORDER BY due.at, priority, expires_at, granted_at, due.grant_id
-                ROWS UNBOUNDED PRECEDING)
+        WITH expiration AS MATERIALIZED (
+            SELECT * FROM cogni_billing.expiry_lines(owner, w.as_of, moment)
         ), line AS (
             INSERT INTO cogni_billing.transactions (
                 tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
                 posted_after, arrived, overdraft, subject_id, metadata
             )
             SELECT
-                owner, id, w.lines + n, newer.up_to, at, at, 'expiry', grant_id || '@' || time,
+                owner, id, w.lines + n, newer.up_to, at, at, 'expiry', reference,
                 - expiration.amount, w.posted - so_far, w.received + newer.amount, false, grant_id,
                 '{}'
             FROM expiration

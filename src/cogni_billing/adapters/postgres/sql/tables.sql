@@ -30,7 +30,8 @@ CREATE TYPE cogni_billing.movement AS (
     returned_total numeric,
     part           numeric,
     shortfall      text,
-    absorbed       numeric
+    absorbed       numeric,
+    reason         text
 );
 
 -- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions.
@@ -89,6 +90,8 @@ CREATE TABLE cogni_billing.transactions (
     part           numeric,
     shortfall      text,
     absorbed       numeric,
+    -- An operator's reason for an adjustment.
+    reason         text,
     metadata       json             NOT NULL,
     CONSTRAINT transactions_pkey PRIMARY KEY (id, tenant_id),
     CONSTRAINT transactions_key_used_once UNIQUE (reference, tenant_id, kind)

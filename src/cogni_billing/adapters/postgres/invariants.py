@@ -19,16 +19,17 @@ def _broken(source: str, located: str, *checks: tuple[Invariant, str, str]) -> s
     """Build the statement that checks each row of *source*.
 
     Args:
-        source: A query of rows to check. For a large table it selects only rows with a violation.
+        source: A query of rows to check.
         located: The arguments of `json_build_object`.
         checks: Each invariant with the condition of a violation, and the detail.
     """
+    any_broken = " OR ".join(f"({condition})" for _, condition, _ in checks)
     values = ", ".join(
         f"('{rule.name}', {condition}, {detail})" for rule, condition, detail in checks
     )
     return f"""
         SELECT broken.rule, json_build_object({located}) AS located, broken.detail
-        FROM ({source}) AS checked
+        FROM (SELECT * FROM ({source}) AS source WHERE {any_broken}) AS checked
         CROSS JOIN LATERAL (VALUES {values}) AS broken (rule, is_broken, detail)
         WHERE broken.is_broken
     """
@@ -137,7 +138,6 @@ _POSTINGS: Final = _broken(
         FROM cogni_billing.arrivals
         GROUP BY origin_id, transaction_id
     ) AS made USING (tenant_id, id)
-    WHERE {_EXCESS} <> 0 OR {_AS_DECLARED} IS NOT TRUE
     """,
     _TRANSACTION,
     (
@@ -158,27 +158,14 @@ _POSTINGS: Final = _broken(
 
 _LINES: Final = _broken(
     """
-    SELECT *
-    FROM (
-        SELECT
-            tenant_id, id, amount, posted_after, line_at, occurred_at, seen, arrived, position,
-            lag(posted_after, 1, 0::numeric) OVER line AS posted_before,
-            lag(line_at) OVER line AS earlier,
-            lag(position, 1, 0::bigint) OVER line AS previous,
-            lag(seen, 1, 0::bigint) OVER line AS seen_before
-        FROM cogni_billing.transactions
-        WINDOW line AS (PARTITION BY tenant_id ORDER BY position)
-    ) AS line
-    WHERE posted_after <> posted_before + amount
-       OR line_at < earlier OR line_at < occurred_at
-       OR position <> previous + 1
-       OR seen < seen_before
-       OR seen = 0 AND arrived <> 0
-       OR seen <> 0 AND NOT EXISTS (
-            SELECT FROM cogni_billing.arrivals
-            WHERE account_id = cogni_billing.account_of(tenant_id)
-              AND arrivals.position = line.seen
-          )
+    SELECT
+        tenant_id, id, amount, posted_after, line_at, occurred_at, seen, arrived, position,
+        lag(posted_after, 1, 0::numeric) OVER line AS posted_before,
+        lag(line_at) OVER line AS earlier,
+        lag(position, 1, 0::bigint) OVER line AS previous,
+        lag(seen, 1, 0::bigint) OVER line AS seen_before
+    FROM cogni_billing.transactions
+    WINDOW line AS (PARTITION BY tenant_id ORDER BY position)
     """,
     f"{_ACCOUNT}, 'transaction', id",
     (
@@ -303,12 +290,14 @@ _CHECKPOINTS: Final = _broken(
 
 _POLICIES: Final = _broken(
     """
-    SELECT tenant_id, digest
-    FROM cogni_billing.policies
-    WHERE digest <> sha256(convert_to(policy::text, 'UTF8'))
+    SELECT tenant_id, digest, policy FROM cogni_billing.policies
     """,
     "'tenant', tenant_id, 'policy', encode(digest, 'hex')",
-    (Invariant.POLICIES_MATCH_THEIR_DIGEST, "true", "'the digest of another text'"),
+    (
+        Invariant.POLICIES_MATCH_THEIR_DIGEST,
+        "digest <> sha256(convert_to(policy::text, 'UTF8'))",
+        "'the digest of another text'",
+    ),
 )
 
 _CLAIMS: Final = _broken(
@@ -322,7 +311,6 @@ _CLAIMS: Final = _broken(
     FULL JOIN (
         SELECT tenant_id, transaction_id AS id, payment, true AS claimed FROM cogni_billing.claims
     ) AS claim USING (tenant_id, id, payment)
-    WHERE made IS NULL OR claimed IS NULL
     """,
     f"{_TRANSACTION}, 'payment', payment",
     (
@@ -383,7 +371,7 @@ _ATTEMPTS: Final = _broken(
 
 _EVIDENCE: Final = _broken(
     """
-    SELECT tenant_id, attempt_id, evidence, state
+    SELECT *
     FROM (
         SELECT tenant_id, id AS attempt_id, evidence, state
         FROM cogni_billing.payment_attempts
@@ -391,36 +379,18 @@ _EVIDENCE: Final = _broken(
     ) AS attempt
     FULL JOIN (SELECT *, true AS is_claimed FROM cogni_billing.evidence) AS claimed
         USING (tenant_id, attempt_id, evidence)
-    WHERE state IS NULL OR is_claimed IS NULL
     """,
     "'tenant', tenant_id, 'attempt', attempt_id",
     (
         Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT,
-        "true",
+        "state IS NULL OR is_claimed IS NULL",
         """CASE WHEN state IS NULL THEN format('%s is claimed without need', evidence)
             ELSE format('%s is not claimed', evidence) END""",
     ),
 )
 
-_UNCAPTURED: Final = """(
-    captured IS DISTINCT FROM coalesce(taken, 0) OR captured > amount
-    OR coalesce(number, 0) <> (state = 'captured')::integer
-)"""
-_UNFIT_HOLD: Final = """(kind IS NOT NULL AND (
-    amount < 1e40 AND scale(amount) = 0
-    AND CASE kind WHEN 'work' THEN amount > 0 WHEN 'dispute' THEN amount >= 0 END
-    AND (kind = 'dispute') = (dispute_id IS NOT NULL)
-    AND state IN ('open', 'captured', 'released', 'expired')
-    AND ends_at >= opened_at
-    AND (state <> 'open' OR coalesce(ends_at = expires_at, true))
-    AND CASE WHEN num_nonnulls(pinned_grants, pinned_amounts) > 0
-        THEN cardinality(pinned_grants) = cardinality(pinned_amounts)
-            AND 0 < ALL (pinned_amounts) AND (
-                SELECT coalesce(sum(part), 0) <= amount FROM unnest(pinned_amounts) AS part
-            ) ELSE true END
-) IS NOT TRUE)"""
 _HOLDS: Final = _broken(
-    f"""
+    """
     SELECT *
     FROM cogni_billing.holds
     FULL JOIN (
@@ -429,18 +399,30 @@ _HOLDS: Final = _broken(
         WHERE kind = 'capture'
         GROUP BY tenant_id, subject_id
     ) AS capture USING (tenant_id, id)
-    WHERE {_UNCAPTURED} OR {_UNFIT_HOLD}
     """,
     "'tenant', tenant_id, 'hold', id",
     (
         Invariant.CAPTURES_MATCH_THEIR_HOLD,
-        _UNCAPTURED,
+        """captured IS DISTINCT FROM coalesce(taken, 0) OR captured > amount
+            OR coalesce(number, 0) <> (state = 'captured')::integer""",
         """format('%s captured of it, and %s by %s captures',
             captured, coalesce(taken, 0), coalesce(number, 0))""",
     ),
     (
         Invariant.HOLDS_FIT_THEIR_KIND,
-        _UNFIT_HOLD,
+        """kind IS NOT NULL AND (
+            amount < 1e40 AND scale(amount) = 0
+            AND CASE kind WHEN 'work' THEN amount > 0 WHEN 'dispute' THEN amount >= 0 END
+            AND (kind = 'dispute') = (dispute_id IS NOT NULL)
+            AND state IN ('open', 'captured', 'released', 'expired')
+            AND ends_at >= opened_at
+            AND (state <> 'open' OR coalesce(ends_at = expires_at, true))
+            AND CASE WHEN num_nonnulls(pinned_grants, pinned_amounts) > 0
+                THEN cardinality(pinned_grants) = cardinality(pinned_amounts)
+                    AND 0 < ALL (pinned_amounts) AND (
+                        SELECT coalesce(sum(part), 0) <= amount FROM unnest(pinned_amounts) AS part
+                    ) ELSE true END
+        ) IS NOT TRUE""",
         "format('a hold for %s of %s, %s', kind, amount, state)",
     ),
 )

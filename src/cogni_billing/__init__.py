@@ -94,6 +94,7 @@ from cogni_billing.domain.receipts import (
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.shares import Share, ShareRule, ShareTier
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
+from cogni_billing.domain.transactions import Draw
 from cogni_billing.domain.verification import Invariant, Verification, Violation
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.payments import AsyncPaymentVerifier, PaymentVerifier
@@ -142,6 +143,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "CaptureReceipt",
     "Grant",
     "GrantReceipt",
+    "Draw",
     "Receipt",
     # Batches
     "Outcome",

@@ -380,13 +380,31 @@ class AsyncBilling:
         )
         return await self._run(minting.grant(self._context, request))
 
-    async def grants(self, tenant: TenantId | UUID) -> tuple[Grant, ...]:
-        """The tenant's grants with credits left, in spend order.
+    async def grants(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        spent: bool = False,
+        limit: int | None = None,
+        after: UUID | None = None,
+    ) -> tuple[Grant, ...]:
+        """The tenant's grants with credits left, in spend order, or a page of all its grants.
+
+        Args:
+            tenant: The owner of the grants.
+            spent: Return all grants, newest first, with those that are spent or have expired.
+            limit: The most grants to return with *spent*, from 1 to 1000. `None` for 1000.
+            after: With *spent*, the id of the last grant of the page before. `None` for the first
+                page.
 
         Raises:
+            InvalidInput: *spent* is no bool, or *after* is no `uuid.UUID`.
+            InvalidPage: *limit* is invalid, or *limit* or *after* is given without *spent*.
             UnknownAccount: the tenant has no account.
         """
-        return await self._run(reading.grants(self._context, tenant))
+        return await self._run(
+            reading.grants(self._context, tenant, spent=spent, limit=limit, after=after)
+        )
 
     async def refund(
         self,

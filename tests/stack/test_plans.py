@@ -239,6 +239,7 @@ def test_no_plan_is_forced_compiled_or_shared_out_to_workers(
     seen.balance(SYSTEM_TENANT_ID)
     seen.statement(ALICE)
     seen.grants(ALICE)
+    seen.grants(ALICE, spent=True)
 
     on_tables = [
         plan for plan in plans if re.search(r"\bon (?!context_keys)[a-z]+_?[a-z]*  ", plan)

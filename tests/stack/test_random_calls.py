@@ -163,6 +163,7 @@ def read_everything(database: Database) -> None:
     for tenant in tenants:
         billing.balance(tenant)
         billing.grants(tenant)
+        billing.grants(tenant, spent=True)
         billing.statement(tenant, limit=100)
     for tenant, number in made:
         with unit_of_work.scope(tenant) as scope:

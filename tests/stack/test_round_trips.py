@@ -68,6 +68,7 @@ READS: Final[dict[str, Call]] = {
     "balance at a moment": lambda c: c.billing.balance(ALICE, at=NOON),
     "statement": lambda c: c.billing.statement(ALICE),
     "grants": lambda c: c.billing.grants(ALICE),
+    "all grants": lambda c: c.billing.grants(ALICE, spent=True),
     "find": lambda c: c.billing.find(ALICE, kind="purchase", reference="first"),
     "find, and there is none": lambda c: c.billing.find(ALICE, kind="charge", reference="none"),
 }

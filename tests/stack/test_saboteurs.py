@@ -14,6 +14,7 @@ from cogni_billing.testing.contracts import (
     adjusting,
     batches,
     charges,
+    drawing,
     erasure,
     grants,
     holds,
@@ -131,6 +132,21 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
             "m.expires_at, m.expires_in\n            )\n            ON CONFLICT",
             "m.expires_at, NULL\n            )\n            ON CONFLICT",
         ),
+    ),
+    "a_charge_is_answered_without_its_draws": (
+        drawing.DrawContract,
+        "test_a_charge_tells_the_grants_and_the_purchased_credits_that_paid",
+        replaced("record", "WHEN from_grants IS NULL", "WHEN true"),
+    ),
+    "a_line_forgets_the_granted_credits": (
+        drawing.DrawContract,
+        "test_a_capture_tells_the_grants_that_its_hold_had_pinned",
+        replaced("_lines", "sum(part) FROM unnest(drawn_amounts)", "0 FROM unnest(drawn_amounts)"),
+    ),
+    "a_page_of_grants_begins_again": (
+        drawing.GrantPageContract,
+        "test_pages_of_grants_follow_one_another",
+        replaced("_grants", "kind = ''grant'' AND position < before", "kind = ''grant''"),
     ),
     "a_settled_wallet_is_not_written_back": (
         single_calls.RefusedCallContract,

@@ -43,6 +43,7 @@ from cogni_billing.testing.contracts import (
     adjusting,
     batches,
     charges,
+    drawing,
     erasure,
     grants,
     holds,
@@ -511,6 +512,17 @@ def an_erased_text_is_another_text(patch: Patch) -> None:
 @in_memory(erasure.ErasureContract, "test_forget_leaves_the_ledger_verified_and_its_seals_valid")
 def an_erased_text_leaves_no_digest(patch: Patch) -> None:
     patch.setattr(memory_books, "sealed_metadata", lambda _, made: metadata.encoded(made.metadata))
+
+
+@in_memory(
+    drawing.DrawContract, "test_a_charge_tells_the_grants_and_the_purchased_credits_that_paid"
+)
+def a_charge_forgets_its_draws(patch: Patch) -> None:
+    def forgotten(ledger: MemoryLedger, made: Transaction, at: datetime, *_: object) -> Recorded:
+        return enter(ledger, made, at)
+
+    enter = MemoryLedger._enter
+    patch.setattr(MemoryLedger, "_enter", forgotten)
 
 
 # Reads --------------------------------------------------------------------------------------------

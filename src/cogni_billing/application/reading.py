@@ -14,6 +14,7 @@ from cogni_billing.domain.statements import (
     Balance,
     Page,
     TransactionView,
+    grant_page,
     kind_of,
     page_of,
     page_request,
@@ -32,9 +33,14 @@ def balance(context: Context, tenant: object, *, at: object) -> SingleCase[Balan
     return SingleCase(owner, lambda scope: scope.ledger.balance_at(moment))
 
 
-def grants(context: Context, tenant: object) -> SingleCase[tuple[Grant, ...]]:
-    owner, now = tenant_id(tenant), context.now()
-    return SingleCase(owner, lambda scope: scope.ledger.grants(now))
+def grants(
+    context: Context, tenant: object, *, spent: object, limit: object, after: object
+) -> SingleCase[tuple[Grant, ...]]:
+    owner = tenant_id(tenant)
+    page, now = grant_page(spent=spent, limit=limit, after=after), context.now()
+    if page is None:
+        return SingleCase(owner, lambda scope: scope.ledger.grants(now))
+    return SingleCase(owner, lambda scope: scope.ledger.all_grants(now, page))
 
 
 def statement(

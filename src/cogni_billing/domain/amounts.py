@@ -32,6 +32,7 @@ _MAGNITUDE_MIN: Final = Decimal(-(10**27))  # not -MAGNITUDE_MAX: a minus sign r
 
 # The largest amount has 28 digits and the finest rate 14, so that a product fits many times.
 _DIGITS = 100
+_WHOLE_BITS_MAX: Final = 256  # 78 digits
 _EXACT = Context(prec=_DIGITS, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
 _ROUNDING = Context(prec=_DIGITS, traps=[InvalidOperation, DivisionByZero, Overflow])
 
@@ -141,6 +142,16 @@ class Amount:
             raise _too_large(value) from error
         object.__setattr__(amount, "value", exact)
         object.__setattr__(amount, "unit", unit)
+        return amount
+
+    @classmethod
+    def whole(cls, number: int) -> Self:
+        """Like `computed`, for a whole number of credits. It is much faster."""
+        if number.bit_length() > _WHOLE_BITS_MAX:
+            return cls.computed(Decimal(number), CREDIT)
+        amount = cls.__new__(cls)
+        object.__setattr__(amount, "value", Decimal(number))
+        object.__setattr__(amount, "unit", CREDIT)
         return amount
 
     @property

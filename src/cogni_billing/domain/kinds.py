@@ -80,6 +80,11 @@ class TransactionKind(StrEnum):
         )
 
     @property
+    def is_granted(self) -> bool:
+        """True if all of its credits are granted ones."""
+        return rules_of(self).is_granted
+
+    @property
     def has_shares(self) -> bool:
         """True if it may change the accounts of beneficiaries."""
         return rules_of(self).has_shares
@@ -97,6 +102,7 @@ class KindRules:
     reverses: bool = False
     subject: str | None = None
     has_shares: bool = False
+    is_granted: bool = False
 
 
 KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
@@ -110,8 +116,10 @@ KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
         ),
         TransactionKind.CHARGE: KindRules(contra=USAGE),
         TransactionKind.CAPTURE: KindRules(contra=USAGE, subject="hold"),
-        TransactionKind.GRANT: KindRules(contra=ISSUANCE, is_credit=True, opens_account=True),
-        TransactionKind.EXPIRY: KindRules(contra=BREAKAGE, subject="grant"),
+        TransactionKind.GRANT: KindRules(
+            contra=ISSUANCE, is_credit=True, opens_account=True, is_granted=True
+        ),
+        TransactionKind.EXPIRY: KindRules(contra=BREAKAGE, subject="grant", is_granted=True),
         TransactionKind.REFUND: KindRules(
             contra=ISSUANCE, may_be_zero=True, reverses=True, has_shares=True
         ),

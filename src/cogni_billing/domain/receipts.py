@@ -12,7 +12,7 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import LedgerCorruption
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Recorded, Transaction, drawn
+from cogni_billing.domain.transactions import Draw, Recorded, Transaction, drawn
 
 
 @frozen(kw_only=True)
@@ -42,6 +42,13 @@ class ChargeReceipt(Receipt):
     """The receipt of a charge."""
 
     charged: Amount
+    draws: tuple[Draw, ...] = ()
+    """The parts of grants that paid, in the order taken."""
+
+    @property
+    def purchased(self) -> Amount:
+        """The part that purchased credits paid, or that became debt."""
+        return self.charged - drawn(self.draws)
 
     @property
     def overdrawn(self) -> bool:
@@ -55,6 +62,13 @@ class CaptureReceipt(Receipt):
 
     hold_id: UUID
     captured: Amount
+    draws: tuple[Draw, ...] = ()
+    """The parts of grants that paid, in the order taken."""
+
+    @property
+    def purchased(self) -> Amount:
+        """The part that purchased credits paid."""
+        return self.captured - drawn(self.draws)
 
 
 @frozen(kw_only=True)
@@ -73,17 +87,25 @@ class GrantReceipt(Receipt):
 class RefundReceipt(Receipt):
     """The receipt of a refund.
 
-    `refunded` and `total_refunded` are in the payment's unit. `total_refunded` is the sum of all
-    refunds and chargebacks of the payment, including this one. `taken` is the customer's loss in
-    credits, and `shares` are the losses of the beneficiaries. `shortfall` is the part of the
-    credits that could not be taken back.
+    `payment` is the one of the purchase. `refunded` and `total_refunded` are in its unit.
+    `total_refunded` is the sum of all refunds and chargebacks of the payment, including this one.
+    `taken` is the customer's loss in credits, and `shares` are the losses of the beneficiaries.
+    `shortfall` is the part of the credits that could not be taken back.
     """
 
+    payment: str
     refunded: Amount
     total_refunded: Amount
     taken: Amount
     shares: tuple[Share, ...]
     shortfall: Amount
+    draws: tuple[Draw, ...] = ()
+    """The parts of grants that it took, because the purchased credits were spent."""
+
+    @property
+    def purchased(self) -> Amount:
+        """The part of `taken` that was of purchased credits, or became debt."""
+        return self.taken - drawn(self.draws)
 
 
 @frozen(kw_only=True)
@@ -120,6 +142,7 @@ def charge_receipt(recorded: Recorded) -> ChargeReceipt:
     return ChargeReceipt(
         transaction_id=made.id,
         charged=-made.amount,
+        draws=recorded.draws,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )
@@ -133,6 +156,7 @@ def capture_receipt(recorded: Recorded) -> CaptureReceipt:
         transaction_id=made.id,
         hold_id=made.subject,
         captured=-made.amount,
+        draws=recorded.draws,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )
@@ -197,11 +221,13 @@ def _returned(recorded: Recorded, kind: TransactionKind) -> dict[str, Any]:
     assert made.reversal is not None  # its kind has one
     return {
         "transaction_id": made.id,
+        "payment": made.reversal.payment,
         "refunded": made.reversal.amount,
         "total_refunded": made.reversal.total,
         "taken": -made.amount,
         "shares": tuple(Share(share.beneficiary, -share.amount) for share in made.shares),
         "shortfall": made.absorbed,
+        "draws": recorded.draws,
         "balance": recorded.balance,
         "replayed": recorded.replayed,
     }

@@ -11,13 +11,13 @@ from uuid import UUID
 
 from attrs import frozen
 
-from cogni_billing.domain.amounts import CREDIT, Amount, total
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.errors import InvalidInput, InvalidPage, InvalidTime, shown
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.metadata import Json
+from cogni_billing.domain.metadata import EMPTY, Json
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.timestamps import EARLIEST, utc
-from cogni_billing.domain.transactions import Posting, Recorded
+from cogni_billing.domain.transactions import Draw, Posting, Recorded, Transaction
 
 LIMIT_MAX: Final = 1000
 _CURSOR = re.compile(r"[1-9][0-9]{0,38}", re.ASCII)
@@ -54,6 +54,15 @@ class Line:
     amount: Amount
     balance_after: Amount
     at: datetime
+    granted: Amount = ZERO
+    """The part of the amount that is of granted credits, with the sign of the amount."""
+    metadata: Mapping[str, Json] = EMPTY
+    """The metadata of the tenant's own transaction. Empty for another tenant's."""
+
+    @property
+    def purchased(self) -> Amount:
+        """The rest of the amount, which is of purchased credits. A share counts as purchased."""
+        return self.amount - self.granted
 
 
 @frozen(kw_only=True)
@@ -71,6 +80,10 @@ class TransactionView:
     metadata: Mapping[str, Json]
     reason: str | None = None
     """The operator's reason for an adjustment."""
+    draws: tuple[Draw, ...] = ()
+    """The parts of grants that it took, in the order taken."""
+    payment: str | None = None
+    """The payment of a purchase, or the payment that a refund or a chargeback was of."""
 
 
 def view_of(recorded: Recorded) -> TransactionView:
@@ -86,7 +99,15 @@ def view_of(recorded: Recorded) -> TransactionView:
         balance=recorded.balance,
         metadata=made.metadata,
         reason=made.reason,
+        draws=recorded.draws,
+        payment=_payment_of(made),
     )
+
+
+def _payment_of(made: Transaction) -> str | None:
+    if made.kind is TransactionKind.PURCHASE:
+        return made.reference
+    return None if made.reversal is None else made.reversal.payment
 
 
 @frozen
@@ -164,18 +185,56 @@ def page_request(
     latest = None if until is None else utc(until, "until")
     if earliest and latest and latest < earliest:
         raise InvalidTime("until", str(latest), f"a moment not before `since`, {earliest}")
-    if type(limit) is not int or not 1 <= limit <= LIMIT_MAX:
-        raise InvalidPage("limit", shown(limit), f"a whole number from 1 to {LIMIT_MAX}")
+    size = checked_limit(limit)
     if after is not None and (type(after) is not str or not _CURSOR.fullmatch(after)):
         raise InvalidPage("after", shown(after), "the `next` of an earlier page")
     return PageRequest(
-        limit=limit,
+        limit=size,
         before=None if after is None else int(after),
         kind=None if kind is None else kind_of(kind),
         since=earliest,
         until=latest,
         now=now,
     )
+
+
+@frozen(kw_only=True)
+class GrantPage:
+    """The validated arguments of a page of grants. It starts after the grant *after*."""
+
+    limit: int
+    after: UUID | None
+
+
+def grant_page(*, spent: object, limit: object, after: object) -> GrantPage | None:
+    """Validate the arguments of `Billing.grants`. `None` for the grants with credits left.
+
+    Raises:
+        InvalidInput: *spent* is no bool, or *after* is no `uuid.UUID`.
+        InvalidPage: *limit* is not from 1 to 1000, or only spent grants have pages.
+    """
+    if not isinstance(spent, bool):
+        raise InvalidInput("spent", shown(spent), "True or False")
+    size = checked_limit(LIMIT_MAX if limit is None else limit)
+    if after is not None and not isinstance(after, UUID):
+        raise InvalidInput("after", shown(after), "the id of a grant, a uuid.UUID")
+    if spent:
+        return GrantPage(limit=size, after=after and UUID(int=after.int))
+    for name, given in (("limit", limit), ("after", after)):
+        if given is not None:
+            raise InvalidPage(name, shown(given), "None without `spent=True`")
+    return None
+
+
+def checked_limit(given: object) -> int:
+    """*given* as the number of items on a page.
+
+    Raises:
+        InvalidPage: *given* is not from 1 to 1000.
+    """
+    if type(given) is not int or not 1 <= given <= LIMIT_MAX:
+        raise InvalidPage("limit", shown(given), f"a whole number from 1 to {LIMIT_MAX}")
+    return given
 
 
 def kind_of(given: object) -> TransactionKind:

@@ -94,6 +94,17 @@ def drawn(draws: Iterable[Draw]) -> Amount:
     return total((draw.amount for draw in draws), CREDIT)
 
 
+def granted_part(kind: TransactionKind, amount: Amount, of_grants: Amount) -> Amount:
+    """The granted credits in *amount*, with its sign. The draws of the transaction sum to
+    *of_grants*. The rest is purchased credits.
+    """
+    if kind.is_granted:  # a grant draws its own credits to repay a debt
+        return amount - of_grants
+    if of_grants.is_zero:
+        return ZERO
+    return of_grants if kind.is_credit else -of_grants
+
+
 @frozen(kw_only=True)
 class Reversal:
     """The part of a purchase that a refund or a chargeback takes back, in the payment's unit."""

@@ -13,7 +13,7 @@ from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
-from cogni_billing.domain.statements import Balance, Extract, PageRequest
+from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction
 
 
@@ -136,6 +136,14 @@ class LedgerRepository(Protocol):
 
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
         """The tenant's grants that have credits left, in spend order.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
+        ...
+
+    def all_grants(self, now: datetime, page: GrantPage, /) -> tuple[Grant, ...]:
+        """The tenant's grants on this page, newest first, with or without credits left.
 
         Raises:
             UnknownAccount: the tenant has no account.

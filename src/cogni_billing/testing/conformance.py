@@ -33,6 +33,7 @@ from cogni_billing.testing.contracts import (
     breaking_off,
     charges,
     disputes,
+    drawing,
     erasure,
     grants,
     holds,
@@ -92,6 +93,9 @@ class MemoryConformance(Fixtures):
     class TestDisputes(disputes.DisputeContract):
         pass
 
+    class TestDraws(drawing.DrawContract):
+        pass
+
     class TestFilters(reading.FilterContract):
         pass
 
@@ -99,6 +103,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestFolding(reading.FoldingContract):
+        pass
+
+    class TestGrantPages(drawing.GrantPageContract):
         pass
 
     class TestGrants(grants.GrantContract):

@@ -30,6 +30,7 @@ from cogni_billing import (
     Billing,
     BillingError,
     Charge,
+    Grant,
     Hold,
     Line,
     Outcome,
@@ -82,6 +83,7 @@ expiries = st.none() | st.sampled_from([-1, 0, 1, 10, 60])
 periods = st.just((None, None)) | st.tuples(
     st.none() | st.integers(-100, -5), st.none() | st.integers(-5, 20)
 )
+DRAWING = ("grant", "charge", "capture", "refund", "chargeback", "adjustment")
 charges = st.tuples(tenants, amounts, keys, st.booleans())
 purchases = st.tuples(tenants, cents, keys)
 
@@ -420,6 +422,24 @@ class Ledgers(RuleBasedStateMachine):
         if grants is not None:
             assert [int(grant.remaining.value) for grant in grants] == said
 
+    @rule(who=tenants, limit=st.integers(1, 4))
+    def look_at_all_grants(self, who: str, limit: int) -> None:
+        grants, said = self.compare(
+            lambda b: all_grants(b, TENANTS[who], limit),
+            lambda: self.model.all_grants(who, self.clock.moment),
+        )
+        if grants is not None:
+            assert [int(grant.remaining.value) for grant in grants] == said
+
+    @rule(who=tenants, kind=st.sampled_from(DRAWING), key=keys)
+    def look_at_draws(self, who: str, kind: str, key: str) -> None:
+        view, said = self.compare(
+            lambda b: b.find(TENANTS[who], reference=key, kind=kind),
+            lambda: self.model.draws(who, kind, key),
+        )
+        draws = None if view is None else [int(draw.amount.value) for draw in view.draws]
+        assert draws == said
+
     @rule(who=tenants, limit=st.integers(1, 4), kind=st.none() | st.just("charge"), within=periods)
     def read_statement(
         self, who: str, limit: int, kind: str | None, within: tuple[int | None, int | None]
@@ -491,6 +511,15 @@ def observed_outcome(outcome: Outcome[Any]) -> tuple[str, Any, Any]:
         return outcome.error.code, None, str(outcome.error)
     receipt = outcome.receipt
     return "ok", (int(receipt.balance.value), receipt.replayed), receipt
+
+
+def all_grants(billing: Billing, tenant: TenantId, limit: int) -> list[Grant]:
+    """Every grant, page by page."""
+    grants = page = billing.grants(tenant, spent=True, limit=limit)
+    while len(page) == limit:
+        page = billing.grants(tenant, spent=True, limit=limit, after=page[-1].id)
+        grants += page
+    return list(grants)
 
 
 def all_lines(

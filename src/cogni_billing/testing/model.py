@@ -16,6 +16,7 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 CREDITS_FOR_A_CENT = 100_000
 SHARES = {"system": (1, 4), "bob": (1, 10)}
 Dict = dict[str, Any]
+Draws = list[tuple[Dict, int]]
 
 
 AFTER_SETTLING = {
@@ -98,13 +99,13 @@ class Model:
     def charge(self, asked: tuple[str, int, str, bool], now: datetime) -> tuple[int, bool]:
         who, amount, reference, overdraft = asked
 
-        def record(tenant: Dict) -> None:
+        def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
             if not overdraft and amount > available(tenant):
                 raise RefusedError("insufficient_credits")
-            draw(tenant, amount)
             add(tenant, -amount)
+            return draw(tenant, amount)
 
         return self._once(who, ("charge", reference), (amount, overdraft), record, now)
 
@@ -119,7 +120,7 @@ class Model:
         """*expiry* is as the caller gave it, in another form than the moment in *asked*."""
         amount, priority, expires = asked
 
-        def record(tenant: Dict) -> None:
+        def record(tenant: Dict) -> Draws:
             tenant["open"] = True
             expire_due(tenant, now)
             if expires is not None and expires <= tenant["as_of"]:
@@ -127,13 +128,16 @@ class Model:
             granted = sum(grant["left"] for grant in tenant["grants"].values())
             disputed = sum(p["amount"] for p in tenant["disputed"].values() if p["ended"] is None)
             debt = granted - available(tenant) - disputed
-            tenant["grants"][reference] = {
-                "left": amount - min(amount, max(debt, 0)),
+            repaid = min(amount, max(debt, 0))
+            grant = {
+                "left": amount - repaid,
                 "priority": priority,
                 "expires": expires,
                 "granted": (now, len(tenant["grants"])),
             }
+            tenant["grants"][reference] = grant
             add(tenant, amount)
+            return [(grant, repaid)] if repaid else []
 
         request = (amount, priority, expiry or expires)
         return self._once(who, ("grant", reference), request, record, now)
@@ -167,7 +171,7 @@ class Model:
     def capture(
         self, who: str, hold: str, amount: int, reference: str, now: datetime
     ) -> tuple[int, bool]:
-        def record(tenant: Dict) -> None:
+        def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
             held = tenant["holds"].get(hold)
@@ -177,8 +181,8 @@ class Model:
                 raise RefusedError("insufficient_credits")
             if held["state"] != "open":
                 raise RefusedError("hold_closed")
-            end(tenant, held, "captured", amount)
             add(tenant, -amount)
+            return end(tenant, held, "captured", amount)
 
         return self._once(who, ("capture", reference), (hold, amount), record, now)
 
@@ -203,22 +207,23 @@ class Model:
     ) -> tuple[int, bool]:
         payment, cents, clamp = asked
 
-        def record(tenant: Dict) -> None:
+        def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
-            self._return(who, payment, cents, clamp, now)
+            return self._return(who, payment, cents, clamp, now)
 
         return self._once(who, ("refund", reference), asked, record)
 
     def adjust(
         self, who: str, asked: tuple[int, str], reference: str, now: datetime
     ) -> tuple[int, bool]:
-        def record(tenant: Dict) -> None:
+        def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
             granted = sum(grant["left"] for grant in tenant["grants"].values())
-            draw(tenant, max(-asked[0] - max(available(tenant) - granted, 0), 0))
+            draws = draw(tenant, max(-asked[0] - max(available(tenant) - granted, 0), 0))
             add(tenant, asked[0])
+            return draws
 
         return self._once(who, ("adjustment", reference), asked, record)
 
@@ -262,12 +267,12 @@ class Model:
     def lose_dispute(
         self, who: str, payment: str, reference: str, clamp: bool, now: datetime
     ) -> tuple[int, bool]:
-        def record(tenant: Dict) -> None:
+        def record(tenant: Dict) -> Draws:
             require_open(tenant)
             dispute = self._dispute(who, payment, reference)
             self._end(who, reference, "lost", now)
             expire_due(tenant, now)
-            self._return(who, payment, dispute["cents"], clamp, now)
+            return self._return(who, payment, dispute["cents"], clamp, now)
 
         return self._once(who, ("chargeback", reference), (payment, clamp), record)
 
@@ -301,27 +306,28 @@ class Model:
 
     def _return(
         self, who: str, payment: str, cents: int | None, clamp: bool, now: datetime
-    ) -> None:
+    ) -> Draws:
         amount = self._part(who, payment, cents)
         paid, tenant = self.state["payments"][payment], self.state["tenants"][who]
         taken = step(paid, paid["bought"], amount)
         if clamp:
             taken = min(taken, max(available(tenant), 0))
         granted = sum(grant["left"] for grant in tenant["grants"].values())
-        draw(tenant, max(taken - max(available(tenant) - granted, 0), 0))
+        draws = draw(tenant, max(taken - max(available(tenant) - granted, 0), 0))
         add(tenant, -taken)
         for to, share in paid["shares"].items():
             part = step(paid, share, amount)
             if part:
                 self.state["tenants"][to]["arrivals"].append((now, -part))
         paid["returned"] += amount
+        return draws
 
     def _once(
         self,
         who: str,
         key: tuple[str, str],
         request: tuple[Any, ...],
-        record: Callable[[Dict], None],
+        record: Callable[[Dict], Draws | None],
         now: datetime | None = None,
     ) -> tuple[int, bool]:
         """Returns the balance right after the call, and true if it is a replay.
@@ -331,13 +337,13 @@ class Model:
         with self.attempt(None if now is None else (who, now)):
             tenant = self.state["tenants"][who]
             if key in tenant["keys"]:
-                asked, balance = tenant["keys"][key]
+                asked, balance, _ = tenant["keys"][key]
                 if asked != request:
                     raise RefusedError("idempotency_conflict")
                 return balance, True
-            record(tenant)
+            draws = record(tenant) or []
             balance = posted(tenant)
-            tenant["keys"][key] = (request, balance)
+            tenant["keys"][key] = (request, balance, [part for _, part in draws])
             return balance, False
 
     # Reads ------------------------------------------------------------------------------------
@@ -391,6 +397,19 @@ class Model:
         """Requests are compared as before, so a model without texts has none to erase."""
         require_open(self.state["tenants"][who])
 
+    def all_grants(self, who: str, now: datetime) -> list[int]:
+        """Returns the remainder of each grant, newest first."""
+        tenant = deepcopy(self.state["tenants"][who])
+        require_open(tenant)
+        expire_due(tenant, now)
+        return [grant["left"] for grant in reversed(tenant["grants"].values())]
+
+    def draws(self, who: str, kind: str, reference: str) -> list[int] | None:
+        """Returns the parts that a transaction took of grants, if it was recorded."""
+        require_open(self.state["tenants"][who])
+        recorded = self.state["tenants"][who]["keys"].get((kind, reference))
+        return None if recorded is None else list(recorded[2])
+
     def due(self, now: datetime) -> int:
         """Returns the number of tenants with expirations due."""
         return sum(
@@ -443,7 +462,7 @@ def spendable(tenant: Dict) -> list[Dict]:
     return sorted(left, key=lambda g: (g["priority"], g["expires"] or NEVER, g["granted"]))
 
 
-def draw(tenant: Dict, amount: int) -> list[tuple[Dict, int]]:
+def draw(tenant: Dict, amount: int) -> Draws:
     """Take up to *amount* from the grants, in spend order. Returns the part of each grant."""
     taken = []
     for grant in spendable(tenant):
@@ -455,12 +474,17 @@ def draw(tenant: Dict, amount: int) -> list[tuple[Dict, int]]:
     return taken
 
 
-def end(tenant: Dict, hold: Dict, state: str, used: int) -> None:
+def end(tenant: Dict, hold: Dict, state: str, used: int) -> Draws:
+    """End the hold, of which *used* was spent. Returns the used part of each of its grants."""
     hold["state"], hold["ended"] = state, max(hold["opened"], tenant["as_of"])
+    spent = []
     for grant, pinned in hold["pins"]:
         part = min(pinned, used)
         used -= part
         grant["left"] += pinned - part
+        if part:
+            spent.append((grant, part))
+    return spent
 
 
 def due(tenant: Dict, moment: datetime) -> list[datetime]:

@@ -30,9 +30,17 @@ from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.metadata import EMPTY
 from cogni_billing.domain.reversals import Payment
-from cogni_billing.domain.statements import Balance, Extract, Line, PageRequest
-from cogni_billing.domain.transactions import Draw, Posting, Recorded, Transaction
+from cogni_billing.domain.statements import Balance, Extract, GrantPage, Line, PageRequest
+from cogni_billing.domain.transactions import (
+    Draw,
+    Posting,
+    Recorded,
+    Transaction,
+    drawn,
+    granted_part,
+)
 from cogni_billing.domain.wallets import Wallet
 
 
@@ -217,7 +225,35 @@ class MemoryLedger:
                 balance += expiry.amount
                 position = len(posted) + len(due) + 1
                 due.append(self._line(expiry, expiry.amount, expiry.at, position, balance))
-            return page.of([*posted, *due])
+            found = page.of([*posted, *due])
+            return evolve(found, lines=tuple(map(self._told, found.lines)))
+
+    def all_grants(self, now: datetime, page: GrantPage, /) -> tuple[Grant, ...]:
+        with self._guard.call():
+            require_account(self._store, self._tenant)
+            wallet, _ = self._wallet().expired_by(now)
+            newest = [
+                wallet.grants[line.transaction_id]
+                for line in reversed(self._lines())
+                if line.kind is TransactionKind.GRANT and line.reference is not None
+            ]
+            start = 0
+            if page.after is not None:
+                ids = [grant.id for grant in newest]
+                start = ids.index(page.after) + 1 if page.after in ids else len(ids)
+            return tuple(newest[start : start + page.limit])
+
+    def _told(self, line: Line) -> Line:
+        """*line* with the facts of the tenant's own transaction. A due expiry has none yet."""
+        if line.reference is None:
+            return line
+        key = self._store.ids.get((self._tenant, line.transaction_id))
+        recorded = key and self._store.recorded[key]
+        return evolve(
+            line,
+            granted=granted_part(line.kind, line.amount, drawn(recorded.draws if recorded else ())),
+            metadata=recorded.transaction.metadata if recorded else EMPTY,
+        )
 
     def _wallet(self) -> Wallet:
         return self._store.wallets.get(self._tenant, Wallet())

@@ -43,7 +43,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
-from cogni_billing.domain.statements import Balance, Extract, PageRequest
+from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
 from cogni_billing.domain.timestamps import require_unexpired
 from cogni_billing.domain.transactions import Recorded, Transaction
 
@@ -209,6 +209,11 @@ class PostgresLedger:
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
         with self._guard.call(), translated():
             return tuple(map(grant_from, self._read("grants", {"now": now})["grants"]))
+
+    def all_grants(self, now: datetime, page: GrantPage, /) -> tuple[Grant, ...]:
+        with self._guard.call(), translated():
+            asked = {"now": now, "size": page.limit, "after": page.after}
+            return tuple(map(grant_from, self._read("grants", asked)["grants"]))
 
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call(), translated():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.metadata import Json, encoded, read_only
+from cogni_billing.domain.metadata import EMPTY, Json, encoded
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.statements import Extract, Line, PageRequest
@@ -26,6 +27,7 @@ from cogni_billing.domain.transactions import (
     Recorded,
     Reversal,
     Transaction,
+    granted_part,
 )
 
 Asked: TypeAlias = dict[str, object]
@@ -109,15 +111,15 @@ def document(stored: Any) -> Mapping[str, Json]:
 
     An erased object is a text, and is read as empty.
     """
-    return read_only(_with_floats(stored if isinstance(stored, dict) else {}))
+    return _restored(stored) if stored and isinstance(stored, dict) else EMPTY
 
 
-def _with_floats(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return float(value)
+def _restored(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _with_floats(item) for key, item in value.items()}
-    return [_with_floats(item) for item in value] if isinstance(value, list) else value
+        return MappingProxyType({key: _restored(item) for key, item in value.items()})
+    if isinstance(value, list):
+        return tuple(map(_restored, value))
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _reversal(stored: Any) -> Reversal:
@@ -260,14 +262,18 @@ def extract_from(answer: Any) -> Extract:
 
 def line_from(stored: Any) -> Line:
     """Convert a line in the answer of `lines`. Its position orders own lines among arrivals."""
+    seen, own, line_id, named, reference, amount, balance, at, of_grants, metadata = stored
+    kind, change = TransactionKind(named), in_credits(amount)
     return Line(
-        position=stored["seen"] * _OWN_LINES + stored["own"],
-        transaction_id=UUID(stored["id"]),
-        kind=TransactionKind(stored["kind"]),
-        reference=stored["reference"],
-        amount=in_credits(stored["amount"]),
-        balance_after=in_credits(stored["balance"]),
-        at=moment(stored["at"]),
+        position=seen * _OWN_LINES + own,
+        transaction_id=UUID(line_id),
+        kind=kind,
+        reference=reference,
+        amount=change,
+        balance_after=in_credits(balance),
+        at=moment(at),
+        granted=granted_part(kind, change, in_credits(of_grants or 0)) if own else ZERO,
+        metadata=document(metadata),
     )
 
 
@@ -343,7 +349,9 @@ def event_from(stored: Any) -> AttemptEvent:
 
 def in_credits(value: int) -> Amount:
     """Convert a whole number of credits to an amount."""
-    return Amount.computed(Decimal(value), CREDIT) if value else ZERO
+    if type(value) is int:
+        return Amount.whole(value) if value else ZERO
+    return Amount.computed(Decimal(value), CREDIT)  # a row that `verify` reports
 
 
 def moment(written: str) -> datetime:

@@ -111,6 +111,7 @@ FLAGS: Final = (None, 0, 1, "yes", "", (), object())
 BAD: Final[dict[str, tuple[object, ...]]] = {
     "tenant": (*UUIDS, UUID(int=0), SYSTEM_ACCOUNT_ID),
     "id": UUIDS,
+    "some id": UUIDS[1:],
     "credits": (None, *NUMBERS, credits(0), credits(-1), usd(1), [credits(1)]),
     "correction": (None, *NUMBERS, credits(0), usd(1), [credits(1)], credits(10**27) + credits(1)),
     "money": (None, *NUMBERS, usd(0), usd("-0.01"), credits(1), [usd(1)]),
@@ -143,6 +144,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "lifetime": (3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
     "priority": (None, 1.0, "1", True, 2**31, -(2**31) - 1, 10**5000, math.nan),
     "limit": (0, -1, True, 1.0, "50", None, 10**100),
+    "some limit": (0, -1, True, 1.0, "50", 10**100),
     "cursor": ("", "0", "01", "-1", "1e3", "x" * 100, 5, b"1", "\u0661", True, "9" * 1000),
     "kind": ("", "gift", "PURCHASE", 7, True, b"charge", object()),
     "kind that must be": ("", "gift", "PURCHASE", 7, True, b"charge", object(), None),
@@ -181,7 +183,8 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | EXPIRES_IN
     | {"priority": (1, "priority")}
     | METADATA,
-    "grants": TENANT,
+    "grants": TENANT
+    | {"spent": (True, "flag"), "limit": (5, "some limit"), "after": (UUID(int=5), "some id")},
     "refund": TENANT | PAYMENT | PART | REFERENCE | SHORTFALL | METADATA,
     "open_dispute": TENANT | PAYMENT | REFERENCE | PART | METADATA,
     "win_dispute": TENANT | PAYMENT | REFERENCE,

@@ -183,6 +183,7 @@ class FindContract(Contract):
             shares=(Share(SYSTEM_ACCOUNT_ID, credits(250_000)),),
             balance=credits(1_000_000),
             metadata={"order": (1, {"a": None})},
+            payment="stripe:pi_1",
         )
 
         assert recorded.find(ALICE, reference="stripe:pi_1", kind="purchase") == purchase

@@ -208,7 +208,9 @@ BEGIN
         closing := cogni_billing.posted_by(
             w, present, coalesce(m.until - just_before, 'infinity'));
         IF w.due_at <= present THEN
-            SELECT json_agg(line), m.size - count(*) INTO due, m.size FROM (
+            SELECT json_agg(json_build_array(
+                seen, own, id, kind, reference, amount, balance, at, NULL, NULL
+            )), m.size - count(*) INTO due, m.size FROM (
                 SELECT
                     newer.up_to AS seen, w.lines + n AS own, id, 'expiry' AS kind, reference,
                     - expiring.amount AS amount, at,
@@ -234,7 +236,10 @@ BEGIN
         WITH line AS MATERIALIZED (
             (
                 SELECT
-                    seen, position AS own, id, kind, reference, amount, line_at AS at, posted_after
+                    seen, position AS own, id, kind, reference, amount, line_at AS at, posted_after,
+                    CASE WHEN drawn_amounts IS NOT NULL
+                        THEN (SELECT sum(part) FROM unnest(drawn_amounts) AS part) END AS drawn,
+                    metadata
                 FROM cogni_billing.transactions
                 WHERE tenant_id = me AND position < own_before AND position > 0
                   AND (m.kind IS NULL OR kind = m.kind)
@@ -245,7 +250,8 @@ BEGIN
             )
             UNION ALL
             (
-                SELECT position, 0, transaction_id, kind, NULL, amount, occurred_at, NULL
+                SELECT position, 0, transaction_id, kind, NULL, amount, occurred_at, NULL, NULL,
+                    NULL
                 FROM cogni_billing.arrivals
                 WHERE account_id = cogni_billing.account_of(me)
                   AND position <= CASE
@@ -277,19 +283,35 @@ BEGIN
             'opening', opening,
             'closing', coalesce(closing, (SELECT balance FROM first), 0),
             'due', due,
-            'lines', coalesce(json_agg(json_build_object(
-            'seen', seen, 'own', own, 'id', id, 'kind', kind, 'reference', reference,
-            'amount', amount, 'at', at, 'balance', balance
+            'lines', coalesce(json_agg(json_build_array(
+            seen, own, id, kind, reference, amount, balance, at, drawn, metadata
         ) ORDER BY seen DESC, own DESC), '[]'))
         FROM balanced
     );
 END
 $$;
 
--- Grants with credits left, with due expirations taken off.
+-- The credits of a grant that are left at a moment, with due expirations of holds taken off.
+CREATE FUNCTION cogni_billing.left_of(lot cogni_billing.grants, moment timestamptz)
+RETURNS numeric
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN lot.expires_at <= moment THEN 0 ELSE lot.amount - lot.taken + coalesce((
+        SELECT sum(pin.amount)
+        FROM cogni_billing.holds AS hold
+        CROSS JOIN unnest(hold.pinned_grants, hold.pinned_amounts) AS pin (grant_id, amount)
+        WHERE hold.tenant_id = lot.tenant_id AND hold.state = 'open' AND hold.ends_at <= moment
+          AND pin.grant_id = lot.id
+    ), 0) END
+$$;
+
+-- Grants with credits left in spend order, or a page of all grants, newest first. Due expirations
+-- are taken off.
 CREATE FUNCTION cogni_billing._grants(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
+    size    CONSTANT bigint := asked ->> 'size';
+    last_id CONSTANT uuid := asked ->> 'after';
+    before  bigint := 9223372036854775807;
     present timestamptz;
 BEGIN
     SELECT greatest(as_of, (asked ->> 'now')::timestamptz) INTO present
@@ -297,17 +319,31 @@ BEGIN
     IF NOT FOUND THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
+    IF size IS NOT NULL THEN
+        IF last_id IS NOT NULL THEN
+            before := coalesce((
+                SELECT position FROM cogni_billing.transactions
+                WHERE tenant_id = me AND id = last_id AND kind = 'grant'), 0);
+        END IF;
+        RETURN json_build_object('outcome', 'done', 'grants', coalesce((
+            SELECT json_agg(to_json(told) ORDER BY place DESC)
+            FROM (
+                SELECT lot.*, cogni_billing.left_of(lot, present) AS remaining, made.place
+                FROM (
+                    SELECT id, position AS place
+                    FROM cogni_billing.transactions
+                    WHERE tenant_id = me AND kind = 'grant' AND position < before
+                    ORDER BY position DESC
+                    LIMIT least(greatest(size, 0), 1000)
+                ) AS made
+                JOIN cogni_billing.grants AS lot ON lot.tenant_id = me AND lot.id = made.id
+            ) AS told
+        ), '[]'));
+    END IF;
     RETURN json_build_object('outcome', 'done', 'grants', coalesce((
         SELECT json_agg(to_json(lot) ORDER BY priority, expires_at, granted_at, id)
         FROM (
-            SELECT lot.*, lot.amount - lot.taken + coalesce((
-                SELECT sum(pin.amount)
-                FROM cogni_billing.holds AS hold
-                CROSS JOIN unnest(hold.pinned_grants, hold.pinned_amounts)
-                    AS pin (grant_id, amount)
-                WHERE hold.tenant_id = me AND hold.state = 'open' AND hold.ends_at <= present
-                  AND pin.grant_id = lot.id
-            ), 0) AS remaining
+            SELECT lot.*, cogni_billing.left_of(lot, present) AS remaining
             FROM cogni_billing.grants AS lot
             WHERE lot.tenant_id = me AND (lot.expires_at IS NULL OR lot.expires_at > present)
         ) AS lot

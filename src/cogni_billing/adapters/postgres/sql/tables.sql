@@ -102,6 +102,9 @@ CREATE TABLE cogni_billing.transactions (
 CREATE UNIQUE INDEX transactions_lines ON cogni_billing.transactions (tenant_id, position)
     WHERE position > 0;
 
+CREATE INDEX transactions_grants ON cogni_billing.transactions (tenant_id, position)
+    WHERE kind = 'grant';
+
 CREATE INDEX transactions_reversals ON cogni_billing.transactions (reverses, tenant_id)
     WHERE reverses IS NOT NULL;
 

@@ -98,7 +98,7 @@ class TestProvision:
         assert {each for each in with_one if each[0] != "app_spender"} == without
         assert privileges(own_database) == with_one
         for engine in (own_database.user, own_database.spender):
-            assert doctor(engine).findings == ()
+            assert doctor(engine).defects == ()
 
     def test_without_a_spender_there_is_no_such_role(self, empty_database: Clone) -> None:
         """A migration grants the same privileges, except the spender's."""
@@ -108,7 +108,7 @@ class TestProvision:
         migrate(migrator)
         user = create_engine(empty_database.role("app_user"))
 
-        assert doctor(user).findings == ()
+        assert doctor(user).defects == ()
         for engine in (admin, migrator, user):
             engine.dispose()
 

@@ -188,14 +188,14 @@ def test_installing_again_and_changing_the_spender_leave_no_membership(managed: 
         for roles in (Roles(), WITH_SPENDER, Roles(spender="Ann's"), Roles(), WITH_SPENDER):
             provision(shop.admin, roles)
             assert memberships(shop.admin) == expected
-            assert doctor(shop.user).findings == ()
-        assert doctor(shop.spender).findings == ()
+            assert doctor(shop.user).defects == ()
+        assert doctor(shop.spender).defects == ()
         repair(shop.migrator)
         sign_contexts(shop.migrator, [b"k" * 32])
-        assert doctor(shop.user, signing_key=b"k" * 32).findings == ()
+        assert doctor(shop.user, signing_key=b"k" * 32).defects == ()
         unmigrate(shop.migrator)
         migrate(shop.migrator)
-        assert doctor(shop.spender).findings == ()
+        assert doctor(shop.spender).defects == ()
 
 
 def test_error_names_the_statement_that_another_administrator_must_run(
@@ -217,7 +217,7 @@ def test_error_names_the_statement_that_another_administrator_must_run(
     installed(other)
 
     with opened(other) as database:
-        assert [found.problem for found in doctor(database.user).findings] == expected
+        assert [found.problem for found in doctor(database.user).defects] == expected
 
 
 def test_administrator_without_createrole_provisions_existing_roles(managed: Managed) -> None:
@@ -229,9 +229,9 @@ def test_administrator_without_createrole_provisions_existing_roles(managed: Man
     installed(other)
 
     with opened(other) as database:
-        (finding,) = doctor(database.user).findings
-        assert finding.problem == "owner is a member of app_migrator"
-        managed.run("boss", finding.remedy)
+        (defect,) = doctor(database.user).defects
+        assert defect.problem == "owner is a member of app_migrator"
+        managed.run("boss", defect.remedy)
         assert doctor(database.user).ok
 
 
@@ -272,7 +272,7 @@ def test_a_function_that_is_not_the_librarys_is_given_to_no_role(managed: Manage
     with opened(managed) as shop:
         provision(shop.admin)
 
-        assert next(found.problem for found in doctor(shop.user).findings) == (
+        assert next(found.problem for found in doctor(shop.user).defects) == (
             "function spend is unknown"
         )
         with shop.admin.connect() as connection:
@@ -287,10 +287,10 @@ def test_superuser_revokes_bypassrls(managed: Managed) -> None:
 
         with pytest.raises(PrivilegeRequired, match=remedy):
             provision(shop.admin)
-        (finding,) = doctor(shop.user).findings
-        managed.run("postgres", finding.remedy)
+        (defect,) = doctor(shop.user).defects
+        managed.run("postgres", defect.remedy)
 
-        assert finding.remedy == remedy
+        assert defect.remedy == remedy
         provision(shop.admin)
         assert doctor(shop.user).ok
 

@@ -215,8 +215,8 @@ def test_pg_restore_by_an_ordinary_administrator_leaves_owners_that_provision_co
 
     assert move.shell(restored).returncode == (0 if options else 1)
     with opened(copy) as database:
-        findings = doctor(database.user).findings
-        problems = {found.problem for found in findings}
+        defects = doctor(database.user).defects
+        problems = {found.problem for found in defects}
         assert problems >= {
             "SCHEMA cogni_billing is owned by boss",
             "SCHEMA cogni_billing_migrations is owned by boss",
@@ -246,8 +246,8 @@ def test_restored_ledger_without_its_keys_is_found(move: Move) -> None:
         assert move.shell(command).returncode == 0
 
     with opened(evolve(move.old, database="copy")) as copy:
-        (finding,) = doctor(copy.user, signing_key=KEY).findings
-        assert finding.problem == "calls without a proof are accepted, but signing_key was given"
+        (defect,) = doctor(copy.user, signing_key=KEY).defects
+        assert defect.problem == "calls without a proof are accepted, but signing_key was given"
         sign_contexts(copy.migrator, [KEY])
         assert doctor(copy.user, signing_key=KEY).ok
 

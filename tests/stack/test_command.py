@@ -225,7 +225,7 @@ def test_dry_run_of_provision_prints_its_sql_and_runs_none(run: Run, empty_datab
     assert again == printed
 
 
-def test_doctor_prints_its_findings_as_json(run: Run, own_database: Database) -> None:
+def test_doctor_prints_its_defects_as_json(run: Run, own_database: Database) -> None:
     url = own_database.sandbox.url("app_spender")
     sound = run("doctor", "--json", url=url)
     with own_database.admin.begin() as connection:
@@ -239,7 +239,7 @@ def test_doctor_prints_its_findings_as_json(run: Run, own_database: Database) ->
     assert failed == {
         "name": "each role has exactly its privileges",
         "ok": False,
-        "findings": [
+        "defects": [
             {
                 "problem": '"app_user" has DELETE ON cogni_billing.arrivals',
                 "remedy": 'REVOKE DELETE ON cogni_billing.arrivals FROM "app_user"',

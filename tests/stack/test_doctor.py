@@ -394,25 +394,25 @@ def sabotage(database: Database, statement: str) -> None:
 
 
 def remedied(database: Database) -> None:
-    """Run doctor's remedies until it has no findings."""
+    """Run doctor's remedies until it has no defects."""
     for _ in range(3):
-        for finding in doctor(database.user).findings:
-            if finding.remedy == "run repair as the migrator":
+        for defect in doctor(database.user).defects:
+            if defect.remedy == "run repair as the migrator":
                 repair(database.migrator)
-            elif finding.remedy == "run provision as an administrator":
+            elif defect.remedy == "run provision as an administrator":
                 provision(database.admin)
-            elif finding.remedy != "fix the other findings first":
-                sabotage(database, finding.remedy)
+            elif defect.remedy != "fix the other defects first":
+                sabotage(database, defect.remedy)
         database.user.dispose()  # settings of the database apply to new sessions
         if doctor(database.user).ok:
             return
-    raise AssertionError(doctor(database.user).findings)
+    raise AssertionError(doctor(database.user).defects)
 
 
 def test_a_fresh_installation_is_sound(database: Database) -> None:
     report = doctor(database.user)
 
-    assert report.findings == ()
+    assert report.defects == ()
     assert report.ok
     assert len(report.checks) == 18
     ensure_ready(database.user)
@@ -434,7 +434,7 @@ def test_awaited_doctor_finds_the_same(own_database: Database) -> None:
 
     found = asyncio.run(examined())
 
-    assert found.findings == doctor(own_database.user).findings
+    assert found.defects == doctor(own_database.user).defects
 
 
 def test_the_sessions_own_spelling_changes_no_verdict(database: Database) -> None:
@@ -443,7 +443,7 @@ def test_the_sessions_own_spelling_changes_no_verdict(database: Database) -> Non
     given = str(url.query.get("options", ""))
     engine = create_engine(url.update_query_dict({"options": f"{given} {options}".strip()}))
 
-    assert doctor(engine).findings == ()
+    assert doctor(engine).defects == ()
 
     engine.dispose()
 
@@ -457,7 +457,7 @@ def test_a_sabotage_is_found_and_its_remedy_fixes_it(own_database: Database, nam
 
     report = doctor(own_database.user)
 
-    assert (problem, remedy) in [(found.problem, found.remedy) for found in report.findings]
+    assert (problem, remedy) in [(found.problem, found.remedy) for found in report.defects]
     with pytest.raises(InstallationNotReady) as caught:
         ensure_ready(own_database.user)
     assert "fix: " in caught.value.problem
@@ -552,7 +552,7 @@ def test_each_object_that_is_sabotaged_is_found_and_fixed(
     for statement, _ in EVERY[kind]:
         sabotage(own_database, statement)
 
-    problems = {found.problem for found in doctor(own_database.user).findings}
+    problems = {found.problem for found in doctor(own_database.user).defects}
 
     assert {problem for _, problem in EVERY[kind]} <= problems
     remedied(own_database)
@@ -561,9 +561,9 @@ def test_each_object_that_is_sabotaged_is_found_and_fixed(
 def test_a_dropped_column_is_restored_from_a_backup(own_database: Database) -> None:
     sabotage(own_database, "ALTER TABLE cogni_billing.disputes DROP COLUMN payment")
 
-    findings = doctor(own_database.user).findings
+    defects = doctor(own_database.user).defects
 
-    assert [(found.problem, found.remedy) for found in findings] == [
+    assert [(found.problem, found.remedy) for found in defects] == [
         (
             "column payment on disputes is missing or was changed",
             "restore the database from a backup",
@@ -591,7 +591,7 @@ def test_a_schema_behind_head_is_not_ready(own_database: Database) -> None:
 
     report = doctor(own_database.user)
 
-    assert [(found.problem, found.remedy) for found in report.findings] == [
+    assert [(found.problem, found.remedy) for found in report.defects] == [
         ("the schema is at no revision, not at cogni_billing_0001", "run migrate as the migrator")
     ]
     with pytest.raises(LedgerUnavailable):
@@ -610,9 +610,9 @@ def test_a_database_that_was_never_provisioned_is_not_ready(empty_database: Clon
 def test_connecting_as_the_administrator_is_found_and_no_superuser_is_weakened(
     database: Database,
 ) -> None:
-    findings = doctor(database.admin).findings
+    defects = doctor(database.admin).defects
 
-    assert [(found.problem, found.remedy) for found in findings] == [
+    assert [(found.problem, found.remedy) for found in defects] == [
         ("connected as postgres", "connect as app_user or app_spender")
     ]
     with pytest.raises(InstallationNotReady) as caught:
@@ -647,13 +647,13 @@ class TestPositionsGivenAgain:
     ) -> None:
         before = ledger.balance(SYSTEM_TENANT_ID).posted
 
-        (finding,) = doctor(own_database.user).findings
+        (defect,) = doctor(own_database.user).defects
         with pytest.raises(InstallationNotReady) as caught:
             ensure_ready(own_database.user)
         assert caught.value.check == "the sequence of positions is ahead of the rows"
         remedied(own_database)
 
-        assert (finding.problem, finding.remedy) == (
+        assert (defect.problem, defect.remedy) == (
             "sequence arrivals_position_seq repeats positions that are in use, up to 2",
             "run repair as the migrator",
         )
@@ -669,7 +669,7 @@ class TestPositionsGivenAgain:
         position = f"SELECT setval('cogni_billing.arrivals_position_seq', {value}, {called})"
         sabotage(own_database, position)
 
-        assert len(doctor(own_database.user).findings) == 1
+        assert len(doctor(own_database.user).defects) == 1
 
     def test_repair_leaves_a_sequence_that_is_ahead(
         self, ledger: Billing, own_database: Database
@@ -728,7 +728,7 @@ class TestRoles:
         engine.dispose()
 
     def test_roles_of_other_names_are_sound_too(self, user: Engine) -> None:
-        assert doctor(user).findings == ()
+        assert doctor(user).defects == ()
 
     @pytest.mark.parametrize(
         ("attribute", "problem"),
@@ -745,7 +745,7 @@ class TestRoles:
         with admin.begin() as connection:
             connection.execute(text(f"ALTER ROLE {name} {attribute}"))
 
-        found = [found for found in doctor(user).findings if found.problem.endswith(problem)]
+        found = [found for found in doctor(user).defects if found.problem.endswith(problem)]
 
         assert len(found) == 1
         with admin.begin() as connection:
@@ -759,12 +759,12 @@ class TestRoles:
         with admin.begin() as connection:
             connection.execute(text(f"GRANT {service} TO {name}"))
 
-        (finding,) = doctor(user).findings
+        (defect,) = doctor(user).defects
 
-        assert finding.problem == f"{roles.user} is a member of {roles.service}"
-        assert finding.remedy.startswith(f"REVOKE {service} FROM {name}")
+        assert defect.problem == f"{roles.user} is a member of {roles.service}"
+        assert defect.remedy.startswith(f"REVOKE {service} FROM {name}")
         with admin.begin() as connection:
-            connection.execute(text(finding.remedy))
+            connection.execute(text(defect.remedy))
         assert doctor(user).ok
 
     def test_a_migrator_that_may_not_act_as_the_keeper_is_found(
@@ -774,11 +774,11 @@ class TestRoles:
         with admin.begin() as connection:
             connection.execute(text(f"REVOKE {keeper} FROM {migrator}"))
 
-        (finding,) = doctor(user).findings
+        (defect,) = doctor(user).defects
         with admin.begin() as connection:
-            connection.execute(text(finding.remedy))
+            connection.execute(text(defect.remedy))
 
-        assert finding.problem == f"{roles.migrator} may not act as {roles.keeper}"
+        assert defect.problem == f"{roles.migrator} may not act as {roles.keeper}"
         assert doctor(user).ok
 
     def test_a_migrator_that_inherits_from_the_keeper_is_found(
@@ -791,11 +791,11 @@ class TestRoles:
             else:
                 connection.execute(text(f"ALTER ROLE {migrator} INHERIT"))
 
-        (finding,) = doctor(user).findings
+        (defect,) = doctor(user).defects
         with admin.begin() as connection:
-            connection.execute(text(finding.remedy))
+            connection.execute(text(defect.remedy))
 
-        assert finding.problem.startswith(f"{roles.migrator} has every privilege")
+        assert defect.problem.startswith(f"{roles.migrator} has every privilege")
         assert doctor(user).ok
 
     def test_provisioning_again_ends_the_migrators_inheritance(
@@ -816,9 +816,9 @@ class TestRoles:
         with admin.begin() as connection:
             connection.execute(text(f"ALTER ROLE {name} BYPASSRLS"))
 
-        (finding,) = doctor(user).findings
+        (defect,) = doctor(user).defects
 
-        assert finding.remedy == f"ALTER ROLE {name} NOBYPASSRLS"
+        assert defect.remedy == f"ALTER ROLE {name} NOBYPASSRLS"
 
     def test_a_keeper_that_may_log_in_is_found(
         self, admin: Engine, user: Engine, roles: Roles
@@ -827,9 +827,9 @@ class TestRoles:
         with admin.begin() as connection:
             connection.execute(text(f"ALTER ROLE {name} LOGIN"))
 
-        (finding,) = doctor(user).findings
+        (defect,) = doctor(user).defects
 
-        assert finding.remedy == f"ALTER ROLE {name} NOLOGIN"
+        assert defect.remedy == f"ALTER ROLE {name} NOLOGIN"
 
     def test_role_that_may_disable_triggers_is_found(
         self, admin: Engine, user: Engine, roles: Roles
@@ -838,11 +838,11 @@ class TestRoles:
         with admin.begin() as connection:
             connection.execute(text(f"GRANT SET ON PARAMETER session_replication_role TO {name}"))
 
-        (finding,) = doctor(user).findings
+        (defect,) = doctor(user).defects
         with admin.begin() as connection:
-            connection.execute(text(finding.remedy))
+            connection.execute(text(defect.remedy))
 
-        assert finding.remedy == f"REVOKE SET ON PARAMETER session_replication_role FROM {name}"
+        assert defect.remedy == f"REVOKE SET ON PARAMETER session_replication_role FROM {name}"
         assert doctor(user).ok
 
     def test_a_tenant_set_for_the_role_is_found(
@@ -852,11 +852,11 @@ class TestRoles:
         with admin.begin() as connection:
             connection.execute(text(f"ALTER ROLE {name} SET app.current_user_id = 'x'"))
 
-        (finding,) = doctor(user).findings
+        (defect,) = doctor(user).defects
 
-        assert finding.problem.startswith("app.current_user_id=x is set for the ROLE")
+        assert defect.problem.startswith("app.current_user_id=x is set for the ROLE")
         with admin.begin() as connection:
-            connection.execute(text(finding.remedy))
+            connection.execute(text(defect.remedy))
         assert doctor(user).ok
 
     @pytest.mark.parametrize("purpose", ["user", "service"])
@@ -884,13 +884,13 @@ class TestRoles:
             connection.execute(text(f"ALTER ROLE CURRENT_USER {place}SET {key} = '{value}'"))
         role.dispose()
 
-        (finding,) = doctor(user).findings
+        (defect,) = doctor(user).defects
 
         where = f"ROLE {name} {place}".strip()
-        assert finding.problem == f"{setting} is set for the {where}"
-        assert finding.remedy == f"ALTER {where} RESET {key}"
+        assert defect.problem == f"{setting} is set for the {where}"
+        assert defect.remedy == f"ALTER {where} RESET {key}"
         with admin.begin() as connection:
-            connection.execute(text(finding.remedy))
+            connection.execute(text(defect.remedy))
         assert doctor(user).ok
 
 

@@ -62,7 +62,7 @@ def assert_carried_over(before: Database, restored: Database) -> None:
     billing = Billing(PostgresUnitOfWork(before.user, service=before.service))
     again = Billing(PostgresUnitOfWork(restored.user, service=restored.service))
     assert digests(restored.service) == digests(before.service)
-    assert doctor(restored.user).findings == ()
+    assert doctor(restored.user).defects == ()
     assert again.verify().ok
     key = b"k" * 32
     assert again.verify_seals(billing.seal(key=key), key=key) == ()
@@ -164,29 +164,29 @@ def test_signing_keys_in_a_dump_are_not_restored(dumped: str, own_database: Data
 def test_doctor_after_a_restore_finds_rows_that_are_missing_or_broken(
     ledger: Database, dumped: str, own_database: Database
 ) -> None:
-    def findings() -> list[tuple[str, str]]:
-        found = doctor(own_database.service, after_restore=True).findings
+    def defects() -> list[tuple[str, str]]:
+        found = doctor(own_database.service, after_restore=True).defects
         return [(each.problem, each.remedy) for each in found]
 
-    assert doctor(ledger.service, after_restore=True).findings == ()
-    assert findings() == [
+    assert doctor(ledger.service, after_restore=True).defects == ()
+    assert defects() == [
         (
             "the ledger has no transactions",
             "restore a backup of every row, such as a dump by app_service",
         )
     ]
     restore(own_database.migrator, dumped.splitlines(keepends=True))
-    assert findings() == []
+    assert defects() == []
 
     with own_database.admin.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         connection.execute(text("DELETE FROM cogni_billing.arrivals WHERE kind = 'grant'"))
-    assert findings()
-    assert {remedy for _, remedy in findings()} == {"restore a backup without violations"}
+    assert defects()
+    assert {remedy for _, remedy in defects()} == {"restore a backup without violations"}
     assert doctor(own_database.user).ok  # doctor reads no rows
     reset(own_database.migrator)
     restore(own_database.migrator, dumped.splitlines(keepends=True))
-    assert findings() == []
+    assert defects() == []
 
 
 def test_awaited_doctor_after_a_restore_finds_the_same(own_database: Database) -> None:
@@ -203,11 +203,11 @@ def test_awaited_doctor_after_a_restore_finds_the_same(own_database: Database) -
 def test_doctor_after_a_restore_reads_rows_on_an_engine_that_autocommits(ledger: Database) -> None:
     engine = ledger.service.execution_options(isolation_level="AUTOCOMMIT")
 
-    assert doctor(engine, after_restore=True).findings == ()
+    assert doctor(engine, after_restore=True).defects == ()
 
 
 def test_only_the_service_role_examines_the_rows(ledger: Database) -> None:
-    problems = [each.problem for each in doctor(ledger.user, after_restore=True).findings]
+    problems = [each.problem for each in doctor(ledger.user, after_restore=True).defects]
 
     assert problems[0] == "connected as app_user"
     assert problems[1].startswith("the check failed: ")

@@ -88,8 +88,8 @@ class Setting:
     environment: Mapping[str, str] = field(factory=dict)
     encoding: str = "UTF8"
     refused: str | None = None
-    findings: int = 0
-    """The number of findings of `doctor`."""
+    defects: int = 0
+    """The number of defects of `doctor`."""
 
 
 READ_ONLY = "set default_transaction_read_only to off"
@@ -114,7 +114,7 @@ SETTINGS: dict[str, Setting] = {
     "transform_null_equals": Setting(("transform_null_equals = on",)),
     "check_function_bodies": Setting(("check_function_bodies = off",)),
     "search_path": Setting(("search_path = 'nowhere, public, pg_catalog'",)),
-    "row_security": Setting(("row_security = off",), findings=1),
+    "row_security": Setting(("row_security = off",), defects=1),
     "generic plans": Setting(("plan_cache_mode = force_generic_plan",)),
     "custom plans": Setting(("plan_cache_mode = force_custom_plan",)),
     # Transactions
@@ -321,7 +321,7 @@ def test_setting_changes_no_figure_or_is_named(
             monkeypatch.setenv(variable, value)
         if setting.refused is None:
             assert installed_and_run(engine) == FIGURES
-            assert len(doctor(engine("app_user")).findings) == setting.findings
+            assert len(doctor(engine("app_user")).defects) == setting.defects
         else:
             with pytest.raises(BillingError, match=re.escape(setting.refused)):
                 installed_and_run(engine)
@@ -357,7 +357,7 @@ def test_setting_changes_no_figure_of_awaited_calls(
             waited(engine.dispose())
         monkeypatch.undo()
     assert found == FIGURES
-    assert len(report.findings) == setting.findings
+    assert len(report.defects) == setting.defects
 
 
 COMMANDS = (

@@ -111,12 +111,12 @@ class TestProvisioning:
         with closed.admin.begin() as connection:
             connection.execute(text("GRANT EXECUTE ON FUNCTION pg_cancel_backend(int) TO PUBLIC"))
 
-        (finding,) = doctor(closed.user).findings
+        (defect,) = doctor(closed.user).defects
 
         function = "EXECUTE ON FUNCTION pg_catalog.pg_cancel_backend(integer)"
-        assert finding.problem == f"PUBLIC has {function}"
+        assert defect.problem == f"PUBLIC has {function}"
         with closed.admin.begin() as connection:
-            connection.execute(text(finding.remedy))
+            connection.execute(text(defect.remedy))
         assert doctor(closed.user).ok
 
     def test_another_migrator_may_migrate(self, empty_database: Clone) -> None:

@@ -319,15 +319,15 @@ def test_doctor_asks_for_statements_that_are_not_prepared(
     ensure_ready(engine)
     ensure_ready(database.user)
     prepared = create_engine(pooler)
-    (finding,) = doctor(prepared).findings
+    (defect,) = doctor(prepared).defects
     prepared.dispose()  # a second examination on the same connection would prepare statements
     with pytest.raises(InstallationNotReady) as caught:
         ensure_ready(prepared)
     prepared.dispose()
 
     assert caught.value.check == "prepared statements are not shared in a pooler"
-    assert finding.problem.startswith("the server is behind a pooler and statements are prepared")
-    assert finding.remedy == 'create_engine(..., connect_args={"prepare_threshold": None})'
+    assert defect.problem.startswith("the server is behind a pooler and statements are prepared")
+    assert defect.remedy == 'create_engine(..., connect_args={"prepare_threshold": None})'
 
 
 def test_prepared_statements_of_two_clients_collide(pooler: URL) -> None:

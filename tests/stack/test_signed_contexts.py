@@ -201,7 +201,7 @@ class TestWithTheKey:
 
     def test_doctor_finds_nothing(self, database: Database) -> None:
         for engine in (database.user, database.spender):
-            assert doctor(engine, signing_key=KEY).findings == ()
+            assert doctor(engine, signing_key=KEY).defects == ()
         ensure_ready(database.user, signing_key=KEY)
 
     def test_a_key_is_replaced_while_both_are_in_use(
@@ -237,9 +237,9 @@ class TestWithTheKey:
     ) -> None:
         sign_contexts(database.migrator, [])
 
-        (finding,) = doctor(database.user, signing_key=KEY).findings
+        (defect,) = doctor(database.user, signing_key=KEY).defects
 
-        assert finding.problem == "calls without a proof are accepted, but signing_key was given"
+        assert defect.problem == "calls without a proof are accepted, but signing_key was given"
 
     def test_a_key_given_twice_counts_once(self, database: Database) -> None:
         sign_contexts(database.migrator, [KEY, KEY])
@@ -384,9 +384,9 @@ class TestWithoutTheKey:
         assert not any(KEY_ID in (query or "") for query in shown)
 
     def test_doctor_reports_a_check_that_failed(self, database: Database) -> None:
-        (finding,) = doctor(database.user).findings
+        (defect,) = doctor(database.user).defects
 
-        assert "without a valid proof" in finding.problem
+        assert "without a valid proof" in defect.problem
 
     def test_doctor_finds_a_function_that_believes_a_context_without_a_proof(
         self, database: Database
@@ -397,7 +397,7 @@ class TestWithoutTheKey:
             )
             connection.exec_driver_sql(str(source).replace("IF FOUND", "IF false"))
         try:
-            problems = [found.problem for found in doctor(database.user, signing_key=KEY).findings]
+            problems = [found.problem for found in doctor(database.user, signing_key=KEY).defects]
         finally:
             with database.admin.begin() as connection:
                 connection.exec_driver_sql(str(source))

@@ -16,7 +16,7 @@ import cogni_billing
 from cogni_billing import Billing, BillingError, InstallationNotReady, credits
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.postgres import Report, TrialBalance
-from cogni_billing.adapters.postgres.operations.checks.findings import Finding
+from cogni_billing.adapters.postgres.operations.checks.defects import Defect
 from cogni_billing.adapters.postgres.operations.diagnosis import Check
 from cogni_billing.cli.importing import PURCHASES, answered
 from cogni_billing.cli.records import Format, Lines, records
@@ -77,7 +77,7 @@ def tables() -> dict[str, Table]:
     billing.grant(ALICE, credits(1), source="promo", reference="r")
     [line] = billing.statement(ALICE).lines
     broken = Violation(invariant=next(iter(Invariant)), where={HOSTILE: HOSTILE}, detail=HOSTILE)
-    finding = Finding(problem=HOSTILE, remedy=HOSTILE)
+    defect = Defect(problem=HOSTILE, remedy=HOSTILE)
     return {
         "statement": statement_table(
             "t", [attrs.evolve(line, reference=HOSTILE)], billing.balance(ALICE)
@@ -86,7 +86,7 @@ def tables() -> dict[str, Table]:
         "verify": verification_table(
             Verification(violations=(broken,), transactions=1, postings=1), with_seals=False
         ),
-        "doctor": report_table(Report((Check("c", (finding,), InstallationNotReady),))),
+        "doctor": report_table(Report((Check("c", (defect,), InstallationNotReady),))),
     }
 
 

@@ -76,11 +76,11 @@ def verification_table(verification: Verification, *, with_seals: bool) -> Table
 
 
 def report_table(report: Report) -> Table:
-    """Each check of the doctor, with findings and remedies."""
-    result = table("doctor", ("check", "finding", "fix"))
+    """Each check of the doctor, with its defects and their remedies."""
+    result = table("doctor", ("check", "defect", "fix"))
     for check in report.checks:
         if check.ok:
             result.add_row(check.name, "[green]ok", "")
-        for finding in check.findings:
-            result.add_row(check.name, cell(finding.problem, "red"), cell(finding.remedy))
+        for defect in check.defects:
+            result.add_row(check.name, cell(defect.problem, "red"), cell(defect.remedy))
     return result

@@ -2,7 +2,7 @@
 
 from cogni_billing.adapters.postgres.connections import reset_connections
 from cogni_billing.adapters.postgres.grouping import GroupCommit
-from cogni_billing.adapters.postgres.operations.checks.findings import Finding
+from cogni_billing.adapters.postgres.operations.checks.defects import Defect
 from cogni_billing.adapters.postgres.operations.diagnosis import (
     Check,
     Report,
@@ -30,7 +30,7 @@ from cogni_billing.adapters.postgres.unit_of_work import (
 __all__ = [
     "AsyncPostgresUnitOfWork",
     "Check",
-    "Finding",
+    "Defect",
     "GroupCommit",
     "PostgresUnitOfWork",
     "Report",

@@ -20,7 +20,7 @@ from cogni_billing.adapters.postgres.operations.checks import (
     running,
     structure,
 )
-from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
+from cogni_billing.adapters.postgres.operations.checks.defects import Defect, Defects, Subject
 from cogni_billing.adapters.postgres.operations.provisioning import (
     Provision,
     require_server,
@@ -34,20 +34,20 @@ from cogni_billing.domain.errors import (
     SystemTenantMissing,
 )
 
-_Question = Callable[[Connection, Subject], Findings]
+_Question = Callable[[Connection, Subject], Defects]
 
 
 @frozen
 class Check:
-    """A check and its findings. It passed if there are no findings."""
+    """A check and its defects. It passed if there are no defects."""
 
     name: str
-    findings: tuple[Finding, ...]
+    defects: tuple[Defect, ...]
     error: Callable[[str, str], BillingError] = field(repr=False)
 
     @property
     def ok(self) -> bool:
-        return not self.findings
+        return not self.defects
 
 
 @frozen
@@ -61,9 +61,9 @@ class Report:
         return all(check.ok for check in self.checks)
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
-        """The findings of all checks."""
-        return tuple(finding for check in self.checks for finding in check.findings)
+    def defects(self) -> tuple[Defect, ...]:
+        """The defects of all checks."""
+        return tuple(defect for check in self.checks for defect in check.defects)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
@@ -73,7 +73,7 @@ class Report:
                 {
                     "name": check.name,
                     "ok": check.ok,
-                    "findings": [asdict(finding) for finding in check.findings],
+                    "defects": [asdict(defect) for defect in check.defects],
                 }
                 for check in self.checks
             ],
@@ -86,7 +86,7 @@ def doctor(
     """Examine the database and the role that *engine* connects as, which should be `app_user`.
 
     Reads only, and needs no more privileges than that role has. A database that is not migrated to
-    this version gets one finding that says so, and no further checks.
+    this version gets one defect that says so, and no further checks.
 
     Args:
         engine: Connects as a role that serves requests. With *after_restore*, as the service role.
@@ -150,20 +150,18 @@ async def ensure_ready_async(engine: AsyncEngine, *, signing_key: bytes | None =
 def _require_ok(report: Report) -> None:
     for check in report.checks:
         if not check.ok:
-            problem = "; ".join(
-                f"{found.problem} (fix: {found.remedy})" for found in check.findings
-            )
+            problem = "; ".join(f"{found.problem} (fix: {found.remedy})" for found in check.defects)
             raise check.error(check.name, problem)
 
 
-def _answered(question: _Question, connection: Connection, subject: Subject) -> tuple[Finding, ...]:
+def _answered(question: _Question, connection: Connection, subject: Subject) -> tuple[Defect, ...]:
     try:
         with neutral_transaction(connection):
             return tuple(question(connection, subject))
     except (PrivilegeRequired, LedgerCorruption, LedgerUnavailable) as error:
         if isinstance(error, LedgerUnavailable) and error.sqlstate not in _GONE:
             raise
-        return (Finding(f"the check failed: {error}", "fix the other findings first"),)
+        return (Defect(f"the check failed: {error}", "fix the other defects first"),)
 
 
 # A missing table, function or privilege. Another check reports it.

@@ -1,4 +1,4 @@
 """Checks of doctor on the running database, each a function with its SQL.
 
-A check yields findings. `blueprint` and `definitions` describe a valid database.
+A check yields defects. `blueprint` and `definitions` describe a valid database.
 """

@@ -11,38 +11,38 @@ from cogni_billing.adapters.postgres.operations.blueprint import (
     function_privileges,
     table_privileges,
 )
-from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
+from cogni_billing.adapters.postgres.operations.checks.defects import Defect, Defects, Subject
 from cogni_billing.adapters.postgres.operations.provisioning import OPEN_TO_PUBLIC, let_act_as
 from cogni_billing.adapters.postgres.operations.roles import quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA, function_sources
 
 
-def connected_role(connection: Connection, subject: Subject) -> Findings:
+def connected_role(connection: Connection, subject: Subject) -> Defects:
     name: str = connection.execute(text("SELECT current_user")).scalar_one()
     roles = subject.roles
     asked = (roles.service,) if subject.after_restore else (roles.user, roles.spender)
     expected = [each for each in asked if each is not None]
     if name not in expected:
-        yield Finding(f"connected as {name}", f"connect as {' or '.join(expected)}")
+        yield Defect(f"connected as {name}", f"connect as {' or '.join(expected)}")
 
 
-def attributes(connection: Connection, subject: Subject) -> Findings:
+def attributes(connection: Connection, subject: Subject) -> Defects:
     names = subject.roles.to_dict()
     for purpose, name in names.items():
         found = connection.execute(_ATTRIBUTES, {"name": name}).one_or_none()
         if found is None:
-            yield Finding(f"role {name} is missing", "run provision as an administrator")
+            yield Defect(f"role {name} is missing", "run provision as an administrator")
             continue
         role = f"ALTER ROLE {quoted(name)}"
         if found.rolsuper:
-            yield Finding(f"{name} is a superuser", f"{role} NOSUPERUSER")
+            yield Defect(f"{name} is a superuser", f"{role} NOSUPERUSER")
         if found.rolbypassrls:
-            yield Finding(f"{name} bypasses row security", f"{role} NOBYPASSRLS")
+            yield Defect(f"{name} bypasses row security", f"{role} NOBYPASSRLS")
         if found.rolcreaterole or found.rolreplication:
             remedy = f"{role} NOCREATEROLE NOREPLICATION"
-            yield Finding(f"{name} may create roles or replicate", remedy)
+            yield Defect(f"{name} may create roles or replicate", remedy)
         if purpose == "keeper" and found.rolcanlogin:
-            yield Finding(f"{name} may log in", f"{role} NOLOGIN")
+            yield Defect(f"{name} may log in", f"{role} NOLOGIN")
 
 
 _ATTRIBUTES: Final = text("""
@@ -51,7 +51,7 @@ _ATTRIBUTES: Final = text("""
 """)
 
 
-def memberships(connection: Connection, subject: Subject) -> Findings:
+def memberships(connection: Connection, subject: Subject) -> Defects:
     names = subject.roles.to_dict()
     expected = {(names["keeper"], names["migrator"])}
     rows = connection.execute(_MEMBERSHIPS, {"names": list(names.values())}).all()
@@ -61,16 +61,16 @@ def memberships(connection: Connection, subject: Subject) -> Findings:
             membership += f" GRANTED BY {quoted(row.grantor)}"
         if (row.role, row.member) not in expected:
             problem = f"{row.member} is a member of {row.role}"
-            yield Finding(problem, f"REVOKE {membership}")
+            yield Defect(problem, f"REVOKE {membership}")
         elif row.inherits:
-            yield Finding(
+            yield Defect(
                 f"{row.member} has every privilege of {row.role} at all times",
                 f"REVOKE INHERIT OPTION FOR {membership}"
                 if row.has_options
                 else f"ALTER ROLE {quoted(row.member)} NOINHERIT",
             )
     for role, member in expected - {(row.role, row.member) for row in rows if row.may_act}:
-        yield Finding(f"{member} may not act as {role}", let_act_as(connection, member, role))
+        yield Defect(f"{member} may not act as {role}", let_act_as(connection, member, role))
 
 
 # Since PostgreSQL 16 the creator of a role is a member with ADMIN alone. That grants no privilege.
@@ -92,7 +92,7 @@ _MEMBERSHIPS: Final = text("""
 """)
 
 
-def privileges(connection: Connection, subject: Subject) -> Findings:
+def privileges(connection: Connection, subject: Subject) -> Defects:
     purposes = {name: purpose for purpose, name in subject.roles.to_dict().items()}
     expected = {*table_privileges(subject.roles), *function_privileges(subject.roles)}
     ours = {f"{SCHEMA}.context_keys", *(f"FUNCTION {SCHEMA}.{name}" for name in function_sources())}
@@ -104,32 +104,32 @@ def privileges(connection: Connection, subject: Subject) -> Findings:
     }
     for each in sorted(found.keys() - expected):
         grantee = _role(found[each].grantee)
-        yield Finding(f"{grantee} has {each.on()}", f"REVOKE {each.on()} FROM {grantee}")
+        yield Defect(f"{grantee} has {each.on()}", f"REVOKE {each.on()} FROM {grantee}")
     for each in sorted(expected - found.keys()):
         grantee = quoted(subject.roles.to_dict()[each.grantee])
-        yield Finding(f"{grantee} lacks {each.on()}", each.grant(subject.roles))
+        yield Defect(f"{grantee} lacks {each.on()}", each.grant(subject.roles))
     for each, row in sorted(found.items()):
         if row.is_grantable:
-            yield Finding(
+            yield Defect(
                 f"{row.grantee} may pass on {each.on()}",
                 f"REVOKE GRANT OPTION FOR {each.on()} FROM {_role(row.grantee)}",
             )
     if subject.record.own_database:
         for row in connection.execute(OPEN_TO_PUBLIC):
             right = f"EXECUTE ON FUNCTION {row.function}"
-            yield Finding(f"PUBLIC has {right}", f"REVOKE {right} FROM PUBLIC")
+            yield Defect(f"PUBLIC has {right}", f"REVOKE {right} FROM PUBLIC")
     if connection.scalar(text("SELECT to_regclass('pg_parameter_acl') IS NOT NULL")):
         for row in connection.execute(_SETTERS, {"names": list(subject.roles.to_dict().values())}):
-            yield Finding(
+            yield Defect(
                 f"{row.grantee} may set {row.parameter}, which disables triggers",
                 f"REVOKE {row.privilege} ON PARAMETER {row.parameter} FROM {_role(row.grantee)}",
             )
 
 
-def default_privileges(connection: Connection, subject: Subject) -> Findings:
+def default_privileges(connection: Connection, subject: Subject) -> Defects:
     owners = [subject.roles.migrator, subject.roles.keeper]
     for row in connection.execute(_DEFAULTS, {"schema": SCHEMA, "owners": owners}):
-        yield Finding(
+        yield Defect(
             f"{row.grantee} is given {row.privilege} on every {row.kind} created later",
             f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(row.owner)}"
             f" {f'IN SCHEMA {SCHEMA} ' if row.in_schema else ''}REVOKE {row.privilege}"

@@ -12,16 +12,16 @@ from cogni_billing.adapters.postgres.connections import is_pooled
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.operations.blueprint import SEQUENCE
-from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
+from cogni_billing.adapters.postgres.operations.checks.defects import Defect, Defects, Subject
 from cogni_billing.adapters.postgres.schema import HEAD, SCHEMA
 from cogni_billing.domain.errors import PrivilegeRequired
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID
 
 
-def revision(connection: Connection, _: Subject) -> Findings:
+def revision(connection: Connection, _: Subject) -> Defects:
     found = connection.scalar(_REVISION, {"schema": SCHEMA}) or "no revision"
     if found != HEAD:
-        yield Finding(f"the schema is at {found}, not at {HEAD}", "run migrate as the migrator")
+        yield Defect(f"the schema is at {found}, not at {HEAD}", "run migrate as the migrator")
 
 
 # Read and not called, because the role may lack the privilege. Another check reports that.
@@ -32,37 +32,37 @@ _REVISION: Final = text("""
 """)
 
 
-def system_tenant(connection: Connection, subject: Subject) -> Findings:
+def system_tenant(connection: Connection, subject: Subject) -> Defects:
     answer = calls_on(connection, subject.context)("account", SYSTEM_TENANT_ID, {})
     if answer["outcome"] != "done":
-        yield Finding(
+        yield Defect(
             "the account of the system tenant is missing",
             f"SELECT {SCHEMA}.seed_system_tenant()",
         )
 
 
-def positions(connection: Connection, _: Subject) -> Findings:
+def positions(connection: Connection, _: Subject) -> Defects:
     reused = connection.scalar(text(f"SELECT {SCHEMA}.reused_position()"))
     if reused is not None:
-        yield Finding(
+        yield Defect(
             f"sequence {SEQUENCE} repeats positions that are in use, up to {reused}",
             "run repair as the migrator",
         )
 
 
-def contexts(connection: Connection, subject: Subject) -> Findings:
+def contexts(connection: Connection, subject: Subject) -> Defects:
     # A serving role can preset these for its own future sessions.
     serving = [name for each in _SERVING if (name := subject.roles.to_dict().get(each))]
     preset = connection.execute(_PRESET, {"serving": serving}).all()
     for row in preset:
-        yield Finding(
+        yield Defect(
             f"{row.setting} is set for the {row.place}",
             f"ALTER {row.place} RESET {row.setting.partition('=')[0]}",
         )
     if not preset and connection.scalar(_SET):
-        yield Finding("a tenant is set outside a scope", "remove it from the connection's options")
+        yield Defect("a tenant is set outside a scope", "remove it from the connection's options")
     if subject.context.signs and _answers_without_proof(connection):
-        yield Finding(
+        yield Defect(
             "calls without a proof are accepted, but signing_key was given",
             "sign_contexts(migrator_engine, [key])",
         )
@@ -92,11 +92,11 @@ _PRESET: Final = text("""
 _SERVING: Final = ("user", "spender", "service")
 
 
-def pooling(connection: Connection, _: Subject) -> Findings:
+def pooling(connection: Connection, _: Subject) -> Defects:
     driver = connection.connection.driver_connection
     assert isinstance(driver, (psycopg.Connection, psycopg.AsyncConnection))  # by its dialect
     if driver.prepare_threshold is not None and is_pooled(connection):
-        yield Finding(
+        yield Defect(
             "the server is behind a pooler and statements are prepared, so a statement may run"
             " another client's",
             'create_engine(..., connect_args={"prepare_threshold": None})',

@@ -9,41 +9,39 @@ from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.postgres.operations import blueprint, definitions
 from cogni_billing.adapters.postgres.operations.blueprint import Policy, Trigger
-from cogni_billing.adapters.postgres.operations.checks.findings import Finding, Findings, Subject
+from cogni_billing.adapters.postgres.operations.checks.defects import Defect, Defects, Subject
 from cogni_billing.adapters.postgres.operations.ownership import misowned
 from cogni_billing.adapters.postgres.operations.roles import quoted
 from cogni_billing.adapters.postgres.schema import SCHEMA
 
 
-def owners(connection: Connection, subject: Subject) -> Findings:
+def owners(connection: Connection, subject: Subject) -> Defects:
     for each in misowned(connection, subject.roles):
-        yield Finding(
-            f"{each.object} is owned by {each.owner}", "run provision as an administrator"
-        )
+        yield Defect(f"{each.object} is owned by {each.owner}", "run provision as an administrator")
 
 
-def row_security(connection: Connection, _: Subject) -> Findings:
+def row_security(connection: Connection, _: Subject) -> Defects:
     found = {row.name: row for row in connection.execute(_TABLES, {"schema": SCHEMA})}
     for name in sorted({*found, *blueprint.TABLES}):
         table = f"{SCHEMA}.{name}"
         if name not in blueprint.TABLES:
-            yield Finding(f"{table} is unknown", f"ALTER TABLE {table} SET SCHEMA public")
+            yield Defect(f"{table} is unknown", f"ALTER TABLE {table} SET SCHEMA public")
         elif name not in found:
-            yield Finding(f"{table} is missing", "restore the database from a backup")
+            yield Defect(f"{table} is missing", "restore the database from a backup")
         else:
             row = found[name]
             if not row.enabled:
-                yield Finding(
+                yield Defect(
                     f"row security is off on {table}",
                     f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
                 )
             if not row.forced:
-                yield Finding(
+                yield Defect(
                     f"row security is not forced on {table}",
                     f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
                 )
             if not row.logged:
-                yield Finding(f"a crash empties {table}", f"ALTER TABLE {table} SET LOGGED")
+                yield Defect(f"a crash empties {table}", f"ALTER TABLE {table} SET LOGGED")
 
 
 _TABLES: Final = text("""
@@ -54,19 +52,19 @@ _TABLES: Final = text("""
 """)
 
 
-def policies(connection: Connection, subject: Subject) -> Findings:
+def policies(connection: Connection, subject: Subject) -> Defects:
     expected = {policy.for_roles(subject.roles) for policy in blueprint.POLICIES}
     found = {
         Policy(row.tablename, row.policyname, row.cmd, row.qual, row.with_check, row.role)
         for row in connection.execute(_POLICIES, {"schema": SCHEMA})
     }
     for policy in sorted(found - expected, key=repr):
-        yield Finding(
+        yield Defect(
             f"policy {policy.name} on {policy.table} is unknown or was changed",
             f"DROP POLICY {quoted(policy.name)} ON {SCHEMA}.{policy.table}",
         )
     for policy in sorted(expected - found, key=repr):
-        yield Finding(f"policy {policy.name} on {policy.table} is missing", policy.create())
+        yield Defect(f"policy {policy.name} on {policy.table} is missing", policy.create())
 
 
 _POLICIES: Final = text("""
@@ -76,24 +74,24 @@ _POLICIES: Final = text("""
 """)
 
 
-def triggers(connection: Connection, _: Subject) -> Findings:
+def triggers(connection: Connection, _: Subject) -> Defects:
     rows = connection.execute(_TRIGGERS, {"schema": SCHEMA}).all()
     found = {Trigger(row.table, row.name, row.definition) for row in rows if row.enabled}
     for trigger in sorted(found - blueprint.TRIGGERS):
-        yield Finding(
+        yield Defect(
             f"trigger {trigger.name} on {trigger.table} is unknown or was changed",
             f"DROP TRIGGER {quoted(trigger.name)} ON {SCHEMA}.{trigger.table}",
         )
     disabled = {(row.table, row.name) for row in rows if not row.enabled}
     for trigger in sorted(blueprint.TRIGGERS - found):
         if (trigger.table, trigger.name) in disabled:
-            yield Finding(
+            yield Defect(
                 f"trigger {trigger.name} on {trigger.table} is disabled",
                 f"ALTER TABLE {SCHEMA}.{trigger.table} ENABLE TRIGGER {trigger.name}",
             )
         else:
             problem = f"trigger {trigger.name} on {trigger.table} is missing"
-            yield Finding(problem, trigger.definition)
+            yield Defect(problem, trigger.definition)
 
 
 _TRIGGERS: Final = text("""
@@ -104,7 +102,7 @@ _TRIGGERS: Final = text("""
 """)
 
 
-def functions(connection: Connection, _: Subject) -> Findings:
+def functions(connection: Connection, _: Subject) -> Defects:
     rows = connection.execute(_FUNCTIONS, {"schema": SCHEMA}).all()
     found = {blueprint.Function(row.name, row.definer, row.settings, row.source) for row in rows}
     made = {each for each in definitions.found(connection) if each.kind == "function"}
@@ -112,11 +110,11 @@ def functions(connection: Connection, _: Subject) -> Findings:
     changed = {each.name for each in blueprint.functions() - found}
     changed |= {each.name for each in expected - made}
     for name in sorted(changed):
-        yield Finding(f"function {name} is missing or was changed", "run repair as the migrator")
+        yield Defect(f"function {name} is missing or was changed", "run repair as the migrator")
     known = {each.signature() for each in expected}
     for extra in sorted(made - expected):
         if extra.signature() not in known:
-            yield Finding(
+            yield Defect(
                 f"function {extra.name} is unknown",
                 f"DROP FUNCTION {SCHEMA}.{extra.signature()}",
             )
@@ -129,7 +127,7 @@ _FUNCTIONS: Final = text("""
 """)
 
 
-def tables(connection: Connection, _: Subject) -> Findings:
+def tables(connection: Connection, _: Subject) -> Defects:
     kinds = ("column", "constraint", "sequence")
     known_tables = {*blueprint.TABLES, "-"}
     found = {
@@ -141,18 +139,18 @@ def tables(connection: Connection, _: Subject) -> Findings:
     there = {(each.kind, each.table, each.name): each for each in found}
     for missing in sorted(expected - found):
         remedy = _remade(missing, there.get((missing.kind, missing.table, missing.name)))
-        yield Finding(f"{_named(missing)} is missing or was changed", remedy)
+        yield Defect(f"{_named(missing)} is missing or was changed", remedy)
     known = {(each.kind, each.table, each.name) for each in expected}
     for extra in sorted(found - expected):
         if (extra.kind, extra.table, extra.name) not in known:
-            yield Finding(f"{_named(extra)} is unknown", _dropped(extra))
+            yield Defect(f"{_named(extra)} is unknown", _dropped(extra))
 
 
-def indexes(connection: Connection, _: Subject) -> Findings:
+def indexes(connection: Connection, _: Subject) -> Defects:
     found = {each for each in definitions.found(connection) if each.kind == "index"}
     expected = definitions.expected("index")
     for missing in sorted(expected - found):
-        yield Finding(
+        yield Defect(
             f"index {missing.name} is missing or was changed",
             f"DROP INDEX IF EXISTS {SCHEMA}.{missing.name}; {missing.made}",
         )
@@ -160,12 +158,12 @@ def indexes(connection: Connection, _: Subject) -> Findings:
     for extra in sorted(found - expected):
         # A host may add an index for its own queries. A unique one reveals keys to other tenants.
         if extra.name not in known and extra.made.startswith("CREATE UNIQUE"):
-            yield Finding(
+            yield Defect(
                 f"index {extra.name} on {extra.table} is unknown",
                 f"DROP INDEX {SCHEMA}.{quoted(extra.name)}",
             )
     for name in connection.scalars(_INVALID, {"schema": SCHEMA}):
-        yield Finding(f"index {name} is not valid", f"REINDEX INDEX {SCHEMA}.{name}")
+        yield Defect(f"index {name} is not valid", f"REINDEX INDEX {SCHEMA}.{name}")
 
 
 def _named(each: definitions.Definition) -> str:
@@ -213,7 +211,7 @@ _INVALID: Final = text("""
 """)
 
 
-def ways_around(connection: Connection, subject: Subject) -> Findings:
+def ways_around(connection: Connection, subject: Subject) -> Defects:
     roles = subject.roles
     asked = {"schema": SCHEMA, "keepers": [roles.migrator, roles.keeper, roles.service]}
     for row in connection.execute(_READERS, asked):
@@ -222,19 +220,19 @@ def ways_around(connection: Connection, subject: Subject) -> Findings:
             remedy = f"DROP MATERIALIZED VIEW {row.reader}"
         elif row.old:  # before 15 a view always runs as its owner
             remedy = f"DROP VIEW {row.reader}"
-        yield Finding(f"{row.reader} shows rows that row security hides", remedy)
+        yield Defect(f"{row.reader} shows rows that row security hides", remedy)
     for helper in connection.scalars(_HELPERS, asked):
-        yield Finding(
+        yield Defect(
             f"{helper} bypasses the row security of its caller",
             f"ALTER FUNCTION {helper} SECURITY INVOKER",
         )
     for row in connection.execute(_RULES, {"schema": SCHEMA}):
-        yield Finding(
+        yield Defect(
             f"rule {row.rulename} on {row.tablename} rewrites statements",
             f"DROP RULE {quoted(row.rulename)} ON {SCHEMA}.{row.tablename}",
         )
     for row in connection.execute(_HEIRS, {"schema": SCHEMA}):
-        yield Finding(
+        yield Defect(
             f"{row.child} inherits from {row.parent}",
             f"ALTER TABLE {row.child} NO INHERIT {row.parent}",
         )

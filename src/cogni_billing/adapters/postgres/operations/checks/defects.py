@@ -1,4 +1,4 @@
-"""Subject of an examination, and its findings."""
+"""Subject of an examination, and its defects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cogni_billing.adapters.postgres.operations.roles import Roles
 
 
 @frozen
-class Finding:
+class Defect:
     """A problem of the database, and its fix: a statement, or a command to run."""
 
     problem: str
     remedy: str
 
 
-Findings = Iterator[Finding]
+Defects = Iterator[Defect]
 
 
 @frozen

@@ -7,6 +7,7 @@ The units of work are in `cogni_billing.adapters.memory` and `cogni_billing.adap
 """
 
 from cogni_billing.aio import AsyncBilling, AsyncPaymentAttempts
+from cogni_billing.application.acting import acting
 from cogni_billing.attempts import PaymentAttempts
 from cogni_billing.billing import Billing
 from cogni_billing.domain.accounts import Account
@@ -156,6 +157,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "ChargebackReceipt",
     # Corrections
     "AdjustmentReceipt",
+    "acting",
     # Balances and statements
     "Balance",
     "Page",

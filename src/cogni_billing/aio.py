@@ -544,6 +544,7 @@ class AsyncBilling:
         *,
         reason: str,
         reference: str,
+        actor: str | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> AdjustmentReceipt:
         """Correct the tenant's credits by hand, for a reason. An adjustment is never usage.
@@ -559,6 +560,8 @@ class AsyncBilling:
                 of them. The tenant can read it with the transaction.
             reference: The key, unique among the tenant's adjustments: 1 to 255 visible ASCII
                 characters.
+            actor: The operator's id, 1 to 255 visible ASCII characters. `None` for the actor that
+                `acting` names. It is no part of the request.
             metadata: A JSON object to keep with the transaction.
 
         Raises:
@@ -569,7 +572,12 @@ class AsyncBilling:
             IdempotencyConflict: the tenant's reference was used for another adjustment.
         """
         request = AdjustmentRequest(
-            tenant=tenant, amount=amount, reason=reason, reference=reference, metadata=metadata
+            tenant=tenant,
+            amount=amount,
+            reason=reason,
+            reference=reference,
+            actor=actor,
+            metadata=metadata,
         )
         return await self._run(adjusting.adjust(self._context, request))
 

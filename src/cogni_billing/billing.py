@@ -526,6 +526,7 @@ class Billing:
         *,
         reason: str,
         reference: str,
+        actor: str | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> AdjustmentReceipt:
         """Correct the tenant's credits by hand, for a reason. An adjustment is never usage.
@@ -541,6 +542,8 @@ class Billing:
                 of them. The tenant can read it with the transaction.
             reference: The key, unique among the tenant's adjustments: 1 to 255 visible ASCII
                 characters.
+            actor: The operator's id, 1 to 255 visible ASCII characters. `None` for the actor that
+                `acting` names. It is no part of the request.
             metadata: A JSON object to keep with the transaction.
 
         Raises:
@@ -551,7 +554,12 @@ class Billing:
             IdempotencyConflict: the tenant's reference was used for another adjustment.
         """
         request = AdjustmentRequest(
-            tenant=tenant, amount=amount, reason=reason, reference=reference, metadata=metadata
+            tenant=tenant,
+            amount=amount,
+            reason=reason,
+            reference=reference,
+            actor=actor,
+            metadata=metadata,
         )
         return self._run(adjusting.adjust(self._context, request))
 

@@ -174,6 +174,9 @@ EDITS: Final = {
         verify=False,
         seals=None,
     ),
+    "the actor of a transaction": Edit(
+        (f"UPDATE {T} SET actor = 'user:42' WHERE {run(2)}",), verify=False, seals=(BOB, "1-4")
+    ),
     "the reference of a transaction": Edit(
         (f"UPDATE {T} SET reference = 'run-9' WHERE {run(2)}",), verify=False, seals=(BOB, "1-4")
     ),

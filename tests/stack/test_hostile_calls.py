@@ -259,6 +259,8 @@ charge transactions_fit_their_kind {"paid":1} {"paid_unit":"USD"} {"policy":"{}"
     {"part":1} {"shortfall":"debt"}
 charge,purchase,adjustment transactions_fit_their_kind {"absorbed":5}
 charge,purchase,grant,refund transactions_fit_their_kind {"reason":"billed twice"}
+charge,capture,purchase,grant,refund,adjustment actors_are_visible_ascii {"actor":""}
+    {"actor":"a b"} {"actor":"\u0001"} {"actor":"é"}
 adjustment adjustments_have_a_reason {"reason":null} {"reason":""} {"reason":"  "}
     {"reason":"a\nb"} {"reason":"\u0001"} {"reason":"\u007f"} {"reason":"\u0085"}
     {"reason":"\u202ea"} {"reason":"a\u2028b"} {"reason":"\ufeff"}

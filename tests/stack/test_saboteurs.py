@@ -11,6 +11,7 @@ from cogni_billing.adapters.postgres.operations.blueprint import LEDGER
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing import Fixtures, NewUnitOfWork, Restart, RestartContract, Totals
 from cogni_billing.testing.contracts import (
+    acting,
     adjusting,
     batches,
     charges,
@@ -181,6 +182,11 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         intervals.IntervalContract,
         "test_a_closing_balance_counts_a_due_expiration",
         replaced("posted_by", "IF w.due_at <= least(present, moment)", "IF false"),
+    ),
+    "the_actor_is_not_kept": (
+        acting.ActorContract,
+        "test_an_inner_block_names_another_actor",
+        replaced("record", "m.actor, m.metadata::json", "NULL, m.metadata::json"),
     ),
     "a_fold_waits_for_no_writer": (
         reading.FoldingRaces,

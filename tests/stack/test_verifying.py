@@ -169,6 +169,14 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         CHARGED.format("reason = 'billed twice'"),
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
+    "an expiry has an actor": (
+        "UPDATE cogni_billing.transactions SET actor = 'user:42' WHERE kind = 'expiry'",
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
+    "a charge has an empty actor": (
+        CHARGED.format("actor = ''"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
     "an adjustment is declared a charge": (
         TRANSACTION.format("kind = 'charge', reason = NULL", "ticket-1"),
         {Invariant.POSTINGS_MATCH},

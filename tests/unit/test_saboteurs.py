@@ -29,6 +29,8 @@ from cogni_billing.adapters.memory import ledger as memory_ledger
 from cogni_billing.adapters.memory.books import MemoryBooks
 from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
+from cogni_billing.application import acting as actors
+from cogni_billing.application import spending
 from cogni_billing.domain import idempotency, metadata, reversals, transactions
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.idempotency import same_or_conflict
@@ -40,6 +42,7 @@ from cogni_billing.domain.transactions import GrantTerms, Posting, Recorded, Tra
 from cogni_billing.domain.wallets import Wallet
 from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
 from cogni_billing.testing.contracts import (
+    acting,
     adjusting,
     batches,
     charges,
@@ -383,6 +386,28 @@ def a_tenant_may_adjust_its_own_credits(patch: Patch) -> None:
         return post(evolve(ledger, is_service=True), transaction)
 
     patch.setattr(MemoryLedger, "_post", as_operator)
+
+
+@in_memory(acting.ActorContract, "test_an_inner_block_names_another_actor")
+def charges_forget_their_actor(patch: Patch) -> None:
+    patch.setattr(spending, "acted", lambda planned: planned)
+
+
+@in_memory(acting.ActorContract, "test_a_block_that_raises_ends")
+def an_actor_stays_after_the_block(patch: Patch) -> None:
+    class Kept:
+        actor: str | None = None
+
+        def set(self, actor: str) -> None:
+            self.actor = actor
+
+        def get(self) -> str | None:
+            return self.actor
+
+        def reset(self, _: object) -> None:
+            pass
+
+    patch.setattr(actors, "_ACTOR", Kept())
 
 
 # One transaction, one tenant ----------------------------------------------------------------------

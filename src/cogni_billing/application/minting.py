@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from cogni_billing.application.acting import acted
 from cogni_billing.application.batches import Plan, batch
 from cogni_billing.application.cases import PostCase, SingleCase, StepsCase
 from cogni_billing.application.context import Context
@@ -61,9 +62,10 @@ def confirm_purchases(
 
 
 def _plan(context: Context, request: PurchaseRequest, at: datetime) -> Transaction | ReplayOnly:
-    return plan_or_replay(request, context.policy, at, context.new_id())
+    plan = plan_or_replay(request, context.policy, at, context.new_id())
+    return acted(plan) if isinstance(plan, Transaction) else plan
 
 
 def grant(context: Context, request: GrantRequest) -> PostCase[GrantReceipt]:
     planned = plan_grant(request, at=context.now(), transaction_id=context.new_id())
-    return PostCase(planned, grant_receipt)
+    return PostCase(acted(planned), grant_receipt)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
+from cogni_billing.application.acting import acted
 from cogni_billing.application.cases import ServiceCase
 from cogni_billing.application.context import Context
 from cogni_billing.domain.disputes import (
@@ -173,4 +174,4 @@ class _Reversals:
             subject=None if lost is None else lost.id,
             disputed=None if lost is None else lost.amount,
         )
-        return self.scope.ledger.post(reversal)
+        return self.scope.ledger.post(acted(reversal))

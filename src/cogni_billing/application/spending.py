@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cogni_billing.application.acting import acted
 from cogni_billing.application.batches import Plan, batch
 from cogni_billing.application.cases import PostCase, SingleCase, StepsCase
 from cogni_billing.application.context import Context
@@ -26,7 +27,7 @@ from cogni_billing.domain.receipts import (
 
 def charge(context: Context, asked: Charge) -> PostCase[ChargeReceipt]:
     planned = plan_charge(asked, at=context.now(), transaction_id=context.new_id())
-    return PostCase(planned, charge_receipt)
+    return PostCase(acted(planned), charge_receipt)
 
 
 def charge_many(
@@ -35,7 +36,7 @@ def charge_many(
     at = context.now()
 
     def plan(asked: Charge) -> Plan:
-        return plan_charge(asked, at=at, transaction_id=context.new_id())
+        return acted(plan_charge(asked, at=at, transaction_id=context.new_id()))
 
     return batch(charges, Charge, plan, charge_receipt, all_or_nothing=all_or_nothing)
 
@@ -47,7 +48,7 @@ def hold(context: Context, request: HoldRequest) -> SingleCase[Hold]:
 
 def capture(context: Context, request: CaptureRequest) -> PostCase[CaptureReceipt]:
     planned = plan_capture(request, at=context.now(), transaction_id=context.new_id())
-    return PostCase(planned, capture_receipt)
+    return PostCase(acted(planned), capture_receipt)
 
 
 def release(context: Context, tenant: object, hold_id: object) -> SingleCase[Hold]:

@@ -33,6 +33,10 @@ def checked_reason(given: object) -> str:
     return str(given)
 
 
+def _checked_actor(given: object) -> str | None:
+    return None if given is None else checked_reference(given, "actor")
+
+
 @frozen(kw_only=True)
 class AdjustmentRequest:
     """The validated arguments of `Billing.adjust`."""
@@ -41,6 +45,7 @@ class AdjustmentRequest:
     amount: Amount = field(converter=nonzero_credits)
     reason: str = field(converter=checked_reason)
     reference: str = field(converter=checked_reference)
+    actor: str | None = field(converter=_checked_actor)
     metadata: Mapping[str, Json] = field(converter=frozen_metadata)
 
 
@@ -57,4 +62,5 @@ def plan_adjustment(
         amount=request.amount,
         metadata=request.metadata,
         reason=request.reason,
+        actor=request.actor,
     )

@@ -84,6 +84,8 @@ class TransactionView:
     """The parts of grants that it took, in the order taken."""
     payment: str | None = None
     """The payment of a purchase, or the payment that a refund or a chargeback was of."""
+    actor: str | None = None
+    """The person or the program that made the call, if `acting` named it."""
 
 
 def view_of(recorded: Recorded) -> TransactionView:
@@ -101,6 +103,7 @@ def view_of(recorded: Recorded) -> TransactionView:
         reason=made.reason,
         draws=recorded.draws,
         payment=_payment_of(made),
+        actor=made.actor,
     )
 
 

@@ -157,6 +157,8 @@ class Transaction:
     """The part of a purchase that a refund or a chargeback takes back."""
     reason: str | None = None
     """The operator's reason for an adjustment."""
+    actor: str | None = None
+    """The person or the program that made the call, as `acting` named it."""
 
     def __attrs_post_init__(self) -> None:
         for problem in self._problems():

@@ -21,6 +21,7 @@ import pytest
 from cogni_billing.testing import machine
 from cogni_billing.testing.base import Fixtures, not_given
 from cogni_billing.testing.contracts import (
+    acting,
     adjusting,
     attempt_claims,
     attempt_intents,
@@ -59,6 +60,9 @@ class MemoryConformance(Fixtures):
 
     Needs the fixtures of `Fixtures`.
     """
+
+    class TestActors(acting.ActorContract):
+        pass
 
     class TestAdjustments(adjusting.AdjustmentContract):
         pass

@@ -42,6 +42,7 @@ from cogni_billing import (
     Shortfall,
     TenantId,
     TransactionKind,
+    acting,
     credits,
     usd_cents,
 )
@@ -197,15 +198,21 @@ class Ledgers(RuleBasedStateMachine):
             lambda: self.model.purchase((who, cents, payment), self.clock.moment),
         )
 
-    @rule(charge=charges)
-    def charge(self, charge: tuple[str, int, str, bool]) -> None:
+    @rule(charge=charges, by=st.sampled_from(["user:1", "user:2"]))
+    def charge(self, charge: tuple[str, int, str, bool], by: str) -> None:
         who, amount, key, overdraft = charge
-        self.compare_receipts(
-            lambda b: b.charge(
-                TENANTS[who], credits(amount), reference=key, allow_overdraft=overdraft
-            ),
-            lambda: self.model.charge(charge, self.clock.moment),
+        with acting(by=by):
+            self.compare_receipts(
+                lambda b: b.charge(
+                    TENANTS[who], credits(amount), reference=key, allow_overdraft=overdraft
+                ),
+                lambda: self.model.charge(charge, self.clock.moment, by),
+            )
+        view, actor = self.compare(
+            lambda b: b.find(TENANTS[who], reference=key, kind="charge"),
+            lambda: self.model.actor(who, key),
         )
+        assert (view and view.actor) == actor
 
     @rule(
         who=tenants,

@@ -40,6 +40,7 @@ def _new_tenant() -> Dict:
         "disputed": {},  # credits set aside by disputes of any tenant's payments
         "grants": {},
         "keys": {},
+        "actors": {},  # of charges
     }
 
 
@@ -96,7 +97,9 @@ class Model:
 
         return self._once(who, ("purchase", payment), (cents,), record, now)
 
-    def charge(self, asked: tuple[str, int, str, bool], now: datetime) -> tuple[int, bool]:
+    def charge(
+        self, asked: tuple[str, int, str, bool], now: datetime, by: str | None = None
+    ) -> tuple[int, bool]:
         who, amount, reference, overdraft = asked
 
         def record(tenant: Dict) -> Draws:
@@ -105,6 +108,7 @@ class Model:
             if not overdraft and amount > available(tenant):
                 raise RefusedError("insufficient_credits")
             add(tenant, -amount)
+            tenant["actors"][reference] = by
             return draw(tenant, amount)
 
         return self._once(who, ("charge", reference), (amount, overdraft), record, now)
@@ -385,6 +389,13 @@ class Model:
         opening = sum(amount for at, amount in lines if at < first)
         within = [amount for at, amount in lines if first <= at < last]
         return opening, sorted(within), opening + sum(within)
+
+    def actor(self, who: str, reference: str) -> str | None:
+        """Returns the actor of a charge, if it is recorded and has one."""
+        tenant = self.state["tenants"][who]
+        require_open(tenant)
+        actor: str | None = tenant["actors"].get(reference)
+        return actor
 
     def grants(self, who: str, now: datetime) -> list[int]:
         """Returns the remainder of each grant, in spend order."""

@@ -18,7 +18,7 @@ TRANSACTION: Final = (
     *("id", "seen", "occurred_at", "line_at", "kind", "reference", "amount", "posted_after"),
     *("arrived", "overdraft", "subject_id", "paid", "paid_unit", "beneficiaries", "shares"),
     *("policy", "drawn_grants", "drawn_amounts", "reverses", "returned", "returned_total", "part"),
-    *("shortfall", "absorbed", "reason", "metadata"),
+    *("shortfall", "absorbed", "reason", "actor", "metadata"),
 )
 ARRIVAL: Final = ("sequence", "account_id", "position", "kind", "amount", "occurred_at")
 CLAIM: Final = ("tenant_id", "transaction_id")

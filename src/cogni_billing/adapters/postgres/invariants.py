@@ -59,6 +59,7 @@ _FITTING: Final = _broken(
         AND CASE WHEN amount = 0 THEN may_be_zero ELSE corrects OR (amount > 0) = is_credit END
         AND (reason IS NOT NULL) = corrects
         AND coalesce(char_length(reason) BETWEEN 1 AND 255, true)
+        AND (actor IS NULL OR made.kind <> 'expiry' AND octet_length(actor) BETWEEN 1 AND 255)
         AND (subject_id IS NOT NULL) = has_subject
         AND CASE WHEN made.kind = 'purchase'
             THEN policy IS NOT NULL AND paid > 0 AND paid < 1e40

@@ -68,6 +68,8 @@ def movement(transaction: Transaction) -> Asked:
         asked["absorbed"] = transaction.absorbed.value
     if transaction.reason is not None:
         asked["reason"] = transaction.reason
+    if transaction.actor is not None:
+        asked["actor"] = transaction.actor
     return asked
 
 
@@ -91,6 +93,7 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         absorbed=in_credits(stored["absorbed"] or 0),
         reversal=_reversal(stored) if kind.reverses else None,
         reason=stored["reason"],
+        actor=stored["actor"],
     )
     return Recorded(
         transaction,

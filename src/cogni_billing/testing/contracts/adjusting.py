@@ -176,7 +176,7 @@ class AdjustmentContract(Contract):
     ) -> None:
         before = totals()
         request = AdjustmentRequest(
-            tenant=ALICE, amount=credits(5), reason="r", reference="t", metadata=None
+            tenant=ALICE, amount=credits(5), reason="r", reference="t", actor=None, metadata=None
         )
         planned = plan_adjustment(request, at=NOON, transaction_id=CountingIds(count=900).new())
 

@@ -118,6 +118,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "some money": (*NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
     "key": KEYS,
     "source": KEYS,
+    "actor": tuple(key for key in KEYS if key is not None),
     "reason": (
         *(None, 7, b"r", True, Kind.RUN, Odd("r"), "", " ", "   ", "\u00a0", "a\n", "a\tb", "a\0"),
         *(
@@ -191,6 +192,7 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     "lose_dispute": TENANT | PAYMENT | REFERENCE | SHORTFALL | METADATA,
     "adjust": TENANT
     | {"amount": (credits(-5), "correction"), "reason": ("billed twice", "reason")}
+    | {"actor": ("user:42", "actor")}
     | REFERENCE
     | METADATA,
     "balance": TENANT | {"at": (NOON, "moment")},

@@ -142,7 +142,7 @@ BEGIN
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
             m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part,
-            m.shortfall, m.absorbed, m.reason) > 0
+            m.shortfall, m.absorbed, m.reason, m.actor) > 0
         THEN
             IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
                 OR m.kind <> 'grant'
@@ -152,6 +152,8 @@ BEGIN
                 OR m.reason IS NOT NULL AND m.kind NOT IN (/* corrects */)
             THEN
                 PERFORM cogni_billing.refuse('transactions_fit_their_kind');
+            ELSIF m.actor IS NOT NULL AND NOT cogni_billing.is_visible(m.actor) THEN
+                PERFORM cogni_billing.refuse('actors_are_visible_ascii');
             END IF;
             IF num_nonnulls(m.beneficiaries, m.shares) > 0 THEN
                 IF (m.kind IN (/* has_shares */) AND cardinality(m.shares) BETWEEN 1 AND 32
@@ -359,13 +361,13 @@ BEGIN
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
             posted_after, arrived, overdraft, subject_id, paid, paid_unit, beneficiaries, shares,
             policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
-            shortfall, absorbed, reason, metadata
+            shortfall, absorbed, reason, actor, metadata
         ) VALUES (
             owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
             w.posted, arrived, coalesce(m.overdraft, false), m.subject, m.paid, m.paid_unit,
             m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
             m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason,
-            m.metadata::json
+            m.actor, m.metadata::json
         )
         ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING;
         IF NOT FOUND THEN

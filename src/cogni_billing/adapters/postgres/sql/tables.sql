@@ -31,7 +31,8 @@ CREATE TYPE cogni_billing.movement AS (
     part           numeric,
     shortfall      text,
     absorbed       numeric,
-    reason         text
+    reason         text,
+    actor          text
 );
 
 -- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions.
@@ -92,6 +93,8 @@ CREATE TABLE cogni_billing.transactions (
     absorbed       numeric,
     -- An operator's reason for an adjustment.
     reason         text,
+    -- The person or the program that made the call, if the caller named it.
+    actor          text COLLATE "C",
     metadata       json             NOT NULL,
     CONSTRAINT transactions_pkey PRIMARY KEY (id, tenant_id),
     CONSTRAINT transactions_key_used_once UNIQUE (reference, tenant_id, kind)

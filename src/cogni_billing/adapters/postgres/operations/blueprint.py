@@ -39,7 +39,7 @@ TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "wallets"})
 """Tables whose rows may be updated."""
 ERASABLE: Final = frozenset({"disputes", "transactions"})
-"""Tables in which only the metadata may be updated, to its digest."""
+"""Tables in which only texts may be updated, to their digests."""
 
 
 @frozen
@@ -182,6 +182,7 @@ def _table_privileges() -> Iterator[Privilege]:
         ("keeper", "INSERT", LEDGER),
         ("keeper", "UPDATE", sorted(CHANGEABLE)),
         ("keeper", "UPDATE (metadata)", sorted(ERASABLE)),
+        ("keeper", "UPDATE (reason)", ("transactions",)),
         ("keeper", "DELETE", ("evidence",)),
         ("service", "SELECT", (*LEDGER, SEQUENCE)),
     ):

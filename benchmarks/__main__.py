@@ -9,7 +9,7 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks import before, rendering
+from benchmarks import rendering
 from benchmarks.harness import Cell, measured
 from benchmarks.report import Report
 from benchmarks.serving import served
@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.suites:
         suite = SUITES[name]
-        with before.ended(), served() as database, suite.contenders(database) as contenders:
+        with served() as database, suite.contenders(database) as contenders:
             numbers = options.clients or suite.clients
             cells = [Cell(each, clients) for clients in numbers for each in contenders]
             samples = measured(database, cells, rounds=options.rounds, seconds=options.seconds)

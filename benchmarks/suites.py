@@ -19,7 +19,6 @@ from benchmarks import (
     peers,
     upkeep,
 )
-from benchmarks.before import Before
 from benchmarks.harness import Contender, Database
 from benchmarks.latency import Delayed
 from cogni_billing import TransactionKind
@@ -52,17 +51,6 @@ def _these(
 PURCHASE: Final = library.called("the library", library.purchase)
 CHARGE: Final = library.called("the library", library.charge)
 CHARGE_ONE: Final = library.called("the library", library.charge_one)
-BEFORE: Final = "the library before"
-
-
-def _before_and_now(**called: library.Job) -> Iterator[Contender]:
-    """Each job on both libraries. The present library is compared with the earlier one."""
-    for name, job in called.items():
-        spoken = name.replace("_", " ")
-        before = f"{spoken}, before"
-        now = library.called(spoken, job, against=before)
-        yield Before(before, now, before)
-        yield now
 
 
 def _installed_twice(database: Database) -> None:
@@ -84,7 +72,6 @@ SUITES: Final = {
         "Purchases, each with a share for the one platform",
         _these(
             PURCHASE,
-            Before(BEFORE, PURCHASE),
             library.awaited("the library, awaited", library.purchase_awaited),
             limit.bare(TransactionKind.PURCHASE),
             limit.by_the_driver(TransactionKind.PURCHASE),
@@ -100,7 +87,6 @@ SUITES: Final = {
             PURCHASE,
             library.called_in_groups("the library, grouped", library.purchase),
             library.awaited_in_groups("the library, grouped, awaited", library.purchase_awaited),
-            Before(BEFORE, PURCHASE),
             limit.bare(TransactionKind.PURCHASE),
             handwritten.ONE_TRANSACTION,
             handwritten.TWO_TRANSACTIONS,
@@ -114,7 +100,6 @@ SUITES: Final = {
             CHARGE_ONE,
             library.called_in_groups("the library, grouped", library.charge_one),
             library.awaited_in_groups("the library, grouped, awaited", library.charge_one_awaited),
-            Before(BEFORE, CHARGE_ONE),
         ),
         clients=(64,),
     ),
@@ -130,7 +115,6 @@ SUITES: Final = {
                     handwritten.TWO_TRANSACTIONS,
                 ),
             ),
-            Before(BEFORE, Delayed(PURCHASE)),
             install=handwritten.install,
         ),
         clients=(1, 16),
@@ -149,7 +133,6 @@ SUITES: Final = {
         "Charges",
         _these(
             CHARGE,
-            Before(BEFORE, CHARGE),
             library.awaited("the library, awaited", library.charge_awaited),
             limit.bare(TransactionKind.CHARGE),
             limit.by_the_driver(TransactionKind.CHARGE),
@@ -168,19 +151,15 @@ SUITES: Final = {
     "mixed": Suite(
         "Grants, holds and a mixed load",
         _these(
-            *_before_and_now(
-                a_grant=library.grant,
-                a_hold_and_its_capture=library.hold_and_capture,
-                mixed=library.mixed,
-            )
+            library.called("a grant", library.grant),
+            library.called("a hold and its capture", library.hold_and_capture),
+            library.called("mixed", library.mixed),
         ),
         clients=(1, 16),
     ),
     "batches": Suite(
         "Purchases in batches",
         _these(
-            Before("one by one, before", PURCHASE),
-            Before("1,000 at once, before", BATCHES[1_000]),
             library.called("one by one", library.purchase),
             *BATCHES.values(),
             library.called("a file of 10,000", partial(library.imported, 10_000), at_once=10_000),
@@ -189,7 +168,7 @@ SUITES: Final = {
     ),
     "upkeep": Suite(
         "Folding and verifying",
-        upkeep.before_and_now,
+        upkeep.folding_and_verifying,
         clients=(1,),
     ),
     "devices": Suite(

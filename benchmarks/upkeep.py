@@ -1,4 +1,4 @@
-"""Folding, verifying and the size of purchases, with the earlier and the present library."""
+"""Folding, verifying and the size of purchases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Final
 from attrs import define
 
 from benchmarks import library
-from benchmarks.before import Before, asked
 from benchmarks.filling import POSTINGS_OF_A_PURCHASE, bytes_of, fill, vacuumed
 from benchmarks.harness import Contender, Database, Work
 from cogni_billing import Billing
@@ -28,7 +27,7 @@ class AfterPurchases(Contender):
     name: str
     job: Callable[[Billing], object]
     reads_all: bool
-    against: str
+    against: str = ""
     at_once: int = 0
 
     def work(self, database: Database, clients: int, seconds: float) -> Work:  # noqa: ARG002
@@ -64,12 +63,10 @@ def verify(billing: Billing) -> object:
 
 
 @contextmanager
-def before_and_now(database: Database) -> Iterator[Sequence[Contender]]:
-    for when, size in (("before", asked(bytes_a_purchase)), ("now", bytes_a_purchase(database))):
-        database.notes.append(f"Bytes on disk of a purchase {when}, with indexes: {size:,.0f}.")
-    found: list[Contender] = []
-    for name, job in (("fold", fold), ("verify", verify)):
-        before = f"{name}, before"
-        now = AfterPurchases(name, job, reads_all=job is verify, against=before)
-        found += (Before(before, now, before), now)
-    yield found
+def folding_and_verifying(database: Database) -> Iterator[Sequence[Contender]]:
+    size = bytes_a_purchase(database)
+    database.notes.append(f"Bytes on disk of a purchase, with indexes: {size:,.0f}.")
+    yield (
+        AfterPurchases("fold", fold, reads_all=False),
+        AfterPurchases("verify", verify, reads_all=True),
+    )

@@ -24,6 +24,7 @@ from cogni_billing.domain.errors import (
     BillingError,
     Difference,
     DisputeClosed,
+    GrantClosed,
     HoldClosed,
     IdempotencyConflict,
     InstallationNotReady,
@@ -52,6 +53,7 @@ from cogni_billing.domain.errors import (
     UnknownAccount,
     UnknownAttempt,
     UnknownDispute,
+    UnknownGrant,
     UnknownHold,
     UnknownPayment,
     VerifierFailed,
@@ -64,7 +66,7 @@ from cogni_billing.domain.findings import (
     PaymentVerified,
 )
 from cogni_billing.domain.folding import Folding
-from cogni_billing.domain.grants import Grant
+from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import (
     SYSTEM_ACCOUNT_ID,
@@ -91,6 +93,7 @@ from cogni_billing.domain.receipts import (
     PurchaseReceipt,
     Receipt,
     RefundReceipt,
+    VoidReceipt,
 )
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.shares import Share, ShareRule, ShareTier
@@ -145,6 +148,8 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "Grant",
     "GrantReceipt",
     "Draw",
+    "GrantExtension",
+    "VoidReceipt",
     "Receipt",
     # Batches
     "Outcome",
@@ -195,6 +200,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "AttemptClosed",
     "Difference",
     "DisputeClosed",
+    "GrantClosed",
     "HoldClosed",
     "IdempotencyConflict",
     "InstallationNotReady",
@@ -223,6 +229,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "UnknownAccount",
     "UnknownAttempt",
     "UnknownDispute",
+    "UnknownGrant",
     "UnknownHold",
     "UnknownPayment",
     "VerifierFailed",

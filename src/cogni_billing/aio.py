@@ -14,6 +14,7 @@ from uuid import UUID
 from cogni_billing.application import (
     adjusting,
     attempts,
+    granting,
     maintenance,
     minting,
     reading,
@@ -34,7 +35,13 @@ from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.disputes import Dispute, DisputeRequest
 from cogni_billing.domain.findings import Finding
 from cogni_billing.domain.folding import Folding
-from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant, GrantRequest
+from cogni_billing.domain.grants import (
+    PRIORITY_DEFAULT,
+    Grant,
+    GrantExtension,
+    GrantRequest,
+    VoidRequest,
+)
 from cogni_billing.domain.holds import CaptureRequest, Hold, HoldRequest
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
@@ -48,6 +55,7 @@ from cogni_billing.domain.receipts import (
     GrantReceipt,
     PurchaseReceipt,
     RefundReceipt,
+    VoidReceipt,
 )
 from cogni_billing.domain.reversals import ReversalRequest
 from cogni_billing.domain.seals import Seal
@@ -404,6 +412,81 @@ class AsyncBilling:
         """
         return await self._run(
             reading.grants(self._context, tenant, spent=spent, limit=limit, after=after)
+        )
+
+    async def void_grant(
+        self,
+        tenant: TenantId | UUID,
+        grant_id: UUID,
+        *,
+        reference: str,
+        reason: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> VoidReceipt:
+        """Take the remaining credits of a grant back, and end the grant.
+
+        Spent credits stay spent, and a repaid debt stays repaid. Credits that a hold has set aside
+        can still be captured. The rest of them expires when the hold ends. The receipt of a grant
+        without remaining credits has `voided` at zero.
+
+        Args:
+            tenant: The tenant that has the grant.
+            grant_id: The `id` of the grant, which is the `transaction_id` of its receipt.
+            reference: The key, unique among the tenant's voids: 1 to 255 visible ASCII characters.
+            reason: A text for people: 1 to 255 printable characters.
+            metadata: A JSON object to keep with the transaction.
+
+        Raises:
+            InvalidReference, InvalidMetadata, InvalidInput: an argument is invalid.
+            PrivilegeRequired: the role may spend credits but not create them.
+            UnknownAccount: the tenant has no account.
+            UnknownGrant: the tenant has no such grant.
+            IdempotencyConflict: the tenant used this reference for another void.
+        """
+        request = VoidRequest(
+            tenant=tenant,
+            grant_id=grant_id,
+            reference=reference,
+            reason=reason,
+            metadata=metadata,
+        )
+        return await self._run(granting.void_grant(self._context, request))
+
+    async def extend_grant(
+        self,
+        tenant: TenantId | UUID,
+        grant_id: UUID,
+        *,
+        reference: str,
+        expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
+    ) -> GrantExtension:
+        """Move the expiry of a grant to a later moment.
+
+        Args:
+            tenant: The tenant that has the grant.
+            grant_id: The `id` of the grant, which is the `transaction_id` of its receipt.
+            reference: The key, unique among the tenant's extensions: 1 to 255 visible ASCII
+                characters.
+            expires_at: The new expiry, timezone-aware and later than the present one.
+            expires_in: The time from this call to the new expiry, in place of *expires_at*. A retry
+                with the same time is a replay.
+
+        Raises:
+            InvalidReference, InvalidInput: an argument is invalid.
+            InvalidTime: none of the two is given, or both are, or the new expiry is naive, out of
+                range, or no later than the present one, or the grant never expires.
+            PrivilegeRequired: the role may spend credits but not create them.
+            UnknownAccount: the tenant has no account.
+            UnknownGrant: the tenant has no such grant.
+            GrantClosed: the grant has expired, or was voided.
+            IdempotencyConflict: the tenant used this reference for another extension.
+        """
+        expiry = Expiry.given(expires_at, expires_in)
+        return await self._run(
+            granting.extend_grant(
+                self._context, tenant, grant_id, expiry=expiry, reference=reference
+            )
         )
 
     async def refund(

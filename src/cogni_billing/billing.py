@@ -7,7 +7,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from cogni_billing.application import adjusting, maintenance, minting, reading, reversals, spending
+from cogni_billing.application import (
+    adjusting,
+    granting,
+    maintenance,
+    minting,
+    reading,
+    reversals,
+    spending,
+)
 from cogni_billing.application.cases import Case, Result, checked_unit_of_work
 from cogni_billing.application.context import Context
 from cogni_billing.domain.accounts import Account
@@ -17,7 +25,13 @@ from cogni_billing.domain.batches import Outcome
 from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.disputes import Dispute, DisputeRequest
 from cogni_billing.domain.folding import Folding
-from cogni_billing.domain.grants import PRIORITY_DEFAULT, Grant, GrantRequest
+from cogni_billing.domain.grants import (
+    PRIORITY_DEFAULT,
+    Grant,
+    GrantExtension,
+    GrantRequest,
+    VoidRequest,
+)
 from cogni_billing.domain.holds import CaptureRequest, Hold, HoldRequest
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
@@ -31,6 +45,7 @@ from cogni_billing.domain.receipts import (
     GrantReceipt,
     PurchaseReceipt,
     RefundReceipt,
+    VoidReceipt,
 )
 from cogni_billing.domain.reversals import ReversalRequest
 from cogni_billing.domain.seals import Seal
@@ -386,6 +401,81 @@ class Billing:
         """
         return self._run(
             reading.grants(self._context, tenant, spent=spent, limit=limit, after=after)
+        )
+
+    def void_grant(
+        self,
+        tenant: TenantId | UUID,
+        grant_id: UUID,
+        *,
+        reference: str,
+        reason: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> VoidReceipt:
+        """Take the remaining credits of a grant back, and end the grant.
+
+        Spent credits stay spent, and a repaid debt stays repaid. Credits that a hold has set aside
+        can still be captured. The rest of them expires when the hold ends. The receipt of a grant
+        without remaining credits has `voided` at zero.
+
+        Args:
+            tenant: The tenant that has the grant.
+            grant_id: The `id` of the grant, which is the `transaction_id` of its receipt.
+            reference: The key, unique among the tenant's voids: 1 to 255 visible ASCII characters.
+            reason: A text for people: 1 to 255 printable characters.
+            metadata: A JSON object to keep with the transaction.
+
+        Raises:
+            InvalidReference, InvalidMetadata, InvalidInput: an argument is invalid.
+            PrivilegeRequired: the role may spend credits but not create them.
+            UnknownAccount: the tenant has no account.
+            UnknownGrant: the tenant has no such grant.
+            IdempotencyConflict: the tenant used this reference for another void.
+        """
+        request = VoidRequest(
+            tenant=tenant,
+            grant_id=grant_id,
+            reference=reference,
+            reason=reason,
+            metadata=metadata,
+        )
+        return self._run(granting.void_grant(self._context, request))
+
+    def extend_grant(
+        self,
+        tenant: TenantId | UUID,
+        grant_id: UUID,
+        *,
+        reference: str,
+        expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
+    ) -> GrantExtension:
+        """Move the expiry of a grant to a later moment.
+
+        Args:
+            tenant: The tenant that has the grant.
+            grant_id: The `id` of the grant, which is the `transaction_id` of its receipt.
+            reference: The key, unique among the tenant's extensions: 1 to 255 visible ASCII
+                characters.
+            expires_at: The new expiry, timezone-aware and later than the present one.
+            expires_in: The time from this call to the new expiry, in place of *expires_at*. A retry
+                with the same time is a replay.
+
+        Raises:
+            InvalidReference, InvalidInput: an argument is invalid.
+            InvalidTime: none of the two is given, or both are, or the new expiry is naive, out of
+                range, or no later than the present one, or the grant never expires.
+            PrivilegeRequired: the role may spend credits but not create them.
+            UnknownAccount: the tenant has no account.
+            UnknownGrant: the tenant has no such grant.
+            GrantClosed: the grant has expired, or was voided.
+            IdempotencyConflict: the tenant used this reference for another extension.
+        """
+        expiry = Expiry.given(expires_at, expires_in)
+        return self._run(
+            granting.extend_grant(
+                self._context, tenant, grant_id, expiry=expiry, reference=reference
+            )
         )
 
     def refund(

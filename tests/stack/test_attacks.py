@@ -184,13 +184,15 @@ def on_history(table: str) -> Iterator[tuple[str, Attack]]:
         )
         attack = Attack(gains(changes[privilege]), walls, KEEPER, (floor(table),))
         yield f"{privilege} {table} as the keeper", attack
-    if table in blueprint.ERASABLE:
-        attack = Attack(
-            gains(f"UPDATE {name} SET metadata = '[]'"),
-            (f"ALTER TABLE {name} DISABLE TRIGGER erase_only",),
-            KEEPER,
-        )
-        yield f"rewrite the metadata of {table} as the keeper", attack
+    texts = {"transactions": {"metadata": "[]", "reason": "another"}}
+    for column, other in texts.get(table, {"metadata": "[]"}).items():
+        if table in blueprint.ERASABLE:
+            attack = Attack(
+                gains(f"UPDATE {name} SET {column} = '{other}'"),
+                (f"ALTER TABLE {name} DISABLE TRIGGER erase_only",),
+                KEEPER,
+            )
+            yield f"rewrite the {column} of {table} as the keeper", attack
 
 
 def _guard(table: str, privilege: str) -> str:

@@ -204,7 +204,8 @@ EDITS: Final = {
     "the terms of a grant": Edit(
         (
             "UPDATE cogni_billing.grants SET source = 'promo:x', priority = 1,"
-            " expires_at = expires_at + interval '1 year'",
+            " expires_at = expires_at + interval '1 year',"
+            " first_expires_at = first_expires_at + interval '1 year'",
         ),
         verify=False,
         seals=(ALICE, "1-2"),
@@ -348,7 +349,7 @@ def test_seals_cover_every_column_that_never_changes(database: Database) -> None
         )
         for column in names
     }
-    assert columns - sealed == {"grants.taken"}
+    assert columns - sealed == {"grants.taken", "grants.expires_at"}
     assert sealed <= columns
 
 

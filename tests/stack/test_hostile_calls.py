@@ -36,6 +36,7 @@ from stack.support.attacks import (
     chargeback,
     dispute,
     dump,
+    extension,
     grant,
     hold,
     intent,
@@ -48,6 +49,7 @@ from stack.support.attacks import (
     rule_of,
     step,
     undone,
+    void,
 )
 
 Make = Callable[..., Asked]
@@ -92,6 +94,8 @@ DOORS = {
     "adjustment": Door("adjust", adjustment, "app_service", many=True),
     "hold": Door("hold", hold),
     "release": Door("release", release),
+    "void": Door("void_grant", void),
+    "extension": Door("extend_grant", extension),
     "intent": Door("create_attempt", intent),
     "step": Door("record_attempt", step),
     "dispute": Door("open_dispute", dispute, "app_service"),
@@ -163,11 +167,11 @@ Forgery = tuple[str, dict[str, Any], str]
 
 def forged_records() -> Iterator[tuple[str, Forgery]]:
     """Yield forgeries of the fields of every record: metadata, reference and moment."""
-    for door in (*MOVEMENTS, "hold", "intent", "step", "dispute"):
+    for door in (*MOVEMENTS, "hold", "void", "intent", "step", "dispute"):
         name = "found" if door == "step" else "metadata"
         for title, value in METADATA.items():
             yield f"{door}: metadata, {title}", (door, {name: value}, "metadata_is_a_small_object")
-    for door in (*MOVEMENTS, "hold", "dispute"):
+    for door in (*MOVEMENTS, "hold", "void", "extension", "dispute"):
         for title, value in REFERENCES.items():
             yield (
                 f"{door}: reference, {title}",
@@ -190,7 +194,7 @@ def forged_movements() -> Iterator[tuple[str, Forgery]]:
                 (door, {"amount": value}, "amounts_are_whole_and_bounded"),
             )
     for door in MOVEMENTS:
-        kinds = {*MOVEMENTS, "expiry"}
+        kinds = {*MOVEMENTS, "expiry", "void"}
         own = {k for k in kinds if DOORS.get(k) and DOORS[k].function == DOORS[door].function}
         for kind in sorted({*kinds, "gift", "CHARGE", ""} - own):
             yield f"{door}: kind {kind!r}", (door, {"kind": kind}, "transactions_kind_known")
@@ -288,6 +292,15 @@ grant grants_have_their_terms {"source":null} {"source":"two words"} {"source":"
     {"expires_at":"9999-01-01"} {"expires_in":1} {"expires_at":null,"expires_in":1}
     {"expires_in":-1}
 grant expired {"expires_at":"2020-01-01"}
+void transactions_have_an_id {"id":null}
+void ids_are_given_once {"id":"hers"}
+void reasons_are_printable {"reason":""} {"reason":"  "} {"reason":"a\nb"} {"reason":"\u202ea"}
+    {"reason":"\u0085"}
+void actors_are_visible_ascii {"actor":""} {"actor":"two words"}
+void,extension unknown_grant {"grant_id":"his grant"} {"grant_id":"hers"} {"grant_id":null}
+extension grants_have_their_terms {"expires_at":null} {"expires_at":"infinity"}
+    {"expires_at":"9999-01-01"} {"expires_in":1} {"expires_in":-1}
+extension not_later {"expires_at":"2020-01-01"}
 charge insufficient {"amount":-10000000000}
 hold insufficient {"amount":10000000000}
 capture insufficient {"amount":-8}
@@ -384,6 +397,7 @@ def named(ids: dict[TenantId, Ids], altered: Any) -> Any:
         "her pending": hers.pending,
         "his purchase": his.purchase,
         "his hold": his.hold,
+        "his grant": his.grant,
         "his attempt": his.created,
         "his payment": payment_of(BOB),
         "his evidence": f"stripe:pending-{BOB}",

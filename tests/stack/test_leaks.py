@@ -386,4 +386,4 @@ class TestTime:
 
 def new_ids() -> Ids:
     nothing = UUID(int=0)
-    return Ids(now(), ALICE, *[nothing] * 7)
+    return Ids(now(), ALICE, *[nothing] * 8)

@@ -35,6 +35,7 @@ from stack.support.attacks import (
     capture,
     charge,
     dispute,
+    extension,
     grant,
     hold,
     intent,
@@ -43,6 +44,7 @@ from stack.support.attacks import (
     refund,
     rule_of,
     step,
+    void,
 )
 
 OUTCOMES = {
@@ -56,14 +58,19 @@ OUTCOMES = {
     "replayed",
     "unknown_account",
     "unknown_hold",
+    "unknown_grant",
+    "not_later",
     "more_due",
 }
 FORGEABLE = {Invariant.SHARES_FOLLOW_THE_POLICY}
 FIELDS = sorted(
     {
         field
-        for make in (charge, capture, purchase, grant, refund, hold, intent, step, dispute)
-        for field in make(Ids(*[timedelta()] * 9))  # type: ignore[arg-type]
+        for make in (
+            *(charge, capture, purchase, grant, void, extension, refund, hold, intent, step),
+            dispute,
+        )
+        for field in make(Ids(*[timedelta()] * 10))  # type: ignore[arg-type]
     }
     | {"overdraft", "seen", "own", "size", "since", "until", "kind", "now", "moment", "seconds"}
 )

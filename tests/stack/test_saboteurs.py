@@ -17,6 +17,7 @@ from cogni_billing.testing.contracts import (
     charges,
     drawing,
     erasure,
+    grant_ends,
     grants,
     holds,
     intervals,
@@ -148,6 +149,21 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         drawing.GrantPageContract,
         "test_pages_of_grants_follow_one_another",
         replaced("_grants", "kind = ''grant'' AND position < before", "kind = ''grant''"),
+    ),
+    "a_voided_grant_can_be_spent": (
+        grant_ends.GrantEndContract,
+        "test_held_credits_of_a_voided_grant_are_captured_or_expire",
+        replaced("_void_grant", "SET taken = amount,", "SET taken = taken,"),
+    ),
+    "a_voided_grant_stays_open_for_held_credits": (
+        grant_ends.GrantEndContract,
+        "test_held_credits_of_a_voided_grant_are_captured_or_expire",
+        replaced("_void_grant", "expires_at = least(expires_at, present)", "source = source"),
+    ),
+    "an_extension_shortens_a_grant": (
+        grant_ends.GrantEndContract,
+        "test_an_extension_to_no_later_moment_is_refused",
+        replaced("_extend_grant", "m.expires_at > lot.expires_at", "m.expires_at <> present"),
     ),
     "a_settled_wallet_is_not_written_back": (
         single_calls.RefusedCallContract,

@@ -370,7 +370,16 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "a grant expired too early": (
         "UPDATE cogni_billing.grants SET expires_at = '9000-01-01' WHERE source = 'promo:a'",
-        {Invariant.GRANTS_EXPIRE_ON_TIME},
+        {Invariant.GRANTS_EXPIRE_ON_TIME, Invariant.GRANTS_END_AS_SET},
+    ),
+    "a grant expires later than was set": (
+        GRANT.format("expires_at = '9000-01-01'"),
+        {Invariant.GRANTS_END_AS_SET},
+    ),
+    "an extension is of another grant": (
+        "INSERT INTO cogni_billing.grant_extensions"
+        f" VALUES ('{ALICE}', 'e-1', '{BOB}', now(), '9000-01-01')",
+        {Invariant.GRANTS_END_AS_SET},
     ),
     "a refund is of more": (
         TRANSACTION.format("returned = returned + 1", "re_1"),

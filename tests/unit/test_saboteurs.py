@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 from attrs import evolve
@@ -33,6 +34,7 @@ from cogni_billing.application import acting as actors
 from cogni_billing.application import spending
 from cogni_billing.domain import idempotency, metadata, reversals, transactions
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
+from cogni_billing.domain.grants import GrantExtension
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
 from cogni_billing.domain.kinds import TransactionKind
@@ -48,6 +50,7 @@ from cogni_billing.testing.contracts import (
     charges,
     drawing,
     erasure,
+    grant_ends,
     grants,
     holds,
     intervals,
@@ -346,6 +349,22 @@ def credits_set_aside_by_a_dispute_are_a_debt(patch: Patch) -> None:
 )
 def a_lifetime_is_compared_by_its_moment(patch: Patch) -> None:
     patch.setattr(GrantTerms, "expiry", property(lambda terms: Expiry(terms.expires_at)))
+
+
+@in_memory(
+    grant_ends.GrantEndContract, "test_held_credits_of_a_voided_grant_are_captured_or_expire"
+)
+def a_voided_grant_stays_open_for_held_credits(patch: Patch) -> None:
+    def emptied(wallet: Wallet, grant_id: UUID) -> tuple[Wallet, Amount]:
+        grant = wallet.grant(grant_id)
+        return wallet.expired(grant), grant.remaining
+
+    patch.setattr(Wallet, "voided", emptied)
+
+
+@in_memory(grant_ends.GrantEndContract, "test_an_extension_to_no_later_moment_is_refused")
+def an_extension_shortens_a_grant(patch: Patch) -> None:
+    patch.setattr(GrantExtension, "require_later", lambda *_: None)
 
 
 @in_memory(known_faults.KnownFaultContract, "test_a_won_dispute_releases_everything")

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
 from uuid import UUID
 
 from attrs import field, frozen
 
 from cogni_billing.domain.amounts import Amount, nonzero_credits
-from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
+from cogni_billing.domain.reasons import checked_reason
 from cogni_billing.domain.transactions import Transaction
-
-REASON_MAX: Final = 255
-
-
-def checked_reason(given: object) -> str:
-    """*given* as a reason for people to read.
-
-    Raises:
-        InvalidInput: *given* is not 1 to 255 printable characters, or is blank.
-    """
-    fits = type(given) is str and len(given) <= REASON_MAX and given.isprintable()
-    if not (fits and str(given).strip()):
-        expected = f"1 to {REASON_MAX} printable characters, not all of them spaces"
-        raise InvalidInput("reason", shown(given), expected)
-    return str(given)
 
 
 def _checked_actor(given: object) -> str | None:

@@ -19,6 +19,8 @@ BillingError
 ├── RefundExceedsPayment
 ├── UnknownHold
 ├── HoldClosed
+├── UnknownGrant
+├── GrantClosed
 ├── UnknownDispute
 ├── DisputeClosed
 ├── UnknownAttempt
@@ -53,6 +55,8 @@ from uuid import UUID
 from attrs import define, frozen
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cogni_billing.domain.amounts import Amount
 
 _SHOWN_MAX = 64
@@ -269,6 +273,31 @@ class HoldClosed(BillingError):
 
     def _message(self) -> str:
         return f"hold {self.hold_id} is {self.state}"
+
+
+@define
+class UnknownGrant(BillingError):
+    """The tenant has no such grant."""
+
+    code: ClassVar[str] = "unknown_grant"
+
+    grant_id: UUID
+
+    def _message(self) -> str:
+        return f"no grant {self.grant_id} for this tenant"
+
+
+@define
+class GrantClosed(BillingError):
+    """The grant has expired or was voided, so it cannot be extended."""
+
+    code: ClassVar[str] = "grant_closed"
+
+    grant_id: UUID
+    expired_at: datetime
+
+    def _message(self) -> str:
+        return f"grant {self.grant_id} ended at {self.expired_at}; grant the credits anew"
 
 
 @define

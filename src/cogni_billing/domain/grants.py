@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid5
 
 from attrs import field, frozen
+from attrs.converters import optional
 
-from cogni_billing.domain.amounts import Amount, positive_credits
-from cogni_billing.domain.errors import InvalidInput, shown
+from cogni_billing.domain import requests
+from cogni_billing.domain.amounts import ZERO, Amount, positive_credits
+from cogni_billing.domain.errors import GrantClosed, InvalidInput, InvalidTime, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
+from cogni_billing.domain.reasons import checked_reason
 from cogni_billing.domain.timestamps import LATEST, Expiry
 from cogni_billing.domain.transactions import GrantTerms, Transaction
 
@@ -96,6 +99,106 @@ def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> 
             expires_at=request.expiry.starting(at),
             expires_in=request.expiry.lasts,
         ),
+    )
+
+
+def checked_grant_id(given: object) -> UUID:
+    """*given* as the id of a grant.
+
+    Raises:
+        InvalidInput: *given* is no `uuid.UUID`.
+    """
+    if not isinstance(given, UUID):
+        raise InvalidInput("grant_id", shown(given), "the id of a grant, a uuid.UUID")
+    return UUID(int=given.int)
+
+
+@frozen(kw_only=True)
+class VoidRequest:
+    """The validated arguments of `Billing.void_grant`."""
+
+    tenant: TenantId = field(converter=tenant_id)
+    grant_id: UUID = field(converter=checked_grant_id)
+    reference: str = field(converter=checked_reference)
+    reason: str | None = field(converter=optional(checked_reason))
+    metadata: Mapping[str, Json] = field(converter=frozen_metadata)
+
+
+def plan_void(request: VoidRequest, *, at: datetime, transaction_id: UUID) -> Transaction:
+    """Plan the transaction that takes a grant back. The ledger fills in the remaining credits."""
+    return Transaction(
+        id=transaction_id,
+        tenant=request.tenant,
+        kind=TransactionKind.VOID,
+        reference=request.reference,
+        at=at,
+        amount=ZERO,
+        metadata=request.metadata,
+        subject=request.grant_id,
+        reason=request.reason,
+    )
+
+
+@frozen(kw_only=True)
+class GrantExtension:
+    """A later expiry of a grant, as `Billing.extend_grant` set it."""
+
+    grant_id: UUID
+    reference: str
+    expires_at: datetime
+    """The expiry that the call set. A later call may have changed it again."""
+    extended_at: datetime
+    expires_in: timedelta | None = None
+    """The lifetime from which `expires_at` follows, if the caller gave one."""
+    replayed: bool = False
+    """True if an earlier call recorded it."""
+
+    @property
+    def id(self) -> UUID:
+        """The id of the grant."""
+        return self.grant_id
+
+    @property
+    def request(self) -> requests.Request:
+        """The caller's request, field by field. Two requests are the same if these are equal."""
+        return requests.extension(self.grant_id, Expiry.stored(self.expires_at, self.expires_in))
+
+    def require_later(self, before: datetime | None, moment: datetime) -> None:
+        """Return if the expiry is later than *before*, the grant's expiry as of *moment*.
+
+        Raises:
+            GrantClosed: the grant has expired, or was voided.
+            InvalidTime: the grant never expires, or expires no earlier.
+        """
+        if before is not None and before <= moment:
+            raise GrantClosed(self.grant_id, before)
+        if before is None or self.expires_at <= before:
+            expected = "a grant with an expiry" if before is None else f"a moment after {before}"
+            raise InvalidTime("expires_at", str(self.expires_at), expected)
+
+
+def plan_extension(
+    grant_id: object, expiry: Expiry, reference: object, *, at: datetime
+) -> GrantExtension:
+    """Validate and plan an extension.
+
+    Raises:
+        InvalidInput, InvalidReference: an argument is invalid.
+        InvalidTime: no expiry is given, or it is out of range.
+    """
+    extended, key, expires_at = (
+        checked_grant_id(grant_id),
+        checked_reference(reference),
+        expiry.starting(at),
+    )
+    if expires_at is None:
+        raise InvalidTime("expires_at", "None", "a moment, or a lifetime as expires_in")
+    return GrantExtension(
+        grant_id=extended,
+        reference=key,
+        expires_at=expires_at,
+        extended_at=at,
+        expires_in=expiry.lasts,
     )
 
 

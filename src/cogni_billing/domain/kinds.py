@@ -29,6 +29,8 @@ class TransactionKind(StrEnum):
     """Credits minted without a payment, with a source and perhaps an expiry."""
     EXPIRY = "expiry"
     """The remainder of a grant, taken when the grant expires."""
+    VOID = "void"
+    """The remainder of a grant, taken back before the grant expires."""
     REFUND = "refund"
     """A payment returned in full or in part: its credits and shares are taken back."""
     CHARGEBACK = "chargeback"
@@ -120,6 +122,12 @@ KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
             contra=ISSUANCE, is_credit=True, opens_account=True, is_granted=True
         ),
         TransactionKind.EXPIRY: KindRules(contra=BREAKAGE, subject="grant", is_granted=True),
+        TransactionKind.VOID: KindRules(
+            contra=ISSUANCE,
+            may_be_zero=True,  # all of the grant may be spent
+            subject="grant",
+            is_granted=True,
+        ),
         TransactionKind.REFUND: KindRules(
             contra=ISSUANCE, may_be_zero=True, reverses=True, has_shares=True
         ),

@@ -84,6 +84,16 @@ class GrantReceipt(Receipt):
 
 
 @frozen(kw_only=True)
+class VoidReceipt(Receipt):
+    """The receipt of a voided grant."""
+
+    grant_id: UUID
+    voided: Amount
+    """The remaining credits of the grant, which were taken back."""
+    reason: str | None
+
+
+@frozen(kw_only=True)
 class RefundReceipt(Receipt):
     """The receipt of a refund.
 
@@ -174,6 +184,20 @@ def grant_receipt(recorded: Recorded) -> GrantReceipt:
         priority=terms.priority,
         expires_at=terms.expires_at,
         repaid=drawn(recorded.draws),
+        balance=recorded.balance,
+        replayed=recorded.replayed,
+    )
+
+
+def void_receipt(recorded: Recorded) -> VoidReceipt:
+    """The receipt of a recorded void."""
+    made = _made(recorded, TransactionKind.VOID)
+    assert made.subject is not None  # a void names its grant
+    return VoidReceipt(
+        transaction_id=made.id,
+        grant_id=made.subject,
+        voided=-made.amount,
+        reason=made.reason,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )

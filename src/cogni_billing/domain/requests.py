@@ -45,6 +45,14 @@ def grant(amount: Amount, *, source: str, priority: int, expiry: Expiry) -> Requ
     )
 
 
+def void(grant_id: UUID, reason: str | None) -> Request:
+    return MappingProxyType({"grant": str(grant_id), "reason": reason or "none"})
+
+
+def extension(grant_id: UUID, expiry: Expiry) -> Request:
+    return MappingProxyType({"grant": str(grant_id), **expiry.request})
+
+
 def reversal(payment: str, asked: Amount | None, shortfall: Shortfall) -> Request:
     """The request to return a part of *payment*, or all that remains if *asked* is `None`."""
     return MappingProxyType(

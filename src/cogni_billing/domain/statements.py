@@ -79,7 +79,7 @@ class TransactionView:
     """The posted balance of the tenant's account, right after this transaction."""
     metadata: Mapping[str, Json]
     reason: str | None = None
-    """The operator's reason for an adjustment."""
+    """The reason for an adjustment or a void."""
     draws: tuple[Draw, ...] = ()
     """The parts of grants that it took, in the order taken."""
     payment: str | None = None

@@ -75,6 +75,11 @@ class Expiry:
             raise InvalidTime("expires_in", str(made.lasts), "None beside expires_at")
         return made
 
+    @classmethod
+    def stored(cls, expires_at: datetime | None, expires_in: timedelta | None) -> Self:
+        """The expiry as the caller gave it, from a stored moment and lifetime."""
+        return cls(expires_at) if expires_in is None else cls(lasts=expires_in)
+
     @property
     def is_given(self) -> bool:
         return self.at is not None or self.lasts is not None

@@ -78,7 +78,7 @@ class GrantTerms:
     @property
     def expiry(self) -> Expiry:
         """The expiry as the caller gave it."""
-        return Expiry(self.expires_at) if self.expires_in is None else Expiry(lasts=self.expires_in)
+        return Expiry.stored(self.expires_at, self.expires_in)
 
 
 @frozen
@@ -148,7 +148,7 @@ class Transaction:
     overdraft: bool = False
     """True if it may take more than is available, because the cost was already incurred."""
     subject: UUID | None = None
-    """The hold of a capture, the grant of an expiry, or the dispute of a chargeback."""
+    """The hold of a capture, the grant of an expiry or a void, or the dispute of a chargeback."""
     terms: GrantTerms | None = None
     """The terms of a grant."""
     absorbed: Amount = ZERO
@@ -156,7 +156,7 @@ class Transaction:
     reversal: Reversal | None = None
     """The part of a purchase that a refund or a chargeback takes back."""
     reason: str | None = None
-    """The operator's reason for an adjustment."""
+    """The reason for an adjustment or a void."""
     actor: str | None = None
     """The person or the program that made the call, as `acting` named it."""
 
@@ -186,7 +186,8 @@ class Transaction:
             yield f"with terms {self.terms}"
         if (self.reversal is None) is rules.reverses:
             yield f"with reversal {self.reversal}"
-        if (self.reason is None) is rules.corrects:
+        takes_reason = rules.corrects or kind is TransactionKind.VOID
+        if rules.corrects if self.reason is None else not takes_reason:
             yield f"with reason {self.reason}"
 
     def _parts(self) -> Iterator[Amount]:
@@ -225,6 +226,9 @@ class Transaction:
                 )
             case TransactionKind.EXPIRY:
                 return requests.EXPIRY
+            case TransactionKind.VOID:
+                assert self.subject is not None
+                return requests.void(self.subject, self.reason)
             case TransactionKind.REFUND | TransactionKind.CHARGEBACK:
                 assert self.reversal is not None
                 part = self.reversal

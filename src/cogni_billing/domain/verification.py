@@ -49,6 +49,7 @@ class Invariant(Enum):
     GRANTS_MATCH_THEIR_TRANSACTION = "a grant has the amount that its transaction minted"
     GRANTS_ADD_UP = "credits taken from a grant were spent, held or expired"
     GRANTS_EXPIRE_ON_TIME = "the credits of a grant expire at its expiry, not before"
+    GRANTS_END_AS_SET = "a grant expires when it was last set to, or when it was voided"
     REVERSALS_FOLLOW_ONE_ANOTHER = "reversals of a payment add up, and stay within it"
     REVERSALS_TAKE_BACK_THEIR_PART = "a reversal takes back its part of every leg"
     DISPUTES_ARE_SET_ASIDE = "an open dispute sets its credits aside on every wallet"

@@ -18,14 +18,15 @@ from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.errors import (
     InsufficientCredits,
     UnbalancedTransaction,
+    UnknownGrant,
     UnknownHold,
     unknown_kind,
 )
-from cogni_billing.domain.grants import Expiration, Grant
+from cogni_billing.domain.grants import Expiration, Grant, GrantExtension
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.timestamps import EARLIEST, require_unexpired
+from cogni_billing.domain.timestamps import EARLIEST, LATEST, require_unexpired
 from cogni_billing.domain.transactions import Draw, Transaction
 
 Value = TypeVar("Value")
@@ -94,6 +95,16 @@ class Wallet:
             raise UnknownHold(hold_id)
         return self.holds[hold_id]
 
+    def grant(self, grant_id: UUID) -> Grant:
+        """The grant with this id.
+
+        Raises:
+            UnknownGrant: the wallet has no such grant.
+        """
+        if grant_id not in self.grants:
+            raise UnknownGrant(grant_id)
+        return self.grants[grant_id]
+
     def spendable(self) -> list[Grant]:
         """The grants with credits left, in spend order."""
         left = (grant for grant in self.grants.values() if grant.remaining.is_positive)
@@ -152,8 +163,8 @@ class Wallet:
                 captured hold is smaller.
             UnknownHold, HoldClosed: the captured hold is unknown, or has ended.
             InvalidTime: the new grant would have expired already.
-            UnbalancedTransaction: its kind is unknown, or is `EXPIRY`. A caller cannot post an
-                expiry, because `caught_up` expires the grants.
+            UnbalancedTransaction: its kind is unknown, or the ledger fills in its amount:
+                `caught_up` expires grants, and `voided` ends one.
         """
         wallet, draws = self, tuple[Draw, ...]()
         match transaction.kind:
@@ -167,8 +178,8 @@ class Wallet:
                 # Purchased credits are taken before granted ones.
                 purchased = max(self.earned(arrived), ZERO)
                 wallet, draws = self.drawing(max(-transaction.amount - purchased, ZERO))
-            case TransactionKind.EXPIRY:
-                raise UnbalancedTransaction("an expiry is posted by the ledger; do not post one")
+            case TransactionKind.EXPIRY | TransactionKind.VOID as kind:
+                raise UnbalancedTransaction(f"the ledger makes each {kind}; do not post one")
             case kind if kind.is_plain_debit:
                 if not transaction.overdraft:
                     self.require_available(-transaction.amount, arrived)
@@ -204,6 +215,30 @@ class Wallet:
     def with_disputed(self, part: Hold) -> Wallet:
         """This wallet with *part* of a dispute in its present state, open or ended."""
         return evolve(self, disputed=_with(self.disputed, part.id, part))
+
+    def voided(self, grant_id: UUID) -> tuple[Wallet, Amount]:
+        """This wallet after the end of the grant, and the credits that it lost.
+
+        Credits that a hold has set aside expire when the hold ends without using them.
+
+        Raises:
+            UnknownGrant: the wallet has no such grant.
+        """
+        grant = self.grant(grant_id)
+        ends_at = min(grant.expires_at or LATEST, self.as_of)
+        return self.expired(evolve(grant, expires_at=ends_at)), grant.remaining
+
+    def extended(self, extension: GrantExtension) -> Wallet:
+        """This wallet with a later expiry of the grant.
+
+        Raises:
+            UnknownGrant: the wallet has no such grant.
+            GrantClosed: the grant has expired, or was voided.
+            InvalidTime: the grant never expires, or expires no earlier.
+        """
+        grant = self.grant(extension.grant_id)
+        extension.require_later(grant.expires_at, self.as_of)
+        return self.with_grant(evolve(grant, expires_at=extension.expires_at))
 
     def released(self, hold_id: UUID) -> Wallet:
         """This wallet after the release of the hold, if the hold was open."""

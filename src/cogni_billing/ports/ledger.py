@@ -9,7 +9,7 @@ from uuid import UUID
 
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import BillingError
-from cogni_billing.domain.grants import Grant
+from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
@@ -48,8 +48,8 @@ class LedgerRepository(Protocol):
             PrivilegeRequired: the transaction is of another tenant, or mints in a scope that may
                 not.
             LedgerCorruption: the transaction's id is taken.
-            UnbalancedTransaction: its kind is unknown, or is `EXPIRY`, which only the ledger
-                records.
+            UnbalancedTransaction: its kind is unknown, or is `EXPIRY` or `VOID`, whose amount the
+                ledger fills in.
         """
         ...
 
@@ -123,6 +123,36 @@ class LedgerRepository(Protocol):
             UnknownAccount: the tenant has no account.
             UnknownHold: the tenant has no such hold.
             HoldClosed: the hold was captured, or had expired.
+        """
+        ...
+
+    def void_grant(self, void: Transaction, /) -> Recorded:
+        """Record *void* with the remaining credits of its grant, or find it by its key.
+
+        The grant ends. A refused call in a single-call scope leaves due expirations recorded, as
+        `post` does.
+
+        Raises:
+            IdempotencyConflict: the tenant used the key for another request.
+            UnknownAccount: the tenant has no account.
+            UnknownGrant: the tenant has no such grant.
+            PrivilegeRequired: the scope may not mint.
+            LedgerCorruption: the transaction's id is taken.
+        """
+        ...
+
+    def extend_grant(self, extension: GrantExtension, /) -> GrantExtension:
+        """Move the expiry of a grant to a later moment, or find the extension by its reference.
+
+        A refused call in a single-call scope leaves due expirations recorded, as `post` does.
+
+        Raises:
+            IdempotencyConflict: the tenant used the reference for another extension.
+            UnknownAccount: the tenant has no account.
+            UnknownGrant: the tenant has no such grant.
+            GrantClosed: the grant has expired, or was voided.
+            InvalidTime: the grant never expires, or expires no earlier.
+            PrivilegeRequired: the scope may not mint.
         """
         ...
 

@@ -36,6 +36,7 @@ from cogni_billing.testing.contracts import (
     disputes,
     drawing,
     erasure,
+    grant_ends,
     grants,
     holds,
     intervals,
@@ -115,6 +116,9 @@ class MemoryConformance(Fixtures):
     class TestGrants(grants.GrantContract):
         pass
 
+    class TestGrantEnds(grant_ends.GrantEndContract):
+        pass
+
     class TestHolds(holds.HoldContract):
         pass
 
@@ -183,6 +187,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestGrantRaces(grants.GrantRaces):
+        pass
+
+    class TestGrantEndRaces(grant_ends.GrantEndRaces):
         pass
 
     class TestHoldRaces(holds.HoldRaces):

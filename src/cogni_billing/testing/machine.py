@@ -97,6 +97,8 @@ OUTCOMES = {
     "payment_already_claimed",
     "unknown_hold",
     "hold_closed",
+    "unknown_grant",
+    "grant_closed",
     "invalid_time",
     "unknown_payment",
     "refund_exceeds_payment",
@@ -122,6 +124,13 @@ def chosen(which: int, known: Sequence[Choice], otherwise: Choice) -> Choice:
     return options[which % len(options)]
 
 
+def expiry_given(seconds: int | None, expires_at: datetime | None, *, lasts: bool) -> Any:
+    """The argument for an expiry: its moment, or also its lifetime if it is in the future."""
+    if lasts and seconds is not None and seconds > 0:
+        return {"expires_in": timedelta(seconds=seconds)}
+    return {"expires_at": expires_at}
+
+
 def unplaced(line: Line) -> Line:
     """*line* without its position and the id of an expiry, which differ between adapters."""
     given = line.transaction_id
@@ -144,11 +153,13 @@ class Ledgers(RuleBasedStateMachine):
         ]
         self.model = Model(list(TENANTS), "system")
         self.holds: dict[tuple[str, str], UUID] = {}
+        self.grants: dict[tuple[str, str], UUID] = {}
         self.disputes: list[tuple[str, str, str]] = []
         # Gives Alice and the beneficiaries credits to spend, and holds and a dispute to end.
         self.purchase("alice", 3, "z")
         self.hold("alice", 5, "a", None)
         self.hold("alice", 5, "b", 1)
+        self.grant("alice", 5, "a", 100, 1, lasts=False)
         self.open_dispute("alice", "z", 1, "a")
         # Refusals that few random sequences meet.
         self.refund("alice", "z", 3, "a", clamp=False)
@@ -179,12 +190,14 @@ class Ledgers(RuleBasedStateMachine):
 
     def compare_receipts(
         self, call: Callable[[Billing], Receipt], expected: Callable[[], tuple[int, bool]]
-    ) -> None:
+    ) -> Receipt | None:
+        receipt: Receipt | None
         receipt, said = self.compare(call, expected)
         if receipt is not None:
             assert (int(receipt.balance.value), receipt.replayed) == said
             if said[1]:
                 self.seen.add("replayed")
+        return receipt
 
     @rule(seconds=leaps)
     def leap(self, seconds: int) -> None:
@@ -226,11 +239,8 @@ class Ledgers(RuleBasedStateMachine):
         self, who: str, amount: int, key: str, priority: int, expires: int | None, lasts: bool
     ) -> None:
         expires_at = self.at(expires)
-        lasts = lasts and expires is not None and expires > 0
-        expiry: Any = (
-            {"expires_in": timedelta(seconds=expires or 0)} if lasts else {"expires_at": expires_at}
-        )
-        self.compare_receipts(
+        expiry = expiry_given(expires, expires_at, lasts=lasts)
+        receipt = self.compare_receipts(
             lambda b: b.grant(
                 TENANTS[who],
                 credits(amount),
@@ -243,6 +253,37 @@ class Ledgers(RuleBasedStateMachine):
                 who, (amount, priority, expires_at), key, self.clock.moment, tuple(expiry.items())
             ),
         )
+
+        if receipt is not None:
+            self.grants[who, key] = receipt.transaction_id
+
+    def chosen_grant(self, which: int) -> tuple[tuple[str, str], UUID]:
+        """The key and id of a grant, which may have ended, or of an unknown grant."""
+        return chosen(which, [*self.grants.items()], (("alice", "none"), UUID(int=2**64)))
+
+    @rule(which=choices, key=held_keys)
+    def void_grant(self, which: int, key: str) -> None:
+        (who, grant), grant_id = self.chosen_grant(which)
+        self.compare_receipts(
+            lambda b: b.void_grant(TENANTS[who], grant_id, reference=key),
+            lambda: self.model.void(who, grant, key, self.clock.moment),
+        )
+
+    @rule(
+        which=choices, key=held_keys, expires=st.sampled_from([-1, 1, 10, 60]), lasts=st.booleans()
+    )
+    def extend_grant(self, which: int, key: str, expires: int, lasts: bool) -> None:
+        (who, grant), grant_id = self.chosen_grant(which)
+        expires_at = self.clock.moment + timedelta(seconds=expires)
+        expiry = expiry_given(expires, expires_at, lasts=lasts)
+        extension, replayed = self.compare(
+            lambda b: b.extend_grant(TENANTS[who], grant_id, reference=key, **expiry),
+            lambda: self.model.extend(
+                who, grant, expires_at, key, self.clock.moment, tuple(expiry.items())
+            ),
+        )
+        if extension is not None:
+            assert extension.replayed is replayed
 
     @rule(who=tenants, amount=amounts, key=held_keys, expires=expiries)
     def hold(self, who: str, amount: int, key: str, expires: int | None) -> None:

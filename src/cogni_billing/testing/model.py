@@ -21,7 +21,7 @@ Draws = list[tuple[Dict, int]]
 
 AFTER_SETTLING = {
     *("insufficient_credits", "unknown_hold", "hold_closed", "invalid_time"),
-    "payment_already_claimed",
+    *("payment_already_claimed", "unknown_grant", "grant_closed"),
 }
 """Refusals that are decided after the due expirations are posted."""
 
@@ -145,6 +145,41 @@ class Model:
 
         request = (amount, priority, expiry or expires)
         return self._once(who, ("grant", reference), request, record, now)
+
+    def void(self, who: str, grant: str, reference: str, now: datetime) -> tuple[int, bool]:
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            expire_due(tenant, now)
+            found = known_grant(tenant, grant)
+            add(tenant, -found["left"])
+            found["left"] = 0
+            found["expires"] = min(found["expires"] or NEVER, tenant["as_of"])
+
+        return self._once(who, ("void", reference), (grant,), record, now)
+
+    def extend(
+        self,
+        who: str,
+        grant: str,
+        expires: datetime,
+        reference: str,
+        now: datetime,
+        expiry: object,
+    ) -> bool:
+        """Returns true if it is a replay. *expiry* is as the caller gave it."""
+
+        def record(tenant: Dict) -> None:
+            require_open(tenant)
+            expire_due(tenant, now)
+            found = known_grant(tenant, grant)
+            if found["expires"] is not None and found["expires"] <= tenant["as_of"]:
+                raise RefusedError("grant_closed")
+            if found["expires"] is None or expires <= found["expires"]:
+                raise RefusedError("invalid_time")
+            found["expires"] = expires
+
+        _, replayed = self._once(who, ("extension", reference), (grant, expiry), record, now)
+        return replayed
 
     def hold(
         self, who: str, amount: int, reference: str, expires: datetime | None, now: datetime
@@ -442,6 +477,13 @@ class Model:
 def require_open(tenant: Dict) -> None:
     if not tenant["open"]:
         raise RefusedError("unknown_account")
+
+
+def known_grant(tenant: Dict, grant: str) -> Dict:
+    if grant not in tenant["grants"]:
+        raise RefusedError("unknown_grant")
+    found: Dict = tenant["grants"][grant]
+    return found
 
 
 def posted(tenant: Dict) -> int:

@@ -62,6 +62,7 @@ class Ids:
     beneficiary: UUID
     charge: UUID
     hold: UUID
+    grant: UUID
     dispute: UUID
     created: UUID
     pending: UUID
@@ -96,6 +97,17 @@ def purchase(ids: Ids, **altered: object) -> Asked:
 def grant(ids: Ids, **altered: object) -> Asked:
     soon = ids.now + timedelta(days=1)
     return movement(ids, "grant", 50, source="promo", priority=1, expires_at=soon) | altered
+
+
+def void(ids: Ids, **altered: object) -> Asked:
+    fields = {"id": new_id(), "at": ids.now, "reference": "new-1", "metadata": "{}"}
+    return fields | {"grant_id": ids.grant, "reason": "a mistake", "actor": "user:1"} | altered
+
+
+def extension(ids: Ids, **altered: object) -> Asked:
+    later = ids.now + timedelta(days=30)
+    fields = {"at": ids.now, "reference": "new-1", "grant_id": ids.grant}
+    return fields | {"expires_at": later, "expires_in": None} | altered
 
 
 def refund(ids: Ids, **altered: object) -> Asked:
@@ -174,6 +186,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "create_attempt": intent,
     "dispute": lambda _: {"reference": "dp_1"},
     "find": lambda ids: {"id": ids.purchase},
+    "extend_grant": extension,
     "grants": lambda ids: {"now": ids.now},
     "hold": hold,
     "lines": lambda _: {"size": 10},
@@ -189,6 +202,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "adjust": lambda ids: [adjustment(ids), adjustment(ids, amount=5, reference="new-2")],
     "expire_due": lambda ids: {"at": ids.now},
     "spend": lambda ids: [charge(ids), capture(ids)],
+    "void_grant": void,
     "spend_groups": lambda ids: [charge(ids), capture(ids)],
 }
 """Valid arguments of each function that acts for a tenant. The call has an effect."""
@@ -298,7 +312,14 @@ def prepared(database: Database) -> dict[TenantId, Ids]:
         billing.confirm_purchase(tenant, usd("1.00"), payment=payment_of(tenant))
         billing.hold(tenant, credits(7), reference="run-1")
         billing.charge(tenant, credits(3), reference="run-1")
-        billing.grant(tenant, credits(5), source="promo:a", reference="a")
+        granted = billing.grant(
+            tenant, credits(5), source="promo:a", reference="a", expires_in=timedelta(days=20)
+        )
+        billing.extend_grant(
+            tenant, granted.transaction_id, reference="a", expires_in=timedelta(days=25)
+        )
+        mistake = billing.grant(tenant, credits(4), source="promo:a", reference="b")
+        billing.void_grant(tenant, mistake.transaction_id, reference="b", reason="a mistake")
         billing.open_dispute(
             tenant, payment=payment_of(tenant), amount=usd("0.50"), reference="dp_1"
         )
@@ -326,6 +347,7 @@ def _ids_of(connection: Connection, tenant: TenantId) -> Ids:
         beneficiary=earner_of(tenant),
         charge=one("id", "transactions WHERE kind = 'charge'"),
         hold=one("id", "holds WHERE kind = 'work'"),
+        grant=one("id", "grants WHERE taken < amount"),
         dispute=one("id", "disputes WHERE true"),
         created=one("id", "payment_attempts WHERE state = 'CREATED_INTENT'"),
         pending=one("id", "payment_attempts WHERE state = 'PENDING_UNVERIFIED'"),

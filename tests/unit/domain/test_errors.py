@@ -17,6 +17,7 @@ from cogni_billing import (
     BillingError,
     Difference,
     DisputeClosed,
+    GrantClosed,
     HoldClosed,
     IdempotencyConflict,
     InstallationNotReady,
@@ -37,6 +38,7 @@ from cogni_billing import (
     UnknownAccount,
     UnknownAttempt,
     UnknownDispute,
+    UnknownGrant,
     UnknownHold,
     UnknownPayment,
     VerifierFailed,
@@ -68,6 +70,11 @@ SAMPLES: list[tuple[BillingError, str]] = [
     ),
     (UnknownHold(NUMBER), f"no hold {NUMBER} for this tenant"),
     (HoldClosed(NUMBER, "released"), f"hold {NUMBER} is released"),
+    (UnknownGrant(NUMBER), f"no grant {NUMBER} for this tenant"),
+    (
+        GrantClosed(NUMBER, datetime(2026, 1, 1, tzinfo=UTC)),
+        f"grant {NUMBER} ended at 2026-01-01 00:00:00+00:00; grant the credits anew",
+    ),
     (
         UnknownDispute("dp_1", "stripe:pi_1"),
         "no dispute 'dp_1' of 'stripe:pi_1'; open it first",

@@ -68,6 +68,7 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
         "capture": USAGE,
         "grant": ISSUANCE,
         "expiry": BREAKAGE,
+        "void": ISSUANCE,
         "refund": ISSUANCE,
         "chargeback": ISSUANCE,
         "adjustment": ADJUSTMENTS,
@@ -80,11 +81,11 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
     [
         ("is_credit", ["purchase", "grant"]),
         ("corrects", ["adjustment"]),
-        ("may_be_zero", ["purchase", "refund", "chargeback"]),
+        ("may_be_zero", ["purchase", "void", "refund", "chargeback"]),
         ("opens_account", ["purchase", "grant"]),
         ("reverses", ["refund", "chargeback"]),
         ("has_shares", ["purchase", "refund", "chargeback"]),
-        ("subject", ["capture", "expiry", "chargeback"]),
+        ("subject", ["capture", "expiry", "void", "chargeback"]),
     ],
 )
 def test_a_rule_is_true_of_some_kinds(rule: str, true_of: list[str]) -> None:
@@ -152,14 +153,14 @@ def test_an_expiry_posted_by_a_caller_is_refused() -> None:
     Billing(unit_of_work).confirm_purchase(ALICE, usd(1), payment="p")
     expiry = plan_expiry(ALICE, Expiration(UUID(int=3), credits(5), NOON), 1)
 
-    with pytest.raises(UnbalancedTransaction, match="an expiry"):
+    with pytest.raises(UnbalancedTransaction, match="each expiry"):
         unit_of_work.post(expiry)
 
 
 @pytest.mark.parametrize(
     "receipt",
     [
-        *("charge_receipt", "capture_receipt", "grant_receipt"),
+        *("charge_receipt", "capture_receipt", "grant_receipt", "void_receipt"),
         *("refund_receipt", "chargeback_receipt", "adjustment_receipt"),
     ],
 )

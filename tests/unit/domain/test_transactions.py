@@ -65,6 +65,7 @@ FIELDS: dict[TransactionKind, dict[str, Any]] = {
     TransactionKind.CAPTURE: {"amount": credits(-5), "subject": HOLD},
     TransactionKind.GRANT: {"amount": credits(5), "terms": TERMS},
     TransactionKind.EXPIRY: {"amount": credits(-5), "subject": HOLD},
+    TransactionKind.VOID: {"amount": credits(-5), "subject": HOLD},
     TransactionKind.REFUND: {"amount": credits(-5), "reversal": REVERSAL},
     TransactionKind.CHARGEBACK: {
         "amount": credits(-5),
@@ -109,7 +110,7 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
         *(
             (kind, {"amount": -FIELDS[kind]["amount"]}, "of -?5 CREDIT")
             for kind in TransactionKind
-            if not kind.corrects
+            if not (kind.corrects or kind == "void")
         ),
         *(
             (kind, {"amount": credits(0)}, "of 0 CREDIT")
@@ -151,7 +152,7 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
         *(
             (kind, {"reason": "billed twice"}, "with reason billed twice")
             for kind in TransactionKind
-            if not kind.corrects
+            if not (kind.corrects or kind == "void")
         ),
         ("purchase", {"shares": (Share(SYSTEM_ACCOUNT_ID, usd(1)),)}, "in more than one unit"),
         ("refund", {"absorbed": usd(1)}, "in more than one unit"),
@@ -221,6 +222,8 @@ def test_each_unit_must_sum_to_zero_by_itself() -> None:
             {"payment": "stripe:pi_1", "amount": "what remains", "shortfall": "debt"},
         ),
         ("adjustment", {}, {"amount": "-5 CREDIT", "reason": "billed twice"}),
+        ("void", {}, {"grant": str(HOLD), "reason": "none"}),
+        ("void", {"reason": "granted twice"}, {"grant": str(HOLD), "reason": "granted twice"}),
         (
             "adjustment",
             {"amount": credits(5)},

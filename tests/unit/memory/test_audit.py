@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,9 +16,10 @@ from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.identity import USAGE, account_of
 from cogni_billing.domain.transactions import Transaction
-from cogni_billing.testing import ALICE, BOB, CountingIds, FakeVerifier, MovableClock, paid
+from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, FakeVerifier, MovableClock, paid
 from cogni_billing.testing.contracts.attempt_base import CARD
 
+HOUR = timedelta(hours=1)
 CAROL = TenantId(UUID(int=2**64))
 PURCHASE, CHARGE, REFUND, PAID_ATTEMPT, _, AN_INTENT, DEBT, GRANT = (
     f"00000000-0000-0000-0000-00000000000{n}" for n in range(1, 9)
@@ -63,6 +65,12 @@ def change_grant(store: Store) -> None:
     wallet = store.wallets[BOB]
     (grant,) = wallet.grants.values()
     store.wallets[BOB] = wallet.with_grant(evolve(grant, remaining=credits(4)))
+
+
+def expire_never(store: Store) -> None:
+    wallet = store.wallets[BOB]
+    (grant,) = wallet.grants.values()
+    store.wallets[BOB] = wallet.with_grant(evolve(grant, expires_at=None))
 
 
 def claim_another(store: Store) -> None:
@@ -151,6 +159,12 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         ],
     ),
     (
+        expire_never,
+        [
+            f"grants_end_as_set: tenant {BOB}, grant {GRANT}: at None instead of 2026-11-23 14:00:00.123456+00:00",
+        ],
+    ),
+    (
         lambda store: store.accounts.pop(ALICE),
         [
             f"wallets_have_accounts: tenant {ALICE}: no account",
@@ -181,7 +195,10 @@ def unit_of_work() -> InMemoryUnitOfWork:
     attempts.submit(CAROL, intent.attempt_id, "stripe:pi_9")
     attempts.create_intent(CAROL, usd("2.00"))
     billing.charge(BOB, credits(2), reference="run-1", allow_overdraft=True)
-    billing.grant(BOB, credits(10), source="promo:a", reference="a")
+    granted = billing.grant(
+        BOB, credits(10), source="promo:a", reference="a", expires_at=NOON + HOUR
+    )
+    billing.extend_grant(BOB, granted.transaction_id, reference="a", expires_at=NOON + 2 * HOUR)
     billing.hold(BOB, credits(5), reference="run-2")
     return unit_of_work
 

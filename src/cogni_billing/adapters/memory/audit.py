@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.attempts import AttemptState
+from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.timestamps import LATEST
 from cogni_billing.domain.transactions import Draw, Reversal, Transaction, imbalance
 from cogni_billing.domain.verification import (
     Invariant,
@@ -18,6 +22,8 @@ from cogni_billing.domain.verification import (
     purchase_problems,
     reversal_problems,
 )
+
+_ENDINGS: Final = {TransactionKind.EXPIRY, TransactionKind.VOID}
 
 
 def violations(store: Store) -> Iterator[Violation]:
@@ -114,14 +120,34 @@ def _grants(store: Store) -> Iterator[Violation]:
                 where = {"tenant": str(tenant), "grant": str(grant.id)}
                 detail = f"{taken} taken instead of {parts}, of {grant.amount}"
                 yield Violation(Invariant.GRANTS_ADD_UP, where, detail)
+            if grant.expires_at != (ends_at := _end_of(store, tenant, grant)):
+                where = {"tenant": str(tenant), "grant": str(grant.id)}
+                detail = f"at {grant.expires_at} instead of {ends_at}"
+                yield Violation(Invariant.GRANTS_END_AS_SET, where, detail)
+
+
+def _end_of(store: Store, tenant: TenantId, grant: Grant) -> datetime | None:
+    """The expiry that was last set, or the earlier end of the grant by a void."""
+    terms = store.recorded[store.ids[tenant, grant.id]].transaction.terms
+    assert terms is not None  # a grant has them
+    extensions = (each for (whose, _), each in store.extensions.items() if whose == tenant)
+    ends = [each.expires_at for each in extensions if each.grant_id == grant.id]
+    last = max([*ends, terms.expires_at]) if terms.expires_at is not None else None
+    voids = [
+        line.at
+        for line in store.lines[account_of(tenant)]
+        if line.kind is TransactionKind.VOID
+        and store.recorded[tenant, line.kind, str(line.reference)].transaction.subject == grant.id
+    ]
+    return min([*voids, last or LATEST]) if voids else last
 
 
 def _drawn(store: Store) -> Iterator[tuple[TenantId, Draw]]:
-    """The parts of grants that were spent, expired, or are set aside."""
+    """The parts of grants that were spent, expired or voided, or are set aside."""
     for (tenant, kind, _), recorded in store.recorded.items():
         yield from ((tenant, draw) for draw in recorded.draws)
         made = recorded.transaction
-        if kind is TransactionKind.EXPIRY and made.subject is not None:
+        if kind in _ENDINGS and made.subject is not None:
             yield tenant, Draw(made.subject, -made.amount)
     for tenant, wallet in store.wallets.items():
         for hold in wallet.holds.values():

@@ -25,7 +25,7 @@ from cogni_billing.domain.errors import (
     PrivilegeRequired,
     given_twice,
 )
-from cogni_billing.domain.grants import Grant, plan_expiry
+from cogni_billing.domain.grants import Grant, GrantExtension, plan_expiry
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
@@ -61,8 +61,8 @@ class MemoryLedger:
     def _post(self, transaction: Transaction) -> Recorded:
         if transaction.tenant != self._tenant:
             raise PrivilegeRequired("posting a transaction of another tenant")
-        if transaction.kind.is_credit and not self._may_mint:
-            raise minting_refused()
+        if transaction.kind.is_credit:
+            self._require_minting()
         if transaction.kind.corrects and not self._is_service:
             raise service_refused()
         if stored := self._found(transaction.kind, transaction.reference):
@@ -188,6 +188,34 @@ class MemoryLedger:
                 return evolve(before, replayed=True)
             self._keep(wallet.released(hold_id))
             return self._wallet().hold(hold_id)
+
+    def void_grant(self, void: Transaction, /) -> Recorded:
+        with self._guard.call():
+            self._require_minting()
+            if stored := self._found(void.kind, void.reference):
+                same_or_conflict(stored.transaction, void.request)
+                return stored
+            self._require_postable(void)
+            assert void.subject is not None  # a void names its grant
+            wallet, taken = self._current(void.at).voided(void.subject)
+            self._keep(wallet)
+            return self._enter(evolve(void, amount=-taken), wallet.as_of)
+
+    def extend_grant(self, extension: GrantExtension, /) -> GrantExtension:
+        with self._guard.call():
+            self._require_minting()
+            key = (self._tenant, extension.reference)
+            if stored := self._store.extensions.get(key):
+                same_or_conflict(stored, extension.request)
+                return evolve(stored, replayed=True)
+            require_account(self._store, self._tenant)
+            self._keep(self._current(extension.extended_at).extended(extension))
+            self._store.put(self._store.extensions, key, extension)
+            return extension
+
+    def _require_minting(self) -> None:
+        if not self._may_mint:
+            raise minting_refused()
 
     def expire_due(self, moment: datetime, /) -> bool:
         with self._guard.call():

@@ -16,6 +16,7 @@ from cogni_billing.domain.amounts import ZERO, Amount
 from cogni_billing.domain.attempts import Attempt, AttemptEvent
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
+from cogni_billing.domain.grants import GrantExtension
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.statements import Line
@@ -44,6 +45,7 @@ class Store:
     balances: dict[AccountId, Amount] = field(factory=dict)
     lines: dict[AccountId, list[Line]] = field(factory=dict)
     holds: dict[tuple[TenantId, str], UUID] = field(factory=dict)
+    extensions: dict[tuple[TenantId, str], GrantExtension] = field(factory=dict)
     disputes: dict[tuple[TenantId, str], Dispute] = field(factory=dict)
     folded: dict[AccountId, int] = field(factory=dict)
     erased: dict[tuple[TenantId, UUID], str] = field(factory=dict)

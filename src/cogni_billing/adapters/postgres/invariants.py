@@ -57,10 +57,11 @@ _FITTING: Final = _broken(
     WHERE (
         abs(amount) < 1e40 AND scale(amount) = 0
         AND CASE WHEN amount = 0 THEN may_be_zero ELSE corrects OR (amount > 0) = is_credit END
-        AND (reason IS NOT NULL) = corrects
+        AND CASE WHEN reason IS NULL THEN NOT corrects ELSE corrects OR made.kind = 'void' END
         AND coalesce(char_length(reason) BETWEEN 1 AND 255, true)
         AND (actor IS NULL OR made.kind <> 'expiry' AND octet_length(actor) BETWEEN 1 AND 255)
         AND (subject_id IS NOT NULL) = has_subject
+        AND coalesce(char_length(reason) BETWEEN 1 AND 255, true)
         AND CASE WHEN made.kind = 'purchase'
             THEN policy IS NOT NULL AND paid > 0 AND paid < 1e40
                 AND scale(paid) <= CASE paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END
@@ -450,7 +451,7 @@ _GRANTS: Final = _broken(
             UNION ALL
             SELECT tenant_id, subject_id, - amount
             FROM cogni_billing.transactions
-            WHERE kind = 'expiry'
+            WHERE kind IN ('expiry', 'void')
             UNION ALL
             SELECT tenant_id, pinned.id, pinned.part
             FROM cogni_billing.holds
@@ -485,6 +486,32 @@ _EXPIRIES: Final = _broken(
         Invariant.GRANTS_EXPIRE_ON_TIME,
         "(occurred_at >= expires_at) IS NOT TRUE",
         "format('at %s, and it expires at %s', occurred_at, expires_at)",
+    ),
+)
+
+_ENDS: Final = _broken(
+    """
+    SELECT
+        tenant_id, id, expires_at,
+        least(greatest(first_expires_at, extended.latest), voided.earliest) AS wanted
+    FROM cogni_billing.grants AS lot
+    FULL JOIN (
+        SELECT tenant_id, grant_id AS id, max(expires_at) AS latest
+        FROM cogni_billing.grant_extensions
+        GROUP BY tenant_id, grant_id
+    ) AS extended USING (tenant_id, id)
+    LEFT JOIN (
+        SELECT tenant_id, subject_id AS id, min(line_at) AS earliest
+        FROM cogni_billing.transactions
+        WHERE kind = 'void'
+        GROUP BY tenant_id, subject_id
+    ) AS voided USING (tenant_id, id)
+    """,
+    "'tenant', tenant_id, 'grant', id",
+    (
+        Invariant.GRANTS_END_AS_SET,
+        "expires_at IS DISTINCT FROM wanted",
+        "format('at %s instead of %s', expires_at, wanted)",
     ),
 )
 
@@ -633,6 +660,7 @@ STATEMENTS: Final = (
     _HOLDS,
     _GRANTS,
     _EXPIRIES,
+    _ENDS,
     _REVERSALS,
     _DISPUTES,
     _DISPUTED,

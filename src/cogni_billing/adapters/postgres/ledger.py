@@ -16,6 +16,8 @@ from cogni_billing.adapters.postgres.calls import Calls
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.rows import (
     dispute_from,
+    extension_asked,
+    extension_from,
     extract_from,
     grant_from,
     hold_asked,
@@ -23,8 +25,10 @@ from cogni_billing.adapters.postgres.rows import (
     in_credits,
     moment,
     movement,
+    optional_moment,
     page_asked,
     recorded_from,
+    void_asked,
 )
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.disputes import Dispute
@@ -35,9 +39,10 @@ from cogni_billing.domain.errors import (
     OthersRefused,
     PrivilegeRequired,
     UnknownAccount,
+    UnknownGrant,
     UnknownHold,
 )
-from cogni_billing.domain.grants import Grant
+from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
@@ -158,6 +163,36 @@ class PostgresLedger:
                     raise UnknownHold(hold_id)
                 case "hold_closed":
                     raise HoldClosed(hold_id, HoldState(answer["state"]))
+            raise self._refusal(answer)
+
+    def void_grant(self, void: Transaction, /) -> Recorded:
+        with self._guard.call(), translated():
+            answer = self._repeated("void_grant", void_asked(void))
+            match answer["outcome"]:
+                case "done":
+                    return evolve(recorded_from(answer["stored"], self._tenant), replayed=False)
+                case "replayed":
+                    return posted(void, answer, repeated=self._calls.repeated)
+                case "unknown_grant" if void.subject is not None:
+                    raise UnknownGrant(void.subject)
+            raise self._refusal(answer)
+
+    def extend_grant(self, extension: GrantExtension, /) -> GrantExtension:
+        with self._guard.call(), translated():
+            answer = self._repeated("extend_grant", extension_asked(extension))
+            match answer["outcome"]:
+                case "done":
+                    return extension
+                case "replayed":
+                    found = extension_from(answer["stored"])
+                    same_or_conflict(found, extension.request)
+                    ours = self._calls.repeated and found.extended_at == extension.extended_at
+                    return evolve(found, replayed=not ours)
+                case "unknown_grant":
+                    raise UnknownGrant(extension.grant_id)
+                case "not_later":
+                    before = optional_moment(answer["before"])
+                    extension.require_later(before, moment(answer["present"]))
             raise self._refusal(answer)
 
     def _refusal(self, answer: Any) -> BillingError:

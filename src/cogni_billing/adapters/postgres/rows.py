@@ -13,7 +13,7 @@ from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, Unit
 from cogni_billing.domain.attempts import Attempt, AttemptEvent, AttemptState, Intent
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.findings import FailureCode
-from cogni_billing.domain.grants import Grant
+from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
@@ -141,7 +141,7 @@ def _terms(stored: Any) -> GrantTerms:
     return GrantTerms(
         source=stored["source"],
         priority=stored["priority"],
-        expires_at=_moment(stored["first_expires_at"]),
+        expires_at=optional_moment(stored["first_expires_at"]),
         expires_in=_lifetime(stored["expires_in"]),
     )
 
@@ -162,9 +162,45 @@ def grant_from(stored: Any) -> Grant:
         amount=in_credits(stored["amount"]),
         source=stored["source"],
         priority=stored["priority"],
-        expires_at=_moment(stored["expires_at"]),
+        expires_at=optional_moment(stored["expires_at"]),
         granted_at=moment(stored["granted_at"]),
         remaining=in_credits(stored["remaining"]),
+    )
+
+
+def void_asked(void: Transaction) -> Asked:
+    """Convert *void* to the argument of `void_grant`."""
+    return {
+        "id": void.id,
+        "at": void.at,
+        "reference": void.reference,
+        "grant_id": void.subject,
+        "reason": void.reason,
+        "actor": void.actor,
+        "metadata": encoded(void.metadata),
+    }
+
+
+def extension_asked(extension: GrantExtension) -> Asked:
+    """Convert *extension* to the argument of `extend_grant`."""
+    lifetime = extension.expires_in
+    return {
+        "at": extension.extended_at,
+        "reference": extension.reference,
+        "grant_id": extension.grant_id,
+        "expires_at": extension.expires_at,
+        "expires_in": lifetime and lifetime // MICROSECOND,
+    }
+
+
+def extension_from(stored: Any) -> GrantExtension:
+    """Convert *stored* to an extension."""
+    return GrantExtension(
+        grant_id=UUID(stored["grant_id"]),
+        reference=stored["reference"],
+        expires_at=moment(stored["expires_at"]),
+        extended_at=moment(stored["extended_at"]),
+        expires_in=_lifetime(stored["expires_in"]),
     )
 
 
@@ -190,7 +226,7 @@ def hold_from(stored: Any, tenant: TenantId) -> Hold:
         reference=stored["reference"],
         amount=in_credits(stored["amount"]),
         opened_at=moment(stored["opened_at"]),
-        expires_at=_moment(stored["expires_at"]),
+        expires_at=optional_moment(stored["expires_at"]),
         state=state,
         captured=in_credits(stored["captured"]),
         ended_at=None if state is HoldState.OPEN else moment(stored["ends_at"]),
@@ -318,7 +354,7 @@ def attempt_from(stored: Any, tenant: TenantId) -> Attempt:
         state=AttemptState(stored["state"]),
         changed_at=moment(stored["changed_at"]),
         evidence=stored["evidence"],
-        submitted_at=_moment(stored["submitted_at"]),
+        submitted_at=optional_moment(stored["submitted_at"]),
         failure=stored["failure"] and FailureCode(stored["failure"]),
         transaction_id=_id(stored["transaction_id"]),
     )
@@ -362,7 +398,7 @@ def moment(written: str) -> datetime:
     return datetime.fromisoformat(written).astimezone(UTC)
 
 
-def _moment(written: str | None) -> datetime | None:
+def optional_moment(written: str | None) -> datetime | None:
     return None if written is None else moment(written)
 
 

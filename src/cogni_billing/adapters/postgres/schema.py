@@ -20,6 +20,7 @@ FUNCTION_FILES: Final = (
     "spending.sql",
     "posting.sql",
     "holds.sql",
+    "grants.sql",
     "reading.sql",
     "disputes.sql",
     "folding.sql",

@@ -153,6 +153,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "seals": (None, 7, "seal", b"seal", object(), [None], [{}], [("a", 1)]),
     "requests": (None, 7, True, object(), "pi_1", {"tenant": ALICE}),
 }
+BAD["some reason"] = tuple(each for each in BAD["reason"] if each is not None)
 Arguments: TypeAlias = dict[str, tuple[object, str]]
 # For each argument: a good value, and the type in `BAD` with its bad values.
 TENANT: Final[Arguments] = {"tenant": (ALICE, "tenant")}
@@ -163,6 +164,7 @@ CREDITS: Final[Arguments] = {"amount": (credits(5), "credits")}
 PART: Final[Arguments] = {"amount": (usd("0.50"), "some money")}
 SHORTFALL: Final[Arguments] = {"shortfall": (Shortfall.CLAMP, "shortfall")}
 HOLD: Final[Arguments] = {"hold_id": (UUID(int=5), "id")}
+GRANT: Final[Arguments] = {"grant_id": (UUID(int=5), "id")}
 EXPIRES: Final[Arguments] = {"expires_at": (NOON + HOUR, "moment")}
 EXPIRES_IN: Final[Arguments] = {"expires_in": (None, "lifetime")}  # beside expires_at
 SECRET: Final[Arguments] = {"key": (b"k" * 32, "secret")}
@@ -186,6 +188,8 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | METADATA,
     "grants": TENANT
     | {"spent": (True, "flag"), "limit": (5, "some limit"), "after": (UUID(int=5), "some id")},
+    "void_grant": TENANT | GRANT | REFERENCE | {"reason": ("a mistake", "some reason")} | METADATA,
+    "extend_grant": TENANT | GRANT | REFERENCE | EXPIRES | EXPIRES_IN,
     "refund": TENANT | PAYMENT | PART | REFERENCE | SHORTFALL | METADATA,
     "open_dispute": TENANT | PAYMENT | REFERENCE | PART | METADATA,
     "win_dispute": TENANT | PAYMENT | REFERENCE,

@@ -50,6 +50,10 @@ class ErasureContract(Contract):
         billing.charge(ALICE, credits(3), reference="run-1", metadata=NAMED)
         billing.open_dispute(ALICE, payment="stripe:pi_1", reference="dp", metadata=NAMED)
         billing.adjust(ALICE, credits(1), reason="Ada called", reference="t", metadata=NAMED)
+        voided = billing.grant(ALICE, credits(2), source="gift:ada", reference="v", metadata=NAMED)
+        billing.void_grant(
+            ALICE, voided.transaction_id, reference="v", reason="Ada asked.", metadata=NAMED
+        )
         billing.grant(BOB, credits(5), source="gift:bob", reference="g", metadata=NAMED)
         return billing.hold(ALICE, credits(1), reference="run-2", metadata=NAMED)
 
@@ -59,7 +63,7 @@ class ErasureContract(Contract):
         return view
 
     def test_forget_erases_each_text_of_the_tenant_once(self, billing: Billing, hold: Hold) -> None:
-        assert billing.forget(ALICE) == 8
+        assert billing.forget(ALICE) == 12
         assert billing.forget(ALICE) == 0
 
         for reference, kind in RECORDED:
@@ -67,6 +71,9 @@ class ErasureContract(Contract):
         assert "Ada" not in str(self.found(billing, "t", "adjustment").reason)
         (grant,) = billing.grants(ALICE)
         assert "ada" not in grant.source
+        reason = self.found(billing, "v", "void").reason
+        assert reason is not None
+        assert "Ada" not in reason
         assert billing.release(ALICE, hold.id).metadata == {}
         assert billing.win_dispute(ALICE, payment="stripe:pi_1", reference="dp").metadata == {}
 
@@ -114,6 +121,8 @@ class ErasureContract(Contract):
         with pytest.raises(IdempotencyConflict) as caught:
             billing.adjust(ALICE, credits(1), reason="Eve called", reference="t")
         assert [each.field for each in caught.value.differences] == ["reason"]
+        voided = self.found(billing, "v", "grant").id
+        assert billing.void_grant(ALICE, voided, reference="v", reason="Ada asked.").replayed
         with pytest.raises(IdempotencyConflict) as caught:
             billing.grant(ALICE, credits(5), source="gift:eve", reference="g")
         assert [each.field for each in caught.value.differences] == ["source"]

@@ -52,6 +52,14 @@ def expiry(billing: Billing, clock: MovableClock) -> str:
     return f"{granted.transaction_id}@1"
 
 
+def void(billing: Billing, clock: MovableClock) -> str:
+    granted = billing.grant(ALICE, credits(5), source="promo:a", reference="a")
+    billing.void_grant(ALICE, granted.transaction_id, reference="r")
+    # The void undoes the grant, so another one changes the contra account.
+    billing.grant(ALICE, credits(5), source="promo:a", reference="b")
+    return "r"
+
+
 def refund(billing: Billing, clock: MovableClock) -> str:
     billing.refund(ALICE, payment="stripe:pi_1", amount=usd("0.05"), reference="r")
     return "r"
@@ -74,6 +82,7 @@ RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.CAPTURE: capture,
     TransactionKind.GRANT: grant,
     TransactionKind.EXPIRY: expiry,
+    TransactionKind.VOID: void,
     TransactionKind.REFUND: refund,
     TransactionKind.CHARGEBACK: chargeback,
     TransactionKind.ADJUSTMENT: adjustment,

@@ -24,6 +24,7 @@ from cogni_billing import (
     ScopeClosed,
     TransactionKind,
     UnknownAccount,
+    UnknownGrant,
     UnknownHold,
     UnknownPayment,
     credits,
@@ -90,6 +91,14 @@ REFUSED_BY_THE_WALLET: Final[Mapping[str, tuple[Call, type[BillingError]]]] = {
     "release of an expired hold": (
         lambda billing, held: billing.release(ALICE, held.id),
         HoldClosed,
+    ),
+    "void of an unknown grant": (
+        lambda billing, _: billing.void_grant(ALICE, NO_ID, reference="new"),
+        UnknownGrant,
+    ),
+    "extension of an unknown grant": (
+        lambda billing, _: billing.extend_grant(ALICE, NO_ID, reference="new", expires_in=HOUR),
+        UnknownGrant,
     ),
     "payment of another tenant": (
         lambda billing, _: billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:b"),

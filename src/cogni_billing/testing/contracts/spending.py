@@ -20,6 +20,10 @@ MINTING: dict[str, Callable[[Billing], object]] = {
     "a grant again": lambda billing: billing.grant(
         ALICE, credits(70), source="promo:a", reference="a"
     ),
+    "a void": lambda billing: billing.void_grant(ALICE, billing.grants(ALICE)[0].id, reference="v"),
+    "an extension": lambda billing: billing.extend_grant(
+        ALICE, billing.grants(ALICE)[0].id, reference="e", expires_in=timedelta(days=5)
+    ),
 }
 ACROSS: dict[str, Callable[[Billing], object]] = {
     "a refund": lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="re_1"),

@@ -24,6 +24,7 @@ OWN_TABLES: Final = (
     "claims",
     "disputes",
     "evidence",
+    "grant_extensions",
     "grants",
     "holds",
     "payment_attempt_events",
@@ -196,7 +197,8 @@ _DOORS: Final = (
         "account balance find grants lines attempt attempt_events reused_position revision tenant",
     ),
     ("user spender", "open_account spend spend_groups hold release expire_due"),
-    ("user", "mint mint_groups create_attempt record_attempt begin_check"),
+    ("user", "mint mint_groups void_grant extend_grant"),
+    ("user", "create_attempt record_attempt begin_check"),
     (
         "service",
         "reverse adjust payment dispute lock open_dispute close_dispute forget safe_position fold",

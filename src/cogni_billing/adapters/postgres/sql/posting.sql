@@ -285,9 +285,7 @@ BEGIN
         ELSIF m.kind = 'grant' THEN
             IF (cogni_billing.is_visible(m.source) AND m.priority BETWEEN 0 AND 1000000
                 AND coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)
-                AND coalesce(extract(epoch FROM m.expires_at - m.at) * 1000000 = m.expires_in,
-                    m.expires_in IS NULL)
-            ) IS NOT TRUE
+                AND cogni_billing.is_lifetime(m.expires_at, m.expires_in, m.at)) IS NOT TRUE
             THEN
                 PERFORM cogni_billing.refuse('grants_have_their_terms');
             END IF;

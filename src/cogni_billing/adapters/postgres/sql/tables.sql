@@ -72,7 +72,7 @@ CREATE TABLE cogni_billing.transactions (
     posted_after   numeric          NOT NULL,
     arrived        numeric          NOT NULL,
     overdraft      boolean          NOT NULL,
-    -- The hold of a capture, the grant of an expiry, the dispute of a chargeback.
+    -- The hold of a capture, the grant of an expiry or a void, the dispute of a chargeback.
     subject_id     uuid,
     -- A purchase: the payment, the shares, and the digest of their policy.
     paid           numeric,
@@ -91,7 +91,7 @@ CREATE TABLE cogni_billing.transactions (
     part           numeric,
     shortfall      text,
     absorbed       numeric,
-    -- An operator's reason for an adjustment.
+    -- The reason for an adjustment or a void.
     reason         text,
     -- The person or the program that made the call, if the caller named it.
     actor          text COLLATE "C",
@@ -206,6 +206,18 @@ CREATE TABLE cogni_billing.grants (
 CREATE INDEX grants_spendable
     ON cogni_billing.grants (tenant_id, priority, expires_at, granted_at, id)
     WHERE taken < amount;
+
+-- Later expiries of grants. A row never changes.
+CREATE TABLE cogni_billing.grant_extensions (
+    tenant_id   uuid             NOT NULL,
+    reference   text COLLATE "C" NOT NULL,
+    grant_id    uuid             NOT NULL,
+    extended_at timestamptz      NOT NULL,
+    expires_at  timestamptz      NOT NULL,
+    -- The lifetime in microseconds if the caller gave one.
+    expires_in  bigint,
+    CONSTRAINT grant_extensions_pkey PRIMARY KEY (reference, tenant_id)
+);
 
 -- The disputed part of a payment. The row never changes: the dispute is open while its hold is.
 CREATE TABLE cogni_billing.disputes (

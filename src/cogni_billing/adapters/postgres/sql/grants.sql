@@ -1,0 +1,131 @@
+-- Grants after they are made: they are voided and extended.
+
+-- True if an expiry has the lifetime that it was given as, if any, from the moment of the call.
+CREATE FUNCTION cogni_billing.is_lifetime(
+    expires_at timestamptz, expires_in bigint, moment timestamptz
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(
+        extract(epoch FROM expires_at - moment) * 1000000 = expires_in, expires_in IS NULL)
+$$;
+
+-- Takes the remaining credits of a grant, and ends it. Credits that a hold has set aside expire
+-- when the hold ends without using them.
+CREATE FUNCTION cogni_billing._void_grant(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    w       cogni_billing.wallets := cogni_billing.lock_wallet(me);
+    m       record;
+    stored  cogni_billing.transactions;
+    lot     cogni_billing.grants;
+    due     record;
+    newer   record;
+    present timestamptz;
+    taking  numeric;
+BEGIN
+    SELECT * INTO m FROM json_to_record(asked) AS void (
+        id uuid, at timestamptz, reference text, grant_id uuid, reason text, actor text,
+        metadata text);
+    PERFORM cogni_billing.check_call(m.at, m.metadata, m.reference);
+    IF m.id IS NULL THEN
+        PERFORM cogni_billing.refuse('transactions_have_an_id');
+    ELSIF m.reason IS NOT NULL AND NOT cogni_billing.is_reason(m.reason) THEN
+        PERFORM cogni_billing.refuse('reasons_are_printable');
+    ELSIF m.actor IS NOT NULL AND NOT cogni_billing.is_visible(m.actor) THEN
+        PERFORM cogni_billing.refuse('actors_are_visible_ascii');
+    END IF;
+    SELECT * INTO stored FROM cogni_billing.transactions
+    WHERE tenant_id = me AND kind = 'void' AND reference = m.reference;
+    IF FOUND THEN
+        RETURN json_build_object('outcome', 'replayed', 'stored', cogni_billing.record_of(stored));
+    ELSIF w.tenant_id IS NULL THEN
+        RETURN '{"outcome":"unknown_account"}';
+    END IF;
+    present := greatest(w.as_of, m.at);
+    SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+    IF due.more THEN
+        RETURN '{"outcome":"more_due"}';
+    END IF;
+    w := due.w;
+    SELECT * INTO lot FROM cogni_billing.grants WHERE tenant_id = me AND id = m.grant_id;
+    IF NOT FOUND THEN
+        RETURN '{"outcome":"unknown_grant"}';
+    END IF;
+    taking := lot.amount - lot.taken;
+    UPDATE cogni_billing.grants SET taken = amount, expires_at = least(expires_at, present)
+    WHERE tenant_id = me AND id = lot.id;
+    SELECT * INTO newer
+    FROM cogni_billing.newer_arrivals(cogni_billing.account_of(me), w.received_up_to);
+    w.posted := w.posted - taking;
+    w.granted := w.granted - taking;
+    w.lines := w.lines + 1;
+    w.as_of := present;
+    INSERT INTO cogni_billing.transactions (
+        tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount, posted_after,
+        arrived, overdraft, subject_id, reason, actor, metadata
+    ) VALUES (
+        me, m.id, w.lines, newer.up_to, m.at, present, 'void', m.reference, - taking, w.posted,
+        w.received + newer.amount, false, lot.id, m.reason, m.actor, m.metadata::json
+    )
+    ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING
+    RETURNING * INTO stored;
+    IF NOT FOUND THEN
+        PERFORM cogni_billing.refuse_id(m.id);
+    END IF;
+    INSERT INTO cogni_billing.arrivals (
+        origin_id, transaction_id, sequence, account_id, kind, amount, occurred_at
+    ) VALUES (me, m.id, 1, cogni_billing.contra_of('void'), 'void', taking, m.at);
+    PERFORM cogni_billing.keep_wallet(w);
+    RETURN json_build_object('outcome', 'done', 'stored', cogni_billing.record_of(stored));
+END
+$$;
+
+-- Moves the expiry of a grant to a later moment.
+CREATE FUNCTION cogni_billing._extend_grant(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    w       cogni_billing.wallets := cogni_billing.lock_wallet(me);
+    m       record;
+    stored  cogni_billing.grant_extensions;
+    lot     cogni_billing.grants;
+    due     record;
+    present timestamptz;
+BEGIN
+    SELECT * INTO m FROM json_to_record(asked) AS extension (
+        at timestamptz, reference text, grant_id uuid, expires_at timestamptz, expires_in bigint);
+    PERFORM cogni_billing.check_call(m.at, '{}', m.reference);
+    IF (m.expires_at < '9999-01-01 00:00:00+00'
+        AND cogni_billing.is_lifetime(m.expires_at, m.expires_in, m.at)) IS NOT TRUE
+    THEN
+        PERFORM cogni_billing.refuse('grants_have_their_terms');
+    END IF;
+    SELECT * INTO stored FROM cogni_billing.grant_extensions
+    WHERE tenant_id = me AND reference = m.reference;
+    IF FOUND THEN
+        RETURN json_build_object('outcome', 'replayed', 'stored', to_json(stored));
+    ELSIF w.tenant_id IS NULL THEN
+        RETURN '{"outcome":"unknown_account"}';
+    END IF;
+    present := greatest(w.as_of, m.at);
+    SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+    IF due.more THEN
+        RETURN '{"outcome":"more_due"}';
+    END IF;
+    w := due.w;
+    SELECT * INTO lot FROM cogni_billing.grants WHERE tenant_id = me AND id = m.grant_id;
+    IF NOT FOUND THEN
+        RETURN '{"outcome":"unknown_grant"}';
+    ELSIF (lot.expires_at > present AND m.expires_at > lot.expires_at) IS NOT TRUE THEN
+        RETURN json_build_object(
+            'outcome', 'not_later', 'before', lot.expires_at, 'present', present);
+    END IF;
+    INSERT INTO cogni_billing.grant_extensions (
+        tenant_id, reference, grant_id, extended_at, expires_at, expires_in
+    ) VALUES (me, m.reference, lot.id, m.at, m.expires_at, m.expires_in);
+    UPDATE cogni_billing.grants SET expires_at = m.expires_at
+    WHERE tenant_id = me AND id = lot.id;
+    w.as_of := present;
+    PERFORM cogni_billing.keep_wallet(w);
+    RETURN '{"outcome":"done"}';
+END
+$$;

@@ -303,8 +303,10 @@ ATTACKS: dict[str, Attack] = {
     ),
     "read another tenant's arrivals": Attack(
         lambda connection, _: sum(
-            line["reference"] is None and line["kind"] == "charge"
-            for line in ask(connection, "lines", ALICE, {"size": 50})["lines"]
+            reference is None and kind == "charge"
+            for _, _, _, kind, reference, *_ in ask(connection, "lines", ALICE, {"size": 50})[
+                "lines"
+            ]
         ),
         (Broken("_lines", "account_id = cogni_billing.account_of(me)", "true"), floor("arrivals")),
     ),

@@ -37,6 +37,7 @@ HOUR = timedelta(hours=1)
 CAROL = TenantId(UUID(int=2**100))
 PAYMENT = "stripe:ready"
 HELD = UUID(int=4)  # the id of the fourth record
+GRANTED = UUID(int=3)
 IDS = {"id", "transaction_id"}
 INTENTS = {ALICE: UUID(int=1001), BOB: UUID(int=1002)}
 
@@ -63,6 +64,16 @@ def release(billing: Billing) -> object:
 
 def grant(billing: Billing) -> object:
     return billing.grant(ALICE, credits(5), source="promo:b", reference="b")
+
+
+def void(reference: str = "v-1") -> Call:
+    return lambda billing: billing.void_grant(ALICE, GRANTED, reference=reference)
+
+
+def extend(reference: str = "e-1") -> Call:
+    return lambda billing: billing.extend_grant(
+        ALICE, GRANTED, reference=reference, expires_in=3 * HOUR
+    )
 
 
 def first_grant(billing: Billing) -> object:
@@ -121,6 +132,13 @@ PAIRS: dict[str, tuple[Call, Call]] = {
         lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="re_1"),
     ),
     "a grant twice": (grant, grant),
+    "a void twice": (void(), void()),
+    "two voids of one grant": (void(), void("v-2")),
+    "a void, and a charge that draws its grant": (void(), charge(15)),
+    "a void and a release": (void(), release),
+    "a void and an extension": (void(), extend()),
+    "an extension twice": (extend(), extend()),
+    "two extensions to one moment": (extend(), extend("e-2")),
     "a first purchase twice": (buy("stripe:1", tenant=CAROL), buy("stripe:1", tenant=CAROL)),
     "a first grant twice": (first_grant, first_grant),
     "batches of first purchases in two orders": (
@@ -221,6 +239,7 @@ def sell(billing: Billing) -> None:
     billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bob")
     expires = NOON + HOUR
     billing.grant(ALICE, credits(50), source="promo:a", reference="a", expires_at=expires)
+    assert billing.grants(ALICE)[0].id == GRANTED
     assert billing.hold(ALICE, credits(30), reference="ready").id == HELD
     billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.05"), reference="dp_1")
 

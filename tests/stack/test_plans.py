@@ -52,6 +52,17 @@ def granted(billing: Billing, n: int) -> None:
     )
 
 
+def extended_and_voided(billing: Billing, n: int) -> None:
+    at = billing.statement(ALICE, limit=1).lines[0].at
+    made = billing.grant(
+        ALICE, credits(1), source="promo:b", reference=f"voided-{n}", expires_at=at + SOON
+    )
+    billing.extend_grant(
+        ALICE, made.transaction_id, reference=f"extended-{n}", expires_at=at + 2 * SOON
+    )
+    billing.void_grant(ALICE, made.transaction_id, reference=f"voided-{n}")
+
+
 def won(billing: Billing, n: int) -> None:
     billing.open_dispute(ALICE, payment=f"old:{n}", reference=f"won-{n}")
     billing.win_dispute(ALICE, payment=f"old:{n}", reference=f"won-{n}")
@@ -93,6 +104,7 @@ CALLS: dict[str, tuple[Call, int]] = {
     "hold, capture": (captured, FEW),
     "hold, release": (released, FEW),
     "grant": (granted, FEW),
+    "grant, extend_grant, void_grant": (extended_and_voided, 2 * FEW),
     "refund": (
         lambda billing, n: billing.refund(ALICE, payment=f"old:{n + 200}", reference=f"re-{n}"),
         FEW,

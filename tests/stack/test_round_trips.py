@@ -36,10 +36,20 @@ class Caller:
     billing: Billing
     key: str = "first"
     holds: list[UUID] = field(factory=list)
+    grants: list[UUID] = field(factory=list)
 
     def anew(self) -> None:
         """Use another key."""
         self.key = f"key:{next(NEW)}"
+
+    def prepare(self) -> None:
+        """Make a hold and a grant for the next call."""
+        self.holds, self.grants = [self.hold()], [self.grant()]
+
+    def grant(self) -> UUID:
+        return self.billing.grant(
+            ALICE, credits(1), source="x", reference=f"{self.key}:grant", expires_in=HOUR
+        ).transaction_id
 
     def hold(self) -> UUID:
         return self.billing.hold(ALICE, credits(2), reference=self.key).id
@@ -59,6 +69,10 @@ KEYED: Final[dict[str, Call]] = {
     "hold": lambda c: c.hold(),
     "capture": lambda c: c.billing.capture(ALICE, c.holds[0], credits(1), reference=c.key),
     "release": lambda c: c.billing.release(ALICE, c.holds[0]),
+    "void_grant": lambda c: c.billing.void_grant(ALICE, c.grants[0], reference=c.key),
+    "extend_grant": lambda c: c.billing.extend_grant(
+        ALICE, c.grants[0], reference=c.key, expires_in=2 * HOUR
+    ),
     "open_account": lambda c: c.billing.open_account(ALICE),
     "10 purchases": lambda c: c.purchases(10),
     "1,000 purchases": lambda c: c.purchases(1_000),
@@ -121,10 +135,10 @@ def warmed(caller: Caller, call: Call) -> None:
     """Make the call often enough for the driver to prepare its statement."""
     for _ in range(7):
         caller.anew()
-        caller.holds = [caller.hold()]
+        caller.prepare()
         call(caller)
     caller.anew()
-    caller.holds = [caller.hold()]
+    caller.prepare()
     caller.anew()
 
 

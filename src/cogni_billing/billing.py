@@ -183,25 +183,31 @@ class Billing:
         *,
         reference: str,
         allow_overdraft: bool = False,
+        at_most: bool = False,
         metadata: Mapping[str, object] | None = None,
     ) -> ChargeReceipt:
         """Take credits for work that the tenant consumed.
 
         Args:
             tenant: The tenant that pays.
-            amount: In CREDIT, greater than zero. `charge_for` converts a cost.
+            amount: In CREDIT, zero or more. A charge of zero records free work. `charge_for`
+                converts a cost.
             reference: The key, unique among the tenant's charges: 1 to 255 visible ASCII
                 characters.
             allow_overdraft: Record the charge even if the balance falls below zero, because the
                 cost has already been incurred.
-            metadata: A JSON object to keep with the transaction.
+            at_most: Take the available credits if they are fewer than *amount*, and record that
+                charge, of zero if the balance is zero or below. The receipt says in `charged` how
+                many it took. A replay returns the same receipt. Not with *allow_overdraft*.
+            metadata: A JSON object to keep with the transaction, at most 16 KiB. It is no part of
+                the request's identity: a replay with other metadata keeps the first.
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
                 argument is invalid.
             UnknownAccount: the tenant has no account.
-            InsufficientCredits: less is available. Concurrent charges never take the available
-                credits below zero, unless the call allows an overdraft.
+            InsufficientCredits: less is available, and *at_most* is not given. Concurrent charges
+                never take the available credits below zero, unless the call allows an overdraft.
             IdempotencyConflict: the tenant used this reference for another charge.
         """
         charge = Charge(
@@ -209,6 +215,7 @@ class Billing:
             amount=amount,
             reference=reference,
             allow_overdraft=allow_overdraft,
+            at_most=at_most,
             metadata=metadata,
         )
         return self._run(spending.charge(self._context, charge))

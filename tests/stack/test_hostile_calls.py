@@ -257,7 +257,10 @@ SYSTEMS = {
 }
 # Each line: the doors, the rule that refuses, and an object of altered fields for each forgery.
 OTHERS = r"""
-charge,capture,grant,adjustment,hold amounts_are_whole_and_bounded {"amount":0}
+capture,grant,adjustment,hold amounts_are_whole_and_bounded {"amount":0}
+charge transactions_fit_their_kind {"at_most":6} {"at_most":4} {"at_most":"NaN"} {"at_most":-5}
+    {"at_most":5,"overdraft":true}
+capture,purchase,grant,refund transactions_fit_their_kind {"at_most":5}
 charge transactions_fit_their_kind {"paid":1} {"paid_unit":"USD"} {"policy":"{}"} {"source":"a"}
     {"priority":1} {"expires_at":"2040-01-01"} {"expires_in":1} {"returned":1} {"returned_total":1}
     {"part":1} {"shortfall":"debt"}

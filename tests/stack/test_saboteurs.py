@@ -111,6 +111,16 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         "test_concurrent_holds_never_hold_more_than_is_available",
         replaced("_hold", "w.held := w.held + m.amount", "w.held := w.held"),
     ),
+    "a_charge_of_at_most_an_amount_takes_credits_that_are_not_there": (
+        charges.AtMostContract,
+        "test_a_charge_of_at_most_an_amount_takes_no_credits_of_a_balance_in_debt",
+        replaced("record", "to_draw := greatest(0, available)", "to_draw := abs(available)"),
+    ),
+    "a_charge_of_at_most_an_amount_forgets_the_request": (
+        charges.AtMostContract,
+        "test_a_charge_of_at_most_more_than_is_there_takes_what_is_there",
+        replaced("record", "m.at_most, m.subject", "NULL::numeric, m.subject"),
+    ),
     "a_grant_is_never_drawn_of": (
         grants.GrantContract,
         "test_a_spent_grant_does_not_expire",

@@ -389,6 +389,14 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
             Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
         },
     ),
+    "a charge took more than it was asked for": (
+        CHARGED.format("at_most = 1"),
+        {Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED},
+    ),
+    "a charge of at most an amount has an overdraft": (
+        CHARGED.format("at_most = 1000, overdraft = true"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
     "a refund was asked for another amount": (
         TRANSACTION.format("part = 0.01", "re_1"),
         {Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED},

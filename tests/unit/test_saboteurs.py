@@ -569,6 +569,19 @@ def a_charge_forgets_its_draws(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "_enter", forgotten)
 
 
+@in_memory(
+    charges.AtMostContract,
+    "test_a_charge_of_at_most_more_than_is_there_takes_what_is_there",
+)
+def a_charge_of_at_most_an_amount_takes_held_credits(patch: Patch) -> None:
+    def greedy(wallet: Wallet, charge: Transaction, arrived: Amount) -> Transaction:
+        return affordable(evolve(wallet, holds={}), charge, arrived)
+
+    affordable = Wallet.affordable
+    patch.setattr(Wallet, "affordable", greedy)
+    patch.setattr(Wallet, "require_available", lambda *_: None)
+
+
 # Reads --------------------------------------------------------------------------------------------
 
 

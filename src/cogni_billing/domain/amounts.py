@@ -285,6 +285,20 @@ def nonzero_credits(amount: object, field: str = "amount") -> Amount:
     return amount
 
 
+def credits_from_zero(amount: object, field: str = "amount") -> Amount:
+    """*amount*, which must be an `Amount` of credits, zero or more.
+
+    Raises:
+        InvalidAmount: *amount* is no `Amount`, is below zero, or is above 10^27.
+        UnitMismatch: *amount* is in another unit.
+    """
+    if not isinstance(amount, Amount) or amount.is_negative:
+        raise InvalidAmount(field, amount_shown(amount), "an Amount of at least zero")
+    if amount.unit is not CREDIT:
+        raise UnitMismatch(field, str(amount.unit), str(CREDIT))
+    return positive_credits(amount, field) if amount.is_positive else amount
+
+
 def total(amounts: Iterable[Amount], unit: Unit) -> Amount:
     """The exact sum of *amounts*, all in *unit*. The sum of no amounts is zero."""
     value = Decimal(0)

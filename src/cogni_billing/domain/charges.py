@@ -8,7 +8,7 @@ from uuid import UUID
 
 from attrs import frozen
 
-from cogni_billing.domain.amounts import Amount, positive_credits
+from cogni_billing.domain.amounts import Amount, credits_from_zero
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
@@ -25,6 +25,7 @@ class Charge:
     amount: Amount
     reference: str
     allow_overdraft: bool = False
+    at_most: bool = False
     metadata: Mapping[str, object] | None = None
 
 
@@ -37,11 +38,15 @@ def plan_charge(
 ) -> Transaction:
     """Plan the transaction of a charge, or of another kind that only takes credits."""
     tenant = tenant_id(charge.tenant)
-    amount = positive_credits(charge.amount)
+    amount = credits_from_zero(charge.amount)
     reference = checked_reference(charge.reference)
     metadata = frozen_metadata(charge.metadata)
     if not isinstance(charge.allow_overdraft, bool):
         raise InvalidInput("allow_overdraft", shown(charge.allow_overdraft), "True or False")
+    if not isinstance(charge.at_most, bool):
+        raise InvalidInput("at_most", shown(charge.at_most), "True or False")
+    if charge.at_most and charge.allow_overdraft:
+        raise InvalidInput("at_most", "True", "False in a call with allow_overdraft")
     return Transaction(
         id=transaction_id,
         tenant=tenant,
@@ -51,4 +56,5 @@ def plan_charge(
         amount=-amount,
         metadata=metadata,
         overdraft=charge.allow_overdraft,
+        at_most=amount if charge.at_most else None,
     )

@@ -76,10 +76,7 @@ class TransactionKind(StrEnum):
     @property
     def is_plain_debit(self) -> bool:
         """True if it takes available credits and does no more, like a charge."""
-        rules = rules_of(self)
-        return not (
-            rules.is_credit or rules.corrects or rules.reverses or rules.subject or rules.has_shares
-        )
+        return rules_of(self).is_plain_debit
 
     @property
     def is_granted(self) -> bool:
@@ -106,6 +103,12 @@ class KindRules:
     has_shares: bool = False
     is_granted: bool = False
 
+    @property
+    def is_plain_debit(self) -> bool:
+        """True if it takes available credits and does no more."""
+        others = self.is_credit, self.corrects, self.reverses, self.subject, self.has_shares
+        return not any(others)
+
 
 KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
     {
@@ -116,7 +119,7 @@ KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
             opens_account=True,
             has_shares=True,
         ),
-        TransactionKind.CHARGE: KindRules(contra=USAGE),
+        TransactionKind.CHARGE: KindRules(contra=USAGE, may_be_zero=True),
         TransactionKind.CAPTURE: KindRules(contra=USAGE, subject="hold"),
         TransactionKind.GRANT: KindRules(
             contra=ISSUANCE, is_credit=True, opens_account=True, is_granted=True

@@ -42,6 +42,7 @@ class ChargeReceipt(Receipt):
     """The receipt of a charge."""
 
     charged: Amount
+    """The credits that it took. With `at_most` they can be fewer than the call asked for."""
     draws: tuple[Draw, ...] = ()
     """The parts of grants that paid, in the order taken."""
 

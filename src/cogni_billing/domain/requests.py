@@ -27,8 +27,14 @@ def purchase(paid: Amount) -> Request:
     return MappingProxyType({"amount": str(paid)})
 
 
-def charge(amount: Amount, *, allow_overdraft: bool) -> Request:
-    return MappingProxyType({"amount": str(amount), "allow_overdraft": str(allow_overdraft)})
+def charge(amount: Amount, *, allow_overdraft: bool, at_most: bool) -> Request:
+    return MappingProxyType(
+        {
+            "amount": str(amount),
+            "allow_overdraft": str(allow_overdraft),
+            "at_most": str(at_most),
+        }
+    )
 
 
 def hold(amount: Amount, expires_at: datetime | None) -> Request:

@@ -147,6 +147,8 @@ class Transaction:
     metadata: Mapping[str, Json] = EMPTY
     overdraft: bool = False
     """True if it may take more than is available, because the cost was already incurred."""
+    at_most: Amount | None = None
+    """The amount that a charge was asked for, if it may take less."""
     subject: UUID | None = None
     """The hold of a capture, the grant of an expiry or a void, or the dispute of a chargeback."""
     terms: GrantTerms | None = None
@@ -189,6 +191,14 @@ class Transaction:
         takes_reason = rules.corrects or kind is TransactionKind.VOID
         if rules.corrects if self.reason is None else not takes_reason:
             yield f"with reason {self.reason}"
+
+        yield from self._problems_of_the_limit()
+
+    def _problems_of_the_limit(self) -> Iterator[str]:
+        if self.at_most is None:
+            return
+        if self.overdraft or not self.kind.is_plain_debit or -self.amount > self.at_most:
+            yield f"of at most {self.at_most}"
 
     def _parts(self) -> Iterator[Amount]:
         yield from (share.amount for share in self.shares)
@@ -237,7 +247,11 @@ class Transaction:
                 assert self.reason is not None
                 return requests.adjustment(self.amount, self.reason)
             case kind if kind.is_plain_debit:
-                return requests.charge(-self.amount, allow_overdraft=self.overdraft)
+                return requests.charge(
+                    -self.amount if self.at_most is None else self.at_most,
+                    allow_overdraft=self.overdraft,
+                    at_most=self.at_most is not None,
+                )
             case _:
                 raise unknown_kind(self.kind)
 

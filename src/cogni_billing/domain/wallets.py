@@ -196,6 +196,13 @@ class Wallet:
         draws = (Draw(grant.id, repaid),) if repaid.is_positive else ()
         return self.with_grant(evolve(grant, remaining=grant.amount - repaid)), draws
 
+    def affordable(self, charge: Transaction, arrived: Amount) -> Transaction:
+        """*charge* of no more than is available, if it may take less than it asks for."""
+        if charge.at_most is None:
+            return charge
+        available = max(self.posted + arrived - self.aside, ZERO)
+        return evolve(charge, amount=-min(charge.at_most, available))
+
     def with_hold(self, hold: Hold, arrived: Amount) -> Wallet:
         """This wallet with *hold* set aside, in spend order, so that grants come first.
 
@@ -286,7 +293,7 @@ class Wallet:
 
     def require_available(self, required: Amount, arrived: Amount) -> None:
         available = self.posted + arrived - self.aside
-        if required > available:
+        if required.is_positive and required > available:  # free work is free in debt, too
             raise InsufficientCredits(required, available)
 
 

@@ -92,6 +92,9 @@ class MemoryConformance(Fixtures):
     class TestChargeBatches(batches.ChargeBatchContract):
         pass
 
+    class TestAtMost(charges.AtMostContract):
+        pass
+
     class TestCharges(charges.ChargeContract):
         pass
 

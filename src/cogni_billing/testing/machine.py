@@ -85,7 +85,17 @@ periods = st.just((None, None)) | st.tuples(
     st.none() | st.integers(-100, -5), st.none() | st.integers(-5, 20)
 )
 DRAWING = ("grant", "charge", "capture", "refund", "chargeback", "adjustment")
-charges = st.tuples(tenants, amounts, keys, st.booleans())
+CHARGED: dict[str, dict[str, Any]] = {
+    "": {},
+    "overdraft": {"allow_overdraft": True},
+    "at most": {"at_most": True},
+}
+charges = st.tuples(
+    tenants,
+    amounts | st.just(0),
+    keys,
+    st.sampled_from(["", "", "", "overdraft", "overdraft", "at most"]),
+)
 purchases = st.tuples(tenants, cents, keys)
 
 OUTCOMES = {
@@ -212,13 +222,11 @@ class Ledgers(RuleBasedStateMachine):
         )
 
     @rule(charge=charges, by=st.sampled_from(["user:1", "user:2"]))
-    def charge(self, charge: tuple[str, int, str, bool], by: str) -> None:
-        who, amount, key, overdraft = charge
+    def charge(self, charge: tuple[str, int, str, str], by: str) -> None:
+        who, amount, key, how = charge
         with acting(by=by):
             self.compare_receipts(
-                lambda b: b.charge(
-                    TENANTS[who], credits(amount), reference=key, allow_overdraft=overdraft
-                ),
+                lambda b: b.charge(TENANTS[who], credits(amount), reference=key, **CHARGED[how]),
                 lambda: self.model.charge(charge, self.clock.moment, by),
             )
         view, actor = self.compare(
@@ -384,15 +392,15 @@ class Ledgers(RuleBasedStateMachine):
         )
 
     @rule(batch=st.lists(charges, max_size=6), together=st.booleans())
-    def charge_many(self, batch: list[tuple[str, int, str, bool]], together: bool) -> None:
+    def charge_many(self, batch: list[tuple[str, int, str, str]], together: bool) -> None:
         requests = [
             Charge(
                 tenant=TENANTS[who],
                 amount=credits(amount),
                 reference=key,
-                allow_overdraft=overdraft,
+                **CHARGED[how],
             )
-            for who, amount, key, overdraft in batch
+            for who, amount, key, how in batch
         ]
         self.compare_batches(
             lambda b: b.charge_many(requests, all_or_nothing=together),

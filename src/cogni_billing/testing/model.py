@@ -98,20 +98,23 @@ class Model:
         return self._once(who, ("purchase", payment), (cents,), record, now)
 
     def charge(
-        self, asked: tuple[str, int, str, bool], now: datetime, by: str | None = None
+        self, asked: tuple[str, int, str, str], now: datetime, by: str | None = None
     ) -> tuple[int, bool]:
-        who, amount, reference, overdraft = asked
+        who, amount, reference, how = asked
 
         def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
-            if not overdraft and amount > available(tenant):
+            taken = amount
+            if how == "at most":
+                taken = min(amount, max(available(tenant), 0))
+            elif how != "overdraft" and amount > max(available(tenant), 0):
                 raise RefusedError("insufficient_credits")
-            add(tenant, -amount)
+            add(tenant, -taken)
             tenant["actors"][reference] = by
-            return draw(tenant, amount)
+            return draw(tenant, taken)
 
-        return self._once(who, ("charge", reference), (amount, overdraft), record, now)
+        return self._once(who, ("charge", reference), (amount, how), record, now)
 
     def grant(
         self,

@@ -384,8 +384,12 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     ),
     (lambda: charge(amount=usd(1)), "unit_mismatch: amount: expected CREDIT, got USD"),
     (
-        lambda: charge(amount=credits(0)),
-        "invalid_amount: amount: expected an Amount greater than zero, got 0 CREDIT",
+        lambda: charge(amount=credits(-1)),
+        "invalid_amount: amount: expected an Amount of at least zero, got -1 CREDIT",
+    ),
+    (
+        lambda: charge(allow_overdraft=True, at_most=True),
+        "invalid_input: at_most: expected False in a call with allow_overdraft, got True",
     ),
     (
         lambda: grant(priority=-1),

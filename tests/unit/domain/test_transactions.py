@@ -114,8 +114,15 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
         ),
         *(
             (kind, {"amount": credits(0)}, "of 0 CREDIT")
-            for kind in ("charge", "capture", "grant", "expiry", "adjustment")
+            for kind in ("capture", "grant", "expiry", "adjustment")
         ),
+        *(
+            (kind, {"at_most": credits(9)}, "of at most 9 CREDIT")
+            for kind in TransactionKind
+            if not kind.is_plain_debit
+        ),
+        ("charge", {"at_most": credits(4)}, "of at most 4 CREDIT"),
+        ("charge", {"at_most": credits(5), "overdraft": True}, "of at most 5 CREDIT"),
         *(
             (kind, {"shares": SHARE}, "with 1 shares")
             for kind in ("charge", "capture", "grant", "expiry", "adjustment")
@@ -192,8 +199,21 @@ def test_each_unit_must_sum_to_zero_by_itself() -> None:
     ("kind", "fields", "request_"),
     [
         ("purchase", {}, {"amount": "10.00 USD"}),
-        ("charge", {}, {"amount": "5 CREDIT", "allow_overdraft": "False"}),
-        ("charge", {"overdraft": True}, {"amount": "5 CREDIT", "allow_overdraft": "True"}),
+        (
+            "charge",
+            {},
+            {"amount": "5 CREDIT", "allow_overdraft": "False", "at_most": "False"},
+        ),
+        (
+            "charge",
+            {"overdraft": True},
+            {"amount": "5 CREDIT", "allow_overdraft": "True", "at_most": "False"},
+        ),
+        (
+            "charge",
+            {"at_most": credits(9)},
+            {"amount": "9 CREDIT", "allow_overdraft": "False", "at_most": "True"},
+        ),
         ("capture", {}, {"hold": str(HOLD), "amount": "5 CREDIT"}),
         (
             "grant",

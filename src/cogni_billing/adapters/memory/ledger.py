@@ -70,7 +70,9 @@ class MemoryLedger:
             return stored
         self._require_postable(transaction)
         # All checks come before the first write, so that a refusal needs no rollback.
-        wallet, draws = self._current(transaction.at).after(transaction, self._arrived())
+        current = self._current(transaction.at)
+        transaction = current.affordable(transaction, self._arrived())
+        wallet, draws = current.after(transaction, self._arrived())
         if transaction.kind is TransactionKind.PURCHASE:
             self._require_unclaimed(transaction.reference)
             self._claim(transaction)

@@ -45,6 +45,9 @@ def posted(transaction: Transaction, answer: Any, *, repeated: bool = False) -> 
         BillingError: the database refused the transaction, or its key was used for another request.
     """
     if answer["outcome"] == "done":
+        if transaction.at_most is not None:
+            taken = answer.get("amount", transaction.amount.value)
+            transaction = evolve(transaction, amount=in_credits(int(taken)))
         return Recorded(
             transaction,
             in_credits(answer["balance"]),

@@ -16,7 +16,16 @@ from cogni_billing.domain.seals import Entry, Piece
 # position.
 TRANSACTION: Final = (
     *("id", "seen", "occurred_at", "line_at", "kind", "reference", "amount", "posted_after"),
-    *("arrived", "overdraft", "subject_id", "paid", "paid_unit", "beneficiaries", "shares"),
+    *(
+        "arrived",
+        "overdraft",
+        "at_most",
+        "subject_id",
+        "paid",
+        "paid_unit",
+        "beneficiaries",
+        "shares",
+    ),
     *("policy", "drawn_grants", "drawn_amounts", "reverses", "returned", "returned_total", "part"),
     *("shortfall", "absorbed", "reason", "actor", "metadata"),
 )

@@ -40,7 +40,7 @@ _ACCOUNT: Final = "'tenant', tenant_id, 'account', cogni_billing.account_of(tena
 
 _KINDS: Final = ", ".join(
     f"('{kind}', {rules.is_credit}, {rules.corrects}, {rules.may_be_zero}, {rules.reverses},"
-    f" {rules.has_shares}, {rules.subject is not None})"
+    f" {rules.has_shares}, {rules.subject is not None}, {rules.is_plain_debit})"
     for kind, rules in KINDS.items()
 )
 _RESERVED: Final = ", ".join(f"'{account}'" for account in sorted({UUID(int=0), *SYSTEM_ACCOUNTS}))
@@ -52,7 +52,7 @@ _FITTING: Final = _broken(
     FROM cogni_billing.transactions AS made
     LEFT JOIN (VALUES {_KINDS})
         AS kinds (
-            kind, is_credit, corrects, may_be_zero, is_reversal, has_shares, has_subject)
+            kind, is_credit, corrects, may_be_zero, is_reversal, has_shares, has_subject, is_plain)
         ON kinds.kind = made.kind
     WHERE (
         abs(amount) < 1e40 AND scale(amount) = 0
@@ -72,6 +72,8 @@ _FITTING: Final = _broken(
                 AND reverses IS NOT NULL
             ELSE num_nonnulls(reverses, returned, returned_total, part, shortfall, absorbed) = 0
             END
+        AND (at_most IS NULL
+            OR is_plain AND at_most < 1e40 AND scale(at_most) = 0 AND NOT overdraft)
         AND CASE WHEN num_nonnulls(beneficiaries, shares) > 0
             THEN has_shares AND cardinality(beneficiaries) = cardinality(shares) AND (
                 SELECT bool_and(
@@ -86,12 +88,26 @@ _FITTING: Final = _broken(
                     FROM unnest(drawn_amounts) AS part
                 )
                 -- A grant repays a debt out of its own credits.
-                AND (amount < 0 OR drawn_grants = ARRAY[id])
+                AND (amount < 0 OR drawn_grants <@ ARRAY[id])
             ELSE true END
     ) IS NOT TRUE
     """,
     _TRANSACTION,
     (Invariant.TRANSACTIONS_FIT_THEIR_KIND, "true", "format('a %s of %s', kind, amount)"),
+)
+
+_AT_MOST: Final = _broken(
+    """
+    SELECT tenant_id, id, amount, at_most
+    FROM cogni_billing.transactions
+    WHERE at_most < - amount
+    """,
+    _TRANSACTION,
+    (
+        Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+        "true",
+        "format('%s taken of at most %s', - amount, at_most)",
+    ),
 )
 
 # A reversal without credits on its other side has no contra leg.
@@ -649,6 +665,7 @@ _CHARGEBACKS: Final = _broken(
 
 STATEMENTS: Final = (
     _FITTING,
+    _AT_MOST,
     _POSTINGS,
     _LINES,
     _WALLETS,

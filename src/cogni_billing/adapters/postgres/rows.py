@@ -45,8 +45,6 @@ def movement(transaction: Transaction) -> Asked:
         "amount": transaction.amount.value,
         "metadata": encoded(transaction.metadata),
     }
-    if transaction.overdraft:
-        asked["overdraft"] = True
     if transaction.subject is not None:
         asked["subject"] = transaction.subject
     if transaction.shares:
@@ -66,11 +64,21 @@ def movement(transaction: Transaction) -> Asked:
         asked["returned_total"] = reversal.total.value
         asked["part"] = reversal.asked and reversal.asked.value
         asked["absorbed"] = transaction.absorbed.value
+    return asked | _choices(transaction)
+
+
+def _choices(transaction: Transaction) -> Asked:
+    """The optional fields that a caller chose."""
+    chosen: Asked = {}
+    if transaction.overdraft:
+        chosen["overdraft"] = True
+    if transaction.at_most is not None:
+        chosen["at_most"] = transaction.at_most.value
     if transaction.reason is not None:
-        asked["reason"] = transaction.reason
+        chosen["reason"] = transaction.reason
     if transaction.actor is not None:
-        asked["actor"] = transaction.actor
-    return asked
+        chosen["actor"] = transaction.actor
+    return chosen
 
 
 def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
@@ -88,6 +96,7 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         policy=document(stored["rules"]),
         metadata=document(stored["metadata"]),
         overdraft=stored["overdraft"],
+        at_most=_amount(stored["at_most"], CREDIT.code),
         subject=_id(stored["subject_id"]),
         terms=_terms(stored) if kind is TransactionKind.GRANT else None,
         absorbed=in_credits(stored["absorbed"] or 0),

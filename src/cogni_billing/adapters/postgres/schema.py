@@ -131,6 +131,7 @@ _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
     "reverses": lambda rules: rules.reverses,
     "has_shares": lambda rules: rules.has_shares,
     "subject": lambda rules: rules.subject,
+    "plain_debit": lambda rules: rules.is_plain_debit,
     "mint": lambda rules: rules.is_credit,
     "reverse": lambda rules: rules.reverses,
     "adjust": lambda rules: rules.corrects,

@@ -114,6 +114,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "some id": UUIDS[1:],
     "credits": (None, *NUMBERS, credits(0), credits(-1), usd(1), [credits(1)]),
     "correction": (None, *NUMBERS, credits(0), usd(1), [credits(1)], credits(10**27) + credits(1)),
+    "credits from zero": (None, *NUMBERS, credits(-1), usd(0), usd(1), [credits(1)]),
     "money": (None, *NUMBERS, usd(0), usd("-0.01"), credits(1), [usd(1)]),
     "some money": (*NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
     "key": KEYS,
@@ -173,7 +174,11 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     "open_account": TENANT,
     "confirm_purchase": TENANT | {"amount": (usd("1.00"), "money")} | PAYMENT | METADATA,
     "confirm_purchases": {"purchases": ((), "requests")} | ALL_OR_NOTHING,
-    "charge": TENANT | CREDITS | REFERENCE | {"allow_overdraft": (True, "flag")} | METADATA,
+    "charge": TENANT
+    | {"amount": (credits(0), "credits from zero")}
+    | REFERENCE
+    | {"allow_overdraft": (False, "flag"), "at_most": (True, "flag")}
+    | METADATA,
     "charge_many": {"charges": ((), "requests")} | ALL_OR_NOTHING,
     "hold": TENANT | CREDITS | REFERENCE | EXPIRES | METADATA,
     "capture": TENANT | HOLD | CREDITS | REFERENCE | METADATA,

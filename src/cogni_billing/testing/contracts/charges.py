@@ -173,7 +173,6 @@ class ChargeContract(Contract):
     @pytest.mark.parametrize(
         ("given", "error"),
         [
-            ({"amount": credits(0)}, InvalidAmount),
             ({"amount": credits(-1)}, InvalidAmount),
             ({"amount": 5}, InvalidAmount),
             ({"amount": Amount.computed(Decimal(10**28), credits(1).unit)}, InvalidAmount),
@@ -181,6 +180,7 @@ class ChargeContract(Contract):
             ({"reference": "run 1"}, InvalidReference),
             ({"allow_overdraft": 1}, InvalidInput),
             ({"allow_overdraft": None}, InvalidInput),
+            ({"at_most": 1}, InvalidInput),
         ],
     )
     def test_bad_arguments_are_refused_and_leave_nothing(
@@ -239,6 +239,114 @@ class SystemTenantSpendsContract(Contract):
         receipt = earned.charge(SYSTEM_TENANT_ID, credits(250_000), reference="run-2")
 
         assert receipt.balance == credits(0)
+
+
+class AtMostContract(Contract):
+    """A charge of zero is recorded, and a charge of at most an amount takes what is there."""
+
+    @pytest.fixture
+    def few(self, billing: Billing) -> Billing:
+        """Alice has seven granted credits."""
+        billing.grant(ALICE, credits(7), source="promo:a", reference="a")
+        return billing
+
+    def test_a_charge_of_zero_records_a_line(self, few: Billing, totals: Totals) -> None:
+        before = totals()
+
+        receipt = few.charge(ALICE, credits(0), reference="free", metadata={"tier": "free"})
+
+        assert (receipt.charged, receipt.balance, receipt.draws) == (credits(0), credits(7), ())
+        assert few.charge(ALICE, credits(0), reference="free") == evolve(receipt, replayed=True)
+        [line, _] = few.statement(ALICE).lines
+        assert (line.reference, line.amount, line.balance_after) == ("free", credits(0), credits(7))
+        assert line.metadata == {"tier": "free"}
+        assert {**totals(), USAGE: 0} == {**before, USAGE: 0}
+        assert few.verify().violations == ()
+
+    def test_a_charge_of_zero_conflicts_with_another_amount(self, few: Billing) -> None:
+        few.charge(ALICE, credits(0), reference="free")
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            few.charge(ALICE, credits(1), reference="free")
+
+        assert caught.value.differences == (Difference("amount", "0 CREDIT", "1 CREDIT"),)
+
+    def test_a_charge_of_zero_is_recorded_without_credits_and_in_debt(self, few: Billing) -> None:
+        few.charge(ALICE, credits(9), reference="run-1", allow_overdraft=True)
+
+        assert few.charge(ALICE, credits(0), reference="free").balance == credits(-2)
+        assert few.verify().violations == ()
+
+    def test_charges_of_zero_in_a_batch_are_recorded(self, few: Billing) -> None:
+        outcomes = few.charge_many(
+            [{"tenant": ALICE, "amount": credits(n), "reference": f"{n}"} for n in (0, 7, 0)]
+        )
+
+        assert [outcome.state for outcome in outcomes] == ["done", "done", "replayed"]
+
+    def test_a_charge_of_at_most_more_than_is_there_takes_what_is_there(
+        self, few: Billing, totals: Totals
+    ) -> None:
+        few.hold(ALICE, credits(2), reference="job-1")
+
+        receipt = few.charge(ALICE, credits(9), reference="run-1", at_most=True)
+
+        assert (receipt.charged, receipt.balance) == (credits(5), credits(2))
+        assert [draw.amount for draw in receipt.draws] == [credits(5)]
+        few.grant(ALICE, credits(50), source="promo:b", reference="b")
+        again = few.charge(ALICE, credits(9), reference="run-1", at_most=True)
+        assert again == evolve(receipt, replayed=True)
+        assert totals()[USAGE] == 5
+        assert few.verify().violations == ()
+
+    def test_a_charge_of_at_most_what_is_there_takes_it_all(self, few: Billing) -> None:
+        receipt = few.charge(ALICE, credits(7), reference="run-1", at_most=True)
+
+        assert (receipt.charged, receipt.balance) == (credits(7), credits(0))
+
+    def test_a_charge_of_at_most_an_amount_takes_no_credits_of_a_balance_in_debt(
+        self, few: Billing
+    ) -> None:
+        few.charge(ALICE, credits(9), reference="run-1", allow_overdraft=True)
+
+        receipt = few.charge(ALICE, credits(9), reference="run-2", at_most=True)
+
+        assert (receipt.charged, receipt.balance) == (credits(0), credits(-2))
+
+    def test_charges_of_at_most_an_amount_in_a_batch_share_what_is_there(
+        self, few: Billing
+    ) -> None:
+        outcomes = few.charge_many(
+            [
+                {"tenant": ALICE, "amount": credits(4), "reference": f"{n}", "at_most": True}
+                for n in range(3)
+            ]
+        )
+
+        charged = [outcome.receipt and outcome.receipt.charged for outcome in outcomes]
+        assert charged == [credits(4), credits(3), credits(0)]
+
+    def test_a_charge_of_at_most_an_amount_differs_from_a_charge_of_it(self, few: Billing) -> None:
+        few.charge(ALICE, credits(9), reference="run-1", at_most=True)
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            few.charge(ALICE, credits(8), reference="run-1")
+
+        assert caught.value.differences == (
+            Difference("amount", "9 CREDIT", "8 CREDIT"),
+            Difference("at_most", "True", "False"),
+        )
+
+    def test_a_charge_of_at_most_an_amount_allows_no_overdraft(
+        self, few: Billing, totals: Totals
+    ) -> None:
+        before = totals()
+
+        with pytest.raises(InvalidInput) as caught:
+            few.charge(ALICE, credits(9), reference="run-1", at_most=True, allow_overdraft=True)
+
+        assert caught.value.field == "at_most"
+        assert totals() == before
 
 
 class ChargeRaces(Contract):

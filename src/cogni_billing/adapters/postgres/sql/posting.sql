@@ -142,7 +142,7 @@ BEGIN
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
             m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part,
-            m.shortfall, m.absorbed, m.reason, m.actor) > 0
+            m.shortfall, m.absorbed, m.reason, m.actor, m.at_most) > 0
         THEN
             IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
                 OR m.kind <> 'grant'
@@ -150,6 +150,9 @@ BEGIN
                 OR m.reverses IS NULL
                 AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
                 OR m.reason IS NOT NULL AND m.kind NOT IN (/* corrects */)
+                OR m.at_most IS NOT NULL
+                AND (m.kind IN (/* plain_debit */) AND m.at_most = - m.amount
+                    AND m.overdraft IS NOT TRUE) IS NOT TRUE
             THEN
                 PERFORM cogni_billing.refuse('transactions_fit_their_kind');
             ELSIF m.actor IS NOT NULL AND NOT cogni_billing.is_visible(m.actor) THEN
@@ -341,8 +344,17 @@ BEGIN
                 -- Purchased credits are taken before granted ones. Below zero there are neither.
                 to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
             ELSIF NOT coalesce(m.overdraft, false) AND to_draw > available THEN
-                answers := answers || format('{"outcome":"insufficient","available":%s}', available);
-                CONTINUE;
+                IF to_draw > 0 AND m.at_most IS NULL THEN
+                    answers := answers
+                        || format('{"outcome":"insufficient","available":%s}', available);
+                    CONTINUE;
+                END IF;
+                -- Free work is free in debt, too. Others take the available credits, and the answer
+                -- says how many.
+                to_draw := greatest(0, available);
+                m.amount := - to_draw;
+                from_grants := '{}';
+                from_amounts := '{}';
             END IF;
             IF w.granted > 0 AND to_draw > 0 THEN
                 SELECT * INTO from_grants, from_amounts, drawn
@@ -357,12 +369,13 @@ BEGIN
         changed := true;
         INSERT INTO cogni_billing.transactions (
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
-            posted_after, arrived, overdraft, subject_id, paid, paid_unit, beneficiaries, shares,
-            policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
+            posted_after, arrived, overdraft, at_most, subject_id, paid, paid_unit, beneficiaries,
+            shares, policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
             shortfall, absorbed, reason, actor, metadata
         ) VALUES (
             owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
-            w.posted, arrived, coalesce(m.overdraft, false), m.subject, m.paid, m.paid_unit,
+            w.posted, arrived, coalesce(m.overdraft, false), m.at_most, m.subject, m.paid,
+            m.paid_unit,
             m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
             m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason,
             m.actor, m.metadata::json
@@ -395,8 +408,8 @@ BEGIN
             WHEN from_grants IS NULL
             THEN format('{"outcome":"done","balance":%s}', w.posted + arrived)
             ELSE format(
-                '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s}',
-                w.posted + arrived, to_json(from_grants), to_json(from_amounts))
+                '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s,"amount":%s}',
+                w.posted + arrived, to_json(from_grants), to_json(from_amounts), m.amount)
         END;
     END LOOP;
     IF changed THEN

@@ -15,6 +15,7 @@ CREATE TYPE cogni_billing.movement AS (
     amount         numeric,
     metadata       text,
     overdraft      boolean,
+    at_most        numeric,
     subject        uuid,
     paid           numeric,
     paid_unit      text,
@@ -72,6 +73,8 @@ CREATE TABLE cogni_billing.transactions (
     posted_after   numeric          NOT NULL,
     arrived        numeric          NOT NULL,
     overdraft      boolean          NOT NULL,
+    -- The requested amount of a charge that may take less.
+    at_most        numeric,
     -- The hold of a capture, the grant of an expiry or a void, the dispute of a chargeback.
     subject_id     uuid,
     -- A purchase: the payment, the shares, and the digest of their policy.

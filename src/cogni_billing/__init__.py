@@ -67,7 +67,7 @@ from cogni_billing.domain.findings import (
 )
 from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.grants import Grant, GrantExtension
-from cogni_billing.domain.holds import Hold, HoldState
+from cogni_billing.domain.holds import Hold, HoldPage, HoldState
 from cogni_billing.domain.identity import (
     SYSTEM_ACCOUNT_ID,
     SYSTEM_TENANT_ID,
@@ -98,7 +98,7 @@ from cogni_billing.domain.receipts import (
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.shares import Share, ShareRule, ShareTier
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
-from cogni_billing.domain.transactions import Draw
+from cogni_billing.domain.transactions import Draw, Overrun
 from cogni_billing.domain.verification import Invariant, Verification, Violation
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.payments import AsyncPaymentVerifier, PaymentVerifier
@@ -144,6 +144,8 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "ChargeReceipt",
     "Hold",
     "HoldState",
+    "HoldPage",
+    "Overrun",
     "CaptureReceipt",
     "Grant",
     "GrantReceipt",

@@ -42,7 +42,8 @@ from cogni_billing.domain.grants import (
     GrantRequest,
     VoidRequest,
 )
-from cogni_billing.domain.holds import CaptureRequest, Hold, HoldRequest
+from cogni_billing.domain.hold_changes import CaptureRequest
+from cogni_billing.domain.holds import Hold, HoldPage, HoldRequest
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.policies import Policies, Shortfall
@@ -61,6 +62,7 @@ from cogni_billing.domain.reversals import ReversalRequest
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.timestamps import Expiry
+from cogni_billing.domain.transactions import Overrun
 from cogni_billing.domain.verification import Verification, Violation
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.payments import AsyncPaymentVerifier
@@ -262,6 +264,7 @@ class AsyncBilling:
         *,
         reference: str,
         expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> Hold:
         """Set credits aside before the cost of the work is known. `capture` takes the actual cost.
@@ -271,24 +274,30 @@ class AsyncBilling:
             amount: In CREDIT, greater than zero.
             reference: The key, unique among the tenant's holds: 1 to 255 visible ASCII characters.
             expires_at: The moment when the hold ends by itself, timezone-aware and in the future.
-                `None` keeps it open until it is captured or released.
+            expires_in: The time until the hold ends by itself, in place of *expires_at*. A retry
+                with the same time is a replay. Without both, the hold stays open until it is
+                captured or released.
             metadata: A JSON object to keep with the hold.
 
         Returns:
-            The hold. A replay returns it in its present state.
+            The hold. A replay returns the open hold as it is now, with `replayed` set: another call
+            opened it, so do not release it without knowing that the other work has ended.
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument is invalid.
-            InvalidTime: *expires_at* is naive, or has passed.
+            InvalidTime: *expires_at* is naive or has passed, *expires_in* is not above zero, or
+                both are given.
             UnknownAccount: the tenant has no account.
             InsufficientCredits: less is available.
             IdempotencyConflict: the tenant used this reference for another hold.
+            HoldClosed: the hold of this reference was captured or released, or has expired. It sets
+                nothing aside any more.
         """
         request = HoldRequest(
             tenant=tenant,
             amount=amount,
             reference=reference,
-            expires_at=expires_at,
+            expiry=Expiry.given(expires_at, expires_in),
             metadata=metadata,
         )
         return await self._run(spending.hold(self._context, request))
@@ -300,48 +309,149 @@ class AsyncBilling:
         amount: Amount,
         *,
         reference: str,
+        final: bool = True,
+        overrun: Overrun = Overrun.REFUSE,
         metadata: Mapping[str, object] | None = None,
     ) -> CaptureReceipt:
-        """Take the actual cost out of a hold. The rest of the hold is available again.
+        """Take a cost out of a hold. The rest of the hold is available again.
 
-        A hold is captured once. Its credits can be captured even if an overdraft has used up all
-        others.
+        With `final=False` the hold stays open with the rest set aside, and more captures can
+        follow. Held credits can be captured even if an overdraft has used up all others.
 
         Args:
             tenant: The tenant that pays.
             hold_id: The `id` of the hold.
-            amount: In CREDIT, greater than zero, and no more than is held.
+            amount: In CREDIT, zero or more. A final capture of zero releases all that is held.
             reference: The key, unique among the tenant's captures.
+            final: End the hold.
+            overrun: The rule for a cost above the held credits. `Overrun.REFUSE` refuses it,
+                `Overrun.AVAILABLE` takes the excess from the available credits, and
+                `Overrun.OVERDRAFT` takes it even if the balance falls below zero.
             metadata: A JSON object to keep with the transaction.
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
                 argument is invalid.
             UnknownAccount: the tenant has no account.
-            InsufficientCredits: less is held.
             IdempotencyConflict: the tenant used this reference for another capture.
             UnknownHold: the tenant has no such hold.
-            HoldClosed: the hold was captured or released before, or has expired.
+            HoldClosed: the hold has ended: it was captured or released, or has expired.
+            InsufficientCredits: less is held, and *overrun* does not allow the excess. Its `held`
+                says how much is held, and its `available` how much is available beside it.
         """
         request = CaptureRequest(
             tenant=tenant,
             hold_id=hold_id,
             amount=amount,
             reference=reference,
+            final=final,
+            overrun=overrun,
             metadata=metadata,
         )
         return await self._run(spending.capture(self._context, request))
 
-    async def release(self, tenant: TenantId | UUID, hold_id: UUID) -> Hold:
-        """End a hold and make its credits available again. Releasing it again changes no balance.
+    async def extend(
+        self,
+        tenant: TenantId | UUID,
+        hold_id: UUID,
+        amount: Amount | None = None,
+        *,
+        expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
+        reference: str,
+    ) -> Hold:
+        """Set more credits aside for an open hold, move its expiry, or both.
+
+        Args:
+            tenant: The tenant that will pay.
+            hold_id: The `id` of the hold.
+            amount: The credits to add, in CREDIT, greater than zero. `None` adds none.
+            expires_at: The new moment of the expiry, later or earlier than the present one.
+            expires_in: The time from now until the new expiry, in place of *expires_at*. Without
+                both, the expiry stays.
+            reference: The key, unique among the tenant's extensions.
+
+        Returns:
+            The hold as it is now, also on a replay.
 
         Raises:
-            InvalidInput: *hold_id* is no `uuid.UUID`.
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidInput: an argument is invalid, or
+                there is nothing to change.
+            InvalidTime: the new expiry is naive or has passed, or both expiries are given.
             UnknownAccount: the tenant has no account.
+            IdempotencyConflict: the tenant used this reference for another extension.
             UnknownHold: the tenant has no such hold.
-            HoldClosed: the hold was captured, or has expired.
+            HoldClosed: the hold has ended, also since the first call of a replay.
+            InsufficientCredits: less is available.
         """
-        return await self._run(spending.release(self._context, tenant, hold_id))
+        expiry = Expiry.given(expires_at, expires_in)
+        return await self._run(
+            spending.extend(
+                self._context, tenant, hold_id, amount, expiry=expiry, reference=reference
+            )
+        )
+
+    async def release(
+        self,
+        tenant: TenantId | UUID,
+        hold_id: UUID,
+        amount: Amount | None = None,
+        *,
+        reference: str | None = None,
+    ) -> Hold:
+        """Make held credits available again: all of them, or a part.
+
+        The release of all held credits ends the hold. Without a reference, a second release of the
+        hold changes no balance and is a replay.
+
+        Args:
+            tenant: The tenant of the hold.
+            hold_id: The `id` of the hold.
+            amount: The part to release, in CREDIT, greater than zero. `None` for all.
+            reference: The key, unique among the tenant's releases. A part needs one, because a
+                retry without a key would release it twice.
+
+        Returns:
+            The hold as it is now, also on a replay.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidInput: an argument is invalid, or
+                a part has no reference.
+            UnknownAccount: the tenant has no account.
+            IdempotencyConflict: the tenant used this reference for another release.
+            UnknownHold: the tenant has no such hold.
+            HoldClosed: the hold was captured, or has expired. With a new reference: the hold has
+                ended.
+            InsufficientCredits: less is held.
+        """
+        return await self._run(
+            spending.release(self._context, tenant, hold_id, amount, reference=reference)
+        )
+
+    async def find_hold(self, tenant: TenantId | UUID, reference: str) -> Hold | None:
+        """The tenant's hold with this reference in any state, as it is now, or `None`.
+
+        Raises:
+            InvalidReference: *reference* is invalid.
+            UnknownAccount: the tenant has no account.
+        """
+        return await self._run(reading.find_hold(self._context, tenant, reference))
+
+    async def holds(
+        self, tenant: TenantId | UUID, *, limit: int = 50, after: str | None = None
+    ) -> HoldPage:
+        """A page of the tenant's open holds, newest first.
+
+        Args:
+            tenant: The owner of the holds.
+            limit: The most holds on the page, 1 to 1000.
+            after: The `next` of the page before. Holds that were opened since do not shift pages.
+
+        Raises:
+            InvalidPage: *limit* or *after* is invalid.
+            UnknownAccount: the tenant has no account.
+        """
+        return await self._run(reading.holds(self._context, tenant, limit=limit, after=after))
 
     async def grant(
         self,

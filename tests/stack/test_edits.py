@@ -242,7 +242,8 @@ EDITS: Final = {
     ),
     "an open hold and its wallet": Edit(
         (
-            "UPDATE cogni_billing.holds SET amount = amount + 10",
+            "UPDATE cogni_billing.holds SET amount = amount + 10, requested = requested + 10,"
+            " held = held + 10",
             f"UPDATE cogni_billing.wallets SET held = held + 10 WHERE tenant_id = '{ALICE}'",
         ),
         verify=False,

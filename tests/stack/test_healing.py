@@ -73,6 +73,12 @@ CALLS: Final[dict[str, Kept]] = {
     "capture": Kept(
         lambda billing: billing.capture(ALICE, UUID(int=7), credits(5), reference="r"), -5, -30
     ),
+    "extend": Kept(
+        lambda billing: billing.extend(ALICE, UUID(int=7), credits(5), reference="r"), held=5
+    ),
+    "release of a part": Kept(
+        lambda billing: billing.release(ALICE, UUID(int=7), credits(5), reference="r"), held=-5
+    ),
     "release": Kept(lambda billing: billing.release(ALICE, UUID(int=7)), held=-30),
     "charge_many": Kept(batch, -3),
 }

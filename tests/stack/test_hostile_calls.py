@@ -36,11 +36,13 @@ from stack.support.attacks import (
     chargeback,
     dispute,
     dump,
+    extending,
     extension,
     grant,
     hold,
     intent,
     now,
+    part,
     payment_of,
     prepared,
     purchase,
@@ -96,6 +98,8 @@ DOORS = {
     "release": Door("release", release),
     "void": Door("void_grant", void),
     "extension": Door("extend_grant", extension),
+    "extending": Door("extend", extending),
+    "part": Door("release_part", part),
     "intent": Door("create_attempt", intent),
     "step": Door("record_attempt", step),
     "dispute": Door("open_dispute", dispute, "app_service"),
@@ -171,7 +175,7 @@ def forged_records() -> Iterator[tuple[str, Forgery]]:
         name = "found" if door == "step" else "metadata"
         for title, value in METADATA.items():
             yield f"{door}: metadata, {title}", (door, {name: value}, "metadata_is_a_small_object")
-    for door in (*MOVEMENTS, "hold", "void", "extension", "dispute"):
+    for door in (*MOVEMENTS, "hold", "void", "extension", "extending", "part", "dispute"):
         for title, value in REFERENCES.items():
             yield (
                 f"{door}: reference, {title}",
@@ -257,13 +261,17 @@ SYSTEMS = {
 }
 # Each line: the doors, the rule that refuses, and an object of altered fields for each forgery.
 OTHERS = r"""
-capture,grant,adjustment,hold amounts_are_whole_and_bounded {"amount":0}
+grant,adjustment,hold,extending,part amounts_are_whole_and_bounded {"amount":0}
+extending,part amounts_are_whole_and_bounded {"id":null} {"amount":-1} {"amount":"NaN"}
+    {"amount":"0.5"} {"amount":"5.0"} {"amount":"Infinity"}
+    {"amount":10000000000000000000000000000000000000000}
 charge transactions_fit_their_kind {"at_most":6} {"at_most":4} {"at_most":"NaN"} {"at_most":-5}
     {"at_most":5,"overdraft":true}
 capture,purchase,grant,refund transactions_fit_their_kind {"at_most":5}
 charge transactions_fit_their_kind {"paid":1} {"paid_unit":"USD"} {"policy":"{}"} {"source":"a"}
     {"priority":1} {"expires_at":"2040-01-01"} {"expires_in":1} {"returned":1} {"returned_total":1}
-    {"part":1} {"shortfall":"debt"}
+    {"part":1} {"shortfall":"debt"} {"final":false} {"overrun":"available"}
+capture captures_have_their_rules {"final":true} {"overrun":"refuse"} {"overrun":"gift"}
 charge,purchase,adjustment transactions_fit_their_kind {"absorbed":5}
 charge,purchase,grant,refund transactions_fit_their_kind {"reason":"billed twice"}
 charge,capture,purchase,grant,refund,adjustment actors_are_visible_ascii {"actor":""}
@@ -289,7 +297,7 @@ purchase policies_are_small_objects {"policy":null} {"policy":"[]"}
 purchase claimed {"reference":"his payment"}
 charge,purchase,grant,adjustment ids_are_given_once {"id":"hers"}
 hold ids_are_given_once {"id":"her hold"} {"id":"her dispute"}
-charge,purchase,hold,dispute 22P05 {"reference":"\u0000"}
+charge,purchase,hold,extending,part,dispute 22P05 {"reference":"\u0000"}
 grant grants_have_their_terms {"source":null} {"source":"two words"} {"source":""}
     {"priority":null} {"priority":-1} {"priority":1000001} {"expires_at":"infinity"}
     {"expires_at":"9999-01-01"} {"expires_in":1} {"expires_at":null,"expires_in":1}
@@ -306,10 +314,18 @@ extension grants_have_their_terms {"expires_at":null} {"expires_at":"infinity"}
 extension not_later {"expires_at":"2020-01-01"}
 charge insufficient {"amount":-10000000000}
 hold insufficient {"amount":10000000000}
-capture insufficient {"amount":-8}
+capture insufficient {"amount":-8} {"amount":-8,"final":false}
+    {"amount":-10000000000,"overrun":"available"}
+extending insufficient {"amount":10000000000}
+part insufficient {"amount":8}
 capture unknown_hold {"subject":"his hold"} {"subject":"her dispute"}
 release unknown_hold {"id":"his hold"} {"id":"her dispute"} {"id":null}
+extending,part unknown_hold {"hold":"his hold"} {"hold":"her dispute"} {"hold":null}
 hold expired {"expires_at":"2020-01-01","ends_at":"2020-01-01"}
+extending expired {"expires_at":"2020-01-01"}
+hold holds_end {"lasts":0} {"lasts":-1} {"lasts":5}
+extending holds_end {"lasts":0} {"lasts":5} {"expires_at":"9999-01-01"} {"expires_at":"infinity"}
+    {"amount":null,"expires_at":null}
 hold holds_end {"ends_at":"2040-01-01"} {"expires_at":null} {"ends_at":null}
     {"expires_at":"9999-06-01","ends_at":"9999-06-01"}
 hold amounts_are_whole_and_bounded {"id":null}

@@ -20,6 +20,7 @@ from cogni_billing import (
     Dispute,
     Hold,
     Outcome,
+    Overrun,
     Shortfall,
     TenantId,
     credits,
@@ -54,8 +55,18 @@ def hold(amount: int, reference: str = "hold-1", **options: Any) -> Call:
     return lambda billing: billing.hold(ALICE, credits(amount), reference=reference, **options)
 
 
-def capture(amount: int, reference: str = "run-1") -> Call:
-    return lambda billing: billing.capture(ALICE, HELD, credits(amount), reference=reference)
+def capture(amount: int, reference: str = "run-1", **rules: Any) -> Call:
+    return lambda billing: billing.capture(
+        ALICE, HELD, credits(amount), reference=reference, **rules
+    )
+
+
+def extend_hold(billing: Billing) -> object:
+    return billing.extend(ALICE, HELD, credits(60), expires_in=HOUR, reference="e-1")
+
+
+def release_part(amount: int, reference: str = "p-1") -> Call:
+    return lambda billing: billing.release(ALICE, HELD, credits(amount), reference=reference)
 
 
 def release(billing: Billing) -> object:
@@ -126,6 +137,20 @@ PAIRS: dict[str, tuple[Call, Call]] = {
     "a capture twice": (capture(20), capture(20)),
     "two captures of one hold": (capture(20), capture(20, "run-2")),
     "a release twice": (release, release),
+    "a capture of a part twice": (capture(20, final=False), capture(20, final=False)),
+    "two captures of parts and enough for one": (
+        capture(20, final=False),
+        capture(20, "run-2", final=False),
+    ),
+    "a capture of a part and a release": (capture(20, final=False), release),
+    "an overrun and a charge and enough for one": (
+        capture(6_000_000, overrun=Overrun.AVAILABLE),
+        charge(6_000_000),
+    ),
+    "an extension of a hold twice": (extend_hold, extend_hold),
+    "an extension of a hold and a capture": (extend_hold, capture(20)),
+    "a release of a part twice": (release_part(20), release_part(20)),
+    "two releases of parts and enough for one": (release_part(20), release_part(20, "p-2")),
     "a refund twice and enough for one": (refund("0.60", "re_1"), refund("0.60", "re_1")),
     "a refund of the rest twice": (
         lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="re_1"),

@@ -45,6 +45,14 @@ def released(billing: Billing, n: int) -> None:
     billing.release(ALICE, billing.hold(ALICE, credits(2), reference=f"released-{n}").id)
 
 
+def changed(billing: Billing, n: int) -> None:
+    hold = billing.hold(ALICE, credits(2), reference=f"changed-{n}")
+    billing.extend(ALICE, hold.id, credits(2), expires_in=SOON, reference=f"changed-{n}")
+    billing.capture(ALICE, hold.id, credits(1), reference=f"part-{n}", final=False)
+    billing.release(ALICE, hold.id, credits(1), reference=f"changed-{n}")
+    billing.capture(ALICE, hold.id, credits(1), reference=f"changed-{n}")
+
+
 def granted(billing: Billing, n: int) -> None:
     at = billing.statement(ALICE, limit=1).lines[0].at
     billing.grant(
@@ -103,6 +111,9 @@ CALLS: dict[str, tuple[Call, int]] = {
     ),
     "hold, capture": (captured, FEW),
     "hold, release": (released, FEW),
+    "hold, extend, capture, release, capture": (changed, 3 * FEW),
+    "find_hold": (lambda billing, n: billing.find_hold(ALICE, "old:1"), FEW),
+    "holds": (lambda billing, n: billing.holds(ALICE, limit=10), FEW),
     "grant": (granted, FEW),
     "grant, extend_grant, void_grant": (extended_and_voided, 2 * FEW),
     "refund": (

@@ -16,7 +16,7 @@ from attrs import define, field
 from psycopg import Connection as DriverConnection
 from sqlalchemy import Engine, create_engine
 
-from cogni_billing import Billing, InsufficientCredits, credits, usd
+from cogni_billing import Billing, InsufficientCredits, Overrun, credits, usd
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.testing.base import ALICE, NOON, MovableClock
 from stack.conftest import Database
@@ -68,7 +68,14 @@ KEYED: Final[dict[str, Call]] = {
     "grant": lambda c: c.billing.grant(ALICE, credits(1), source="x", reference=c.key),
     "hold": lambda c: c.hold(),
     "capture": lambda c: c.billing.capture(ALICE, c.holds[0], credits(1), reference=c.key),
+    "capture of a part": lambda c: c.billing.capture(
+        ALICE, c.holds[0], credits(3), reference=c.key, final=False, overrun=Overrun.AVAILABLE
+    ),
+    "extend": lambda c: c.billing.extend(ALICE, c.holds[0], credits(1), reference=c.key),
     "release": lambda c: c.billing.release(ALICE, c.holds[0]),
+    "release of a part": lambda c: c.billing.release(
+        ALICE, c.holds[0], credits(1), reference=c.key
+    ),
     "void_grant": lambda c: c.billing.void_grant(ALICE, c.grants[0], reference=c.key),
     "extend_grant": lambda c: c.billing.extend_grant(
         ALICE, c.grants[0], reference=c.key, expires_in=2 * HOUR
@@ -83,6 +90,8 @@ READS: Final[dict[str, Call]] = {
     "statement": lambda c: c.billing.statement(ALICE),
     "grants": lambda c: c.billing.grants(ALICE),
     "all grants": lambda c: c.billing.grants(ALICE, spent=True),
+    "find_hold": lambda c: c.billing.find_hold(ALICE, "first"),
+    "holds": lambda c: c.billing.holds(ALICE),
     "find": lambda c: c.billing.find(ALICE, kind="purchase", reference="first"),
     "find, and there is none": lambda c: c.billing.find(ALICE, kind="charge", reference="none"),
 }

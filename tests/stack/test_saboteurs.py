@@ -19,6 +19,7 @@ from cogni_billing.testing.contracts import (
     erasure,
     grant_ends,
     grants,
+    hold_changes,
     holds,
     intervals,
     purchases,
@@ -120,6 +121,40 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         charges.AtMostContract,
         "test_a_charge_of_at_most_more_than_is_there_takes_what_is_there",
         replaced("record", "m.at_most, m.subject", "NULL::numeric, m.subject"),
+    ),
+    "every_capture_ends_its_hold": (
+        hold_changes.HoldChangeContract,
+        "test_captures_in_parts_leave_the_hold_open_until_the_final_one",
+        replaced("capture_hold", "IF m.final IS NULL THEN", "IF true THEN"),
+    ),
+    "an_overrun_is_not_compared_with_the_balance": (
+        hold_changes.HoldChangeContract,
+        "test_an_overrun_takes_available_credits_and_not_one_more",
+        replaced("capture_hold", "excess > available", "false"),
+    ),
+    "an_extension_is_not_compared_with_the_balance": (
+        hold_changes.HoldChangeContract,
+        "test_an_extension_sets_more_credits_aside",
+        replaced("_extend", "IF added > available THEN", "IF false THEN"),
+    ),
+    "released_credits_of_a_grant_are_lost": (
+        hold_changes.HoldChangeContract,
+        "test_a_release_of_a_part_frees_purchased_credits_first",
+        replaced(
+            "_release_part",
+            "w := cogni_billing.give_back(w, taken.grants[i], taken.amounts[i]);",
+            "",
+        ),
+    ),
+    "changes_of_a_hold_count_before_they_were_made": (
+        hold_changes.HoldChangeContract,
+        "test_a_past_balance_includes_the_changes_of_a_hold_until_then",
+        replaced("_balance", "change.at <= moment", "true"),
+    ),
+    "ended_holds_are_on_pages": (
+        holds.HoldContract,
+        "test_pages_of_open_holds_have_each_once_newest_first",
+        replaced("_holds", "AND state = ''open'' AND ends_at > present", ""),
     ),
     "a_grant_is_never_drawn_of": (
         grants.GrantContract,

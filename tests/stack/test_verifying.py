@@ -37,7 +37,7 @@ from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
 from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.contracts.purchases import planned
-from cogni_billing.testing.contracts.verifying import live
+from cogni_billing.testing.contracts.verifying import changed, live
 from cogni_billing.testing.verifiers import FakeVerifier, paid
 from stack.conftest import Database
 
@@ -54,6 +54,7 @@ POLICY = "UPDATE cogni_billing.policies SET policy = {} WHERE policy::text LIKE 
 CLAIM = "UPDATE cogni_billing.claims SET {} WHERE payment = 'stripe:pi_1'"
 WALLET = "UPDATE cogni_billing.wallets SET {} WHERE tenant_id = '{}'"
 HOLD = "UPDATE cogni_billing.holds SET {} WHERE reference = '{}'"
+CHANGE = "UPDATE cogni_billing.hold_changes SET {} WHERE kind = '{}' AND reference = 'run-7'"
 GRANT = "UPDATE cogni_billing.grants SET {} WHERE source = 'promo:b'"
 DISPUTE = "UPDATE cogni_billing.disputes SET {} WHERE reference = '{}'"
 DISPUTED = "UPDATE cogni_billing.holds SET {} WHERE kind = 'dispute' AND state = 'open'"
@@ -322,7 +323,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     "a hold is opened again": (
         HOLD.format("state = 'open', captured = 0", "run-2"),
         {
-            Invariant.HOLDS_ARE_COUNTED,
+            Invariant.HOLDS_ADD_UP,
             Invariant.CAPTURES_MATCH_THEIR_HOLD,
             Invariant.GRANTS_ADD_UP,
             Invariant.WALLETS_KNOW_WHAT_IS_DUE,
@@ -330,7 +331,43 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "a hold is of more": (
         HOLD.format("amount = amount + 1", "run-4"),
-        {Invariant.HOLDS_ARE_COUNTED},
+        {Invariant.HOLDS_ADD_UP},
+    ),
+    "a hold holds more": (
+        HOLD.format("held = held + 1", "run-4"),
+        {Invariant.HOLDS_ADD_UP, Invariant.HOLDS_ARE_COUNTED},
+    ),
+    "a change of a hold is of more": (
+        CHANGE.format("amount = amount + 1", "extension"),
+        {Invariant.HOLDS_ADD_UP},
+    ),
+    "a change of a hold is of more of a grant": (
+        CHANGE.format("amounts = ARRAY[amounts[1] + 1]", "extension"),
+        {Invariant.HOLDS_ADD_UP},
+    ),
+    "a change of a hold is deleted": (
+        "DELETE FROM cogni_billing.hold_changes WHERE kind = 'release'",
+        {Invariant.HOLDS_ADD_UP},
+    ),
+    "a change of a hold that is a capture is deleted": (
+        "DELETE FROM cogni_billing.hold_changes WHERE kind = 'capture'",
+        {Invariant.HOLDS_ADD_UP, Invariant.CAPTURES_MATCH_THEIR_HOLD},
+    ),
+    "a changed hold pins more of a grant": (
+        HOLD.format("drawn_amounts = ARRAY[drawn_amounts[1] + 1]", "run-7"),
+        {Invariant.HOLDS_ADD_UP},
+    ),
+    "a capture of a part is declared final": (
+        TRANSACTION.format("final = NULL", "run-7"),
+        {Invariant.CAPTURES_MATCH_THEIR_HOLD},
+    ),
+    "a charge leaves a hold open": (
+        CHARGED.format("final = false"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
+    "a capture has an unknown rule for an overrun": (
+        TRANSACTION.format("overrun = 'gift'", "run-8"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "a hold has an unknown state": (
         HOLD.format("state = 'paused'", "run-3"),
@@ -342,7 +379,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "a hold pins more than its amount": (
         HOLD.format("pinned_grants = ARRAY[id], pinned_amounts = ARRAY[amount + 1]", "run-3"),
-        {Invariant.HOLDS_FIT_THEIR_KIND},
+        {Invariant.HOLDS_FIT_THEIR_KIND, Invariant.HOLDS_ADD_UP},
     ),
     "an unspent grant is deleted": (
         "DELETE FROM cogni_billing.grants WHERE source = 'promo:c'",
@@ -453,11 +490,11 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "less is set aside than is disputed": (
         f"{DISPUTED.format('amount = amount - 1')} AND tenant_id = '{BOB}'",
-        {Invariant.DISPUTES_ARE_SET_ASIDE, Invariant.HOLDS_ARE_COUNTED},
+        {Invariant.DISPUTES_ARE_SET_ASIDE, Invariant.HOLDS_ADD_UP},
     ),
     "a part of a dispute is given back": (
         f"{DISPUTED.format(RELEASED)} AND tenant_id = '{SYSTEM_TENANT_ID}'",
-        {Invariant.DISPUTES_ARE_SET_ASIDE, Invariant.HOLDS_ARE_COUNTED},
+        {Invariant.DISPUTES_ARE_SET_ASIDE, Invariant.HOLDS_ADD_UP, Invariant.HOLDS_ARE_COUNTED},
     ),
     "an open dispute is of more than it sets aside": (
         DISPUTE.format("disputed = disputed + 0.05, part = part + 0.05", "dp_2"),
@@ -538,6 +575,7 @@ def billing(database: Database) -> Billing:
     unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
     billing = Billing(unit_of_work, clock=clock, ids=ids)
     live(billing, clock)
+    changed(billing)
     attempted(unit_of_work, ids)
     billing.grant(BOB, credits(9), source="promo:c", reference="c")
     return billing

@@ -18,6 +18,8 @@ from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     Amount,
     BillingError,
+    Hold,
+    Overrun,
     PaymentAlreadyClaimed,
     RevenueSharePolicy,
     TenantId,
@@ -32,9 +34,11 @@ from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.application import acting as actors
 from cogni_billing.application import spending
-from cogni_billing.domain import idempotency, metadata, reversals, transactions
+from cogni_billing.domain import idempotency, metadata, requests, reversals, transactions
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.grants import GrantExtension
+from cogni_billing.domain.hold_changes import Extension
+from cogni_billing.domain.holds import HoldPageRequest, place_of
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
 from cogni_billing.domain.kinds import TransactionKind
@@ -52,6 +56,7 @@ from cogni_billing.testing.contracts import (
     erasure,
     grant_ends,
     grants,
+    hold_changes,
     holds,
     intervals,
     keys,
@@ -323,7 +328,81 @@ def held_credits_may_be_spent(patch: Patch) -> None:
 
 @in_memory(holds.HoldContract, "test_a_capture_takes_its_amount_and_frees_the_rest")
 def a_captured_hold_stays_open(patch: Patch) -> None:
-    patch.setattr(Wallet, "ending", lambda wallet, _hold: (wallet, ()))
+    patch.setattr(Wallet, "ended", lambda wallet, _hold: wallet)
+
+
+@in_memory(holds.HoldContract, "test_a_replay_of_an_ended_hold_is_refused_with_its_state")
+def a_hold_that_ended_is_answered_like_an_open_one(patch: Patch) -> None:
+    """The work of the retry would run unpaid."""
+    patch.setattr(Hold, "require_open", lambda _: None)
+
+
+@in_memory(holds.HoldContract, "test_a_lifetime_starts_at_the_call_and_is_compared_as_given")
+def a_lifetime_is_compared_as_a_moment(patch: Patch) -> None:
+    def at_its_moment(hold: Hold) -> requests.Request:
+        return requests.hold(hold.asked, Expiry(hold.expires_at))
+
+    patch.setattr(Hold, "request", property(at_its_moment))
+
+
+@in_memory(holds.HoldContract, "test_pages_of_open_holds_have_each_once_newest_first")
+def ended_holds_are_on_pages(patch: Patch) -> None:
+    def of_any_state(ledger: MemoryLedger, page: HoldPageRequest, _: datetime) -> tuple[Hold, ...]:
+        newest = sorted(ledger._wallet().holds.values(), key=place_of, reverse=True)
+        older = [hold for hold in newest if page.before is None or place_of(hold) < page.before]
+        return tuple(older[: page.limit + 1])
+
+    patch.setattr(MemoryLedger, "holds", of_any_state)
+
+
+@in_memory(
+    hold_changes.HoldChangeContract,
+    "test_captures_in_parts_leave_the_hold_open_until_the_final_one",
+)
+def every_capture_ends_its_hold(patch: Patch) -> None:
+    def final(wallet: Wallet, capture: Transaction, arrived: Amount) -> Any:
+        return capturing(wallet, evolve(capture, final=True), arrived)
+
+    capturing = Wallet.capturing
+    patch.setattr(Wallet, "capturing", final)
+
+
+@in_memory(
+    hold_changes.HoldChangeContract,
+    "test_an_overrun_takes_available_credits_and_not_one_more",
+)
+def an_overrun_overdraws(patch: Patch) -> None:
+    def unlimited(wallet: Wallet, capture: Transaction, arrived: Amount) -> Any:
+        return capturing(wallet, evolve(capture, overrun=Overrun.OVERDRAFT), arrived)
+
+    capturing = Wallet.capturing
+    patch.setattr(Wallet, "capturing", unlimited)
+
+
+@in_memory(
+    hold_changes.HoldChangeContract,
+    "test_a_release_of_a_part_frees_purchased_credits_first",
+)
+def released_credits_of_a_grant_are_lost(patch: Patch) -> None:
+    patch.setattr(Wallet, "returning", lambda wallet, _: wallet)
+
+
+@in_memory(
+    hold_changes.HoldChangeContract,
+    "test_a_past_balance_includes_the_changes_of_a_hold_until_then",
+)
+def a_past_hold_was_as_large_as_the_present_one(patch: Patch) -> None:
+    patch.setattr(Wallet, "_level", lambda _wallet, hold, _moment: hold.amount)
+
+
+@in_memory(hold_changes.HoldChangeContract, "test_an_extension_is_replayed_as_it_was_given")
+def an_extension_has_no_key(patch: Patch) -> None:
+    def keyless(ledger: MemoryLedger, extension: Extension) -> Hold:
+        ledger._store.hold_extensions.clear()
+        return extend(ledger, extension)
+
+    extend = MemoryLedger.extend
+    patch.setattr(MemoryLedger, "extend", keyless)
 
 
 @in_memory(grants.GrantContract, "test_the_remainder_of_a_grant_expires_at_its_expiry")

@@ -8,6 +8,7 @@ from cogni_billing.application.cases import SingleCase
 from cogni_billing.application.context import Context
 from cogni_billing.domain.errors import InvalidInput, shown
 from cogni_billing.domain.grants import Grant
+from cogni_billing.domain.holds import Hold, HoldPage, hold_page_of, hold_page_request
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.identity import tenant_id
 from cogni_billing.domain.statements import (
@@ -41,6 +42,18 @@ def grants(
     if page is None:
         return SingleCase(owner, lambda scope: scope.ledger.grants(now))
     return SingleCase(owner, lambda scope: scope.ledger.all_grants(now, page))
+
+
+def find_hold(context: Context, tenant: object, reference: object) -> SingleCase[Hold | None]:
+    owner, key, now = tenant_id(tenant), checked_reference(reference), context.now()
+    return SingleCase(owner, lambda scope: scope.ledger.find_hold(key, now))
+
+
+def holds(
+    context: Context, tenant: object, *, limit: object, after: object
+) -> SingleCase[HoldPage]:
+    owner, page, now = tenant_id(tenant), hold_page_request(limit, after), context.now()
+    return SingleCase(owner, lambda scope: hold_page_of(scope.ledger.holds(page, now), page.limit))
 
 
 def statement(

@@ -8,14 +8,8 @@ from cogni_billing.application.cases import PostCase, SingleCase, StepsCase
 from cogni_billing.application.context import Context
 from cogni_billing.domain.batches import Outcome
 from cogni_billing.domain.charges import Charge, plan_charge
-from cogni_billing.domain.holds import (
-    CaptureRequest,
-    Hold,
-    HoldRequest,
-    checked_hold_id,
-    plan_capture,
-    plan_hold,
-)
+from cogni_billing.domain.hold_changes import CaptureRequest, Extension, Release, plan_capture
+from cogni_billing.domain.holds import Hold, HoldRequest, checked_hold_id, plan_hold
 from cogni_billing.domain.identity import tenant_id
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
@@ -23,6 +17,7 @@ from cogni_billing.domain.receipts import (
     capture_receipt,
     charge_receipt,
 )
+from cogni_billing.domain.timestamps import Expiry
 
 
 def charge(context: Context, asked: Charge) -> PostCase[ChargeReceipt]:
@@ -51,7 +46,41 @@ def capture(context: Context, request: CaptureRequest) -> PostCase[CaptureReceip
     return PostCase(acted(planned), capture_receipt)
 
 
-def release(context: Context, tenant: object, hold_id: object) -> SingleCase[Hold]:
-    owner, released = tenant_id(tenant), checked_hold_id(hold_id)
+def extend(
+    context: Context,
+    tenant: object,
+    hold_id: object,
+    amount: object,
+    *,
+    expiry: Expiry,
+    reference: object,
+) -> SingleCase[Hold]:
+    extension = Extension(
+        tenant=tenant,
+        hold_id=hold_id,
+        amount=amount,
+        expiry=expiry,
+        reference=reference,
+        at=context.now(),
+        id=context.new_id(),
+    )
+    return SingleCase(extension.tenant, lambda scope: scope.ledger.extend(extension))
+
+
+def release(
+    context: Context, tenant: object, hold_id: object, amount: object, *, reference: object
+) -> SingleCase[Hold]:
     now = context.now()
-    return SingleCase(owner, lambda scope: scope.ledger.release(released, now))
+    if amount is None and reference is None:
+        owner, released = tenant_id(tenant), checked_hold_id(hold_id)
+        return SingleCase(owner, lambda scope: scope.ledger.release(released, now))
+    # A part needs a key: without one, a retry would release it twice.
+    part = Release(
+        tenant=tenant,
+        hold_id=hold_id,
+        amount=amount,
+        reference=reference,
+        at=now,
+        id=context.new_id(),
+    )
+    return SingleCase(part.tenant, lambda scope: scope.ledger.release_part(part))

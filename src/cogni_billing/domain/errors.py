@@ -174,15 +174,22 @@ class UnknownAccount(BillingError):
 
 @define
 class InsufficientCredits(BillingError):
-    """The account's available credits do not cover the requested amount."""
+    """The account's available credits do not cover the requested amount.
+
+    `held` is set for a capture and a release: the credits that their hold still holds, beside the
+    available ones.
+    """
 
     code: ClassVar[str] = "insufficient_credits"
 
     required: Amount
     available: Amount
+    held: Amount | None = None
 
     def _message(self) -> str:
-        return f"{self.required} required, {self.available} available"
+        if self.held is None:
+            return f"{self.required} required, {self.available} available"
+        return f"{self.required} required, {self.held} held, {self.available} available beside it"
 
 
 @frozen

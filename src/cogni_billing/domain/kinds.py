@@ -120,7 +120,7 @@ KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
             has_shares=True,
         ),
         TransactionKind.CHARGE: KindRules(contra=USAGE, may_be_zero=True),
-        TransactionKind.CAPTURE: KindRules(contra=USAGE, subject="hold"),
+        TransactionKind.CAPTURE: KindRules(contra=USAGE, may_be_zero=True, subject="hold"),
         TransactionKind.GRANT: KindRules(
             contra=ISSUANCE, is_credit=True, opens_account=True, is_granted=True
         ),

@@ -7,16 +7,16 @@ function here must return the same text for the same arguments in every version.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from types import MappingProxyType
 from typing import Final, TypeAlias
 from uuid import UUID
 
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.policies import Shortfall
-from cogni_billing.domain.timestamps import Expiry, expiry_text
+from cogni_billing.domain.timestamps import Expiry
 
 REMAINDER: Final = "what remains"
+UNCHANGED: Final = "unchanged"
 Request: TypeAlias = Mapping[str, str]
 
 EXPIRY: Final[Request] = MappingProxyType({})
@@ -37,12 +37,31 @@ def charge(amount: Amount, *, allow_overdraft: bool, at_most: bool) -> Request:
     )
 
 
-def hold(amount: Amount, expires_at: datetime | None) -> Request:
-    return MappingProxyType({"amount": str(amount), "expires_at": expiry_text(expires_at)})
+def hold(amount: Amount, expiry: Expiry) -> Request:
+    return MappingProxyType({"amount": str(amount), **expiry.request})
 
 
-def capture(hold_id: UUID, amount: Amount) -> Request:
-    return MappingProxyType({"hold": str(hold_id), "amount": str(amount)})
+def capture(hold_id: UUID, amount: Amount, *, final: bool, overrun: str) -> Request:
+    return MappingProxyType(
+        {
+            "hold": str(hold_id),
+            "amount": str(amount),
+            "final": str(final),
+            "overrun": str(overrun),
+        }
+    )
+
+
+def hold_extension(hold_id: UUID, amount: Amount | None, expiry: Expiry) -> Request:
+    """The request to add to a hold, to move its expiry, or both."""
+    added = UNCHANGED if amount is None else str(amount)
+    moved = expiry.request if expiry.is_given else {"expires_at": UNCHANGED}
+    return MappingProxyType({"hold": str(hold_id), "amount": added, **moved})
+
+
+def hold_release(hold_id: UUID, amount: Amount | None) -> Request:
+    """The request to release a part of a hold, or all that remains if *amount* is `None`."""
+    return MappingProxyType({"hold": str(hold_id), "amount": _part(amount)})
 
 
 def grant(amount: Amount, *, source: str, priority: int, expiry: Expiry) -> Request:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import cached_property
+from itertools import chain
 from uuid import UUID
 
 from attrs import frozen
@@ -18,6 +20,17 @@ from cogni_billing.domain.metadata import EMPTY, Json
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.timestamps import Expiry
+
+
+class Overrun(StrEnum):
+    """The rule for a captured cost above the credits that the hold still holds."""
+
+    REFUSE = "refuse"
+    """Raise `InsufficientCredits`."""
+    AVAILABLE = "available"
+    """Take the excess from the available credits, or raise `InsufficientCredits`."""
+    OVERDRAFT = "overdraft"
+    """Take the excess in any case, because the cost was already incurred."""
 
 
 @frozen
@@ -151,6 +164,10 @@ class Transaction:
     """The amount that a charge was asked for, if it may take less."""
     subject: UUID | None = None
     """The hold of a capture, the grant of an expiry or a void, or the dispute of a chargeback."""
+    final: bool = True
+    """False for a capture that leaves its hold open."""
+    overrun: Overrun = Overrun.REFUSE
+    """The rule of a capture for a cost above the held credits."""
     terms: GrantTerms | None = None
     """The terms of a grant."""
     absorbed: Amount = ZERO
@@ -163,7 +180,7 @@ class Transaction:
     """The person or the program that made the call, as `acting` named it."""
 
     def __attrs_post_init__(self) -> None:
-        for problem in self._problems():
+        for problem in chain(self._problems(), self._misplaced_rules()):
             raise UnbalancedTransaction(f"a {self.kind} {problem}")
         if excess := imbalance(self.postings):
             raise UnbalancedTransaction("postings do not sum to zero", excess)
@@ -200,6 +217,11 @@ class Transaction:
         if self.overdraft or not self.kind.is_plain_debit or -self.amount > self.at_most:
             yield f"of at most {self.at_most}"
 
+    def _misplaced_rules(self) -> Iterator[str]:
+        plain = self.final and self.overrun is Overrun.REFUSE
+        if not plain and self.kind is not TransactionKind.CAPTURE:
+            yield "with the rules of a capture"
+
     def _parts(self) -> Iterator[Amount]:
         yield from (share.amount for share in self.shares)
         if self.absorbed.value:
@@ -225,7 +247,9 @@ class Transaction:
                 return requests.purchase(self.paid)
             case TransactionKind.CAPTURE:
                 assert self.subject is not None
-                return requests.capture(self.subject, -self.amount)
+                return requests.capture(
+                    self.subject, -self.amount, final=self.final, overrun=self.overrun
+                )
             case TransactionKind.GRANT:
                 assert self.terms is not None
                 return requests.grant(

@@ -23,11 +23,12 @@ from cogni_billing.domain.errors import (
     unknown_kind,
 )
 from cogni_billing.domain.grants import Expiration, Grant, GrantExtension
+from cogni_billing.domain.hold_changes import Extension, HoldChange, HoldChangeKind, Release
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.timestamps import EARLIEST, LATEST, require_unexpired
-from cogni_billing.domain.transactions import Draw, Transaction
+from cogni_billing.domain.transactions import Draw, Overrun, Transaction
 
 Value = TypeVar("Value")
 
@@ -57,6 +58,8 @@ class Wallet:
     grants: Mapping[UUID, Grant] = MappingProxyType({})
     pins: Mapping[UUID, tuple[Draw, ...]] = MappingProxyType({})
     """The part of each hold that comes from grants. The rest is purchased credits."""
+    changes: Mapping[UUID, tuple[HoldChange, ...]] = MappingProxyType({})
+    """The changes of each hold, from its opening to its end."""
     disputed: Mapping[UUID, Hold] = MappingProxyType({})
     """The credits set aside by disputes of any tenant's payments, even beyond the available."""
 
@@ -67,13 +70,20 @@ class Wallet:
     def held(self, moment: datetime) -> Amount:
         """The credits that were set aside at *moment*."""
         aside = chain(self.holds.values(), self.disputed.values())
-        return total((hold.amount for hold in aside if hold.held_at(moment)), CREDIT)
+        return total((self._level(hold, moment) for hold in aside if hold.held_at(moment)), CREDIT)
+
+    def _level(self, hold: Hold, moment: datetime) -> Amount:
+        """The credits that *hold* set aside at *moment*, when it was open."""
+        if hold.id not in self.changes:  # a dispute sets the same credits aside until it ends
+            return hold.amount
+        changes = (each.amount for each in self.changes[hold.id] if each.at <= moment)
+        return total(changes, CREDIT)
 
     @property
     def aside(self) -> Amount:
         """The credits set aside now. The wallet must have no due expirations."""
         open_ones = (h for h in chain(self.holds.values(), self.disputed.values()) if h.is_open)
-        return total((hold.amount for hold in open_ones), CREDIT)
+        return total((hold.held for hold in open_ones), CREDIT)
 
     def earned(self, arrived: Amount) -> Amount:
         """The available credits that were not granted. *arrived* is the sum of all arrivals."""
@@ -159,8 +169,8 @@ class Wallet:
         *arrived* is the sum of all arrivals.
 
         Raises:
-            InsufficientCredits: less is available and the transaction allows no overdraft, or the
-                captured hold is smaller.
+            InsufficientCredits: less is available and the transaction allows no overdraft, or less
+                is held and the capture allows no overrun.
             UnknownHold, HoldClosed: the captured hold is unknown, or has ended.
             InvalidTime: the new grant would have expired already.
             UnbalancedTransaction: its kind is unknown, or the ledger fills in its amount:
@@ -171,7 +181,7 @@ class Wallet:
             case TransactionKind.PURCHASE:
                 pass
             case TransactionKind.CAPTURE:
-                wallet, draws = self.capturing(transaction)
+                wallet, draws = self.capturing(transaction, arrived)
             case TransactionKind.GRANT:
                 wallet, draws = self.granting(transaction, arrived)
             case TransactionKind.REFUND | TransactionKind.CHARGEBACK | TransactionKind.ADJUSTMENT:
@@ -212,11 +222,13 @@ class Wallet:
         """
         require_unexpired(hold.expires_at, self.as_of)
         self.require_available(hold.amount, arrived)
-        wallet, pins = self.drawing(hold.amount)
+        wallet, draws = self.drawing(hold.amount)
+        opening = HoldChange(HoldChangeKind.OPENING, hold.opened_at, hold.amount, draws)
         return evolve(
             wallet,
             holds=_with(self.holds, hold.id, hold),
-            pins=_with(self.pins, hold.id, pins),
+            pins=_with(self.pins, hold.id, draws),
+            changes=_with(self.changes, hold.id, (opening,)),
         )
 
     def with_disputed(self, part: Hold) -> Wallet:
@@ -252,30 +264,106 @@ class Wallet:
         hold = self.hold(hold_id)
         return self.ended(hold.ended(HoldState.RELEASED, self.as_of)) if hold.is_open else self
 
-    def capturing(self, capture: Transaction) -> tuple[Wallet, tuple[Draw, ...]]:
+    def releasing(self, release: Release, arrived: Amount) -> Wallet:
+        """This wallet after the release of a part. The release of all that is held ends the hold.
+
+        Raises:
+            UnknownHold, HoldClosed: the hold is unknown, or has ended.
+            InsufficientCredits: less is held.
+        """
+        hold = self.hold(release.hold_id)
+        hold.require_open()
+        part = hold.held if release.amount is None else release.amount
+        if part > hold.held:
+            raise InsufficientCredits(part, self.available(arrived), hold.held)
+        if part == hold.held:
+            return self.released(hold.id)
+        # A capture takes purchased credits last, so a release frees them first.
+        purchased = hold.held - total((pin.amount for pin in self.pins[hold.id]), CREDIT)
+        draws = _parts(reversed(self.pins[hold.id]), max(part - purchased, ZERO))
+        return self.with_change(hold, HoldChangeKind.RELEASE, -part, draws).returning(draws)
+
+    def extending(self, extension: Extension, arrived: Amount) -> Wallet:
+        """This wallet with more credits set aside by a hold, or with another expiry of it.
+
+        Raises:
+            UnknownHold, HoldClosed: the hold is unknown, or has ended.
+            InvalidTime: the new expiry has passed.
+            InsufficientCredits: less is available.
+        """
+        hold = self.hold(extension.hold_id)
+        hold.require_open()
+        require_unexpired(extension.expires_at, self.as_of)
+        added = extension.amount or ZERO
+        if extension.amount is not None:
+            self.require_available(added, arrived)
+        expires_at = extension.expires_at or hold.expires_at
+        moved = evolve(hold, expires_at=expires_at)
+        return self.adding(moved, HoldChangeKind.EXTENSION, added)
+
+    def capturing(self, capture: Transaction, arrived: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
+        """This wallet after a capture, and what that took of grants.
+
+        The hold stays open unless the capture is final.
+
+        Raises:
+            UnknownHold, HoldClosed: the hold is unknown, or has ended.
+            InsufficientCredits: less is held, and its rule for an overrun refuses the excess.
+        """
         assert capture.subject is not None  # its plan names the hold
         hold, taken = self.hold(capture.subject), -capture.amount
-        hold.require_capturable(taken)
-        return self.ending(hold.ended(HoldState.CAPTURED, self.as_of, taken))
+        hold.require_open()
+        wallet = self
+        if (excess := taken - hold.held).is_positive:
+            available = self.available(arrived)
+            refused = capture.overrun is Overrun.REFUSE
+            if refused or (capture.overrun is Overrun.AVAILABLE and excess > available):
+                raise InsufficientCredits(taken, available, hold.held)
+            wallet = self.adding(hold, HoldChangeKind.OVERRUN, excess)
+        draws = _parts(wallet.pins[hold.id], taken)
+        wallet = wallet.with_change(wallet.holds[hold.id], HoldChangeKind.CAPTURE, -taken, draws)
+        if capture.final:
+            wallet = wallet.ended(wallet.holds[hold.id].ended(HoldState.CAPTURED, self.as_of))
+        return wallet, draws
+
+    def adding(self, hold: Hold, kind: HoldChangeKind, added: Amount) -> Wallet:
+        """This wallet with *added* more set aside by *hold*, in spend order."""
+        wallet, draws = self.drawing(added)
+        return wallet.with_change(hold, kind, added, draws)
+
+    def with_change(
+        self, hold: Hold, kind: HoldChangeKind, amount: Amount, draws: tuple[Draw, ...]
+    ) -> Wallet:
+        """This wallet with *amount* more or less set aside by the open *hold*."""
+        change = HoldChange(kind, self.as_of, amount, draws)
+        match kind:
+            case HoldChangeKind.CAPTURE:
+                changed, sign = hold.changed(captured=-amount), -1
+            case HoldChangeKind.RELEASE:
+                changed, sign = hold.changed(released=-amount), -1
+            case _:
+                changed, sign = hold.changed(added=amount), 1
+        return evolve(
+            self,
+            holds=_with(self.holds, hold.id, changed),
+            pins=_with(self.pins, hold.id, _joined(self.pins[hold.id], draws, sign)),
+            changes=_with(self.changes, hold.id, (*self.changes.get(hold.id, ()), change)),
+        )
 
     def ended(self, hold: Hold) -> Wallet:
-        """This wallet with the ended *hold*. Grants get back the pinned credits it did not use."""
-        wallet, _ = self.ending(hold)
-        return wallet
+        """This wallet with the ended *hold*. Grants get back the pinned credits."""
+        before, pins = self.holds[hold.id], self.pins[hold.id]
+        wallet = self.with_change(before, HoldChangeKind.RELEASE, -before.held, pins)
+        return evolve(wallet.returning(pins), holds=_with(self.holds, hold.id, hold))
 
-    def ending(self, hold: Hold) -> tuple[Wallet, tuple[Draw, ...]]:
-        """Like `ended`, with the pinned credits that the hold used."""
-        wallet, used = evolve(self, holds=_with(self.holds, hold.id, hold)), hold.captured
-        draws = list[Draw]()
-        for pin in self.pins[hold.id]:
-            part = min(pin.amount, used)
-            used -= part
-            if part.is_positive:
-                draws.append(Draw(pin.grant_id, part))
-            grant = wallet.grants[pin.grant_id]
-            returned = grant.remaining + pin.amount - part
-            wallet = wallet.with_grant(evolve(grant, remaining=returned))
-        return wallet, tuple(draws)
+    def returning(self, draws: Iterable[Draw]) -> Wallet:
+        """This wallet with *draws* given back to their grants."""
+        wallet = self
+        for draw in draws:
+            grant = wallet.grants[draw.grant_id]
+            remaining = grant.remaining + draw.amount
+            wallet = wallet.with_grant(evolve(grant, remaining=remaining))
+        return wallet
 
     def drawing(self, wanted: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
         """This wallet with up to *wanted* taken from its grants, and the draws, in spend order."""
@@ -291,8 +379,12 @@ class Wallet:
     def with_grant(self, grant: Grant) -> Wallet:
         return evolve(self, grants=_with(self.grants, grant.id, grant))
 
+    def available(self, arrived: Amount) -> Amount:
+        """The credits that can be spent. *arrived* is the sum of all arrivals."""
+        return self.posted + arrived - self.aside
+
     def require_available(self, required: Amount, arrived: Amount) -> None:
-        available = self.posted + arrived - self.aside
+        available = self.available(arrived)
         if required.is_positive and required > available:  # free work is free in debt, too
             raise InsufficientCredits(required, available)
 
@@ -309,6 +401,26 @@ def _granted(transaction: Transaction) -> Grant:
         granted_at=transaction.at,
         remaining=transaction.amount,
     )
+
+
+def _parts(pins: Iterable[Draw], wanted: Amount) -> tuple[Draw, ...]:
+    """Up to *wanted* of the pinned credits, in the order of *pins*."""
+    parts = list[Draw]()
+    for pin in pins:
+        part = min(pin.amount, wanted)
+        if part.is_positive:
+            wanted -= part
+            parts.append(Draw(pin.grant_id, part))
+    return tuple(parts)
+
+
+def _joined(pins: tuple[Draw, ...], draws: tuple[Draw, ...], sign: int) -> tuple[Draw, ...]:
+    """*pins* with the parts of *draws* added or taken. A grant is pinned once, in order."""
+    parts = {pin.grant_id: pin.amount for pin in pins}
+    for draw in draws:
+        before = parts.get(draw.grant_id, ZERO)
+        parts[draw.grant_id] = before + draw.amount if sign > 0 else before - draw.amount
+    return tuple(Draw(grant, part) for grant, part in parts.items() if part.is_positive)
 
 
 def _with(table: Mapping[UUID, Value], key: UUID, value: Value) -> Mapping[UUID, Value]:

@@ -10,7 +10,8 @@ from uuid import UUID
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import BillingError
 from cogni_billing.domain.grants import Grant, GrantExtension
-from cogni_billing.domain.holds import Hold
+from cogni_billing.domain.hold_changes import Extension, Release
+from cogni_billing.domain.holds import Hold, HoldPageRequest
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
@@ -42,8 +43,8 @@ class LedgerRepository(Protocol):
             PaymentAlreadyClaimed: another tenant's purchase has the payment.
             UnknownAccount: the tenant has no account, and the kind does not open one.
             InvalidTime: the new grant would have expired already.
-            InsufficientCredits: less is available and the transaction allows no overdraft, or the
-                captured hold is smaller.
+            InsufficientCredits: less is available and the transaction allows no overdraft, or less
+                is held and the capture allows no overrun.
             UnknownHold, HoldClosed: the captured hold is unknown, or has ended.
             PrivilegeRequired: the transaction is of another tenant, or mints in a scope that may
                 not.
@@ -101,16 +102,34 @@ class LedgerRepository(Protocol):
         ...
 
     def hold(self, hold: Hold, /) -> Hold:
-        """Record *hold*, or find the hold with its reference, in its present state.
+        """Record *hold*, or find the open hold with its reference, as it is now.
 
-        A refused hold in a single-call scope leaves due expirations recorded, as `post` does.
+        A refused hold in a single-call scope leaves due expirations recorded, as `post` does. A
+        replay records no expiration.
 
         Raises:
             IdempotencyConflict: the tenant used the reference for another request.
+            HoldClosed: the hold with the reference has ended.
             UnknownAccount: the tenant has no account.
             InvalidTime: the hold would have expired already.
             InsufficientCredits: less is available.
             LedgerCorruption: the hold's id is taken.
+        """
+        ...
+
+    def extend(self, extension: Extension, /) -> Hold:
+        """Set more credits aside for an open hold, move its expiry, or both.
+
+        Returns the hold as it is now. A refused extension in a single-call scope leaves due
+        expirations recorded, as `post` does. A replay records no expiration.
+
+        Raises:
+            IdempotencyConflict: the tenant used the reference for another extension.
+            UnknownAccount: the tenant has no account.
+            UnknownHold: the tenant has no such hold.
+            HoldClosed: the hold has ended, also if the extension is a replay.
+            InvalidTime: the new expiry has passed.
+            InsufficientCredits: less is available.
         """
         ...
 
@@ -123,6 +142,39 @@ class LedgerRepository(Protocol):
             UnknownAccount: the tenant has no account.
             UnknownHold: the tenant has no such hold.
             HoldClosed: the hold was captured, or had expired.
+        """
+        ...
+
+    def release_part(self, release: Release, /) -> Hold:
+        """Release a part of an open hold by its key. A release of all that is held ends the hold.
+
+        Returns the hold as it is now. A refused release in a single-call scope leaves due
+        expirations recorded, as `post` does. A replay records no expiration.
+
+        Raises:
+            IdempotencyConflict: the tenant used the reference for another release.
+            UnknownAccount: the tenant has no account.
+            UnknownHold: the tenant has no such hold.
+            HoldClosed: the hold has ended.
+            InsufficientCredits: less is held.
+        """
+        ...
+
+    def find_hold(self, reference: str, now: datetime, /) -> Hold | None:
+        """The tenant's hold with this reference in any state, as it is now, or `None`.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
+        ...
+
+    def holds(self, page: HoldPageRequest, now: datetime, /) -> tuple[Hold, ...]:
+        """The tenant's open holds that the page admits, newest first.
+
+        Returns one hold more than the page's limit if there are that many.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
         """
         ...
 

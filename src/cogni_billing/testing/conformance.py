@@ -38,6 +38,7 @@ from cogni_billing.testing.contracts import (
     erasure,
     grant_ends,
     grants,
+    hold_changes,
     holds,
     intervals,
     keys,
@@ -122,6 +123,9 @@ class MemoryConformance(Fixtures):
     class TestGrantEnds(grant_ends.GrantEndContract):
         pass
 
+    class TestHoldChanges(hold_changes.HoldChangeContract):
+        pass
+
     class TestHolds(holds.HoldContract):
         pass
 
@@ -193,6 +197,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestGrantEndRaces(grant_ends.GrantEndRaces):
+        pass
+
+    class TestHoldChangeRaces(hold_changes.HoldChangeRaces):
         pass
 
     class TestHoldRaces(holds.HoldRaces):

@@ -34,6 +34,7 @@ from cogni_billing import (
     Hold,
     Line,
     Outcome,
+    Overrun,
     Purchase,
     Receipt,
     RevenueSharePolicy,
@@ -96,6 +97,8 @@ charges = st.tuples(
     keys,
     st.sampled_from(["", "", "", "overdraft", "overdraft", "at most"]),
 )
+lifetimes = st.none() | st.sampled_from([("at", n) for n in (-1, 0, 1, 10, 60)])
+lifetimes |= st.sampled_from([("in", n) for n in (1, 10, 60)])
 purchases = st.tuples(tenants, cents, keys)
 
 OUTCOMES = {
@@ -168,10 +171,11 @@ class Ledgers(RuleBasedStateMachine):
         # Gives Alice and the beneficiaries credits to spend, and holds and a dispute to end.
         self.purchase("alice", 3, "z")
         self.hold("alice", 5, "a", None)
-        self.hold("alice", 5, "b", 1)
+        self.hold("alice", 5, "b", ("at", 1))
         self.grant("alice", 5, "a", 100, 1, lasts=False)
         self.open_dispute("alice", "z", 1, "a")
-        # Refusals that few random sequences meet.
+        # Outcomes that few random sequences meet.
+        self.purchase("alice", 3, "z")
         self.refund("alice", "z", 3, "a", clamp=False)
         self.open_dispute("alice", "z", 1, "b")
         self.win_dispute(1)
@@ -293,31 +297,105 @@ class Ledgers(RuleBasedStateMachine):
         if extension is not None:
             assert extension.replayed is replayed
 
-    @rule(who=tenants, amount=amounts, key=held_keys, expires=expiries)
-    def hold(self, who: str, amount: int, key: str, expires: int | None) -> None:
-        expires_at = self.at(expires)
-        hold, said = self.compare(
-            lambda b: b.hold(TENANTS[who], credits(amount), reference=key, expires_at=expires_at),
-            lambda: self.model.hold(who, amount, key, expires_at, self.clock.moment),
-        )
+    def ends(self, given: tuple[str, int] | None) -> tuple[dict[str, Any], Any]:
+        """The arguments of an expiry, and the same for the model."""
+        if given is None:
+            return {}, None
+        form, seconds = given
+        if form == "in":
+            return {"expires_in": timedelta(seconds=seconds)}, timedelta(seconds=seconds)
+        return {"expires_at": self.at(seconds)}, self.at(seconds)
+
+    def compare_holds(
+        self, call: Callable[[Billing], Hold], expected: Callable[[], tuple[tuple[Any, ...], bool]]
+    ) -> Hold | None:
+        hold, said = self.compare(call, expected)
         if hold is not None:
-            held = cast("Hold", hold)
-            assert (held.state, held.replayed) == said
+            assert (described(hold), hold.replayed) == said
+        return cast("Hold | None", hold)
+
+    @rule(who=tenants, amount=amounts, key=held_keys, expires=lifetimes)
+    def hold(self, who: str, amount: int, key: str, expires: tuple[str, int] | None) -> None:
+        given, ends = self.ends(expires)
+        held = self.compare_holds(
+            lambda b: b.hold(TENANTS[who], credits(amount), reference=key, **given),
+            lambda: self.model.hold(who, amount, key, ends, self.clock.moment),
+        )
+        if held is not None:
             self.holds[who, key] = held.id
 
     def chosen_hold(self, which: int) -> tuple[tuple[str, str], UUID]:
         """The key and id of a hold in any state, or of an unknown hold."""
         return chosen(which, [*self.holds.items()], (("alice", "none"), UUID(int=2**64)))
 
-    @rule(which=choices, other=st.none() | tenants, amount=amounts, key=keys)
-    def capture(self, which: int, other: str | None, amount: int, key: str) -> None:
+    @rule(
+        which=choices,
+        other=st.none() | tenants,
+        amount=st.just(0) | amounts,
+        final=st.booleans(),
+        overrun=st.sampled_from(Overrun),
+        key=keys,
+    )
+    def capture(
+        self, which: int, other: str | None, amount: int, final: bool, overrun: Overrun, key: str
+    ) -> None:
         (whose, hold), hold_id = self.chosen_hold(which)
         who = other or whose
         named = hold if who == whose else str(hold_id)
+        asked = (amount, final, overrun.value)
         self.compare_receipts(
-            lambda b: b.capture(TENANTS[who], hold_id, credits(amount), reference=key),
-            lambda: self.model.capture(who, named, amount, key, self.clock.moment),
+            lambda b: b.capture(
+                TENANTS[who],
+                hold_id,
+                credits(amount),
+                reference=key,
+                final=final,
+                overrun=overrun,
+            ),
+            lambda: self.model.capture(who, named, asked, key, self.clock.moment),
         )
+
+    @rule(which=choices, amount=st.none() | amounts, expires=lifetimes, key=held_keys)
+    def extend(
+        self, which: int, amount: int | None, expires: tuple[str, int] | None, key: str
+    ) -> None:
+        (who, hold), hold_id = self.chosen_hold(which)
+        if amount is None and expires is None:
+            amount = 1
+        given, ends = self.ends(expires)
+        more = None if amount is None else credits(amount)
+        self.compare_holds(
+            lambda b: b.extend(TENANTS[who], hold_id, more, reference=key, **given),
+            lambda: self.model.extend_hold(who, hold, (amount, ends), key, self.clock.moment),
+        )
+
+    @rule(which=choices, amount=st.none() | amounts, key=held_keys)
+    def release_part(self, which: int, amount: int | None, key: str) -> None:
+        (who, hold), hold_id = self.chosen_hold(which)
+        part = None if amount is None else credits(amount)
+        self.compare_holds(
+            lambda b: b.release(TENANTS[who], hold_id, part, reference=key),
+            lambda: self.model.release_part(who, hold, amount, key, self.clock.moment),
+        )
+
+    @rule(who=tenants, key=held_keys)
+    def find_hold(self, who: str, key: str) -> None:
+        hold, said = self.compare(
+            lambda b: b.find_hold(TENANTS[who], key),
+            lambda: self.model.find_hold(who, key, self.clock.moment),
+        )
+        assert (None if hold is None else described(hold)) == said
+
+    @rule(who=tenants, limit=st.integers(1, 3))
+    def list_holds(self, who: str, limit: int) -> None:
+        holds, said = self.compare(
+            lambda b: all_holds(b, TENANTS[who], limit),
+            lambda: self.model.holds(who, self.clock.moment),
+        )
+        if holds is not None:
+            assert sorted(hold.reference for hold in holds) == sorted(said)
+            places = [(hold.opened_at, hold.id) for hold in holds]
+            assert places == sorted(places, reverse=True)
 
     @rule(which=choices)
     def release(self, which: int) -> None:
@@ -591,6 +669,22 @@ def all_lines(
         lines += page.lines
     opening, closing = (int(balance.value) for balance in around)
     return opening, [unplaced(line) for line in lines], closing
+
+
+def described(hold: Hold) -> tuple[Any, ...]:
+    """The fields that the model knows."""
+    parts = (hold.held, hold.captured, hold.released)
+    return (hold.state.value, *(int(part.value) for part in parts))
+
+
+def all_holds(billing: Billing, tenant: TenantId, limit: int) -> list[Hold]:
+    """Every open hold, page by page."""
+    page = billing.holds(tenant, limit=limit)
+    holds = list(page.holds)
+    while page.next is not None:
+        page = billing.holds(tenant, limit=limit, after=page.next)
+        holds += page.holds
+    return holds
 
 
 def run(

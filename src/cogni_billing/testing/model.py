@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -17,6 +17,10 @@ CREDITS_FOR_A_CENT = 100_000
 SHARES = {"system": (1, 4), "bob": (1, 10)}
 Dict = dict[str, Any]
 Draws = list[tuple[Dict, int]]
+Ends = datetime | timedelta | None
+"""The expiry of a hold, as a moment or as a lifetime."""
+Told = tuple[Any, ...]
+"""The state of a hold, and its held, captured and released credits."""
 
 
 AFTER_SETTLING = {
@@ -185,9 +189,10 @@ class Model:
         return replayed
 
     def hold(
-        self, who: str, amount: int, reference: str, expires: datetime | None, now: datetime
-    ) -> tuple[str, bool]:
-        """Returns the state of the hold, and true if it is a replay."""
+        self, who: str, amount: int, reference: str, ends: Ends, now: datetime
+    ) -> tuple[Told, bool]:
+        """Returns the hold, and true if it is a replay."""
+        expires = ending(ends, now)
 
         def record(tenant: Dict) -> None:
             require_open(tenant)
@@ -197,36 +202,108 @@ class Model:
             if amount > available(tenant):
                 raise RefusedError("insufficient_credits")
             tenant["holds"][reference] = {
-                "amount": amount,
+                "held": amount,
+                "captured": 0,
+                "released": 0,
                 "opened": now,
                 "expires": expires,
                 "ended": None,
                 "state": "open",
                 "pins": draw(tenant, amount),
+                "changes": [(now, amount)],
             }
 
-        _, replayed = self._once(who, ("hold", reference), (amount, expires), record, now)
-        present = deepcopy(self.state["tenants"][who])
-        expire_due(present, now)
-        return present["holds"][reference]["state"], replayed
+        _, replayed = self._once(who, ("hold", reference), (amount, ends), record, now)
+        return self._open_hold(who, reference, now), replayed
+
+    def extend_hold(
+        self, who: str, hold: str, more: tuple[int | None, Ends], reference: str, now: datetime
+    ) -> tuple[Told, bool]:
+        """Returns the hold, and true if it is a replay."""
+        amount, ends = more
+        expires = ending(ends, now)
+
+        def record(tenant: Dict) -> Draws:
+            held = open_hold(tenant, hold, now)
+            if expires is not None and expires <= tenant["as_of"]:
+                raise RefusedError("invalid_time")
+            if amount is not None and amount > available(tenant):
+                raise RefusedError("insufficient_credits")
+            set_aside(tenant, held, amount or 0)
+            held["expires"] = expires or held["expires"]
+            return []
+
+        _, replayed = self._once(who, ("hold extension", reference), (hold, more), record, now)
+        return self._open_hold(who, hold, now), replayed
 
     def capture(
-        self, who: str, hold: str, amount: int, reference: str, now: datetime
+        self, who: str, hold: str, asked: tuple[int, bool, str], reference: str, now: datetime
     ) -> tuple[int, bool]:
-        def record(tenant: Dict) -> Draws:
-            require_open(tenant)
-            expire_due(tenant, now)
-            held = tenant["holds"].get(hold)
-            if held is None:
-                raise RefusedError("unknown_hold")
-            if amount > held["amount"]:
-                raise RefusedError("insufficient_credits")
-            if held["state"] != "open":
-                raise RefusedError("hold_closed")
-            add(tenant, -amount)
-            return end(tenant, held, "captured", amount)
+        amount, final, overrun = asked
 
-        return self._once(who, ("capture", reference), (hold, amount), record, now)
+        def record(tenant: Dict) -> Draws:
+            held = open_hold(tenant, hold, now)
+            excess = amount - held["held"]
+            if excess > 0:
+                if overrun == "refuse" or (overrun == "available" and excess > available(tenant)):
+                    raise RefusedError("insufficient_credits")
+                set_aside(tenant, held, excess)
+            spent = unpin(held["pins"], amount)
+            take(tenant, held, "captured", amount)
+            add(tenant, -amount)
+            if final:
+                end(tenant, held, "captured")
+            return spent
+
+        return self._once(who, ("capture", reference), (hold, asked), record, now)
+
+    def release_part(
+        self, who: str, hold: str, amount: int | None, reference: str, now: datetime
+    ) -> tuple[Told, bool]:
+        """Returns the hold, and true if it is a replay."""
+
+        def record(tenant: Dict) -> Draws:
+            held = open_hold(tenant, hold, now)
+            part = held["held"] if amount is None else amount
+            if part > held["held"]:
+                raise RefusedError("insufficient_credits")
+            purchased = held["held"] - sum(pinned for _, pinned in held["pins"])
+            held["pins"].reverse()
+            for grant, back in unpin(held["pins"], max(part - purchased, 0)):
+                grant["left"] += back
+            held["pins"].reverse()
+            take(tenant, held, "released", part)
+            if held["held"] == 0:
+                end(tenant, held, "released")
+            return []
+
+        _, replayed = self._once(who, ("release", reference), (hold, amount), record, now)
+        told = self.find_hold(who, hold, now)
+        assert told is not None
+        return told, replayed
+
+    def find_hold(self, who: str, reference: str, now: datetime) -> Told | None:
+        tenant = deepcopy(self.state["tenants"][who])
+        require_open(tenant)
+        expire_due(tenant, now)
+        hold = tenant["holds"].get(reference)
+        names = ("state", "held", "captured", "released")
+        return None if hold is None else tuple(hold[name] for name in names)
+
+    def holds(self, who: str, now: datetime) -> list[str]:
+        """Returns the references of the open holds."""
+        tenant = deepcopy(self.state["tenants"][who])
+        require_open(tenant)
+        expire_due(tenant, now)
+        return [key for key, hold in tenant["holds"].items() if hold["state"] == "open"]
+
+    def _open_hold(self, who: str, reference: str, now: datetime) -> Told:
+        """The hold as it is now. It must be open. This records no expiration."""
+        told = self.find_hold(who, reference, now)
+        assert told is not None
+        if told[0] != "open":
+            raise RefusedError("hold_closed")
+        return told
 
     def release(self, who: str, hold: str, now: datetime) -> bool:
         """Returns true if the hold was released before."""
@@ -241,7 +318,7 @@ class Model:
                 raise RefusedError("hold_closed")
             before = bool(held["state"] == "released")
             if not before:
-                end(tenant, held, "released", 0)
+                end(tenant, held, "released")
             return before
 
     def refund(
@@ -401,11 +478,11 @@ class Model:
         tenant = deepcopy(self.state["tenants"][who])
         require_open(tenant)
         aside = sum(
-            hold["amount"]
+            change
             for hold in tenant["holds"].values()
-            if hold["opened"]
-            <= moment
-            < (hold["ended"] or hold["expires"] or datetime.max.replace(tzinfo=UTC))
+            if hold["opened"] <= moment < (hold["ended"] or hold["expires"] or NEVER)
+            for at, change in hold["changes"]
+            if at <= moment
         ) + sum(
             part["amount"]
             for part in tenant["disputed"].values()
@@ -494,7 +571,7 @@ def posted(tenant: Dict) -> int:
 
 
 def held(tenant: Dict) -> int:
-    aside = [hold["amount"] for hold in tenant["holds"].values() if hold["state"] == "open"]
+    aside = [hold["held"] for hold in tenant["holds"].values()]
     aside += [part["amount"] for part in tenant["disputed"].values() if part["ended"] is None]
     return sum(aside)
 
@@ -530,17 +607,64 @@ def draw(tenant: Dict, amount: int) -> Draws:
     return taken
 
 
-def end(tenant: Dict, hold: Dict, state: str, used: int) -> Draws:
-    """End the hold, of which *used* was spent. Returns the used part of each of its grants."""
-    hold["state"], hold["ended"] = state, max(hold["opened"], tenant["as_of"])
-    spent = []
-    for grant, pinned in hold["pins"]:
-        part = min(pinned, used)
-        used -= part
-        grant["left"] += pinned - part
+def ending(ends: Ends, now: datetime) -> datetime | None:
+    """The moment of the expiry that a caller gave as a moment or as a lifetime."""
+    return now + ends if isinstance(ends, timedelta) else ends
+
+
+def open_hold(tenant: Dict, reference: str, now: datetime) -> Dict:
+    """The open hold, after the expirations that were due."""
+    require_open(tenant)
+    expire_due(tenant, now)
+    hold: Dict | None = tenant["holds"].get(reference)
+    if hold is None:
+        raise RefusedError("unknown_hold")
+    if hold["state"] != "open":
+        raise RefusedError("hold_closed")
+    return hold
+
+
+def set_aside(tenant: Dict, hold: Dict, amount: int) -> None:
+    """Add *amount* to an open hold, from the grants first. Each grant is pinned once."""
+    for grant, part in draw(tenant, amount):
+        for place, (pinned, before) in enumerate(hold["pins"]):
+            if pinned is grant:
+                hold["pins"][place] = (grant, before + part)
+                break
+        else:
+            hold["pins"].append((grant, part))
+    hold["held"] += amount
+    hold["changes"].append((tenant["as_of"], amount))
+
+
+def take(tenant: Dict, hold: Dict, name: str, amount: int) -> None:
+    """Move *amount* from the held credits to the captured or the released ones."""
+    hold["held"] -= amount
+    hold[name] += amount
+    hold["changes"].append((tenant["as_of"], -amount))
+
+
+def unpin(pins: Draws, amount: int) -> Draws:
+    """Take up to *amount* of *pins*, in order. Returns the parts."""
+    taken, left = [], []
+    for grant, pinned in pins:
+        part = min(pinned, amount)
+        amount -= part
         if part:
-            spent.append((grant, part))
-    return spent
+            taken.append((grant, part))
+        if pinned > part:
+            left.append((grant, pinned - part))
+    pins[:] = left
+    return taken
+
+
+def end(tenant: Dict, hold: Dict, state: str) -> None:
+    """End an open hold. All that it holds is available again."""
+    hold["state"], hold["ended"] = state, max(hold["opened"], tenant["as_of"])
+    for grant, pinned in hold["pins"]:
+        grant["left"] += pinned
+    hold["pins"].clear()
+    take(tenant, hold, "released", hold["held"])
 
 
 def due(tenant: Dict, moment: datetime) -> list[datetime]:
@@ -556,7 +680,7 @@ def expire_due(tenant: Dict, now: datetime) -> None:
         tenant["as_of"] = max(tenant["as_of"], min(instants))
         for hold in tenant["holds"].values():
             if hold["state"] == "open" and hold["expires"] and hold["expires"] <= tenant["as_of"]:
-                end(tenant, hold, "expired", 0)
+                end(tenant, hold, "expired")
                 hold["ended"] = hold["expires"]
         for grant in spendable(tenant):
             if grant["expires"] and grant["expires"] <= tenant["as_of"]:

@@ -138,6 +138,16 @@ def release(ids: Ids, **altered: object) -> Asked:
     return {"id": ids.hold, "at": ids.now} | altered
 
 
+def extending(ids: Ids, **altered: object) -> Asked:
+    soon = ids.now + timedelta(days=1)
+    return part(ids, amount=5, expires_at=soon) | altered
+
+
+def part(ids: Ids, **altered: object) -> Asked:
+    named = {"id": new_id(), "hold": ids.hold}
+    return {"at": ids.now, "reference": "new-1", "amount": 3} | named | altered
+
+
 def intent(ids: Ids, **altered: object) -> Asked:
     names = {"payer": "me", "provider": "stripe", "token": "usd", "recipient": "acct_1"}
     sizes = {"amount": "2.00", "unit": "USD", "raw_amount": 200, "confirmations": 1}
@@ -185,10 +195,13 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     },
     "create_attempt": intent,
     "dispute": lambda _: {"reference": "dp_1"},
+    "extend": extending,
     "find": lambda ids: {"id": ids.purchase},
     "extend_grant": extension,
+    "find_hold": lambda ids: {"reference": "run-1", "now": ids.now},
     "grants": lambda ids: {"now": ids.now},
     "hold": hold,
+    "holds": lambda ids: {"now": ids.now, "size": 10},
     "lines": lambda _: {"size": 10},
     "lock": lambda ids: {"tenants": [ids.tenant], "at": ids.now},
     "mint": lambda ids: [purchase(ids), grant(ids)],
@@ -198,6 +211,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "payment": lambda ids: {"payment": payment_of(ids.tenant)},
     "record_attempt": step,
     "release": release,
+    "release_part": part,
     "reverse": lambda ids: [refund(ids)],
     "adjust": lambda ids: [adjustment(ids), adjustment(ids, amount=5, reference="new-2")],
     "expire_due": lambda ids: {"at": ids.now},

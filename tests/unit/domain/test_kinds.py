@@ -81,7 +81,7 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
     [
         ("is_credit", ["purchase", "grant"]),
         ("corrects", ["adjustment"]),
-        ("may_be_zero", ["purchase", "charge", "void", "refund", "chargeback"]),
+        ("may_be_zero", ["purchase", "charge", "capture", "void", "refund", "chargeback"]),
         ("opens_account", ["purchase", "grant"]),
         ("reverses", ["refund", "chargeback"]),
         ("has_shares", ["purchase", "refund", "chargeback"]),

@@ -22,6 +22,8 @@ from cogni_billing import (
     Amount,
     BillingError,
     Dispute,
+    InsufficientCredits,
+    Overrun,
     RevenueSharePolicies,
     RevenueSharePolicy,
     ShareMode,
@@ -42,7 +44,8 @@ from cogni_billing.domain.batches import batch_of, checked_request
 from cogni_billing.domain.charges import Charge, plan_charge
 from cogni_billing.domain.disputes import DisputeState, known_dispute
 from cogni_billing.domain.grants import GrantRequest
-from cogni_billing.domain.holds import CaptureRequest, Hold, HoldState
+from cogni_billing.domain.hold_changes import CaptureRequest, Extension, Release
+from cogni_billing.domain.holds import Hold, HoldState, hold_page_request
 from cogni_billing.domain.identity import reference, tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
 from cogni_billing.domain.policies import checked_policies
@@ -93,6 +96,36 @@ def grant(**given: Any) -> object:
         "metadata": None,
     }
     return GrantRequest(**asked | given)
+
+
+def capturing(**given: Any) -> object:
+    asked: dict[str, Any] = {
+        "tenant": ALICE,
+        "hold_id": HOLD.id,
+        "amount": credits(1),
+        "reference": "r",
+        "final": True,
+        "overrun": Overrun.REFUSE,
+        "metadata": None,
+    }
+    return CaptureRequest(**asked | given)
+
+
+def extending(amount: Amount | None, lasts: timedelta | None = None) -> object:
+    expiry = Expiry(lasts=lasts)
+    return Extension(
+        tenant=ALICE,
+        hold_id=HOLD.id,
+        amount=amount,
+        expiry=expiry,
+        reference="r",
+        at=NOON,
+        id=ONE,
+    )
+
+
+def raised(error: BillingError) -> None:
+    raise error
 
 
 def refund(**given: Any) -> object:
@@ -416,21 +449,59 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "invalid_input: shortfall: expected a Shortfall, got 'debt'",
     ),
     (
-        lambda: CaptureRequest(
-            tenant=ALICE, hold_id="h", amount=credits(1), reference="r", metadata=None
-        ),
+        lambda: capturing(hold_id="h"),
         "invalid_input: hold_id: expected the id of a hold, a uuid.UUID, got 'h'",
     ),
     (
-        lambda: HOLD.require_capturable(credits(6)),
-        "insufficient_credits: 6 CREDIT required, 5 CREDIT available",
+        lambda: capturing(amount=credits(-1)),
+        "invalid_amount: amount: expected an Amount of at least zero, got -1 CREDIT",
     ),
     (
-        lambda: HOLD.ended(HoldState.RELEASED, NOON).require_capturable(credits(5)),
+        lambda: capturing(amount=usd("0.00")),
+        "unit_mismatch: amount: expected CREDIT, got USD",
+    ),
+    (
+        lambda: capturing(final=1),
+        "invalid_input: final: expected True or False, got 1",
+    ),
+    (
+        lambda: capturing(overrun="debt"),
+        "invalid_input: overrun: expected a value of Overrun, got 'debt'",
+    ),
+    (
+        lambda: raised(InsufficientCredits(credits(6), credits(1), credits(5))),
+        "insufficient_credits: 6 CREDIT required, 5 CREDIT held, 1 CREDIT available beside it",
+    ),
+    (
+        lambda: extending(None),
+        "invalid_input: amount: expected an amount, expires_at or expires_in, got None",
+    ),
+    (
+        lambda: extending(credits(0)),
+        "invalid_amount: amount: expected an Amount greater than zero, got 0 CREDIT",
+    ),
+    (
+        lambda: extending(None, lasts=timedelta.max),
+        "invalid_time: expires_in: expected a lifetime that ends by the year 9998, got"
+        " 999999999 days, 23:59:59.999999",
+    ),
+    (
+        lambda: Release(
+            tenant=ALICE, hold_id=HOLD.id, amount=credits(1), reference=None, at=NOON, id=ONE
+        ),
+        "invalid_reference: reference: expected 1 to 255 visible ASCII characters (0x21-0x7E),"
+        " got None",
+    ),
+    (
+        lambda: hold_page_request(50, "9" * 18 + "-" + "0" * 32),
+        f"invalid_page: after: expected the `next` of an earlier page, got '{'9' * 18}-{'0' * 32}'",
+    ),
+    (
+        lambda: HOLD.ended(HoldState.RELEASED, NOON).require_open(),
         "hold_closed: hold 00000000-0000-0000-0000-000000000001 is released",
     ),
     (
-        lambda: evolve(HOLD, expires_at=NOON).at(NOON).require_capturable(credits(5)),
+        lambda: evolve(HOLD, expires_at=NOON).at(NOON).require_open(),
         "hold_closed: hold 00000000-0000-0000-0000-000000000001 is expired",
     ),
     (

@@ -17,6 +17,7 @@ from cogni_billing import (
     AccountId,
     Difference,
     IdempotencyConflict,
+    Overrun,
     RevenueSharePolicy,
     Share,
     ShareMode,
@@ -114,7 +115,7 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
         ),
         *(
             (kind, {"amount": credits(0)}, "of 0 CREDIT")
-            for kind in ("capture", "grant", "expiry", "adjustment")
+            for kind in ("grant", "expiry", "adjustment")
         ),
         *(
             (kind, {"at_most": credits(9)}, "of at most 9 CREDIT")
@@ -134,6 +135,11 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
         *(
             (kind, {"subject": HOLD}, f"with subject {HOLD}, .* none")
             for kind in ("purchase", "charge", "grant", "refund", "adjustment")
+        ),
+        *(
+            (kind, rules, "with the rules of a capture")
+            for kind in ("charge", "grant")
+            for rules in ({"final": False}, {"overrun": Overrun.AVAILABLE})
         ),
         ("capture", {"subject": None}, "with subject None, .* hold"),
         ("expiry", {"subject": None}, "with subject None, .* grant"),
@@ -214,7 +220,16 @@ def test_each_unit_must_sum_to_zero_by_itself() -> None:
             {"at_most": credits(9)},
             {"amount": "9 CREDIT", "allow_overdraft": "False", "at_most": "True"},
         ),
-        ("capture", {}, {"hold": str(HOLD), "amount": "5 CREDIT"}),
+        (
+            "capture",
+            {},
+            {"hold": str(HOLD), "amount": "5 CREDIT", "final": "True", "overrun": "refuse"},
+        ),
+        (
+            "capture",
+            {"final": False, "overrun": Overrun.AVAILABLE},
+            {"hold": str(HOLD), "amount": "5 CREDIT", "final": "False", "overrun": "available"},
+        ),
         (
             "grant",
             {},

@@ -214,6 +214,63 @@ def test_a_violation_is_located_and_described(
     assert [str(violation) for violation in Billing(unit_of_work).verify().violations] == found
 
 
+HOLD = "00000000-0000-0000-0000-000000000003"
+UNEQUAL = f"holds_add_up: tenant {ALICE}, hold {HOLD}:"
+GIVEN_BACK = f"grants_add_up: tenant {ALICE}, grant 00000000-0000-0000-0000-000000000002: 30 CREDIT taken instead of 20 CREDIT, of 30 CREDIT"
+HOLD_BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
+    (
+        lambda store: change_wallet(store, "holds", lambda hold: evolve(hold, amount=credits(51))),
+        [f"{UNEQUAL} 20 CREDIT captured and 31 CREDIT held of 51 CREDIT"],
+    ),
+    (
+        lambda store: change_wallet(store, "holds", lambda hold: evolve(hold, captured=credits(9))),
+        [
+            f"{UNEQUAL} 9 CREDIT captured and 41 CREDIT held of 50 CREDIT",
+            f"captures_match_their_hold: tenant {ALICE}, hold {HOLD}: 9 CREDIT captured of it, and 20 CREDIT by captures",
+        ],
+    ),
+    (
+        lambda store: change_wallet(store, "pins", lambda _: ()),
+        [f"{UNEQUAL} 20 CREDIT captured and 30 CREDIT held of 50 CREDIT", GIVEN_BACK],
+    ),
+    (
+        lambda store: change_wallet(store, "changes", lambda changes: changes[:-1]),
+        [f"{UNEQUAL} 20 CREDIT captured and 30 CREDIT held of 50 CREDIT"],
+    ),
+    (
+        lambda store: store.wallets.update({ALICE: evolve(store.wallets[ALICE], holds={})}),
+        [
+            f"captures_match_their_hold: tenant {ALICE}, hold {HOLD}: 20 CREDIT of an unknown hold",
+            GIVEN_BACK,
+        ],
+    ),
+]
+
+
+def change_wallet(store: Store, table: str, change: Callable[[Any], Any]) -> None:
+    wallet = store.wallets[ALICE]
+    changed: Any = {table: {UUID(HOLD): change(getattr(wallet, table)[UUID(HOLD)])}}
+    store.wallets[ALICE] = evolve(wallet, **changed)
+
+
+@pytest.mark.parametrize(("broken", "found"), HOLD_BREAKS)
+def test_a_violation_of_a_hold_is_located_and_described(
+    broken: Callable[[Store], object], found: list[str]
+) -> None:
+    """A hold of 50 credits, 30 of them of a grant. 20 are captured."""
+    unit_of_work = InMemoryUnitOfWork()
+    billing = Billing(unit_of_work, ids=CountingIds())
+    billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+    billing.grant(ALICE, credits(30), source="promo:a", reference="a")
+    hold = billing.hold(ALICE, credits(50), reference="run-1")
+    billing.capture(ALICE, hold.id, credits(20), reference="run-1", final=False)
+    assert billing.verify().violations == ()
+
+    broken(unit_of_work._store)
+
+    assert [str(violation) for violation in billing.verify().violations] == found
+
+
 def test_a_new_wallet_has_no_violations(unit_of_work: InMemoryUnitOfWork) -> None:
     """The wallet has no posting, and its account has no line."""
     billing, dave = Billing(unit_of_work), TenantId(UUID(int=2**65))

@@ -9,9 +9,11 @@ from typing import Final
 from uuid import UUID
 
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.domain.amounts import CREDIT, Amount, total
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.attempts import AttemptState
 from cogni_billing.domain.grants import Grant
+from cogni_billing.domain.hold_changes import HoldChange, HoldChangeKind
+from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.timestamps import LATEST
@@ -32,6 +34,7 @@ def violations(store: Store) -> Iterator[Violation]:
     yield from _lines(store)
     yield from _wallets(store)
     yield from _grants(store)
+    yield from _holds(store)
     yield from _payments(store)
     yield from _attempts(store)
 
@@ -107,6 +110,45 @@ def _wallets(store: Store) -> Iterator[Violation]:
             yield Violation(Invariant.WALLETS_MATCH, {"tenant": str(tenant)}, detail)
         if tenant not in store.accounts:
             yield Violation(Invariant.WALLETS_HAVE_ACCOUNTS, {"tenant": str(tenant)}, "no account")
+
+
+def _holds(store: Store) -> Iterator[Violation]:
+    taken = dict[tuple[TenantId, UUID | None], Amount]()
+    for recorded in store.recorded.values():
+        made = recorded.transaction
+        if made.kind is TransactionKind.CAPTURE:
+            key = (made.tenant, made.subject)
+            taken[key] = taken.get(key, ZERO) - made.amount
+    for tenant, wallet in store.wallets.items():
+        for hold in wallet.holds.values():
+            where = {"tenant": str(tenant), "hold": str(hold.id)}
+            if hold.captured != (captures := taken.pop((tenant, hold.id), ZERO)):
+                detail = f"{hold.captured} captured of it, and {captures} by captures"
+                yield Violation(Invariant.CAPTURES_MATCH_THEIR_HOLD, where, detail)
+            if not _adds_up(hold, wallet.changes[hold.id], wallet.pins[hold.id]):
+                detail = f"{hold.captured} captured and {hold.held} held of {hold.amount}"
+                yield Violation(Invariant.HOLDS_ADD_UP, where, detail)
+    for (tenant, hold_id), amount in taken.items():
+        where = {"tenant": str(tenant), "hold": str(hold_id)}
+        yield Violation(Invariant.CAPTURES_MATCH_THEIR_HOLD, where, f"{amount} of an unknown hold")
+
+
+def _adds_up(hold: Hold, changes: Iterable[HoldChange], pins: Iterable[Draw]) -> bool:
+    """True if *changes* make the amounts of *hold* and its *pins*."""
+    sums = dict.fromkeys((*HoldChangeKind,), ZERO)
+    drawn = dict[UUID, Amount]()
+    for change in changes:
+        sums[change.kind] += change.amount
+        for draw in change.draws:
+            signed = draw.amount if change.amount.is_positive else -draw.amount
+            drawn[draw.grant_id] = drawn.get(draw.grant_id, ZERO) + signed
+    captured, released = sums.pop(HoldChangeKind.CAPTURE), sums.pop(HoldChangeKind.RELEASE)
+    return (
+        hold.amount == total(sums.values(), CREDIT)
+        and (hold.captured, hold.released) == (-captured, -released)
+        and {grant: part for grant, part in drawn.items() if not part.is_zero}
+        == {pin.grant_id: pin.amount for pin in pins}
+    )
 
 
 def _grants(store: Store) -> Iterator[Violation]:

@@ -26,7 +26,8 @@ from cogni_billing.domain.errors import (
     given_twice,
 )
 from cogni_billing.domain.grants import Grant, GrantExtension, plan_expiry
-from cogni_billing.domain.holds import Hold, HoldState
+from cogni_billing.domain.hold_changes import Extension, Release
+from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState, place_of
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
@@ -168,9 +169,10 @@ class MemoryLedger:
     def hold(self, hold: Hold, /) -> Hold:
         with self._guard.call():
             if stored := self._store.holds.get((self._tenant, hold.reference)):
-                wallet, _ = self._wallet().expired_by(hold.opened_at)
-                same_or_conflict(wallet.hold(stored), hold.request)
-                return evolve(wallet.hold(stored), replayed=True)
+                present = self._present_hold(stored, hold.opened_at)
+                same_or_conflict(present, hold.request)
+                present.require_open()
+                return evolve(present, replayed=True)
             require_account(self._store, self._tenant)
             if hold.id in self._wallet().holds:
                 raise given_twice(hold.id)
@@ -178,6 +180,20 @@ class MemoryLedger:
             self._keep(wallet.with_hold(hold, self._arrived()))
             self._store.put(self._store.holds, (self._tenant, hold.reference), hold.id)
             return hold
+
+    def extend(self, extension: Extension, /) -> Hold:
+        with self._guard.call():
+            key = (self._tenant, extension.reference)
+            if stored := self._store.hold_extensions.get(key):
+                same_or_conflict(stored, extension.request)
+                present = self._present_hold(stored.hold_id, extension.at)
+                present.require_open()
+                return evolve(present, replayed=True)
+            require_account(self._store, self._tenant)
+            wallet = self._current(extension.at)
+            self._keep(wallet.extending(extension, self._arrived()))
+            self._store.put(self._store.hold_extensions, key, extension)
+            return self._wallet().hold(extension.hold_id)
 
     def release(self, hold_id: UUID, moment: datetime, /) -> Hold:
         with self._guard.call():
@@ -190,6 +206,38 @@ class MemoryLedger:
                 return evolve(before, replayed=True)
             self._keep(wallet.released(hold_id))
             return self._wallet().hold(hold_id)
+
+    def release_part(self, release: Release, /) -> Hold:
+        with self._guard.call():
+            key = (self._tenant, release.reference)
+            if stored := self._store.hold_releases.get(key):
+                same_or_conflict(stored, release.request)
+                return evolve(self._present_hold(stored.hold_id, release.at), replayed=True)
+            require_account(self._store, self._tenant)
+            self._keep(self._current(release.at).releasing(release, self._arrived()))
+            self._store.put(self._store.hold_releases, key, release)
+            return self._wallet().hold(release.hold_id)
+
+    def _present_hold(self, hold_id: UUID, now: datetime) -> Hold:
+        wallet, _ = self._wallet().expired_by(now)
+        return wallet.hold(hold_id)
+
+    def find_hold(self, reference: str, now: datetime, /) -> Hold | None:
+        with self._guard.call():
+            require_account(self._store, self._tenant)
+            found = self._store.holds.get((self._tenant, reference))
+            return None if found is None else self._present_hold(found, now)
+
+    def holds(self, page: HoldPageRequest, now: datetime, /) -> tuple[Hold, ...]:
+        with self._guard.call():
+            require_account(self._store, self._tenant)
+            wallet, _ = self._wallet().expired_by(now)
+            found = [
+                hold
+                for hold in sorted(wallet.holds.values(), key=place_of, reverse=True)
+                if hold.is_open and (page.before is None or place_of(hold) < page.before)
+            ]
+            return tuple(found[: page.limit + 1])
 
     def void_grant(self, void: Transaction, /) -> Recorded:
         with self._guard.call():

@@ -17,6 +17,7 @@ from cogni_billing.domain.attempts import Attempt, AttemptEvent
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.grants import GrantExtension
+from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.statements import Line
@@ -46,6 +47,8 @@ class Store:
     lines: dict[AccountId, list[Line]] = field(factory=dict)
     holds: dict[tuple[TenantId, str], UUID] = field(factory=dict)
     extensions: dict[tuple[TenantId, str], GrantExtension] = field(factory=dict)
+    hold_extensions: dict[tuple[TenantId, str], Extension] = field(factory=dict)
+    hold_releases: dict[tuple[TenantId, str], Release] = field(factory=dict)
     disputes: dict[tuple[TenantId, str], Dispute] = field(factory=dict)
     folded: dict[AccountId, int] = field(factory=dict)
     erased: dict[tuple[TenantId, UUID], str] = field(factory=dict)

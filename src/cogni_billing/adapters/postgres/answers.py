@@ -69,7 +69,12 @@ def _refusal(transaction: Transaction, answer: Any) -> BillingError:
         case "unknown_account":
             return UnknownAccount(transaction.tenant)
         case "insufficient":
-            return InsufficientCredits(-transaction.amount, in_credits(answer["available"]))
+            held = answer.get("held")
+            return InsufficientCredits(
+                -transaction.amount,
+                in_credits(answer["available"]),
+                None if held is None else in_credits(held),
+            )
         case "unknown_hold" if transaction.subject is not None:
             return UnknownHold(transaction.subject)
         case "hold_closed" if transaction.subject is not None:

@@ -253,6 +253,7 @@ _RULES: Final[Mapping[str | None, Callable[[str, str], BillingError]]] = {
     "ids_are_given_once": _given_twice,
     "transactions_key_used_once": _overtaken,
     "holds_key_used_once": _overtaken,
+    "hold_changes_key_used_once": _overtaken,
 }
 """Errors for refusals by a rule of the database, by its name. Built from message and detail."""
 

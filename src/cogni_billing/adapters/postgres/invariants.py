@@ -74,6 +74,9 @@ _FITTING: Final = _broken(
             END
         AND (at_most IS NULL
             OR is_plain AND at_most < 1e40 AND scale(at_most) = 0 AND NOT overdraft)
+        AND CASE WHEN made.kind = 'capture'
+            THEN final IS NOT TRUE AND coalesce(overrun IN ('available', 'overdraft'), true)
+            ELSE num_nonnulls(final, overrun) = 0 END
         AND CASE WHEN num_nonnulls(beneficiaries, shares) > 0
             THEN has_shares AND cardinality(beneficiaries) = cardinality(shares) AND (
                 SELECT bool_and(
@@ -218,7 +221,7 @@ _WALLETS: Final = _broken(
     ) AS line USING (tenant_id)
     FULL JOIN (
         SELECT
-            tenant_id, sum(amount) AS set_aside,
+            tenant_id, sum(held) AS set_aside,
             min(ends_at) FILTER (WHERE kind = 'work') AS hold_ends
         FROM cogni_billing.holds
         WHERE state = 'open'
@@ -407,30 +410,76 @@ _EVIDENCE: Final = _broken(
     ),
 )
 
+# Of each grant, the drawn credits and the changes make the pinned ones.
+_PINS_ADD_UP: Final = """CASE WHEN changed
+    THEN NOT EXISTS (
+        SELECT FROM (
+            SELECT * FROM unnest(drawn_grants, drawn_amounts) AS drawn (lot, part)
+            UNION ALL
+            SELECT lot, part * sign(change.amount)
+            FROM cogni_billing.hold_changes AS change
+            CROSS JOIN unnest(change.grants, change.amounts) AS moved (lot, part)
+            WHERE change.tenant_id = hold.tenant_id AND change.hold_id = hold.id
+            UNION ALL
+            SELECT lot, - part FROM unnest(pinned_grants, pinned_amounts) AS pin (lot, part)
+        ) AS parts
+        GROUP BY lot
+        HAVING sum(part) <> 0)
+    ELSE (drawn_grants, drawn_amounts) IS NOT DISTINCT FROM (pinned_grants, pinned_amounts) END"""
 _HOLDS: Final = _broken(
-    """
+    f"""
     SELECT *
-    FROM cogni_billing.holds
+    FROM (SELECT *, {_PINS_ADD_UP} AS pins_add_up FROM cogni_billing.holds AS hold) AS hold
     FULL JOIN (
-        SELECT tenant_id, subject_id AS id, count(*) AS number, - sum(amount) AS taken
+        SELECT
+            tenant_id, subject_id AS id, - sum(amount) AS taken,
+            count(*) FILTER (WHERE final IS NULL) AS finals,
+            count(*) FILTER (WHERE NOT final) AS parts,
+            - sum(amount) FILTER (WHERE NOT final) AS taken_in_parts
         FROM cogni_billing.transactions
         WHERE kind = 'capture'
         GROUP BY tenant_id, subject_id
     ) AS capture USING (tenant_id, id)
+    FULL JOIN (
+        SELECT
+            tenant_id, hold_id AS id, count(*) AS changes, sum(amount) AS moved,
+            sum(amount) FILTER (WHERE kind IN ('extension', 'overrun')) AS added,
+            count(*) FILTER (WHERE kind = 'capture') AS captures,
+            - sum(amount) FILTER (WHERE kind = 'capture') AS captured_in_parts
+        FROM cogni_billing.hold_changes
+        GROUP BY tenant_id, hold_id
+    ) AS change USING (tenant_id, id)
     """,
     "'tenant', tenant_id, 'hold', id",
     (
+        # A final capture ends its hold. The others are changes of it.
         Invariant.CAPTURES_MATCH_THEIR_HOLD,
-        """captured IS DISTINCT FROM coalesce(taken, 0) OR captured > amount
-            OR coalesce(number, 0) <> (state = 'captured')::integer""",
+        """captured IS DISTINCT FROM coalesce(taken, 0)
+            OR coalesce(finals, 0) <> (state = 'captured')::integer
+            OR coalesce(parts, 0) <> coalesce(captures, 0)
+            OR taken_in_parts <> captured_in_parts""",
         """format('%s captured of it, and %s by %s captures',
-            captured, coalesce(taken, 0), coalesce(number, 0))""",
+            captured, coalesce(taken, 0), coalesce(finals + parts, 0))""",
+    ),
+    (
+        Invariant.HOLDS_ADD_UP,
+        """kind IS NOT NULL AND (
+            amount = requested + coalesce(added, 0)
+            AND held = CASE WHEN state = 'open' THEN requested + coalesce(moved, 0) ELSE 0 END
+            AND held >= 0 AND captured >= 0 AND captured + held <= amount
+            AND changed = (changes IS NOT NULL)
+            AND pins_add_up
+        ) IS NOT TRUE""",
+        """format('%s captured and %s held of %s, with changes of %s',
+            captured, held, amount, coalesce(moved, 0))""",
     ),
     (
         Invariant.HOLDS_FIT_THEIR_KIND,
         """kind IS NOT NULL AND (
             amount < 1e40 AND scale(amount) = 0
-            AND CASE kind WHEN 'work' THEN amount > 0 WHEN 'dispute' THEN amount >= 0 END
+            AND CASE kind
+                WHEN 'work' THEN requested > 0
+                WHEN 'dispute' THEN requested >= 0 AND NOT changed END
             AND (kind = 'dispute') = (dispute_id IS NOT NULL)
             AND state IN ('open', 'captured', 'released', 'expired')
             AND ends_at >= opened_at

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -21,16 +21,21 @@ from cogni_billing.adapters.postgres.rows import (
     extract_from,
     grant_from,
     hold_asked,
+    hold_extension_asked,
+    hold_extension_from,
     hold_from,
+    holds_asked,
     in_credits,
     moment,
     movement,
     optional_moment,
     page_asked,
     recorded_from,
+    release_asked,
+    release_from,
     void_asked,
 )
-from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.amounts import ZERO, Amount
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import (
     BillingError,
@@ -43,7 +48,8 @@ from cogni_billing.domain.errors import (
     UnknownHold,
 )
 from cogni_billing.domain.grants import Grant, GrantExtension
-from cogni_billing.domain.holds import Hold, HoldState
+from cogni_billing.domain.hold_changes import Extension, Release
+from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
@@ -51,6 +57,8 @@ from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
 from cogni_billing.domain.timestamps import require_unexpired
 from cogni_billing.domain.transactions import Recorded, Transaction
+
+Change = TypeVar("Change", Extension, Release)
 
 
 @frozen
@@ -143,6 +151,7 @@ class PostgresLedger:
                     found = hold_from(answer["stored"], self._tenant)
                     found = found.at(moment(answer["present"]))
                     same_or_conflict(found, hold.request)
+                    found.require_open()
                     ours = self._calls.repeated and found.id == hold.id
                     return evolve(found, replayed=not ours)
                 case "insufficient":
@@ -164,6 +173,56 @@ class PostgresLedger:
                 case "hold_closed":
                     raise HoldClosed(hold_id, HoldState(answer["state"]))
             raise self._refusal(answer)
+
+    def extend(self, extension: Extension, /) -> Hold:
+        with self._guard.call(), translated():
+            answer = self._repeated("extend", hold_extension_asked(extension))
+            if answer["outcome"] == "expired":
+                require_unexpired(extension.expires_at, moment(answer["present"]))
+            hold = self._changed(extension, hold_extension_from, answer)
+            hold.require_open()
+            return hold
+
+    def release_part(self, release: Release, /) -> Hold:
+        with self._guard.call(), translated():
+            answer = self._repeated("release_part", release_asked(release))
+            return self._changed(release, release_from, answer)
+
+    def _changed(self, asked: Change, read: Callable[[Any, TenantId], Change], answer: Any) -> Hold:
+        """Convert the *answer* to a call that changes a hold."""
+        match answer["outcome"]:
+            case "done":
+                return hold_from(answer["stored"], self._tenant)
+            case "replayed":
+                first = read(answer["change"], self._tenant)
+                same_or_conflict(first, asked.request)
+                found = hold_from(answer["stored"], self._tenant)
+                ours = self._calls.repeated and first.id == asked.id
+                return evolve(found.at(moment(answer["present"])), replayed=not ours)
+            case "insufficient":
+                held = answer.get("held")
+                raise InsufficientCredits(
+                    asked.amount or ZERO,
+                    in_credits(answer["available"]),
+                    None if held is None else in_credits(held),
+                )
+            case "unknown_hold":
+                raise UnknownHold(asked.hold_id)
+            case "hold_closed":
+                raise HoldClosed(asked.hold_id, HoldState(answer["state"]))
+        raise self._refusal(answer)
+
+    def find_hold(self, reference: str, now: datetime, /) -> Hold | None:
+        with self._guard.call(), translated():
+            answer = self._read("find_hold", {"reference": reference, "now": now})
+            if answer["stored"] is None:
+                return None
+            return hold_from(answer["stored"], self._tenant).at(moment(answer["present"]))
+
+    def holds(self, page: HoldPageRequest, now: datetime, /) -> tuple[Hold, ...]:
+        with self._guard.call(), translated():
+            found = self._read("holds", holds_asked(page, now))["holds"]
+            return tuple(hold_from(each, self._tenant) for each in found)
 
     def void_grant(self, void: Transaction, /) -> Recorded:
         with self._guard.call(), translated():

@@ -14,16 +14,19 @@ from cogni_billing.domain.attempts import Attempt, AttemptEvent, AttemptState, I
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.findings import FailureCode
 from cogni_billing.domain.grants import Grant, GrantExtension
-from cogni_billing.domain.holds import Hold, HoldState
+from cogni_billing.domain.hold_changes import Extension, Release
+from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import EMPTY, Json, encoded
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.statements import Extract, Line, PageRequest
+from cogni_billing.domain.timestamps import Expiry
 from cogni_billing.domain.transactions import (
     Draw,
     GrantTerms,
+    Overrun,
     Recorded,
     Reversal,
     Transaction,
@@ -47,6 +50,7 @@ def movement(transaction: Transaction) -> Asked:
     }
     if transaction.subject is not None:
         asked["subject"] = transaction.subject
+        asked |= _rules_of_capture(transaction)
     if transaction.shares:
         asked["beneficiaries"] = [share.beneficiary for share in transaction.shares]
         asked["shares"] = [share.amount.value for share in transaction.shares]
@@ -81,6 +85,14 @@ def _choices(transaction: Transaction) -> Asked:
     return chosen
 
 
+def _rules_of_capture(transaction: Transaction) -> Asked:
+    """The rules that differ from those of a plain capture."""
+    asked: Asked = {} if transaction.final else {"final": False}
+    if transaction.overrun is not Overrun.REFUSE:
+        asked["overrun"] = transaction.overrun
+    return asked
+
+
 def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
     """Convert *stored* to the transaction that *tenant* recorded before."""
     kind = TransactionKind(stored["kind"])
@@ -98,6 +110,8 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         overdraft=stored["overdraft"],
         at_most=_amount(stored["at_most"], CREDIT.code),
         subject=_id(stored["subject_id"]),
+        final=stored["final"] is not False,
+        overrun=Overrun(stored["overrun"] or Overrun.REFUSE),
         terms=_terms(stored) if kind is TransactionKind.GRANT else None,
         absorbed=in_credits(stored["absorbed"] or 0),
         reversal=_reversal(stored) if kind.reverses else None,
@@ -221,23 +235,95 @@ def hold_asked(hold: Hold) -> Asked:
         "reference": hold.reference,
         "amount": hold.amount.value,
         "expires_at": hold.expires_at,
+        "lasts": _microseconds(hold.expiry.lasts),
         "ends_at": hold.ends_at,
         "metadata": encoded(hold.metadata),
     }
 
 
+def hold_extension_asked(extension: Extension) -> Asked:
+    """Convert *extension* to the argument of `extend`."""
+    return {
+        "id": extension.id,
+        "hold": extension.hold_id,
+        "at": extension.at,
+        "reference": extension.reference,
+        "amount": extension.amount and extension.amount.value,
+        "expires_at": extension.expires_at,
+        "lasts": _microseconds(extension.expiry.lasts),
+    }
+
+
+def release_asked(release: Release) -> Asked:
+    """Convert *release* to the argument of `release_part`."""
+    return {
+        "id": release.id,
+        "hold": release.hold_id,
+        "at": release.at,
+        "reference": release.reference,
+        "amount": release.amount and release.amount.value,
+    }
+
+
+def holds_asked(page: HoldPageRequest, now: datetime) -> Asked:
+    """Convert *page* to the argument of `holds`, with one hold more than its limit."""
+    before_at, before_id = page.before or (None, None)
+    return {"now": now, "size": page.limit + 1, "before_at": before_at, "before_id": before_id}
+
+
+def hold_extension_from(stored: Any, tenant: TenantId) -> Extension:
+    """Convert *stored*, a change of a hold, to the extension that the caller asked for."""
+    return Extension(
+        tenant=tenant,
+        hold_id=UUID(stored["hold_id"]),
+        amount=_amount(stored["requested"], CREDIT.code),
+        expiry=_expiry(stored),
+        reference=stored["reference"],
+        at=moment(stored["at"]),
+        id=UUID(stored["id"]),
+    )
+
+
+def release_from(stored: Any, tenant: TenantId) -> Release:
+    """Convert *stored*, a change of a hold, to the release that the caller asked for."""
+    return Release(
+        tenant=tenant,
+        hold_id=UUID(stored["hold_id"]),
+        amount=_amount(stored["requested"], CREDIT.code),
+        reference=stored["reference"],
+        at=moment(stored["at"]),
+        id=UUID(stored["id"]),
+    )
+
+
+def _expiry(stored: Any) -> Expiry:
+    lasts = stored["lasts"]
+    return Expiry(
+        optional_moment(stored["requested_until"]),
+        None if lasts is None else timedelta(microseconds=lasts),
+    )
+
+
+def _microseconds(lasts: timedelta | None) -> int | None:
+    return None if lasts is None else lasts // timedelta(microseconds=1)
+
+
 def hold_from(stored: Any, tenant: TenantId) -> Hold:
     """Convert *stored* to a hold."""
     state = HoldState(stored["state"])
+    amount, captured = in_credits(stored["amount"]), in_credits(stored["captured"])
     return Hold(
         id=UUID(stored["id"]),
         tenant=tenant,
         reference=stored["reference"],
-        amount=in_credits(stored["amount"]),
+        amount=amount,
         opened_at=moment(stored["opened_at"]),
         expires_at=optional_moment(stored["expires_at"]),
         state=state,
-        captured=in_credits(stored["captured"]),
+        captured=captured,
+        released=amount - captured - in_credits(stored["held"]),
+        asked=in_credits(stored["requested"]),
+        expiry=_expiry(stored),
         ended_at=None if state is HoldState.OPEN else moment(stored["ends_at"]),
         metadata=document(stored["metadata"]),
     )

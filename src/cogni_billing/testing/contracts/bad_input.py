@@ -21,6 +21,7 @@ from cogni_billing import (
     Billing,
     BillingError,
     InvalidInput,
+    Overrun,
     Shortfall,
     credits,
     usd,
@@ -144,6 +145,10 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "shortfall": (None, "debt", "DEBT", 0, True, object()),
     "moment": MOMENTS,
     "lifetime": (3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
+    "some credits": (*NUMBERS, credits(0), credits(-1), usd(1)),
+    "credits or zero": (None, *NUMBERS, credits(-1), usd(1), usd(0), [credits(1)]),
+    "overrun": (None, "debt", "REFUSE", 0, True, object()),
+    "place": ("", "5", "5-5", "-1-" + "0" * 32, "9" * 19 + "-" + "0" * 32, 5, b"1", True),
     "priority": (None, 1.0, "1", True, 2**31, -(2**31) - 1, 10**5000, math.nan),
     "limit": (0, -1, True, 1.0, "50", None, 10**100),
     "some limit": (0, -1, True, 1.0, "50", 10**100),
@@ -168,6 +173,8 @@ HOLD: Final[Arguments] = {"hold_id": (UUID(int=5), "id")}
 GRANT: Final[Arguments] = {"grant_id": (UUID(int=5), "id")}
 EXPIRES: Final[Arguments] = {"expires_at": (NOON + HOUR, "moment")}
 EXPIRES_IN: Final[Arguments] = {"expires_in": (None, "lifetime")}  # beside expires_at
+SOME: Final[Arguments] = {"amount": (credits(5), "some credits")}
+RULES: Final[Arguments] = {"final": (False, "flag"), "overrun": (Overrun.AVAILABLE, "overrun")}
 SECRET: Final[Arguments] = {"key": (b"k" * 32, "secret")}
 ALL_OR_NOTHING: Final[Arguments] = {"all_or_nothing": (False, "flag")}
 ARGUMENTS: Final[dict[str, Arguments]] = {
@@ -180,9 +187,17 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | {"allow_overdraft": (False, "flag"), "at_most": (True, "flag")}
     | METADATA,
     "charge_many": {"charges": ((), "requests")} | ALL_OR_NOTHING,
-    "hold": TENANT | CREDITS | REFERENCE | EXPIRES | METADATA,
-    "capture": TENANT | HOLD | CREDITS | REFERENCE | METADATA,
-    "release": TENANT | HOLD,
+    "hold": TENANT | CREDITS | REFERENCE | EXPIRES | EXPIRES_IN | METADATA,
+    "capture": TENANT
+    | HOLD
+    | {"amount": (credits(5), "credits or zero")}
+    | REFERENCE
+    | RULES
+    | METADATA,
+    "extend": TENANT | HOLD | SOME | EXPIRES | EXPIRES_IN | REFERENCE,
+    "release": TENANT | HOLD | SOME | REFERENCE,
+    "find_hold": TENANT | REFERENCE,
+    "holds": TENANT | {"limit": (5, "limit"), "after": ("5-" + "0" * 32, "place")},
     "grant": TENANT
     | CREDITS
     | {"source": ("promo:a", "source")}

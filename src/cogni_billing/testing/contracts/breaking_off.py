@@ -19,6 +19,7 @@ from cogni_billing import (
     Billing,
     Dispute,
     Hold,
+    Overrun,
     PaymentAttempts,
     UnknownAccount,
     credits,
@@ -37,7 +38,8 @@ MOST_PLACES: Final = 60
 
 def held(billing: Billing) -> UUID:
     """The id of the same hold, every time."""
-    return billing.hold(ALICE, credits(30), reference="ready").id
+    ready = billing.find_hold(ALICE, "ready")
+    return (ready or billing.hold(ALICE, credits(30), reference="ready")).id
 
 
 INTENT, PENDING = UUID(int=1001), UUID(int=1002)
@@ -85,7 +87,14 @@ CALLS: Final[dict[str, Callable[[Billing], object]]] = {
     ),
     "hold": lambda billing: billing.hold(ALICE, credits(5), reference="h1"),
     "capture": lambda billing: billing.capture(ALICE, held(billing), credits(4), reference="k1"),
+    "capture of a part": lambda billing: billing.capture(
+        ALICE, held(billing), credits(40), reference="k2", final=False, overrun=Overrun.AVAILABLE
+    ),
+    "extend": lambda billing: billing.extend(ALICE, held(billing), credits(4), reference="e1"),
     "release": lambda billing: billing.release(ALICE, held(billing)),
+    "release of a part": lambda billing: billing.release(
+        ALICE, held(billing), credits(4), reference="p1"
+    ),
     "grant": lambda billing: billing.grant(ALICE, credits(5), source="promo:a", reference="g1"),
     "refund": lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="r1"),
     "open_dispute": lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="d1"),

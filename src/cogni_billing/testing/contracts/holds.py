@@ -19,6 +19,7 @@ from cogni_billing import (
     Difference,
     Hold,
     HoldClosed,
+    HoldPage,
     HoldState,
     IdempotencyConflict,
     InsufficientCredits,
@@ -141,10 +142,9 @@ class HoldContract(Contract):
         with pytest.raises(InsufficientCredits) as caught:
             rich.capture(ALICE, hold.id, credits(600_001), reference="run-1")
 
-        assert (caught.value.required, caught.value.available) == (
-            credits(600_001),
-            credits(600_000),
-        )
+        refused = caught.value
+        assert (refused.required, refused.held) == (credits(600_001), credits(600_000))
+        assert refused.available == credits(400_000)
         assert rich.balance(ALICE).held == credits(600_000)
         rich.capture(ALICE, hold.id, credits(600_000), reference="run-1")
         assert rich.balance(ALICE).posted == credits(400_000)
@@ -219,24 +219,98 @@ class HoldContract(Contract):
         assert rich.balance(ALICE).held == credits(5)
         assert rich.release(ALICE, hold.id).expires_at is None
 
-    def test_a_replay_finds_the_hold_in_its_present_state(
+    def asked_again(self, billing: Billing) -> Hold:
+        """The request of `hold`, once more."""
+        return billing.hold(ALICE, credits(600_000), reference="run-1", expires_at=NOON + HOUR)
+
+    def test_a_replay_of_an_open_hold_finds_it(self, rich: Billing, hold: Hold) -> None:
+        assert self.asked_again(rich) == evolve(hold, replayed=True)
+
+    @pytest.mark.parametrize("state", ["captured", "released", "expired"])
+    def test_a_replay_of_an_ended_hold_is_refused_with_its_state(
+        self, rich: Billing, hold: Hold, clock: SteppingClock, state: str
+    ) -> None:
+        if state == "captured":
+            rich.capture(ALICE, hold.id, credits(5), reference="run-1")
+        elif state == "released":
+            rich.release(ALICE, hold.id)
+        else:
+            clock.moment = NOON + 2 * HOUR
+        before = rich.balance(ALICE)
+
+        with pytest.raises(HoldClosed) as caught:
+            self.asked_again(rich)
+
+        assert (caught.value.hold_id, caught.value.state) == (hold.id, state)
+        assert rich.balance(ALICE) == before
+
+    def test_a_conflict_with_an_ended_hold_is_a_conflict(self, rich: Billing, hold: Hold) -> None:
+        rich.release(ALICE, hold.id)
+
+        with pytest.raises(IdempotencyConflict):
+            rich.hold(ALICE, credits(5), reference="run-1", expires_at=NOON + HOUR)
+
+    def test_a_lifetime_starts_at_the_call_and_is_compared_as_given(
+        self, rich: Billing, clock: SteppingClock
+    ) -> None:
+        hold = rich.hold(ALICE, credits(5), reference="run-1", expires_in=HOUR)
+        assert hold.expires_at == clock.moment + HOUR
+        clock.moment += HOUR / 2
+
+        again = rich.hold(ALICE, credits(5), reference="run-1", expires_in=HOUR)
+
+        assert again == evolve(hold, replayed=True)
+        for given in ({"expires_in": 2 * HOUR}, {"expires_at": hold.expires_at}, {}):
+            with pytest.raises(IdempotencyConflict):
+                rich.hold(ALICE, credits(5), reference="run-1", **given)
+        clock.moment = hold.expires_at
+        assert rich.balance(ALICE).held == credits(0)
+
+    def test_a_hold_is_found_by_its_reference_in_any_state(
         self, rich: Billing, hold: Hold, clock: SteppingClock
     ) -> None:
-        asked = partial(
-            rich.hold, ALICE, credits(600_000), reference="run-1", expires_at=NOON + HOUR
-        )
-
-        assert asked() == evolve(hold, replayed=True)
-        clock.moment = NOON + 2 * HOUR
-        assert asked() == evolve(hold, replayed=True, state=HoldState.EXPIRED, ended_at=NOON + HOUR)
-        assert self.available(rich) == MILLION
-
-    def test_a_captured_hold_has_its_captured_amount(self, rich: Billing, hold: Hold) -> None:
+        assert rich.find_hold(ALICE, "run-1") == hold
+        assert rich.find_hold(ALICE, "run-2") is None
         rich.capture(ALICE, hold.id, credits(31_000), reference="run-1")
+        rich.hold(ALICE, credits(5), reference="run-2", expires_at=NOON + HOUR)
+        clock.moment = NOON + 2 * HOUR
 
-        found = rich.hold(ALICE, credits(600_000), reference="run-1", expires_at=NOON + HOUR)
+        captured, expired = rich.find_hold(ALICE, "run-1"), rich.find_hold(ALICE, "run-2")
 
-        assert (found.state, found.captured) == (HoldState.CAPTURED, credits(31_000))
+        assert captured is not None
+        assert (captured.state, captured.captured) == (HoldState.CAPTURED, credits(31_000))
+        assert (captured.released, captured.held) == (credits(569_000), credits(0))
+        assert expired is not None
+        assert (expired.state, expired.ended_at) == (HoldState.EXPIRED, NOON + HOUR)
+        assert (expired.released, expired.held) == (credits(5), credits(0))
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 4, 50])
+    def test_pages_of_open_holds_have_each_once_newest_first(
+        self, rich: Billing, clock: SteppingClock, limit: int
+    ) -> None:
+        ends = [rich.hold(ALICE, credits(1), reference=f"ended-{n}") for n in range(3)]
+        made = [rich.hold(ALICE, credits(1), reference=f"run-{n}") for n in range(5)]
+        rich.capture(ALICE, ends[0].id, credits(1), reference="c")
+        rich.release(ALICE, ends[1].id)
+        rich.extend(ALICE, ends[2].id, expires_at=NOON + HOUR, reference="e")
+        rich.confirm_purchase(BOB, usd("0.10"), payment="stripe:pi_2")
+        rich.hold(BOB, credits(1), reference="run-9")
+        clock.moment = NOON + HOUR
+
+        page = rich.holds(ALICE, limit=limit)
+        found = [*page.holds]
+        while page.next is not None:
+            assert len(page.holds) == limit
+            rich.hold(ALICE, credits(1), reference=f"new-{page.next}")
+            page = rich.holds(ALICE, limit=limit, after=page.next)
+            found += page.holds
+
+        assert found == made[::-1]
+
+    def test_a_page_without_more_holds_is_the_last(self, rich: Billing) -> None:
+        assert rich.holds(ALICE) == HoldPage((), None)
+        held = rich.hold(ALICE, credits(1), reference="run-1")
+        assert rich.holds(ALICE, limit=1) == HoldPage((held,), None)
 
     @pytest.mark.parametrize(
         ("changed", "difference"),
@@ -293,8 +367,15 @@ class HoldContract(Contract):
         assert caught.value.tenant == ALICE
         with pytest.raises(UnknownAccount):
             billing.capture(ALICE, UUID(int=9), credits(1), reference="run-1")
-        with pytest.raises(UnknownAccount):
-            billing.release(ALICE, UUID(int=9))
+        for call in (
+            partial(billing.release, ALICE, UUID(int=9)),
+            partial(billing.release, ALICE, UUID(int=9), credits(1), reference="r"),
+            partial(billing.extend, ALICE, UUID(int=9), credits(1), reference="r"),
+            partial(billing.find_hold, ALICE, "run-1"),
+            partial(billing.holds, ALICE),
+        ):
+            with pytest.raises(UnknownAccount):
+                call()
 
     @pytest.mark.parametrize(
         ("given", "error"),
@@ -306,6 +387,9 @@ class HoldContract(Contract):
             ({"expires_at": datetime(2027, 1, 1)}, InvalidTime),
             ({"expires_at": NOON}, InvalidTime),
             ({"expires_at": "2027"}, InvalidTime),
+            ({"expires_in": timedelta(0)}, InvalidTime),
+            ({"expires_in": timedelta.max}, InvalidTime),
+            ({"expires_in": HOUR, "expires_at": NOON + HOUR}, InvalidTime),
             ({"metadata": {"a": float("nan")}}, InvalidMetadata),
         ],
     )

@@ -16,8 +16,9 @@ Call = Callable[[Billing, TenantId, str, Mapping[str, object]], Any]
 
 
 def capture(billing: Billing, tenant: TenantId, key: str, metadata: Mapping[str, object]) -> Any:
-    hold = billing.hold(tenant, credits(5), reference=f"for-{key}")
-    return billing.capture(tenant, hold.id, credits(5), reference=key, metadata=metadata)
+    held = billing.find_hold(tenant, f"for-{key}")
+    held = held or billing.hold(tenant, credits(5), reference=f"for-{key}")
+    return billing.capture(tenant, held.id, credits(5), reference=key, metadata=metadata)
 
 
 CALLS: Final[dict[str, Call]] = {

@@ -200,7 +200,8 @@ class FindContract(Contract):
         billing.charge(ALICE, credits(5), **on)
         billing.refund(ALICE, payment="paid", **on)
         dispute = billing.open_dispute(ALICE, payment="disputed", **on)
-        held_again = billing.hold(ALICE, credits(5), reference="r")
+        held_again = billing.find_hold(ALICE, "r")
+        assert held_again is not None
         disputed_again = billing.open_dispute(ALICE, payment="disputed", reference="r")
         billing.lose_dispute(ALICE, payment="disputed", **on)
 

@@ -20,6 +20,7 @@ from cogni_billing import (
     InsufficientCredits,
     InvalidTime,
     OthersRefused,
+    Overrun,
     PaymentAlreadyClaimed,
     ScopeClosed,
     TransactionKind,
@@ -31,6 +32,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.charges import Charge, plan_charge
+from cogni_billing.domain.holds import HoldPageRequest
 from cogni_billing.domain.statements import PageRequest
 from cogni_billing.domain.transactions import Transaction
 from cogni_billing.ports.scope import Scope, UnitOfWork
@@ -80,9 +82,23 @@ REFUSED_BY_THE_WALLET: Final[Mapping[str, tuple[Call, type[BillingError]]]] = {
         lambda billing, held: billing.capture(ALICE, held.id, credits(1), reference="new"),
         HoldClosed,
     ),
-    "capture of more than is held": (
-        lambda billing, held: billing.capture(ALICE, held.id, TOO_MUCH, reference="new"),
-        InsufficientCredits,
+    "capture of a part and more than is free": (
+        lambda billing, held: billing.capture(
+            ALICE, held.id, TOO_MUCH, reference="new", final=False, overrun=Overrun.AVAILABLE
+        ),
+        HoldClosed,
+    ),
+    "extension of an unknown hold": (
+        lambda billing, _: billing.extend(ALICE, NO_ID, credits(1), reference="new"),
+        UnknownHold,
+    ),
+    "extension of an expired hold": (
+        lambda billing, held: billing.extend(ALICE, held.id, credits(1), reference="new"),
+        HoldClosed,
+    ),
+    "release of a part of an expired hold": (
+        lambda billing, held: billing.release(ALICE, held.id, credits(1), reference="new"),
+        HoldClosed,
     ),
     "release of an unknown hold": (
         lambda billing, _: billing.release(ALICE, NO_ID),
@@ -128,7 +144,7 @@ ANSWERED_BY_THE_KEY: Final[Mapping[str, tuple[Call, type[BillingError] | None]]]
 RECORDS_NOTHING: Final[Mapping[str, tuple[Call, type[BillingError] | None]]] = {
     "replay of a hold": (
         lambda billing, _: billing.hold(ALICE, credits(9), reference="old", expires_at=NOON + HOUR),
-        None,
+        HoldClosed,
     ),
     "conflict of a hold": (
         lambda billing, _: billing.hold(ALICE, credits(8), reference="old"),
@@ -141,6 +157,8 @@ RECORDS_NOTHING: Final[Mapping[str, tuple[Call, type[BillingError] | None]]] = {
     "balance": (lambda billing, _: billing.balance(ALICE), None),
     "statement": (lambda billing, _: billing.statement(ALICE), None),
     "grants": (lambda billing, _: billing.grants(ALICE), None),
+    "find_hold": (lambda billing, _: billing.find_hold(ALICE, "old"), None),
+    "holds": (lambda billing, _: billing.holds(ALICE), None),
 }
 
 
@@ -286,6 +304,8 @@ READS: Final[Mapping[str, Callable[[Scope], object]]] = {
     "find": lambda scope: scope.ledger.find(TransactionKind.CHARGE, "r"),
     "transaction": lambda scope: scope.ledger.transaction(NO_ID),
     "release": lambda scope: scope.ledger.release(NO_ID, NOON),
+    "find_hold": lambda scope: scope.ledger.find_hold("r", NOON),
+    "holds": lambda scope: scope.ledger.holds(HoldPageRequest(limit=5), NOON),
 }
 
 

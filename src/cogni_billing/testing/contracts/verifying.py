@@ -13,6 +13,7 @@ from cogni_billing import (
     SYSTEM_TENANT_ID,
     Billing,
     InvalidInput,
+    Overrun,
     Shortfall,
     Verification,
     credits,
@@ -60,6 +61,20 @@ def returned(billing: Billing) -> None:
     billing.refund(BOB, payment=paid_by, reference="re_2", shortfall=Shortfall.CLAMP)
 
 
+def changed(billing: Billing) -> None:
+    """Record a hold of Alice that is changed in each way, and stays open."""
+    billing.grant(ALICE, credits(25), source="promo:d", reference="d")
+    hold = billing.hold(ALICE, credits(40), reference="run-7")
+    billing.capture(ALICE, hold.id, credits(10), reference="run-7", final=False)
+    billing.grant(ALICE, credits(5), source="promo:e", reference="e")
+    billing.extend(ALICE, hold.id, credits(20), reference="run-7")
+    billing.release(ALICE, hold.id, credits(33), reference="run-7")
+    billing.capture(
+        ALICE, hold.id, credits(20), reference="run-8", final=False, overrun=Overrun.AVAILABLE
+    )
+    billing.extend(ALICE, hold.id, credits(7), reference="run-8")
+
+
 class VerifyingContract(Contract):
     def test_an_empty_ledger_has_no_violations(self, billing: Billing) -> None:
         assert billing.verify() == Verification(violations=(), transactions=0, postings=0)
@@ -76,6 +91,14 @@ class VerifyingContract(Contract):
         # 5 purchases, 2 grants, 5 charges, a capture, an expiry, 2 refunds, a chargeback and 2
         # adjustments. Seven transactions have a share, and one has an absorbed shortfall.
         assert (found.transactions, found.postings) == (19, 19 * 2 + 8)
+
+    def test_a_ledger_with_a_changed_hold_has_no_violations(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        live(billing, clock)
+        changed(billing)
+
+        assert billing.verify().violations == ()
 
     @pytest.mark.parametrize("limit", [0, -1, 100_001, True, "5", None])
     def test_an_invalid_limit_of_violations_is_refused(self, billing: Billing, limit: Any) -> None:

@@ -26,6 +26,7 @@ OWN_TABLES: Final = (
     "evidence",
     "grant_extensions",
     "grants",
+    "hold_changes",
     "holds",
     "payment_attempt_events",
     "payment_attempts",
@@ -194,9 +195,10 @@ def _table_privileges() -> Iterator[Privilege]:
 _DOORS: Final = (
     (
         "user spender service",
-        "account balance find grants lines attempt attempt_events reused_position revision tenant",
+        "account balance find find_hold grants holds lines attempt attempt_events",
     ),
-    ("user spender", "open_account spend spend_groups hold release expire_due"),
+    ("user spender service", "reused_position revision tenant"),
+    ("user spender", "open_account spend spend_groups hold extend release release_part expire_due"),
     ("user", "mint mint_groups void_grant extend_grant"),
     ("user", "create_attempt record_attempt begin_check"),
     (

@@ -32,7 +32,7 @@ BEGIN
     RETURN w.posted + w.received + newer.amount - w.held - w.granted
         -- Expired holds set no credits aside. The credits they pinned were granted.
         + (
-            SELECT coalesce(sum(amount - (
+            SELECT coalesce(sum(held - (
                 SELECT coalesce(sum(pinned), 0) FROM unnest(pinned_amounts) AS pinned
             )), 0)
             FROM cogni_billing.holds
@@ -126,10 +126,11 @@ BEGIN
     LOOP
         earned := cogni_billing.lock_earned(part.tenant, m.at);
         INSERT INTO cogni_billing.holds (
-            tenant_id, id, kind, dispute_id, reference, amount, opened_at, ends_at, metadata
+            tenant_id, id, kind, dispute_id, reference, requested, amount, held, opened_at, ends_at,
+            metadata
         ) VALUES (
-            part.tenant, part.id, 'dispute', m.id, part.id::text, part.amount, m.at,
-            '9998-12-31 23:59:59.999999+00', '{}'
+            part.tenant, part.id, 'dispute', m.id, part.id::text, part.amount, part.amount,
+            part.amount, m.at, '9998-12-31 23:59:59.999999+00', '{}'
         );
         UPDATE cogni_billing.wallets SET held = held + part.amount WHERE tenant_id = part.tenant;
     END LOOP;
@@ -156,7 +157,8 @@ BEGIN
         SELECT * FROM json_to_recordset(asked -> 'parts') AS part (tenant uuid, id uuid)
     LOOP
         earned := cogni_billing.lock_earned(part.tenant, moment);
-        UPDATE cogni_billing.holds SET state = 'released', ends_at = greatest(opened_at, moment)
+        UPDATE cogni_billing.holds
+        SET state = 'released', held = 0, ends_at = greatest(opened_at, moment)
         WHERE tenant_id = part.tenant AND id = part.id AND dispute_id = closed AND state = 'open'
         RETURNING amount INTO freed;
         UPDATE cogni_billing.wallets SET held = held - coalesce(freed, 0)

@@ -85,11 +85,10 @@ DECLARE
     w            cogni_billing.wallets;
     was          uuid;
     stored       cogni_billing.transactions;
-    hold         cogni_billing.holds;
     each         json;
     m            cogni_billing.movement;
     due          record;
-    ended        record;
+    captured     record;
     rule         text;
     present      timestamptz;
     arrived      numeric;
@@ -142,11 +141,12 @@ BEGIN
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
             m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part,
-            m.shortfall, m.absorbed, m.reason, m.actor, m.at_most) > 0
+            m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.final, m.overrun) > 0
         THEN
             IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
                 OR m.kind <> 'grant'
                 AND num_nonnulls(m.source, m.priority, m.expires_at, m.expires_in) > 0
+                OR m.kind <> 'capture' AND num_nonnulls(m.final, m.overrun) > 0
                 OR m.reverses IS NULL
                 AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
                 OR m.reason IS NOT NULL AND m.kind NOT IN (/* corrects */)
@@ -316,23 +316,14 @@ BEGIN
             w.granted := w.granted + m.amount - to_draw;
             w.due_at := least(w.due_at, m.expires_at);
         ELSIF m.kind = 'capture' THEN
-            SELECT * INTO hold FROM cogni_billing.holds
-            WHERE tenant_id = owner AND id = m.subject AND kind = 'work';
-            IF NOT FOUND THEN
-                answers := answers || '{"outcome":"unknown_hold"}'::text;
-                CONTINUE;
-            ELSIF - m.amount > hold.amount THEN
-                answers := answers || format('{"outcome":"insufficient","available":%s}', hold.amount);
-                CONTINUE;
-            ELSIF hold.state <> 'open' THEN
-                answers := answers || format('{"outcome":"hold_closed","state":"%s"}', hold.state);
+            SELECT * INTO captured FROM cogni_billing.capture_hold(w, m, available, present);
+            IF captured.refusal IS NOT NULL THEN
+                answers := answers || captured.refusal;
                 CONTINUE;
             END IF;
-            SELECT * INTO ended
-            FROM cogni_billing.end_hold(w, hold, 'captured', - m.amount, present);
-            w := ended.w;
-            from_grants := ended.grants;
-            from_amounts := ended.amounts;
+            w := captured.w;
+            from_grants := captured.grants;
+            from_amounts := captured.amounts;
         ELSE
             to_draw := - m.amount;
             IF m.reverses IS NOT NULL OR m.kind IN (/* corrects */) THEN
@@ -371,14 +362,14 @@ BEGIN
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
             posted_after, arrived, overdraft, at_most, subject_id, paid, paid_unit, beneficiaries,
             shares, policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
-            shortfall, absorbed, reason, actor, metadata
+            shortfall, absorbed, reason, actor, final, overrun, metadata
         ) VALUES (
             owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
             w.posted, arrived, coalesce(m.overdraft, false), m.at_most, m.subject, m.paid,
             m.paid_unit,
             m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
             m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason,
-            m.actor, m.metadata::json
+            m.actor, m.final, m.overrun, m.metadata::json
         )
         ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING;
         IF NOT FOUND THEN

@@ -143,7 +143,7 @@ BEGIN
             WHERE account_id = account AND position > w.received_up_to);
         IF w.due_at <= present THEN
             w.held := w.held - (
-                SELECT coalesce(sum(amount), 0) FROM cogni_billing.holds
+                SELECT coalesce(sum(held), 0) FROM cogni_billing.holds
                 WHERE tenant_id = me AND state = 'open' AND ends_at <= present);
             w.posted := w.posted - (
                 SELECT coalesce(sum(amount), 0)
@@ -152,8 +152,16 @@ BEGIN
     ELSE
         w.posted := cogni_billing.posted_by(w, moment, moment);
         w.held := (
-            SELECT coalesce(sum(amount), 0) FROM cogni_billing.holds
-            WHERE tenant_id = me AND ends_at > moment AND ends_at > 'epoch' AND opened_at <= moment);
+            SELECT coalesce(sum(requested), 0) FROM cogni_billing.holds
+            WHERE tenant_id = me AND ends_at > moment AND ends_at > 'epoch' AND opened_at <= moment
+        ) + (
+            SELECT coalesce(sum(change.amount), 0)
+            FROM cogni_billing.holds AS hold
+            JOIN cogni_billing.hold_changes AS change
+                ON change.tenant_id = me AND change.hold_id = hold.id
+            WHERE hold.tenant_id = me AND hold.changed AND hold.ends_at > moment
+              AND hold.opened_at <= moment AND change.at <= moment
+        );
     END IF;
     RETURN '{"outcome":"done","posted":' || w.posted || ',"held":' || w.held || '}';
 END

@@ -49,7 +49,23 @@ LANGUAGE sql STABLE AS $$
     WHERE tenant_id = owner AND kind = 'dispute' AND state = 'open'
 $$;
 
--- Ends an open hold, of which `used` credits were spent. Returns the used parts of its grants as
+-- Gives a part back to a grant.
+CREATE FUNCTION cogni_billing.give_back(
+    INOUT w cogni_billing.wallets, lot uuid, part numeric
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    due timestamptz;
+BEGIN
+    UPDATE cogni_billing.grants SET taken = taken - part
+    WHERE tenant_id = w.tenant_id AND id = lot
+    RETURNING expires_at INTO due;
+    w.granted := w.granted + part;
+    w.due_at := least(w.due_at, due);
+END
+$$;
+
+-- Ends an open hold, of which `used` credits are captured. Returns the used parts of its grants as
 -- two lists. Unused parts go back to the grants.
 CREATE FUNCTION cogni_billing.end_hold(
     INOUT w cogni_billing.wallets, hold cogni_billing.holds, ending text, used numeric,
@@ -59,12 +75,12 @@ LANGUAGE plpgsql AS $$
 DECLARE
     pinned numeric;
     part   numeric;
-    due    timestamptz;
 BEGIN
     UPDATE cogni_billing.holds
-    SET state = ending, captured = used, ends_at = greatest(opened_at, moment)
+    SET state = ending, captured = captured + used, held = 0,
+        ends_at = greatest(opened_at, moment)
     WHERE tenant_id = hold.tenant_id AND id = hold.id;
-    w.held := w.held - hold.amount;
+    w.held := w.held - hold.held;
     FOR i IN 1 .. coalesce(cardinality(hold.pinned_grants), 0) LOOP
         pinned := hold.pinned_amounts[i];
         part := least(pinned, used);
@@ -74,11 +90,7 @@ BEGIN
             amounts := amounts || part;
         END IF;
         IF part < pinned THEN
-            UPDATE cogni_billing.grants SET taken = taken - (pinned - part)
-            WHERE tenant_id = hold.tenant_id AND id = hold.pinned_grants[i]
-            RETURNING expires_at INTO due;
-            w.granted := w.granted + pinned - part;
-            w.due_at := least(w.due_at, due);
+            w := cogni_billing.give_back(w, hold.pinned_grants[i], pinned - part);
         END IF;
     END LOOP;
 END
@@ -212,11 +224,12 @@ BEGIN
         )
         SELECT coalesce(sum(amount), 0) INTO freed FROM pin;
         WITH expired AS (
-            UPDATE cogni_billing.holds SET state = 'expired'
+            UPDATE cogni_billing.holds SET state = 'expired', held = 0
             WHERE tenant_id = owner AND kind = 'work' AND state = 'open' AND ends_at <= moment
-            RETURNING amount
         )
-        SELECT coalesce(sum(amount), 0) INTO unheld FROM expired;
+        -- As it was before the update.
+        SELECT coalesce(sum(held), 0) INTO unheld FROM cogni_billing.holds
+        WHERE tenant_id = owner AND kind = 'work' AND state = 'open' AND ends_at <= moment;
         w.posted := w.posted - lost;
         w.lines := w.lines + lines;
         w.held := w.held - unheld;

@@ -33,7 +33,9 @@ CREATE TYPE cogni_billing.movement AS (
     shortfall      text,
     absorbed       numeric,
     reason         text,
-    actor          text
+    actor          text,
+    final          boolean,
+    overrun        text
 );
 
 -- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions.
@@ -98,6 +100,10 @@ CREATE TABLE cogni_billing.transactions (
     reason         text,
     -- The person or the program that made the call, if the caller named it.
     actor          text COLLATE "C",
+    -- A capture: false if it left its hold open, and the rule for a cost above the held credits.
+    -- NULL otherwise.
+    final          boolean,
+    overrun        text,
     metadata       json             NOT NULL,
     CONSTRAINT transactions_pkey PRIMARY KEY (id, tenant_id),
     CONSTRAINT transactions_key_used_once UNIQUE (reference, tenant_id, kind)
@@ -168,26 +174,63 @@ CREATE TABLE cogni_billing.holds (
     kind           text             NOT NULL,
     dispute_id     uuid,
     reference      text COLLATE "C" NOT NULL,
+    -- As requested: the amount, and the expiry as a moment or as a lifetime in microseconds.
+    requested      numeric          NOT NULL,
+    requested_until timestamptz,
+    lasts          bigint,
+    -- The parts of grants that it drew when it opened. The remaining part was purchased credits.
+    drawn_grants   uuid[],
+    drawn_amounts  numeric[],
+    opened_at      timestamptz      NOT NULL,
+    metadata       json             NOT NULL,
+    -- All credits that were ever set aside. Those that are not captured or held were released.
     amount         numeric          NOT NULL,
     captured       numeric          NOT NULL DEFAULT 0,
+    held           numeric          NOT NULL,
+    -- True if the hold has rows in `hold_changes`.
+    changed        boolean          NOT NULL DEFAULT false,
     state          text             NOT NULL DEFAULT 'open',
-    opened_at      timestamptz      NOT NULL,
     expires_at     timestamptz,
     -- When it ended. For an open hold, the latest moment when it will end.
     ends_at        timestamptz      NOT NULL,
-    -- The parts of grants that it pins while it is open. The remaining part is of purchased
-    -- credits.
+    -- The parts of grants among the held credits, in the order in which they were drawn. An ended
+    -- hold keeps those that it pinned right before its end.
     pinned_grants  uuid[],
     pinned_amounts numeric[],
-    metadata       json             NOT NULL,
     CONSTRAINT holds_pkey PRIMARY KEY (id, tenant_id),
     CONSTRAINT holds_key_used_once UNIQUE (reference, tenant_id, kind)
 );
 
-CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (amount, opened_at)
+CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (requested, opened_at)
     WHERE ends_at > 'epoch';
-CREATE INDEX holds_open ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (amount)
-    WHERE state = 'open';
+CREATE INDEX holds_changed ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (id, opened_at)
+    WHERE changed;
+CREATE INDEX holds_open ON cogni_billing.holds (tenant_id, ends_at) WHERE state = 'open';
+CREATE INDEX holds_newest ON cogni_billing.holds (tenant_id, opened_at, id)
+    WHERE state = 'open' AND kind = 'work';
+
+-- Changes of open holds: extensions, overruns, captures that left their hold open, and releases.
+-- A row never changes.
+CREATE TABLE cogni_billing.hold_changes (
+    tenant_id   uuid        NOT NULL,
+    hold_id     uuid        NOT NULL,
+    number      integer     NOT NULL,
+    kind        text        NOT NULL,
+    -- The id and the key of an extension or of a release.
+    id          uuid,
+    reference   text COLLATE "C",
+    at          timestamptz NOT NULL,
+    -- The change of the held credits, with its sign, and the parts of it that come from grants.
+    amount      numeric     NOT NULL,
+    grants      uuid[],
+    amounts     numeric[],
+    -- As requested. NULL for an amount or an expiry that the caller did not give.
+    requested       numeric,
+    requested_until timestamptz,
+    lasts       bigint,
+    CONSTRAINT hold_changes_pkey PRIMARY KEY (hold_id, tenant_id, number),
+    CONSTRAINT hold_changes_key_used_once UNIQUE (reference, tenant_id, kind)
+);
 
 -- Credits with a source and a spend order. `taken` is spent, set aside by an open hold, or expired.
 CREATE TABLE cogni_billing.grants (

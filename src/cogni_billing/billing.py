@@ -25,6 +25,7 @@ from cogni_billing.domain.batches import Outcome
 from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.disputes import Dispute, DisputeRequest
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.giving_back import GiveBackRequest
 from cogni_billing.domain.grants import (
     PRIORITY_DEFAULT,
     Grant,
@@ -46,6 +47,7 @@ from cogni_billing.domain.receipts import (
     GrantReceipt,
     PurchaseReceipt,
     RefundReceipt,
+    ReversalReceipt,
     VoidReceipt,
 )
 from cogni_billing.domain.reversals import ReversalRequest
@@ -245,6 +247,50 @@ class Billing:
         return self._run(
             spending.charge_many(self._context, charges, all_or_nothing=all_or_nothing)
         )
+
+    def reverse(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        charge: str | UUID,
+        reference: str,
+        amount: Amount | None = None,
+        reason: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> ReversalReceipt:
+        """Give back a charge or a capture, in full or in part, such as for work that failed.
+
+        The credits go back where they came from, in the reverse order: purchased credits first, and
+        then grants, from the last drawn to the first. Credits of a grant that has expired since go
+        on to `breakage` in the same transaction. Parts add up, and never exceed the charge.
+
+        Args:
+            tenant: The tenant that paid.
+            charge: The reference of the charge, or the `transaction_id` of a charge or a capture.
+            reference: The key, unique among the tenant's reversals.
+            amount: The part to give back, in CREDIT, greater than zero. `None` for all that
+                remains.
+            reason: A reason for people to read: 1 to 255 printable characters.
+            metadata: A JSON object to keep with the transaction.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
+                argument is invalid.
+            PrivilegeRequired: the unit of work may spend credits but not create them.
+            UnknownAccount: the tenant has no account.
+            IdempotencyConflict: the tenant used this reference for another reversal.
+            UnknownCharge: the tenant has no such charge or capture.
+            ReversalExceedsCharge: the rest of the charge is smaller, or zero.
+        """
+        request = GiveBackRequest(
+            tenant=tenant,
+            charge=charge,
+            amount=amount,
+            reference=reference,
+            reason=reason,
+            metadata=metadata,
+        )
+        return self._run(spending.reverse(self._context, request))
 
     def hold(
         self,

@@ -48,6 +48,7 @@ from stack.support.attacks import (
     purchase,
     refund,
     release,
+    reversal,
     rule_of,
     step,
     undone,
@@ -91,6 +92,7 @@ DOORS = {
     "capture": Door("spend", capture, many=True),
     "purchase": Door("mint", purchase, many=True),
     "grant": Door("mint", grant, many=True),
+    "reversal": Door("mint", reversal, many=True),
     "refund": Door("reverse", refund, "app_service", many=True),
     "chargeback": Door("reverse", chargeback, "app_service", many=True),
     "adjustment": Door("adjust", adjustment, "app_service", many=True),
@@ -111,7 +113,10 @@ DOORS = {
     ),
     "check": Door("begin_check", lambda ids, **altered: VALID["begin_check"](ids) | altered),
 }
-MOVEMENTS = ("charge", "capture", "purchase", "grant", "refund", "chargeback", "adjustment")
+MOVEMENTS = (
+    *("charge", "capture", "purchase", "grant", "refund", "chargeback", "adjustment"),
+    "reversal",
+)
 METADATA = {
     "missing": None,
     "no object": "[]",
@@ -283,7 +288,16 @@ purchase transactions_fit_their_kind {"expires_at":"2020-01-01"}
 grant transactions_fit_their_kind {"absorbed":"NaN"}
 charge,grant shares_are_complete {"beneficiaries":["Bob"],"shares":[1]}
 charge,adjustment reversals_name_a_purchase {"reverses":"stranger"}
-refund reversals_name_a_purchase {"reverses":null}
+refund,reversal reversals_name_a_purchase {"reverses":null} {"charge":"run-1"}
+charge,grant,refund reversals_name_a_purchase {"charge":"run-1","reverses":"her charge"}
+refund transactions_fit_their_kind {"charge":"run-1","reverses":null}
+reversal transactions_fit_their_kind {"charge":"a b","reverses":null}
+reversal reversals_give_back_a_part {"amount":1} {"part":0} {"part":-1} {"part":"0.5"}
+    {"part":"NaN"} {"part":"Infinity"} {"returned":1} {"returned_total":1} {"shortfall":"debt"}
+    {"absorbed":0} {"absorbed":1} {"reason":"a\nb"} {"reason":""}
+reversal unknown_charge {"reverses":"stranger"} {"reverses":"hers"} {"reverses":"his charge"}
+    {"charge":"run-9","reverses":null} {"charge":"stripe:pi_1","reverses":null}
+reversal exceeds_charge {"part":4} {"part":1e30}
 purchase purchases_credit_what_was_paid {"paid":null,"paid_unit":"USD"}
     {"paid":"0.01","paid_unit":null} {"paid":"0.01","paid_unit":"EUR"}
     {"paid":"0.01","paid_unit":"CREDIT"} {"paid":"0.010","paid_unit":"USD"}
@@ -413,6 +427,7 @@ def named(ids: dict[TenantId, Ids], altered: Any) -> Any:
         "her hold": hers.hold,
         "her dispute": hers.dispute,
         "her charge": hers.charge,
+        "his charge": his.charge,
         "her pending": hers.pending,
         "his purchase": his.purchase,
         "his hold": his.hold,

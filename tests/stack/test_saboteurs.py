@@ -17,6 +17,7 @@ from cogni_billing.testing.contracts import (
     charges,
     drawing,
     erasure,
+    giving_back,
     grant_ends,
     grants,
     hold_changes,
@@ -155,6 +156,25 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         holds.HoldContract,
         "test_pages_of_open_holds_have_each_once_newest_first",
         replaced("_holds", "AND state = ''open'' AND ends_at > present", ""),
+    ),
+    "an_expired_grant_gets_its_credits_back": (
+        giving_back.ReverseContract,
+        "test_credits_of_a_grant_that_has_expired_since_go_on_to_breakage",
+        replaced("give_back_charge", "IF ends <= moment THEN", "IF false THEN"),
+    ),
+    "the_first_draw_is_given_back_first": (
+        giving_back.ReverseContract,
+        "test_parts_come_back_in_the_reverse_order_and_add_up",
+        replaced(
+            "give_back_charge",
+            "IN REVERSE coalesce(cardinality(charged.drawn_grants), 0) .. 1 LOOP",
+            "IN 1 .. coalesce(cardinality(charged.drawn_grants), 0) LOOP",
+        ),
+    ),
+    "a_charge_is_given_back_twice": (
+        giving_back.ReverseContract,
+        "test_no_more_than_the_charge_is_given_back",
+        replaced("give_back_charge", "coalesce(max(returned_total), 0)", "coalesce(max(0), 0)"),
     ),
     "a_grant_is_never_drawn_of": (
         grants.GrantContract,

@@ -50,6 +50,7 @@ CHARGE = (
 TRANSACTION = "UPDATE cogni_billing.transactions SET {} WHERE reference = '{}'"
 BOUGHT = f"UPDATE cogni_billing.transactions SET {{}} WHERE id = {PURCHASE}"
 CHARGED = f"UPDATE cogni_billing.transactions SET {{}} WHERE id = {CHARGE}"
+REVERSED = "UPDATE cogni_billing.transactions SET {} WHERE reference = 'back-1'"
 POLICY = "UPDATE cogni_billing.policies SET policy = {} WHERE policy::text LIKE '%0.25%'"
 CLAIM = "UPDATE cogni_billing.claims SET {} WHERE payment = 'stripe:pi_1'"
 WALLET = "UPDATE cogni_billing.wallets SET {} WHERE tenant_id = '{}'"
@@ -128,7 +129,12 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "a charge is of an unknown kind": (
         CHARGED.format("kind = 'gift'"),
-        {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.POSTINGS_MATCH},
+        {
+            Invariant.TRANSACTIONS_FIT_THEIR_KIND,
+            Invariant.POSTINGS_MATCH,
+            Invariant.REVERSALS_GIVE_BACK_A_CHARGE,
+            Invariant.REVERSALS_RETURN_TO_THEIR_LOTS,
+        },
     ),
     "a charge has a subject": (
         CHARGED.format("subject_id = id"),
@@ -144,7 +150,11 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "a charge draws more than its amount": (
         CHARGED.format("drawn_amounts = ARRAY[drawn_amounts[1] + 1] || drawn_amounts[2:]"),
-        {Invariant.TRANSACTIONS_FIT_THEIR_KIND, Invariant.GRANTS_ADD_UP},
+        {
+            Invariant.TRANSACTIONS_FIT_THEIR_KIND,
+            Invariant.GRANTS_ADD_UP,
+            Invariant.REVERSALS_RETURN_TO_THEIR_LOTS,
+        },
     ),
     "a grant repays a debt with another grant": (
         TRANSACTION.format(f"drawn_grants = ARRAY[{PURCHASE}], drawn_amounts = ARRAY[1]", "b"),
@@ -433,6 +443,24 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     "a charge of at most an amount has an overdraft": (
         CHARGED.format("at_most = 1000, overdraft = true"),
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
+    "a reversal gives more back": (
+        REVERSED.format("returned = returned + 1, amount = amount + 1"),
+        {
+            Invariant.REVERSALS_GIVE_BACK_A_CHARGE,
+            Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+            Invariant.TRANSACTIONS_SUM_TO_ZERO,
+            Invariant.LINES_RUN_ON,
+            Invariant.WALLETS_MATCH,
+        },
+    ),
+    "a reversal is of another tenant's charge": (
+        REVERSED.format(f"reverses = '{BOB}'"),
+        {Invariant.REVERSALS_GIVE_BACK_A_CHARGE},
+    ),
+    "a reversal gives credits back to another lot": (
+        TRANSACTION.format("drawn_grants = ARRAY[id]", "back-2"),
+        {Invariant.REVERSALS_RETURN_TO_THEIR_LOTS, Invariant.GRANTS_ADD_UP},
     ),
     "a refund was asked for another amount": (
         TRANSACTION.format("part = 0.01", "re_1"),

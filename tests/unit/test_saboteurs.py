@@ -54,6 +54,7 @@ from cogni_billing.testing.contracts import (
     charges,
     drawing,
     erasure,
+    giving_back,
     grant_ends,
     grants,
     hold_changes,
@@ -659,6 +660,19 @@ def a_charge_of_at_most_an_amount_takes_held_credits(patch: Patch) -> None:
     affordable = Wallet.affordable
     patch.setattr(Wallet, "affordable", greedy)
     patch.setattr(Wallet, "require_available", lambda *_: None)
+
+
+@in_memory(
+    giving_back.ReverseContract,
+    "test_credits_of_a_grant_that_has_expired_since_go_on_to_breakage",
+)
+def an_expired_grant_gets_its_credits_back(patch: Patch) -> None:
+    patch.setattr(Wallet, "is_expired", lambda *_: False)
+
+
+@in_memory(giving_back.ReverseContract, "test_parts_come_back_in_the_reverse_order_and_add_up")
+def a_second_reversal_begins_again(patch: Patch) -> None:
+    patch.setattr(MemoryLedger, "_given_back", lambda *_: ZERO)
 
 
 # Reads --------------------------------------------------------------------------------------------

@@ -8,14 +8,17 @@ from cogni_billing.application.cases import PostCase, SingleCase, StepsCase
 from cogni_billing.application.context import Context
 from cogni_billing.domain.batches import Outcome
 from cogni_billing.domain.charges import Charge, plan_charge
+from cogni_billing.domain.giving_back import GiveBackRequest, plan_giving_back
 from cogni_billing.domain.hold_changes import CaptureRequest, Extension, Release, plan_capture
 from cogni_billing.domain.holds import Hold, HoldRequest, checked_hold_id, plan_hold
 from cogni_billing.domain.identity import tenant_id
 from cogni_billing.domain.receipts import (
     CaptureReceipt,
     ChargeReceipt,
+    ReversalReceipt,
     capture_receipt,
     charge_receipt,
+    reversal_receipt,
 )
 from cogni_billing.domain.timestamps import Expiry
 
@@ -44,6 +47,11 @@ def hold(context: Context, request: HoldRequest) -> SingleCase[Hold]:
 def capture(context: Context, request: CaptureRequest) -> PostCase[CaptureReceipt]:
     planned = plan_capture(request, at=context.now(), transaction_id=context.new_id())
     return PostCase(acted(planned), capture_receipt)
+
+
+def reverse(context: Context, request: GiveBackRequest) -> PostCase[ReversalReceipt]:
+    planned = acted(plan_giving_back(request, at=context.now(), transaction_id=context.new_id()))
+    return PostCase(planned, reversal_receipt)
 
 
 def extend(

@@ -17,6 +17,8 @@ BillingError
 ├── PaymentAlreadyClaimed
 ├── UnknownPayment
 ├── RefundExceedsPayment
+├── UnknownCharge
+├── ReversalExceedsCharge
 ├── UnknownHold
 ├── HoldClosed
 ├── UnknownGrant
@@ -255,6 +257,31 @@ class RefundExceedsPayment(BillingError):
 
     def _message(self) -> str:
         return f"{self.requested} requested, {self.remaining} can still be refunded"
+
+
+@define
+class UnknownCharge(BillingError):
+    """The tenant has no such charge or capture."""
+
+    code: ClassVar[str] = "unknown_charge"
+
+    charge: str
+
+    def _message(self) -> str:
+        return f"no charge {shown(self.charge)} for this tenant"
+
+
+@define
+class ReversalExceedsCharge(BillingError):
+    """The credits to give back are more than the rest of the charge, or the rest is zero."""
+
+    code: ClassVar[str] = "reversal_exceeds_charge"
+
+    required: Amount
+    remaining: Amount
+
+    def _message(self) -> str:
+        return f"{self.required} required, {self.remaining} of the charge can still be given back"
 
 
 @define

@@ -10,7 +10,14 @@ from typing import Final
 from attrs import frozen
 
 from cogni_billing.domain.errors import unknown_kind
-from cogni_billing.domain.identity import ADJUSTMENTS, BREAKAGE, ISSUANCE, USAGE, AccountId
+from cogni_billing.domain.identity import (
+    ADJUSTMENTS,
+    BREAKAGE,
+    ISSUANCE,
+    SHORTFALL,
+    USAGE,
+    AccountId,
+)
 
 
 class TransactionKind(StrEnum):
@@ -37,6 +44,9 @@ class TransactionKind(StrEnum):
     """A lost dispute: takes back the credits and shares of the disputed part of a payment."""
     ADJUSTMENT = "adjustment"
     """An operator's correction, which adds or takes credits."""
+
+    REVERSAL = "reversal"
+    """Usage given back: credits that a charge or a capture took."""
 
     @property
     def contra(self) -> AccountId:
@@ -69,6 +79,16 @@ class TransactionKind(StrEnum):
         return rules_of(self).reverses
 
     @property
+    def absorbs(self) -> AccountId | None:
+        """The account that takes the part which its tenant's account cannot take."""
+        return rules_of(self).absorbs
+
+    @property
+    def is_usage(self) -> bool:
+        """True if it takes credits for work, which a reversal can give back."""
+        return rules_of(self).is_usage
+
+    @property
     def subject(self) -> str | None:
         """The thing that `Transaction.subject` names, such as a hold."""
         return rules_of(self).subject
@@ -99,9 +119,20 @@ class KindRules:
     may_be_zero: bool = False
     opens_account: bool = False
     reverses: bool = False
+    absorbs: AccountId | None = None
     subject: str | None = None
     has_shares: bool = False
     is_granted: bool = False
+
+    @property
+    def is_usage(self) -> bool:
+        """True if it takes credits for work."""
+        return self.contra == USAGE and not self.is_credit
+
+    @property
+    def gives_back(self) -> bool:
+        """True if it returns credits that were taken for work."""
+        return self.contra == USAGE and self.is_credit
 
     @property
     def is_plain_debit(self) -> bool:
@@ -132,12 +163,27 @@ KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
             is_granted=True,
         ),
         TransactionKind.REFUND: KindRules(
-            contra=ISSUANCE, may_be_zero=True, reverses=True, has_shares=True
+            contra=ISSUANCE,
+            may_be_zero=True,
+            reverses=True,
+            absorbs=SHORTFALL,
+            has_shares=True,
         ),
         TransactionKind.CHARGEBACK: KindRules(
-            contra=ISSUANCE, may_be_zero=True, reverses=True, subject="dispute", has_shares=True
+            contra=ISSUANCE,
+            may_be_zero=True,
+            reverses=True,
+            absorbs=SHORTFALL,
+            subject="dispute",
+            has_shares=True,
         ),
         TransactionKind.ADJUSTMENT: KindRules(contra=ADJUSTMENTS, corrects=True),
+        TransactionKind.REVERSAL: KindRules(
+            contra=USAGE,
+            is_credit=True,
+            may_be_zero=True,  # all of it can have expired
+            absorbs=BREAKAGE,
+        ),
     }
 )
 """The rules of each kind. A kind without an entry is refused."""

@@ -120,6 +120,29 @@ class RefundReceipt(Receipt):
 
 
 @frozen(kw_only=True)
+class ReversalReceipt(Receipt):
+    """The receipt of a reversal of a charge, in CREDIT."""
+
+    charge_id: UUID
+    """The id of the charge or the capture."""
+    given_back: Amount
+    """The part of the charge: `credited` and `expired` together."""
+    total_given_back: Amount
+    """The sum of all reversals of the charge, including this one."""
+    credited: Amount
+    """The credits that the tenant has again."""
+    expired: Amount
+    """The credits of grants that have expired since. They went on to `breakage`."""
+    draws: tuple[Draw, ...]
+    """The parts that went back to grants, newest draw first."""
+
+    @property
+    def purchased(self) -> Amount:
+        """The purchased credits that the tenant has again."""
+        return self.credited - drawn(self.draws)
+
+
+@frozen(kw_only=True)
 class ChargebackReceipt(RefundReceipt):
     """The receipt of a lost dispute, which is a refund with a dispute."""
 
@@ -224,6 +247,25 @@ def adjustment_receipt(recorded: Recorded) -> AdjustmentReceipt:
         transaction_id=made.id,
         adjusted=made.amount,
         reason=made.reason,
+        balance=recorded.balance,
+        replayed=recorded.replayed,
+    )
+
+
+def reversal_receipt(recorded: Recorded) -> ReversalReceipt:
+    """The receipt of a recorded reversal of a charge."""
+    made = _made(recorded, TransactionKind.REVERSAL)
+    part = made.giving_back
+    assert part is not None  # its kind has one
+    assert part.charge is not None  # the ledger filled it in
+    return ReversalReceipt(
+        transaction_id=made.id,
+        charge_id=part.charge,
+        given_back=part.amount,
+        total_given_back=part.total,
+        credited=made.amount,
+        expired=made.absorbed,
+        draws=recorded.draws,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )

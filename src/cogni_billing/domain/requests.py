@@ -37,6 +37,11 @@ def charge(amount: Amount, *, allow_overdraft: bool, at_most: bool) -> Request:
     )
 
 
+def giving_back(charge: str, asked: Amount | None) -> Request:
+    """The request to give back a part of a charge, or all that remains if *asked* is `None`."""
+    return MappingProxyType({"charge": charge, "amount": _part(asked)})
+
+
 def hold(amount: Amount, expiry: Expiry) -> Request:
     return MappingProxyType({"amount": str(amount), **expiry.request})
 

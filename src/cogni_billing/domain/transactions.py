@@ -9,12 +9,12 @@ from functools import cached_property
 from itertools import chain
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.errors import UnbalancedTransaction, unknown_kind
-from cogni_billing.domain.identity import SHORTFALL, AccountId, TenantId, account_of, owner_of
+from cogni_billing.domain.identity import AccountId, TenantId, account_of, owner_of
 from cogni_billing.domain.kinds import TransactionKind, rules_of
 from cogni_billing.domain.metadata import EMPTY, Json
 from cogni_billing.domain.policies import Shortfall
@@ -64,14 +64,15 @@ def balanced(
     """The postings of *kind*, in order.
 
     The tenant's account changes by *amount*, each beneficiary's account by its share, and the
-    `shortfall` account pays *absorbed*. The kind's contra account takes the other side. A zero
-    makes no posting, except on the tenant's own account. A reversal of a very small part may
-    consist of that posting alone.
+    account that absorbs for the kind by *absorbed*, in the direction of the kind. The kind's contra
+    account takes the other side, which may be zero. Another zero makes no posting, except on the
+    tenant's own account. A refund or a chargeback of a very small part may consist of that posting
+    alone.
     """
     legs = [Posting(account_of(tenant), amount)]
     legs += [Posting(share.beneficiary, share.amount) for share in shares if share.amount.value]
-    if absorbed.value:
-        legs.append(Posting(SHORTFALL, -absorbed))
+    if absorbed.value and kind.absorbs is not None:
+        legs.append(Posting(kind.absorbs, absorbed if kind.is_credit else -absorbed))
     other_side = -total((leg.amount for leg in legs), amount.unit)
     if other_side.value or not kind.reverses:
         legs.append(Posting(kind.contra, other_side))
@@ -134,6 +135,33 @@ class Reversal:
 
 
 @frozen(kw_only=True)
+class GivingBack:
+    """The part of a charge or a capture that a reversal gives back, in credits.
+
+    The caller names the charge by its id or by its reference, and the ledger fills in the rest.
+    """
+
+    charge: UUID | None
+    """The id of the charge. `None` in a plan that names the charge by its reference."""
+    reference: str | None
+    """The reference of the charge. `None` in a plan that names it by its id, and for a capture."""
+    asked: Amount | None
+    """The amount that the caller asked for. `None` if the caller asked for all that remained."""
+    amount: Amount = ZERO
+    total: Amount = ZERO
+    """The credits given back so far, including this part."""
+
+    @property
+    def named(self) -> str:
+        """The name of the charge in a request."""
+        return self.reference or f"transaction {self.charge}"
+
+    def named_like(self, other: GivingBack) -> GivingBack:
+        """This part, with the charge named by its id if *other* does so."""
+        return evolve(self, reference=None) if other.reference is None else self
+
+
+@frozen(kw_only=True)
 class Transaction:
     """An immutable, atomic set of postings that sums to zero. No other can be constructed.
 
@@ -171,11 +199,15 @@ class Transaction:
     terms: GrantTerms | None = None
     """The terms of a grant."""
     absorbed: Amount = ZERO
-    """The part of a reversal that the `shortfall` account pays."""
+    """The part that the `shortfall` account pays of a refund or a chargeback. The part of a
+    reversal that goes to `breakage`.
+    """
     reversal: Reversal | None = None
     """The part of a purchase that a refund or a chargeback takes back."""
+    giving_back: GivingBack | None = None
+    """The part of a charge that a reversal gives back."""
     reason: str | None = None
-    """The reason for an adjustment or a void."""
+    """The reason for an adjustment, a void or a reversal."""
     actor: str | None = None
     """The person or the program that made the call, as `acting` named it."""
 
@@ -193,7 +225,7 @@ class Transaction:
             yield f"of {self.amount}"
         if self.shares and not rules.has_shares:
             yield f"with {len(self.shares)} shares"
-        if self.absorbed.value and not rules.reverses:
+        if self.absorbed.value and rules.absorbs is None:
             yield f"with {self.absorbed} absorbed"
         if any(part.unit is not self.amount.unit for part in self._parts()):
             yield "in more than one unit"
@@ -205,17 +237,19 @@ class Transaction:
             yield f"with terms {self.terms}"
         if (self.reversal is None) is rules.reverses:
             yield f"with reversal {self.reversal}"
-        takes_reason = rules.corrects or kind is TransactionKind.VOID
-        if rules.corrects if self.reason is None else not takes_reason:
+        yield from self._problems_of_rare_fields()
+
+    def _problems_of_rare_fields(self) -> Iterator[str]:
+        kind, limit = self.kind, self.at_most
+        if limit is not None and (
+            self.overdraft or not kind.is_plain_debit or -self.amount > limit
+        ):
+            yield f"of at most {limit}"
+        if (self.giving_back is None) is (kind is TransactionKind.REVERSAL):
+            yield f"with {self.giving_back} given back"
+        may = kind.corrects or kind in {TransactionKind.REVERSAL, TransactionKind.VOID}
+        if kind.corrects if self.reason is None else not may:
             yield f"with reason {self.reason}"
-
-        yield from self._problems_of_the_limit()
-
-    def _problems_of_the_limit(self) -> Iterator[str]:
-        if self.at_most is None:
-            return
-        if self.overdraft or not self.kind.is_plain_debit or -self.amount > self.at_most:
-            yield f"of at most {self.at_most}"
 
     def _misplaced_rules(self) -> Iterator[str]:
         plain = self.final and self.overrun is Overrun.REFUSE
@@ -230,9 +264,15 @@ class Transaction:
     @cached_property
     def postings(self) -> tuple[Posting, ...]:
         """The postings of its kind, in order: the tenant's own account, each beneficiary whose
-        share is not zero, the `shortfall` account if it absorbs anything, and the contra account.
+        share is not zero, the account that absorbs a part if there is one, and the contra account.
         """
         return balanced(self.kind, self.tenant, self.amount, self.shares, self.absorbed)
+
+    def named_like(self, asked: Transaction) -> Transaction:
+        """This transaction, with the charge of a reversal named as in *asked*."""
+        if self.giving_back is None or asked.giving_back is None:
+            return self
+        return evolve(self, giving_back=self.giving_back.named_like(asked.giving_back))
 
     @cached_property
     def request(self) -> requests.Request:  # noqa: PLR0911 (one for each kind)
@@ -270,6 +310,9 @@ class Transaction:
             case TransactionKind.ADJUSTMENT:
                 assert self.reason is not None
                 return requests.adjustment(self.amount, self.reason)
+            case TransactionKind.REVERSAL:
+                assert self.giving_back is not None
+                return requests.giving_back(self.giving_back.named, self.giving_back.asked)
             case kind if kind.is_plain_debit:
                 return requests.charge(
                     -self.amount if self.at_most is None else self.at_most,

@@ -53,6 +53,8 @@ class Invariant(Enum):
     GRANTS_END_AS_SET = "a grant expires when it was last set to, or when it was voided"
     REVERSALS_FOLLOW_ONE_ANOTHER = "reversals of a payment add up, and stay within it"
     REVERSALS_TAKE_BACK_THEIR_PART = "a reversal takes back its part of every leg"
+    REVERSALS_GIVE_BACK_A_CHARGE = "reversals of a charge add up, and stay within it"
+    REVERSALS_RETURN_TO_THEIR_LOTS = "a reversal gives credits back to the lots that were drawn"
     DISPUTES_ARE_SET_ASIDE = "an open dispute sets its credits aside on every wallet"
     DISPUTES_ARE_OF_THEIR_PAYMENT = "a dispute covers its part of every leg of the payment"
     CHARGEBACKS_END_A_DISPUTE = "a chargeback ends a dispute of the same amount"

@@ -163,10 +163,12 @@ class Wallet:
 
     # Changes ------------------------------------------------------------------------------------
 
-    def after(self, transaction: Transaction, arrived: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
+    def after(
+        self, transaction: Transaction, arrived: Amount, lots: tuple[Draw, ...] = ()
+    ) -> tuple[Wallet, tuple[Draw, ...]]:
         """This wallet after its owner's *transaction*, and what that took of grants.
 
-        *arrived* is the sum of all arrivals.
+        *arrived* is the sum of all arrivals. A reversal gives *lots* back to their grants.
 
         Raises:
             InsufficientCredits: less is available and the transaction allows no overdraft, or less
@@ -188,6 +190,8 @@ class Wallet:
                 # Purchased credits are taken before granted ones.
                 purchased = max(self.earned(arrived), ZERO)
                 wallet, draws = self.drawing(max(-transaction.amount - purchased, ZERO))
+            case TransactionKind.REVERSAL:
+                wallet, draws = self.returning(lots), lots
             case TransactionKind.EXPIRY | TransactionKind.VOID as kind:
                 raise UnbalancedTransaction(f"the ledger makes each {kind}; do not post one")
             case kind if kind.is_plain_debit:
@@ -364,6 +368,11 @@ class Wallet:
             remaining = grant.remaining + draw.amount
             wallet = wallet.with_grant(evolve(grant, remaining=remaining))
         return wallet
+
+    def is_expired(self, grant_id: UUID) -> bool:
+        """True if the grant has expired by `as_of`."""
+        expires_at = self.grants[grant_id].expires_at
+        return expires_at is not None and expires_at <= self.as_of
 
     def drawing(self, wanted: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
         """This wallet with up to *wanted* taken from its grants, and the draws, in spend order."""

@@ -36,6 +36,7 @@ from cogni_billing.testing.contracts import (
     disputes,
     drawing,
     erasure,
+    giving_back,
     grant_ends,
     grants,
     hold_changes,
@@ -117,6 +118,9 @@ class MemoryConformance(Fixtures):
     class TestGrantPages(drawing.GrantPageContract):
         pass
 
+    class TestReverse(giving_back.ReverseContract):
+        pass
+
     class TestGrants(grants.GrantContract):
         pass
 
@@ -191,6 +195,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestFoldingRaces(reading.FoldingRaces):
+        pass
+
+    class TestReverseRaces(giving_back.ReverseRaces):
         pass
 
     class TestGrantRaces(grants.GrantRaces):

@@ -85,7 +85,7 @@ expiries = st.none() | st.sampled_from([-1, 0, 1, 10, 60])
 periods = st.just((None, None)) | st.tuples(
     st.none() | st.integers(-100, -5), st.none() | st.integers(-5, 20)
 )
-DRAWING = ("grant", "charge", "capture", "refund", "chargeback", "adjustment")
+DRAWING = ("reversal", "grant", "charge", "capture", "refund", "chargeback", "adjustment")
 CHARGED: dict[str, dict[str, Any]] = {
     "": {},
     "overdraft": {"allow_overdraft": True},
@@ -115,6 +115,8 @@ OUTCOMES = {
     "invalid_time",
     "unknown_payment",
     "refund_exceeds_payment",
+    "unknown_charge",
+    "reversal_exceeds_charge",
     "unknown_dispute",
     "dispute_closed",
 }
@@ -180,6 +182,9 @@ class Ledgers(RuleBasedStateMachine):
         self.open_dispute("alice", "z", 1, "b")
         self.win_dispute(1)
         self.lose_dispute(1, clamp=False)
+        self.charge(("alice", 5, "d", ""), "user:1")
+        self.reverse("alice", "charge", "d", 40_000, "b")
+        self.reverse("alice", "charge", "c", None, "b")
 
     def at(self, seconds: int | None) -> datetime | None:
         """The moment that many seconds from now."""
@@ -426,6 +431,32 @@ class Ledgers(RuleBasedStateMachine):
             lambda b: b.adjust(TENANTS[who], credits(amount), reason=reason, reference=key),
             lambda: self.model.adjust(who, (amount, reason), key, self.clock.moment),
         )
+
+    @rule(
+        who=tenants,
+        kind=st.sampled_from(["charge", "charge", "capture"]),
+        charged=keys,
+        amount=st.none() | amounts,
+        key=held_keys,
+    )
+    def reverse(self, who: str, kind: str, charged: str, amount: int | None, key: str) -> None:
+        found = self.known(who, kind, charged)
+        if kind == "capture" and found is None:
+            return
+        self.compare_receipts(
+            lambda b: b.reverse(
+                TENANTS[who],
+                charge=charged if kind == "charge" or found is None else found,
+                amount=None if amount is None else credits(amount),
+                reference=key,
+            ),
+            lambda: self.model.reverse(who, (kind, charged, amount), key, self.clock.moment),
+        )
+
+    def known(self, who: str, kind: str, key: str) -> UUID | None:
+        """The id of a transaction."""
+        code, view = observed(lambda: self.billings[0].find(TENANTS[who], reference=key, kind=kind))
+        return view.id if code == "ok" and view is not None else None
 
     @rule(who=buyers, payment=disputed, cents=parts, key=held_keys)
     def open_dispute(self, who: str, payment: str, cents: int | None, key: str) -> None:

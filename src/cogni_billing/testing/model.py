@@ -26,6 +26,7 @@ Told = tuple[Any, ...]
 AFTER_SETTLING = {
     *("insufficient_credits", "unknown_hold", "hold_closed", "invalid_time"),
     *("payment_already_claimed", "unknown_grant", "grant_closed"),
+    *("unknown_charge", "reversal_exceeds_charge"),
 }
 """Refusals that are decided after the due expirations are posted."""
 
@@ -45,6 +46,7 @@ def _new_tenant() -> Dict:
         "grants": {},
         "keys": {},
         "actors": {},  # of charges
+        "given_back": {},  # credits of charges and captures, by their keys
     }
 
 
@@ -346,6 +348,38 @@ class Model:
 
         return self._once(who, ("adjustment", reference), asked, record)
 
+    def reverse(
+        self, who: str, asked: tuple[str, str, int | None], reference: str, now: datetime
+    ) -> tuple[int, bool]:
+        """Give back a part of the charge or the capture that *asked* names by kind and key."""
+        kind, key, amount = asked
+
+        def record(tenant: Dict) -> Draws:
+            require_open(tenant)
+            expire_due(tenant, now)
+            if (kind, key) not in tenant["keys"]:
+                raise RefusedError("unknown_charge")
+            _, _, draws, charged = tenant["keys"][kind, key]
+            back = tenant["given_back"].get((kind, key), 0)
+            part = charged - back if amount is None else amount
+            if part == 0 or back + part > charged:
+                raise RefusedError("reversal_exceeds_charge")
+            tenant["given_back"][kind, key] = back + part
+            purchased = charged - sum(size for _, size in draws)
+            returned = []
+            for lot, size in [(None, purchased), *reversed(draws)]:
+                skipped = min(size, back)
+                back -= skipped
+                returned.append((lot, min(size - skipped, part)))
+                part -= returned[-1][1]
+            kept = [(lot, n) for lot, n in returned if lot and n and not lapsed(tenant, lot)]
+            for lot, n in kept:
+                lot["left"] += n
+            add(tenant, returned[0][1] + sum(n for _, n in kept))
+            return kept
+
+        return self._once(who, ("reversal", reference), asked, record, now)
+
     def open_dispute(
         self, who: str, payment: str, cents: int | None, reference: str, now: datetime
     ) -> tuple[str, bool]:
@@ -456,13 +490,14 @@ class Model:
         with self.attempt(None if now is None else (who, now)):
             tenant = self.state["tenants"][who]
             if key in tenant["keys"]:
-                asked, balance, _ = tenant["keys"][key]
+                asked, balance, *_ = tenant["keys"][key]
                 if asked != request:
                     raise RefusedError("idempotency_conflict")
                 return balance, True
             draws = record(tenant) or []
             balance = posted(tenant)
-            tenant["keys"][key] = (request, balance, [part for _, part in draws])
+            taken = -tenant["lines"][-1][1] if tenant["lines"] else 0
+            tenant["keys"][key] = (request, balance, draws, taken)
             return balance, False
 
     # Reads ------------------------------------------------------------------------------------
@@ -534,7 +569,7 @@ class Model:
         """Returns the parts that a transaction took of grants, if it was recorded."""
         require_open(self.state["tenants"][who])
         recorded = self.state["tenants"][who]["keys"].get((kind, reference))
-        return None if recorded is None else list(recorded[2])
+        return None if recorded is None else [part for _, part in recorded[2]]
 
     def due(self, now: datetime) -> int:
         """Returns the number of tenants with expirations due."""
@@ -593,6 +628,10 @@ def add(tenant: Dict, amount: int) -> None:
 def spendable(tenant: Dict) -> list[Dict]:
     left = [grant for grant in tenant["grants"].values() if grant["left"]]
     return sorted(left, key=lambda g: (g["priority"], g["expires"] or NEVER, g["granted"]))
+
+
+def lapsed(tenant: Dict, grant: Dict) -> bool:
+    return bool((grant["expires"] or NEVER) <= tenant["as_of"])
 
 
 def draw(tenant: Dict, amount: int) -> Draws:

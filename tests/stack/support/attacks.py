@@ -116,6 +116,10 @@ def refund(ids: Ids, **altered: object) -> Asked:
     return movement(ids, "refund", -1_000_000, reverses=ids.purchase, **part, **shared) | altered
 
 
+def reversal(ids: Ids, **altered: object) -> Asked:
+    return movement(ids, "reversal", 0, reverses=ids.charge, part=1) | altered
+
+
 def chargeback(ids: Ids, **altered: object) -> Asked:
     part = {"returned": "0.50", "returned_total": "0.50", "subject": ids.dispute}
     part |= {"amount": -5_000_000, "shares": [-2_500_000]}
@@ -204,7 +208,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "holds": lambda ids: {"now": ids.now, "size": 10},
     "lines": lambda _: {"size": 10},
     "lock": lambda ids: {"tenants": [ids.tenant], "at": ids.now},
-    "mint": lambda ids: [purchase(ids), grant(ids)],
+    "mint": lambda ids: [purchase(ids), grant(ids), reversal(ids)],
     "mint_groups": lambda ids: [purchase(ids), charge(ids)],
     "open_account": lambda ids: {"at": ids.now},
     "open_dispute": dispute,

@@ -72,6 +72,7 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
         "refund": ISSUANCE,
         "chargeback": ISSUANCE,
         "adjustment": ADJUSTMENTS,
+        "reversal": USAGE,
     }
     assert TransactionKind.CHARGE.contra == USAGE
 
@@ -79,9 +80,14 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
 @pytest.mark.parametrize(
     ("rule", "true_of"),
     [
-        ("is_credit", ["purchase", "grant"]),
+        ("is_credit", ["purchase", "grant", "reversal"]),
         ("corrects", ["adjustment"]),
-        ("may_be_zero", ["purchase", "charge", "capture", "void", "refund", "chargeback"]),
+        (
+            "may_be_zero",
+            ["purchase", "charge", "capture", "void", "refund", "chargeback", "reversal"],
+        ),
+        ("absorbs", ["refund", "chargeback", "reversal"]),
+        ("is_usage", ["charge", "capture"]),
         ("opens_account", ["purchase", "grant"]),
         ("reverses", ["refund", "chargeback"]),
         ("has_shares", ["purchase", "refund", "chargeback"]),
@@ -96,7 +102,7 @@ def test_a_rule_is_true_of_some_kinds(rule: str, true_of: list[str]) -> None:
     "rule",
     [
         *("contra", "is_credit", "corrects", "may_be_zero", "opens_account", "reverses"),
-        *("subject", "has_shares", "is_plain_debit"),
+        *("subject", "has_shares", "is_plain_debit", "absorbs", "is_usage"),
     ],
 )
 def test_a_kind_without_rules_is_refused_by_name(rule: str) -> None:

@@ -35,6 +35,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
 from cogni_billing.domain.purchases import Purchase, plan_purchase, request_purchase
 from cogni_billing.domain.transactions import (
+    GivingBack,
     GrantTerms,
     Posting,
     Reversal,
@@ -56,6 +57,7 @@ REVERSAL = Reversal(
     asked=usd(1),
     shortfall=Shortfall.CLAMP,
 )
+GIVEN_BACK = GivingBack(charge=UUID(int=7), reference="run-1", asked=credits(5))
 TERMS = GrantTerms(source="promo:a", priority=7)
 SHARE = (Share(SYSTEM_ACCOUNT_ID, credits(1)),)
 HOLD = UUID(int=6)
@@ -68,6 +70,7 @@ FIELDS: dict[TransactionKind, dict[str, Any]] = {
     TransactionKind.EXPIRY: {"amount": credits(-5), "subject": HOLD},
     TransactionKind.VOID: {"amount": credits(-5), "subject": HOLD},
     TransactionKind.REFUND: {"amount": credits(-5), "reversal": REVERSAL},
+    TransactionKind.REVERSAL: {"amount": credits(5), "giving_back": GIVEN_BACK},
     TransactionKind.CHARGEBACK: {
         "amount": credits(-5),
         "reversal": REVERSAL,
@@ -162,10 +165,16 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
             for kind in ("purchase", "charge", "capture", "grant", "expiry", "adjustment")
         ),
         ("adjustment", {"reason": None}, "with reason None"),
+        ("reversal", {"giving_back": None}, "with None given back"),
+        *(
+            (kind, {"giving_back": GIVEN_BACK}, "with GivingBack.* given back")
+            for kind in TransactionKind
+            if kind != "reversal"
+        ),
         *(
             (kind, {"reason": "billed twice"}, "with reason billed twice")
             for kind in TransactionKind
-            if not (kind.corrects or kind == "void")
+            if not (kind.corrects or kind in ("void", "reversal"))
         ),
         ("purchase", {"shares": (Share(SYSTEM_ACCOUNT_ID, usd(1)),)}, "in more than one unit"),
         ("refund", {"absorbed": usd(1)}, "in more than one unit"),

@@ -8,16 +8,27 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from attrs import evolve
+
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.attempts import AttemptState
+from cogni_billing.domain.giving_back import Charged
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.hold_changes import HoldChange, HoldChangeKind
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.timestamps import LATEST
-from cogni_billing.domain.transactions import Draw, Reversal, Transaction, imbalance
+from cogni_billing.domain.transactions import (
+    Draw,
+    GivingBack,
+    Recorded,
+    Reversal,
+    Transaction,
+    drawn,
+    imbalance,
+)
 from cogni_billing.domain.verification import (
     Invariant,
     Violation,
@@ -68,9 +79,8 @@ def _transactions(store: Store) -> Iterator[Violation]:
                 yield Violation(invariant, where, detail)
             if store.payments.get(made.reference) != made.tenant:
                 yield Violation(Invariant.PURCHASES_CLAIM_THEIR_PAYMENT, where, made.reference)
-        if made.reversal is not None:
-            for invariant, detail in _returned(store, made, made.reversal):
-                yield Violation(invariant, where, detail)
+        for invariant, detail in _taken_back(store, recorded):
+            yield Violation(invariant, where, detail)
 
 
 def _listed(amounts: Iterable[Amount | None]) -> str:
@@ -88,6 +98,40 @@ def _returned(
         paid=str(purchase.paid),
         so_far=reversal,
     )
+
+
+def _taken_back(store: Store, recorded: Recorded) -> Iterator[tuple[Invariant, str]]:
+    made = recorded.transaction
+    if made.reversal is not None:
+        yield from _returned(store, made, made.reversal)
+    if made.giving_back is not None:
+        yield from _given_back(store, recorded, made.giving_back)
+
+
+def _given_back(
+    store: Store, recorded: Recorded, part: GivingBack
+) -> Iterator[tuple[Invariant, str]]:
+    made = recorded.transaction
+    charge = store.recorded[store.ids[made.tenant, part.charge]] if part.charge else recorded
+    others = (each.transaction.giving_back for each in store.recorded.values())
+    before = [
+        other.amount
+        for other in others
+        if other is not None and other.charge == part.charge and other.total < part.total
+    ]
+    charged = Charged(recorded=charge, given_back=total(before, CREDIT))
+    if charged.given_back + part.amount != part.total or part.total > charged.amount:
+        detail = f"{part.amount} after {charged.given_back} make {part.total} of {charged.amount}"
+        yield Invariant.REVERSALS_GIVE_BACK_A_CHARGE, detail
+        return
+    lots = charged.lots(part.amount)
+    kept = tuple(lot for lot in lots if lot in recorded.draws)
+    if kept != recorded.draws or drawn(lots) - drawn(kept) != made.absorbed:
+        detail = f"{_listed(draw.amount for draw in recorded.draws)} and {made.absorbed} expired"
+        yield (
+            Invariant.REVERSALS_RETURN_TO_THEIR_LOTS,
+            f"{detail} instead of {_listed(lot.amount for lot in lots)}",
+        )
 
 
 def _lines(store: Store) -> Iterator[Violation]:
@@ -187,8 +231,9 @@ def _end_of(store: Store, tenant: TenantId, grant: Grant) -> datetime | None:
 def _drawn(store: Store) -> Iterator[tuple[TenantId, Draw]]:
     """The parts of grants that were spent, expired or voided, or are set aside."""
     for (tenant, kind, _), recorded in store.recorded.items():
-        yield from ((tenant, draw) for draw in recorded.draws)
         made = recorded.transaction
+        for draw in recorded.draws:
+            yield tenant, evolve(draw, amount=-draw.amount) if made.giving_back else draw
         if kind in _ENDINGS and made.subject is not None:
             yield tenant, Draw(made.subject, -made.amount)
     for tenant, wallet in store.wallets.items():

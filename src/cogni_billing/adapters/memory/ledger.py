@@ -23,8 +23,10 @@ from cogni_billing.domain.errors import (
     HoldClosed,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
+    UnknownCharge,
     given_twice,
 )
+from cogni_billing.domain.giving_back import Charged
 from cogni_billing.domain.grants import Grant, GrantExtension, plan_expiry
 from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState, place_of
@@ -36,6 +38,7 @@ from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, Line, PageRequest
 from cogni_billing.domain.transactions import (
     Draw,
+    GivingBack,
     Posting,
     Recorded,
     Transaction,
@@ -67,13 +70,17 @@ class MemoryLedger:
         if transaction.kind.corrects and not self._is_service:
             raise service_refused()
         if stored := self._found(transaction.kind, transaction.reference):
-            same_or_conflict(stored.transaction, transaction.request)
+            same_or_conflict(stored.transaction.named_like(transaction), transaction.request)
             return stored
         self._require_postable(transaction)
         # All checks come before the first write, so that a refusal needs no rollback.
         current = self._current(transaction.at)
+        lots = tuple[Draw, ...]()
+        if transaction.giving_back is not None:
+            charged = self._charged(transaction.giving_back)
+            transaction, lots = charged.given_back_by(transaction, current.is_expired)
         transaction = current.affordable(transaction, self._arrived())
-        wallet, draws = current.after(transaction, self._arrived())
+        wallet, draws = current.after(transaction, self._arrived(), lots)
         if transaction.kind is TransactionKind.PURCHASE:
             self._require_unclaimed(transaction.reference)
             self._claim(transaction)
@@ -81,6 +88,20 @@ class MemoryLedger:
             open_account(self._store, self._tenant, transaction.at)
         self._keep(wallet)
         return self._enter(transaction, wallet.as_of, draws)
+
+    def _charged(self, asked: GivingBack) -> Charged:
+        """The charge that *asked* names, with its earlier reversals."""
+        key = self._store.ids.get((self._tenant, asked.charge)) if asked.charge else None
+        if asked.reference is not None:
+            key = (self._tenant, TransactionKind.CHARGE, asked.reference)
+        found = key and self._store.recorded.get(key)
+        if not found or not found.transaction.kind.is_usage:
+            raise UnknownCharge(asked.named)
+        return Charged(recorded=found, given_back=self._given_back(found.transaction.id))
+
+    def _given_back(self, charge: UUID) -> Amount:
+        made = (recorded.transaction.giving_back for recorded in self._store.recorded.values())
+        return total((part.amount for part in made if part and part.charge == charge), CREDIT)
 
     def _require_postable(self, transaction: Transaction) -> None:
         """Return if only the wallet's state or a claim can still refuse *transaction*."""

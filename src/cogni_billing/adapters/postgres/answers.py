@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from uuid import UUID
 
 from attrs import evolve
 
@@ -13,14 +14,16 @@ from cogni_billing.domain.errors import (
     InsufficientCredits,
     LedgerCorruption,
     PaymentAlreadyClaimed,
+    ReversalExceedsCharge,
     UnknownAccount,
+    UnknownCharge,
     UnknownHold,
 )
 from cogni_billing.domain.holds import HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.timestamps import require_unexpired
-from cogni_billing.domain.transactions import Recorded, Transaction
+from cogni_billing.domain.transactions import GivingBack, Recorded, Transaction
 
 MORE_DUE: Final = "more_due"
 """More expirations were due than one call posts. The caller makes the same call again."""
@@ -45,24 +48,45 @@ def posted(transaction: Transaction, answer: Any, *, repeated: bool = False) -> 
         BillingError: the database refused the transaction, or its key was used for another request.
     """
     if answer["outcome"] == "done":
-        if transaction.at_most is not None:
-            taken = answer.get("amount", transaction.amount.value)
-            transaction = evolve(transaction, amount=in_credits(int(taken)))
         return Recorded(
-            transaction,
+            _filled(transaction, answer),
             in_credits(answer["balance"]),
             replayed=False,
             draws=draws_from(answer.get("grants"), answer.get("amounts")),
         )
     if answer["outcome"] == "replayed":
         stored = recorded_from(answer["stored"], transaction.tenant)
-        same_or_conflict(stored.transaction, transaction.request)
+        same_or_conflict(stored.transaction.named_like(transaction), transaction.request)
         ours = repeated and stored.transaction.id == transaction.id
         return evolve(stored, replayed=not ours)
     raise _refusal(transaction, answer)
 
 
-def _refusal(transaction: Transaction, answer: Any) -> BillingError:
+def _filled(transaction: Transaction, answer: Any) -> Transaction:
+    """Fill in the amounts that the database decided."""
+    if transaction.at_most is not None and "amount" in answer:
+        return evolve(transaction, amount=in_credits(answer["amount"]))
+    if (given := transaction.giving_back) is None:
+        return transaction
+    charge, part, so_far, expired = answer["other"].values()
+    return evolve(
+        transaction,
+        amount=in_credits(answer["amount"]),
+        absorbed=in_credits(expired),
+        giving_back=evolve(
+            given, charge=UUID(charge), amount=in_credits(part), total=in_credits(so_far)
+        ),
+    )
+
+
+def _not_given_back(asked: GivingBack, answer: Any) -> BillingError:
+    if answer["outcome"] == "unknown_charge":
+        return UnknownCharge(asked.named)
+    required = asked.asked or in_credits(answer["charged"])
+    return ReversalExceedsCharge(required, in_credits(answer["remaining"]))
+
+
+def _refusal(transaction: Transaction, answer: Any) -> BillingError:  # noqa: PLR0911 (each outcome)
     match answer["outcome"]:
         case "claimed":
             return PaymentAlreadyClaimed(transaction.reference)
@@ -75,6 +99,8 @@ def _refusal(transaction: Transaction, answer: Any) -> BillingError:
                 in_credits(answer["available"]),
                 None if held is None else in_credits(held),
             )
+        case "unknown_charge" | "exceeds_charge" if transaction.giving_back is not None:
+            return _not_given_back(transaction.giving_back, answer)
         case "unknown_hold" if transaction.subject is not None:
             return UnknownHold(transaction.subject)
         case "hold_closed" if transaction.subject is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-from cogni_billing.domain.identity import SHORTFALL, SYSTEM_ACCOUNTS
+from cogni_billing.domain.identity import BREAKAGE, SHORTFALL, SYSTEM_ACCOUNTS
 from cogni_billing.domain.kinds import KINDS
 from cogni_billing.domain.verification import Invariant
 
@@ -40,7 +40,8 @@ _ACCOUNT: Final = "'tenant', tenant_id, 'account', cogni_billing.account_of(tena
 
 _KINDS: Final = ", ".join(
     f"('{kind}', {rules.is_credit}, {rules.corrects}, {rules.may_be_zero}, {rules.reverses},"
-    f" {rules.has_shares}, {rules.subject is not None}, {rules.is_plain_debit})"
+    f" {rules.has_shares}, {rules.subject is not None}, {rules.is_plain_debit},"
+    f" {rules.gives_back})"
     for kind, rules in KINDS.items()
 )
 _RESERVED: Final = ", ".join(f"'{account}'" for account in sorted({UUID(int=0), *SYSTEM_ACCOUNTS}))
@@ -52,12 +53,14 @@ _FITTING: Final = _broken(
     FROM cogni_billing.transactions AS made
     LEFT JOIN (VALUES {_KINDS})
         AS kinds (
-            kind, is_credit, corrects, may_be_zero, is_reversal, has_shares, has_subject, is_plain)
+            kind, is_credit, corrects, may_be_zero, is_reversal, has_shares, has_subject, is_plain,
+            gives_back)
         ON kinds.kind = made.kind
     WHERE (
         abs(amount) < 1e40 AND scale(amount) = 0
         AND CASE WHEN amount = 0 THEN may_be_zero ELSE corrects OR (amount > 0) = is_credit END
-        AND CASE WHEN reason IS NULL THEN NOT corrects ELSE corrects OR made.kind = 'void' END
+        AND CASE WHEN reason IS NULL THEN NOT corrects
+            ELSE corrects OR gives_back OR made.kind = 'void' END
         AND coalesce(char_length(reason) BETWEEN 1 AND 255, true)
         AND (actor IS NULL OR made.kind <> 'expiry' AND octet_length(actor) BETWEEN 1 AND 255)
         AND (subject_id IS NOT NULL) = has_subject
@@ -70,6 +73,9 @@ _FITTING: Final = _broken(
             THEN returned > 0 AND returned_total < 1e40 AND shortfall IN ('debt', 'clamp')
                 AND absorbed >= 0 AND absorbed < 1e40 AND scale(absorbed) = 0
                 AND reverses IS NOT NULL
+            WHEN gives_back
+            THEN reverses IS NOT NULL AND shortfall IS NULL AND absorbed >= 0
+                AND amount + absorbed = returned AND returned_total < 1e40
             ELSE num_nonnulls(reverses, returned, returned_total, part, shortfall, absorbed) = 0
             END
         AND (at_most IS NULL
@@ -91,7 +97,7 @@ _FITTING: Final = _broken(
                     FROM unnest(drawn_amounts) AS part
                 )
                 -- A grant repays a debt out of its own credits.
-                AND (amount < 0 OR drawn_grants <@ ARRAY[id])
+                AND (amount < 0 OR gives_back OR drawn_grants <@ ARRAY[id])
             ELSE true END
     ) IS NOT TRUE
     """,
@@ -136,10 +142,14 @@ _POSTINGS: Final = _broken(
                 FROM unnest(beneficiaries, shares) WITH ORDINALITY AS leg (account, share, n)
                 WHERE share <> 0
                 ORDER BY n
-            ) ELSE beneficiaries END || CASE WHEN absorbed > 0 THEN ARRAY['{SHORTFALL}'::uuid] END,
+            ) ELSE beneficiaries END
+                || CASE WHEN absorbed > 0 THEN ARRAY[
+                    CASE WHEN kind = 'reversal' THEN '{BREAKAGE}'::uuid
+                    ELSE '{SHORTFALL}'::uuid END] END,
                 '{{}}') AS declared,
             coalesce(
-                array_remove(shares, 0) || CASE WHEN absorbed > 0 THEN ARRAY[- absorbed] END,
+                array_remove(shares, 0) || CASE WHEN absorbed > 0 THEN ARRAY[
+                    CASE WHEN kind = 'reversal' THEN absorbed ELSE - absorbed END] END,
                 '{{}}') AS declared_amounts
         FROM cogni_billing.transactions
     ) AS own
@@ -509,7 +519,8 @@ _GRANTS: Final = _broken(
     FULL JOIN (
         SELECT tenant_id, id, sum(part) AS used
         FROM (
-            SELECT tenant_id, drawn.id, drawn.part
+            SELECT tenant_id, drawn.id,
+                CASE WHEN kind = 'reversal' THEN - drawn.part ELSE drawn.part END
             FROM cogni_billing.transactions
             CROSS JOIN unnest(drawn_grants, drawn_amounts) AS drawn (id, part)
             WHERE drawn_grants IS NOT NULL
@@ -594,7 +605,7 @@ _REVERSALS: Final = _broken(
         ON purchase.tenant_id = made.tenant_id
         AND purchase.id = made.reverses
         AND purchase.kind = 'purchase'
-    WHERE made.reverses IS NOT NULL
+    WHERE made.reverses IS NOT NULL AND made.kind <> 'reversal'
     WINDOW sequence AS (
         PARTITION BY made.tenant_id, made.reverses ORDER BY made.returned_total, made.id
     )
@@ -605,6 +616,64 @@ _REVERSALS: Final = _broken(
         """(fits AND returned > 0 AND before + returned = returned_total
             AND returned_total <= paid) IS NOT TRUE""",
         "format('%s after %s make %s of %s', returned, before, returned_total, paid)",
+    ),
+    (
+        Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+        "part <> returned",
+        "format('%s for a request of %s', returned, part)",
+    ),
+)
+
+# Purchased credits come back first, and then the draws, from the last to the first.
+_GIVEN_BACK: Final = _broken(
+    """
+    SELECT
+        made.tenant_id, made.id, returned, returned_total, part, before, charged, given, absorbed,
+        coalesce((
+            SELECT jsonb_object_agg(lot, least(returned_total, until) - greatest(before, after))
+            FROM (
+                SELECT lot, charged - sum(amount) OVER draw AS after,
+                    charged - sum(amount) OVER draw + amount AS until
+                FROM unnest(paid_grants, paid_amounts) WITH ORDINALITY AS paid (lot, amount, n)
+                WINDOW draw AS (ORDER BY n)
+            ) AS lots
+            WHERE least(returned_total, until) > greatest(before, after)
+        ), '{}') AS expected
+    FROM (
+        SELECT
+            made.tenant_id, made.id, made.returned, made.returned_total, made.part, made.absorbed,
+            coalesce(lag(made.returned_total) OVER sequence, 0) AS before,
+            - charge.amount AS charged, charge.drawn_grants AS paid_grants,
+            charge.drawn_amounts AS paid_amounts,
+            coalesce((
+                SELECT jsonb_object_agg(lot, amount)
+                FROM unnest(made.drawn_grants, made.drawn_amounts) AS given (lot, amount)
+            ), '{}') AS given
+        FROM cogni_billing.transactions AS made
+        LEFT JOIN cogni_billing.transactions AS charge
+            ON charge.tenant_id = made.tenant_id
+            AND charge.id = made.reverses
+            AND charge.kind IN ('charge', 'capture')
+        WHERE made.kind = 'reversal'
+        WINDOW sequence AS (
+            PARTITION BY made.tenant_id, made.reverses ORDER BY made.returned_total, made.id
+        )
+    ) AS made
+    """,
+    _TRANSACTION,
+    (
+        Invariant.REVERSALS_GIVE_BACK_A_CHARGE,
+        """(returned > 0 AND before + returned = returned_total
+            AND returned_total <= charged) IS NOT TRUE""",
+        "format('%s after %s make %s of %s', returned, before, returned_total, charged)",
+    ),
+    (
+        Invariant.REVERSALS_RETURN_TO_THEIR_LOTS,
+        """(expected @> given AND absorbed = (
+            SELECT coalesce(sum(value::numeric), 0)
+            FROM jsonb_each_text(expected) AS lot WHERE NOT given ? lot.key
+        )) IS NOT TRUE""",
+        "format('%s and %s expired instead of %s', given, absorbed, expected)",
     ),
     (
         Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
@@ -728,6 +797,7 @@ STATEMENTS: Final = (
     _EXPIRIES,
     _ENDS,
     _REVERSALS,
+    _GIVEN_BACK,
     _DISPUTES,
     _DISPUTED,
     _CHARGEBACKS,

@@ -25,6 +25,7 @@ from cogni_billing.domain.statements import Extract, Line, PageRequest
 from cogni_billing.domain.timestamps import Expiry
 from cogni_billing.domain.transactions import (
     Draw,
+    GivingBack,
     GrantTerms,
     Overrun,
     Recorded,
@@ -74,6 +75,9 @@ def movement(transaction: Transaction) -> Asked:
 def _choices(transaction: Transaction) -> Asked:
     """The optional fields that a caller chose."""
     chosen: Asked = {}
+    if (part := transaction.giving_back) is not None:
+        chosen["reverses"], chosen["charge"] = part.charge, part.reference
+        chosen["part"] = part.asked and part.asked.value
     if transaction.overdraft:
         chosen["overdraft"] = True
     if transaction.at_most is not None:
@@ -115,6 +119,7 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         terms=_terms(stored) if kind is TransactionKind.GRANT else None,
         absorbed=in_credits(stored["absorbed"] or 0),
         reversal=_reversal(stored) if kind.reverses else None,
+        giving_back=_giving_back(stored) if kind is TransactionKind.REVERSAL else None,
         reason=stored["reason"],
         actor=stored["actor"],
     )
@@ -157,6 +162,17 @@ def _reversal(stored: Any) -> Reversal:
         total=Amount.computed(Decimal(stored["returned_total"]), unit),
         asked=_amount(stored["part"], unit.code),
         shortfall=Shortfall(stored["shortfall"]),
+    )
+
+
+def _giving_back(stored: Any) -> GivingBack:
+    by_reference = stored["reversed_kind"] == TransactionKind.CHARGE
+    return GivingBack(
+        charge=UUID(stored["reverses"]),
+        reference=stored["payment"] if by_reference else None,
+        asked=_amount(stored["part"], CREDIT.code),
+        amount=in_credits(stored["returned"]),
+        total=in_credits(stored["returned_total"]),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from cogni_billing.domain.kinds import KINDS, KindRules
+from cogni_billing.domain.identity import AccountId
+from cogni_billing.domain.kinds import KINDS, KindRules, TransactionKind
 
 SCHEMA: Final = "cogni_billing"
 VERSION_SCHEMA: Final = "cogni_billing_migrations"
@@ -112,15 +113,21 @@ def _read(name: str) -> str:
 
 def _kinds() -> dict[str, str]:
     """Write the rules of `KINDS` as SQL, by placeholder."""
-    contra = (
-        f"WHEN '{kind}'::pg_catalog.text THEN '{rules.contra}'::pg_catalog.uuid"
-        for kind, rules in KINDS.items()
-    )
+    contra = {kind: rules.contra for kind, rules in KINDS.items()}
+    absorbs = {kind: rules.absorbs for kind, rules in KINDS.items() if rules.absorbs}
     lists = {
         name: ", ".join(f"'{kind}'" for kind, rules in KINDS.items() if belongs(rules))
         for name, belongs in _LISTS.items()
     }
-    return lists | {"contra": "\n        ".join(contra)}
+    return lists | {"contra": _cases(contra), "absorbs": _cases(absorbs)}
+
+
+def _cases(accounts: Mapping[TransactionKind, AccountId]) -> str:
+    """Write the account of each kind as the branches of CASE."""
+    return "\n        ".join(
+        f"WHEN '{kind}'::pg_catalog.text THEN '{account}'::pg_catalog.uuid"
+        for kind, account in accounts.items()
+    )
 
 
 _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
@@ -128,7 +135,9 @@ _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
     "corrects": lambda rules: rules.corrects,
     "may_be_zero": lambda rules: rules.may_be_zero,
     "opens_account": lambda rules: rules.opens_account,
-    "reverses": lambda rules: rules.reverses,
+    "names_another": lambda rules: rules.reverses or rules.gives_back,
+    "has_reason": lambda rules: rules.corrects or rules.gives_back,
+    "is_usage": lambda rules: rules.is_usage,
     "has_shares": lambda rules: rules.has_shares,
     "subject": lambda rules: rules.subject,
     "plain_debit": lambda rules: rules.is_plain_debit,

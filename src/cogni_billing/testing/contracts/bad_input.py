@@ -116,6 +116,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "credits": (None, *NUMBERS, credits(0), credits(-1), usd(1), [credits(1)]),
     "correction": (None, *NUMBERS, credits(0), usd(1), [credits(1)], credits(10**27) + credits(1)),
     "credits from zero": (None, *NUMBERS, credits(-1), usd(0), usd(1), [credits(1)]),
+    "charge": KEYS,
     "money": (None, *NUMBERS, usd(0), usd("-0.01"), credits(1), [usd(1)]),
     "some money": (*NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
     "key": KEYS,
@@ -134,6 +135,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
             "x" * 1_000_000,
         ),
     ),
+    "some reason": (7, b"r", True, "", " ", "a\n", "x" * 256),
     "metadata": (
         *("{}", [], [("a", 1)], 7, True, cyclic(), nested(9), nested(3000)),
         *({1: "a"}, {None: "a"}, {("a",): 1}, {Kind.RUN: 1}, {"a\0": 1}, {"\udfff": 1}),
@@ -187,6 +189,11 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | {"allow_overdraft": (False, "flag"), "at_most": (True, "flag")}
     | METADATA,
     "charge_many": {"charges": ((), "requests")} | ALL_OR_NOTHING,
+    "reverse": TENANT
+    | {"charge": ("run-1", "charge")}
+    | REFERENCE
+    | {"amount": (credits(5), "some credits"), "reason": ("it failed", "some reason")}
+    | METADATA,
     "hold": TENANT | CREDITS | REFERENCE | EXPIRES | EXPIRES_IN | METADATA,
     "capture": TENANT
     | HOLD

@@ -76,6 +76,12 @@ def adjustment(billing: Billing, clock: MovableClock) -> str:
     return "r"
 
 
+def reversal(billing: Billing, clock: MovableClock) -> str:
+    billing.charge(ALICE, credits(5), reference="r")
+    billing.reverse(ALICE, charge="r", amount=credits(3), reference="r")
+    return "r"
+
+
 RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.PURCHASE: purchase,
     TransactionKind.CHARGE: charge,
@@ -85,6 +91,7 @@ RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.VOID: void,
     TransactionKind.REFUND: refund,
     TransactionKind.CHARGEBACK: chargeback,
+    TransactionKind.REVERSAL: reversal,
     TransactionKind.ADJUSTMENT: adjustment,
 }
 """Records each kind. A kind without an entry fails the contract."""

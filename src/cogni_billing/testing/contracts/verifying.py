@@ -42,6 +42,8 @@ def live(billing: Billing, clock: SteppingClock) -> None:
     billing.fold()
     clock.moment = NOON + 2 * HOUR
     billing.charge(ALICE, credits(3), reference="run-6")
+    billing.reverse(ALICE, charge="run-6", amount=credits(2), reference="back-1")
+    billing.reverse(ALICE, charge="run-1", amount=credits(60), reference="back-2")
     billing.confirm_purchase(BOB, usd("0.03"), payment="stripe:pi_4")
     returned(billing)
     billing.adjust(BOB, credits(-900), reason="billed twice", reference="ticket-1")
@@ -88,9 +90,10 @@ class VerifyingContract(Contract):
 
         assert found.violations == ()
         assert found.ok
-        # 5 purchases, 2 grants, 5 charges, a capture, an expiry, 2 refunds, a chargeback and 2
-        # adjustments. Seven transactions have a share, and one has an absorbed shortfall.
-        assert (found.transactions, found.postings) == (19, 19 * 2 + 8)
+        # 5 purchases, 2 grants, 5 charges, a capture, an expiry, 2 refunds, a chargeback, 2
+        # adjustments and 2 reversals. Seven transactions have a share, one has an absorbed
+        # shortfall, and one has expired credits.
+        assert (found.transactions, found.postings) == (21, 21 * 2 + 9)
 
     def test_a_ledger_with_a_changed_hold_has_no_violations(
         self, billing: Billing, clock: SteppingClock

@@ -11,6 +11,14 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     END
 $$;
 
+-- The account that absorbs a part of a kind. NULL for a kind without one.
+CREATE FUNCTION cogni_billing.absorbs(kind text) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE kind
+        /* absorbs */
+    END
+$$;
+
 -- A transaction as its tenant may read it.
 CREATE FUNCTION cogni_billing.record_of(made cogni_billing.transactions) RETURNS json
 LANGUAGE plpgsql STABLE AS $$
@@ -20,7 +28,8 @@ BEGIN
         FROM (
             SELECT (made).*, kept.policy AS rules, terms.source, terms.priority,
                 terms.first_expires_at, terms.expires_in,
-                bought.reference AS payment, bought.paid_unit AS payment_unit
+                bought.reference AS payment, bought.paid_unit AS payment_unit,
+                bought.kind AS reversed_kind
             FROM (SELECT) AS always
             LEFT JOIN cogni_billing.policies AS kept
                 ON kept.tenant_id = made.tenant_id AND kept.digest = made.policy
@@ -89,6 +98,7 @@ DECLARE
     m            cogni_billing.movement;
     due          record;
     captured     record;
+    given        record;
     rule         text;
     present      timestamptz;
     arrived      numeric;
@@ -127,7 +137,7 @@ BEGIN
             THEN 'metadata_is_a_small_object'
             WHEN (m.subject IS NOT NULL) <> (m.kind IN (/* subject */))
             THEN 'transactions_have_their_subject'
-            WHEN (m.reverses IS NOT NULL) <> (m.kind IN (/* reverses */))
+            WHEN num_nonnulls(m.reverses, m.charge) <> (m.kind IN (/* names_another */))::integer
             THEN 'reversals_name_a_purchase'
         END;
         IF rule IS NOT NULL THEN
@@ -141,15 +151,26 @@ BEGIN
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
             m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part,
-            m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.final, m.overrun) > 0
+            m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.final, m.overrun,
+            m.charge) > 0
         THEN
+            IF m.charge IS NOT NULL THEN
+                IF m.kind <> 'reversal' OR NOT cogni_billing.is_visible(m.charge) THEN
+                    PERFORM cogni_billing.refuse('transactions_fit_their_kind');
+                END IF;
+                -- The nil id stands for an unknown charge.
+                m.reverses := coalesce((
+                    SELECT id FROM cogni_billing.transactions
+                    WHERE tenant_id = owner AND kind = 'charge' AND reference = m.charge
+                ), '00000000-0000-0000-0000-000000000000');
+            END IF;
             IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
                 OR m.kind <> 'grant'
                 AND num_nonnulls(m.source, m.priority, m.expires_at, m.expires_in) > 0
                 OR m.kind <> 'capture' AND num_nonnulls(m.final, m.overrun) > 0
                 OR m.reverses IS NULL
                 AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
-                OR m.reason IS NOT NULL AND m.kind NOT IN (/* corrects */)
+                OR m.reason IS NOT NULL AND m.kind NOT IN (/* has_reason */)
                 OR m.at_most IS NOT NULL
                 AND (m.kind IN (/* plain_debit */) AND m.at_most = - m.amount
                     AND m.overdraft IS NOT TRUE) IS NOT TRUE
@@ -327,7 +348,17 @@ BEGIN
         ELSE
             to_draw := - m.amount;
             IF m.reverses IS NOT NULL OR m.kind IN (/* corrects */) THEN
-                IF m.reverses IS NOT NULL THEN
+                IF m.kind = 'reversal' THEN
+                    SELECT * INTO given FROM cogni_billing.give_back_charge(w, m, present);
+                    IF given.refusal IS NOT NULL THEN
+                        answers := answers || given.refusal;
+                        CONTINUE;
+                    END IF;
+                    w := given.w;
+                    m := given.m;
+                    from_grants := given.grants;
+                    from_amounts := given.amounts;
+                ELSIF m.reverses IS NOT NULL THEN
                     PERFORM cogni_billing.check_reversal(owner, m);
                 ELSIF NOT cogni_billing.is_reason(m.reason) THEN
                     PERFORM cogni_billing.refuse('adjustments_have_a_reason');
@@ -385,12 +416,15 @@ BEGIN
                     m.at)::cogni_billing.arrivals;
             END IF;
         END LOOP;
+        other_side := coalesce(m.absorbed, 0) - m.amount - shared;
         IF m.absorbed > 0 THEN
             n := n + 1;
-            legs := legs || ROW(owner, m.id, n, '00000000-0000-4000-b000-000000000004', 0, m.kind,
-                - m.absorbed, m.at)::cogni_billing.arrivals;
+            IF m.kind = 'reversal' THEN
+                other_side := - m.returned;
+            END IF;
+            legs := legs || ROW(owner, m.id, n, cogni_billing.absorbs(m.kind), 0, m.kind,
+                - other_side - m.amount - shared, m.at)::cogni_billing.arrivals;
         END IF;
-        other_side := coalesce(m.absorbed, 0) - m.amount - shared;
         IF other_side <> 0 OR m.reverses IS NULL THEN
             legs := legs || ROW(owner, m.id, n + 1, cogni_billing.contra_of(m.kind), 0, m.kind,
                 other_side, m.at)::cogni_billing.arrivals;
@@ -399,8 +433,9 @@ BEGIN
             WHEN from_grants IS NULL
             THEN format('{"outcome":"done","balance":%s}', w.posted + arrived)
             ELSE format(
-                '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s,"amount":%s}',
-                w.posted + arrived, to_json(from_grants), to_json(from_amounts), m.amount)
+                '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s,"amount":%s,"other":%s}',
+                w.posted + arrived, to_json(from_grants), to_json(from_amounts), m.amount,
+                to_json(ROW(m.reverses, m.returned, m.returned_total, m.absorbed)))
         END;
     END LOOP;
     IF changed THEN

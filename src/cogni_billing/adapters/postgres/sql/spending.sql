@@ -96,6 +96,64 @@ BEGIN
 END
 $$;
 
+-- Gives a part of a charge or a capture back, newest draw first: purchased credits, then grants.
+-- Fills in the movement. Returns the parts that go back to grants as two lists, or a refusal.
+CREATE FUNCTION cogni_billing.give_back_charge(
+    INOUT w cogni_billing.wallets, INOUT m cogni_billing.movement, moment timestamptz,
+    OUT grants uuid[], OUT amounts numeric[], OUT refusal text
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    charged cogni_billing.transactions;
+    before  numeric;
+    place   numeric;
+    part    numeric;
+    ends    timestamptz;
+BEGIN
+    IF (m.amount = 0 AND num_nonnulls(m.returned, m.returned_total, m.shortfall, m.absorbed) = 0
+        AND coalesce(m.part > 0 AND m.part < 1e40 AND scale(m.part) = 0, m.part IS NULL)
+        AND (m.reason IS NULL OR cogni_billing.is_reason(m.reason))) IS NOT TRUE
+    THEN
+        PERFORM cogni_billing.refuse('reversals_give_back_a_part');
+    END IF;
+    SELECT * INTO charged FROM cogni_billing.transactions
+    WHERE tenant_id = w.tenant_id AND id = m.reverses AND kind IN (/* is_usage */);
+    IF NOT FOUND THEN
+        refusal := '{"outcome":"unknown_charge"}';
+        RETURN;
+    END IF;
+    SELECT coalesce(max(returned_total), 0) INTO before FROM cogni_billing.transactions
+    WHERE tenant_id = w.tenant_id AND reverses = m.reverses;
+    m.returned := coalesce(m.part, - charged.amount - before);
+    m.returned_total := before + m.returned;
+    IF m.returned = 0 OR m.returned_total > - charged.amount THEN
+        refusal := format('{"outcome":"exceeds_charge","charged":%s,"remaining":%s}',
+            - charged.amount, - charged.amount - before);
+        RETURN;
+    END IF;
+    m.absorbed := 0;
+    grants := '{}';
+    amounts := '{}';
+    place := - charged.amount - (
+        SELECT coalesce(sum(drawn), 0) FROM unnest(charged.drawn_amounts) AS drawn);
+    FOR i IN REVERSE coalesce(cardinality(charged.drawn_grants), 0) .. 1 LOOP
+        part := least(m.returned_total, place + charged.drawn_amounts[i]) - greatest(before, place);
+        place := place + charged.drawn_amounts[i];
+        CONTINUE WHEN part <= 0;
+        SELECT expires_at INTO ends FROM cogni_billing.grants
+        WHERE tenant_id = w.tenant_id AND id = charged.drawn_grants[i];
+        IF ends <= moment THEN
+            m.absorbed := m.absorbed + part;
+        ELSE
+            w := cogni_billing.give_back(w, charged.drawn_grants[i], part);
+            grants := grants || charged.drawn_grants[i];
+            amounts := amounts || part;
+        END IF;
+    END LOOP;
+    m.amount := m.returned - m.absorbed;
+END
+$$;
+
 -- The times at which the tenant's holds and grants expire, up to a moment.
 CREATE FUNCTION cogni_billing.due(owner uuid, moment timestamptz) RETURNS SETOF timestamptz
 LANGUAGE sql STABLE ROWS 10 AS $$

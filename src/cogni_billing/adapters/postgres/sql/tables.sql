@@ -35,7 +35,8 @@ CREATE TYPE cogni_billing.movement AS (
     reason         text,
     actor          text,
     final          boolean,
-    overrun        text
+    overrun        text,
+    charge         text
 );
 
 -- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions.
@@ -88,15 +89,17 @@ CREATE TABLE cogni_billing.transactions (
     -- The parts that it took of grants. The remaining part was of purchased credits.
     drawn_grants   uuid[],
     drawn_amounts  numeric[],
-    -- A reversal: its purchase, the payment returned now and in total, the requested part (NULL for
-    -- all that remained), the rule for spent credits, and the part that `shortfall` absorbed.
+    -- A refund or a chargeback: its purchase, the payment returned now and in total, the requested
+    -- part (NULL for all that remained), the rule for spent credits, and the part that `shortfall`
+    -- absorbed. A reversal: its charge or capture, the credits given back now and in total, the
+    -- requested part, and the credits that had expired.
     reverses       uuid,
     returned       numeric,
     returned_total numeric,
     part           numeric,
     shortfall      text,
     absorbed       numeric,
-    -- The reason for an adjustment or a void.
+    -- A reason for people to read, of an adjustment, a void or a reversal.
     reason         text,
     -- The person or the program that made the call, if the caller named it.
     actor          text COLLATE "C",

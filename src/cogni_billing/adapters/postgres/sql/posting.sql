@@ -393,14 +393,14 @@ BEGIN
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
             posted_after, arrived, overdraft, at_most, subject_id, paid, paid_unit, beneficiaries,
             shares, policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
-            shortfall, absorbed, reason, actor, final, overrun, metadata
+            shortfall, absorbed, reason, final, overrun, actor, metadata
         ) VALUES (
             owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
             w.posted, arrived, coalesce(m.overdraft, false), m.at_most, m.subject, m.paid,
             m.paid_unit,
             m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
-            m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason,
-            m.actor, m.final, m.overrun, m.metadata::json
+            m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason, m.final,
+            m.overrun, m.actor, m.metadata::json
         )
         ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING;
         IF NOT FOUND THEN

@@ -236,32 +236,23 @@ BEGIN
 END
 $$;
 
--- Captures credits of a hold. Returns a refusal, or the used parts of grants as two lists.
+-- Captures credits of an open hold in part, or beyond the held ones. Returns a refusal, or the used
+-- parts of grants as two lists.
 CREATE FUNCTION cogni_billing.capture_hold(
-    INOUT w cogni_billing.wallets, m cogni_billing.movement, available numeric,
-    present timestamptz, OUT refusal text, OUT grants uuid[], OUT amounts numeric[]
+    INOUT w cogni_billing.wallets, hold cogni_billing.holds, m cogni_billing.movement,
+    available numeric, present timestamptz, OUT refusal text, OUT grants uuid[],
+    OUT amounts numeric[]
 )
 LANGUAGE plpgsql AS $$
 DECLARE
     cost   CONSTANT numeric := - m.amount;
-    hold   cogni_billing.holds;
-    excess numeric;
+    excess CONSTANT numeric := cost - hold.held;
     more   record;
     taken  record;
 BEGIN
     IF m.overrun NOT IN ('available', 'overdraft') OR m.final THEN
         PERFORM cogni_billing.refuse('captures_have_their_rules');
     END IF;
-    SELECT * INTO hold FROM cogni_billing.holds
-    WHERE tenant_id = w.tenant_id AND id = m.subject AND kind = 'work';
-    IF NOT FOUND THEN
-        refusal := '{"outcome":"unknown_hold"}';
-        RETURN;
-    ELSIF hold.state <> 'open' THEN
-        refusal := format('{"outcome":"hold_closed","state":"%s"}', hold.state);
-        RETURN;
-    END IF;
-    excess := cost - hold.held;
     IF excess > 0 THEN
         IF m.overrun IS NULL OR m.overrun = 'available' AND excess > available THEN
             refusal := format(

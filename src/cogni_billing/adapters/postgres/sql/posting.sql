@@ -94,10 +94,11 @@ DECLARE
     w            cogni_billing.wallets;
     was          uuid;
     stored       cogni_billing.transactions;
+    hold         cogni_billing.holds;
     each         json;
     m            cogni_billing.movement;
     due          record;
-    captured     record;
+    ended        record;
     given        record;
     rule         text;
     present      timestamptz;
@@ -337,14 +338,28 @@ BEGIN
             w.granted := w.granted + m.amount - to_draw;
             w.due_at := least(w.due_at, m.expires_at);
         ELSIF m.kind = 'capture' THEN
-            SELECT * INTO captured FROM cogni_billing.capture_hold(w, m, available, present);
-            IF captured.refusal IS NOT NULL THEN
-                answers := answers || captured.refusal;
+            SELECT * INTO hold FROM cogni_billing.holds
+            WHERE tenant_id = owner AND id = m.subject AND kind = 'work';
+            IF NOT FOUND THEN
+                answers := answers || '{"outcome":"unknown_hold"}'::text;
                 CONTINUE;
+            ELSIF hold.state <> 'open' THEN
+                answers := answers || format('{"outcome":"hold_closed","state":"%s"}', hold.state);
+                CONTINUE;
+            ELSIF - m.amount <= hold.held AND m.final IS NULL AND m.overrun IS NULL THEN
+                SELECT * INTO ended
+                FROM cogni_billing.end_hold(w, hold, 'captured', - m.amount, present);
+            ELSE
+                SELECT * INTO ended
+                FROM cogni_billing.capture_hold(w, hold, m, available, present);
+                IF ended.refusal IS NOT NULL THEN
+                    answers := answers || ended.refusal;
+                    CONTINUE;
+                END IF;
             END IF;
-            w := captured.w;
-            from_grants := captured.grants;
-            from_amounts := captured.amounts;
+            w := ended.w;
+            from_grants := ended.grants;
+            from_amounts := ended.amounts;
         ELSE
             to_draw := - m.amount;
             IF m.reverses IS NOT NULL OR m.kind IN (/* corrects */) THEN

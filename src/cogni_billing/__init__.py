@@ -10,7 +10,7 @@ from cogni_billing.aio import AsyncBilling, AsyncPaymentAttempts
 from cogni_billing.application.acting import acting
 from cogni_billing.attempts import PaymentAttempts
 from cogni_billing.billing import Billing
-from cogni_billing.domain.accounts import Account
+from cogni_billing.domain.accounts import Account, Freeze
 from cogni_billing.domain.allocation import allocate
 from cogni_billing.domain.amounts import CREDIT, USD, USDC, Amount, Unit, credits, usd, usd_cents
 from cogni_billing.domain.attempt_limits import AttemptRules
@@ -20,6 +20,7 @@ from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
+    AccountFrozen,
     AttemptClosed,
     BillingError,
     Difference,
@@ -168,6 +169,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "ChargebackReceipt",
     # Corrections
     "AdjustmentReceipt",
+    "Freeze",
     "acting",
     # Balances and statements
     "Balance",
@@ -211,6 +213,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "IdempotencyConflict",
     "InstallationNotReady",
     "InsufficientCredits",
+    "AccountFrozen",
     "InvalidAmount",
     "InvalidInput",
     "InvalidMetadata",

@@ -14,6 +14,7 @@ from uuid import UUID
 from cogni_billing.application import (
     adjusting,
     attempts,
+    freezing,
     granting,
     maintenance,
     minting,
@@ -221,6 +222,7 @@ class AsyncBilling:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
                 argument is invalid.
             UnknownAccount: the tenant has no account.
+            AccountFrozen: an operator has frozen the account.
             InsufficientCredits: less is available, and *at_most* is not given. Concurrent charges
                 never take the available credits below zero, unless the call allows an overdraft.
             IdempotencyConflict: the tenant used this reference for another charge.
@@ -334,6 +336,7 @@ class AsyncBilling:
             InvalidTime: *expires_at* is naive or has passed, *expires_in* is not above zero, or
                 both are given.
             UnknownAccount: the tenant has no account.
+            AccountFrozen: an operator has frozen the account.
             InsufficientCredits: less is available.
             IdempotencyConflict: the tenant used this reference for another hold.
             HoldClosed: the hold of this reference was captured or released, or has expired. It sets
@@ -827,6 +830,38 @@ class AsyncBilling:
         )
         return await self._run(adjusting.adjust(self._context, request))
 
+    async def freeze(self, tenant: TenantId | UUID, reason: str) -> Account:
+        """Keep the tenant from spending until `unfreeze`.
+
+        Charges, holds, their extensions, and captures beyond a hold raise `AccountFrozen`, also if
+        they may overdraw. Everything else still happens: purchases and grants, captures within
+        open holds and releases, refunds, disputes, adjustments, expirations and shares. Freezing a
+        frozen account changes nothing.
+
+        Args:
+            tenant: The tenant to freeze. It must have an account.
+            reason: Why, for people: 1 to 255 printable characters, not all of them spaces. The
+                tenant can read it: `Account.freeze` of `open_account`.
+
+        Returns:
+            The account with its freeze, which is the first one if it was frozen already.
+
+        Raises:
+            InvalidInput: *reason* is invalid.
+            PrivilegeRequired: the unit of work has no service role.
+            UnknownAccount: the tenant has no account.
+        """
+        return await self._run(freezing.freeze(self._context, tenant, reason))
+
+    async def unfreeze(self, tenant: TenantId | UUID) -> Account:
+        """Let the tenant spend again. Unfreezing an account that is not frozen changes nothing.
+
+        Raises:
+            PrivilegeRequired: the unit of work has no service role.
+            UnknownAccount: the tenant has no account.
+        """
+        return await self._run(freezing.unfreeze(tenant))
+
     async def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """The tenant's posted, held and available credits, now or as of a moment.
 
@@ -914,10 +949,11 @@ class AsyncBilling:
     async def forget(self, tenant: TenantId | UUID) -> int:
         """Erase texts of the tenant that may be personal data. Returns their number.
 
-        Erases the metadata of transactions, holds, disputes and payment attempts, and the sources
-        of grants. Digests replace them, so replays, `verify` and seals have the same outcome as
-        before. Amounts, times, ids, references and payments stay, because the ledger needs them.
-        So never put personal data into a key. Texts recorded later can be erased by another call.
+        Erases the metadata of transactions, holds, disputes and payment attempts, the sources of
+        grants, and the reasons of adjustments and of a freeze. Digests replace them, so replays,
+        `verify` and seals have the same outcome as before. Amounts, times, ids, actors, references
+        and payments stay, because the ledger needs them. So never put personal data into a key.
+        Texts recorded later can be erased by another call.
 
         Raises:
             PrivilegeRequired: the unit of work has no service role.

@@ -263,6 +263,10 @@ ATTACKS: dict[str, Attack] = {
         calls("reverse", ALICE, lambda ids: [refund(ids)]),
         ("GRANT EXECUTE ON FUNCTION cogni_billing.reverse TO app_user",),
     ),
+    "freeze as the user": Attack(
+        calls("freeze", ALICE, VALID["freeze"]),
+        ("GRANT EXECUTE ON FUNCTION cogni_billing.freeze TO app_user",),
+    ),
     "adjust as the user": Attack(
         calls("adjust", ALICE, VALID["adjust"]),
         ("GRANT EXECUTE ON FUNCTION cogni_billing.adjust TO app_user",),

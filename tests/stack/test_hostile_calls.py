@@ -108,6 +108,7 @@ DOORS = {
     "expire_due": Door("expire_due", lambda ids, **altered: {"at": ids.now} | altered),
     "opening": Door("open_account", lambda ids, **altered: {"at": ids.now} | altered),
     "lock": Door("lock", lambda ids, **altered: VALID["lock"](ids) | altered, "app_service"),
+    "freeze": Door("freeze", lambda ids, **altered: VALID["freeze"](ids) | altered, "app_service"),
     "closing": Door(
         "close_dispute", lambda ids, **altered: VALID["close_dispute"](ids) | altered, "app_service"
     ),
@@ -281,7 +282,8 @@ charge,purchase,adjustment transactions_fit_their_kind {"absorbed":5}
 charge,purchase,grant,refund transactions_fit_their_kind {"reason":"billed twice"}
 charge,capture,purchase,grant,refund,adjustment actors_are_visible_ascii {"actor":""}
     {"actor":"a b"} {"actor":"\u0001"} {"actor":"é"}
-adjustment adjustments_have_a_reason {"reason":null} {"reason":""} {"reason":"  "}
+adjustment reasons_are_printable {"reason":null}
+adjustment,freeze reasons_are_printable {"reason":""} {"reason":"  "}
     {"reason":"a\nb"} {"reason":"\u0001"} {"reason":"\u007f"} {"reason":"\u0085"}
     {"reason":"\u202ea"} {"reason":"a\u2028b"} {"reason":"\ufeff"}
 purchase transactions_fit_their_kind {"expires_at":"2020-01-01"}
@@ -397,7 +399,7 @@ def others() -> Iterator[tuple[str, Forgery]]:
             for door in doors.split(","):
                 yield f"{door}: {fields}", (door, fields, rule)
     long_reason = {"reason": "x" * 256}
-    yield "adjustment: reason, 256", ("adjustment", long_reason, "adjustments_have_a_reason")
+    yield "adjustment: reason, 256", ("adjustment", long_reason, "reasons_are_printable")
     for policy in (METADATA["300 levels"], '{"a":"%s"}' % ("x" * 65536)):
         yield (
             f"purchase: policy of {len(str(policy))}",

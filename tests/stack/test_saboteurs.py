@@ -17,6 +17,7 @@ from cogni_billing.testing.contracts import (
     charges,
     drawing,
     erasure,
+    freezing,
     giving_back,
     grant_ends,
     grants,
@@ -268,6 +269,21 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         acting.ActorContract,
         "test_an_inner_block_names_another_actor",
         replaced("record", "m.actor, m.metadata::json", "NULL, m.metadata::json"),
+    ),
+    "a_frozen_account_charges": (
+        freezing.FreezeContract,
+        "test_a_charge_of_a_batch_is_refused_alone",
+        replaced("record", "ELSIF w.frozen_at IS NOT NULL\n                OR NOT", "ELSIF NOT"),
+    ),
+    "a_frozen_account_holds": (
+        freezing.FreezeContract,
+        "test_a_hold_is_refused",
+        replaced("_hold", "IF w.frozen_at IS NOT NULL", "IF false"),
+    ),
+    "a_second_freeze_replaces_the_first": (
+        freezing.FreezeContract,
+        "test_a_second_freeze_keeps_the_first",
+        replaced("_freeze", "AND frozen_at IS NULL", ""),
     ),
     "a_fold_waits_for_no_writer": (
         reading.FoldingRaces,

@@ -188,6 +188,16 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         CHARGED.format("actor = ''"),
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
+    "a frozen wallet has a later charge": (
+        "UPDATE cogni_billing.wallets SET frozen_at = now(), frozen_after = 0, frozen_reason = 'r'"
+        " WHERE tenant_id IN ("
+        "SELECT tenant_id FROM cogni_billing.transactions WHERE kind = 'charge')",
+        {Invariant.FROZEN_WALLETS_SPEND_NOTHING},
+    ),
+    "a frozen wallet has no reason": (
+        "UPDATE cogni_billing.wallets SET frozen_at = now(), frozen_after = lines",
+        {Invariant.FROZEN_WALLETS_SPEND_NOTHING},
+    ),
     "an adjustment is declared a charge": (
         TRANSACTION.format("kind = 'charge', reason = NULL", "ticket-1"),
         {Invariant.POSTINGS_MATCH},

@@ -54,6 +54,7 @@ from cogni_billing.testing.contracts import (
     charges,
     drawing,
     erasure,
+    freezing,
     giving_back,
     grant_ends,
     grants,
@@ -507,6 +508,11 @@ def an_actor_stays_after_the_block(patch: Patch) -> None:
             pass
 
     patch.setattr(actors, "_ACTOR", Kept())
+
+
+@in_memory(freezing.FreezeContract, "test_a_charge_of_a_batch_is_refused_alone")
+def a_frozen_account_spends(patch: Patch) -> None:
+    patch.setattr(Wallet, "require_unfrozen", lambda _: None)
 
 
 # One transaction, one tenant ----------------------------------------------------------------------

@@ -44,6 +44,14 @@ CONTRA_ACCOUNTS: Final = {
 
 
 @frozen
+class Freeze:
+    """The state of an account that may not spend: the operator's reason, and the beginning."""
+
+    reason: str
+    since: datetime
+
+
+@frozen
 class Account:
     """A tenant's billing account.
 
@@ -55,6 +63,8 @@ class Account:
     opened_at: datetime
     slug: str | None = None
     is_system_tenant: bool = False
+    freeze: Freeze | None = None
+    """`None` if the tenant may spend."""
 
 
 def new_account(tenant: TenantId, opened_at: datetime) -> Account:

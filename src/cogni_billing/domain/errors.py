@@ -29,6 +29,7 @@ BillingError
 ├── AttemptClosed
 ├── OthersRefused
 ├── PrivilegeRequired           the role may not do this
+├── AccountFrozen               the account may not spend now
 ├── RecordsRetained             a retention rule keeps the records: erase them later
 ├── UnbalancedTransaction       a programming error
 ├── ScopeClosed
@@ -192,6 +193,18 @@ class InsufficientCredits(BillingError):
         if self.held is None:
             return f"{self.required} required, {self.available} available"
         return f"{self.required} required, {self.held} held, {self.available} available beside it"
+
+
+@define
+class AccountFrozen(BillingError):
+    """An operator has frozen the account. It spends no credits until it is unfrozen."""
+
+    code: ClassVar[str] = "account_frozen"
+
+    since: datetime
+
+    def _message(self) -> str:
+        return f"the account is frozen since {self.since}; it can spend after `unfreeze`"
 
 
 @frozen

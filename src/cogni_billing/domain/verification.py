@@ -29,6 +29,7 @@ class Invariant(Enum):
     WALLETS_HAVE_ACCOUNTS = "a wallet belongs to an open account"
     WALLETS_FOLLOW_A_CHECKPOINT = "the received credits of a wallet match a checkpoint"
     WALLETS_KNOW_WHAT_IS_DUE = "a wallet stores when its next hold or grant expires"
+    FROZEN_WALLETS_SPEND_NOTHING = "a frozen wallet has its reason, and no later charge"
     LINES_RUN_ON = "a line's balance is the previous balance plus its amount"
     LINES_ARE_GAPLESS = "lines are numbered without a gap, up to their wallet's count"
     LINES_SEE_ARRIVALS = "a line has seen at least the arrivals of earlier lines"

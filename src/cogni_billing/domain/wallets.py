@@ -14,8 +14,10 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
+from cogni_billing.domain.accounts import Freeze
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.errors import (
+    AccountFrozen,
     InsufficientCredits,
     UnbalancedTransaction,
     UnknownGrant,
@@ -60,6 +62,7 @@ class Wallet:
     """The part of each hold that comes from grants. The rest is purchased credits."""
     changes: Mapping[UUID, tuple[HoldChange, ...]] = MappingProxyType({})
     """The changes of each hold, from its opening to its end."""
+    freeze: Freeze | None = None
     disputed: Mapping[UUID, Hold] = MappingProxyType({})
     """The credits set aside by disputes of any tenant's payments, even beyond the available."""
 
@@ -171,6 +174,7 @@ class Wallet:
         *arrived* is the sum of all arrivals. A reversal gives *lots* back to their grants.
 
         Raises:
+            AccountFrozen: the wallet is frozen, and the transaction spends available credits.
             InsufficientCredits: less is available and the transaction allows no overdraft, or less
                 is held and the capture allows no overrun.
             UnknownHold, HoldClosed: the captured hold is unknown, or has ended.
@@ -195,6 +199,7 @@ class Wallet:
             case TransactionKind.EXPIRY | TransactionKind.VOID as kind:
                 raise UnbalancedTransaction(f"the ledger makes each {kind}; do not post one")
             case kind if kind.is_plain_debit:
+                self.require_unfrozen()
                 if not transaction.overdraft:
                     self.require_available(-transaction.amount, arrived)
                 wallet, draws = self.drawing(-transaction.amount)
@@ -222,9 +227,11 @@ class Wallet:
 
         Raises:
             InvalidTime: the hold would have expired already.
+            AccountFrozen: the wallet is frozen.
             InsufficientCredits: less is available.
         """
         require_unexpired(hold.expires_at, self.as_of)
+        self.require_unfrozen()
         self.require_available(hold.amount, arrived)
         wallet, draws = self.drawing(hold.amount)
         opening = HoldChange(HoldChangeKind.OPENING, hold.opened_at, hold.amount, draws)
@@ -298,6 +305,7 @@ class Wallet:
         hold = self.hold(extension.hold_id)
         hold.require_open()
         require_unexpired(extension.expires_at, self.as_of)
+        self.require_unfrozen()
         added = extension.amount or ZERO
         if extension.amount is not None:
             self.require_available(added, arrived)
@@ -321,6 +329,8 @@ class Wallet:
         if (excess := taken - hold.held).is_positive:
             available = self.available(arrived)
             refused = capture.overrun is Overrun.REFUSE
+            if not refused:
+                self.require_unfrozen()
             if refused or (capture.overrun is Overrun.AVAILABLE and excess > available):
                 raise InsufficientCredits(taken, available, hold.held)
             wallet = self.adding(hold, HoldChangeKind.OVERRUN, excess)
@@ -391,6 +401,10 @@ class Wallet:
     def available(self, arrived: Amount) -> Amount:
         """The credits that can be spent. *arrived* is the sum of all arrivals."""
         return self.posted + arrived - self.aside
+
+    def require_unfrozen(self) -> None:
+        if self.freeze is not None:
+            raise AccountFrozen(self.freeze.since)
 
     def require_available(self, required: Amount, arrived: Amount) -> None:
         available = self.available(arrived)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+from cogni_billing.domain.accounts import Account, Freeze
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
@@ -63,6 +64,16 @@ class BooksRepository(Protocol):
 
     def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
         """Release the parts of an open *dispute*."""
+        ...
+
+    def freeze(self, tenant: TenantId, freeze: Freeze | None, /) -> Account:
+        """Freeze the tenant's account, or unfreeze it for `None`, and return it.
+
+        An account that is frozen already keeps its first freeze.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
         ...
 
     def forget(self, tenant: TenantId, now: datetime, retention: timedelta | None, /) -> int:

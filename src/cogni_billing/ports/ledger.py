@@ -35,14 +35,15 @@ class LedgerRepository(Protocol):
 
         In a single-call scope (`UnitOfWork.post`, `UnitOfWork.single`) the expirations that were
         due on the wallet stay recorded if the ledger's state refuses the call: InvalidTime,
-        InsufficientCredits, UnknownHold, HoldClosed, PaymentAlreadyClaimed. All other errors are
-        decided first and record no expiration.
+        AccountFrozen, InsufficientCredits, UnknownHold, HoldClosed, PaymentAlreadyClaimed. All
+        other errors are decided first and record no expiration.
 
         Raises:
             IdempotencyConflict: the tenant used the key for another request.
             PaymentAlreadyClaimed: another tenant's purchase has the payment.
             UnknownAccount: the tenant has no account, and the kind does not open one.
             InvalidTime: the new grant would have expired already.
+            AccountFrozen: the account is frozen, and the transaction spends available credits.
             InsufficientCredits: less is available and the transaction allows no overdraft, or less
                 is held and the capture allows no overrun.
             UnknownHold, HoldClosed: the captured hold is unknown, or has ended.
@@ -112,6 +113,7 @@ class LedgerRepository(Protocol):
             HoldClosed: the hold with the reference has ended.
             UnknownAccount: the tenant has no account.
             InvalidTime: the hold would have expired already.
+            AccountFrozen: the account is frozen.
             InsufficientCredits: less is available.
             LedgerCorruption: the hold's id is taken.
         """

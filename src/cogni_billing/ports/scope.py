@@ -82,9 +82,10 @@ class UnitOfWork(Environment, Protocol):
 
         It answers like `LedgerRepository.post`. An adapter may run it as one statement, or share
         one commit among several. If the state of the ledger refuses the transaction
-        (InsufficientCredits, UnknownHold, HoldClosed, InvalidTime, PaymentAlreadyClaimed), the
-        expirations that were due on the wallet stay recorded. A replay, an IdempotencyConflict and
-        UnknownAccount are answered before any expiration is recorded.
+        (AccountFrozen, InsufficientCredits, UnknownHold, HoldClosed, InvalidTime,
+        PaymentAlreadyClaimed), the expirations that were due on the wallet stay recorded. A
+        replay, an IdempotencyConflict and UnknownAccount are answered before any expiration is
+        recorded.
         """
         ...
 

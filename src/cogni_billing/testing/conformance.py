@@ -36,6 +36,7 @@ from cogni_billing.testing.contracts import (
     disputes,
     drawing,
     erasure,
+    freezing,
     giving_back,
     grant_ends,
     grants,
@@ -116,6 +117,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestGrantPages(drawing.GrantPageContract):
+        pass
+
+    class TestFreezes(freezing.FreezeContract):
         pass
 
     class TestReverse(giving_back.ReverseContract):

@@ -105,6 +105,7 @@ OUTCOMES = {
     "ok",
     "replayed",
     "unknown_account",
+    "account_frozen",
     "insufficient_credits",
     "idempotency_conflict",
     "payment_already_claimed",
@@ -457,6 +458,19 @@ class Ledgers(RuleBasedStateMachine):
         """The id of a transaction."""
         code, view = observed(lambda: self.billings[0].find(TENANTS[who], reference=key, kind=kind))
         return view.id if code == "ok" and view is not None else None
+
+    @rule(
+        who=tenants, reason=st.sampled_from(["x", "y"]), ends=st.sampled_from([True, True, False])
+    )
+    def freeze(self, who: str, reason: str, ends: bool) -> None:
+        frozen, said = self.compare(
+            lambda b: b.freeze(TENANTS[who], reason), lambda: self.model.freeze(who, reason)
+        )
+        if frozen is not None:
+            assert said in {frozen.freeze.reason, "erased"}
+        self.charge((who, 1, "frozen", "overdraft"), "user:1")
+        if ends:
+            self.compare(lambda b: b.unfreeze(TENANTS[who]), lambda: self.model.freeze(who, None))
 
     @rule(who=buyers, payment=disputed, cents=parts, key=held_keys)
     def open_dispute(self, who: str, payment: str, cents: int | None, key: str) -> None:

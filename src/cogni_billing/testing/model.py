@@ -24,7 +24,7 @@ Told = tuple[Any, ...]
 
 
 AFTER_SETTLING = {
-    *("insufficient_credits", "unknown_hold", "hold_closed", "invalid_time"),
+    *("account_frozen", "insufficient_credits", "unknown_hold", "hold_closed", "invalid_time"),
     *("payment_already_claimed", "unknown_grant", "grant_closed"),
     *("unknown_charge", "reversal_exceeds_charge"),
 }
@@ -47,6 +47,7 @@ def _new_tenant() -> Dict:
         "keys": {},
         "actors": {},  # of charges
         "given_back": {},  # credits of charges and captures, by their keys
+        "frozen": None,
     }
 
 
@@ -111,6 +112,7 @@ class Model:
         def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
+            require_unfrozen(tenant)
             taken = amount
             if how == "at most":
                 taken = min(amount, max(available(tenant), 0))
@@ -201,6 +203,7 @@ class Model:
             expire_due(tenant, now)
             if expires is not None and expires <= tenant["as_of"]:
                 raise RefusedError("invalid_time")
+            require_unfrozen(tenant)
             if amount > available(tenant):
                 raise RefusedError("insufficient_credits")
             tenant["holds"][reference] = {
@@ -229,6 +232,7 @@ class Model:
             held = open_hold(tenant, hold, now)
             if expires is not None and expires <= tenant["as_of"]:
                 raise RefusedError("invalid_time")
+            require_unfrozen(tenant)
             if amount is not None and amount > available(tenant):
                 raise RefusedError("insufficient_credits")
             set_aside(tenant, held, amount or 0)
@@ -247,6 +251,8 @@ class Model:
             held = open_hold(tenant, hold, now)
             excess = amount - held["held"]
             if excess > 0:
+                if overrun != "refuse":
+                    require_unfrozen(tenant)
                 if overrun == "refuse" or (overrun == "available" and excess > available(tenant)):
                     raise RefusedError("insufficient_credits")
                 set_aside(tenant, held, excess)
@@ -379,6 +385,14 @@ class Model:
             return kept
 
         return self._once(who, ("reversal", reference), asked, record, now)
+
+    def freeze(self, who: str, reason: str | None) -> str | None:
+        """Returns the reason why the tenant is frozen, or `None`."""
+        tenant = self.state["tenants"][who]
+        require_open(tenant)
+        tenant["frozen"] = None if reason is None else tenant["frozen"] or reason
+        frozen: str | None = tenant["frozen"]
+        return frozen
 
     def open_dispute(
         self, who: str, payment: str, cents: int | None, reference: str, now: datetime
@@ -555,8 +569,10 @@ class Model:
         return [grant["left"] for grant in spendable(tenant)]
 
     def forget(self, who: str) -> None:
-        """Requests are compared as before, so a model without texts has none to erase."""
-        require_open(self.state["tenants"][who])
+        """Requests are compared as before. The only text of the model is the reason of a freeze."""
+        tenant = self.state["tenants"][who]
+        require_open(tenant)
+        tenant["frozen"] = tenant["frozen"] and "erased"
 
     def all_grants(self, who: str, now: datetime) -> list[int]:
         """Returns the remainder of each grant, newest first."""
@@ -599,6 +615,11 @@ def known_grant(tenant: Dict, grant: str) -> Dict:
         raise RefusedError("unknown_grant")
     found: Dict = tenant["grants"][grant]
     return found
+
+
+def require_unfrozen(tenant: Dict) -> None:
+    if tenant["frozen"] is not None:
+        raise RefusedError("account_frozen")
 
 
 def posted(tenant: Dict) -> int:

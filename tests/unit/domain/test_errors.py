@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 from cogni_billing import (
+    AccountFrozen,
     AttemptClosed,
     BillingError,
     Difference,
@@ -56,6 +57,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
     (
         UnknownAccount(NUMBER),
         f"tenant {NUMBER} has no account; open one, or confirm a purchase first",
+    ),
+    (
+        AccountFrozen(datetime(2026, 11, 23, tzinfo=UTC)),
+        "the account is frozen since 2026-11-23 00:00:00+00:00; it can spend after `unfreeze`",
     ),
     (InsufficientCredits(credits(5), credits(3)), "5 CREDIT required, 3 CREDIT available"),
     (

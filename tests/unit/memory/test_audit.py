@@ -11,7 +11,16 @@ from uuid import UUID
 import pytest
 from attrs import evolve
 
-from cogni_billing import Amount, AttemptState, Billing, PaymentAttempts, TenantId, credits, usd
+from cogni_billing import (
+    Amount,
+    AttemptState,
+    Billing,
+    Freeze,
+    PaymentAttempts,
+    TenantId,
+    credits,
+    usd,
+)
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.identity import USAGE, account_of
@@ -73,11 +82,21 @@ def expire_never(store: Store) -> None:
     store.wallets[BOB] = wallet.with_grant(evolve(grant, expires_at=None))
 
 
+def freeze_before_the_charge(store: Store) -> None:
+    frozen = evolve(store.wallets[BOB], freeze=Freeze("r", NOON))
+    store.wallets[BOB] = frozen
+    store.frozen_after[BOB] = 0
+
+
 def claim_another(store: Store) -> None:
     store.payments["stripe:pi_2"] = ALICE
 
 
 BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
+    (
+        freeze_before_the_charge,
+        [f"frozen_wallets_spend_nothing: tenant {BOB}: run-1 was charged while it is frozen"],
+    ),
     (
         lambda store: record(store, PURCHASE, lambda made: evolve(made, policy={})),
         [

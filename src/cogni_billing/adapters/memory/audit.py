@@ -19,6 +19,7 @@ from cogni_billing.domain.hold_changes import HoldChange, HoldChangeKind
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.statements import Line
 from cogni_billing.domain.timestamps import LATEST
 from cogni_billing.domain.transactions import (
     Draw,
@@ -152,6 +153,11 @@ def _wallets(store: Store) -> Iterator[Violation]:
         if wallet.posted != (posted := total(own, CREDIT)):
             detail = f"{wallet.posted} instead of {posted}"
             yield Violation(Invariant.WALLETS_MATCH, {"tenant": str(tenant)}, detail)
+        spent = [line for line in lines[store.frozen_after.get(tenant, 0) :] if _spends(line)]
+        if wallet.freeze is not None and spent:
+            detail = f"{spent[0].reference} was charged while it is frozen"
+            located = {"tenant": str(tenant)}
+            yield Violation(Invariant.FROZEN_WALLETS_SPEND_NOTHING, located, detail)
         if tenant not in store.accounts:
             yield Violation(Invariant.WALLETS_HAVE_ACCOUNTS, {"tenant": str(tenant)}, "no account")
 
@@ -193,6 +199,10 @@ def _adds_up(hold: Hold, changes: Iterable[HoldChange], pins: Iterable[Draw]) ->
         and {grant: part for grant, part in drawn.items() if not part.is_zero}
         == {pin.grant_id: pin.amount for pin in pins}
     )
+
+
+def _spends(line: Line) -> bool:
+    return line.reference is not None and line.kind.is_plain_debit
 
 
 def _grants(store: Store) -> Iterator[Violation]:

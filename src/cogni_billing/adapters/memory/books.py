@@ -10,15 +10,15 @@ from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.attempts import due_attempts
 from cogni_billing.adapters.memory.audit import violations
 from cogni_billing.adapters.memory.erasure import forget, sealed_metadata, without_texts
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.adapters.memory.tenants import open_account, require_account
-from cogni_billing.domain.accounts import CONTRA_ACCOUNTS
+from cogni_billing.adapters.memory.tenants import account, open_account, require_account
+from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, Freeze
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.erasure import require_unretained
@@ -109,6 +109,16 @@ class MemoryBooks:
                 transactions=len(self._store.recorded),
                 postings=sum(map(len, self._store.lines.values())),
             )
+
+    def freeze(self, tenant: TenantId, freeze: Freeze | None, /) -> Account:
+        with self._guard.call():
+            before = account(self._store, tenant).freeze
+            if freeze is None or before is None:
+                frozen = evolve(self._wallet(tenant), freeze=freeze)
+                lines = len(self._store.lines.get(account_of(tenant), ()))
+                self._store.put(self._store.wallets, tenant, frozen)
+                self._store.put(self._store.frozen_after, tenant, lines)
+            return account(self._store, tenant)
 
     def forget(self, tenant: TenantId, now: datetime, retention: timedelta | None, /) -> int:
         with self._guard.call():

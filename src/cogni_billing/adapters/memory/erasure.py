@@ -12,6 +12,7 @@ from cogni_billing.domain.erasure import erased
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.metadata import EMPTY, encoded
 from cogni_billing.domain.transactions import Transaction
+from cogni_billing.domain.wallets import Wallet
 
 
 def forget(store: Store, tenant: TenantId) -> int:
@@ -30,7 +31,11 @@ def forget(store: Store, tenant: TenantId) -> int:
             key: evolve(grant, source=erased(grant.id, grant.source))
             for key, grant in wallet.grants.items()
         }
-        store.put(store.wallets, tenant, evolve(wallet, holds=holds, grants=grants))
+        freeze = wallet.freeze and evolve(
+            wallet.freeze, reason=erased(tenant, wallet.freeze.reason)
+        )
+        wallet = evolve(wallet, holds=holds, grants=grants, freeze=freeze)
+        store.put(store.wallets, tenant, wallet)
     for name, dispute in list(store.disputes.items()):
         if dispute.tenant == tenant:
             store.put(store.disputes, name, evolve(dispute, metadata=EMPTY))
@@ -53,6 +58,12 @@ def without_texts(made: Transaction) -> Transaction:
     return evolve(made, metadata=EMPTY, terms=terms, reason=reason)
 
 
+def _texts_of_wallet(tenant: TenantId, wallet: Wallet) -> Iterator[UUID]:
+    yield from (hold.id for hold in wallet.holds.values() if hold.metadata)
+    if wallet.freeze and wallet.freeze.reason != erased(tenant, wallet.freeze.reason):
+        yield tenant
+
+
 def _texts(store: Store, tenant: TenantId) -> Iterator[UUID]:
     """The id of each record with a text that is not erased, once for each text."""
     for recorded in store.recorded.values():
@@ -64,7 +75,7 @@ def _texts(store: Store, tenant: TenantId) -> Iterator[UUID]:
         if made.tenant == tenant and without_texts(made).reason != made.reason:
             yield made.id
     if wallet := store.wallets.get(tenant):
-        yield from (hold.id for hold in wallet.holds.values() if hold.metadata)
+        yield from _texts_of_wallet(tenant, wallet)
     for dispute in store.disputes.values():
         if dispute.tenant == tenant and dispute.metadata:
             yield dispute.id

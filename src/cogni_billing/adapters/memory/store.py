@@ -51,6 +51,8 @@ class Store:
     hold_releases: dict[tuple[TenantId, str], Release] = field(factory=dict)
     disputes: dict[tuple[TenantId, str], Dispute] = field(factory=dict)
     folded: dict[AccountId, int] = field(factory=dict)
+    frozen_after: dict[TenantId, int] = field(factory=dict)
+    """The number of lines on an account when it was last frozen."""
     erased: dict[tuple[TenantId, UUID], str] = field(factory=dict)
     attempts: dict[tuple[TenantId, UUID], Attempt] = field(factory=dict)
     events: dict[tuple[TenantId, UUID], tuple[AttemptEvent, ...]] = field(factory=dict)

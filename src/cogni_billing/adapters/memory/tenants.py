@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.store import Store
@@ -13,6 +13,7 @@ from cogni_billing.domain.errors import (
     UnknownAccount,
 )
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.wallets import Wallet
 
 
 @frozen
@@ -26,12 +27,22 @@ class MemoryTenants:
     def open_account(self, opened_at: datetime, /) -> Account:
         with self._guard.call():
             open_account(self._store, self._tenant, opened_at)
-            return self._store.accounts[self._tenant]
+            return account(self._store, self._tenant)
 
     def account(self) -> Account:
         with self._guard.call():
-            require_account(self._store, self._tenant)
-            return self._store.accounts[self._tenant]
+            return account(self._store, self._tenant)
+
+
+def account(store: Store, tenant: TenantId) -> Account:
+    """The tenant's account, with its freeze.
+
+    Raises:
+        UnknownAccount: *tenant* has no account.
+    """
+    require_account(store, tenant)
+    wallet = store.wallets.get(tenant, Wallet())
+    return evolve(store.accounts[tenant], freeze=wallet.freeze)
 
 
 def require_account(store: Store, tenant: TenantId) -> None:

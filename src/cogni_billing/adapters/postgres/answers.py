@@ -9,6 +9,7 @@ from attrs import evolve
 
 from cogni_billing.adapters.postgres.rows import draws_from, in_credits, moment, recorded_from
 from cogni_billing.domain.errors import (
+    AccountFrozen,
     BillingError,
     HoldClosed,
     InsufficientCredits,
@@ -92,6 +93,8 @@ def _refusal(transaction: Transaction, answer: Any) -> BillingError:  # noqa: PL
             return PaymentAlreadyClaimed(transaction.reference)
         case "unknown_account":
             return UnknownAccount(transaction.tenant)
+        case "frozen":
+            return AccountFrozen(moment(answer["since"]))
         case "insufficient":
             held = answer.get("held")
             return InsufficientCredits(

@@ -17,6 +17,8 @@ from cogni_billing.adapters.postgres.connections import NEUTRAL
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.history import history
 from cogni_billing.adapters.postgres.rows import dispute_asked, in_credits, moment
+from cogni_billing.adapters.postgres.tenants import account_from
+from cogni_billing.domain.accounts import Account, Freeze
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.erasure import require_unretained
@@ -102,6 +104,11 @@ class PostgresBooks:
             self._connection.execute(NEUTRAL)
             require_full_sight(self._connection)
             return verification(self._connection, limit)
+
+    def freeze(self, tenant: TenantId, freeze: Freeze | None, /) -> Account:
+        with self._guard.call(), translated():
+            asked = {} if freeze is None else {"reason": freeze.reason, "at": freeze.since}
+            return account_from(self._calls("freeze", tenant, asked), tenant)
 
     def forget(self, tenant: TenantId, now: datetime, retention: timedelta | None, /) -> int:
         with self._guard.call(), translated():

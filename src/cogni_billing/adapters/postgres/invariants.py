@@ -44,6 +44,7 @@ _KINDS: Final = ", ".join(
     f" {rules.gives_back})"
     for kind, rules in KINDS.items()
 )
+_SPENDING: Final = ", ".join(f"'{kind}'" for kind in KINDS if kind.is_plain_debit)
 _RESERVED: Final = ", ".join(f"'{account}'" for account in sorted({UUID(int=0), *SYSTEM_ACCOUNTS}))
 
 # The tables have no CHECKs: the functions that write them validate the same rules.
@@ -220,12 +221,13 @@ _LINES: Final = _broken(
 )
 
 _WALLETS: Final = _broken(
-    """
+    f"""
     SELECT *
     FROM cogni_billing.wallets
     FULL JOIN (
         SELECT
-            tenant_id, sum(amount) AS made, count(*) AS counted, max(line_at) AS newest
+            tenant_id, sum(amount) AS made, count(*) AS counted, max(line_at) AS newest,
+            max(position) FILTER (WHERE kind IN ({_SPENDING})) AS last_charge
         FROM cogni_billing.transactions
         GROUP BY tenant_id
     ) AS line USING (tenant_id)
@@ -277,6 +279,12 @@ _WALLETS: Final = _broken(
         Invariant.HOLDS_ARE_COUNTED,
         "held IS DISTINCT FROM coalesce(set_aside, 0)",
         "format('%s CREDIT held instead of %s', held, coalesce(set_aside, 0))",
+    ),
+    (
+        Invariant.FROZEN_WALLETS_SPEND_NOTHING,
+        """num_nonnulls(frozen_at, frozen_after, frozen_reason) NOT IN (0, 3)
+            OR last_charge > frozen_after""",
+        "format('frozen after line %s, last charge is line %s', frozen_after, last_charge)",
     ),
     (
         Invariant.GRANTS_ARE_COUNTED,

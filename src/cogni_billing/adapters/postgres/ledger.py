@@ -38,6 +38,7 @@ from cogni_billing.adapters.postgres.rows import (
 from cogni_billing.domain.amounts import ZERO, Amount
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import (
+    AccountFrozen,
     BillingError,
     HoldClosed,
     InsufficientCredits,
@@ -156,6 +157,8 @@ class PostgresLedger:
                     return evolve(found, replayed=not ours)
                 case "insufficient":
                     raise InsufficientCredits(hold.amount, in_credits(answer["available"]))
+                case "frozen":
+                    raise AccountFrozen(moment(answer["since"]))
                 case "expired":
                     require_unexpired(hold.expires_at, moment(answer["present"]))
             raise self._refusal(answer)
@@ -199,6 +202,8 @@ class PostgresLedger:
                 found = hold_from(answer["stored"], self._tenant)
                 ours = self._calls.repeated and first.id == asked.id
                 return evolve(found.at(moment(answer["present"])), replayed=not ours)
+            case "frozen":
+                raise AccountFrozen(moment(answer["since"]))
             case "insufficient":
                 held = answer.get("held")
                 raise InsufficientCredits(

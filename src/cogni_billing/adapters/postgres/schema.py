@@ -27,6 +27,7 @@ FUNCTION_FILES: Final = (
     "folding.sql",
     "attempts.sql",
     "erasure.sql",
+    "freezing.sql",
 )
 
 DEFINER_SETTINGS: Final = {

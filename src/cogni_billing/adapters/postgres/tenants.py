@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres.calls import Calls
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.rows import moment
-from cogni_billing.domain.accounts import Account, new_account
+from cogni_billing.domain.accounts import Account, Freeze, new_account
 from cogni_billing.domain.errors import UnknownAccount
 from cogni_billing.domain.identity import TenantId
 
@@ -26,11 +27,22 @@ class PostgresTenants:
     def open_account(self, opened_at: datetime, /) -> Account:
         with self._guard.call(), translated():
             answer = self._calls("open_account", self._tenant, {"at": opened_at})
-            return new_account(self._tenant, moment(answer["opened_at"]))
+            return account_from(answer, self._tenant)
 
     def account(self) -> Account:
         with self._guard.call(), translated():
-            answer = self._calls("account", self._tenant, {})
-            if answer["outcome"] != "done":
-                raise UnknownAccount(self._tenant)
-            return new_account(self._tenant, moment(answer["opened_at"]))
+            return account_from(self._calls("account", self._tenant, {}), self._tenant)
+
+
+def account_from(answer: Any, tenant: TenantId) -> Account:
+    """Convert the answer of `account`, `open_account` and `freeze`.
+
+    Raises:
+        UnknownAccount: *tenant* has no account.
+    """
+    if answer["outcome"] != "done":
+        raise UnknownAccount(tenant)
+    account = new_account(tenant, moment(answer["opened_at"]))
+    if answer["frozen_at"] is None:
+        return account
+    return evolve(account, freeze=Freeze(answer["frozen_reason"], moment(answer["frozen_at"])))

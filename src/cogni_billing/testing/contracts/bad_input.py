@@ -233,6 +233,8 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     "find": TENANT | REFERENCE | {"kind": ("charge", "kind that must be")},
     "transaction": TENANT | {"transaction_id": (UUID(int=5), "id")},
     "forget": TENANT,
+    "freeze": TENANT | {"reason": ("billed twice", "reason")},
+    "unfreeze": TENANT,
     "fold": {},
     "sweep": {},
     "verify": {"limit": (5, "limit")},

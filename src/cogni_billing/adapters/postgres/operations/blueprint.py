@@ -203,9 +203,9 @@ _DOORS: Final = (
     ("user", "create_attempt record_attempt begin_check"),
     (
         "service",
-        "reverse adjust payment dispute lock open_dispute close_dispute forget safe_position fold",
+        "reverse adjust payment dispute lock open_dispute close_dispute freeze forget fold",
     ),
-    ("service", "account_of owner_of contra_of erased"),
+    ("service", "safe_position account_of owner_of contra_of erased"),
     (
         "migrator",
         "seed_system_tenant check_arrivals check_erasure refuse_change reused_position revision",

@@ -36,6 +36,10 @@ BEGIN
     WHERE tenant_id = me AND position > 0 AND reason <> cogni_billing.erased(id, reason);
     GET DIAGNOSTICS more = ROW_COUNT;
     total := total + more;
+    UPDATE cogni_billing.wallets SET frozen_reason = cogni_billing.erased(me, frozen_reason)
+    WHERE tenant_id = me AND frozen_reason <> cogni_billing.erased(me, frozen_reason);
+    GET DIAGNOSTICS more = ROW_COUNT;
+    total := total + more;
     UPDATE cogni_billing.grants SET source = cogni_billing.erased(id, source)
     WHERE tenant_id = me AND source <> cogni_billing.erased(id, source) AND id IN (
         SELECT id FROM cogni_billing.transactions

@@ -69,7 +69,9 @@ BEGIN
     SELECT w.posted + w.received - w.held + coalesce(sum(amount), 0) INTO available
     FROM cogni_billing.arrivals
     WHERE account_id = account AND position > w.received_up_to;
-    IF m.amount > available THEN
+    IF w.frozen_at IS NOT NULL THEN
+        RETURN json_build_object('outcome', 'frozen', 'since', w.frozen_at);
+    ELSIF m.amount > available THEN
         RETURN json_build_object('outcome', 'insufficient', 'available', available);
     END IF;
     IF w.granted > 0 THEN
@@ -254,7 +256,10 @@ BEGIN
         PERFORM cogni_billing.refuse('captures_have_their_rules');
     END IF;
     IF excess > 0 THEN
-        IF m.overrun IS NULL OR m.overrun = 'available' AND excess > available THEN
+        IF m.overrun IS NOT NULL AND w.frozen_at IS NOT NULL THEN
+            refusal := format('{"outcome":"frozen","since":%s}', to_json(w.frozen_at));
+            RETURN;
+        ELSIF m.overrun IS NULL OR m.overrun = 'available' AND excess > available THEN
             refusal := format(
                 '{"outcome":"insufficient","available":%s,"held":%s}', available, hold.held);
             RETURN;
@@ -380,6 +385,9 @@ BEGIN
     hold := begun.hold;
     IF until <= w.as_of THEN
         RETURN json_build_object('outcome', 'expired', 'present', w.as_of);
+    END IF;
+    IF w.frozen_at IS NOT NULL THEN
+        RETURN json_build_object('outcome', 'frozen', 'since', w.frozen_at);
     END IF;
     available := cogni_billing.available_in(w);
     IF added > available THEN

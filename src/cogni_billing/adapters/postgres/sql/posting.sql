@@ -376,12 +376,18 @@ BEGIN
                 ELSIF m.reverses IS NOT NULL THEN
                     PERFORM cogni_billing.check_reversal(owner, m);
                 ELSIF NOT cogni_billing.is_reason(m.reason) THEN
-                    PERFORM cogni_billing.refuse('adjustments_have_a_reason');
+                    PERFORM cogni_billing.refuse('reasons_are_printable');
                 END IF;
                 -- Purchased credits are taken before granted ones. Below zero there are neither.
                 to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
-            ELSIF NOT coalesce(m.overdraft, false) AND to_draw > available THEN
-                IF to_draw > 0 AND m.at_most IS NULL THEN
+            ELSIF w.frozen_at IS NOT NULL
+                OR NOT coalesce(m.overdraft, false) AND to_draw > available
+            THEN
+                IF w.frozen_at IS NOT NULL THEN
+                    answers := answers
+                        || format('{"outcome":"frozen","since":%s}', to_json(w.frozen_at));
+                    CONTINUE;
+                ELSIF to_draw > 0 AND m.at_most IS NULL THEN
                     answers := answers
                         || format('{"outcome":"insufficient","available":%s}', available);
                     CONTINUE;

@@ -105,7 +105,9 @@ CREATE FUNCTION cogni_billing._account(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN coalesce((
-        SELECT json_build_object('outcome', 'done', 'opened_at', opened_at)
+        SELECT json_build_object(
+            'outcome', 'done', 'opened_at', opened_at,
+            'frozen_at', frozen_at, 'frozen_reason', frozen_reason)
         FROM cogni_billing.wallets WHERE tenant_id = me
     ), '{"outcome":"unknown_account"}');
 END

@@ -53,6 +53,10 @@ CREATE TABLE cogni_billing.wallets (
     lines          bigint      NOT NULL DEFAULT 0,
     as_of          timestamptz NOT NULL DEFAULT 'epoch',
     due_at         timestamptz NOT NULL DEFAULT 'infinity',
+    -- A freeze: its beginning, the number of lines by then, and the operator's reason.
+    frozen_at      timestamptz,
+    frozen_after   bigint,
+    frozen_reason  text,
     CONSTRAINT wallets_pkey PRIMARY KEY (tenant_id)
 ) WITH (fillfactor = 70);
 

@@ -117,6 +117,8 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
             Invariant.LINES_RUN_ON,
             Invariant.LINES_ARE_GAPLESS,
             Invariant.GRANTS_ADD_UP,
+            Invariant.REVERSALS_GIVE_BACK_A_CHARGE,
+            Invariant.REVERSALS_RETURN_TO_THEIR_LOTS,
         },
     ),
     "a charge is declared a capture": (

@@ -21,7 +21,13 @@ from cogni_billing.testing import ALICE, BOB
 from stack.conftest import Database
 from stack.support.command import URL_VARIABLE
 
-COMMAND: Final = (sys.executable, "-c", "from cogni_billing.cli import main; main()")
+SCRIPT: Final = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+from cogni_billing.cli import main
+main()
+"""
+COMMAND: Final = (sys.executable, "-c", SCRIPT)
 PATIENCE_S: Final = 60.0
 WAITING: Final = text("""
     SELECT count(*) FROM pg_stat_activity

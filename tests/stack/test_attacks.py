@@ -135,6 +135,7 @@ SIGNED: Final = (
 KEYS: Final = {
     "checkpoints": ("checkpoints_follow_one_another",),
     "disputes": ("disputes_key_used_once",),
+    "hold_changes": ("hold_changes_key_used_once",),
     "holds": ("holds_key_used_once",),
     "transactions": ("transactions_key_used_once",),
 }
@@ -356,7 +357,7 @@ ATTACKS: dict[str, Attack] = {
             calls("spend", ALICE, lambda ids: [charge(ids, absorbed=5)]),
             rows_with(str(SHORTFALL), "arrivals"),
         ),
-        (Broken("record", REFUSE_OTHERS, "NULL"),),
+        (Broken("record", REFUSE_OTHERS, "NULL"), Broken("absorbs", "'refund'", "'charge'")),
         role="app_spender",
     ),
     "keep a claim without its purchase": Attack(

@@ -329,7 +329,8 @@ def prepared(database: Database) -> dict[TenantId, Ids]:
         rules = RevenueSharePolicy("v1", EPOCH, ShareMode.BONUS, shares, Shortfall.DEBT)
         billing = Billing(unit_of_work, policy=rules)
         billing.confirm_purchase(tenant, usd("1.00"), payment=payment_of(tenant))
-        billing.hold(tenant, credits(7), reference="run-1")
+        hold = billing.hold(tenant, credits(6), reference="run-1")
+        billing.extend(tenant, hold.id, credits(1), reference="run-1")
         billing.charge(tenant, credits(3), reference="run-1")
         granted = billing.grant(
             tenant, credits(5), source="promo:a", reference="a", expires_in=timedelta(days=20)

@@ -27,10 +27,11 @@ from __future__ import annotations
 '''
 
 AWAITED: Final = (
-    (r"\b(Billing|PaymentAttempts|UnitOfWork|PaymentVerifier)\b", r"Async\1"),
+    (r"\b(Billing|Metered|PaymentAttempts|UnitOfWork|PaymentVerifier)\b", r"Async\1"),
     (r"\bchecked_unit_of_work\b", "checked_async_unit_of_work"),
     (r"\bbetween threads\b", "between tasks"),
-    (r"(?m)(?<!@property\n)^    def (?!__)", "    async def "),
+    (r"(?m)(?<!@property\n)^    def (?!__|metered)", "    async def "),
+    (r"`with` statement", "`async with` statement"),
     (r"\bself\._run\(", "await self._run("),
     (r"\bcase\.on\(", "await case.on_async("),
 )

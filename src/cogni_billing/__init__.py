@@ -8,6 +8,7 @@ The units of work are in `cogni_billing.adapters.memory` and `cogni_billing.adap
 
 from cogni_billing.aio import AsyncBilling, AsyncPaymentAttempts
 from cogni_billing.application.acting import acting
+from cogni_billing.application.metering import AsyncMetered, Metered
 from cogni_billing.attempts import PaymentAttempts
 from cogni_billing.billing import Billing
 from cogni_billing.domain.accounts import Account, Freeze
@@ -48,6 +49,7 @@ from cogni_billing.domain.errors import (
     RecordsRetained,
     RefundExceedsPayment,
     ReversalExceedsCharge,
+    RunInProgress,
     ScopeClosed,
     SystemTenantMissing,
     UnbalancedTransaction,
@@ -150,6 +152,8 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "HoldState",
     "HoldPage",
     "Overrun",
+    "Metered",
+    "AsyncMetered",
     "CaptureReceipt",
     "Grant",
     "GrantReceipt",
@@ -210,6 +214,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "DisputeClosed",
     "GrantClosed",
     "HoldClosed",
+    "RunInProgress",
     "IdempotencyConflict",
     "InstallationNotReady",
     "InsufficientCredits",

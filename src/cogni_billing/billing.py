@@ -19,6 +19,7 @@ from cogni_billing.application import (
 )
 from cogni_billing.application.cases import Case, Result, checked_unit_of_work
 from cogni_billing.application.context import Context
+from cogni_billing.application.metering import Metered
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.adjustments import AdjustmentRequest
 from cogni_billing.domain.amounts import Amount
@@ -38,6 +39,7 @@ from cogni_billing.domain.hold_changes import CaptureRequest
 from cogni_billing.domain.holds import Hold, HoldPage, HoldRequest
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.metering import EVERY_DEFAULT, Meter
 from cogni_billing.domain.policies import Policies, Shortfall
 from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
@@ -387,6 +389,47 @@ class Billing:
             metadata=metadata,
         )
         return self._run(spending.capture(self._context, request))
+
+    def metered(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        limit: Amount,
+        reference: str,
+        ttl: timedelta,
+        every: Amount | timedelta = EVERY_DEFAULT,
+    ) -> Metered:
+        """Meter work whose cost comes in small parts, such as the tokens of a stream.
+
+        The result is a context manager. It holds the limit on entering. Its `add` adds a cost, and
+        captures the added costs from time to time. `add` also renews the hold. On leaving, also by
+        an exception, it captures what is pending and releases the rest. If the process is killed,
+        the hold expires by itself, and what was pending is not charged.
+
+        Args:
+            tenant: The tenant that will pay.
+            limit: The highest cost of the run, in CREDIT, greater than zero.
+            reference: The key of the run, unique among the tenant's holds: 1 to 240 visible ASCII
+                characters. Captures and extensions have it with a number, such as `run-1/1`.
+            ttl: The time without `add` after which the hold expires, at most 30 days. `add` renews
+                the hold after a third of it. An added zero renews it, too.
+            every: The pending credits, or the time since the last capture, at which `add` captures.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidReference, InvalidTime, InvalidInput: an argument
+                is invalid, also one of `add`.
+            UnknownAccount: on entering, the tenant has no account.
+            InsufficientCredits: on entering, less than the limit is available. From `add`, less
+                remains of the limit; this cost is not added.
+            AccountFrozen: on entering, or from `add` when it renews the hold.
+            IdempotencyConflict: the tenant used this reference for another hold.
+            RunInProgress: another run with this reference has begun and has not ended.
+            HoldClosed: on entering, a run with this reference has ended. From `add` and on leaving,
+                the hold has expired or was released. `pending` says what was not charged.
+            ScopeClosed: `add` was called outside of the `with` statement.
+        """
+        meter = Meter(tenant=tenant, limit=limit, reference=reference, ttl=ttl, every=every)
+        return Metered(self._context, meter, self._unit_of_work)
 
     def extend(
         self,

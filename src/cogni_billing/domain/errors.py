@@ -21,6 +21,7 @@ BillingError
 ├── ReversalExceedsCharge
 ├── UnknownHold
 ├── HoldClosed
+├── RunInProgress
 ├── UnknownGrant
 ├── GrantClosed
 ├── UnknownDispute
@@ -320,6 +321,22 @@ class HoldClosed(BillingError):
 
     def _message(self) -> str:
         return f"hold {self.hold_id} is {self.state}"
+
+
+@define
+class RunInProgress(BillingError):
+    """Another metered run opened the hold of this reference, and may still be at work."""
+
+    code: ClassVar[str] = "run_in_progress"
+
+    reference: str
+    hold_id: UUID
+
+    def _message(self) -> str:
+        return (
+            f"run {shown(self.reference)} has begun before; leave it alone, "
+            f"or use another reference once hold {self.hold_id} has ended"
+        )
 
 
 @define

@@ -43,13 +43,20 @@ def expiry_text(expires_at: datetime | None) -> str:
     return "never" if expires_at is None else expires_at.isoformat()
 
 
-def _lifetime(given: object) -> timedelta | None:
-    if given is None:
-        return None
+def lifetime(given: object, field: str) -> timedelta:
+    """*given* as a time that something lasts.
+
+    Raises:
+        InvalidTime: *given* is no `timedelta` above zero.
+    """
     if not isinstance(given, timedelta) or given <= timedelta(0):
         given_text = shown(str(given) if isinstance(given, timedelta) else given)
-        raise InvalidTime("expires_in", given_text, "a timedelta above zero")
+        raise InvalidTime(field, given_text, "a timedelta above zero")
     return timedelta(given.days, given.seconds, given.microseconds)
+
+
+def _expires_in(given: object) -> timedelta | None:
+    return None if given is None else lifetime(given, "expires_in")
 
 
 @frozen
@@ -61,7 +68,7 @@ class Expiry:
     """
 
     at: datetime | None = field(default=None, converter=expiry)
-    lasts: timedelta | None = field(default=None, converter=_lifetime)
+    lasts: timedelta | None = field(default=None, converter=_expires_in)
 
     @classmethod
     def given(cls, expires_at: object, expires_in: object) -> Self:

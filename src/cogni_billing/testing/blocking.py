@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from attrs import frozen
 
-from cogni_billing import AsyncBilling, AsyncPaymentAttempts, Billing, PaymentAttempts
+from cogni_billing import (
+    AsyncBilling,
+    AsyncMetered,
+    AsyncPaymentAttempts,
+    Billing,
+    PaymentAttempts,
+)
 
 
 @contextmanager
@@ -29,20 +35,31 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @frozen
 class _Blocking:
-    _awaited: AsyncBilling | AsyncPaymentAttempts
+    _awaited: AsyncBilling | AsyncPaymentAttempts | AsyncMetered
     _loop: asyncio.AbstractEventLoop
 
-    def __getattr__(self, name: str) -> Callable[..., object]:
+    def __getattr__(self, name: str) -> Any:
         method = getattr(self._awaited, name)
+        if not callable(method):
+            return method
 
         def call(*args: Any, **kwargs: Any) -> object:
             async def awaited() -> object:
-                called: Awaitable[object] = method(*args, **kwargs)
+                called: Awaitable[object] | AsyncMetered = method(*args, **kwargs)
+                if isinstance(called, AsyncMetered):
+                    return _Blocking(called, self._loop)
                 return await called
 
             return asyncio.run_coroutine_threadsafe(awaited(), self._loop).result()
 
         return call
+
+    def __enter__(self) -> Self:
+        self.__getattr__("__aenter__")()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.__getattr__("__aexit__")(*error)
 
 
 def blocking(billing: AsyncBilling, loop: asyncio.AbstractEventLoop) -> Billing:

@@ -46,6 +46,7 @@ from cogni_billing.testing.contracts import (
     keys,
     kinds,
     known_faults,
+    metering,
     purchases,
     reading,
     refunds,
@@ -132,6 +133,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestHoldChanges(hold_changes.HoldChangeContract):
+        pass
+
+    class TestMetering(metering.MeteringContract):
         pass
 
     class TestHolds(holds.HoldContract):

@@ -34,6 +34,7 @@ from cogni_billing import (
     RecordsRetained,
     RefundExceedsPayment,
     ReversalExceedsCharge,
+    RunInProgress,
     ScopeClosed,
     SystemTenantMissing,
     UnbalancedTransaction,
@@ -82,6 +83,11 @@ SAMPLES: list[tuple[BillingError, str]] = [
     ),
     (UnknownHold(NUMBER), f"no hold {NUMBER} for this tenant"),
     (HoldClosed(NUMBER, "released"), f"hold {NUMBER} is released"),
+    (
+        RunInProgress("run-1", NUMBER),
+        "run 'run-1' has begun before; leave it alone, or use another reference once hold"
+        f" {NUMBER} has ended",
+    ),
     (UnknownGrant(NUMBER), f"no grant {NUMBER} for this tenant"),
     (
         GrantClosed(NUMBER, datetime(2026, 1, 1, tzinfo=UTC)),

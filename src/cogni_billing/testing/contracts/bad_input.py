@@ -147,6 +147,8 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "shortfall": (None, "debt", "DEBT", 0, True, object()),
     "moment": MOMENTS,
     "lifetime": (3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
+    "time": (None, 3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
+    "pace": (None, *NUMBERS, credits(0), credits(-1), usd(1), timedelta(0), timedelta(-1)),
     "some credits": (*NUMBERS, credits(0), credits(-1), usd(1)),
     "credits or zero": (None, *NUMBERS, credits(-1), usd(1), usd(0), [credits(1)]),
     "overrun": (None, "debt", "REFUSE", 0, True, object()),
@@ -203,6 +205,10 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | METADATA,
     "extend": TENANT | HOLD | SOME | EXPIRES | EXPIRES_IN | REFERENCE,
     "release": TENANT | HOLD | SOME | REFERENCE,
+    "metered": TENANT
+    | {"limit": (credits(5), "credits")}
+    | REFERENCE
+    | {"ttl": (HOUR, "time"), "every": (credits(5), "pace")},
     "find_hold": TENANT | REFERENCE,
     "holds": TENANT | {"limit": (5, "limit"), "after": ("5-" + "0" * 32, "place")},
     "grant": TENANT

@@ -24,6 +24,7 @@ from cogni_billing import (
     RevenueSharePolicy,
     ShareMode,
     ShareRule,
+    credits,
 )
 from cogni_billing.adapters.postgres import AsyncPostgresUnitOfWork, PostgresUnitOfWork
 from cogni_billing.cli.importing import PURCHASES, Import, run_import
@@ -70,6 +71,30 @@ def hold_and_capture(billing: Billing) -> object:
     tenant = jobs.customer()
     hold = billing.hold(tenant, jobs.COST + jobs.COST, reference=jobs.reference())
     return billing.capture(tenant, hold.id, jobs.COST, reference=jobs.reference())
+
+
+def charges_one_by_one(size: int, billing: Billing) -> object:
+    """Charge a stream of so many costs, each by a call of its own."""
+    tenant = jobs.customer()
+    name = jobs.reference()
+    for number in range(size):
+        billing.charge(tenant, jobs.COST, reference=f"{name}/{number}")
+    return size
+
+
+def metered(size: int, billing: Billing) -> object:
+    """A metered run of so many costs, captured a hundred at a time."""
+    cost = jobs.COST.value
+    with billing.metered(
+        jobs.customer(),
+        limit=credits(cost * size),
+        reference=jobs.reference(),
+        ttl=timedelta(minutes=5),
+        every=credits(cost * 100),
+    ) as run:
+        for _ in range(size):
+            run.add(jobs.COST)
+    return run.charged
 
 
 def read_balance(billing: Billing) -> object:

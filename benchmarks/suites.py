@@ -157,6 +157,16 @@ SUITES: Final = {
         ),
         clients=(1, 16),
     ),
+    "metered": Suite(
+        "A stream of a thousand costs",
+        _these(
+            library.called(
+                "a charge for each cost", partial(library.charges_one_by_one, 1_000), at_once=1_000
+            ),
+            library.called("a metered run", partial(library.metered, 1_000), at_once=1_000),
+        ),
+        clients=(1,),
+    ),
     "batches": Suite(
         "Purchases in batches",
         _these(

@@ -42,6 +42,7 @@ from cogni_billing.domain.holds import HoldPageRequest, place_of
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.metering import Meter
 from cogni_billing.domain.statements import Balance, Extract, Line, PageRequest
 from cogni_billing.domain.timestamps import EARLIEST, Expiry
 from cogni_billing.domain.transactions import GrantTerms, Posting, Recorded, Transaction
@@ -64,6 +65,7 @@ from cogni_billing.testing.contracts import (
     keys,
     kinds,
     known_faults,
+    metering,
     purchases,
     reading,
     scopes,
@@ -405,6 +407,23 @@ def an_extension_has_no_key(patch: Patch) -> None:
 
     extend = MemoryLedger.extend
     patch.setattr(MemoryLedger, "extend", keyless)
+
+
+@in_memory(metering.MeteringContract, "test_add_renews_the_hold_for_the_whole_time")
+def a_run_does_not_renew_its_hold(patch: Patch) -> None:
+    patch.setattr(Meter, "renewal_is_due", lambda _meter, _now: False)
+
+
+@in_memory(
+    metering.MeteringContract,
+    "test_a_second_run_of_a_reference_is_refused_and_leaves_the_first_alone",
+)
+def two_runs_share_a_hold(patch: Patch) -> None:
+    def begin(meter: Meter, hold: Hold) -> None:
+        started(meter, evolve(hold, replayed=False))
+
+    started = Meter.begin
+    patch.setattr(Meter, "begin", begin)
 
 
 @in_memory(grants.GrantContract, "test_the_remainder_of_a_grant_expires_at_its_expiry")

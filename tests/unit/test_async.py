@@ -20,6 +20,11 @@ def public(cls: type) -> dict[str, inspect.Signature]:
     }
 
 
+def opens_a_run(name: str) -> bool:
+    """True for `metered`: it is no coroutine, because its run is entered with `async with`."""
+    return name == "metered"
+
+
 def test_aio_matches_the_output_of_the_tool() -> None:
     assert TARGET.read_text("utf-8") == derived(), "run: python tools/write_aio.py"
 
@@ -28,8 +33,14 @@ def test_aio_matches_the_output_of_the_tool() -> None:
 def test_both_have_the_same_calls_with_the_same_parameters_and_outcomes(
     called: type, awaited: type
 ) -> None:
-    assert public(awaited) == public(called)
-    assert len(public(called)) >= 6
+    calls, awaited_calls = public(called), public(awaited)
+    for run in filter(opens_a_run, calls):
+        assert calls[run].return_annotation == "Metered"
+        assert awaited_calls[run].return_annotation == "AsyncMetered"
+        awaited_calls[run] = awaited_calls[run].replace(return_annotation="Metered")
+
+    assert awaited_calls == calls
+    assert len(calls) >= 6
 
 
 @pytest.mark.parametrize(("called", "awaited"), PAIRS)
@@ -49,5 +60,5 @@ def test_every_awaited_call_is_a_coroutine_with_the_full_docstring(
 ) -> None:
     for name in public(called):
         call = getattr(awaited, name)
-        assert inspect.iscoroutinefunction(call)
+        assert inspect.iscoroutinefunction(call) != opens_a_run(name)
         assert (call.__doc__ or "").splitlines()[0] == getattr(called, name).__doc__.splitlines()[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import itertools
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -98,6 +99,18 @@ def unlocked(_: Store) -> Iterator[None]:
     yield
 
 
+def meeting() -> Callable[[], None]:
+    """A function that makes its first caller wait for the second one."""
+    callers, second_came = itertools.count(1), threading.Event()
+
+    def meet() -> None:
+        if next(callers) == 1:
+            second_came.wait()
+        second_came.set()
+
+    return meet
+
+
 # Idempotency keys ---------------------------------------------------------------------------------
 
 
@@ -105,13 +118,15 @@ def unlocked(_: Store) -> Iterator[None]:
 def the_key_is_looked_for_and_written_without_a_lock(patch: Patch) -> None:
     """Check, then act: two concurrent calls find no record, and both write."""
 
-    def slowly_found(ledger: MemoryLedger, kind: TransactionKind, reference: str) -> Any:
+    meet = meeting()
+
+    def found_by_two(ledger: MemoryLedger, kind: TransactionKind, reference: str) -> Any:
         answer = found(ledger, kind, reference)
-        time.sleep(0.001)
+        meet()
         return answer
 
     patch.setattr(Store, "transaction", unlocked)
-    patch.setattr(MemoryLedger, "_found", slowly_found)
+    patch.setattr(MemoryLedger, "_found", found_by_two)
     patch.setattr(MemoryLedger, "_require_unclaimed", lambda *_: None)
 
 
@@ -222,15 +237,16 @@ def a_payment_is_claimed_for_each_tenant(patch: Patch) -> None:
 )
 def a_balance_is_read_before_the_lock(patch: Patch) -> None:
     """A lost update: two concurrent calls read one balance and both write it."""
+    meet = meeting()
 
-    def slowly(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
+    def read_by_two(ledger: MemoryLedger, transaction: Any, posting: Posting, at: datetime) -> None:
         before = ledger._store.balance(posting.account)
-        time.sleep(0.0001)
+        meet()
         ledger._store.balances[posting.account] = before
         add(ledger, transaction, posting, at)
 
     patch.setattr(Store, "transaction", unlocked)
-    patch.setattr(MemoryLedger, "_add", slowly)
+    patch.setattr(MemoryLedger, "_add", read_by_two)
 
 
 @in_memory(statements.StatementContract, "test_lines_come_newest_first_with_the_balance_after_each")

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -67,14 +67,23 @@ def pooler(billing_database: Sandbox) -> Iterator[URL]:
 
 @pytest.fixture
 def engine(pooler: URL, database: Database) -> Iterator[Engine]:
-    engine = create_engine(pooler, pool_size=20, max_overflow=0, **UNPREPARED)
-    yield engine
-    engine.dispose()
+    with opened(pooler, pool_size=20, max_overflow=0) as engine:
+        yield engine
 
 
 @pytest.fixture
 def service(pooler: URL, database: Database) -> Iterator[Engine]:
-    engine = create_engine(pooler.set(username="app_service"), **UNPREPARED)
+    with opened(pooler.set(username="app_service")) as engine:
+        yield engine
+
+
+@contextmanager
+def opened(url: URL, **options: Any) -> Iterator[Engine]:
+    """Create an engine, and dispose of it at the end."""
+    engine = create_engine(url, **options, **UNPREPARED)
+    # SQLAlchemy 2.1.9 creates the lock of the first connection without a lock. If threads switch as
+    # often as in `at_once`, a second connection can pass before the dialect is initialized.
+    engine.connect().close()
     yield engine
     engine.dispose()
 

@@ -132,6 +132,10 @@ TOLD_BY_RULE: dict[str, tuple[str, BillingError]] = {
         WRONG,
         LedgerUnavailable("a concurrent transaction conflicted; call again", "40001"),
     ),
+    "hold_changes_key_used_once": (
+        WRONG,
+        LedgerUnavailable("a concurrent transaction conflicted; call again", "40001"),
+    ),
     # The library's own calls cannot violate this rule.
     "grants_have_their_terms": (
         WRONG,

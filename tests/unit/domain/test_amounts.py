@@ -288,6 +288,17 @@ class TestHostileContexts:
         assert found.value == HUGE + 1
 
 
+@pytest.mark.parametrize("number", [0, 1, -5, 2**256 - 1, 2**256, -(10**99)])
+def test_a_whole_number_makes_the_computed_amount(number: int) -> None:
+    assert Amount.whole(number) == Amount.computed(Decimal(number), CREDIT)
+    assert str(Amount.whole(number)) == str(Amount.computed(Decimal(number), CREDIT))
+
+
+def test_a_whole_number_beyond_every_amount_is_refused() -> None:
+    with pytest.raises(InvalidAmount):
+        Amount.whole(10**100)
+
+
 def test_a_sum_of_more_than_a_hundred_digits_is_refused_as_an_amount() -> None:
     largest = Amount.computed(Decimal("9" * 98 + ".99"), USD)
 

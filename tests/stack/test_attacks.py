@@ -171,8 +171,12 @@ def on_history(table: str) -> Iterator[tuple[str, Attack]]:
     """Yield attacks on recorded rows, with a privilege that the keeper does not have."""
     name = f"cogni_billing.{table}"
     column = COLUMNS.get(table, "tenant_id")
+    # `erase_only` compares the row, so the change must be a real one.
+    change = {"transactions": "line_at = now()", "disputes": "disputed = disputed + 1"}.get(
+        table, f"{column} = {column}"
+    )
     changes = {
-        "UPDATE": f"UPDATE {name} SET {column} = {column}",
+        "UPDATE": f"UPDATE {name} SET {change}",
         "DELETE": f"DELETE FROM {name}",
         "TRUNCATE": f"TRUNCATE {name}; SELECT 1",
     }

@@ -72,7 +72,7 @@ DECLARE
     before CONSTANT jsonb := to_jsonb(OLD);
     after  CONSTANT jsonb := to_jsonb(NEW);
 BEGIN
-    IF before = after OR before - texts IS DISTINCT FROM after - texts
+    IF before - texts IS DISTINCT FROM after - texts
         OR NEW.metadata::text IS DISTINCT FROM OLD.metadata::text
         AND NEW.metadata #>> '{}' IS DISTINCT FROM cogni_billing.erased(OLD.id, OLD.metadata::text)
         OR before ->> 'reason' IS DISTINCT FROM after ->> 'reason'

@@ -110,6 +110,16 @@ BEGIN
 END
 $$;
 
+-- True if an expiry has the lifetime in microseconds that it was given as, if any, from a moment.
+CREATE FUNCTION cogni_billing.is_lifetime(
+    expires_at timestamptz, expires_in bigint, moment timestamptz
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(
+        expires_in > 0 AND extract(epoch FROM expires_at - moment) * 1000000 = expires_in,
+        expires_in IS NULL)
+$$;
+
 -- Validates arguments that every record has: its moment, its metadata and its reference, if any.
 CREATE FUNCTION cogni_billing.check_call(moment timestamptz, metadata text, reference text)
 RETURNS void

@@ -1,14 +1,5 @@
 -- Grants after they are made: they are voided and extended.
 
--- True if an expiry has the lifetime that it was given as, if any, from the moment of the call.
-CREATE FUNCTION cogni_billing.is_lifetime(
-    expires_at timestamptz, expires_in bigint, moment timestamptz
-) RETURNS boolean
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(
-        extract(epoch FROM expires_at - moment) * 1000000 = expires_in, expires_in IS NULL)
-$$;
-
 -- Takes the remaining credits of a grant, and ends it. Credits that a hold has set aside expire
 -- when the hold ends without using them.
 CREATE FUNCTION cogni_billing._void_grant(me uuid, asked json) RETURNS json

@@ -1,15 +1,5 @@
 -- Holds: credits set aside before their cost is known.
 
--- True if a lifetime in microseconds that starts at a moment ends at another.
-CREATE FUNCTION cogni_billing.lasts_until(
-    start timestamptz, lasts bigint, ending timestamptz
-) RETURNS boolean
-LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    RETURN lasts > 0 AND extract(epoch FROM ending - start) * 1000000 = lasts;
-END
-$$;
-
 -- Sets credits aside, granted ones first, in spend order.
 CREATE FUNCTION cogni_billing._hold(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
@@ -35,7 +25,7 @@ BEGIN
         PERFORM cogni_billing.refuse('amounts_are_whole_and_bounded');
     ELSIF (m.ends_at = coalesce(m.expires_at, '9998-12-31 23:59:59.999999+00')
         AND m.ends_at < '9999-01-01 00:00:00+00'
-        AND (m.lasts IS NULL OR cogni_billing.lasts_until(m.at, m.lasts, m.expires_at))) IS NOT TRUE
+        AND (m.lasts IS NULL OR cogni_billing.is_lifetime(m.expires_at, m.lasts, m.at))) IS NOT TRUE
     THEN
         PERFORM cogni_billing.refuse('holds_end');
     END IF;
@@ -373,7 +363,7 @@ DECLARE
 BEGIN
     IF (coalesce(until < '9999-01-01 00:00:00+00', added IS NOT NULL)
         AND (lifetime IS NULL
-            OR cogni_billing.lasts_until((asked ->> 'at')::timestamptz, lifetime, until))
+            OR cogni_billing.is_lifetime(until, lifetime, (asked ->> 'at')::timestamptz))
     ) IS NOT TRUE THEN
         PERFORM cogni_billing.refuse('holds_end');
     END IF;

@@ -437,6 +437,8 @@ class AsyncBilling:
             RunInProgress: another run with this reference has begun and has not ended.
             HoldClosed: on entering, a run with this reference has ended. From `add` and on leaving,
                 the hold has expired or was released. `pending` says what was not charged.
+            LedgerUnavailable, OutcomeUnknown: from `add`, the cost was added and is pending. Do not
+                add it again: the next `add`, or leaving, captures it.
             ScopeClosed: `add` was called outside of the `async with` statement.
         """
         meter = Meter(tenant=tenant, limit=limit, reference=reference, ttl=ttl, every=every)

@@ -242,7 +242,7 @@ class SystemTenantSpendsContract(Contract):
 
 
 class AtMostContract(Contract):
-    """A charge of zero is recorded, and a charge of at most an amount takes what is there."""
+    """A charge of zero is recorded, and a charge of at most an amount takes no more."""
 
     @pytest.fixture
     def few(self, billing: Billing) -> Billing:

@@ -13,6 +13,7 @@ from cogni_billing.application import (
     granting,
     maintenance,
     minting,
+    overdrafts,
     reading,
     reversals,
     spending,
@@ -202,7 +203,7 @@ class Billing:
             reference: The key, unique among the tenant's charges: 1 to 255 visible ASCII
                 characters.
             allow_overdraft: Record the charge even if the balance falls below zero, because the
-                cost has already been incurred.
+                cost has already been incurred. `set_overdraft_limit` can limit it.
             at_most: Take the available credits if they are fewer than *amount*, and record that
                 charge, of zero if the balance is zero or below. The receipt says in `charged` how
                 many it took. A replay returns the same receipt. Not with *allow_overdraft*.
@@ -216,6 +217,7 @@ class Billing:
             AccountFrozen: an operator has frozen the account.
             InsufficientCredits: less is available, and *at_most* is not given. Concurrent charges
                 never take the available credits below zero, unless the call allows an overdraft.
+                Then its `overdraft_limit` is set, and the account's limit does not allow so much.
             IdempotencyConflict: the tenant used this reference for another charge.
         """
         charge = Charge(
@@ -376,8 +378,9 @@ class Billing:
             IdempotencyConflict: the tenant used this reference for another capture.
             UnknownHold: the tenant has no such hold.
             HoldClosed: the hold has ended: it was captured or released, or has expired.
-            InsufficientCredits: less is held, and *overrun* does not allow the excess. Its `held`
-                says how much is held, and its `available` how much is available beside it.
+            InsufficientCredits: less is held, and *overrun* or the account's `overdraft_limit` does
+                not allow the excess. Its `held` says how much is held, and its `available` how much
+                is available beside it.
         """
         request = CaptureRequest(
             tenant=tenant,
@@ -895,6 +898,29 @@ class Billing:
             UnknownAccount: the tenant has no account.
         """
         return self._run(freezing.unfreeze(tenant))
+
+    def set_overdraft_limit(self, tenant: TenantId | UUID, amount: Amount | None) -> Account:
+        """Limit the tenant's overdrafts: how far below zero its available credits may fall.
+
+        Binds the calls that allow an overdraft: `charge(allow_overdraft=True)`, and
+        `capture(overrun=Overrun.OVERDRAFT)` of more than the hold. A call that would take the
+        available credits further below zero raises `InsufficientCredits` with the
+        `overdraft_limit`. Refunds, disputes, adjustments and expirations have no limit. Setting the
+        same limit again changes nothing.
+
+        Args:
+            tenant: The tenant to limit. It must have an account.
+            amount: In CREDIT. Zero allows no overdraft. `None` is for no limit, as at first.
+
+        Returns:
+            The account with its `overdraft_limit`. It may be overdrawn by more already.
+
+        Raises:
+            InvalidAmount, UnitMismatch: *amount* is invalid, or below zero.
+            PrivilegeRequired: the unit of work has no service role.
+            UnknownAccount: the tenant has no account.
+        """
+        return self._run(overdrafts.set_overdraft_limit(tenant, amount))
 
     def balance(self, tenant: TenantId | UUID, *, at: datetime | None = None) -> Balance:
         """The tenant's posted, held and available credits, now or as of a moment.

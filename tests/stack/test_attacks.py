@@ -272,6 +272,10 @@ ATTACKS: dict[str, Attack] = {
         calls("freeze", ALICE, VALID["freeze"]),
         ("GRANT EXECUTE ON FUNCTION cogni_billing.freeze TO app_user",),
     ),
+    "limit an overdraft as the user": Attack(
+        calls("limit_overdraft", ALICE, VALID["limit_overdraft"]),
+        ("GRANT EXECUTE ON FUNCTION cogni_billing.limit_overdraft TO app_user",),
+    ),
     "adjust as the user": Attack(
         calls("adjust", ALICE, VALID["adjust"]),
         ("GRANT EXECUTE ON FUNCTION cogni_billing.adjust TO app_user",),

@@ -109,6 +109,11 @@ DOORS = {
     "opening": Door("open_account", lambda ids, **altered: {"at": ids.now} | altered),
     "lock": Door("lock", lambda ids, **altered: VALID["lock"](ids) | altered, "app_service"),
     "freeze": Door("freeze", lambda ids, **altered: VALID["freeze"](ids) | altered, "app_service"),
+    "limit": Door(
+        "limit_overdraft",
+        lambda ids, **altered: VALID["limit_overdraft"](ids) | altered,
+        "app_service",
+    ),
     "closing": Door(
         "close_dispute", lambda ids, **altered: VALID["close_dispute"](ids) | altered, "app_service"
     ),
@@ -189,7 +194,7 @@ def forged_records() -> Iterator[tuple[str, Forgery]]:
             )
     for door in DOORS:
         name = {"intent": "created_at", "check": "now"}.get(door, "at")
-        if door == "opening":
+        if door in ("opening", "limit"):
             continue
         for title, value in FAR.items():
             yield f"{door}: moment, {title}", (door, {name: value}, "moments_are_near_the_servers")
@@ -267,6 +272,8 @@ SYSTEMS = {
 }
 # Each line: the doors, the rule that refuses, and an object of altered fields for each forgery.
 OTHERS = r"""
+limit amounts_are_whole_and_bounded {"limit":-1} {"limit":"NaN"} {"limit":"0.5"} {"limit":"5.0"}
+    {"limit":"Infinity"} {"limit":10000000000000000000000000000000000000000}
 grant,adjustment,hold,extending,part amounts_are_whole_and_bounded {"amount":0}
 extending,part amounts_are_whole_and_bounded {"id":null} {"amount":-1} {"amount":"NaN"}
     {"amount":"0.5"} {"amount":"5.0"} {"amount":"Infinity"}

@@ -24,6 +24,7 @@ from cogni_billing.testing.contracts import (
     hold_changes,
     holds,
     intervals,
+    overdrafts,
     purchases,
     reading,
     single_calls,
@@ -98,7 +99,7 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_charge_is_not_compared_with_the_balance": (
         charges.ChargeRaces,
         "test_concurrent_charges_never_take_more_than_is_available",
-        replaced("record", "to_draw > available", "false"),
+        replaced("record", "OR to_draw > available", ""),
     ),
     "held_credits_may_be_spent": (
         holds.HoldContract,
@@ -273,12 +274,33 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_frozen_account_charges": (
         freezing.FreezeContract,
         "test_a_charge_of_a_batch_is_refused_alone",
-        replaced("record", "ELSIF w.frozen_at IS NOT NULL\n                OR NOT", "ELSIF NOT"),
+        replaced("record", "ELSIF w.frozen_at IS NOT NULL OR", "ELSIF"),
     ),
     "a_frozen_account_holds": (
         freezing.FreezeContract,
         "test_a_hold_is_refused",
         replaced("_hold", "IF w.frozen_at IS NOT NULL", "IF false"),
+    ),
+    "an_overdraft_is_not_compared_with_its_limit": (
+        overdrafts.OverdraftLimitContract,
+        "test_an_overdraft_goes_to_the_limit_and_not_one_credit_further",
+        replaced("charge_refusal", "ELSIF short > w.overdraft_limit", "ELSIF false"),
+    ),
+    "an_overrun_is_not_compared_with_the_limit": (
+        overdrafts.OverdraftLimitContract,
+        "test_a_capture_overdraws_to_the_limit",
+        replaced("capture_hold", "excess > available + w.overdraft_limit", "false"),
+    ),
+    "a_limit_of_overdrafts_stays": (
+        overdrafts.OverdraftLimitContract,
+        "test_a_removed_limit_limits_no_overdraft",
+        replaced("_limit_overdraft", "overdraft_limit IS DISTINCT FROM credits", "true")
+        + ";"
+        + replaced(
+            "_limit_overdraft",
+            "SET overdraft_limit = credits",
+            "SET overdraft_limit = coalesce(credits, overdraft_limit)",
+        ),
     ),
     "a_second_freeze_replaces_the_first": (
         freezing.FreezeContract,

@@ -200,6 +200,19 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         "UPDATE cogni_billing.wallets SET frozen_at = now(), frozen_after = lines",
         {Invariant.FROZEN_WALLETS_SPEND_NOTHING},
     ),
+    "a charge is below a limit of overdrafts": (
+        "UPDATE cogni_billing.wallets SET overdraft_limit = 0, limited_after = 0"
+        f" WHERE tenant_id = '{BOB}'",
+        {Invariant.OVERDRAFTS_STAY_WITHIN_THEIR_LIMIT},
+    ),
+    "a limit of overdrafts is not whole": (
+        "UPDATE cogni_billing.wallets SET overdraft_limit = 0.5, limited_after = lines",
+        {Invariant.OVERDRAFTS_STAY_WITHIN_THEIR_LIMIT},
+    ),
+    "a limit of overdrafts has no beginning": (
+        "UPDATE cogni_billing.wallets SET overdraft_limit = 5",
+        {Invariant.OVERDRAFTS_STAY_WITHIN_THEIR_LIMIT},
+    ),
     "an adjustment is declared a charge": (
         TRANSACTION.format("kind = 'charge', reason = NULL", "ticket-1"),
         {Invariant.POSTINGS_MATCH},

@@ -105,6 +105,7 @@ def calls() -> list[tuple[Callable[[Any], Any], str]]:
         (lambda b: b.adjust(ALICE, credits(5), reason="r", reference="r"), "run_service"),
         (lambda b: b.freeze(ALICE, "r"), "run_service"),
         (lambda b: b.unfreeze(ALICE), "run_service"),
+        (lambda b: b.set_overdraft_limit(ALICE, None), "run_service"),
         (lambda b: b.verify(), "run_service"),
         (lambda b: b.seal(key=b"k" * 32), "run_service"),
         (lambda b: b.verify_seals((), key=b"k" * 32), "run_service"),

@@ -20,6 +20,7 @@ from cogni_billing import (
     Amount,
     BillingError,
     Hold,
+    InsufficientCredits,
     Overrun,
     PaymentAlreadyClaimed,
     RevenueSharePolicy,
@@ -67,6 +68,7 @@ from cogni_billing.testing.contracts import (
     kinds,
     known_faults,
     metering,
+    overdrafts,
     purchases,
     reading,
     scopes,
@@ -543,6 +545,24 @@ def an_actor_stays_after_the_block(patch: Patch) -> None:
             pass
 
     patch.setattr(actors, "_ACTOR", Kept())
+
+
+@in_memory(
+    overdrafts.OverdraftLimitContract,
+    "test_an_overdraft_goes_to_the_limit_and_not_one_credit_further",
+)
+def an_overdraft_is_not_compared_with_its_limit(patch: Patch) -> None:
+    patch.setattr(Wallet, "require_within_limit", lambda *_: None)
+
+
+@in_memory(overdrafts.OverdraftLimitContract, "test_free_work_is_recorded_beyond_the_limit")
+def free_work_is_compared_with_the_limit_of_overdrafts(patch: Patch) -> None:
+    def always(wallet: Wallet, required: Amount, arrived: Amount, held: Any = None) -> None:
+        limit = wallet.overdraft_limit
+        if limit is not None and required > wallet.available(arrived) + limit + (held or ZERO):
+            raise InsufficientCredits(required, wallet.available(arrived), held, limit)
+
+    patch.setattr(Wallet, "require_within_limit", always)
 
 
 @in_memory(freezing.FreezeContract, "test_a_charge_of_a_batch_is_refused_alone")

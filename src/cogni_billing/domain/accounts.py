@@ -8,6 +8,7 @@ from typing import Final
 
 from attrs import frozen
 
+from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.identity import (
     ADJUSTMENTS,
     BREAKAGE,
@@ -65,6 +66,8 @@ class Account:
     is_system_tenant: bool = False
     freeze: Freeze | None = None
     """`None` if the tenant may spend."""
+    overdraft_limit: Amount | None = None
+    """The most that calls which allow an overdraft may take below zero. `None` for no limit."""
 
 
 def new_account(tenant: TenantId, opened_at: datetime) -> Account:

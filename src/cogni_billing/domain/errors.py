@@ -181,7 +181,8 @@ class InsufficientCredits(BillingError):
     """The account's available credits do not cover the requested amount.
 
     `held` is set for a capture and a release: the credits that their hold still holds, beside the
-    available ones.
+    available ones. `overdraft_limit` is set if the call allows an overdraft, and the limit of the
+    account does not allow so much.
     """
 
     code: ClassVar[str] = "insufficient_credits"
@@ -189,11 +190,15 @@ class InsufficientCredits(BillingError):
     required: Amount
     available: Amount
     held: Amount | None = None
+    overdraft_limit: Amount | None = None
 
     def _message(self) -> str:
+        limit = self.overdraft_limit
+        within = "" if limit is None else f", and an overdraft of at most {limit}"
         if self.held is None:
-            return f"{self.required} required, {self.available} available"
-        return f"{self.required} required, {self.held} held, {self.available} available beside it"
+            return f"{self.required} required, {self.available} available{within}"
+        held = f"{self.required} required, {self.held} held"
+        return f"{held}, {self.available} available beside it{within}"
 
 
 @define

@@ -63,6 +63,8 @@ class Wallet:
     changes: Mapping[UUID, tuple[HoldChange, ...]] = MappingProxyType({})
     """The changes of each hold, from its opening to its end."""
     freeze: Freeze | None = None
+    overdraft_limit: Amount | None = None
+    """The most that calls which allow an overdraft may take below zero. `None` for no limit."""
     disputed: Mapping[UUID, Hold] = MappingProxyType({})
     """The credits set aside by disputes of any tenant's payments, even beyond the available."""
 
@@ -200,7 +202,9 @@ class Wallet:
                 raise UnbalancedTransaction(f"the ledger makes each {kind}; do not post one")
             case kind if kind.is_plain_debit:
                 self.require_unfrozen()
-                if not transaction.overdraft:
+                if transaction.overdraft:
+                    self.require_within_limit(-transaction.amount, arrived)
+                else:
                     self.require_available(-transaction.amount, arrived)
                 wallet, draws = self.drawing(-transaction.amount)
             case _:
@@ -333,6 +337,8 @@ class Wallet:
                 self.require_unfrozen()
             if refused or (capture.overrun is Overrun.AVAILABLE and excess > available):
                 raise InsufficientCredits(taken, available, hold.held)
+            if capture.overrun is Overrun.OVERDRAFT:
+                self.require_within_limit(taken, arrived, hold.held)
             wallet = self.adding(hold, HoldChangeKind.OVERRUN, excess)
         draws = _parts(wallet.pins[hold.id], taken)
         wallet = wallet.with_change(wallet.holds[hold.id], HoldChangeKind.CAPTURE, -taken, draws)
@@ -410,6 +416,16 @@ class Wallet:
         available = self.available(arrived)
         if required.is_positive and required > available:  # free work is free in debt, too
             raise InsufficientCredits(required, available)
+
+    def require_within_limit(
+        self, required: Amount, arrived: Amount, held: Amount | None = None
+    ) -> None:
+        """Return if the limit of overdrafts allows to take *required*, of which *held* is held."""
+        limit, available = self.overdraft_limit, self.available(arrived)
+        if limit is None or not required.is_positive:
+            return
+        if required > available + limit + (held or ZERO):
+            raise InsufficientCredits(required, available, held, limit)
 
 
 def _granted(transaction: Transaction) -> Grant:

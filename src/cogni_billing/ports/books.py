@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from cogni_billing.domain.accounts import Account, Freeze
+from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
@@ -70,6 +71,14 @@ class BooksRepository(Protocol):
         """Freeze the tenant's account, or unfreeze it for `None`, and return it.
 
         An account that is frozen already keeps its first freeze.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
+        ...
+
+    def limit_overdraft(self, tenant: TenantId, limit: Amount | None, /) -> Account:
+        """Set the limit of the tenant's overdrafts, or remove it for `None`. Return the account.
 
         Raises:
             UnknownAccount: the tenant has no account.

@@ -47,6 +47,7 @@ from cogni_billing.testing.contracts import (
     kinds,
     known_faults,
     metering,
+    overdrafts,
     purchases,
     reading,
     refunds,
@@ -156,6 +157,9 @@ class MemoryConformance(Fixtures):
     class TestModel(machine.ModelContract):
         pass
 
+    class TestOverdraftLimits(overdrafts.OverdraftLimitContract):
+        pass
+
     class TestPurchaseBatches(batches.PurchaseBatchContract):
         pass
 
@@ -221,6 +225,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestKnownFaults(known_faults.KnownFaultContract):
+        pass
+
+    class TestOverdraftLimitRaces(overdrafts.OverdraftLimitRaces):
         pass
 
     class TestPurchaseRaces(purchases.PurchaseRaces):

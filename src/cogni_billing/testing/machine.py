@@ -472,6 +472,18 @@ class Ledgers(RuleBasedStateMachine):
         if ends:
             self.compare(lambda b: b.unfreeze(TENANTS[who]), lambda: self.model.freeze(who, None))
 
+    @rule(who=tenants, limit=st.none() | st.sampled_from([0, 5, 60_000]))
+    def set_overdraft_limit(self, who: str, limit: int | None) -> None:
+        account, said = self.compare(
+            lambda b: b.set_overdraft_limit(
+                TENANTS[who], None if limit is None else credits(limit)
+            ),
+            lambda: self.model.limit_overdraft(who, limit),
+        )
+        if account is not None:
+            given = account.overdraft_limit
+            assert (None if given is None else int(given.value)) == said
+
     @rule(who=buyers, payment=disputed, cents=parts, key=held_keys)
     def open_dispute(self, who: str, payment: str, cents: int | None, key: str) -> None:
         dispute, said = self.compare(

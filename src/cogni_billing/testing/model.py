@@ -48,6 +48,7 @@ def _new_tenant() -> Dict:
         "actors": {},  # of charges
         "given_back": {},  # credits of charges and captures, by their keys
         "frozen": None,
+        "limit": None,  # of overdrafts
     }
 
 
@@ -116,8 +117,8 @@ class Model:
             taken = amount
             if how == "at most":
                 taken = min(amount, max(available(tenant), 0))
-            elif how != "overdraft" and amount > max(available(tenant), 0):
-                raise RefusedError("insufficient_credits")
+            else:
+                require_covered(tenant, amount, overdraft=how == "overdraft")
             add(tenant, -taken)
             tenant["actors"][reference] = by
             return draw(tenant, taken)
@@ -253,8 +254,9 @@ class Model:
             if excess > 0:
                 if overrun != "refuse":
                     require_unfrozen(tenant)
-                if overrun == "refuse" or (overrun == "available" and excess > available(tenant)):
+                if overrun == "refuse":
                     raise RefusedError("insufficient_credits")
+                require_covered(tenant, excess, overdraft=overrun == "overdraft")
                 set_aside(tenant, held, excess)
             spent = unpin(held["pins"], amount)
             take(tenant, held, "captured", amount)
@@ -393,6 +395,13 @@ class Model:
         tenant["frozen"] = None if reason is None else tenant["frozen"] or reason
         frozen: str | None = tenant["frozen"]
         return frozen
+
+    def limit_overdraft(self, who: str, limit: int | None) -> int | None:
+        """Returns the limit."""
+        tenant = self.state["tenants"][who]
+        require_open(tenant)
+        tenant["limit"] = limit
+        return limit
 
     def open_dispute(
         self, who: str, payment: str, cents: int | None, reference: str, now: datetime
@@ -620,6 +629,13 @@ def known_grant(tenant: Dict, grant: str) -> Dict:
 def require_unfrozen(tenant: Dict) -> None:
     if tenant["frozen"] is not None:
         raise RefusedError("account_frozen")
+
+
+def require_covered(tenant: Dict, amount: int, *, overdraft: bool) -> None:
+    """The available credits cover *amount*, together with an overdraft if it is allowed."""
+    limit = tenant["limit"] if overdraft else 0
+    if limit is not None and amount > max(available(tenant) + limit, 0):
+        raise RefusedError("insufficient_credits")
 
 
 def posted(tenant: Dict) -> int:

@@ -218,6 +218,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "release_part": part,
     "reverse": lambda ids: [refund(ids)],
     "freeze": lambda ids: {"reason": "billed twice", "at": ids.now},
+    "limit_overdraft": lambda _: {"limit": 5},
     "adjust": lambda ids: [adjustment(ids), adjustment(ids, amount=5, reference="new-2")],
     "expire_due": lambda ids: {"at": ids.now},
     "spend": lambda ids: [charge(ids), capture(ids)],

@@ -65,6 +65,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
     ),
     (InsufficientCredits(credits(5), credits(3)), "5 CREDIT required, 3 CREDIT available"),
     (
+        InsufficientCredits(credits(5), credits(3), overdraft_limit=credits(1)),
+        "5 CREDIT required, 3 CREDIT available, and an overdraft of at most 1 CREDIT",
+    ),
+    (
         IdempotencyConflict(
             "run-1", (Difference("amount", "1", "2"), Difference("target", "absent", "x"))
         ),

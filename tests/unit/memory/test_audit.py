@@ -88,6 +88,11 @@ def freeze_before_the_charge(store: Store) -> None:
     store.frozen_after[BOB] = 0
 
 
+def limit_the_overdraft_before_the_charge(store: Store) -> None:
+    store.wallets[BOB] = evolve(store.wallets[BOB], overdraft_limit=credits(0))
+    store.limited_after[BOB] = 0
+
+
 def claim_another(store: Store) -> None:
     store.payments["stripe:pi_2"] = ALICE
 
@@ -96,6 +101,12 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
     (
         freeze_before_the_charge,
         [f"frozen_wallets_spend_nothing: tenant {BOB}: run-1 was charged while it is frozen"],
+    ),
+    (
+        limit_the_overdraft_before_the_charge,
+        [
+            f"overdrafts_stay_within_their_limit: tenant {BOB}, transaction {DEBT}: -2 CREDIT with a limit of 0 CREDIT"
+        ],
     ),
     (
         lambda store: record(store, PURCHASE, lambda made: evolve(made, policy={})),

@@ -36,6 +36,7 @@ from cogni_billing.domain.verification import (
     purchase_problems,
     reversal_problems,
 )
+from cogni_billing.domain.wallets import Wallet
 
 _ENDINGS: Final = {TransactionKind.EXPIRY, TransactionKind.VOID}
 
@@ -158,8 +159,22 @@ def _wallets(store: Store) -> Iterator[Violation]:
             detail = f"{spent[0].reference} was charged while it is frozen"
             located = {"tenant": str(tenant)}
             yield Violation(Invariant.FROZEN_WALLETS_SPEND_NOTHING, located, detail)
+        for line in _beyond_limit(wallet, lines[store.limited_after.get(tenant, 0) :]):
+            located = {"tenant": str(tenant), "transaction": str(line.transaction_id)}
+            detail = f"{line.balance_after} with a limit of {wallet.overdraft_limit}"
+            yield Violation(Invariant.OVERDRAFTS_STAY_WITHIN_THEIR_LIMIT, located, detail)
         if tenant not in store.accounts:
             yield Violation(Invariant.WALLETS_HAVE_ACCOUNTS, {"tenant": str(tenant)}, "no account")
+
+
+def _beyond_limit(wallet: Wallet, lines: Iterable[Line]) -> Iterator[Line]:
+    """The charges among *lines* that left less than the limit allows."""
+    if wallet.overdraft_limit is None:
+        return
+    for line in lines:
+        charged = _spends(line) and line.amount.is_negative
+        if charged and (line.balance_after + wallet.overdraft_limit).is_negative:
+            yield line
 
 
 def _holds(store: Store) -> Iterator[Violation]:

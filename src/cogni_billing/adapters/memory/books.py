@@ -19,6 +19,7 @@ from cogni_billing.adapters.memory.erasure import forget, sealed_metadata, witho
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import account, open_account, require_account
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, Freeze
+from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.erasure import require_unretained
@@ -115,10 +116,20 @@ class MemoryBooks:
             before = account(self._store, tenant).freeze
             if freeze is None or before is None:
                 frozen = evolve(self._wallet(tenant), freeze=freeze)
-                lines = len(self._store.lines.get(account_of(tenant), ()))
                 self._store.put(self._store.wallets, tenant, frozen)
-                self._store.put(self._store.frozen_after, tenant, lines)
+                self._store.put(self._store.frozen_after, tenant, self._lines(tenant))
             return account(self._store, tenant)
+
+    def limit_overdraft(self, tenant: TenantId, limit: Amount | None, /) -> Account:
+        with self._guard.call():
+            if account(self._store, tenant).overdraft_limit != limit:
+                limited = evolve(self._wallet(tenant), overdraft_limit=limit)
+                self._store.put(self._store.wallets, tenant, limited)
+                self._store.put(self._store.limited_after, tenant, self._lines(tenant))
+            return account(self._store, tenant)
+
+    def _lines(self, tenant: TenantId) -> int:
+        return len(self._store.lines.get(account_of(tenant), ()))
 
     def forget(self, tenant: TenantId, now: datetime, retention: timedelta | None, /) -> int:
         with self._guard.call():

@@ -53,6 +53,8 @@ class Store:
     folded: dict[AccountId, int] = field(factory=dict)
     frozen_after: dict[TenantId, int] = field(factory=dict)
     """The number of lines on an account when it was last frozen."""
+    limited_after: dict[TenantId, int] = field(factory=dict)
+    """The number of lines on an account when the limit of its overdrafts was last changed."""
     erased: dict[tuple[TenantId, UUID], str] = field(factory=dict)
     attempts: dict[tuple[TenantId, UUID], Attempt] = field(factory=dict)
     events: dict[tuple[TenantId, UUID], tuple[AttemptEvent, ...]] = field(factory=dict)

@@ -35,14 +35,16 @@ class MemoryTenants:
 
 
 def account(store: Store, tenant: TenantId) -> Account:
-    """The tenant's account, with its freeze.
+    """The tenant's account, with its freeze and the limit of its overdrafts.
 
     Raises:
         UnknownAccount: *tenant* has no account.
     """
     require_account(store, tenant)
     wallet = store.wallets.get(tenant, Wallet())
-    return evolve(store.accounts[tenant], freeze=wallet.freeze)
+    return evolve(
+        store.accounts[tenant], freeze=wallet.freeze, overdraft_limit=wallet.overdraft_limit
+    )
 
 
 def require_account(store: Store, tenant: TenantId) -> None:

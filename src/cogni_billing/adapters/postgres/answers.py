@@ -8,6 +8,7 @@ from uuid import UUID
 from attrs import evolve
 
 from cogni_billing.adapters.postgres.rows import draws_from, in_credits, moment, recorded_from
+from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import (
     AccountFrozen,
     BillingError,
@@ -96,12 +97,7 @@ def _refusal(transaction: Transaction, answer: Any) -> BillingError:  # noqa: PL
         case "frozen":
             return AccountFrozen(moment(answer["since"]))
         case "insufficient":
-            held = answer.get("held")
-            return InsufficientCredits(
-                -transaction.amount,
-                in_credits(answer["available"]),
-                None if held is None else in_credits(held),
-            )
+            return insufficient(-transaction.amount, answer)
         case "unknown_charge" | "exceeds_charge" if transaction.giving_back is not None:
             return _not_given_back(transaction.giving_back, answer)
         case "unknown_hold" if transaction.subject is not None:
@@ -111,6 +107,17 @@ def _refusal(transaction: Transaction, answer: Any) -> BillingError:  # noqa: PL
         case "expired" if transaction.terms is not None:
             require_unexpired(transaction.terms.expires_at, moment(answer["present"]))
     return unexpected(answer)
+
+
+def insufficient(required: Amount, answer: Any) -> InsufficientCredits:
+    """Convert the refusal of *required* credits."""
+    held, limit = answer.get("held"), answer.get("overdraft_limit")
+    return InsufficientCredits(
+        required,
+        in_credits(answer["available"]),
+        None if held is None else in_credits(held),
+        None if limit is None else in_credits(limit),
+    )
 
 
 def unexpected(answer: Any) -> BillingError:

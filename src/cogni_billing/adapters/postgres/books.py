@@ -19,6 +19,7 @@ from cogni_billing.adapters.postgres.history import history
 from cogni_billing.adapters.postgres.rows import dispute_asked, in_credits, moment
 from cogni_billing.adapters.postgres.tenants import account_from
 from cogni_billing.domain.accounts import Account, Freeze
+from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.erasure import require_unretained
@@ -109,6 +110,11 @@ class PostgresBooks:
         with self._guard.call(), translated():
             asked = {} if freeze is None else {"reason": freeze.reason, "at": freeze.since}
             return account_from(self._calls("freeze", tenant, asked), tenant)
+
+    def limit_overdraft(self, tenant: TenantId, limit: Amount | None, /) -> Account:
+        with self._guard.call(), translated():
+            asked = {"limit": None if limit is None else limit.value}
+            return account_from(self._calls("limit_overdraft", tenant, asked), tenant)
 
     def forget(self, tenant: TenantId, now: datetime, retention: timedelta | None, /) -> int:
         with self._guard.call(), translated():

@@ -120,6 +120,23 @@ _AT_MOST: Final = _broken(
     ),
 )
 
+# Held credits are not below zero. So the balance keeps to a limit of the available credits.
+_OVERDRAFTS: Final = _broken(
+    f"""
+    SELECT tenant_id, id, posted_after + arrived AS balance, overdraft_limit
+    FROM cogni_billing.transactions
+    JOIN cogni_billing.wallets USING (tenant_id)
+    WHERE kind IN ({_SPENDING}) AND position > limited_after AND amount < 0
+      AND posted_after + arrived < - overdraft_limit
+    """,
+    _TRANSACTION,
+    (
+        Invariant.OVERDRAFTS_STAY_WITHIN_THEIR_LIMIT,
+        "true",
+        "format('%s with a limit of %s', balance, overdraft_limit)",
+    ),
+)
+
 # A reversal without credits on its other side has no contra leg.
 _AS_DECLARED: Final = """CASE
     WHEN legs IS NULL THEN reverses IS NOT NULL AND declared = '{}'
@@ -285,6 +302,12 @@ _WALLETS: Final = _broken(
         """num_nonnulls(frozen_at, frozen_after, frozen_reason) NOT IN (0, 3)
             OR last_charge > frozen_after""",
         "format('frozen after line %s, last charge is line %s', frozen_after, last_charge)",
+    ),
+    (
+        Invariant.OVERDRAFTS_STAY_WITHIN_THEIR_LIMIT,
+        """num_nonnulls(overdraft_limit, limited_after) = 1 OR NOT (
+            overdraft_limit >= 0 AND overdraft_limit < 1e40 AND scale(overdraft_limit) = 0)""",
+        "format('a limit of %s since line %s', overdraft_limit, limited_after)",
     ),
     (
         Invariant.GRANTS_ARE_COUNTED,
@@ -792,6 +815,7 @@ _CHARGEBACKS: Final = _broken(
 STATEMENTS: Final = (
     _FITTING,
     _AT_MOST,
+    _OVERDRAFTS,
     _POSTINGS,
     _LINES,
     _WALLETS,

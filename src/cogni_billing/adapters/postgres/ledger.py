@@ -11,7 +11,13 @@ from uuid import UUID
 from attrs import evolve, frozen
 
 from cogni_billing.adapters.guard import ScopeGuard
-from cogni_billing.adapters.postgres.answers import MORE_DUE, door_of, posted, unexpected
+from cogni_billing.adapters.postgres.answers import (
+    MORE_DUE,
+    door_of,
+    insufficient,
+    posted,
+    unexpected,
+)
 from cogni_billing.adapters.postgres.calls import Calls
 from cogni_billing.adapters.postgres.failures import translated
 from cogni_billing.adapters.postgres.rows import (
@@ -41,7 +47,6 @@ from cogni_billing.domain.errors import (
     AccountFrozen,
     BillingError,
     HoldClosed,
-    InsufficientCredits,
     OthersRefused,
     PrivilegeRequired,
     UnknownAccount,
@@ -156,7 +161,7 @@ class PostgresLedger:
                     ours = self._calls.repeated and found.id == hold.id
                     return evolve(found, replayed=not ours)
                 case "insufficient":
-                    raise InsufficientCredits(hold.amount, in_credits(answer["available"]))
+                    raise insufficient(hold.amount, answer)
                 case "frozen":
                     raise AccountFrozen(moment(answer["since"]))
                 case "expired":
@@ -205,12 +210,7 @@ class PostgresLedger:
             case "frozen":
                 raise AccountFrozen(moment(answer["since"]))
             case "insufficient":
-                held = answer.get("held")
-                raise InsufficientCredits(
-                    asked.amount or ZERO,
-                    in_credits(answer["available"]),
-                    None if held is None else in_credits(held),
-                )
+                raise insufficient(asked.amount or ZERO, answer)
             case "unknown_hold":
                 raise UnknownHold(asked.hold_id)
             case "hold_closed":

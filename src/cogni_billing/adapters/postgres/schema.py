@@ -28,6 +28,7 @@ FUNCTION_FILES: Final = (
     "attempts.sql",
     "erasure.sql",
     "freezing.sql",
+    "overdrafts.sql",
 )
 
 DEFINER_SETTINGS: Final = {

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.postgres.calls import Calls
 from cogni_billing.adapters.postgres.failures import translated
-from cogni_billing.adapters.postgres.rows import moment
+from cogni_billing.adapters.postgres.rows import in_credits, moment
 from cogni_billing.domain.accounts import Account, Freeze, new_account
 from cogni_billing.domain.errors import UnknownAccount
 from cogni_billing.domain.identity import TenantId
@@ -35,14 +35,16 @@ class PostgresTenants:
 
 
 def account_from(answer: Any, tenant: TenantId) -> Account:
-    """Convert the answer of `account`, `open_account` and `freeze`.
+    """Convert the answer of `account`, `open_account`, `freeze` and `limit_overdraft`.
 
     Raises:
         UnknownAccount: *tenant* has no account.
     """
     if answer["outcome"] != "done":
         raise UnknownAccount(tenant)
-    account = new_account(tenant, moment(answer["opened_at"]))
-    if answer["frozen_at"] is None:
-        return account
-    return evolve(account, freeze=Freeze(answer["frozen_reason"], moment(answer["frozen_at"])))
+    frozen, limit = answer["frozen_at"], answer["overdraft_limit"]
+    return evolve(
+        new_account(tenant, moment(answer["opened_at"])),
+        freeze=None if frozen is None else Freeze(answer["frozen_reason"], moment(frozen)),
+        overdraft_limit=None if limit is None else in_credits(limit),
+    )

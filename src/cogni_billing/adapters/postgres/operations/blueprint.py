@@ -203,8 +203,9 @@ _DOORS: Final = (
     ("user", "create_attempt record_attempt begin_check"),
     (
         "service",
-        "reverse adjust payment dispute lock open_dispute close_dispute freeze forget fold",
+        "reverse adjust payment dispute lock open_dispute close_dispute forget fold",
     ),
+    ("service", "freeze limit_overdraft"),
     ("service", "safe_position account_of owner_of contra_of erased"),
     (
         "migrator",

@@ -253,6 +253,11 @@ BEGIN
             refusal := format(
                 '{"outcome":"insufficient","available":%s,"held":%s}', available, hold.held);
             RETURN;
+        ELSIF m.overrun = 'overdraft' AND excess > available + w.overdraft_limit THEN
+            refusal := format(
+                '{"outcome":"insufficient","available":%s,"held":%s,"overdraft_limit":%s}',
+                available, hold.held, w.overdraft_limit);
+            RETURN;
         END IF;
         SELECT * INTO more FROM cogni_billing.add_to_hold(w, hold, excess);
         w := more.w;

@@ -101,6 +101,7 @@ DECLARE
     ended        record;
     given        record;
     rule         text;
+    refusal      text;
     present      timestamptz;
     arrived      numeric;
     seen         bigint;
@@ -380,24 +381,18 @@ BEGIN
                 END IF;
                 -- Purchased credits are taken before granted ones. Below zero there are neither.
                 to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
-            ELSIF w.frozen_at IS NOT NULL
-                OR NOT coalesce(m.overdraft, false) AND to_draw > available
-            THEN
-                IF w.frozen_at IS NOT NULL THEN
-                    answers := answers
-                        || format('{"outcome":"frozen","since":%s}', to_json(w.frozen_at));
+            ELSIF w.frozen_at IS NOT NULL OR to_draw > available THEN
+                refusal := cogni_billing.charge_refusal(w, m, available);
+                IF refusal IS NOT NULL THEN
+                    answers := answers || refusal;
                     CONTINUE;
-                ELSIF to_draw > 0 AND m.at_most IS NULL THEN
-                    answers := answers
-                        || format('{"outcome":"insufficient","available":%s}', available);
-                    CONTINUE;
+                ELSIF m.overdraft IS NOT TRUE THEN
+                    -- It takes the available credits, and the answer says how many.
+                    to_draw := greatest(0, available);
+                    m.amount := - to_draw;
+                    from_grants := '{}';
+                    from_amounts := '{}';
                 END IF;
-                -- Free work is free in debt, too. Others take the available credits, and the answer
-                -- says how many.
-                to_draw := greatest(0, available);
-                m.amount := - to_draw;
-                from_grants := '{}';
-                from_amounts := '{}';
             END IF;
             IF w.granted > 0 AND to_draw > 0 THEN
                 SELECT * INTO from_grants, from_amounts, drawn

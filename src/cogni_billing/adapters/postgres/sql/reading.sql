@@ -107,7 +107,8 @@ BEGIN
     RETURN coalesce((
         SELECT json_build_object(
             'outcome', 'done', 'opened_at', opened_at,
-            'frozen_at', frozen_at, 'frozen_reason', frozen_reason)
+            'frozen_at', frozen_at, 'frozen_reason', frozen_reason,
+            'overdraft_limit', overdraft_limit)
         FROM cogni_billing.wallets WHERE tenant_id = me
     ), '{"outcome":"unknown_account"}');
 END

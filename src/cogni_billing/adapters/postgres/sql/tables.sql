@@ -57,6 +57,9 @@ CREATE TABLE cogni_billing.wallets (
     frozen_at      timestamptz,
     frozen_after   bigint,
     frozen_reason  text,
+    -- The limit of overdrafts, and the number of lines when it was set. NULL for no limit.
+    overdraft_limit numeric,
+    limited_after  bigint,
     CONSTRAINT wallets_pkey PRIMARY KEY (tenant_id)
 ) WITH (fillfactor = 70);
 

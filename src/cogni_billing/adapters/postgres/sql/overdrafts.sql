@@ -1,0 +1,39 @@
+-- The limit of a tenant's overdrafts. Only the service role sets it.
+
+-- Sets the limit of the wallet's overdrafts, or removes it for NULL. The same limit changes no row.
+CREATE FUNCTION cogni_billing._limit_overdraft(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    credits CONSTANT numeric := asked ->> 'limit';
+BEGIN
+    IF (credits >= 0 AND credits < 1e40 AND scale(credits) = 0) IS FALSE THEN
+        PERFORM cogni_billing.refuse('amounts_are_whole_and_bounded');
+    END IF;
+    UPDATE cogni_billing.wallets
+    SET overdraft_limit = credits, limited_after = CASE WHEN credits IS NOT NULL THEN lines END
+    WHERE tenant_id = me AND overdraft_limit IS DISTINCT FROM credits;
+    RETURN cogni_billing._account(me, asked);
+END
+$$;
+
+-- The refusal of a charge that the wallet does not allow, or NULL. Free work is free in debt, too.
+CREATE FUNCTION cogni_billing.charge_refusal(
+    w cogni_billing.wallets, m cogni_billing.movement, available numeric
+) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    short CONSTANT numeric := - m.amount - available;
+BEGIN
+    IF w.frozen_at IS NOT NULL THEN
+        RETURN format('{"outcome":"frozen","since":%s}', to_json(w.frozen_at));
+    ELSIF m.amount = 0 OR m.at_most IS NOT NULL THEN
+        RETURN NULL;
+    ELSIF m.overdraft IS NOT TRUE THEN
+        RETURN format('{"outcome":"insufficient","available":%s}', available);
+    ELSIF short > w.overdraft_limit THEN
+        RETURN format('{"outcome":"insufficient","available":%s,"overdraft_limit":%s}',
+            available, w.overdraft_limit);
+    END IF;
+    RETURN NULL;
+END
+$$;

@@ -117,7 +117,7 @@ def test_an_invalid_line_names_its_field(
 @pytest.mark.parametrize(
     ("columns", "code", "facts"),
     [
-        ({"amount": "11"}, "insufficient_credits", (credits(11), credits(10), None)),
+        ({"amount": "11"}, "insufficient_credits", (credits(11), credits(10), None, None)),
         ({"tenant": str(BOB)}, "unknown_account", (BOB,)),
     ],
 )

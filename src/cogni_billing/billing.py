@@ -716,7 +716,8 @@ class Billing:
             reference: The key, unique among the tenant's refunds.
             shortfall: The rule for credits that the customer has already spent. `Shortfall.DEBT`
                 lets the balance fall below zero. `Shortfall.CLAMP` takes the available credits,
-                purchased ones first, and the platform's `shortfall` account absorbs the rest. For
+                purchased ones first, and the platform's `shortfall` account absorbs the rest.
+                `Shortfall.REFUSE` refuses the refund if the available credits do not cover it. For
                 the shares of beneficiaries, the `clawback` of the purchase's policy decides.
             metadata: A JSON object to keep with the transaction.
 
@@ -728,6 +729,8 @@ class Billing:
             IdempotencyConflict: the tenant used this reference for another refund.
             UnknownPayment: the tenant has confirmed no such payment.
             RefundExceedsPayment: the rest of the payment is smaller, or zero.
+            InsufficientCredits: less is available, and *shortfall* is `Shortfall.REFUSE`. The
+                refund is not recorded, so do not return the payment.
         """
         request = ReversalRequest(
             tenant=tenant,
@@ -807,6 +810,8 @@ class Billing:
         metadata: Mapping[str, object] | None = None,
     ) -> ChargebackReceipt:
         """Reverse the disputed part of the purchase for good, as `refund` does.
+
+        The payment is lost in any case, so `Shortfall.REFUSE` is invalid here.
 
         Raises:
             InvalidReference, InvalidMetadata, InvalidInput: see `refund`.

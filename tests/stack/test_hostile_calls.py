@@ -361,7 +361,10 @@ refund reversals_follow_one_another {"reverses":"stranger"} {"reverses":"her cha
     {"absorbed":"0.5"} {"beneficiaries":["stranger"]} {"beneficiaries":null,"shares":null}
     {"amount":-1000001} {"amount":-1e30} {"shares":[-500001]} {"shares":[-1e30]} {"absorbed":1}
     {"amount":0} {"amount":0,"absorbed":1e39} {"amount":-999999}
-chargeback reversals_follow_one_another {"subject":"stranger"}
+refund reversals_follow_one_another {"shortfall":"refuse","amount":-999999,"absorbed":1}
+refund insufficient {"shortfall":"refuse","returned":"0.50","returned_total":"0.50","part":null,
+    "amount":-5000000,"shares":[-2500000]}
+chargeback reversals_follow_one_another {"shortfall":"refuse"} {"subject":"stranger"}
     {"returned":"0.60","returned_total":"0.60"}
 dispute disputes_are_of_a_purchase {"id":null} {"purchase":"his purchase"}
     {"purchase":"her charge"} {"payment":"his payment"} {"disputed":"1.01","part":null}

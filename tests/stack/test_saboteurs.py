@@ -27,6 +27,7 @@ from cogni_billing.testing.contracts import (
     overdrafts,
     purchases,
     reading,
+    refunds,
     single_calls,
     statements,
     verifying,
@@ -280,6 +281,11 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         freezing.FreezeContract,
         "test_a_hold_is_refused",
         replaced("_hold", "IF w.frozen_at IS NOT NULL", "IF false"),
+    ),
+    "a_refund_that_refuses_a_debt_makes_one": (
+        refunds.RefundContract,
+        "test_a_refund_that_refuses_a_debt_takes_no_held_credits",
+        replaced("record", "to_draw > greatest(0, available) THEN", "false THEN"),
     ),
     "an_overdraft_is_not_compared_with_its_limit": (
         overdrafts.OverdraftLimitContract,

@@ -174,6 +174,14 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         TRANSACTION.format("shortfall = 'forgive'", "re_1"),
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
+    "a chargeback refuses a debt": (
+        TRANSACTION.format("shortfall = 'refuse'", "dp_1"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
+    "a refund refused a debt and made one": (
+        TRANSACTION.format("shortfall = 'refuse'", "re_2"),
+        {Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED},
+    ),
     "an adjustment has no reason": (
         TRANSACTION.format("reason = NULL", "ticket-1"),
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND},

@@ -548,6 +548,14 @@ def an_actor_stays_after_the_block(patch: Patch) -> None:
 
 
 @in_memory(
+    refunding.RefundContract,
+    "test_a_refund_that_refuses_a_debt_takes_all_of_its_part_or_is_not_recorded",
+)
+def a_refund_that_refuses_a_debt_makes_one(patch: Patch) -> None:
+    patch.setattr(Transaction, "refuses_debt", False)
+
+
+@in_memory(
     overdrafts.OverdraftLimitContract,
     "test_an_overdraft_goes_to_the_limit_and_not_one_credit_further",
 )

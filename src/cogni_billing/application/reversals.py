@@ -39,6 +39,7 @@ from cogni_billing.domain.reversals import (
     Payment,
     Recoverable,
     ReversalRequest,
+    checked_clawback,
     plan_reversal,
 )
 from cogni_billing.domain.transactions import Recorded
@@ -66,6 +67,7 @@ def win_dispute(
 
 
 def lose_dispute(context: Context, request: ReversalRequest) -> ServiceCase[ChargebackReceipt]:
+    checked_clawback(request.shortfall)
     return _case(
         context,
         request.tenant,

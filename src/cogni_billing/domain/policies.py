@@ -65,6 +65,12 @@ class Shortfall(Enum):
     """The account may go below zero. Its next credits repay the debt."""
     CLAMP = "clamp"
     """Takes the available credits. The platform's `shortfall` account absorbs the rest."""
+    REFUSE = "refuse"
+    """Refuses a refund that the available credits do not cover. Only for refunds."""
+
+
+CLAWBACKS: Final = (Shortfall.DEBT, Shortfall.CLAMP)
+"""The rules for a loss that cannot be refused: of a share, and of a lost dispute."""
 
 
 def _version(given: str) -> str:
@@ -88,8 +94,8 @@ def _mode(given: ShareMode) -> ShareMode:
 
 
 def _clawback(given: Shortfall) -> Shortfall:
-    if not isinstance(given, Shortfall):
-        raise InvalidPolicy("clawback", shown(given), "a Shortfall")
+    if given not in CLAWBACKS:
+        raise InvalidPolicy("clawback", shown(given), "Shortfall.DEBT or Shortfall.CLAMP")
     return given
 
 
@@ -246,9 +252,9 @@ class RevenueSharePolicy:
         return cls(
             version=text_in(fields, "version"),
             effective_from=_moment(fields["effective_from"]),
-            mode=_named(ShareMode, fields, "mode"),
+            mode=_named(tuple(ShareMode), fields, "mode"),
             rules=tuple(map(ShareRule.from_dict, list_in(fields, "rules"))),
-            clawback=_named(Shortfall, fields, "clawback")
+            clawback=_named(CLAWBACKS, fields, "clawback")
             if "clawback" in fields
             else Shortfall.DEBT,
         )
@@ -257,13 +263,12 @@ class RevenueSharePolicy:
 Option = TypeVar("Option", ShareMode, Shortfall)
 
 
-def _named(options: type[Option], fields: Mapping[str, object], name: str) -> Option:
+def _named(options: Sequence[Option], fields: Mapping[str, object], name: str) -> Option:
     given = text_in(fields, name)
-    try:
-        return options(given)
-    except ValueError as error:
-        expected = " or ".join(option.value for option in options)
-        raise InvalidPolicy(name, shown(given), expected) from error
+    by_name = {option.value: option for option in options}
+    if given not in by_name:
+        raise InvalidPolicy(name, shown(given), " or ".join(by_name))
+    return by_name[given]
 
 
 def _moment(given: Any) -> datetime:

@@ -28,7 +28,7 @@ from cogni_billing.domain.identity import (
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
-from cogni_billing.domain.policies import Shortfall
+from cogni_billing.domain.policies import CLAWBACKS, Shortfall
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Reversal, Transaction
 
@@ -111,6 +111,18 @@ def checked_shortfall(given: object) -> Shortfall:
     if not isinstance(given, Shortfall):
         raise InvalidInput("shortfall", shown(given), "a Shortfall")
     return given
+
+
+def checked_clawback(given: object) -> Shortfall:
+    """*given* as the rule for a loss that cannot be refused.
+
+    Raises:
+        InvalidInput: *given* is no `Shortfall`, or refuses the loss.
+    """
+    if (rule := checked_shortfall(given)) not in CLAWBACKS:
+        expected = "Shortfall.DEBT or Shortfall.CLAMP, because the payment is lost"
+        raise InvalidInput("shortfall", shown(rule.name), expected)
+    return rule
 
 
 @frozen(kw_only=True)

@@ -268,6 +268,11 @@ class Transaction:
         """
         return balanced(self.kind, self.tenant, self.amount, self.shares, self.absorbed)
 
+    @property
+    def refuses_debt(self) -> bool:
+        """True for a refund that may take available credits only."""
+        return self.reversal is not None and self.reversal.shortfall is Shortfall.REFUSE
+
     def named_like(self, asked: Transaction) -> Transaction:
         """This transaction, with the charge of a reversal named as in *asked*."""
         if self.giving_back is None or asked.giving_back is None:

@@ -193,6 +193,8 @@ class Wallet:
             case TransactionKind.GRANT:
                 wallet, draws = self.granting(transaction, arrived)
             case TransactionKind.REFUND | TransactionKind.CHARGEBACK | TransactionKind.ADJUSTMENT:
+                if transaction.refuses_debt:
+                    self.require_available(-transaction.amount, arrived)
                 # Purchased credits are taken before granted ones.
                 purchased = max(self.earned(arrived), ZERO)
                 wallet, draws = self.drawing(max(-transaction.amount - purchased, ZERO))

@@ -47,6 +47,7 @@ from cogni_billing import (
     credits,
     usd_cents,
 )
+from cogni_billing.domain.policies import CLAWBACKS
 from cogni_billing.domain.timestamps import EARLIEST
 from cogni_billing.testing.base import (
     ALICE,
@@ -179,10 +180,10 @@ class Ledgers(RuleBasedStateMachine):
         self.open_dispute("alice", "z", 1, "a")
         # Outcomes that few random sequences meet.
         self.purchase("alice", 3, "z")
-        self.refund("alice", "z", 3, "a", clamp=False)
+        self.refund("alice", "z", 3, "a", Shortfall.DEBT)
         self.open_dispute("alice", "z", 1, "b")
         self.win_dispute(1)
-        self.lose_dispute(1, clamp=False)
+        self.lose_dispute(1, Shortfall.DEBT)
         self.charge(("alice", 5, "d", ""), "user:1")
         self.reverse("alice", "charge", "d", 40_000, "b")
         self.reverse("alice", "charge", "c", None, "b")
@@ -413,17 +414,27 @@ class Ledgers(RuleBasedStateMachine):
         if released is not None:
             assert released.replayed is before
 
-    @rule(who=tenants, payment=payments, cents=parts, key=held_keys, clamp=st.booleans())
-    def refund(self, who: str, payment: str, cents: int | None, key: str, clamp: bool) -> None:
+    @rule(
+        who=tenants,
+        payment=payments,
+        cents=parts,
+        key=held_keys,
+        shortfall=st.sampled_from(Shortfall),
+    )
+    def refund(
+        self, who: str, payment: str, cents: int | None, key: str, shortfall: Shortfall
+    ) -> None:
         self.compare_receipts(
             lambda b: b.refund(
                 TENANTS[who],
                 payment=payment,
                 amount=None if cents is None else usd_cents(cents),
                 reference=key,
-                shortfall=Shortfall.CLAMP if clamp else Shortfall.DEBT,
+                shortfall=shortfall,
             ),
-            lambda: self.model.refund(who, (payment, cents, clamp), key, self.clock.moment),
+            lambda: self.model.refund(
+                who, (payment, cents, shortfall.value), key, self.clock.moment
+            ),
         )
 
     @rule(who=tenants, amount=corrections, key=held_keys, reason=st.sampled_from(["x", "y"]))
@@ -513,17 +524,17 @@ class Ledgers(RuleBasedStateMachine):
         if dispute is not None:
             assert dispute.replayed is before
 
-    @rule(which=choices, clamp=st.booleans())
-    def lose_dispute(self, which: int, clamp: bool) -> None:
+    @rule(which=choices, shortfall=st.sampled_from(CLAWBACKS))
+    def lose_dispute(self, which: int, shortfall: Shortfall) -> None:
         who, payment, key = self.chosen_dispute(which)
         self.compare_receipts(
             lambda b: b.lose_dispute(
                 TENANTS[who],
                 payment=payment,
                 reference=key,
-                shortfall=Shortfall.CLAMP if clamp else Shortfall.DEBT,
+                shortfall=shortfall,
             ),
-            lambda: self.model.lose_dispute(who, payment, key, clamp, self.clock.moment),
+            lambda: self.model.lose_dispute(who, payment, key, shortfall.value, self.clock.moment),
         )
 
     @rule(batch=st.lists(charges, max_size=6), together=st.booleans())

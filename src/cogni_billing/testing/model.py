@@ -332,14 +332,14 @@ class Model:
             return before
 
     def refund(
-        self, who: str, asked: tuple[str, int | None, bool], reference: str, now: datetime
+        self, who: str, asked: tuple[str, int | None, str], reference: str, now: datetime
     ) -> tuple[int, bool]:
-        payment, cents, clamp = asked
+        payment, cents, shortfall = asked
 
         def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
-            return self._return(who, payment, cents, clamp, now)
+            return self._return(who, payment, cents, shortfall, now)
 
         return self._once(who, ("refund", reference), asked, record)
 
@@ -441,16 +441,16 @@ class Model:
             return before
 
     def lose_dispute(
-        self, who: str, payment: str, reference: str, clamp: bool, now: datetime
+        self, who: str, payment: str, reference: str, shortfall: str, now: datetime
     ) -> tuple[int, bool]:
         def record(tenant: Dict) -> Draws:
             require_open(tenant)
             dispute = self._dispute(who, payment, reference)
             self._end(who, reference, "lost", now)
             expire_due(tenant, now)
-            return self._return(who, payment, dispute["cents"], clamp, now)
+            return self._return(who, payment, dispute["cents"], shortfall, now)
 
-        return self._once(who, ("chargeback", reference), (payment, clamp), record)
+        return self._once(who, ("chargeback", reference), (payment, shortfall), record)
 
     def _dispute(self, who: str, payment: str, reference: str) -> Dict:
         dispute: Dict | None = self.state["disputes"].get((who, reference))
@@ -481,13 +481,15 @@ class Model:
         return int(amount)
 
     def _return(
-        self, who: str, payment: str, cents: int | None, clamp: bool, now: datetime
+        self, who: str, payment: str, cents: int | None, shortfall: str, now: datetime
     ) -> Draws:
         amount = self._part(who, payment, cents)
         paid, tenant = self.state["payments"][payment], self.state["tenants"][who]
         taken = step(paid, paid["bought"], amount)
-        if clamp:
+        if shortfall == "clamp":
             taken = min(taken, max(available(tenant), 0))
+        if shortfall == "refuse" and taken > max(available(tenant), 0):
+            raise RefusedError("insufficient_credits")
         granted = sum(grant["left"] for grant in tenant["grants"].values())
         draws = draw(tenant, max(taken - max(available(tenant) - granted, 0), 0))
         add(tenant, -taken)

@@ -123,5 +123,5 @@ def policies(
         effective_from,
         mode,
         tuple(draw(rules(beneficiary, limit)) for beneficiary in beneficiaries),
-        draw(st.sampled_from(Shortfall)),
+        draw(st.sampled_from([Shortfall.DEBT, Shortfall.CLAMP])),
     )

@@ -17,6 +17,7 @@ from cogni_billing import (
     Billing,
     Freeze,
     PaymentAttempts,
+    Shortfall,
     TenantId,
     credits,
     usd,
@@ -93,6 +94,16 @@ def limit_the_overdraft_before_the_charge(store: Store) -> None:
     store.limited_after[BOB] = 0
 
 
+def refuse_the_debt(store: Store) -> None:
+    def refusing(made: Transaction) -> Transaction:
+        assert made.reversal is not None
+        return evolve(made, reversal=evolve(made.reversal, shortfall=Shortfall.REFUSE))
+
+    key = store.ids[ALICE, UUID(REFUND)]
+    store.recorded[key] = evolve(store.recorded[key], balance=credits(-1))
+    record(store, REFUND, refusing)
+
+
 def claim_another(store: Store) -> None:
     store.payments["stripe:pi_2"] = ALICE
 
@@ -101,6 +112,12 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
     (
         freeze_before_the_charge,
         [f"frozen_wallets_spend_nothing: tenant {BOB}: run-1 was charged while it is frozen"],
+    ),
+    (
+        refuse_the_debt,
+        [
+            f"transactions_do_what_was_asked: tenant {ALICE}, transaction {REFUND}: a balance of -1 CREDIT after a refund that refuses a debt"
+        ],
     ),
     (
         limit_the_overdraft_before_the_charge,

@@ -106,6 +106,9 @@ def _taken_back(store: Store, recorded: Recorded) -> Iterator[tuple[Invariant, s
     made = recorded.transaction
     if made.reversal is not None:
         yield from _returned(store, made, made.reversal)
+    if made.refuses_debt and made.amount.is_negative and recorded.balance.is_negative:
+        detail = f"a balance of {recorded.balance} after a refund that refuses a debt"
+        yield Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED, detail
     if made.giving_back is not None:
         yield from _given_back(store, recorded, made.giving_back)
 

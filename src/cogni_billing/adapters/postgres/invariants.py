@@ -71,7 +71,8 @@ _FITTING: Final = _broken(
                 AND scale(paid) <= CASE paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END
             ELSE num_nonnulls(paid, paid_unit, policy) = 0 END
         AND CASE WHEN is_reversal
-            THEN returned > 0 AND returned_total < 1e40 AND shortfall IN ('debt', 'clamp')
+            THEN returned > 0 AND returned_total < 1e40
+                AND (shortfall IN ('debt', 'clamp') OR shortfall = 'refuse' AND kind = 'refund')
                 AND absorbed >= 0 AND absorbed < 1e40 AND scale(absorbed) = 0
                 AND reverses IS NOT NULL
             WHEN gives_back
@@ -106,17 +107,22 @@ _FITTING: Final = _broken(
     (Invariant.TRANSACTIONS_FIT_THEIR_KIND, "true", "format('a %s of %s', kind, amount)"),
 )
 
-_AT_MOST: Final = _broken(
+_AS_ASKED: Final = _broken(
     """
-    SELECT tenant_id, id, amount, at_most
+    SELECT tenant_id, id, amount, at_most, shortfall, posted_after + arrived AS balance
     FROM cogni_billing.transactions
-    WHERE at_most < - amount
+    WHERE at_most < - amount OR shortfall = 'refuse'
     """,
     _TRANSACTION,
     (
         Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
-        "true",
+        "at_most < - amount",
         "format('%s taken of at most %s', - amount, at_most)",
+    ),
+    (
+        Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+        "shortfall = 'refuse' AND amount < 0 AND balance < 0",
+        "format('a balance of %s after a refund that refuses a debt', balance)",
     ),
 )
 
@@ -814,7 +820,7 @@ _CHARGEBACKS: Final = _broken(
 
 STATEMENTS: Final = (
     _FITTING,
-    _AT_MOST,
+    _AS_ASKED,
     _OVERDRAFTS,
     _POSTINGS,
     _LINES,

@@ -145,6 +145,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     ),
     "flag": FLAGS,
     "shortfall": (None, "debt", "DEBT", 0, True, object()),
+    "clawback": (None, "debt", 0, True, object(), Shortfall.REFUSE),
     "moment": MOMENTS,
     "lifetime": (3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
     "time": (None, 3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
@@ -227,7 +228,11 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     "refund": TENANT | PAYMENT | PART | REFERENCE | SHORTFALL | METADATA,
     "open_dispute": TENANT | PAYMENT | REFERENCE | PART | METADATA,
     "win_dispute": TENANT | PAYMENT | REFERENCE,
-    "lose_dispute": TENANT | PAYMENT | REFERENCE | SHORTFALL | METADATA,
+    "lose_dispute": TENANT
+    | PAYMENT
+    | REFERENCE
+    | {"shortfall": (Shortfall.CLAMP, "clawback")}
+    | METADATA,
     "adjust": TENANT
     | {"amount": (credits(-5), "correction"), "reason": ("billed twice", "reason")}
     | {"actor": ("user:42", "actor")}

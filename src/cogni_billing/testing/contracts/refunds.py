@@ -27,6 +27,7 @@ from cogni_billing import (
     InvalidReference,
     InvalidTenant,
     RefundExceedsPayment,
+    RefundReceipt,
     RevenueSharePolicy,
     Share,
     ShareMode,
@@ -62,6 +63,13 @@ EVERYONE = (ALICE, SYSTEM_TENANT_ID, BOB)
 def policy(clawback: Shortfall = Shortfall.DEBT, beneficiary: TenantId = BOB) -> RevenueSharePolicy:
     rules = (ShareRule(SYSTEM_ACCOUNT_ID, "0.25"), ShareRule(AccountId(beneficiary), "0.1"))
     return RevenueSharePolicy("v1", NOON - HOUR, ShareMode.BONUS, rules, clawback)
+
+
+def refuse(billing: Billing, amount: Amount | None = None) -> RefundReceipt:
+    """Refund a part of Alice's payment unless that would leave her in debt."""
+    return billing.refund(
+        ALICE, payment=PAYMENT, amount=amount, reference="re_1", shortfall=Shortfall.REFUSE
+    )
 
 
 class RefundContract(Contract):
@@ -219,6 +227,82 @@ class RefundContract(Contract):
         assert self.balances(billing) == [0, 0, 0]
         assert totals()[SHORTFALL] == -9_000_000
         assert totals()[ISSUANCE] == 0
+        assert billing.verify().violations == ()
+
+    def test_a_refund_that_refuses_a_debt_takes_all_of_its_part_or_is_not_recorded(
+        self, billing: Billing, totals: Totals
+    ) -> None:
+        billing.charge(ALICE, credits(6_000_001), reference="run-1")
+        before = totals()
+
+        with pytest.raises(InsufficientCredits) as caught:
+            refuse(billing, usd("0.40"))
+
+        assert (caught.value.required, caught.value.available) == (
+            credits(4_000_000),
+            credits(3_999_999),
+        )
+        assert totals() == before
+        billing.grant(ALICE, credits(1), source="promo:a", reference="g")
+        receipt = refuse(billing, usd("0.40"))
+        assert (receipt.taken, receipt.shortfall) == (credits(4_000_000), credits(0))
+        assert receipt.balance == credits(0)
+        assert refuse(billing, usd("0.40")) == evolve(receipt, replayed=True)
+        assert billing.verify().violations == ()
+
+    def test_a_refund_that_refuses_a_debt_takes_no_held_credits(self, billing: Billing) -> None:
+        billing.hold(ALICE, credits(1), reference="h")
+
+        with pytest.raises(InsufficientCredits) as caught:
+            refuse(billing)
+
+        assert caught.value.available == credits(9_999_999)
+
+    def test_a_refund_that_refuses_a_debt_conflicts_with_one_that_allows_it(
+        self, billing: Billing
+    ) -> None:
+        refuse(billing)
+
+        with pytest.raises(IdempotencyConflict) as caught:
+            billing.refund(ALICE, payment=PAYMENT, reference="re_1")
+
+        assert caught.value.differences == (Difference("shortfall", "refuse", "debt"),)
+
+    def test_a_refund_that_refuses_a_debt_lets_beneficiaries_fall_below_zero(
+        self, billing: Billing
+    ) -> None:
+        billing.charge(SYSTEM_TENANT_ID, credits(1), reference="run-1")
+
+        receipt = refuse(billing)
+
+        assert receipt.taken == credits(10_000_000)
+        assert billing.balance(SYSTEM_TENANT_ID).posted < credits(0)
+        assert billing.verify().violations == ()
+
+    def test_a_refund_that_refuses_a_debt_counts_due_expirations(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        billing.charge(ALICE, credits(1), reference="run-1")
+        billing.grant(ALICE, credits(5), source="a", reference="g", expires_in=HOUR)
+        clock.moment += 2 * HOUR
+
+        with pytest.raises(InsufficientCredits) as caught:
+            refuse(billing)
+
+        assert caught.value.available == credits(9_999_999)
+
+    def test_a_very_small_refund_of_a_debtor_takes_no_credits_and_is_recorded(
+        self, new_billing: NewBilling
+    ) -> None:
+        rules = (ShareRule(SYSTEM_ACCOUNT_ID, "0.99"),)
+        split = RevenueSharePolicy("v1", NOON - HOUR, ShareMode.SPLIT, rules)
+        billing = new_billing(policy=split, clock=SteppingClock(), ids=CountingIds())
+        billing.confirm_purchase(ALICE, Amount("0.01", USDC), payment=PAYMENT)
+        billing.charge(ALICE, credits(10**6), reference="run-1", allow_overdraft=True)
+
+        receipt = refuse(billing, Amount("0.000001", USDC))
+
+        assert (receipt.taken, receipt.balance) == (credits(0), credits(1_000 - 10**6))
         assert billing.verify().violations == ()
 
     def test_a_clamped_refund_takes_nothing_from_a_debtor(self, billing: Billing) -> None:

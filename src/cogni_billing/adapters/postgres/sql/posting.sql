@@ -58,7 +58,10 @@ BEGIN
             WHERE tenant_id = owner AND reverses = m.reverses)
         AND scale(m.returned) <= CASE bought.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
         AND coalesce(m.part = m.returned, true)
-        AND m.shortfall IN ('debt', 'clamp')
+        AND (m.shortfall IN ('debt', 'clamp')
+            -- A refund that refuses a debt takes all of the customer's part.
+            OR m.shortfall = 'refuse' AND m.kind = 'refund' AND - m.amount = cogni_billing.part_of(
+                bought.amount, bought.paid, m.returned_total - m.returned, m.returned))
         -- Of each leg at most its part. The platform absorbs the rest of the parts.
         AND (
             SELECT bool_and(taken BETWEEN 0 AND part)
@@ -376,6 +379,11 @@ BEGIN
                     from_amounts := given.amounts;
                 ELSIF m.reverses IS NOT NULL THEN
                     PERFORM cogni_billing.check_reversal(owner, m);
+                    IF m.shortfall = 'refuse' AND to_draw > greatest(0, available) THEN
+                        answers := answers
+                            || format('{"outcome":"insufficient","available":%s}', available);
+                        CONTINUE;
+                    END IF;
                 ELSIF NOT cogni_billing.is_reason(m.reason) THEN
                     PERFORM cogni_billing.refuse('reasons_are_printable');
                 END IF;

@@ -530,7 +530,7 @@ class AsyncBilling:
 
         Raises:
             InvalidReference: *reference* is invalid.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return await self._run(reading.find_hold(self._context, tenant, reference))
 
@@ -546,7 +546,7 @@ class AsyncBilling:
 
         Raises:
             InvalidPage: *limit* or *after* is invalid.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return await self._run(reading.holds(self._context, tenant, limit=limit, after=after))
 
@@ -622,7 +622,7 @@ class AsyncBilling:
         Raises:
             InvalidInput: *spent* is no bool, or *after* is no `uuid.UUID`.
             InvalidPage: *limit* is invalid, or *limit* or *after* is given without *spent*.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return await self._run(
             reading.grants(self._context, tenant, spent=spent, limit=limit, after=after)
@@ -727,7 +727,8 @@ class AsyncBilling:
             reference: The key, unique among the tenant's refunds.
             shortfall: The rule for credits that the customer has already spent. `Shortfall.DEBT`
                 lets the balance fall below zero. `Shortfall.CLAMP` takes the available credits,
-                purchased ones first, and the platform's `shortfall` account absorbs the rest. For
+                purchased ones first, and the platform's `shortfall` account absorbs the rest.
+                `Shortfall.REFUSE` refuses the refund if the available credits do not cover it. For
                 the shares of beneficiaries, the `clawback` of the purchase's policy decides.
             metadata: A JSON object to keep with the transaction.
 
@@ -739,6 +740,8 @@ class AsyncBilling:
             IdempotencyConflict: the tenant used this reference for another refund.
             UnknownPayment: the tenant has confirmed no such payment.
             RefundExceedsPayment: the rest of the payment is smaller, or zero.
+            InsufficientCredits: less is available, and *shortfall* is `Shortfall.REFUSE`. The
+                refund is not recorded, so do not return the payment.
         """
         request = ReversalRequest(
             tenant=tenant,
@@ -818,6 +821,8 @@ class AsyncBilling:
         metadata: Mapping[str, object] | None = None,
     ) -> ChargebackReceipt:
         """Reverse the disputed part of the purchase for good, as `refund` does.
+
+        The payment is lost in any case, so `Shortfall.REFUSE` is invalid here.
 
         Raises:
             InvalidReference, InvalidMetadata, InvalidInput: see `refund`.
@@ -942,7 +947,7 @@ class AsyncBilling:
 
         Raises:
             InvalidTime: *at* is naive.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return await self._run(reading.balance(self._context, tenant, at=at))
 
@@ -974,7 +979,7 @@ class AsyncBilling:
             InvalidTime: *since* or *until* is naive, or *until* is before *since*.
             InvalidPage: *limit* or *after* is invalid.
             InvalidInput: *kind* is no kind of transaction.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return await self._run(
             reading.statement(
@@ -1002,7 +1007,7 @@ class AsyncBilling:
         Raises:
             InvalidReference: *reference* is invalid.
             InvalidInput: *kind* is no kind of transaction.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return await self._run(reading.find(tenant, reference=reference, kind=kind))
 
@@ -1013,7 +1018,7 @@ class AsyncBilling:
 
         Raises:
             InvalidInput: *transaction_id* is no `uuid.UUID`.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return await self._run(reading.transaction(tenant, transaction_id))
 

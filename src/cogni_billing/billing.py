@@ -519,7 +519,7 @@ class Billing:
 
         Raises:
             InvalidReference: *reference* is invalid.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return self._run(reading.find_hold(self._context, tenant, reference))
 
@@ -535,7 +535,7 @@ class Billing:
 
         Raises:
             InvalidPage: *limit* or *after* is invalid.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return self._run(reading.holds(self._context, tenant, limit=limit, after=after))
 
@@ -611,7 +611,7 @@ class Billing:
         Raises:
             InvalidInput: *spent* is no bool, or *after* is no `uuid.UUID`.
             InvalidPage: *limit* is invalid, or *limit* or *after* is given without *spent*.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return self._run(
             reading.grants(self._context, tenant, spent=spent, limit=limit, after=after)
@@ -936,7 +936,7 @@ class Billing:
 
         Raises:
             InvalidTime: *at* is naive.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return self._run(reading.balance(self._context, tenant, at=at))
 
@@ -968,7 +968,7 @@ class Billing:
             InvalidTime: *since* or *until* is naive, or *until* is before *since*.
             InvalidPage: *limit* or *after* is invalid.
             InvalidInput: *kind* is no kind of transaction.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return self._run(
             reading.statement(
@@ -996,7 +996,7 @@ class Billing:
         Raises:
             InvalidReference: *reference* is invalid.
             InvalidInput: *kind* is no kind of transaction.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return self._run(reading.find(tenant, reference=reference, kind=kind))
 
@@ -1005,7 +1005,7 @@ class Billing:
 
         Raises:
             InvalidInput: *transaction_id* is no `uuid.UUID`.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return self._run(reading.transaction(tenant, transaction_id))
 

@@ -28,6 +28,7 @@ from cogni_billing.testing.contracts import (
     purchases,
     reading,
     refunds,
+    sharing,
     single_calls,
     statements,
     verifying,
@@ -281,6 +282,21 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         freezing.FreezeContract,
         "test_a_hold_is_refused",
         replaced("_hold", "IF w.frozen_at IS NOT NULL", "IF false"),
+    ),
+    "a_tenant_that_only_earned_shares_is_unknown": (
+        sharing.SharingContract,
+        "test_a_tenant_that_only_earned_shares_is_read_without_an_account",
+        replaced("unopened_wallet", "IF cogni_billing.has_arrivals(owner) THEN", "IF false THEN"),
+    ),
+    "shares_are_counted_twice_without_an_account": (
+        sharing.SharingContract,
+        "test_a_tenant_that_only_earned_shares_is_read_without_an_account",
+        replaced("unopened_wallet", "coalesce(folded.up_to, 0)", "0"),
+    ),
+    "every_tenant_is_known": (
+        sharing.SharingContract,
+        "test_a_tenant_without_an_account_and_without_a_share_is_unknown",
+        replaced("has_arrivals", "RETURN EXISTS", "RETURN true OR EXISTS"),
     ),
     "a_refund_that_refuses_a_debt_makes_one": (
         refunds.RefundContract,

@@ -34,6 +34,7 @@ from cogni_billing.adapters.memory import ledger as memory_ledger
 from cogni_billing.adapters.memory.books import MemoryBooks
 from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
+from cogni_billing.adapters.memory.tenants import require_account
 from cogni_billing.application import acting as actors
 from cogni_billing.application import spending
 from cogni_billing.domain import idempotency, metadata, requests, reversals, transactions
@@ -548,6 +549,13 @@ def an_actor_stays_after_the_block(patch: Patch) -> None:
 
 
 @in_memory(
+    sharing.SharingContract, "test_a_tenant_that_only_earned_shares_is_read_without_an_account"
+)
+def a_tenant_that_only_earned_shares_is_unknown(patch: Patch) -> None:
+    patch.setattr(memory_ledger, "require_known", require_account)
+
+
+@in_memory(
     refunding.RefundContract,
     "test_a_refund_that_refuses_a_debt_takes_all_of_its_part_or_is_not_recorded",
 )
@@ -685,6 +693,7 @@ def a_single_scope_takes_any_number_of_calls(patch: Patch) -> None:
 @in_memory(single_calls.SingleCallContract, "test_a_tenant_without_an_account_is_unknown")
 def a_tenant_without_an_account_has_a_balance_of_zero(patch: Patch) -> None:
     patch.setattr(memory_ledger, "require_account", lambda *_: None)
+    patch.setattr(memory_ledger, "require_known", lambda *_: None)
 
 
 @in_memory(kinds.KindContract, "test_a_transaction_of_each_kind_is_recorded_by_its_rules")

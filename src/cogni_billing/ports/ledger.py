@@ -22,7 +22,8 @@ class LedgerRepository(Protocol):
     """Records transactions, and reads the tenant's own side of them.
 
     Every method but `replay`, `payment`, `dispute` and `expire_due` raises `UnknownAccount` if the
-    tenant has no account, except `post` for a kind that opens one.
+    tenant has no account, except `post` for a kind that opens one. Reads also answer for a tenant
+    that has only earned shares, whose account no call has opened yet.
     """
 
     def post(self, transaction: Transaction, /) -> Recorded:
@@ -82,7 +83,7 @@ class LedgerRepository(Protocol):
         """The tenant's transaction with this key, marked as a replay, or `None`.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 
@@ -90,7 +91,7 @@ class LedgerRepository(Protocol):
         """The tenant's transaction with this id, marked as a replay, or `None`.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 
@@ -166,7 +167,7 @@ class LedgerRepository(Protocol):
         """The tenant's hold with this reference in any state, as it is now, or `None`.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 
@@ -176,7 +177,7 @@ class LedgerRepository(Protocol):
         Returns one hold more than the page's limit if there are that many.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 
@@ -222,7 +223,7 @@ class LedgerRepository(Protocol):
         """The tenant's grants that have credits left, in spend order.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 
@@ -230,7 +231,7 @@ class LedgerRepository(Protocol):
         """The tenant's grants on this page, newest first, with or without credits left.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 
@@ -238,7 +239,7 @@ class LedgerRepository(Protocol):
         """The tenant's balance now. It is zero if the account has no postings.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 
@@ -246,7 +247,7 @@ class LedgerRepository(Protocol):
         """The tenant's balance as of *moment*, including postings of that moment.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 
@@ -259,6 +260,6 @@ class LedgerRepository(Protocol):
         the reference, the id, the moment and the balance that it is posted with.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...

@@ -294,7 +294,7 @@ class Model:
 
     def find_hold(self, who: str, reference: str, now: datetime) -> Told | None:
         tenant = deepcopy(self.state["tenants"][who])
-        require_open(tenant)
+        require_known(tenant)
         expire_due(tenant, now)
         hold = tenant["holds"].get(reference)
         names = ("state", "held", "captured", "released")
@@ -303,7 +303,7 @@ class Model:
     def holds(self, who: str, now: datetime) -> list[str]:
         """Returns the references of the open holds."""
         tenant = deepcopy(self.state["tenants"][who])
-        require_open(tenant)
+        require_known(tenant)
         expire_due(tenant, now)
         return [key for key, hold in tenant["holds"].items() if hold["state"] == "open"]
 
@@ -530,13 +530,13 @@ class Model:
     def balance(self, who: str, now: datetime) -> tuple[int, int]:
         """Returns the posted and the held credits."""
         tenant = deepcopy(self.state["tenants"][who])
-        require_open(tenant)
+        require_known(tenant)
         expire_due(tenant, now)
         return posted(tenant), held(tenant)
 
     def balance_at(self, who: str, moment: datetime) -> tuple[int, int]:
         tenant = deepcopy(self.state["tenants"][who])
-        require_open(tenant)
+        require_known(tenant)
         aside = sum(
             change
             for hold in tenant["holds"].values()
@@ -557,7 +557,7 @@ class Model:
     ) -> tuple[int, list[int], int]:
         """Returns the opening balance, the amounts in the interval, and the closing balance."""
         tenant = deepcopy(self.state["tenants"][who])
-        require_open(tenant)
+        require_known(tenant)
         expire_due(tenant, now)
         lines = tenant["lines"] + tenant["arrivals"]
         first, last = since or BEGINNING, until or NEVER
@@ -568,14 +568,14 @@ class Model:
     def actor(self, who: str, reference: str) -> str | None:
         """Returns the actor of a charge, if it is recorded and has one."""
         tenant = self.state["tenants"][who]
-        require_open(tenant)
+        require_known(tenant)
         actor: str | None = tenant["actors"].get(reference)
         return actor
 
     def grants(self, who: str, now: datetime) -> list[int]:
         """Returns the remainder of each grant, in spend order."""
         tenant = deepcopy(self.state["tenants"][who])
-        require_open(tenant)
+        require_known(tenant)
         expire_due(tenant, now)
         return [grant["left"] for grant in spendable(tenant)]
 
@@ -588,13 +588,13 @@ class Model:
     def all_grants(self, who: str, now: datetime) -> list[int]:
         """Returns the remainder of each grant, newest first."""
         tenant = deepcopy(self.state["tenants"][who])
-        require_open(tenant)
+        require_known(tenant)
         expire_due(tenant, now)
         return [grant["left"] for grant in reversed(tenant["grants"].values())]
 
     def draws(self, who: str, kind: str, reference: str) -> list[int] | None:
         """Returns the parts that a transaction took of grants, if it was recorded."""
-        require_open(self.state["tenants"][who])
+        require_known(self.state["tenants"][who])
         recorded = self.state["tenants"][who]["keys"].get((kind, reference))
         return None if recorded is None else [part for _, part in recorded[2]]
 
@@ -619,6 +619,12 @@ class Model:
 def require_open(tenant: Dict) -> None:
     if not tenant["open"]:
         raise RefusedError("unknown_account")
+
+
+def require_known(tenant: Dict) -> None:
+    """Reads answer for a tenant that has only earned shares."""
+    if not tenant["arrivals"]:
+        require_open(tenant)
 
 
 def known_grant(tenant: Dict, grant: str) -> Dict:

@@ -652,7 +652,10 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "invalid_policy: effective_from: expected a timezone-aware datetime, got '2026-01-01 00:00:00'",
     ),
     (lambda: policy(mode="bonus"), "invalid_policy: mode: expected a ShareMode, got 'bonus'"),
-    (lambda: policy(clawback=None), "invalid_policy: clawback: expected Shortfall.DEBT or Shortfall.CLAMP, got None"),
+    (
+        lambda: policy(clawback=None),
+        "invalid_policy: clawback: expected Shortfall.DEBT or Shortfall.CLAMP, got None",
+    ),
     (lambda: policy(rules=5), "invalid_policy: rules: expected a tuple of ShareRule, got 5"),
     (lambda: policy(rules=[5]), "invalid_policy: rules: expected a tuple of ShareRule, got a list"),
     (

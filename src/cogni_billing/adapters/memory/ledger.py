@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.store import Store
-from cogni_billing.adapters.memory.tenants import open_account, require_account
+from cogni_billing.adapters.memory.tenants import open_account, require_account, require_known
 from cogni_billing.adapters.rights import minting_refused, service_refused
 from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.disputes import Dispute, DisputeState
@@ -132,7 +132,7 @@ class MemoryLedger:
 
     def find(self, kind: TransactionKind, reference: str, /) -> Recorded | None:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             return self._found(kind, reference)
 
     def _found(self, kind: TransactionKind, reference: str) -> Recorded | None:
@@ -141,7 +141,7 @@ class MemoryLedger:
 
     def transaction(self, transaction_id: UUID, /) -> Recorded | None:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             key = self._store.ids.get((self._tenant, transaction_id))
             return key and evolve(self._store.recorded[key], replayed=True)
 
@@ -245,13 +245,13 @@ class MemoryLedger:
 
     def find_hold(self, reference: str, now: datetime, /) -> Hold | None:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             found = self._store.holds.get((self._tenant, reference))
             return None if found is None else self._present_hold(found, now)
 
     def holds(self, page: HoldPageRequest, now: datetime, /) -> tuple[Hold, ...]:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             wallet, _ = self._wallet().expired_by(now)
             found = [
                 hold
@@ -296,13 +296,13 @@ class MemoryLedger:
 
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             wallet, _ = self._wallet().expired_by(now)
             return Balance(wallet.posted + self._arrived(), held=wallet.aside)
 
     def balance_at(self, moment: datetime, /) -> Balance:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             posted = [line.amount for line in self._lines() if line.at <= moment]
             _, expirations = self._wallet().expired_by(moment)
             expired = [-expiration.amount for expiration in expirations if expiration.at <= moment]
@@ -310,13 +310,13 @@ class MemoryLedger:
 
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             wallet, _ = self._wallet().expired_by(now)
             return tuple(wallet.spendable())
 
     def lines(self, page: PageRequest, /) -> Extract:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             posted = self._lines()
             balance = self._store.balance(account_of(self._tenant))
             due = list[Line]()
@@ -329,7 +329,7 @@ class MemoryLedger:
 
     def all_grants(self, now: datetime, page: GrantPage, /) -> tuple[Grant, ...]:
         with self._guard.call():
-            require_account(self._store, self._tenant)
+            require_known(self._store, self._tenant)
             wallet, _ = self._wallet().expired_by(now)
             newest = [
                 wallet.grants[line.transaction_id]

@@ -12,7 +12,7 @@ from cogni_billing.domain.accounts import Account, new_account
 from cogni_billing.domain.errors import (
     UnknownAccount,
 )
-from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.wallets import Wallet
 
 
@@ -55,6 +55,16 @@ def require_account(store: Store, tenant: TenantId) -> None:
     """
     if tenant not in store.accounts:
         raise UnknownAccount(tenant)
+
+
+def require_known(store: Store, tenant: TenantId) -> None:
+    """Return if *tenant* has an account, or has earned a share.
+
+    Raises:
+        UnknownAccount: *tenant* has no account, and has earned no share.
+    """
+    if not store.lines.get(account_of(tenant)):
+        require_account(store, tenant)
 
 
 def open_account(store: Store, tenant: TenantId, opened_at: datetime) -> None:

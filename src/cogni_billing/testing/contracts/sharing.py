@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from uuid import UUID
 
 import pytest
 
@@ -25,6 +26,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import ISSUANCE
+from cogni_billing.domain.timestamps import EARLIEST
 from cogni_billing.testing.base import (
     ALICE,
     BOB,
@@ -39,6 +41,7 @@ from cogni_billing.testing.racing import at_once
 
 HOUR = timedelta(hours=1)
 PARTNER = TenantId(BOB)
+STRANGER = TenantId(UUID(int=2**70))
 SHARES = (ShareRule(SYSTEM_ACCOUNT_ID, "0.25"), ShareRule(AccountId(PARTNER), "0.1"))
 
 
@@ -123,13 +126,68 @@ class SharingContract(Contract):
 
     def test_a_share_waits_for_the_account_to_be_opened(self, billing: Billing) -> None:
         billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
-        with pytest.raises(UnknownAccount):
-            billing.balance(PARTNER)
+        for spend in (billing.charge, billing.hold):
+            with pytest.raises(UnknownAccount):
+                spend(PARTNER, credits(1), reference="r")
 
         billing.open_account(PARTNER)
 
-        assert billing.balance(PARTNER).available == credits(10_000)
+        assert billing.charge(PARTNER, credits(1), reference="r").balance == credits(9_999)
         assert billing.verify().violations == ()
+
+    def test_a_tenant_that_only_earned_shares_is_read_without_an_account(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        for number in (1, 2, 3):
+            billing.confirm_purchase(ALICE, usd("0.01"), payment=f"stripe:pi_{number}")
+            if number == 1:
+                billing.fold()
+            clock.moment += HOUR
+        since, until = clock.moment - 2 * HOUR, clock.moment - HOUR
+
+        found = billing.statement(PARTNER, limit=2)
+        older = billing.statement(PARTNER, limit=2, after=found.next)
+        within = billing.statement(PARTNER, since=since, until=until)
+
+        assert billing.balance(PARTNER).available == credits(30_000)
+        assert billing.balance(PARTNER, at=until).posted == credits(20_000)
+        assert billing.balance(PARTNER, at=EARLIEST).posted == credits(0)
+        balances = [line.balance_after for line in (*found.lines, *older.lines)]
+        assert balances == [credits(30_000), credits(20_000), credits(10_000)]
+        assert (found.opening, found.closing, older.next) == (credits(0), credits(30_000), None)
+        assert (within.opening, within.closing) == (credits(10_000), credits(20_000))
+        assert [line.amount for line in within.lines] == [credits(10_000)]
+
+    def test_a_tenant_that_only_earned_shares_has_no_grant_hold_or_transaction(
+        self, billing: Billing
+    ) -> None:
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        assert billing.grants(PARTNER) == billing.grants(PARTNER, spent=True) == ()
+        assert billing.holds(PARTNER).holds == ()
+        assert billing.find_hold(PARTNER, "r") is None
+        assert billing.find(PARTNER, reference="stripe:pi_1", kind="purchase") is None
+        assert billing.transaction(PARTNER, UUID(int=1)) is None
+
+    def test_reading_opens_no_account(self, billing: Billing) -> None:
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+        billing.balance(PARTNER)
+        billing.statement(PARTNER)
+
+        with pytest.raises(UnknownAccount):
+            billing.freeze(PARTNER, "a reason")
+        assert billing.verify().violations == ()
+
+    def test_a_tenant_without_an_account_and_without_a_share_is_unknown(
+        self, billing: Billing
+    ) -> None:
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
+
+        for read in (billing.balance, billing.statement, billing.grants, billing.holds):
+            with pytest.raises(UnknownAccount):
+                read(STRANGER)
+        with pytest.raises(UnknownAccount):
+            billing.balance(STRANGER, at=NOON)
 
     def test_a_buyer_earns_no_share_of_its_own_purchase(
         self, billing: Billing, new_billing: NewBilling

@@ -450,7 +450,7 @@ DECLARE
 BEGIN
     SELECT greatest(as_of, (asked ->> 'now')::timestamptz) INTO present
     FROM cogni_billing.wallets WHERE tenant_id = me;
-    IF NOT FOUND THEN
+    IF NOT FOUND AND NOT cogni_billing.has_arrivals(me) THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
     RETURN json_build_object('outcome', 'done', 'present', present, 'stored', (
@@ -471,7 +471,7 @@ DECLARE
 BEGIN
     SELECT greatest(as_of, (asked ->> 'now')::timestamptz) INTO present
     FROM cogni_billing.wallets WHERE tenant_id = me;
-    IF NOT FOUND THEN
+    IF NOT FOUND AND NOT cogni_billing.has_arrivals(me) THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
     RETURN json_build_object('outcome', 'done', 'holds', coalesce((

@@ -45,6 +45,39 @@ BEGIN
 END
 $$;
 
+-- True for a tenant whose account has arrivals, such as shares.
+CREATE FUNCTION cogni_billing.has_arrivals(owner uuid) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM cogni_billing.arrivals WHERE account_id = cogni_billing.account_of(owner));
+END
+$$;
+
+-- The wallet to read for a tenant that only earned shares, and has none yet. It starts from the last
+-- checkpoint. NULL for a tenant without arrivals.
+CREATE FUNCTION cogni_billing.unopened_wallet(owner uuid) RETURNS cogni_billing.wallets
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    w cogni_billing.wallets;
+BEGIN
+    IF cogni_billing.has_arrivals(owner) THEN
+        SELECT
+            owner AS tenant_id, 0 AS posted, coalesce(folded.arrived, 0) AS received,
+            coalesce(folded.up_to, 0) AS received_up_to, 0 AS held, 0 AS granted, 0 AS lines,
+            'epoch' AS as_of, 'infinity' AS due_at
+        INTO w.tenant_id, w.posted, w.received, w.received_up_to, w.held, w.granted, w.lines,
+            w.as_of, w.due_at
+        FROM (SELECT) AS always LEFT JOIN (
+            SELECT arrived, up_to FROM cogni_billing.checkpoints
+            WHERE account_id = cogni_billing.account_of(owner)
+            ORDER BY up_to DESC LIMIT 1
+        ) AS folded ON true;
+    END IF;
+    RETURN w;
+END
+$$;
+
 -- A tenant's last line by a moment and by an arrival, and the sum posted by then, or zero.
 -- Positions have no gaps, and neither column decreases along them. So a binary search needs no
 -- index on either.
@@ -138,8 +171,12 @@ DECLARE
 BEGIN
     SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = me;
     IF NOT FOUND THEN
-        RETURN '{"outcome":"unknown_account"}';
-    ELSIF moment IS NULL THEN
+        w := cogni_billing.unopened_wallet(me);
+        IF w.tenant_id IS NULL THEN
+            RETURN '{"outcome":"unknown_account"}';
+        END IF;
+    END IF;
+    IF moment IS NULL THEN
         present := greatest(w.as_of, present);
         w.posted := w.posted + w.received + (
             SELECT coalesce(sum(amount), 0) FROM cogni_billing.arrivals
@@ -205,7 +242,10 @@ DECLARE
 BEGIN
     SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = me;
     IF NOT FOUND THEN
-        RETURN '{"outcome":"unknown_account"}';
+        w := cogni_billing.unopened_wallet(me);
+        IF w.tenant_id IS NULL THEN
+            RETURN '{"outcome":"unknown_account"}';
+        END IF;
     END IF;
     SELECT * INTO m FROM json_to_record(asked) AS page (
         seen bigint, own bigint, kind text, since timestamptz, until timestamptz,
@@ -327,7 +367,7 @@ DECLARE
 BEGIN
     SELECT greatest(as_of, (asked ->> 'now')::timestamptz) INTO present
     FROM cogni_billing.wallets WHERE tenant_id = me;
-    IF NOT FOUND THEN
+    IF NOT FOUND AND NOT cogni_billing.has_arrivals(me) THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
     IF size IS NOT NULL THEN
@@ -378,7 +418,9 @@ BEGIN
     END IF;
     IF FOUND THEN
         RETURN json_build_object('outcome', 'done', 'stored', cogni_billing.record_of(made));
-    ELSIF EXISTS (SELECT FROM cogni_billing.wallets WHERE tenant_id = me) THEN
+    ELSIF EXISTS (SELECT FROM cogni_billing.wallets WHERE tenant_id = me)
+        OR cogni_billing.has_arrivals(me)
+    THEN
         RETURN '{"outcome":"done","stored":null}';
     END IF;
     RETURN '{"outcome":"unknown_account"}';

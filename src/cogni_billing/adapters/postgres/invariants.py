@@ -72,7 +72,8 @@ _FITTING: Final = _broken(
             ELSE num_nonnulls(paid, paid_unit, policy) = 0 END
         AND CASE WHEN is_reversal
             THEN returned > 0 AND returned_total < 1e40
-                AND (shortfall IN ('debt', 'clamp') OR shortfall = 'refuse' AND made.kind = 'refund')
+                AND CASE shortfall WHEN 'refuse' THEN made.kind = 'refund'
+                    ELSE shortfall IN ('debt', 'clamp') END
                 AND absorbed >= 0 AND absorbed < 1e40 AND scale(absorbed) = 0
                 AND reverses IS NOT NULL
             WHEN gives_back

@@ -150,7 +150,7 @@ class SharingContract(Contract):
         within = billing.statement(PARTNER, since=since, until=until)
 
         assert billing.balance(PARTNER).available == credits(30_000)
-        assert billing.balance(PARTNER, at=until).posted == credits(20_000)
+        assert billing.balance(PARTNER, at=since).posted == credits(20_000)
         assert billing.balance(PARTNER, at=EARLIEST).posted == credits(0)
         balances = [line.balance_after for line in (*found.lines, *older.lines)]
         assert balances == [credits(30_000), credits(20_000), credits(10_000)]

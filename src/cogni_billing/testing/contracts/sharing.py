@@ -143,14 +143,14 @@ class SharingContract(Contract):
             if number == 1:
                 billing.fold()
             clock.moment += HOUR
-        since, until = clock.moment - 2 * HOUR, clock.moment - HOUR
+        since, until = clock.moment - 2.5 * HOUR, clock.moment - 1.5 * HOUR
 
         found = billing.statement(PARTNER, limit=2)
         older = billing.statement(PARTNER, limit=2, after=found.next)
         within = billing.statement(PARTNER, since=since, until=until)
 
         assert billing.balance(PARTNER).available == credits(30_000)
-        assert billing.balance(PARTNER, at=since).posted == credits(20_000)
+        assert billing.balance(PARTNER, at=until).posted == credits(20_000)
         assert billing.balance(PARTNER, at=EARLIEST).posted == credits(0)
         balances = [line.balance_after for line in (*found.lines, *older.lines)]
         assert balances == [credits(30_000), credits(20_000), credits(10_000)]

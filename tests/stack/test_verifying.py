@@ -179,8 +179,8 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "a refund refused a debt and made one": (
-        TRANSACTION.format("shortfall = 'refuse'", "re_2"),
-        {Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED},
+        TRANSACTION.format("shortfall = 'refuse', arrived = arrived - 1e9", "re_2"),
+        {Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED, Invariant.LINES_SEE_ARRIVALS},
     ),
     "an adjustment has no reason": (
         TRANSACTION.format("reason = NULL", "ticket-1"),

@@ -203,6 +203,7 @@ class AsyncBilling:
         reference: str,
         allow_overdraft: bool = False,
         at_most: bool = False,
+        occurred_at: datetime | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> ChargeReceipt:
         """Take credits for work that the tenant consumed.
@@ -218,6 +219,10 @@ class AsyncBilling:
             at_most: Take the available credits if they are fewer than *amount*, and record that
                 charge, of zero if the balance is zero or below. The receipt says in `charged` how
                 many it took. A replay returns the same receipt. Not with *allow_overdraft*.
+            occurred_at: The moment of the usage if it is told later, timezone-aware: at most 35
+                days before the call, not in the future, and not before the account was opened. It
+                is part of the request, and shown by the receipt, `find` and statements. The line is
+                still dated at the call, and the grants that are there at the call pay.
             metadata: A JSON object to keep with the transaction, at most 16 KiB. It is no part of
                 the request's identity: a replay with other metadata keeps the first.
 
@@ -229,6 +234,7 @@ class AsyncBilling:
             InsufficientCredits: less is available, and *at_most* is not given. Concurrent charges
                 never take the available credits below zero, unless the call allows an overdraft.
                 Then its `overdraft_limit` is set, and the account's limit does not allow so much.
+            InvalidTime: *occurred_at* is naive, or out of its bounds.
             IdempotencyConflict: the tenant used this reference for another charge.
         """
         charge = Charge(
@@ -237,6 +243,7 @@ class AsyncBilling:
             reference=reference,
             allow_overdraft=allow_overdraft,
             at_most=at_most,
+            occurred_at=occurred_at,
             metadata=metadata,
         )
         return await self._run(spending.charge(self._context, charge))

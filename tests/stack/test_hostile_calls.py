@@ -281,6 +281,9 @@ extending,part amounts_are_whole_and_bounded {"id":null} {"amount":-1} {"amount"
 charge transactions_fit_their_kind {"at_most":6} {"at_most":4} {"at_most":"NaN"} {"at_most":-5}
     {"at_most":5,"overdraft":true}
 capture,purchase,grant,refund transactions_fit_their_kind {"at_most":5}
+capture,purchase,grant,refund,adjustment transactions_fit_their_kind {"used_at":"2026-01-01"}
+charge untimely {"used_at":"2020-01-01"} {"used_at":"infinity"} {"used_at":"-infinity"}
+    {"used_at":"2040-01-01"} {"used_at":"ago"} {"used_at":"ahead"}
 charge transactions_fit_their_kind {"paid":1} {"paid_unit":"USD"} {"policy":"{}"} {"source":"a"}
     {"priority":1} {"expires_at":"2040-01-01"} {"expires_in":1} {"returned":1} {"returned_total":1}
     {"part":1} {"shortfall":"debt"} {"final":false} {"overrun":"available"}
@@ -362,8 +365,8 @@ refund reversals_follow_one_another {"reverses":"stranger"} {"reverses":"her cha
     {"amount":-1000001} {"amount":-1e30} {"shares":[-500001]} {"shares":[-1e30]} {"absorbed":1}
     {"amount":0} {"amount":0,"absorbed":1e39} {"amount":-999999}
 refund reversals_follow_one_another {"shortfall":"refuse","amount":-999999,"absorbed":1}
-refund insufficient {"shortfall":"refuse","returned":"0.50","returned_total":"0.50","part":null,
-    "amount":-5000000,"shares":[-2500000]}
+refund insufficient {"shortfall":"refuse","returned":"1.00","returned_total":"1.00","part":null,
+    "amount":-10000000,"shares":[-5000000]}
 chargeback reversals_follow_one_another {"shortfall":"refuse"} {"subject":"stranger"}
     {"returned":"0.60","returned_total":"0.60"}
 dispute disputes_are_of_a_purchase {"id":null} {"purchase":"his purchase"}

@@ -24,6 +24,7 @@ from cogni_billing.testing.contracts import (
     hold_changes,
     holds,
     intervals,
+    late_usage,
     overdrafts,
     purchases,
     reading,
@@ -125,7 +126,7 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_charge_of_at_most_an_amount_forgets_the_request": (
         charges.AtMostContract,
         "test_a_charge_of_at_most_more_than_is_there_takes_what_is_there",
-        replaced("record", "m.at_most, m.subject", "NULL::numeric, m.subject"),
+        replaced("record", "m.at_most, m.used_at,", "NULL::numeric, m.used_at,"),
     ),
     "every_capture_ends_its_hold": (
         hold_changes.HoldChangeContract,
@@ -282,6 +283,21 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         freezing.FreezeContract,
         "test_a_hold_is_refused",
         replaced("_hold", "IF w.frozen_at IS NOT NULL", "IF false"),
+    ),
+    "usage_is_told_however_late": (
+        late_usage.LateUsageContract,
+        "test_usage_is_told_within_35_days",
+        replaced("charge_refusal", "m.at - interval ''35 days''", "''-infinity''"),
+    ),
+    "usage_is_of_the_future": (
+        late_usage.LateUsageContract,
+        "test_usage_is_not_in_the_future",
+        replaced("charge_refusal", "AND m.at THEN", "AND ''infinity'' THEN"),
+    ),
+    "the_moment_of_usage_is_not_kept": (
+        late_usage.LateUsageContract,
+        "test_late_usage_is_shown_and_its_line_is_dated_at_the_call",
+        replaced("record", "m.at_most, m.used_at, m.subject", "m.at_most, NULL, m.subject"),
     ),
     "a_tenant_that_only_earned_shares_is_unknown": (
         sharing.SharingContract,

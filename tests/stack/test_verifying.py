@@ -208,6 +208,22 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         "UPDATE cogni_billing.wallets SET frozen_at = now(), frozen_after = lines",
         {Invariant.FROZEN_WALLETS_SPEND_NOTHING},
     ),
+    "a charge is of usage long ago": (
+        CHARGED.format("used_at = occurred_at - interval '36 days'"),
+        {Invariant.CHARGES_ARE_TOLD_IN_TIME},
+    ),
+    "a charge is of usage in the future": (
+        CHARGED.format("used_at = occurred_at + interval '1 second'"),
+        {Invariant.CHARGES_ARE_TOLD_IN_TIME},
+    ),
+    "a charge is of usage before its account": (
+        CHARGED.format("used_at = occurred_at - interval '34 days'"),
+        {Invariant.CHARGES_ARE_TOLD_IN_TIME},
+    ),
+    "a purchase is of usage": (
+        BOUGHT.format("used_at = occurred_at"),
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
     "a charge is below a limit of overdrafts": (
         "UPDATE cogni_billing.wallets SET overdraft_limit = 0, limited_after = 0"
         f" WHERE tenant_id = '{BOB}'",

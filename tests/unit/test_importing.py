@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 from uuid import UUID
@@ -68,7 +69,12 @@ def test_a_line_is_a_purchase() -> None:
 
 
 def test_a_line_is_a_charge() -> None:
-    more = {"amount": 5, "allow_overdraft": True, "metadata": {"run": 7}}
+    more = {
+        "amount": 5,
+        "allow_overdraft": True,
+        "occurred_at": "2026-11-23T13:00:00+01:00",
+        "metadata": {"run": 7},
+    }
 
     assert sent(CHARGES, BY_ALICE, BY_ALICE | more) == [
         Charge(tenant=ALICE, amount=Amount(1, CREDIT), reference="run-1"),
@@ -77,6 +83,7 @@ def test_a_line_is_a_charge() -> None:
             amount=Amount(5, CREDIT),
             reference="run-1",
             allow_overdraft=True,
+            occurred_at=datetime(2026, 11, 23, 12, tzinfo=UTC),
             metadata={"run": 7},
         ),
     ]
@@ -103,6 +110,15 @@ def test_a_line_is_a_charge() -> None:
         (PURCHASES, {"reference": "run-1"}, "invalid_input", "columns", "'reference'"),
         (CHARGES, {"amount": "1.5"}, "invalid_amount", "amount", "Decimal('1.5')"),
         (CHARGES, {"allow_overdraft": "yes"}, "invalid_input", "allow_overdraft", "'yes'"),
+        (CHARGES, {"occurred_at": "noon"}, "invalid_time", "occurred_at", "'noon'"),
+        (CHARGES, {"occurred_at": 7}, "invalid_time", "occurred_at", "7"),
+        (
+            CHARGES,
+            {"occurred_at": "2026-11-23T12:00:00"},
+            "invalid_time",
+            "occurred_at",
+            "'2026-11-23 12:00:00'",
+        ),
     ],
 )
 def test_an_invalid_line_names_its_field(

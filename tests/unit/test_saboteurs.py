@@ -68,6 +68,7 @@ from cogni_billing.testing.contracts import (
     keys,
     kinds,
     known_faults,
+    late_usage,
     metering,
     overdrafts,
     purchases,
@@ -546,6 +547,20 @@ def an_actor_stays_after_the_block(patch: Patch) -> None:
             pass
 
     patch.setattr(actors, "_ACTOR", Kept())
+
+
+@in_memory(late_usage.LateUsageContract, "test_usage_is_not_before_the_account_was_opened")
+def usage_is_told_of_any_time(patch: Patch) -> None:
+    patch.setattr(memory_ledger, "require_recent", lambda *_: None)
+
+
+@in_memory(late_usage.LateUsageContract, "test_the_moment_is_part_of_the_request")
+def the_moment_of_usage_is_no_part_of_the_request(patch: Patch) -> None:
+    def timeless(amount: Amount, *, occurred_at: object, **options: bool) -> requests.Request:
+        return charge_request(amount, occurred_at=None, **options)
+
+    charge_request = requests.charge
+    patch.setattr(requests, "charge", timeless)
 
 
 @in_memory(

@@ -277,7 +277,7 @@ def import_charges(
     refused: RefusedFile = None,
 ) -> None:
     """Take the charges of a file: tenant, amount, reference, and optionally allow_overdraft,
-    metadata.
+    occurred_at, metadata.
     """
     _import(database_url, CHARGES, file, written=written, batch_size=batch_size, refused=refused)
 

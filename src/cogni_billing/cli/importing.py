@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import islice
 from typing import IO, Any, BinaryIO, Final, Generic, TypeVar
 from uuid import UUID
@@ -28,6 +29,7 @@ from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.errors import (
     BillingError,
     InvalidTenant,
+    InvalidTime,
     UnitMismatch,
     most_severe,
     shown,
@@ -61,6 +63,7 @@ def _charge(columns: Mapping[str, Any]) -> Charge:
         amount=Amount(columns["amount"], CREDIT),
         reference=columns["reference"],
         allow_overdraft=columns.get("allow_overdraft", False),
+        occurred_at=_moment(columns.get("occurred_at")),
         metadata=columns.get("metadata"),
     )
 
@@ -71,7 +74,7 @@ PURCHASES: Final = Kind(
     Billing.confirm_purchases,
 )
 CHARGES: Final = Kind(
-    Columns(("tenant", "amount", "reference"), ("allow_overdraft", "metadata")),
+    Columns(("tenant", "amount", "reference"), ("allow_overdraft", "occurred_at", "metadata")),
     _charge,
     Billing.charge_many,
 )
@@ -88,6 +91,17 @@ def _tenant(given: object) -> UUID:
             "tenant", shown(given), "a UUID such as 0a11ce00-0000-4000-8000-000000000001"
         )
     return found
+
+
+def _moment(given: object) -> datetime | None:
+    """*given* as a moment, as text of ISO 8601. A charge validates its range."""
+    if given is None:
+        return None
+    try:
+        return datetime.fromisoformat(str(given))
+    except ValueError as error:
+        expected = "a moment with its offset, such as 2026-11-23T12:00:00Z"
+        raise InvalidTime("occurred_at", shown(given), expected) from error
 
 
 def _unit(given: object) -> Unit:

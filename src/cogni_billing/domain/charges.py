@@ -14,6 +14,7 @@ from cogni_billing.domain.identity import TenantId, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import frozen_metadata
+from cogni_billing.domain.timestamps import utc
 from cogni_billing.domain.transactions import Transaction
 
 
@@ -26,6 +27,7 @@ class Charge:
     reference: str
     allow_overdraft: bool = False
     at_most: bool = False
+    occurred_at: datetime | None = None
     metadata: Mapping[str, object] | None = None
 
 
@@ -47,6 +49,7 @@ def plan_charge(
         raise InvalidInput("at_most", shown(charge.at_most), "True or False")
     if charge.at_most and charge.allow_overdraft:
         raise InvalidInput("at_most", "True", "False in a call with allow_overdraft")
+    occurred_at = None if charge.occurred_at is None else utc(charge.occurred_at, "occurred_at")
     return Transaction(
         id=transaction_id,
         tenant=tenant,
@@ -57,4 +60,5 @@ def plan_charge(
         metadata=metadata,
         overdraft=charge.allow_overdraft,
         at_most=amount if charge.at_most else None,
+        occurred_at=occurred_at,
     )

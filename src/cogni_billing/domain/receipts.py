@@ -45,6 +45,8 @@ class ChargeReceipt(Receipt):
     """The credits that it took. With `at_most` they can be fewer than the call asked for."""
     draws: tuple[Draw, ...] = ()
     """The parts of grants that paid, in the order taken."""
+    occurred_at: datetime | None = None
+    """The moment of the usage, if the call gave one."""
 
     @property
     def purchased(self) -> Amount:
@@ -176,6 +178,7 @@ def charge_receipt(recorded: Recorded) -> ChargeReceipt:
     return ChargeReceipt(
         transaction_id=made.id,
         charged=-made.amount,
+        occurred_at=made.occurred_at,
         draws=recorded.draws,
         balance=recorded.balance,
         replayed=recorded.replayed,

@@ -7,6 +7,7 @@ function here must return the same text for the same arguments in every version.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final, TypeAlias
 from uuid import UUID
@@ -27,12 +28,16 @@ def purchase(paid: Amount) -> Request:
     return MappingProxyType({"amount": str(paid)})
 
 
-def charge(amount: Amount, *, allow_overdraft: bool, at_most: bool) -> Request:
+def charge(
+    amount: Amount, *, allow_overdraft: bool, at_most: bool, occurred_at: datetime | None
+) -> Request:
+    late = {} if occurred_at is None else {"occurred_at": occurred_at.isoformat()}
     return MappingProxyType(
         {
             "amount": str(amount),
             "allow_overdraft": str(allow_overdraft),
             "at_most": str(at_most),
+            **late,
         }
     )
 

@@ -58,6 +58,8 @@ class Line:
     """The part of the amount that is of granted credits, with the sign of the amount."""
     metadata: Mapping[str, Json] = EMPTY
     """The metadata of the tenant's own transaction. Empty for another tenant's."""
+    occurred_at: datetime | None = None
+    """The moment of the usage, if a charge was told of it later. `at` is never earlier."""
 
     @property
     def purchased(self) -> Amount:
@@ -86,6 +88,8 @@ class TransactionView:
     """The payment of a purchase, or the payment that a refund or a chargeback was of."""
     actor: str | None = None
     """The person or the program that made the call, if `acting` named it."""
+    occurred_at: datetime | None = None
+    """The moment of the usage, if the call of a charge gave one."""
 
 
 def view_of(recorded: Recorded) -> TransactionView:
@@ -104,6 +108,7 @@ def view_of(recorded: Recorded) -> TransactionView:
         draws=recorded.draws,
         payment=_payment_of(made),
         actor=made.actor,
+        occurred_at=made.occurred_at,
     )
 
 

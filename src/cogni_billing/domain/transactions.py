@@ -190,6 +190,8 @@ class Transaction:
     """True if it may take more than is available, because the cost was already incurred."""
     at_most: Amount | None = None
     """The amount that a charge was asked for, if it may take less."""
+    occurred_at: datetime | None = None
+    """The moment of the usage that a charge was told of later."""
     subject: UUID | None = None
     """The hold of a capture, the grant of an expiry or a void, or the dispute of a chargeback."""
     final: bool = True
@@ -245,6 +247,8 @@ class Transaction:
             self.overdraft or not kind.is_plain_debit or -self.amount > limit
         ):
             yield f"of at most {limit}"
+        if self.occurred_at is not None and not kind.is_plain_debit:
+            yield f"that occurred at {self.occurred_at}"
         if (self.giving_back is None) is (kind is TransactionKind.REVERSAL):
             yield f"with {self.giving_back} given back"
         may = kind.corrects or kind in {TransactionKind.REVERSAL, TransactionKind.VOID}
@@ -323,6 +327,7 @@ class Transaction:
                     -self.amount if self.at_most is None else self.at_most,
                     allow_overdraft=self.overdraft,
                     at_most=self.at_most is not None,
+                    occurred_at=self.occurred_at,
                 )
             case _:
                 raise unknown_kind(self.kind)

@@ -43,7 +43,8 @@ class LedgerRepository(Protocol):
             IdempotencyConflict: the tenant used the key for another request.
             PaymentAlreadyClaimed: another tenant's purchase has the payment.
             UnknownAccount: the tenant has no account, and the kind does not open one.
-            InvalidTime: the new grant would have expired already.
+            InvalidTime: the new grant would have expired already, or the usage of a charge is in
+                the future, too long ago, or before the account was opened.
             AccountFrozen: the account is frozen, and the transaction spends available credits.
             InsufficientCredits: less is available and the transaction allows no overdraft, or less
                 is held and the capture allows no overrun.

@@ -46,6 +46,7 @@ from cogni_billing.testing.contracts import (
     keys,
     kinds,
     known_faults,
+    late_usage,
     metering,
     overdrafts,
     purchases,
@@ -152,6 +153,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestKinds(kinds.KindContract):
+        pass
+
+    class TestLateUsage(late_usage.LateUsageContract):
         pass
 
     class TestModel(machine.ModelContract):

@@ -97,6 +97,7 @@ charges = st.tuples(
     amounts | st.just(0),
     keys,
     st.sampled_from(["", "", "", "overdraft", "overdraft", "at most"]),
+    st.none() | st.sampled_from([0, 1, 1, 20, -1]),
 )
 lifetimes = st.none() | st.sampled_from([("at", n) for n in (-1, 0, 1, 10, 60)])
 lifetimes |= st.sampled_from([("in", n) for n in (1, 10, 60)])
@@ -184,7 +185,8 @@ class Ledgers(RuleBasedStateMachine):
         self.open_dispute("alice", "z", 1, "b")
         self.win_dispute(1)
         self.lose_dispute(1, Shortfall.DEBT)
-        self.charge(("alice", 5, "d", ""), "user:1")
+        self.charge(("alice", 10**9, "d", "", None), "user:1")
+        self.charge(("alice", 5, "d", "", None), "user:1")
         self.reverse("alice", "charge", "d", 40_000, "b")
         self.reverse("alice", "charge", "c", None, "b")
 
@@ -233,12 +235,21 @@ class Ledgers(RuleBasedStateMachine):
         )
 
     @rule(charge=charges, by=st.sampled_from(["user:1", "user:2"]))
-    def charge(self, charge: tuple[str, int, str, str], by: str) -> None:
-        who, amount, key, how = charge
+    def charge(self, charge: tuple[str, int, str, str, int | None], by: str) -> None:
+        who, amount, key, how, ago = charge
+        occurred_at = self.at(None if ago is None else -ago)
         with acting(by=by):
             self.compare_receipts(
-                lambda b: b.charge(TENANTS[who], credits(amount), reference=key, **CHARGED[how]),
-                lambda: self.model.charge(charge, self.clock.moment, by),
+                lambda b: b.charge(
+                    TENANTS[who],
+                    credits(amount),
+                    reference=key,
+                    occurred_at=occurred_at,
+                    **CHARGED[how],
+                ),
+                lambda: self.model.charge(
+                    (who, amount, key, how, occurred_at), self.clock.moment, by
+                ),
             )
         view, actor = self.compare(
             lambda b: b.find(TENANTS[who], reference=key, kind="charge"),
@@ -479,7 +490,7 @@ class Ledgers(RuleBasedStateMachine):
         )
         if frozen is not None:
             assert said in {frozen.freeze.reason, "erased"}
-        self.charge((who, 1, "frozen", "overdraft"), "user:1")
+        self.charge((who, 1, "frozen", "overdraft", None), "user:1")
         if ends:
             self.compare(lambda b: b.unfreeze(TENANTS[who]), lambda: self.model.freeze(who, None))
 
@@ -538,19 +549,26 @@ class Ledgers(RuleBasedStateMachine):
         )
 
     @rule(batch=st.lists(charges, max_size=6), together=st.booleans())
-    def charge_many(self, batch: list[tuple[str, int, str, str]], together: bool) -> None:
+    def charge_many(
+        self, batch: list[tuple[str, int, str, str, int | None]], together: bool
+    ) -> None:
+        charges = [
+            (who, amount, key, how, self.at(None if ago is None else -ago))
+            for who, amount, key, how, ago in batch
+        ]
         requests = [
             Charge(
                 tenant=TENANTS[who],
                 amount=credits(amount),
                 reference=key,
+                occurred_at=occurred_at,
                 **CHARGED[how],
             )
-            for who, amount, key, how in batch
+            for who, amount, key, how, occurred_at in charges
         ]
         self.compare_batches(
             lambda b: b.charge_many(requests, all_or_nothing=together),
-            [(charge[0], charge) for charge in batch],
+            [(charge[0], charge) for charge in charges],
             lambda charge: self.model.charge(charge, self.clock.moment),
             together,
         )

@@ -14,6 +14,7 @@ from typing import Any
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)
 CREDITS_FOR_A_CENT = 100_000
+TOLD_WITHIN = timedelta(days=35)
 SHARES = {"system": (1, 4), "bob": (1, 10)}
 Dict = dict[str, Any]
 Draws = list[tuple[Dict, int]]
@@ -38,6 +39,7 @@ class RefusedError(Exception):
 def _new_tenant() -> Dict:
     return {
         "open": False,
+        "opened": BEGINNING,
         "as_of": BEGINNING,
         "lines": [],  # (moment, amount) of the tenant's own transactions
         "arrivals": [],  # (moment, amount) of other tenants' transactions
@@ -97,7 +99,7 @@ class Model:
                 "shares": shares,
                 "returned": 0,
             }
-            tenant["open"] = True
+            open_account(tenant, now)
             expire_due(tenant, now)
             add(tenant, bought)
             for to, share in shares.items():
@@ -106,13 +108,20 @@ class Model:
         return self._once(who, ("purchase", payment), (cents,), record, now)
 
     def charge(
-        self, asked: tuple[str, int, str, str], now: datetime, by: str | None = None
+        self,
+        asked: tuple[str, int, str, str, datetime | None],
+        now: datetime,
+        by: str | None = None,
     ) -> tuple[int, bool]:
-        who, amount, reference, how = asked
+        who, amount, reference, how, occurred = asked
 
         def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
+            if occurred is not None:
+                earliest = max(tenant["opened"], now - TOLD_WITHIN)
+                if occurred < earliest or occurred > now:
+                    raise RefusedError("invalid_time")
             require_unfrozen(tenant)
             taken = amount
             if how == "at most":
@@ -123,7 +132,7 @@ class Model:
             tenant["actors"][reference] = by
             return draw(tenant, taken)
 
-        return self._once(who, ("charge", reference), (amount, how), record, now)
+        return self._once(who, ("charge", reference), (amount, how, occurred), record, now)
 
     def grant(
         self,
@@ -137,7 +146,7 @@ class Model:
         amount, priority, expires = asked
 
         def record(tenant: Dict) -> Draws:
-            tenant["open"] = True
+            open_account(tenant, now)
             expire_due(tenant, now)
             if expires is not None and expires <= tenant["as_of"]:
                 raise RefusedError("invalid_time")
@@ -415,7 +424,7 @@ class Model:
             parts = {who: step(paid, paid["bought"], amount)}
             parts |= {to: step(paid, share, amount) for to, share in paid["shares"].items()}
             for to, aside in parts.items():
-                self.state["tenants"][to]["open"] = True
+                open_account(self.state["tenants"][to], now)
                 self.state["tenants"][to]["disputed"][who, reference] = {
                     "amount": aside,
                     "opened": now,
@@ -614,6 +623,11 @@ class Model:
         if instants := due(tenant, max(tenant["as_of"], now)):
             expire_due(tenant, max(instants))
             self.catch_up(who, now)
+
+
+def open_account(tenant: Dict, now: datetime) -> None:
+    if not tenant["open"]:
+        tenant["open"], tenant["opened"] = True, now
 
 
 def require_open(tenant: Dict) -> None:

@@ -114,6 +114,12 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         [f"frozen_wallets_spend_nothing: tenant {BOB}: run-1 was charged while it is frozen"],
     ),
     (
+        lambda store: record(store, CHARGE, lambda made: evolve(made, occurred_at=NOON - HOUR)),
+        [
+            f"charges_are_told_in_time: tenant {ALICE}, transaction {CHARGE}: occurred_at: expected a moment from 2026-11-23 12:00:00.123456+00:00 to 2026-11-23 12:00:00.123456+00:00, got 2026-11-23 11:00:00.123456+00:00"
+        ],
+    ),
+    (
         refuse_the_debt,
         [
             f"transactions_do_what_was_asked: tenant {ALICE}, transaction {REFUND}: a balance of -1 CREDIT after a refund that refuses a debt"

@@ -13,6 +13,7 @@ from attrs import evolve
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.attempts import AttemptState
+from cogni_billing.domain.errors import InvalidTime
 from cogni_billing.domain.giving_back import Charged
 from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.hold_changes import HoldChange, HoldChangeKind
@@ -20,7 +21,7 @@ from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.statements import Line
-from cogni_billing.domain.timestamps import LATEST
+from cogni_billing.domain.timestamps import LATEST, require_recent
 from cogni_billing.domain.transactions import (
     Draw,
     GivingBack,
@@ -70,6 +71,11 @@ def _transactions(store: Store) -> Iterator[Violation]:
         if entered != declared:
             detail = f"{_listed(entered)} instead of {_listed(declared)}"
             yield Violation(Invariant.POSTINGS_MATCH, where, detail)
+        if made.occurred_at is not None:
+            try:
+                require_recent(made.occurred_at, store.accounts[made.tenant].opened_at, made.at)
+            except InvalidTime as error:
+                yield Violation(Invariant.CHARGES_ARE_TOLD_IN_TIME, where, str(error))
         if made.kind is TransactionKind.PURCHASE:
             for invariant, detail in purchase_problems(
                 paid=str(made.paid),

@@ -36,6 +36,7 @@ from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import EMPTY
 from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, Line, PageRequest
+from cogni_billing.domain.timestamps import require_recent
 from cogni_billing.domain.transactions import (
     Draw,
     GivingBack,
@@ -79,6 +80,9 @@ class MemoryLedger:
         if transaction.giving_back is not None:
             charged = self._charged(transaction.giving_back)
             transaction, lots = charged.given_back_by(transaction, current.is_expired)
+        if transaction.occurred_at is not None:
+            opened_at = self._store.accounts[self._tenant].opened_at
+            require_recent(transaction.occurred_at, opened_at, transaction.at)
         transaction = current.affordable(transaction, self._arrived())
         wallet, draws = current.after(transaction, self._arrived(), lots)
         if transaction.kind is TransactionKind.PURCHASE:
@@ -352,6 +356,7 @@ class MemoryLedger:
             line,
             granted=granted_part(line.kind, line.amount, drawn(recorded.draws if recorded else ())),
             metadata=recorded.transaction.metadata if recorded else EMPTY,
+            occurred_at=recorded.transaction.occurred_at if recorded else None,
         )
 
     def _wallet(self) -> Wallet:

@@ -24,7 +24,7 @@ from cogni_billing.domain.errors import (
 from cogni_billing.domain.holds import HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.timestamps import require_unexpired
+from cogni_billing.domain.timestamps import require_recent, require_unexpired
 from cogni_billing.domain.transactions import GivingBack, Recorded, Transaction
 
 MORE_DUE: Final = "more_due"
@@ -104,6 +104,9 @@ def _refusal(transaction: Transaction, answer: Any) -> BillingError:  # noqa: PL
             return UnknownHold(transaction.subject)
         case "hold_closed" if transaction.subject is not None:
             return HoldClosed(transaction.subject, HoldState(answer["state"]))
+        case "untimely" if transaction.occurred_at is not None:
+            opened_at = moment(answer["opened_at"])
+            require_recent(transaction.occurred_at, opened_at, transaction.at)
         case "expired" if transaction.terms is not None:
             require_unexpired(transaction.terms.expires_at, moment(answer["present"]))
     return unexpected(answer)

@@ -20,6 +20,7 @@ TRANSACTION: Final = (
         "arrived",
         "overdraft",
         "at_most",
+        "used_at",
         "subject_id",
         "paid",
         "paid_unit",

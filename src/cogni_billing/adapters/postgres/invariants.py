@@ -12,6 +12,7 @@ from uuid import UUID
 
 from cogni_billing.domain.identity import BREAKAGE, SHORTFALL, SYSTEM_ACCOUNTS
 from cogni_billing.domain.kinds import KINDS
+from cogni_billing.domain.timestamps import TOLD_WITHIN
 from cogni_billing.domain.verification import Invariant
 
 
@@ -83,6 +84,7 @@ _FITTING: Final = _broken(
             END
         AND (at_most IS NULL
             OR is_plain AND at_most < 1e40 AND scale(at_most) = 0 AND NOT overdraft)
+        AND (used_at IS NULL OR is_plain)
         AND CASE WHEN made.kind = 'capture'
             THEN final IS NOT TRUE AND coalesce(overrun IN ('available', 'overdraft'), true)
             ELSE num_nonnulls(final, overrun) = 0 END
@@ -124,6 +126,22 @@ _AS_ASKED: Final = _broken(
         Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
         "shortfall = 'refuse' AND amount < 0 AND balance < 0",
         "format('a balance of %s after a refund that refuses a debt', balance)",
+    ),
+)
+
+_TOLD: Final = _broken(
+    """
+    SELECT tenant_id, id, used_at, occurred_at, opened_at
+    FROM cogni_billing.transactions
+    LEFT JOIN cogni_billing.wallets USING (tenant_id)
+    WHERE used_at IS NOT NULL
+    """,
+    _TRANSACTION,
+    (
+        Invariant.CHARGES_ARE_TOLD_IN_TIME,
+        f"""used_at NOT BETWEEN occurred_at - interval '{TOLD_WITHIN.days} days' AND occurred_at
+            OR used_at < opened_at""",
+        "format('usage of %s, told at %s', used_at, occurred_at)",
     ),
 )
 
@@ -822,6 +840,7 @@ _CHARGEBACKS: Final = _broken(
 STATEMENTS: Final = (
     _FITTING,
     _AS_ASKED,
+    _TOLD,
     _OVERDRAFTS,
     _POSTINGS,
     _LINES,

@@ -82,6 +82,8 @@ def _choices(transaction: Transaction) -> Asked:
         chosen["overdraft"] = True
     if transaction.at_most is not None:
         chosen["at_most"] = transaction.at_most.value
+    if transaction.occurred_at is not None:
+        chosen["used_at"] = transaction.occurred_at
     if transaction.reason is not None:
         chosen["reason"] = transaction.reason
     if transaction.actor is not None:
@@ -113,6 +115,7 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         metadata=document(stored["metadata"]),
         overdraft=stored["overdraft"],
         at_most=_amount(stored["at_most"], CREDIT.code),
+        occurred_at=optional_moment(stored["used_at"]),
         subject=_id(stored["subject_id"]),
         final=stored["final"] is not False,
         overrun=Overrun(stored["overrun"] or Overrun.REFUSE),
@@ -412,7 +415,7 @@ def extract_from(answer: Any) -> Extract:
 
 def line_from(stored: Any) -> Line:
     """Convert a line in the answer of `lines`. Its position orders own lines among arrivals."""
-    seen, own, line_id, named, reference, amount, balance, at, of_grants, metadata = stored
+    seen, own, line_id, named, reference, amount, balance, at, of_grants, metadata, used_at = stored
     kind, change = TransactionKind(named), in_credits(amount)
     return Line(
         position=seen * _OWN_LINES + own,
@@ -424,6 +427,7 @@ def line_from(stored: Any) -> Line:
         at=moment(at),
         granted=granted_part(kind, change, in_credits(of_grants or 0)) if own else ZERO,
         metadata=document(metadata),
+        occurred_at=optional_moment(used_at),
     )
 
 

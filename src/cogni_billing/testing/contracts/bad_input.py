@@ -191,6 +191,7 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | {"amount": (credits(0), "credits from zero")}
     | REFERENCE
     | {"allow_overdraft": (False, "flag"), "at_most": (True, "flag")}
+    | {"occurred_at": (None, "moment")}
     | METADATA,
     "charge_many": {"charges": ((), "requests")} | ALL_OR_NOTHING,
     "reverse": TENANT

@@ -16,7 +16,8 @@ BEGIN
 END
 $$;
 
--- The refusal of a charge that the wallet does not allow, or NULL. Free work is free in debt, too.
+-- The refusal of a charge that the wallet does not allow, or NULL. Usage is told within 35 days, and
+-- after the account was opened. Free work is free in debt, too.
 CREATE FUNCTION cogni_billing.charge_refusal(
     w cogni_billing.wallets, m cogni_billing.movement, available numeric
 ) RETURNS text
@@ -24,9 +25,11 @@ LANGUAGE plpgsql AS $$
 DECLARE
     short CONSTANT numeric := - m.amount - available;
 BEGIN
-    IF w.frozen_at IS NOT NULL THEN
+    IF m.used_at NOT BETWEEN greatest(w.opened_at, m.at - interval '35 days') AND m.at THEN
+        RETURN format('{"outcome":"untimely","opened_at":%s}', to_json(w.opened_at));
+    ELSIF w.frozen_at IS NOT NULL THEN
         RETURN format('{"outcome":"frozen","since":%s}', to_json(w.frozen_at));
-    ELSIF m.amount = 0 OR m.at_most IS NOT NULL THEN
+    ELSIF short <= 0 OR m.amount = 0 OR m.at_most IS NOT NULL THEN
         RETURN NULL;
     ELSIF m.overdraft IS NOT TRUE THEN
         RETURN format('{"outcome":"insufficient","available":%s}', available);

@@ -156,8 +156,8 @@ BEGIN
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
             m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part,
-            m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.final, m.overrun,
-            m.charge) > 0
+            m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.used_at, m.final,
+            m.overrun, m.charge) > 0
         THEN
             IF m.charge IS NOT NULL THEN
                 IF m.kind <> 'reversal' OR NOT cogni_billing.is_visible(m.charge) THEN
@@ -176,6 +176,7 @@ BEGIN
                 OR m.reverses IS NULL
                 AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
                 OR m.reason IS NOT NULL AND m.kind NOT IN (/* has_reason */)
+                OR m.used_at IS NOT NULL AND m.kind NOT IN (/* plain_debit */)
                 OR m.at_most IS NOT NULL
                 AND (m.kind IN (/* plain_debit */) AND m.at_most = - m.amount
                     AND m.overdraft IS NOT TRUE) IS NOT TRUE
@@ -389,12 +390,12 @@ BEGIN
                 END IF;
                 -- Purchased credits are taken before granted ones. Below zero there are neither.
                 to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
-            ELSIF w.frozen_at IS NOT NULL OR to_draw > available THEN
+            ELSIF w.frozen_at IS NOT NULL OR to_draw > available OR m.used_at IS NOT NULL THEN
                 refusal := cogni_billing.charge_refusal(w, m, available);
                 IF refusal IS NOT NULL THEN
                     answers := answers || refusal;
                     CONTINUE;
-                ELSIF m.overdraft IS NOT TRUE THEN
+                ELSIF m.overdraft IS NOT TRUE AND to_draw > available THEN
                     -- It takes the available credits, and the answer says how many.
                     to_draw := greatest(0, available);
                     m.amount := - to_draw;
@@ -415,14 +416,13 @@ BEGIN
         changed := true;
         INSERT INTO cogni_billing.transactions (
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
-            posted_after, arrived, overdraft, at_most, subject_id, paid, paid_unit, beneficiaries,
-            shares, policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
+            posted_after, arrived, overdraft, at_most, used_at, subject_id, paid, paid_unit,
+            beneficiaries, shares, policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
             shortfall, absorbed, reason, final, overrun, actor, metadata
         ) VALUES (
             owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
-            w.posted, arrived, coalesce(m.overdraft, false), m.at_most, m.subject, m.paid,
-            m.paid_unit,
-            m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
+            w.posted, arrived, coalesce(m.overdraft, false), m.at_most, m.used_at, m.subject,
+            m.paid, m.paid_unit, m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
             m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason, m.final,
             m.overrun, m.actor, m.metadata::json
         )

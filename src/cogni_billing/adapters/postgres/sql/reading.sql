@@ -260,7 +260,7 @@ BEGIN
             w, present, coalesce(m.until - just_before, 'infinity'));
         IF w.due_at <= present THEN
             SELECT json_agg(json_build_array(
-                seen, own, id, kind, reference, amount, balance, at, NULL, NULL
+                seen, own, id, kind, reference, amount, balance, at, NULL, NULL, NULL
             )), m.size - count(*) INTO due, m.size FROM (
                 SELECT
                     newer.up_to AS seen, w.lines + n AS own, id, 'expiry' AS kind, reference,
@@ -290,7 +290,7 @@ BEGIN
                     seen, position AS own, id, kind, reference, amount, line_at AS at, posted_after,
                     CASE WHEN drawn_amounts IS NOT NULL
                         THEN (SELECT sum(part) FROM unnest(drawn_amounts) AS part) END AS drawn,
-                    metadata
+                    metadata, used_at
                 FROM cogni_billing.transactions
                 WHERE tenant_id = me AND position < own_before AND position > 0
                   AND (m.kind IS NULL OR kind = m.kind)
@@ -302,7 +302,7 @@ BEGIN
             UNION ALL
             (
                 SELECT position, 0, transaction_id, kind, NULL, amount, occurred_at, NULL, NULL,
-                    NULL
+                    NULL, NULL
                 FROM cogni_billing.arrivals
                 WHERE account_id = cogni_billing.account_of(me)
                   AND position <= CASE
@@ -335,7 +335,7 @@ BEGIN
             'closing', coalesce(closing, (SELECT balance FROM first), 0),
             'due', due,
             'lines', coalesce(json_agg(json_build_array(
-            seen, own, id, kind, reference, amount, balance, at, drawn, metadata
+            seen, own, id, kind, reference, amount, balance, at, drawn, metadata, used_at
         ) ORDER BY seen DESC, own DESC), '[]'))
         FROM balanced
     );

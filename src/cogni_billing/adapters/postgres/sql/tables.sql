@@ -16,6 +16,7 @@ CREATE TYPE cogni_billing.movement AS (
     metadata       text,
     overdraft      boolean,
     at_most        numeric,
+    used_at        timestamptz,
     subject        uuid,
     paid           numeric,
     paid_unit      text,
@@ -85,6 +86,8 @@ CREATE TABLE cogni_billing.transactions (
     overdraft      boolean          NOT NULL,
     -- The requested amount of a charge that may take less.
     at_most        numeric,
+    -- The moment of the usage, if a charge was told of it later.
+    used_at        timestamptz,
     -- The hold of a capture, the grant of an expiry or a void, the dispute of a chargeback.
     subject_id     uuid,
     -- A purchase: the payment, the shares, and the digest of their policy.

@@ -61,6 +61,7 @@ from cogni_billing.domain.errors import (
     UnknownGrant,
     UnknownHold,
     UnknownPayment,
+    UnknownSchedule,
     VerifierFailed,
 )
 from cogni_billing.domain.findings import (
@@ -101,6 +102,7 @@ from cogni_billing.domain.receipts import (
     ReversalReceipt,
     VoidReceipt,
 )
+from cogni_billing.domain.schedules import GrantSchedule, Rollover, Schedule
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.shares import Share, ShareRule, ShareTier
 from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
@@ -160,6 +162,9 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "Draw",
     "GrantExtension",
     "VoidReceipt",
+    "GrantSchedule",
+    "Rollover",
+    "Schedule",
     "Receipt",
     # Batches
     "Outcome",
@@ -244,6 +249,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "UnknownAttempt",
     "UnknownDispute",
     "UnknownGrant",
+    "UnknownSchedule",
     "UnknownCharge",
     "ReversalExceedsCharge",
     "UnknownHold",

@@ -16,6 +16,7 @@ from cogni_billing.application import (
     overdrafts,
     reading,
     reversals,
+    scheduling,
     spending,
 )
 from cogni_billing.application.cases import Case, Result, checked_unit_of_work
@@ -55,6 +56,7 @@ from cogni_billing.domain.receipts import (
     VoidReceipt,
 )
 from cogni_billing.domain.reversals import ReversalRequest
+from cogni_billing.domain.schedules import GrantSchedule, Schedule, ScheduleRequest
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.statements import Balance, Page, TransactionView
 from cogni_billing.domain.timestamps import Expiry
@@ -88,7 +90,8 @@ class Billing:
     Each writing call has an idempotency key. A second call with the same key and the same request
     is a replay: it returns the first outcome, with `replayed` set. A second call with the same key
     and another request raises `IdempotencyConflict`, which names each field that differs. A refused
-    call leaves its key free. It records nothing, except expirations that were already due.
+    call leaves its key free. It records nothing, except expirations and starts of grants that were
+    already due.
     """
 
     def __init__(
@@ -555,6 +558,7 @@ class Billing:
         reference: str,
         expires_at: datetime | None = None,
         expires_in: timedelta | None = None,
+        effective_from: datetime | None = None,
         priority: int = PRIORITY_DEFAULT,
         metadata: Mapping[str, object] | None = None,
     ) -> GrantReceipt:
@@ -575,7 +579,12 @@ class Billing:
                 future. Credits that a hold has set aside by then expire when the hold ends without
                 using them. `None` for never.
             expires_in: The lifetime, in place of *expires_at*: above zero, from the moment of the
-                call. A retry with the same lifetime is a replay.
+                call, or from *effective_from* if that is later. A retry with the same lifetime is
+                a replay.
+            effective_from: The moment at which the grant begins, timezone-aware. A grant that
+                begins later waits: until then it is no transaction, adds no credits and repays no
+                debt. `schedules` lists it, and `void_grant` ends it. `None`, and a moment that has
+                passed, are for now.
             priority: From 0 to 1 000 000. The lowest priority is spent first. Of equal priorities,
                 the grant that expires first comes first, and then the oldest.
             metadata: A JSON object to keep with the transaction.
@@ -583,8 +592,8 @@ class Billing:
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata, InvalidInput: an
                 argument is invalid.
-            InvalidTime: *expires_at* is naive, or has passed, or *expires_in* is not above zero or
-                given beside it.
+            InvalidTime: *expires_at* is naive, or has passed, or is not after *effective_from*, or
+                *expires_in* is not above zero or given beside it, or *effective_from* is naive.
             IdempotencyConflict: the tenant used this reference for another grant.
         """
         request = GrantRequest(
@@ -593,6 +602,7 @@ class Billing:
             source=source,
             reference=reference,
             expiry=Expiry.given(expires_at, expires_in),
+            effective_from=effective_from,
             priority=priority,
             metadata=metadata,
         )
@@ -698,6 +708,87 @@ class Billing:
                 self._context, tenant, grant_id, expiry=expiry, reference=reference
             )
         )
+
+    def schedule_grants(
+        self,
+        tenant: TenantId | UUID,
+        schedule: GrantSchedule,
+        *,
+        reference: str,
+        replaces: UUID | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Schedule:
+        """Grant credits at the beginning of each period, such as the credits of a plan each month.
+
+        Periods begin by time, without a job: every call counts those that are due. The first
+        period is the one that contains the present, granted in full at once, or the one that begins
+        at a later anchor. Each period is a grant of its own, with the source, the priority and the
+        metadata of the schedule. It repays a debt first, as `grant` does, also if the account is
+        frozen. What is unused at the end of the period expires, unless a rollover carries it.
+
+        Args:
+            tenant: The tenant that gets the credits. Its account is opened if it has none.
+            schedule: The terms.
+            reference: The key, unique among the tenant's schedules: 1 to 255 visible ASCII
+                characters.
+            replaces: The id of a schedule that ends now. What is left of the grants of its latest
+                period is voided, before the new schedule grants. Credits that were carried from
+                earlier periods stay. Without it, both schedules go on.
+            metadata: A JSON object to keep with the schedule and with each of its grants.
+
+        Returns:
+            The schedule. A replay returns it as it is now, with `replayed` set.
+
+        Raises:
+            InvalidReference, InvalidMetadata, InvalidInput: an argument is invalid.
+            PrivilegeRequired: the role may spend credits but not create them.
+            IdempotencyConflict: the tenant used this reference for another schedule.
+            UnknownSchedule: the tenant has no schedule *replaces*.
+        """
+        request = ScheduleRequest(
+            tenant=tenant,
+            schedule=schedule,
+            reference=reference,
+            replaces=replaces,
+            metadata=metadata,
+        )
+        return self._run(scheduling.schedule_grants(self._context, request))
+
+    def end_schedule(self, tenant: TenantId | UUID, schedule_id: UUID) -> Schedule:
+        """End a schedule: no more period begins. Granted credits stay until they expire.
+
+        Args:
+            tenant: The tenant that has the schedule.
+            schedule_id: The `id` of the schedule.
+
+        Returns:
+            The schedule. A second call returns it with `replayed` set.
+
+        Raises:
+            InvalidInput: *schedule_id* is no `uuid.UUID`.
+            PrivilegeRequired: the role may spend credits but not create them.
+            UnknownAccount: the tenant has no account.
+            UnknownSchedule: the tenant has no such schedule. A single grant that waits is none:
+                `void_grant` ends it.
+        """
+        return self._run(scheduling.end_schedule(self._context, tenant, schedule_id))
+
+    def schedules(
+        self, tenant: TenantId | UUID, *, limit: int = 50, after: UUID | None = None
+    ) -> tuple[Schedule, ...]:
+        """The tenant's schedules, newest first: open and ended ones, and grants that begin later.
+
+        Args:
+            tenant: The tenant that has the schedules.
+            limit: The most schedules to return, from 1 to 1000.
+            after: The id of the last schedule of the page before. `None` for the first page.
+
+        Raises:
+            InvalidInput: *after* is no `uuid.UUID`.
+            InvalidPage: *limit* is invalid.
+            UnknownAccount: the tenant has no account.
+        """
+        return self._run(scheduling.schedules(self._context, tenant, limit=limit, after=after))
 
     def refund(
         self,
@@ -884,8 +975,8 @@ class Billing:
 
         Charges, holds, their extensions, and captures beyond a hold raise `AccountFrozen`, also if
         they may overdraw. Everything else still happens: purchases and grants, captures within
-        open holds and releases, refunds, disputes, adjustments, expirations and shares. Freezing a
-        frozen account changes nothing.
+        open holds and releases, refunds, disputes, adjustments, expirations, starts of grants and
+        shares. Freezing a frozen account changes nothing.
 
         Args:
             tenant: The tenant to freeze. It must have an account.
@@ -1046,11 +1137,12 @@ class Billing:
         return self._run(maintenance.fold())
 
     def sweep(self) -> int:
-        """Post expirations that are due on idle wallets. Returns the number of wallets updated.
+        """Post the expirations and the starts of grants that are due on idle wallets.
 
-        Balances and calls count due expirations without it. It brings them into the statements of
-        idle tenants. Run it regularly. Each wallet is updated in a transaction of its own. It
-        continues when one wallet fails, and raises the most severe error at the end.
+        Returns the number of wallets updated. Balances and calls count both without it. It brings
+        them into the statements of idle tenants. Run it regularly. Each wallet is updated in a
+        transaction of its own. It continues when one wallet fails, and raises the most severe error
+        at the end.
 
         Raises:
             PrivilegeRequired: the unit of work has no service role.

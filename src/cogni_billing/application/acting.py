@@ -22,7 +22,8 @@ def acting(*, by: str) -> Iterator[None]:
     The block covers the calls of its own thread or task, and of the tasks started in it. An inner
     block names another actor for its own calls. The actor is kept with the transaction and shown by
     `find` and `transaction`. It is no part of the request: a retry by another actor is a replay,
-    and the first actor stays. Expirations have no actor.
+    and the first actor stays. Expirations, and grants that
+    begin later, have no actor.
 
     Args:
         by: The actor's id, such as `user:42`: 1 to 255 visible ASCII characters. It is kept for

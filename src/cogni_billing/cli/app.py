@@ -307,7 +307,7 @@ def statement(
 
 @app.command()
 def sweep(database_url: DatabaseUrl, service_url: ServiceUrl) -> None:
-    """Post expirations that are due on idle wallets."""
+    """Post expirations and starts of grants that are due on idle wallets."""
     with _back_office(database_url, service_url) as billing:
         console.print("wallets updated:", billing.sweep())
 

@@ -18,16 +18,21 @@ def erased(record: UUID, text: str) -> str:
 
     It includes the record's id, so equal texts of two records have different digests.
     """
-    if _DIGEST.fullmatch(text):
+    if is_erased(text):
         return text
     return "sha256:" + hashlib.sha256(f"{record}{text}".encode()).hexdigest()
+
+
+def is_erased(text: str) -> bool:
+    """True if *text* is a digest that replaced a text."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def same_text(stored: str | None, given: str | None, record: UUID) -> bool:
     """True if *given* is the text that *record* stores, or that was erased from it."""
     if stored == given or stored is None or given is None:
         return stored == given
-    return _DIGEST.fullmatch(stored) is not None and stored == erased(record, given)
+    return is_erased(stored) and stored == erased(record, given)
 
 
 def checked_retention(given: object) -> timedelta | None:

@@ -24,6 +24,7 @@ BillingError
 ├── RunInProgress
 ├── UnknownGrant
 ├── GrantClosed
+├── UnknownSchedule
 ├── UnknownDispute
 ├── DisputeClosed
 ├── UnknownAttempt
@@ -41,7 +42,7 @@ BillingError
 │   └── OutcomeUnknown          retry with the same key
 └── LedgerCorruption            an invariant is broken: stop
 
-A refused call records nothing, except expirations that were already due.
+A refused call records nothing, except expirations and starts of grants that were already due.
 
 If several errors apply, arguments are validated before the key, and the key before the state of
 the ledger. Arguments are validated in the order drawn above. Each error has a stable `code`, and
@@ -367,6 +368,18 @@ class GrantClosed(BillingError):
 
     def _message(self) -> str:
         return f"grant {self.grant_id} ended at {self.expired_at}; grant the credits anew"
+
+
+@define
+class UnknownSchedule(BillingError):
+    """The tenant has no such schedule of grants."""
+
+    code: ClassVar[str] = "unknown_schedule"
+
+    schedule_id: UUID
+
+    def _message(self) -> str:
+        return f"no schedule {self.schedule_id} for this tenant"
 
 
 @define

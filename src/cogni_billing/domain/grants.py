@@ -18,7 +18,7 @@ from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
 from cogni_billing.domain.reasons import checked_reason
-from cogni_billing.domain.timestamps import LATEST, Expiry
+from cogni_billing.domain.timestamps import LATEST, Expiry, require_unexpired, utc
 from cogni_billing.domain.transactions import GrantTerms, Transaction
 
 PRIORITY_DEFAULT: Final = 100
@@ -60,7 +60,12 @@ class Expiration:
     at: datetime
 
 
-def _checked_priority(given: object) -> int:
+def checked_priority(given: object) -> int:
+    """*given* as a place in the spend order.
+
+    Raises:
+        InvalidInput: *given* is no whole number from 0 to `PRIORITY_MAX`.
+    """
     if type(given) is not int or not 0 <= given <= PRIORITY_MAX:
         raise InvalidInput("priority", shown(given), f"a whole number from 0 to {PRIORITY_MAX}")
     return given
@@ -70,6 +75,10 @@ def _checked_source(given: object) -> str:
     return checked_reference(given, "source")
 
 
+def _checked_start(given: object) -> datetime | None:
+    return None if given is None else utc(given, "effective_from")
+
+
 @frozen(kw_only=True)
 class GrantRequest:
     """The validated arguments of `Billing.grant`."""
@@ -77,14 +86,25 @@ class GrantRequest:
     tenant: TenantId = field(converter=tenant_id)
     amount: Amount = field(converter=positive_credits)
     source: str = field(converter=_checked_source)
-    priority: int = field(converter=_checked_priority)
+    priority: int = field(converter=checked_priority)
     expiry: Expiry
+    effective_from: datetime | None = field(default=None, converter=_checked_start)
     reference: str = field(converter=checked_reference)
     metadata: Mapping[str, Json] = field(converter=frozen_metadata)
 
 
 def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> Transaction:
-    """Plan the transaction that mints the amount for the tenant, with its terms."""
+    """Plan the transaction that mints the amount for the tenant, with its terms.
+
+    A lifetime counts from the beginning of the grant.
+
+    Raises:
+        InvalidTime: the grant would expire before it begins, or after the year 9998.
+    """
+    begins = max(at, request.effective_from or at)
+    expires_at = request.expiry.starting(begins)
+    if request.effective_from is not None:
+        require_unexpired(expires_at, request.effective_from)
     return Transaction(
         id=transaction_id,
         tenant=request.tenant,
@@ -96,8 +116,9 @@ def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> 
         terms=GrantTerms(
             source=request.source,
             priority=request.priority,
-            expires_at=request.expiry.starting(at),
+            expires_at=expires_at,
             expires_in=request.expiry.lasts,
+            effective_from=request.effective_from,
         ),
     )
 

@@ -84,6 +84,8 @@ class GrantReceipt(Receipt):
     expires_at: datetime | None
     repaid: Amount
     """The part that repaid a debt at once. The rest can be spent, and can expire."""
+    effective_from: datetime | None = None
+    """The moment at which the grant begins, if the caller gave one."""
 
 
 @frozen(kw_only=True)
@@ -211,6 +213,7 @@ def grant_receipt(recorded: Recorded) -> GrantReceipt:
         priority=terms.priority,
         expires_at=terms.expires_at,
         repaid=drawn(recorded.draws),
+        effective_from=terms.effective_from,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )

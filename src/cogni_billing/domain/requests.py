@@ -74,9 +74,45 @@ def hold_release(hold_id: UUID, amount: Amount | None) -> Request:
     return MappingProxyType({"hold": str(hold_id), "amount": _part(amount)})
 
 
-def grant(amount: Amount, *, source: str, priority: int, expiry: Expiry) -> Request:
+def grant(
+    amount: Amount,
+    *,
+    source: str,
+    priority: int,
+    expiry: Expiry,
+    effective_from: datetime | None,
+) -> Request:
+    begins = {} if effective_from is None else {"effective_from": effective_from.isoformat()}
+    terms = {"source": source, "priority": str(priority), **expiry.request, **begins}
+    return MappingProxyType({"amount": str(amount), **terms})
+
+
+def schedule(
+    amount: Amount,
+    *,
+    source: str,
+    priority: int,
+    every: str,
+    anchor: datetime | None,
+    zone: str,
+    until: datetime | None,
+    rollover: tuple[Amount, int] | None,
+    replaces: UUID | None,
+) -> Request:
+    """The request to grant in each period. An anchor of `None` is the moment of the call."""
+    carried = "none" if rollover is None else f"{rollover[0]} for {rollover[1]} periods"
     return MappingProxyType(
-        {"amount": str(amount), "source": source, "priority": str(priority), **expiry.request}
+        {
+            "amount": str(amount),
+            "source": source,
+            "priority": str(priority),
+            "every": every,
+            "anchor": "the call" if anchor is None else anchor.isoformat(),
+            "zone": zone,
+            "until": "never" if until is None else until.isoformat(),
+            "rollover": carried,
+            "replaces": "none" if replaces is None else str(replaces),
+        }
     )
 
 

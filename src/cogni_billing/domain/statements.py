@@ -208,7 +208,7 @@ def page_request(
 
 @frozen(kw_only=True)
 class GrantPage:
-    """The validated arguments of a page of grants. It starts after the grant *after*."""
+    """The validated arguments of a page of grants or schedules. It starts after the id *after*."""
 
     limit: int
     after: UUID | None

@@ -88,6 +88,12 @@ class GrantTerms:
     expires_at: datetime | None = None
     expires_in: timedelta | None = None
     """The lifetime from which `expires_at` follows, if the caller gave one."""
+    effective_from: datetime | None = None
+    """The moment at which the grant begins, if the caller gave one."""
+
+    def waits(self, present: datetime) -> bool:
+        """True if the grant begins after *present*."""
+        return self.effective_from is not None and self.effective_from > present
 
     @property
     def expiry(self) -> Expiry:
@@ -306,6 +312,7 @@ class Transaction:
                     source=self.terms.source,
                     priority=self.terms.priority,
                     expiry=self.terms.expiry,
+                    effective_from=self.terms.effective_from,
                 )
             case TransactionKind.EXPIRY:
                 return requests.EXPIRY

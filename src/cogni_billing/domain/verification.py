@@ -9,13 +9,15 @@ from enum import Enum
 from attrs import frozen
 
 from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
+from cogni_billing.domain.erasure import is_erased
 from cogni_billing.domain.errors import BillingError, escaped
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.policies import RevenueSharePolicy
 from cogni_billing.domain.pricing import credits_for
 from cogni_billing.domain.reversals import step
+from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Reversal
+from cogni_billing.domain.transactions import Reversal, Transaction
 
 
 class Invariant(Enum):
@@ -54,6 +56,7 @@ class Invariant(Enum):
     GRANTS_ADD_UP = "credits taken from a grant were spent, held or expired"
     GRANTS_EXPIRE_ON_TIME = "the credits of a grant expire at its expiry, not before"
     GRANTS_END_AS_SET = "a grant expires when it was last set to, or when it was voided"
+    SCHEDULES_ARE_KEPT = "each period of a schedule that began has exactly its grants"
     REVERSALS_FOLLOW_ONE_ANOTHER = "reversals of a payment add up, and stay within it"
     REVERSALS_TAKE_BACK_THEIR_PART = "a reversal takes back its part of every leg"
     REVERSALS_GIVE_BACK_A_CHARGE = "reversals of a charge add up, and stay within it"
@@ -158,6 +161,42 @@ def reversal_problems(
         wanted, found = (", ".join(map(str, amounts)) for amounts in (steps, taken))
         problem = f"{found} taken and {absorbed} absorbed instead of {wanted}"
         yield Invariant.REVERSALS_TAKE_BACK_THEIR_PART, problem
+
+
+def schedule_problems(schedule: Schedule, grants: Mapping[str, Transaction]) -> Iterator[str]:
+    """Check that the tenant's recorded *grants*, by reference, are those of the begun periods."""
+    kept = set[str]()
+    for number in range(schedule.first_number, schedule.number):
+        begins = schedule.begin(number)
+        for planned in schedule.grants(number, begins or schedule.begins):
+            kept.add(planned.reference)
+            made = grants.get(planned.reference)
+            if made is None:
+                yield f"no grant {planned.reference}"
+            elif not _is_kept(made, planned, late=number == schedule.first_number):
+                yield f"another grant {planned.reference} than planned"
+    own = {name for name, made in grants.items() if _is_of(schedule, made)}
+    yield from (f"an extra grant {name}" for name in sorted(own - kept))
+    next_at = None if schedule.ended_at else schedule.begin(schedule.number)
+    if schedule.next_at != next_at:
+        yield f"the next period begins at {schedule.next_at} instead of {next_at}"
+
+
+def _is_of(schedule: Schedule, made: Transaction) -> bool:
+    return made.id == schedule.id or made.reference.startswith(f"{schedule.id} ")
+
+
+def _is_kept(made: Transaction, planned: Transaction, *, late: bool) -> bool:
+    """True if *made* is the planned grant. The first period may have begun before the schedule."""
+    terms, wanted = made.terms, planned.terms
+    return (
+        terms is not None
+        and wanted is not None
+        and (made.id, made.amount) == (planned.id, planned.amount)
+        and (terms.priority, terms.expires_at) == (wanted.priority, wanted.expires_at)
+        and (terms.source == wanted.source or is_erased(terms.source))
+        and (made.at >= planned.at if late else made.at == planned.at)
+    )
 
 
 def _listed(shares: Sequence[Share]) -> str:

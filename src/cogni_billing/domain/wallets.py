@@ -5,11 +5,11 @@ The Postgres adapter enforces the same rules in the database. The in-memory adap
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -22,6 +22,7 @@ from cogni_billing.domain.errors import (
     UnbalancedTransaction,
     UnknownGrant,
     UnknownHold,
+    UnknownSchedule,
     unknown_kind,
 )
 from cogni_billing.domain.grants import Expiration, Grant, GrantExtension
@@ -29,15 +30,19 @@ from cogni_billing.domain.hold_changes import Extension, HoldChange, HoldChangeK
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.schedules import Schedule, Start
 from cogni_billing.domain.timestamps import EARLIEST, LATEST, require_unexpired
 from cogni_billing.domain.transactions import Draw, Overrun, Transaction
 
 Value = TypeVar("Value")
+Due: TypeAlias = Expiration | Start
+ArrivedBy: TypeAlias = Callable[[datetime], Amount]
+"""Returns the sum of the arrivals that occurred by a moment."""
 
 
 @frozen(kw_only=True)
 class DueWallet:
-    """A wallet with an expiration to post, and the moment from which it is due."""
+    """A wallet with an expiration or a start to post, and the moment from which it is due."""
 
     at: datetime
     tenant: TenantId
@@ -50,14 +55,16 @@ class Wallet:
     `as_of` is the moment of the newest change. It never moves backwards, so the balance as of a
     moment is the one of the last posting until then, also if the hosts' clocks differ.
 
-    Expirations of holds and grants stay due until `expired_by` posts them. Every other change is
-    made to a wallet without due expirations.
+    Expirations of holds and grants, and starts of grants, stay due until `caught_up` posts them.
+    Every other change is made to a wallet without due ones.
     """
 
     posted: Amount = ZERO
     as_of: datetime = EARLIEST
     holds: Mapping[UUID, Hold] = MappingProxyType({})
     grants: Mapping[UUID, Grant] = MappingProxyType({})
+    schedules: Mapping[UUID, Schedule] = MappingProxyType({})
+    """The schedules of grants, and the grants that begin later."""
     pins: Mapping[UUID, tuple[Draw, ...]] = MappingProxyType({})
     """The part of each hold that comes from grants. The rest is purchased credits."""
     changes: Mapping[UUID, tuple[HoldChange, ...]] = MappingProxyType({})
@@ -120,40 +127,73 @@ class Wallet:
             raise UnknownGrant(grant_id)
         return self.grants[grant_id]
 
+    def schedule(self, schedule_id: UUID) -> Schedule:
+        """The schedule with this id.
+
+        Raises:
+            UnknownSchedule: the wallet has no such schedule.
+        """
+        if schedule_id not in self.schedules or self.schedules[schedule_id].is_once:
+            raise UnknownSchedule(schedule_id)
+        return self.schedules[schedule_id]
+
     def spendable(self) -> list[Grant]:
         """The grants with credits left, in spend order."""
         left = (grant for grant in self.grants.values() if grant.remaining.is_positive)
         return sorted(left, key=lambda grant: grant.spend_order)
 
-    # Expirations --------------------------------------------------------------------------------
+    # Expirations and starts ---------------------------------------------------------------------
 
-    def expired_by(self, moment: datetime) -> tuple[Wallet, tuple[Expiration, ...]]:
-        """This wallet at the later of *moment* and `as_of`, after its due expirations.
+    def expired_by(self, moment: datetime, arrived_by: ArrivedBy) -> tuple[Wallet, tuple[Due, ...]]:
+        """This wallet at the later of *moment* and `as_of`, after all that is due.
 
-        Returns the wallet and the remainders of the grants that expired.
+        Returns the wallet, the remainders of the grants that expired, and the grants that began.
         """
-        wallet, expirations = self.caught_up(moment)
-        return wallet.at(self.present(moment)), expirations
+        wallet, happened = self.caught_up(moment, arrived_by)
+        return wallet.at(self.present(moment)), happened
 
-    def caught_up(self, moment: datetime) -> tuple[Wallet, tuple[Expiration, ...]]:
-        """Like `expired_by`, but `as_of` moves to the last due expiration, no further."""
-        present, wallet, expirations = self.present(moment), self, list[Expiration]()
+    def caught_up(self, moment: datetime, arrived_by: ArrivedBy) -> tuple[Wallet, tuple[Due, ...]]:
+        """Like `expired_by`, but `as_of` moves to the last due moment, no further.
+
+        At one moment, expirations come before starts.
+        """
+        present, wallet, happened = self.present(moment), self, list[Due]()
         while due := [instant for instant in wallet.instants() if instant <= present]:
             wallet = wallet.at(min(due))
             for grant in wallet.spendable():
                 if grant.expires_at is not None and grant.expires_at <= wallet.as_of:
-                    expirations.append(Expiration(grant.id, grant.remaining, wallet.as_of))
+                    happened.append(Expiration(grant.id, grant.remaining, wallet.as_of))
                     wallet = wallet.expired(grant)
-        return wallet, tuple(expirations)
+            for schedule in wallet.starting():
+                wallet, starts = wallet.started(schedule, arrived_by(wallet.as_of))
+                happened += starts
+        return wallet, tuple(happened)
 
     def is_due(self, moment: datetime) -> bool:
-        """True if an expiration is due by *moment*."""
+        """True if an expiration or a start is due by *moment*."""
         return any(instant <= moment for instant in self.instants())
 
     def instants(self) -> Iterable[datetime]:
-        """The moments at which open holds and spendable grants expire."""
+        """The moments at which open holds and spendable grants expire, and periods begin."""
         yield from (hold.ends_at for hold in self.holds.values() if hold.is_open)
         yield from (grant.expires_at for grant in self.spendable() if grant.expires_at)
+        yield from (schedule.next_at for schedule in self.schedules.values() if schedule.next_at)
+
+    def starting(self) -> list[Schedule]:
+        """The schedules whose next period begins by `as_of`, in order."""
+        due = [
+            each for each in self.schedules.values() if each.next_at and each.next_at <= self.as_of
+        ]
+        return sorted(due, key=lambda schedule: schedule.id)
+
+    def started(self, schedule: Schedule, arrived: Amount) -> tuple[Wallet, list[Start]]:
+        """This wallet with the grants of the schedule's next period. Each repays the debt first."""
+        wallet, starts = self.with_schedule(schedule.moved_on()), list[Start]()
+        for made in schedule.grants(schedule.number, self.as_of):
+            granted, draws = wallet.granting(made, arrived)
+            wallet = evolve(granted, posted=granted.posted + made.amount)
+            starts.append(Start(made, draws))
+        return wallet, starts
 
     def at(self, instant: datetime) -> Wallet:
         wallet = evolve(self, as_of=self.present(instant))
@@ -191,6 +231,8 @@ class Wallet:
             case TransactionKind.CAPTURE:
                 wallet, draws = self.capturing(transaction, arrived)
             case TransactionKind.GRANT:
+                assert transaction.terms is not None  # a grant has them
+                require_unexpired(transaction.terms.expires_at, self.as_of)
                 wallet, draws = self.granting(transaction, arrived)
             case TransactionKind.REFUND | TransactionKind.CHARGEBACK | TransactionKind.ADJUSTMENT:
                 if transaction.refuses_debt:
@@ -216,7 +258,6 @@ class Wallet:
     def granting(self, made: Transaction, arrived: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
         """This wallet with the new grant, and its part that repays the debt."""
         grant = _granted(made)
-        require_unexpired(grant.expires_at, self.as_of)
         repaid = min(grant.amount, self.debt(arrived))
         draws = (Draw(grant.id, repaid),) if repaid.is_positive else ()
         return self.with_grant(evolve(grant, remaining=grant.amount - repaid)), draws
@@ -255,11 +296,15 @@ class Wallet:
     def voided(self, grant_id: UUID) -> tuple[Wallet, Amount]:
         """This wallet after the end of the grant, and the credits that it lost.
 
-        Credits that a hold has set aside expire when the hold ends without using them.
+        Credits that a hold has set aside expire when the hold ends without using them. A grant that
+        waits never begins.
 
         Raises:
             UnknownGrant: the wallet has no such grant.
         """
+        waiting = self.schedules.get(grant_id)
+        if waiting is not None and waiting.is_once and grant_id not in self.grants:
+            return self.with_schedule(waiting.ended(self.as_of)), ZERO
         grant = self.grant(grant_id)
         ends_at = min(grant.expires_at or LATEST, self.as_of)
         return self.expired(evolve(grant, expires_at=ends_at)), grant.remaining
@@ -402,6 +447,9 @@ class Wallet:
                 draws.append(Draw(grant.id, part))
                 wallet = wallet.with_grant(evolve(grant, remaining=grant.remaining - part))
         return wallet, tuple(draws)
+
+    def with_schedule(self, schedule: Schedule) -> Wallet:
+        return evolve(self, schedules=_with(self.schedules, schedule.id, schedule))
 
     def with_grant(self, grant: Grant) -> Wallet:
         return evolve(self, grants=_with(self.grants, grant.id, grant))

@@ -36,7 +36,7 @@ class BooksRepository(Protocol):
         """Wallets with due expirations, after the given one. At most `DUE_MAX`, in order of their
         moments and tenants.
 
-        A wallet without due expirations is not among them.
+        Starts of grants count as expirations. A wallet without due ones is not among them.
         """
         ...
 

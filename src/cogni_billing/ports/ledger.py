@@ -14,6 +14,7 @@ from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.holds import Hold, HoldPageRequest
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
+from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction
 
@@ -21,9 +22,12 @@ from cogni_billing.domain.transactions import Recorded, Transaction
 class LedgerRepository(Protocol):
     """Records transactions, and reads the tenant's own side of them.
 
+    Grants that begin later, and periods of schedules, are due when they begin. Starts are posted
+    and read like expirations, which means both below. At one moment, expirations come first.
+
     Every method but `replay`, `payment`, `dispute` and `expire_due` raises `UnknownAccount` if the
-    tenant has no account, except `post` for a kind that opens one. Reads also answer for a tenant
-    that has only earned shares, whose account no call has opened yet.
+    tenant has no account, except `schedule`, and `post` for a kind that opens one. Reads also
+    answer for a tenant that has only earned shares, whose account no call has opened yet.
     """
 
     def post(self, transaction: Transaction, /) -> Recorded:
@@ -209,6 +213,46 @@ class LedgerRepository(Protocol):
             GrantClosed: the grant has expired, or was voided.
             InvalidTime: the grant never expires, or expires no earlier.
             PrivilegeRequired: the scope may not mint.
+        """
+        ...
+
+    def schedule(self, plan: Schedule, /) -> Schedule:
+        """Record *plan*, or find the schedule with its reference, as it is now.
+
+        Opens the account unless the tenant has one. The schedule that the plan replaces ends, and
+        what is left of the grants of its latest period is voided. The grants of the period that
+        contains the present are made at once.
+
+        A refused call in a single-call scope leaves due expirations and starts recorded, as `post`
+        does.
+
+        Raises:
+            IdempotencyConflict: the tenant used the reference for another schedule.
+            UnknownSchedule: the tenant has no such schedule to replace.
+            PrivilegeRequired: the scope may not mint.
+            LedgerCorruption: the schedule's id is taken.
+        """
+        ...
+
+    def end_schedule(self, schedule_id: UUID, moment: datetime, /) -> Schedule:
+        """End the schedule: no more period begins. An ended schedule comes back `replayed`.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+            UnknownSchedule: the tenant has no such schedule. A single grant that begins later is
+                none: `void_grant` ends it.
+            PrivilegeRequired: the scope may not mint.
+        """
+        ...
+
+    def schedules(self, now: datetime, page: GrantPage, /) -> tuple[Schedule, ...]:
+        """The tenant's schedules and waiting grants on this page, newest first, as they are now.
+
+        The order is by `created_at` and the id. A schedule that has ended, and a grant that has
+        begun, stay in it.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
         """
         ...
 

@@ -36,6 +36,7 @@ from cogni_billing.domain.verification import (
     Violation,
     purchase_problems,
     reversal_problems,
+    schedule_problems,
 )
 from cogni_billing.domain.wallets import Wallet
 
@@ -48,6 +49,7 @@ def violations(store: Store) -> Iterator[Violation]:
     yield from _lines(store)
     yield from _wallets(store)
     yield from _grants(store)
+    yield from _schedules(store)
     yield from _holds(store)
     yield from _payments(store)
     yield from _attempts(store)
@@ -244,6 +246,18 @@ def _grants(store: Store) -> Iterator[Violation]:
                 where = {"tenant": str(tenant), "grant": str(grant.id)}
                 detail = f"at {grant.expires_at} instead of {ends_at}"
                 yield Violation(Invariant.GRANTS_END_AS_SET, where, detail)
+
+
+def _schedules(store: Store) -> Iterator[Violation]:
+    made = defaultdict[TenantId, dict[str, Transaction]](dict)
+    for (tenant, kind, reference), recorded in store.recorded.items():
+        if kind is TransactionKind.GRANT:
+            made[tenant][reference] = recorded.transaction
+    for tenant, wallet in store.wallets.items():
+        for schedule in wallet.schedules.values():
+            where = {"tenant": str(tenant), "schedule": str(schedule.id)}
+            for detail in schedule_problems(schedule, made[tenant]):
+                yield Violation(Invariant.SCHEDULES_ARE_KEPT, where, detail)
 
 
 def _end_of(store: Store, tenant: TenantId, grant: Grant) -> datetime | None:

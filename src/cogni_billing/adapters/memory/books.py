@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from heapq import nsmallest
 from itertools import islice
 from typing import Any, TypeVar
@@ -72,8 +73,9 @@ class MemoryBooks:
             earned = {}
             for tenant in tenants:
                 open_account(self._store, tenant, moment)
-                wallet, _ = self._wallet(tenant).expired_by(moment)
                 account = account_of(tenant)
+                arrived_by = partial(self._store.arrived_by, account)
+                wallet, _ = self._wallet(tenant).expired_by(moment, arrived_by)
                 arrived = self._store.balance(account) - self._wallet(tenant).posted
                 earned[account] = wallet.earned(arrived)
             return Recoverable(earned)

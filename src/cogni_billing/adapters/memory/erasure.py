@@ -11,6 +11,7 @@ from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.erasure import erased
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.metadata import EMPTY, encoded
+from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.transactions import Transaction
 from cogni_billing.domain.wallets import Wallet
 
@@ -34,7 +35,8 @@ def forget(store: Store, tenant: TenantId) -> int:
         freeze = wallet.freeze and evolve(
             wallet.freeze, reason=erased(tenant, wallet.freeze.reason)
         )
-        wallet = evolve(wallet, holds=holds, grants=grants, freeze=freeze)
+        schedules = {key: _without_texts(each) for key, each in wallet.schedules.items()}
+        wallet = evolve(wallet, holds=holds, grants=grants, schedules=schedules, freeze=freeze)
         store.put(store.wallets, tenant, wallet)
     for name, dispute in list(store.disputes.items()):
         if dispute.tenant == tenant:
@@ -58,8 +60,18 @@ def without_texts(made: Transaction) -> Transaction:
     return evolve(made, metadata=EMPTY, terms=terms, reason=reason)
 
 
+def _without_texts(schedule: Schedule) -> Schedule:
+    terms = evolve(schedule.terms, source=erased(schedule.id, schedule.terms.source))
+    return evolve(schedule, metadata=EMPTY, terms=terms)
+
+
 def _texts_of_wallet(tenant: TenantId, wallet: Wallet) -> Iterator[UUID]:
     yield from (hold.id for hold in wallet.holds.values() if hold.metadata)
+    for schedule in wallet.schedules.values():
+        if schedule.metadata:
+            yield schedule.id
+        if _without_texts(schedule).terms != schedule.terms:
+            yield schedule.id
     if wallet.freeze and wallet.freeze.reason != erased(tenant, wallet.freeze.reason):
         yield tenant
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
 from attrs import evolve, field, frozen
@@ -33,8 +34,8 @@ from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState, place_o
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
-from cogni_billing.domain.metadata import EMPTY
 from cogni_billing.domain.reversals import Payment
+from cogni_billing.domain.schedules import Schedule, Start, waiting_grant
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, Line, PageRequest
 from cogni_billing.domain.timestamps import require_recent
 from cogni_billing.domain.transactions import (
@@ -47,6 +48,10 @@ from cogni_billing.domain.transactions import (
     granted_part,
 )
 from cogni_billing.domain.wallets import Wallet
+
+Entry: TypeAlias = tuple[Transaction, tuple[Draw, ...]]
+"""A transaction to enter, and the parts of grants that it takes."""
+Found = TypeVar("Found", Grant, Schedule)
 
 
 @frozen
@@ -70,12 +75,14 @@ class MemoryLedger:
             self._require_minting()
         if transaction.kind.corrects and not self._is_service:
             raise service_refused()
-        if stored := self._found(transaction.kind, transaction.reference):
+        if stored := self._stored(transaction.kind, transaction.reference):
             same_or_conflict(stored.transaction.named_like(transaction), transaction.request)
             return stored
         self._require_postable(transaction)
         # All checks come before the first write, so that a refusal needs no rollback.
         current = self._current(transaction.at)
+        if transaction.terms is not None and transaction.terms.waits(current.as_of):
+            return self._wait(transaction, current)
         lots = tuple[Draw, ...]()
         if transaction.giving_back is not None:
             charged = self._charged(transaction.giving_back)
@@ -92,6 +99,15 @@ class MemoryLedger:
             open_account(self._store, self._tenant, transaction.at)
         self._keep(wallet)
         return self._enter(transaction, wallet.as_of, draws)
+
+    def _wait(self, grant: Transaction, wallet: Wallet) -> Recorded:
+        """Keep a grant that begins later."""
+        open_account(self._store, self._tenant, grant.at)
+        self._keep(wallet.with_schedule(waiting_grant(grant)))
+        balance = self._store.balance(account_of(self._tenant))
+        key = (self._tenant, grant.reference)
+        self._store.put(self._store.waiting, key, (grant.id, balance))
+        return Recorded(grant, balance, replayed=False)
 
     def _charged(self, asked: GivingBack) -> Charged:
         """The charge that *asked* names, with its earlier reversals."""
@@ -111,7 +127,10 @@ class MemoryLedger:
         """Return if only the wallet's state or a claim can still refuse *transaction*."""
         if not transaction.kind.opens_account:
             require_account(self._store, self._tenant)
-        if (self._tenant, transaction.id) in self._store.ids:
+        planned = (
+            transaction.kind is TransactionKind.GRANT and transaction.id in self._wallet().schedules
+        )
+        if planned or (self._tenant, transaction.id) in self._store.ids:
             raise given_twice(transaction.id)
 
     def post_many(
@@ -138,6 +157,16 @@ class MemoryLedger:
         with self._guard.call():
             require_known(self._store, self._tenant)
             return self._found(kind, reference)
+
+    def _stored(self, kind: TransactionKind, reference: str) -> Recorded | None:
+        """The first outcome under this key, also of a grant that was to begin later."""
+        waiting = self._store.waiting.get((self._tenant, reference))
+        if kind is not TransactionKind.GRANT or waiting is None:
+            return self._found(kind, reference)
+        grant_id, balance = waiting
+        asked = self._wallet().schedules[grant_id]
+        (made,) = asked.grants(asked.number, asked.created_at)
+        return Recorded(made, balance, replayed=True)
 
     def _found(self, kind: TransactionKind, reference: str) -> Recorded | None:
         stored = self._store.recorded.get((self._tenant, kind, reference))
@@ -173,7 +202,7 @@ class MemoryLedger:
     def _disputed(self, purchase: Transaction) -> Amount:
         assert purchase.paid is not None  # a purchase has it
         disputes = [
-            self._present(dispute)
+            self._present_dispute(dispute)
             for dispute in self._store.disputes.values()
             if dispute.purchase == purchase.id
         ]
@@ -183,9 +212,9 @@ class MemoryLedger:
     def dispute(self, reference: str, /) -> Dispute | None:
         with self._guard.call():
             found = self._store.disputes.get((self._tenant, reference))
-            return found and self._present(found)
+            return found and self._present_dispute(found)
 
-    def _present(self, dispute: Dispute) -> Dispute:
+    def _present_dispute(self, dispute: Dispute) -> Dispute:
         if self._wallet().disputed[dispute.id].is_open:
             return dispute
         lost = self._found(TransactionKind.CHARGEBACK, dispute.reference) is not None
@@ -244,8 +273,7 @@ class MemoryLedger:
             return self._wallet().hold(release.hold_id)
 
     def _present_hold(self, hold_id: UUID, now: datetime) -> Hold:
-        wallet, _ = self._wallet().expired_by(now)
-        return wallet.hold(hold_id)
+        return self._present(now).hold(hold_id)
 
     def find_hold(self, reference: str, now: datetime, /) -> Hold | None:
         with self._guard.call():
@@ -256,7 +284,7 @@ class MemoryLedger:
     def holds(self, page: HoldPageRequest, now: datetime, /) -> tuple[Hold, ...]:
         with self._guard.call():
             require_known(self._store, self._tenant)
-            wallet, _ = self._wallet().expired_by(now)
+            wallet = self._present(now)
             found = [
                 hold
                 for hold in sorted(wallet.holds.values(), key=place_of, reverse=True)
@@ -288,6 +316,52 @@ class MemoryLedger:
             self._store.put(self._store.extensions, key, extension)
             return extension
 
+    def schedule(self, plan: Schedule, /) -> Schedule:
+        with self._guard.call():
+            self._require_minting()
+            key = (self._tenant, plan.reference)
+            if stored := self._store.schedules.get(key):
+                present = self._present(plan.created_at).schedules[stored]
+                same_or_conflict(present, plan.request)
+                return evolve(present, replayed=True)
+            if plan.id in self._wallet().schedules:
+                raise given_twice(plan.id)
+            wallet = self._current(plan.created_at)
+            if plan.replaces is not None:
+                wallet = self._replaced(plan, wallet.schedule(plan.replaces), wallet)
+            open_account(self._store, self._tenant, plan.created_at)
+            self._keep(wallet.with_schedule(plan.opened(wallet.as_of)))
+            self._store.put(self._store.schedules, key, plan.id)
+            self._catch_up(wallet.as_of)
+            return self._wallet().schedules[plan.id]
+
+    def _replaced(self, plan: Schedule, replaced: Schedule, wallet: Wallet) -> Wallet:
+        """The wallet after the end of the replaced schedule and the voids of its last period."""
+        wallet = wallet.with_schedule(replaced.ended(wallet.as_of))
+        for void in plan.voids(replaced, wallet.grants, wallet.as_of):
+            assert void.subject is not None  # a void names its grant
+            wallet, _ = wallet.voided(void.subject)
+            self._enter(void, wallet.as_of)
+        return wallet
+
+    def end_schedule(self, schedule_id: UUID, moment: datetime, /) -> Schedule:
+        with self._guard.call():
+            self._require_minting()
+            require_account(self._store, self._tenant)
+            wallet = self._current(moment)
+            schedule = wallet.schedule(schedule_id)
+            if schedule.ended_at is not None:
+                return evolve(schedule, replayed=True)
+            self._keep(wallet.with_schedule(schedule.ended(wallet.as_of)))
+            return self._wallet().schedules[schedule_id]
+
+    def schedules(self, now: datetime, page: GrantPage, /) -> tuple[Schedule, ...]:
+        with self._guard.call():
+            require_known(self._store, self._tenant)
+            found = self._present(now).schedules.values()
+            newest = sorted(found, key=lambda each: (each.created_at, each.id), reverse=True)
+            return _after(newest, page)
+
     def _require_minting(self) -> None:
         if not self._may_mint:
             raise minting_refused()
@@ -301,22 +375,20 @@ class MemoryLedger:
     def balance(self, now: datetime, /) -> Balance:
         with self._guard.call():
             require_known(self._store, self._tenant)
-            wallet, _ = self._wallet().expired_by(now)
+            wallet = self._present(now)
             return Balance(wallet.posted + self._arrived(), held=wallet.aside)
 
     def balance_at(self, moment: datetime, /) -> Balance:
         with self._guard.call():
             require_known(self._store, self._tenant)
             posted = [line.amount for line in self._lines() if line.at <= moment]
-            _, expirations = self._wallet().expired_by(moment)
-            expired = [-expiration.amount for expiration in expirations if expiration.at <= moment]
-            return Balance(total(posted + expired, CREDIT), held=self._wallet().held(moment))
+            later = [made.amount for made, _ in self._due(moment)[1] if made.at <= moment]
+            return Balance(total(posted + later, CREDIT), held=self._wallet().held(moment))
 
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
         with self._guard.call():
             require_known(self._store, self._tenant)
-            wallet, _ = self._wallet().expired_by(now)
-            return tuple(wallet.spendable())
+            return tuple(self._present(now).spendable())
 
     def lines(self, page: PageRequest, /) -> Extract:
         with self._guard.call():
@@ -324,40 +396,33 @@ class MemoryLedger:
             posted = self._lines()
             balance = self._store.balance(account_of(self._tenant))
             due = list[Line]()
-            for expiry in self._due(page.now)[1]:
-                balance += expiry.amount
+            for made, draws in self._due(page.now)[1]:
+                balance += made.amount
                 position = len(posted) + len(due) + 1
-                due.append(self._line(expiry, expiry.amount, expiry.at, position, balance))
+                line = self._line(made, made.amount, made.at, position, balance)
+                due.append(_told(line, made, draws))
             found = page.of([*posted, *due])
-            return evolve(found, lines=tuple(map(self._told, found.lines)))
+            return evolve(found, lines=tuple(map(self._with_facts, found.lines)))
 
     def all_grants(self, now: datetime, page: GrantPage, /) -> tuple[Grant, ...]:
         with self._guard.call():
             require_known(self._store, self._tenant)
-            wallet, _ = self._wallet().expired_by(now)
-            newest = [
-                wallet.grants[line.transaction_id]
+            wallet, due = self._due(now)
+            begun_ids = [made.id for made, _ in reversed(due) if made.id in wallet.grants]
+            recorded_ids = [
+                line.transaction_id
                 for line in reversed(self._lines())
                 if line.kind is TransactionKind.GRANT and line.reference is not None
             ]
-            start = 0
-            if page.after is not None:
-                ids = [grant.id for grant in newest]
-                start = ids.index(page.after) + 1 if page.after in ids else len(ids)
-            return tuple(newest[start : start + page.limit])
+            return _after([wallet.grants[each] for each in begun_ids + recorded_ids], page)
 
-    def _told(self, line: Line) -> Line:
-        """*line* with the facts of the tenant's own transaction. A due expiry has none yet."""
-        if line.reference is None:
+    def _with_facts(self, line: Line) -> Line:
+        """*line* with the facts of the tenant's own transaction. A due one has them already."""
+        key = line.reference and self._store.ids.get((self._tenant, line.transaction_id))
+        if not key:
             return line
-        key = self._store.ids.get((self._tenant, line.transaction_id))
-        recorded = key and self._store.recorded[key]
-        return evolve(
-            line,
-            granted=granted_part(line.kind, line.amount, drawn(recorded.draws if recorded else ())),
-            metadata=recorded.transaction.metadata if recorded else EMPTY,
-            occurred_at=recorded.transaction.occurred_at if recorded else None,
-        )
+        recorded = self._store.recorded[key]
+        return _told(line, recorded.transaction, recorded.draws)
 
     def _wallet(self) -> Wallet:
         return self._store.wallets.get(self._tenant, Wallet())
@@ -366,36 +431,45 @@ class MemoryLedger:
         self._store.put(self._store.wallets, self._tenant, wallet)
 
     def _current(self, moment: datetime) -> Wallet:
-        """The wallet at *moment*, after posting the due expirations."""
+        """The wallet at *moment*, after posting all that is due."""
         self._catch_up(moment)
         wallet = self._wallet()
         return wallet.at(wallet.present(moment))
 
     def _catch_up(self, moment: datetime) -> None:
-        """Post the due expirations. A single-call scope keeps them if the call is refused."""
+        """Post all that is due. A single-call scope keeps them if the call is refused."""
         if not self._wallet().is_due(self._wallet().present(moment)):
             return
-        wallet, expirations = self._due(moment)
-        for expiry in expirations:
-            self._enter(expiry, expiry.at)
+        wallet, due = self._due(moment)
+        for made, draws in due:
+            self._enter(made, made.at, draws)
         self._keep(wallet)
         if self._guard.is_single:
             self._store.keep()
 
-    def _due(self, moment: datetime) -> tuple[Wallet, list[Transaction]]:
-        """The wallet after the expirations that are due, and their transactions."""
-        wallet, expirations = self._wallet().caught_up(moment)
+    def _due(self, moment: datetime) -> tuple[Wallet, list[Entry]]:
+        """The wallet after the expirations and starts that are due, and their transactions."""
+        wallet, happened = self._wallet().caught_up(moment, self._arrived_by)
         counts = Counter(
             recorded.transaction.subject
             for (tenant, kind, _), recorded in self._store.recorded.items()
-            if expirations and tenant == self._tenant and kind is TransactionKind.EXPIRY
+            if happened and tenant == self._tenant and kind is TransactionKind.EXPIRY
         )
-        planned = []
-        for expiration in expirations:
-            counts[expiration.grant_id] += 1
-            number = counts[expiration.grant_id]
-            planned.append(plan_expiry(self._tenant, expiration, number))
+        planned = list[Entry]()
+        for each in happened:
+            if isinstance(each, Start):
+                planned.append((each.transaction, each.draws))
+            else:
+                counts[each.grant_id] += 1
+                planned.append((plan_expiry(self._tenant, each, counts[each.grant_id]), ()))
         return wallet, planned
+
+    def _present(self, moment: datetime) -> Wallet:
+        """The wallet at *moment*, as it will be after posting all that is due."""
+        return self._wallet().expired_by(moment, self._arrived_by)[0]
+
+    def _arrived_by(self, moment: datetime) -> Amount:
+        return self._store.arrived_by(account_of(self._tenant), moment)
 
     def _arrived(self) -> Amount:
         return self._store.balance(account_of(self._tenant)) - self._wallet().posted
@@ -443,3 +517,18 @@ class MemoryLedger:
             balance_after=balance,
             at=at,
         )
+
+
+def _told(line: Line, made: Transaction, draws: tuple[Draw, ...]) -> Line:
+    """*line* with the facts of its transaction."""
+    granted = granted_part(line.kind, line.amount, drawn(draws))
+    return evolve(line, granted=granted, metadata=made.metadata, occurred_at=made.occurred_at)
+
+
+def _after(newest: list[Found], page: GrantPage) -> tuple[Found, ...]:
+    """The records of a page. After an unknown id there are none."""
+    ids = [each.id for each in newest]
+    start = 0
+    if page.after is not None:
+        start = ids.index(page.after) + 1 if page.after in ids else len(ids)
+    return tuple(newest[start : start + page.limit])

@@ -12,7 +12,7 @@ from uuid import UUID
 from attrs import define, field
 
 from cogni_billing.domain.accounts import Account, new_account
-from cogni_billing.domain.amounts import ZERO, Amount
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.attempts import Attempt, AttemptEvent
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import LedgerUnavailable
@@ -47,6 +47,9 @@ class Store:
     lines: dict[AccountId, list[Line]] = field(factory=dict)
     holds: dict[tuple[TenantId, str], UUID] = field(factory=dict)
     extensions: dict[tuple[TenantId, str], GrantExtension] = field(factory=dict)
+    schedules: dict[tuple[TenantId, str], UUID] = field(factory=dict)
+    waiting: dict[tuple[TenantId, str], tuple[UUID, Amount]] = field(factory=dict)
+    """The id of each grant that was to begin later, and the balance at the call."""
     hold_extensions: dict[tuple[TenantId, str], Extension] = field(factory=dict)
     hold_releases: dict[tuple[TenantId, str], Release] = field(factory=dict)
     disputes: dict[tuple[TenantId, str], Dispute] = field(factory=dict)
@@ -129,3 +132,8 @@ class Store:
 
     def balance(self, account: AccountId) -> Amount:
         return self.balances.get(account, ZERO)
+
+    def arrived_by(self, account: AccountId, moment: datetime) -> Amount:
+        """The sum of the credits that other tenants' transactions added by *moment*."""
+        others = (line for line in self.lines.get(account, ()) if line.reference is None)
+        return total((line.amount for line in others if line.at <= moment), CREDIT)

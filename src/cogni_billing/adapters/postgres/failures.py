@@ -90,8 +90,8 @@ _UNAVAILABLE: Final = {
     **dict.fromkeys(("20", "21", "24", "2B", "2D", "2F", "34", "3B", "HV"), _STRANGE),
 }
 _MINTING: Final = frozenset(
-    {"mint", "mint_groups", "void_grant", "extend_grant", "create_attempt", "record_attempt"}
-    | {"begin_check"}
+    {"mint", "mint_groups", "void_grant", "extend_grant", "schedule", "end_schedule"}
+    | {"create_attempt", "record_attempt", "begin_check"}
 )
 _UNMIGRATED: Final = (
     "the schema is not migrated, or this role does not serve it; run migrate as the migrator, and"

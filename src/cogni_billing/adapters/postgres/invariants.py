@@ -12,7 +12,7 @@ from uuid import UUID
 
 from cogni_billing.domain.identity import BREAKAGE, SHORTFALL, SYSTEM_ACCOUNTS
 from cogni_billing.domain.kinds import KINDS
-from cogni_billing.domain.timestamps import TOLD_WITHIN
+from cogni_billing.domain.timestamps import LATEST, TOLD_WITHIN
 from cogni_billing.domain.verification import Invariant
 
 
@@ -288,6 +288,11 @@ _WALLETS: Final = _broken(
         FROM cogni_billing.grants
         GROUP BY tenant_id
     ) AS lot USING (tenant_id)
+    FULL JOIN (
+        SELECT tenant_id, min(next_at) AS period_begins
+        FROM cogni_billing.schedules
+        GROUP BY tenant_id
+    ) AS planned USING (tenant_id)
     LEFT JOIN cogni_billing.checkpoints AS folded
         ON account_id = cogni_billing.account_of(wallets.tenant_id) AND up_to = received_up_to
     """,
@@ -304,8 +309,8 @@ _WALLETS: Final = _broken(
     ),
     (
         Invariant.WALLETS_KNOW_WHAT_IS_DUE,
-        "due_at > least(hold_ends, grant_expires)",
-        "format('%s instead of %s', due_at, least(hold_ends, grant_expires))",
+        "due_at > least(hold_ends, grant_expires, period_begins)",
+        "format('%s instead of %s', due_at, least(hold_ends, grant_expires, period_begins))",
     ),
     (
         Invariant.WALLETS_FOLLOW_A_CHECKPOINT,
@@ -647,6 +652,71 @@ _ENDS: Final = _broken(
     ),
 )
 
+# When a period begins, and the same for no period.
+_BEGINS: Final = """coalesce(
+    CASE WHEN {n} = 0 THEN anchor
+        WHEN NOT once
+        THEN (anchor AT TIME ZONE zone + {n} * ('1 ' || every)::interval) AT TIME ZONE zone END,
+    'infinity')"""
+_NEXT: Final = f"""CASE
+    WHEN ended_at IS NULL AND {_BEGINS.format(n="number")} < coalesce(until, '{LATEST}')
+    THEN {_BEGINS.format(n="number")}
+    ELSE 'infinity' END"""
+
+_SCHEDULES: Final = _broken(
+    f"""
+    SELECT
+        tenant_id, key, wanted, begins, wanted_priority, wanted_end, granted, granted_at,
+        lot.priority, first_expires_at, by_period
+    FROM (
+        SELECT
+            tenant_id, key, part AS wanted, begins, priority AS wanted_priority,
+            CASE WHEN once THEN expires_at
+                WHEN ends < '{LATEST}' THEN ends END AS wanted_end
+        FROM cogni_billing.schedules
+        CROSS JOIN LATERAL generate_series(first_number, number - 1) AS n
+        CROSS JOIN LATERAL (
+            VALUES
+                ('', amount - coalesce(cap, 0), 0),
+                (CASE WHEN cap < amount THEN ' carried' ELSE '' END, least(cap, amount), carries)
+        ) AS half (suffix, part, longer)
+        CROSS JOIN LATERAL (
+            SELECT
+                {_BEGINS.format(n="n")} AS begins,
+                {_BEGINS.format(n="(n + 1 + longer)")} AS ends,
+                CASE WHEN once THEN reference ELSE id || ' ' || n || suffix END AS key
+        ) AS period
+        WHERE part > 0 AND longer >= 0
+    ) AS planned
+    FULL JOIN (
+        SELECT tenant_id, made.reference AS key, lot.amount AS granted, lot.granted_at,
+            lot.priority, lot.first_expires_at, made.reference LIKE '% %' AS by_period
+        FROM cogni_billing.transactions AS made
+        JOIN cogni_billing.grants AS lot USING (tenant_id, id)
+        WHERE made.kind = 'grant'
+    ) AS lot USING (tenant_id, key)
+    """,
+    "'tenant', tenant_id, 'grant', key",
+    (
+        Invariant.SCHEDULES_ARE_KEPT,
+        """CASE WHEN begins IS NULL THEN by_period
+            ELSE (granted_at >= begins AND (granted, priority) = (wanted, wanted_priority)
+                AND first_expires_at IS NOT DISTINCT FROM wanted_end) IS NOT TRUE END""",
+        """format('%s at %s until %s instead of %s at %s until %s',
+            granted, granted_at, first_expires_at, wanted, begins, wanted_end)""",
+    ),
+)
+
+_PLANS: Final = _broken(
+    f"SELECT tenant_id, id, next_at, {_NEXT} AS wanted FROM cogni_billing.schedules",
+    "'tenant', tenant_id, 'schedule', id",
+    (
+        Invariant.SCHEDULES_ARE_KEPT,
+        "next_at <> wanted",
+        "format('the next period begins at %s instead of %s', next_at, wanted)",
+    ),
+)
+
 _REVERSALS: Final = _broken(
     """
     SELECT
@@ -854,6 +924,8 @@ STATEMENTS: Final = (
     _GRANTS,
     _EXPIRIES,
     _ENDS,
+    _SCHEDULES,
+    _PLANS,
     _REVERSALS,
     _GIVEN_BACK,
     _DISPUTES,

@@ -39,6 +39,8 @@ from cogni_billing.adapters.postgres.rows import (
     recorded_from,
     release_asked,
     release_from,
+    schedule_asked,
+    schedule_from,
     void_asked,
 )
 from cogni_billing.domain.amounts import ZERO, Amount
@@ -47,11 +49,14 @@ from cogni_billing.domain.errors import (
     AccountFrozen,
     BillingError,
     HoldClosed,
+    InvalidInput,
     OthersRefused,
     PrivilegeRequired,
     UnknownAccount,
     UnknownGrant,
     UnknownHold,
+    UnknownSchedule,
+    shown,
 )
 from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.hold_changes import Extension, Release
@@ -60,6 +65,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.reversals import Payment
+from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
 from cogni_billing.domain.timestamps import require_unexpired
 from cogni_billing.domain.transactions import Recorded, Transaction
@@ -258,6 +264,42 @@ class PostgresLedger:
                     before = optional_moment(answer["before"])
                     extension.require_later(before, moment(answer["present"]))
             raise self._refusal(answer)
+
+    def schedule(self, plan: Schedule, /) -> Schedule:
+        with self._guard.call(), translated():
+            answer = self._repeated("schedule", schedule_asked(plan))
+            match answer["outcome"]:
+                case "done":
+                    return schedule_from(answer["stored"], self._tenant)
+                case "replayed":
+                    found = schedule_from(answer["stored"], self._tenant)
+                    same_or_conflict(found, plan.request)
+                    ours = self._calls.repeated and found.id == plan.id
+                    return evolve(found, replayed=not ours)
+                case "unknown_schedule" if plan.replaces is not None:
+                    raise UnknownSchedule(plan.replaces)
+                case "unknown_zone":
+                    known = "the name of a time zone that the server knows"
+                    raise InvalidInput("zone", shown(plan.terms.zone), known)
+            raise self._refusal(answer)
+
+    def end_schedule(self, schedule_id: UUID, moment: datetime, /) -> Schedule:
+        with self._guard.call(), translated():
+            answer = self._repeated("end_schedule", {"id": schedule_id, "at": moment})
+            match answer["outcome"]:
+                case "done" | "replayed" as outcome:
+                    ended = schedule_from(answer["stored"], self._tenant)
+                    ours = self._calls.repeated and ended.ended_at == moment
+                    return evolve(ended, replayed=outcome == "replayed" and not ours)
+                case "unknown_schedule":
+                    raise UnknownSchedule(schedule_id)
+            raise self._refusal(answer)
+
+    def schedules(self, now: datetime, page: GrantPage, /) -> tuple[Schedule, ...]:
+        with self._guard.call(), translated():
+            asked = {"now": now, "size": page.limit, "after": page.after}
+            found = self._read("schedules", asked)["schedules"]
+            return tuple(schedule_from(each, self._tenant) for each in found)
 
     def _refusal(self, answer: Any) -> BillingError:
         unknown = answer["outcome"] == "unknown_account"

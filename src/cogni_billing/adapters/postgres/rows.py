@@ -19,7 +19,9 @@ from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import EMPTY, Json, encoded
+from cogni_billing.domain.periods import ONCE
 from cogni_billing.domain.policies import Shortfall
+from cogni_billing.domain.schedules import GrantSchedule, Rollover, Schedule
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.statements import Extract, Line, PageRequest
 from cogni_billing.domain.timestamps import Expiry
@@ -63,6 +65,8 @@ def movement(transaction: Transaction) -> Asked:
         asked["expires_at"] = terms.expires_at
         if terms.expires_in is not None:
             asked["expires_in"] = terms.expires_in // MICROSECOND
+        if terms.effective_from is not None:
+            asked["effective_from"] = terms.effective_from
     if (reversal := transaction.reversal) is not None:
         asked["reverses"], asked["shortfall"] = reversal.purchase, reversal.shortfall.value
         asked["returned"] = reversal.amount.value
@@ -185,6 +189,7 @@ def _terms(stored: Any) -> GrantTerms:
         priority=stored["priority"],
         expires_at=optional_moment(stored["first_expires_at"]),
         expires_in=_lifetime(stored["expires_in"]),
+        effective_from=optional_moment(stored["effective_from"]),
     )
 
 
@@ -243,6 +248,57 @@ def extension_from(stored: Any) -> GrantExtension:
         expires_at=moment(stored["expires_at"]),
         extended_at=moment(stored["extended_at"]),
         expires_in=_lifetime(stored["expires_in"]),
+    )
+
+
+def schedule_asked(plan: Schedule) -> Asked:
+    """Convert *plan* to the argument of `schedule`."""
+    terms, rollover = plan.terms, plan.terms.rollover
+    return {
+        "id": plan.id,
+        "reference": plan.reference,
+        "made_at": plan.created_at,
+        "amount": terms.amount.value,
+        "source": terms.source,
+        "priority": terms.priority,
+        "every": terms.every,
+        "given_anchor": terms.anchor,
+        "zone": terms.zone,
+        "until": terms.until,
+        "cap": rollover and rollover.cap.value,
+        "carries": rollover and rollover.periods,
+        "replaces": plan.replaces,
+        "metadata": encoded(plan.metadata),
+    }
+
+
+def schedule_from(stored: Any, tenant: TenantId) -> Schedule:
+    """Convert *stored* to a schedule, or to a grant that begins later."""
+    cap, anchor = _amount(stored["cap"], CREDIT.code), optional_moment(stored["given_anchor"])
+    return Schedule(
+        id=UUID(stored["id"]),
+        tenant=tenant,
+        reference=stored["reference"],
+        terms=GrantSchedule(
+            stored["source"],
+            in_credits(stored["amount"]),
+            every=stored["every"] or ONCE,
+            anchor=anchor,
+            zone=stored["zone"],
+            until=optional_moment(stored["until"]),
+            priority=stored["priority"],
+            rollover=None if cap is None else Rollover(cap, stored["carries"]),
+        ),
+        created_at=moment(stored["made_at"]),
+        begins=moment(stored["anchor"]),
+        number=stored["number"],
+        next_at=optional_moment(stored["next_at"]),
+        ended_at=optional_moment(stored["ended_at"]),
+        first_number=stored["first_number"],
+        replaces=_id(stored["replaces"]),
+        expires_at=optional_moment(stored["expires_at"]),
+        expires_in=_lifetime(stored["expires_in"]),
+        metadata=document(stored["metadata"]),
     )
 
 

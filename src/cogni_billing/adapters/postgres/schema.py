@@ -18,6 +18,7 @@ HEAD: Final = "cogni_billing_0001"
 
 FUNCTION_FILES: Final = (
     "contexts.sql",
+    "schedules.sql",
     "spending.sql",
     "posting.sql",
     "holds.sql",

@@ -31,6 +31,7 @@ OWN_TABLES: Final = (
     "payment_attempt_events",
     "payment_attempts",
     "policies",
+    "schedules",
     "transactions",
     "wallets",
 )
@@ -38,7 +39,7 @@ OWN_TABLES: Final = (
 LEDGER: Final = (*OWN_TABLES, "arrivals", "checkpoints")
 TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 
-CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "wallets"})
+CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "schedules", "wallets"})
 """Tables whose rows may be updated."""
 ERASABLE: Final = frozenset({"disputes", "transactions"})
 """Tables in which only texts may be updated, to their digests."""
@@ -195,11 +196,11 @@ def _table_privileges() -> Iterator[Privilege]:
 _DOORS: Final = (
     (
         "user spender service",
-        "account balance find find_hold grants holds lines attempt attempt_events",
+        "account balance find find_hold grants holds lines schedules attempt attempt_events",
     ),
     ("user spender service", "reused_position revision tenant"),
     ("user spender", "open_account spend spend_groups hold extend release release_part expire_due"),
-    ("user", "mint mint_groups void_grant extend_grant"),
+    ("user", "mint mint_groups void_grant extend_grant schedule end_schedule"),
     ("user", "create_attempt record_attempt begin_check"),
     (
         "service",

@@ -37,6 +37,12 @@ BEGIN
             )), 0)
             FROM cogni_billing.holds
             WHERE tenant_id = owner AND state = 'open' AND ends_at <= present
+        )
+        -- Grants that have begun repay a debt.
+        + (
+            SELECT coalesce(sum((lot).taken), 0)
+            FROM cogni_billing.starts(w, present)
+            WHERE w.due_at <= present
         );
 END
 $$;

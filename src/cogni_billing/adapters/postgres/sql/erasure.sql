@@ -46,6 +46,14 @@ BEGIN
         WHERE tenant_id = me AND position > 0 AND kind = 'grant');
     GET DIAGNOSTICS more = ROW_COUNT;
     total := total + more;
+    UPDATE cogni_billing.schedules SET source = cogni_billing.erased(id, source)
+    WHERE tenant_id = me AND source <> cogni_billing.erased(id, source);
+    GET DIAGNOSTICS more = ROW_COUNT;
+    total := total + more;
+    UPDATE cogni_billing.schedules SET metadata = to_json(cogni_billing.erased(id, metadata::text))
+    WHERE tenant_id = me AND cogni_billing.has_text(metadata);
+    GET DIAGNOSTICS more = ROW_COUNT;
+    total := total + more;
     UPDATE cogni_billing.disputes SET metadata = to_json(cogni_billing.erased(id, metadata::text))
     WHERE tenant_id = me AND cogni_billing.has_text(metadata) AND id IN (
         SELECT id FROM cogni_billing.holds

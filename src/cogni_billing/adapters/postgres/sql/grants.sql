@@ -1,6 +1,43 @@
 -- Grants after they are made: they are voided and extended.
 
--- Takes the remaining credits of a grant, and ends it. Credits that a hold has set aside expire
+-- Takes the remaining credits of a grant, and ends it, at the wallet's moment.
+CREATE FUNCTION cogni_billing.void_lot(
+    w cogni_billing.wallets, lot cogni_billing.grants, void uuid, key text, moment timestamptz,
+    reason text, actor text, metadata json
+) RETURNS cogni_billing.wallets
+LANGUAGE plpgsql AS $$
+DECLARE
+    taking CONSTANT numeric := coalesce(lot.amount - lot.taken, 0);
+    newer  record;
+BEGIN
+    UPDATE cogni_billing.grants SET taken = amount, expires_at = least(expires_at, w.as_of)
+    WHERE tenant_id = w.tenant_id AND id = lot.id;
+    SELECT * INTO newer FROM cogni_billing.newer_arrivals(
+        cogni_billing.account_of(w.tenant_id), w.received_up_to);
+    w.posted := w.posted - taking;
+    w.granted := w.granted - taking;
+    w.lines := w.lines + 1;
+    INSERT INTO cogni_billing.transactions (
+        tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount, posted_after,
+        arrived, overdraft, subject_id, reason, actor, metadata
+    ) VALUES (
+        w.tenant_id, void, w.lines, newer.up_to, moment, w.as_of, 'void', key, - taking, w.posted,
+        w.received + newer.amount, false, lot.id, reason, actor, metadata
+    )
+    ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING;
+    IF NOT FOUND THEN
+        PERFORM cogni_billing.refuse_id(void);
+    END IF;
+    INSERT INTO cogni_billing.arrivals (
+        origin_id, transaction_id, sequence, account_id, kind, amount, occurred_at
+    ) VALUES (
+        w.tenant_id, void, 1, cogni_billing.contra_of('void'), 'void', taking, moment
+    );
+    RETURN w;
+END
+$$;
+
+-- Voids a grant, or one that begins later. Credits that a hold has set aside expire
 -- when the hold ends without using them.
 CREATE FUNCTION cogni_billing._void_grant(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
@@ -10,9 +47,7 @@ DECLARE
     stored  cogni_billing.transactions;
     lot     cogni_billing.grants;
     due     record;
-    newer   record;
     present timestamptz;
-    taking  numeric;
 BEGIN
     SELECT * INTO m FROM json_to_record(asked) AS void (
         id uuid, at timestamptz, reference text, grant_id uuid, reason text, actor text,
@@ -33,39 +68,27 @@ BEGIN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
     present := greatest(w.as_of, m.at);
-    SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+    SELECT * INTO due FROM cogni_billing.catch_up(w, present);
     IF due.more THEN
         RETURN '{"outcome":"more_due"}';
     END IF;
     w := due.w;
     SELECT * INTO lot FROM cogni_billing.grants WHERE tenant_id = me AND id = m.grant_id;
     IF NOT FOUND THEN
-        RETURN '{"outcome":"unknown_grant"}';
+        -- One that begins later has no credits yet.
+        lot.id := (
+            SELECT id FROM cogni_billing.schedules
+            WHERE tenant_id = me AND id = m.grant_id AND once);
+        IF lot.id IS NULL THEN
+            RETURN '{"outcome":"unknown_grant"}';
+        END IF;
+        PERFORM cogni_billing.end_schedule_at(me, lot.id, present);
+        w.due_at := cogni_billing.next_due(me);
     END IF;
-    taking := lot.amount - lot.taken;
-    UPDATE cogni_billing.grants SET taken = amount, expires_at = least(expires_at, present)
-    WHERE tenant_id = me AND id = lot.id;
-    SELECT * INTO newer
-    FROM cogni_billing.newer_arrivals(cogni_billing.account_of(me), w.received_up_to);
-    w.posted := w.posted - taking;
-    w.granted := w.granted - taking;
-    w.lines := w.lines + 1;
     w.as_of := present;
-    INSERT INTO cogni_billing.transactions (
-        tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount, posted_after,
-        arrived, overdraft, subject_id, reason, actor, metadata
-    ) VALUES (
-        me, m.id, w.lines, newer.up_to, m.at, present, 'void', m.reference, - taking, w.posted,
-        w.received + newer.amount, false, lot.id, m.reason, m.actor, m.metadata::json
-    )
-    ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING
-    RETURNING * INTO stored;
-    IF NOT FOUND THEN
-        PERFORM cogni_billing.refuse_id(m.id);
-    END IF;
-    INSERT INTO cogni_billing.arrivals (
-        origin_id, transaction_id, sequence, account_id, kind, amount, occurred_at
-    ) VALUES (me, m.id, 1, cogni_billing.contra_of('void'), 'void', taking, m.at);
+    w := cogni_billing.void_lot(
+        w, lot, m.id, m.reference, m.at, m.reason, m.actor, m.metadata::json);
+    SELECT * INTO stored FROM cogni_billing.transactions WHERE tenant_id = me AND id = m.id;
     PERFORM cogni_billing.keep_wallet(w);
     RETURN json_build_object('outcome', 'done', 'stored', cogni_billing.record_of(stored));
 END
@@ -98,7 +121,7 @@ BEGIN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
     present := greatest(w.as_of, m.at);
-    SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+    SELECT * INTO due FROM cogni_billing.catch_up(w, present);
     IF due.more THEN
         RETURN '{"outcome":"more_due"}';
     END IF;

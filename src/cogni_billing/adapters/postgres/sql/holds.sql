@@ -47,7 +47,7 @@ BEGIN
     END IF;
     present := greatest(w.as_of, m.at);
     IF w.due_at <= present THEN
-        SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+        SELECT * INTO due FROM cogni_billing.catch_up(w, present);
         IF due.more THEN
             RETURN '{"outcome":"more_due"}';
         END IF;
@@ -105,7 +105,7 @@ BEGIN
     IF w.tenant_id IS NULL THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
-    SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+    SELECT * INTO due FROM cogni_billing.catch_up(w, present);
     IF due.more THEN
         RETURN '{"outcome":"more_due"}';
     END IF;
@@ -339,7 +339,7 @@ BEGIN
         answer := '{"outcome":"unknown_account"}';
         RETURN;
     END IF;
-    SELECT * INTO due FROM cogni_billing.expire_wallet(w, greatest(w.as_of, moment));
+    SELECT * INTO due FROM cogni_billing.catch_up(w, greatest(w.as_of, moment));
     w := due.w;
     w.as_of := greatest(w.as_of, moment);
     SELECT * INTO hold FROM cogni_billing.holds

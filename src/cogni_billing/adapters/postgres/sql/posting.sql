@@ -27,7 +27,7 @@ BEGIN
         SELECT to_json(told)
         FROM (
             SELECT (made).*, kept.policy AS rules, terms.source, terms.priority,
-                terms.first_expires_at, terms.expires_in,
+                terms.first_expires_at, terms.expires_in, terms.effective_from,
                 bought.reference AS payment, bought.paid_unit AS payment_unit,
                 bought.kind AS reversed_kind
             FROM (SELECT) AS always
@@ -114,6 +114,7 @@ DECLARE
     from_grants  uuid[];
     from_amounts numeric[];
     policy_key   bytea;
+    waiting      json;
     shared       numeric;
     share        numeric;
     beneficiary  uuid;
@@ -155,8 +156,8 @@ BEGIN
         -- PL/pgSQL prepares each expression in each transaction, even in branches that are not
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
-            m.priority, m.expires_at, m.expires_in, m.returned, m.returned_total, m.part,
-            m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.used_at, m.final,
+            m.priority, m.expires_at, m.expires_in, m.effective_from, m.returned, m.returned_total,
+            m.part, m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.used_at, m.final,
             m.overrun, m.charge) > 0
         THEN
             IF m.charge IS NOT NULL THEN
@@ -171,7 +172,8 @@ BEGIN
             END IF;
             IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
                 OR m.kind <> 'grant'
-                AND num_nonnulls(m.source, m.priority, m.expires_at, m.expires_in) > 0
+                AND num_nonnulls(
+                    m.source, m.priority, m.expires_at, m.expires_in, m.effective_from) > 0
                 OR m.kind <> 'capture' AND num_nonnulls(m.final, m.overrun) > 0
                 OR m.reverses IS NULL
                 AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
@@ -235,9 +237,16 @@ BEGIN
                 WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
             END IF;
         END IF;
+        IF m.kind = 'grant' THEN
+            waiting := cogni_billing.waiting_record(owner, m.reference);
+            IF waiting IS NOT NULL THEN
+                answers := answers || format('{"outcome":"replayed","stored":%s}', waiting);
+                CONTINUE;
+            END IF;
+        END IF;
         present := greatest(w.as_of, m.at);
         IF w.due_at <= present AND (several OR was IS NULL) THEN
-            SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+            SELECT * INTO due FROM cogni_billing.catch_up(w, present);
             w := due.w;
             arrived := NULL;  -- an expiry may have read newer arrivals
             IF due.more THEN
@@ -315,12 +324,27 @@ BEGIN
         ELSIF m.kind = 'grant' THEN
             IF (cogni_billing.is_visible(m.source) AND m.priority BETWEEN 0 AND 1000000
                 AND coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)
-                AND cogni_billing.is_lifetime(m.expires_at, m.expires_in, m.at)) IS NOT TRUE
+                AND coalesce(
+                    m.effective_from >= 'epoch' AND m.effective_from < '9999-01-01 00:00:00+00', true)
+                AND coalesce(m.expires_at > m.effective_from, true)
+                AND cogni_billing.is_lifetime(
+                    m.expires_at, m.expires_in, greatest(m.at, m.effective_from))) IS NOT TRUE
             THEN
                 PERFORM cogni_billing.refuse('grants_have_their_terms');
             END IF;
-            IF m.expires_at <= present THEN
+            PERFORM FROM cogni_billing.schedules WHERE tenant_id = owner AND id = m.id;
+            IF FOUND THEN
+                PERFORM cogni_billing.refuse_id(m.id);
+            ELSIF m.expires_at <= present THEN
                 answers := answers || format('{"outcome":"expired","present":%s}', to_json(present));
+                CONTINUE;
+            ELSIF m.effective_from > present THEN
+                PERFORM cogni_billing.keep_waiting(owner, m, w.posted + arrived);
+                w.due_at := least(w.due_at, m.effective_from);
+                w.as_of := present;
+                changed := true;
+                answers := answers || format(
+                    '{"outcome":"done","balance":%s}', w.posted + arrived);
                 CONTINUE;
             END IF;
             to_draw := 0;
@@ -334,10 +358,10 @@ BEGIN
             END IF;
             INSERT INTO cogni_billing.grants (
                 tenant_id, id, amount, taken, source, priority, granted_at, expires_at,
-                first_expires_at, expires_in
+                first_expires_at, expires_in, effective_from
             ) VALUES (
                 owner, m.id, m.amount, to_draw, m.source, m.priority, m.at, m.expires_at,
-                m.expires_at, m.expires_in
+                m.expires_at, m.expires_in, m.effective_from
             )
             ON CONFLICT DO NOTHING;  -- refused below
             w.granted := w.granted + m.amount - to_draw;
@@ -535,7 +559,7 @@ DECLARE
     due     record;
 BEGIN
     PERFORM cogni_billing.check_call(moment, '{}', '-');
-    SELECT * INTO due FROM cogni_billing.expire_wallet(w, present);
+    SELECT * INTO due FROM cogni_billing.catch_up(w, present);
     RETURN json_build_object('expired', expired, 'more', due.more);
 END
 $$;

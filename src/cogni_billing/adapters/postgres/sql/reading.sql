@@ -107,8 +107,8 @@ BEGIN
 END
 $$;
 
--- A wallet's posted credits as of a moment, or all of them for 'infinity'. Expirations that are due
--- by `present` count at their own moments.
+-- A wallet's posted credits as of a moment, or all of them for 'infinity'. Changes that are due by
+-- `present` count at their own moments.
 CREATE FUNCTION cogni_billing.posted_by(
     w cogni_billing.wallets, present timestamptz, moment timestamptz
 ) RETURNS numeric
@@ -126,9 +126,9 @@ BEGIN
                 w.tenant_id, w.lines, moment, 9223372036854775807));
     END IF;
     IF w.due_at <= least(present, moment) AND w.as_of <= moment THEN
-        total := total - (
-            SELECT coalesce(sum(amount), 0) FROM cogni_billing.expirations(
-                w.tenant_id, w.as_of, least(present, moment)));
+        total := total + (
+            SELECT coalesce(sum(amount), 0)
+            FROM cogni_billing.due_changes(w, least(present, moment)));
     END IF;
     RETURN total;
 END
@@ -178,17 +178,16 @@ BEGIN
     END IF;
     IF moment IS NULL THEN
         present := greatest(w.as_of, present);
-        w.posted := w.posted + w.received + (
-            SELECT coalesce(sum(amount), 0) FROM cogni_billing.arrivals
-            WHERE account_id = account AND position > w.received_up_to);
         IF w.due_at <= present THEN
             w.held := w.held - (
                 SELECT coalesce(sum(held), 0) FROM cogni_billing.holds
                 WHERE tenant_id = me AND state = 'open' AND ends_at <= present);
-            w.posted := w.posted - (
-                SELECT coalesce(sum(amount), 0)
-                FROM cogni_billing.expirations(me, w.as_of, present));
+            w.posted := w.posted + (
+                SELECT coalesce(sum(amount), 0) FROM cogni_billing.due_changes(w, present));
         END IF;
+        w.posted := w.posted + w.received + (
+            SELECT coalesce(sum(amount), 0) FROM cogni_billing.arrivals
+            WHERE account_id = account AND position > w.received_up_to);
     ELSE
         w.posted := cogni_billing.posted_by(w, moment, moment);
         w.held := (
@@ -226,7 +225,7 @@ $$;
 
 -- Lines of the tenant's account, newest first, and the balances before and after the interval. An
 -- own line comes after the arrivals that it has seen. So a place is an arrival's position and the
--- number of an own line after it, or zero for the arrival itself. Due expirations are the newest
+-- number of an own line after it, or zero for the arrival itself. Due changes are the newest
 -- lines, in a list of their own.
 CREATE FUNCTION cogni_billing._lines(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
@@ -260,17 +259,18 @@ BEGIN
             w, present, coalesce(m.until - just_before, 'infinity'));
         IF w.due_at <= present THEN
             SELECT json_agg(json_build_array(
-                seen, own, id, kind, reference, amount, balance, at, NULL, NULL, NULL
+                seen, own, id, kind, reference, amount, balance, at, drawn, metadata,
+                NULL
             )), m.size - count(*) INTO due, m.size FROM (
                 SELECT
-                    newer.up_to AS seen, w.lines + n AS own, id, 'expiry' AS kind, reference,
-                    - expiring.amount AS amount, at,
-                    w.posted - so_far + w.received + newer.amount AS balance
-                FROM cogni_billing.expiry_lines(me, w.as_of, present) AS expiring
+                    newer.up_to AS seen, w.lines + n AS own, id, kind, reference, change.amount, at,
+                    w.posted + so_far + w.received + newer.amount AS balance,
+                    CASE kind WHEN 'grant' THEN nullif((lot).taken, 0) END AS drawn, metadata
+                FROM cogni_billing.due_lines(w, present) AS change
                 CROSS JOIN cogni_billing.newer_arrivals(
                     cogni_billing.account_of(me), w.received_up_to) AS newer
                 WHERE (m.seen IS NULL OR w.lines + n < m.own)
-                  AND (m.kind IS NULL OR m.kind = 'expiry')
+                  AND (m.kind IS NULL OR m.kind = kind)
                   AND (m.since IS NULL OR at >= m.since)
                   AND (m.until IS NULL OR at < m.until)
                 ORDER BY n DESC
@@ -355,49 +355,72 @@ LANGUAGE sql STABLE AS $$
     ), 0) END
 $$;
 
--- Grants with credits left in spend order, or a page of all grants, newest first. Due expirations
--- are taken off.
+-- Grants with credits left in spend order, or a page of all grants, newest first. What is due is
+-- taken into account: expirations, and periods that have begun.
 CREATE FUNCTION cogni_billing._grants(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
     size    CONSTANT bigint := asked ->> 'size';
     last_id CONSTANT uuid := asked ->> 'after';
     before  bigint := 9223372036854775807;
+    w       cogni_billing.wallets;
+    begun   cogni_billing.grants[] := '{}';
     present timestamptz;
 BEGIN
-    SELECT greatest(as_of, (asked ->> 'now')::timestamptz) INTO present
-    FROM cogni_billing.wallets WHERE tenant_id = me;
+    SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = me;
     IF NOT FOUND AND NOT cogni_billing.has_arrivals(me) THEN
         RETURN '{"outcome":"unknown_account"}';
+    END IF;
+    present := greatest(w.as_of, (asked ->> 'now')::timestamptz);
+    IF w.due_at <= present THEN
+        begun := ARRAY(
+            SELECT lot FROM cogni_billing.due_lines(w, present) WHERE kind = 'grant' ORDER BY n);
     END IF;
     IF size IS NOT NULL THEN
         IF last_id IS NOT NULL THEN
             before := coalesce((
                 SELECT position FROM cogni_billing.transactions
-                WHERE tenant_id = me AND id = last_id AND kind = 'grant'), 0);
+                WHERE tenant_id = me AND id = last_id AND kind = 'grant'
+            ), (
+                SELECT w.lines + n FROM generate_subscripts(begun, 1) AS n
+                WHERE begun[n].id = last_id
+            ), 0);
         END IF;
         RETURN json_build_object('outcome', 'done', 'grants', coalesce((
             SELECT json_agg(to_json(told) ORDER BY place DESC)
             FROM (
-                SELECT lot.*, cogni_billing.left_of(lot, present) AS remaining, made.place
+                SELECT (made.lot).*, cogni_billing.left_of(lot, present) AS remaining, made.place
                 FROM (
-                    SELECT id, position AS place
-                    FROM cogni_billing.transactions
-                    WHERE tenant_id = me AND kind = 'grant' AND position < before
-                    ORDER BY position DESC
+                    SELECT begun[n] AS lot, w.lines + n AS place
+                    FROM generate_subscripts(begun, 1) AS n
+                    WHERE w.lines + n < before
+                    UNION ALL
+                    SELECT lot, place
+                    FROM (
+                        SELECT id, position AS place
+                        FROM cogni_billing.transactions
+                        WHERE tenant_id = me AND kind = 'grant' AND position < before
+                        ORDER BY position DESC
+                        LIMIT least(greatest(size, 0), 1000)
+                    ) AS line
+                    JOIN cogni_billing.grants AS lot ON lot.tenant_id = me AND lot.id = line.id
+                    ORDER BY place DESC
                     LIMIT least(greatest(size, 0), 1000)
                 ) AS made
-                JOIN cogni_billing.grants AS lot ON lot.tenant_id = me AND lot.id = made.id
             ) AS told
         ), '[]'));
     END IF;
     RETURN json_build_object('outcome', 'done', 'grants', coalesce((
-        SELECT json_agg(to_json(lot) ORDER BY priority, expires_at, granted_at, id)
+        SELECT json_agg(to_json(told) ORDER BY priority, expires_at, granted_at, id)
         FROM (
-            SELECT lot.*, cogni_billing.left_of(lot, present) AS remaining
-            FROM cogni_billing.grants AS lot
-            WHERE lot.tenant_id = me AND (lot.expires_at IS NULL OR lot.expires_at > present)
-        ) AS lot
+            SELECT (each.lot).*, cogni_billing.left_of(lot, present) AS remaining
+            FROM (
+                SELECT lot FROM cogni_billing.grants AS lot
+                WHERE tenant_id = me AND (expires_at IS NULL OR expires_at > present)
+                UNION ALL
+                SELECT begun[n] FROM generate_subscripts(begun, 1) AS n
+            ) AS each
+        ) AS told
         WHERE remaining > 0
     ), '[]'));
 END

@@ -154,7 +154,8 @@ BEGIN
 END
 $$;
 
--- The times at which the tenant's holds and grants expire, up to a moment.
+-- The times at which the tenant's holds and grants expire, and schedules begin a period, up to a
+-- moment.
 CREATE FUNCTION cogni_billing.due(owner uuid, moment timestamptz) RETURNS SETOF timestamptz
 LANGUAGE sql STABLE ROWS 10 AS $$
     SELECT ends_at FROM cogni_billing.holds
@@ -162,111 +163,144 @@ LANGUAGE sql STABLE ROWS 10 AS $$
     UNION ALL
     SELECT expires_at FROM cogni_billing.grants
     WHERE tenant_id = owner AND taken < amount AND expires_at <= moment
+    UNION ALL
+    SELECT next_at FROM cogni_billing.schedules
+    WHERE tenant_id = owner AND next_at < 'infinity' AND next_at <= moment
 $$;
 
--- Expirations by a moment, each at its own instant but never in the wallet's past: remaining
--- credits of grants, and pins that expiring holds give back to expired grants.
-CREATE FUNCTION cogni_billing.expirations(
-    owner uuid, as_of timestamptz, moment timestamptz, OUT at timestamptz, OUT grant_id uuid, OUT amount numeric
+-- The next of these times. 'infinity' if there is none.
+CREATE FUNCTION cogni_billing.next_due(owner uuid) RETURNS timestamptz
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN coalesce((
+        SELECT min(instant) FROM cogni_billing.due(owner, 'infinity') AS instant), 'infinity');
+END
+$$;
+
+-- Grants that begin or expire by a moment, each at its own instant but never in the wallet's past.
+-- The remaining credits of a grant expire, and pins that expiring holds give back to an expired one.
+CREATE FUNCTION cogni_billing.due_changes(
+    w cogni_billing.wallets, moment timestamptz,
+    OUT at timestamptz, OUT kind text, OUT amount numeric, OUT plan uuid, OUT reference text,
+    OUT actor text, OUT metadata json, OUT lot cogni_billing.grants
 ) RETURNS SETOF record
 LANGUAGE sql STABLE ROWS 10 AS $$
-    SELECT greatest(instant, as_of), id, sum(part)
+    WITH start AS MATERIALIZED (
+        SELECT * FROM cogni_billing.starts(w, moment)
+    )
+    SELECT at, 'grant', (lot).amount, plan, reference, actor, metadata, lot FROM start
+    UNION ALL
+    SELECT greatest(instant, w.as_of), 'expiry', - sum(part), NULL, NULL, NULL, '{}', lot
     FROM (
-        SELECT expires_at AS instant, id, amount - taken AS part
-        FROM cogni_billing.grants
-        WHERE tenant_id = owner AND taken < amount AND expires_at <= moment
+        SELECT lot.expires_at AS instant, lot.amount - lot.taken AS part, lot
+        FROM cogni_billing.grants AS lot
+        WHERE tenant_id = w.tenant_id AND taken < lot.amount AND expires_at <= moment
         UNION ALL
-        SELECT greatest(hold.ends_at, pinned.expires_at), pinned.id, pin.amount
+        SELECT greatest(hold.ends_at, lot.expires_at), pin.amount, lot
         FROM cogni_billing.holds AS hold
         CROSS JOIN unnest(hold.pinned_grants, hold.pinned_amounts) AS pin (grant_id, amount)
-        JOIN cogni_billing.grants AS pinned
-            ON pinned.tenant_id = owner AND pinned.id = pin.grant_id
-        WHERE hold.tenant_id = owner AND hold.kind = 'work' AND hold.state = 'open'
-          AND hold.ends_at <= moment AND pinned.expires_at <= moment
+        JOIN cogni_billing.grants AS lot
+            ON lot.tenant_id = w.tenant_id AND lot.id = pin.grant_id
+        WHERE hold.tenant_id = w.tenant_id AND hold.kind = 'work' AND hold.state = 'open'
+          AND hold.ends_at <= moment AND lot.expires_at <= moment
+        UNION ALL
+        SELECT (lot).expires_at, (lot).amount - (lot).taken, lot
+        FROM start
+        WHERE (lot).expires_at <= moment AND (lot).taken < (lot).amount
     ) AS parts
-    GROUP BY 1, 2
+    GROUP BY greatest(instant, w.as_of), lot
 $$;
 
--- The lines that post expirations by a moment, in order. `so_far` is the sum of their amounts. A
--- grant expires once more if a hold returns credits to it later, so its times are counted.
-CREATE FUNCTION cogni_billing.expiry_lines(
-    owner uuid, as_of timestamptz, moment timestamptz,
-    OUT n bigint, OUT at timestamptz, OUT grant_id uuid, OUT amount numeric, OUT so_far numeric,
-    OUT reference text, OUT id uuid
+-- The id of a transaction that the ledger makes, from its key.
+CREATE FUNCTION cogni_billing.id_of(key text) RETURNS uuid
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT encode(substr(sha256(convert_to(key, 'UTF8')), 1, 16), 'hex')::uuid
+$$;
+
+-- The lines that post due changes by a moment, in order. At one instant grants expire before
+-- others begin. `so_far` is the sum of their amounts. A grant expires once more if a hold returns
+-- credits to it later, so its times are counted.
+CREATE FUNCTION cogni_billing.due_lines(
+    w cogni_billing.wallets, moment timestamptz,
+    OUT n bigint, OUT at timestamptz, OUT kind text, OUT amount numeric, OUT so_far numeric,
+    OUT reference text, OUT id uuid, OUT actor text, OUT metadata json, OUT lot cogni_billing.grants
 ) RETURNS SETOF record
 LANGUAGE sql ROWS 10 AS $$
-    SELECT n, at, grant_id, amount, so_far, key, CASE
+    SELECT n, at, kind, amount, so_far, key, CASE
+        WHEN kind = 'grant' THEN (lot).id
         -- A caller chooses the ids of its transactions, and could take this one.
         WHEN EXISTS (
             SELECT FROM cogni_billing.transactions
-            WHERE tenant_id = owner AND transactions.id = given.id)
-        THEN gen_random_uuid() ELSE given.id END
+            WHERE tenant_id = w.tenant_id AND transactions.id = cogni_billing.id_of(key))
+        THEN gen_random_uuid() ELSE cogni_billing.id_of(key) END, actor, metadata, lot
     FROM (
-        SELECT due.*, lot.id || '@' || (
-                row_number() OVER (PARTITION BY due.grant_id ORDER BY due.at) + (
+        SELECT due.*, coalesce(due.reference, (lot).id || '@' || (
+                row_number() OVER (PARTITION BY due.kind, (lot).id ORDER BY due.at) + (
                     SELECT count(*)
                     FROM cogni_billing.transactions
-                    WHERE tenant_id = owner AND kind = 'expiry'
+                    WHERE tenant_id = w.tenant_id AND transactions.kind = 'expiry'
                       -- A range of the index: "A" comes after "@".
-                      AND transactions.reference > due.grant_id || '@'
-                      AND transactions.reference < due.grant_id || 'A'
-                )) AS key,
+                      AND transactions.reference > (lot).id || '@'
+                      AND transactions.reference < (lot).id || 'A'
+                ))) AS key,
             row_number() OVER sequence AS n,
             sum(due.amount) OVER sequence AS so_far
-        FROM cogni_billing.expirations(owner, as_of, moment) AS due
-        JOIN cogni_billing.grants AS lot ON lot.tenant_id = owner AND lot.id = due.grant_id
+        FROM cogni_billing.due_changes(w, moment) AS due
         WINDOW sequence AS (
-            ORDER BY due.at, priority, expires_at, granted_at, due.grant_id
+            ORDER BY due.at, due.kind, plan, due.reference COLLATE "C", (lot).priority,
+                (lot).expires_at, (lot).granted_at, (lot).id
             ROWS UNBOUNDED PRECEDING)
     ) AS line
-    CROSS JOIN LATERAL (
-        SELECT encode(substr(sha256(convert_to(key, 'UTF8')), 1, 16), 'hex')::uuid AS id
-    ) AS given
     ORDER BY n
 $$;
 
--- Posts expirations due by a moment: holds expire, and the remaining credits of each expired grant
--- are taken in a balanced transaction at its own instant.
-CREATE FUNCTION cogni_billing.post_expirations(w cogni_billing.wallets, moment timestamptz)
+-- Posts what is due by a moment: holds expire, grants begin, and the remaining credits of each
+-- expired grant are taken, each in a balanced transaction at its own instant.
+CREATE FUNCTION cogni_billing.post_due(w cogni_billing.wallets, moment timestamptz)
 RETURNS cogni_billing.wallets
 LANGUAGE plpgsql AS $$
 DECLARE
     owner    CONSTANT uuid := w.tenant_id;
     newer    record;
+    posted   record;
     freed    numeric;
     unheld   numeric;
     last_due timestamptz;
-    lost     numeric;
-    lines    bigint;
 BEGIN
     SELECT max(instant) INTO last_due FROM cogni_billing.due(owner, moment) AS instant;
     IF last_due IS NOT NULL THEN
         SELECT * INTO newer FROM cogni_billing.newer_arrivals(
             cogni_billing.account_of(owner), w.received_up_to);
-        WITH expiration AS MATERIALIZED (
-            SELECT * FROM cogni_billing.expiry_lines(owner, w.as_of, moment)
+        WITH change AS MATERIALIZED (
+            SELECT * FROM cogni_billing.due_lines(w, moment)
         ), line AS (
             INSERT INTO cogni_billing.transactions (
                 tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
-                posted_after, arrived, overdraft, subject_id, metadata
+                posted_after, arrived, overdraft, subject_id, drawn_grants, drawn_amounts, actor, metadata
             )
             SELECT
-                owner, id, w.lines + n, newer.up_to, at, at, 'expiry', reference,
-                - expiration.amount, w.posted - so_far, w.received + newer.amount, false, grant_id,
-                '{}'
-            FROM expiration
+                owner, id, w.lines + n, newer.up_to, at, at, kind, reference, amount,
+                w.posted + so_far, w.received + newer.amount, false,
+                CASE kind WHEN 'expiry' THEN (lot).id END,
+                CASE WHEN kind = 'grant' AND (lot).taken > 0 THEN ARRAY[id] END,
+                CASE WHEN kind = 'grant' AND (lot).taken > 0 THEN ARRAY[(lot).taken] END,
+                actor, metadata
+            FROM change
             ORDER BY n
         ), leg AS (
             INSERT INTO cogni_billing.arrivals (
                 origin_id, transaction_id, sequence, account_id, kind, amount, occurred_at
             )
-            SELECT owner, id, 1, cogni_billing.contra_of('expiry'), 'expiry', amount, at
-            FROM expiration
+            SELECT owner, id, 1, cogni_billing.contra_of(kind), kind, - amount, at
+            FROM change
             ORDER BY n
+        ), begun AS (
+            INSERT INTO cogni_billing.grants SELECT (lot).* FROM change WHERE kind = 'grant'
         )
-        SELECT count(*), coalesce(sum(amount), 0), greatest(last_due, max(at))
-        INTO lines, lost, last_due
-        FROM expiration;
+        SELECT count(*) AS lines, coalesce(sum(amount), 0) AS total, max(at) AS last_at,
+            coalesce(sum((lot).taken) FILTER (WHERE kind = 'grant'), 0) AS repaid
+        INTO posted
+        FROM change;
         WITH pin AS (
             SELECT grant_id, sum(pinned.amount) AS amount
             FROM cogni_billing.holds
@@ -288,14 +322,14 @@ BEGIN
         -- As it was before the update.
         SELECT coalesce(sum(held), 0) INTO unheld FROM cogni_billing.holds
         WHERE tenant_id = owner AND kind = 'work' AND state = 'open' AND ends_at <= moment;
-        w.posted := w.posted - lost;
-        w.lines := w.lines + lines;
+        PERFORM cogni_billing.move_schedules(owner, moment);
+        w.posted := w.posted + posted.total;
+        w.lines := w.lines + posted.lines;
         w.held := w.held - unheld;
-        w.granted := w.granted + freed - lost;
-        w.as_of := greatest(w.as_of, last_due);
+        w.granted := w.granted + freed + posted.total - posted.repaid;
+        w.as_of := greatest(w.as_of, last_due, posted.last_at);
     END IF;
-    SELECT coalesce(min(instant), 'infinity') INTO w.due_at
-    FROM cogni_billing.due(owner, 'infinity') AS instant;
+    w.due_at := cogni_billing.next_due(owner);
     RETURN w;
 END
 $$;
@@ -311,9 +345,9 @@ BEGIN
 END
 $$;
 
--- Posts due expirations of a locked wallet and writes it. `more` if others are due. One call posts
--- a thousand holds and grants, and those of the same instant as the last of them.
-CREATE FUNCTION cogni_billing.expire_wallet(
+-- Posts what is due on a locked wallet and writes it. `more` if others are due. One call posts a
+-- thousand holds, grants and periods of a schedule, and those of the same instant as the last.
+CREATE FUNCTION cogni_billing.catch_up(
     INOUT w cogni_billing.wallets, moment timestamptz, OUT more boolean
 )
 LANGUAGE plpgsql AS $$
@@ -321,11 +355,17 @@ DECLARE
     horizon timestamptz := moment;
 BEGIN
     IF w.due_at <= moment THEN
-        SELECT coalesce(min(instant), moment) INTO horizon FROM (
-            SELECT instant FROM cogni_billing.due(w.tenant_id, moment) AS instant
-            ORDER BY instant OFFSET 999 LIMIT 1
+        SELECT least(min(instant), moment) INTO horizon FROM (
+            (
+                SELECT instant FROM cogni_billing.due(w.tenant_id, moment) AS instant
+                ORDER BY instant OFFSET 999 LIMIT 1
+            )
+            UNION ALL
+            SELECT cogni_billing.begin_of(plan, plan.number + 999)
+            FROM cogni_billing.schedules AS plan
+            WHERE tenant_id = w.tenant_id AND next_at < 'infinity' AND next_at <= moment
         ) AS last_one;
-        w := cogni_billing.post_expirations(w, horizon);
+        w := cogni_billing.post_due(w, horizon);
         PERFORM cogni_billing.keep_wallet(w);
     END IF;
     more := horizon < moment;

@@ -27,6 +27,7 @@ CREATE TYPE cogni_billing.movement AS (
     priority       integer,
     expires_at     timestamptz,
     expires_in     bigint,
+    effective_from timestamptz,
     reverses       uuid,
     returned       numeric,
     returned_total numeric,
@@ -42,7 +43,8 @@ CREATE TYPE cogni_billing.movement AS (
 
 -- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions.
 -- `received` is the sum of arrivals up to the position `received_up_to`, as of the last `fold`.
--- `lines` counts the tenant's transactions. `due_at` is when the next hold or grant expires.
+-- `lines` counts the tenant's transactions. `due_at` is when the next hold or grant expires,
+-- or the next period of a schedule begins.
 CREATE TABLE cogni_billing.wallets (
     tenant_id      uuid        NOT NULL,
     opened_at      timestamptz NOT NULL,
@@ -259,12 +261,56 @@ CREATE TABLE cogni_billing.grants (
     -- The first expiry, and the lifetime in microseconds if the caller gave one.
     first_expires_at timestamptz,
     expires_in       bigint,
+    -- The beginning that the caller gave, if any.
+    effective_from   timestamptz,
     CONSTRAINT grants_pkey PRIMARY KEY (id, tenant_id)
 );
 
 CREATE INDEX grants_spendable
     ON cogni_billing.grants (tenant_id, priority, expires_at, granted_at, id)
     WHERE taken < amount;
+
+-- Grants that begin by time: one that begins later (`once`), with the id and the key of its
+-- transaction, or one each period.
+CREATE TABLE cogni_billing.schedules (
+    tenant_id    uuid             NOT NULL,
+    id           uuid             NOT NULL,
+    once         boolean          NOT NULL,
+    reference    text COLLATE "C" NOT NULL,
+    made_at      timestamptz      NOT NULL,
+    amount       numeric          NOT NULL,
+    source       text COLLATE "C" NOT NULL,
+    priority     integer          NOT NULL,
+    -- Periods: their unit, the beginning of period 0, the zone whose calendar counts, and the moment
+    -- from which none begins. `given_anchor` is as requested.
+    every        text,
+    anchor       timestamptz      NOT NULL,
+    given_anchor timestamptz,
+    zone         text COLLATE "C" NOT NULL,
+    until        timestamptz,
+    -- The most credits of a period that live longer, and for how many periods.
+    cap          numeric,
+    carries      integer,
+    -- Of a single grant: its expiry, and the lifetime in microseconds if the caller gave one.
+    expires_at   timestamptz,
+    expires_in   bigint,
+    replaces     uuid,
+    actor        text COLLATE "C",
+    -- The tenant's balance when it was recorded.
+    balance      numeric          NOT NULL,
+    metadata     json             NOT NULL,
+    -- Periods up to `number` have begun. `next_at` is 'infinity' if no other begins.
+    first_number bigint           NOT NULL,
+    number       bigint           NOT NULL,
+    next_at      timestamptz      NOT NULL,
+    ended_at     timestamptz,
+    CONSTRAINT schedules_pkey PRIMARY KEY (id, tenant_id),
+    CONSTRAINT schedules_key_used_once UNIQUE (reference, tenant_id, once)
+);
+
+CREATE INDEX schedules_newest ON cogni_billing.schedules (tenant_id, made_at, id);
+CREATE INDEX schedules_due ON cogni_billing.schedules (tenant_id, next_at)
+    WHERE next_at < 'infinity';
 
 -- Later expiries of grants. A row never changes.
 CREATE TABLE cogni_billing.grant_extensions (

@@ -49,16 +49,19 @@ from cogni_billing.testing.contracts import (
     late_usage,
     metering,
     overdrafts,
+    periods,
     purchases,
     reading,
     refunds,
     restarting,
+    schedules,
     scopes,
     sealing,
     sharing,
     single_calls,
     statements,
     verifying,
+    waiting_grants,
 )
 
 
@@ -164,6 +167,9 @@ class MemoryConformance(Fixtures):
     class TestOverdraftLimits(overdrafts.OverdraftLimitContract):
         pass
 
+    class TestPeriods(periods.PeriodContract):
+        pass
+
     class TestPurchaseBatches(batches.PurchaseBatchContract):
         pass
 
@@ -171,6 +177,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestRefunds(refunds.RefundContract):
+        pass
+
+    class TestSchedules(schedules.ScheduleContract):
         pass
 
     class TestSealing(sealing.SealingContract):
@@ -192,6 +201,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestVerifying(verifying.VerifyingContract):
+        pass
+
+    class TestWaitingGrants(waiting_grants.WaitingGrantContract):
         pass
 
 
@@ -243,6 +255,9 @@ class TransactionalConformance(MemoryConformance):
     class TestRefusedCalls(single_calls.RefusedCallContract):
         pass
 
+    class TestScheduleRaces(schedules.ScheduleRaces):
+        pass
+
     class TestScopes(scopes.ScopeContract):
         pass
 
@@ -253,6 +268,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestSingleCalls(single_calls.SingleCallContract):
+        pass
+
+    class TestWaitingGrantRaces(waiting_grants.WaitingGrantRaces):
         pass
 
 

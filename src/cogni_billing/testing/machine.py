@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from datetime import datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
@@ -31,6 +32,7 @@ from cogni_billing import (
     BillingError,
     Charge,
     Grant,
+    GrantSchedule,
     Hold,
     Line,
     Outcome,
@@ -38,6 +40,8 @@ from cogni_billing import (
     Purchase,
     Receipt,
     RevenueSharePolicy,
+    Rollover,
+    Schedule,
     ShareMode,
     ShareRule,
     Shortfall,
@@ -81,6 +85,19 @@ corrections = st.sampled_from([-200_000, -60_000, -3, 2, 70_000])
 cents = st.integers(1, 3)
 payments = st.sampled_from(["z", "z", "z", "a"])
 parts = st.none() | st.just(1) | st.integers(1, 3)
+days = timedelta(days=1)
+plans = st.fixed_dictionaries(
+    {
+        "amount": st.integers(1, 5) | st.just(60_000),
+        "priority": st.sampled_from([0, 100]),
+        "every": st.sampled_from(["day", "week", "month", "month", "year"]),
+        "zone": st.sampled_from(["UTC", "Europe/Berlin"]),
+        "anchor": st.none() | st.sampled_from([-200 * days, -35 * days, 0 * days, 20 * days]),
+        "until": st.none() | st.sampled_from([40 * days, 90 * days]),
+        "cap": st.sampled_from([0, 0, 2, 100_000]),
+        "periods": st.integers(1, 2),
+    }
+)
 leaps = st.sampled_from([0, 1, 10, 60]) | st.integers(-5, 100)
 expiries = st.none() | st.sampled_from([-1, 0, 1, 10, 60])
 periods = st.just((None, None)) | st.tuples(
@@ -122,6 +139,7 @@ OUTCOMES = {
     "reversal_exceeds_charge",
     "unknown_dispute",
     "dispute_closed",
+    "unknown_schedule",
 }
 
 Observed = tuple[str, Any]
@@ -166,18 +184,21 @@ class Ledgers(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.clock = MovableClock()
+        self.ids = [CountingIds() for _ in self.new]
         self.billings = [
-            new()(clock=self.clock, ids=CountingIds(), policy=POLICY) for new in self.new
+            new()(clock=self.clock, ids=ids, policy=POLICY)
+            for new, ids in zip(self.new, self.ids, strict=True)
         ]
         self.model = Model(list(TENANTS), "system")
         self.holds: dict[tuple[str, str], UUID] = {}
         self.grants: dict[tuple[str, str], UUID] = {}
+        self.schedules: dict[tuple[str, str], UUID] = {}
         self.disputes: list[tuple[str, str, str]] = []
         # Gives Alice and the beneficiaries credits to spend, and holds and a dispute to end.
         self.purchase("alice", 3, "z")
         self.hold("alice", 5, "a", None)
         self.hold("alice", 5, "b", ("at", 1))
-        self.grant("alice", 5, "a", 100, 1, lasts=False)
+        self.grant("alice", 5, "a", 100, 1, lasts=False, begins=None)
         self.open_dispute("alice", "z", 1, "a")
         # Outcomes that few random sequences meet.
         self.purchase("alice", 3, "z")
@@ -189,6 +210,7 @@ class Ledgers(RuleBasedStateMachine):
         self.charge(("alice", 5, "d", "", None), "user:1")
         self.reverse("alice", "charge", "d", 40_000, "b")
         self.reverse("alice", "charge", "c", None, "b")
+        self.end_schedule(0)
 
     def at(self, seconds: int | None) -> datetime | None:
         """The moment that many seconds from now."""
@@ -225,6 +247,10 @@ class Ledgers(RuleBasedStateMachine):
     @rule(seconds=leaps)
     def leap(self, seconds: int) -> None:
         self.clock.moment += timedelta(seconds=seconds)
+
+    @rule(leap=st.sampled_from([1, 8, 33]))
+    def leap_days(self, leap: int) -> None:
+        self.clock.moment += timedelta(days=leap)
 
     @rule(who=tenants, cents=cents, payment=keys)
     def purchase(self, who: str, cents: int, payment: str) -> None:
@@ -264,12 +290,22 @@ class Ledgers(RuleBasedStateMachine):
         priority=st.sampled_from([0, 100]),
         expires=expiries,
         lasts=st.booleans(),
+        begins=st.none() | st.sampled_from([-1, 0, 1, 10, 59]),
     )
     def grant(
-        self, who: str, amount: int, key: str, priority: int, expires: int | None, lasts: bool
+        self,
+        who: str,
+        amount: int,
+        key: str,
+        priority: int,
+        expires: int | None,
+        lasts: bool,
+        begins: int | None,
     ) -> None:
-        expires_at = self.at(expires)
+        effective_from, expires_at = self.at(begins), self.at(expires)
         expiry = expiry_given(expires, expires_at, lasts=lasts)
+        if "expires_in" in expiry:
+            expires_at = max(self.clock.moment, effective_from or EARLIEST) + expiry["expires_in"]
         receipt = self.compare_receipts(
             lambda b: b.grant(
                 TENANTS[who],
@@ -277,10 +313,16 @@ class Ledgers(RuleBasedStateMachine):
                 source="promo",
                 reference=key,
                 priority=priority,
+                effective_from=effective_from,
                 **expiry,
             ),
             lambda: self.model.grant(
-                who, (amount, priority, expires_at), key, self.clock.moment, tuple(expiry.items())
+                who,
+                (amount, priority, expires_at),
+                key,
+                self.clock.moment,
+                tuple(expiry.items()),
+                effective_from,
             ),
         )
 
@@ -298,6 +340,72 @@ class Ledgers(RuleBasedStateMachine):
             lambda b: b.void_grant(TENANTS[who], grant_id, reference=key),
             lambda: self.model.void(who, grant, key, self.clock.moment),
         )
+
+    def compare_schedules(
+        self,
+        call: Callable[[Billing], Schedule],
+        expected: Callable[[], tuple[tuple[Any, ...], bool]],
+    ) -> Schedule | None:
+        schedule, said = self.compare(call, expected)
+        if schedule is not None:
+            assert (told(schedule), schedule.replayed) == said
+        return cast("Schedule | None", schedule)
+
+    def chosen_schedule(self, which: int) -> tuple[str, UUID]:
+        """The owner and the id of a schedule, or of an unknown schedule."""
+        known = [(who, schedule_id) for (who, _), schedule_id in self.schedules.items()]
+        return chosen(which, known, ("alice", UUID(int=2**64)))
+
+    @rule(who=buyers, plan=plans, key=held_keys, replaces=st.none() | choices)
+    def schedule(self, who: str, plan: dict[str, Any], key: str, replaces: int | None) -> None:
+        moments = {
+            name: None if plan[name] is None else self.clock.moment + plan[name]
+            for name in ("anchor", "until")
+        }
+        terms = plan | moments | ({} if plan["cap"] else {"periods": 0})
+        old = None if replaces is None else self.chosen_schedule(replaces)[1]
+        rollover = Rollover(credits(plan["cap"]), plan["periods"]) if plan["cap"] else None
+        asked = GrantSchedule(
+            "plan",
+            credits(plan["amount"]),
+            every=plan["every"],
+            zone=plan["zone"],
+            priority=plan["priority"],
+            rollover=rollover,
+            **moments,
+        )
+        made = self.compare_schedules(
+            lambda b: b.schedule_grants(TENANTS[who], asked, reference=key, replaces=old),
+            lambda: self.model.schedule(
+                (who, terms, None if old is None else str(old)),
+                str(UUID(int=self.ids[0].count)),
+                key,
+                self.clock.moment,
+            ),
+        )
+        if made is not None:
+            self.schedules[who, key] = made.id
+            granted = f"{made.id} {made.first_number}"
+            self.grants[who, granted] = UUID(bytes=sha256(granted.encode()).digest()[:16])
+
+    @rule(which=choices)
+    def end_schedule(self, which: int) -> None:
+        who, schedule_id = self.chosen_schedule(which)
+        self.compare_schedules(
+            lambda b: b.end_schedule(TENANTS[who], schedule_id),
+            lambda: self.model.end_schedule(who, str(schedule_id), self.clock.moment),
+        )
+
+    @rule(who=buyers, limit=st.integers(1, 3))
+    def list_schedules(self, who: str, limit: int) -> None:
+        found, said = self.compare(
+            lambda b: all_schedules(b, TENANTS[who], limit),
+            lambda: self.model.schedules(who, self.clock.moment),
+        )
+        if found is not None:
+            assert [told(each) for each in sorted(found, key=lambda each: each.id)] == said
+            places = [(each.created_at, each.id) for each in found]
+            assert places == sorted(places, reverse=True)
 
     @rule(
         which=choices, key=held_keys, expires=st.sampled_from([-1, 1, 10, 60]), lasts=st.booleans()
@@ -761,6 +869,20 @@ def described(hold: Hold) -> tuple[Any, ...]:
     """The fields that the model knows."""
     parts = (hold.held, hold.captured, hold.released)
     return (hold.state.value, *(int(part.value) for part in parts))
+
+
+def told(schedule: Schedule) -> tuple[Any, ...]:
+    """The fields that the model knows."""
+    return schedule.number, schedule.next_at, schedule.ended_at
+
+
+def all_schedules(billing: Billing, tenant: TenantId, limit: int) -> list[Schedule]:
+    """Every schedule, page by page."""
+    schedules = page = billing.schedules(tenant, limit=limit)
+    while len(page) == limit:
+        page = billing.schedules(tenant, limit=limit, after=page[-1].id)
+        schedules += page
+    return list(schedules)
 
 
 def all_holds(billing: Billing, tenant: TenantId, limit: int) -> list[Hold]:

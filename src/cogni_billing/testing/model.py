@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
+
+from cogni_billing.testing.model_periods import begin
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)
@@ -27,9 +30,9 @@ Told = tuple[Any, ...]
 AFTER_SETTLING = {
     *("account_frozen", "insufficient_credits", "unknown_hold", "hold_closed", "invalid_time"),
     *("payment_already_claimed", "unknown_grant", "grant_closed"),
-    *("unknown_charge", "reversal_exceeds_charge"),
+    *("unknown_charge", "reversal_exceeds_charge", "unknown_schedule"),
 }
-"""Refusals that are decided after the due expirations are posted."""
+"""Refusals that are decided after all that is due is posted."""
 
 
 class RefusedError(Exception):
@@ -46,6 +49,7 @@ def _new_tenant() -> Dict:
         "holds": {},
         "disputed": {},  # credits set aside by disputes of any tenant's payments
         "grants": {},
+        "schedules": {},  # in the order of their ids, also grants that begin later
         "keys": {},
         "actors": {},  # of charges
         "given_back": {},  # credits of charges and captures, by their keys
@@ -141,40 +145,102 @@ class Model:
         reference: str,
         now: datetime,
         expiry: object = None,
+        begins: datetime | None = None,
     ) -> tuple[int, bool]:
         """*expiry* is as the caller gave it, in another form than the moment in *asked*."""
         amount, priority, expires = asked
 
-        def record(tenant: Dict) -> Draws:
+        def record(tenant: Dict) -> Draws | None:
             open_account(tenant, now)
             expire_due(tenant, now)
+            if begins is not None and begins > tenant["as_of"]:
+                wait(tenant, (amount, priority, expires), reference, begins)
+                return None
             if expires is not None and expires <= tenant["as_of"]:
                 raise RefusedError("invalid_time")
-            granted = sum(grant["left"] for grant in tenant["grants"].values())
-            disputed = sum(p["amount"] for p in tenant["disputed"].values() if p["ended"] is None)
-            debt = granted - available(tenant) - disputed
-            repaid = min(amount, max(debt, 0))
-            grant = {
-                "left": amount - repaid,
-                "priority": priority,
-                "expires": expires,
-                "granted": (now, len(tenant["grants"])),
-            }
-            tenant["grants"][reference] = grant
-            add(tenant, amount)
-            return [(grant, repaid)] if repaid else []
+            return give(tenant, reference, asked, (now, b"", len(tenant["grants"])))
 
-        request = (amount, priority, expiry or expires)
+        if begins is not None and expires is not None and expires <= begins:
+            raise RefusedError("invalid_time")
+        request = (amount, priority, expiry or expires, begins)
         return self._once(who, ("grant", reference), request, record, now)
+
+    def schedule(
+        self,
+        asked: tuple[str, Dict, str | None],
+        schedule_id: str,
+        reference: str,
+        now: datetime,
+    ) -> tuple[Told, bool]:
+        """*asked* has the tenant, the terms, and the id of the schedule to replace.
+
+        Returns the number of the next period, its moment and the end, and true if it is a replay.
+        """
+        who, terms, replaces = asked
+
+        def record(tenant: Dict) -> None:
+            expire_due(tenant, now)
+            if replaces is not None:
+                replace(tenant, known_schedule(tenant, replaces))
+            open_account(tenant, now)
+            anchor = terms["anchor"] or now
+            number = 0
+            while (next_one := begin(anchor, terms["every"], terms["zone"], number + 1)) and (
+                next_one <= tenant["as_of"]
+            ):
+                number += 1
+            tenant["schedules"][schedule_id] = made = {
+                **terms,
+                "id": schedule_id,
+                "begins": anchor,
+                "first": number,
+                "number": number,
+                "ended": None,
+                "key": None,
+            }
+            made["next"] = following(made)
+            expire_due(tenant, now)
+
+        request = (tuple(terms.items()), replaces)
+        _, replayed = self._once(who, ("schedule", reference), (request, schedule_id), record, now)
+        return self._told_schedule(who, reference, now), replayed
+
+    def _told_schedule(self, who: str, reference: str, now: datetime) -> Told:
+        tenant = deepcopy(self.state["tenants"][who])
+        expire_due(tenant, now)
+        found = tenant["schedules"][tenant["keys"]["schedule", reference][0][1]]
+        return found["number"], found["next"], found["ended"]
+
+    def end_schedule(self, who: str, schedule_id: str, now: datetime) -> tuple[Told, bool]:
+        """Returns the schedule, and true if it was ended before."""
+        with self.attempt((who, now)):
+            tenant = self.state["tenants"][who]
+            require_open(tenant)
+            expire_due(tenant, now)
+            found = known_schedule(tenant, schedule_id)
+            before = found["ended"] is not None
+            end_one(tenant, found)
+            return (found["number"], found["next"], found["ended"]), before
+
+    def schedules(self, who: str, now: datetime) -> list[Told]:
+        """Returns each schedule, in the order of their ids."""
+        tenant = deepcopy(self.state["tenants"][who])
+        require_known(tenant)
+        expire_due(tenant, now)
+        return [
+            (each["number"], each["next"], each["ended"]) for each in tenant["schedules"].values()
+        ]
 
     def void(self, who: str, grant: str, reference: str, now: datetime) -> tuple[int, bool]:
         def record(tenant: Dict) -> None:
             require_open(tenant)
             expire_due(tenant, now)
-            found = known_grant(tenant, grant)
-            add(tenant, -found["left"])
-            found["left"] = 0
-            found["expires"] = min(found["expires"] or NEVER, tenant["as_of"])
+            waiting = [each for each in tenant["schedules"].values() if each["key"] == grant]
+            if waiting and grant not in tenant["grants"]:
+                end_one(tenant, waiting[0])
+                add(tenant, 0)
+            else:
+                void(tenant, known_grant(tenant, grant))
 
         return self._once(who, ("void", reference), (grant,), record, now)
 
@@ -603,9 +669,12 @@ class Model:
 
     def draws(self, who: str, kind: str, reference: str) -> list[int] | None:
         """Returns the parts that a transaction took of grants, if it was recorded."""
-        require_known(self.state["tenants"][who])
-        recorded = self.state["tenants"][who]["keys"].get((kind, reference))
-        return None if recorded is None else [part for _, part in recorded[2]]
+        tenant = self.state["tenants"][who]
+        require_known(tenant)
+        recorded = tenant["keys"].get((kind, reference))
+        if recorded is None or (kind == "grant" and reference not in tenant["grants"]):
+            return None
+        return [part for _, part in recorded[2]]
 
     def due(self, now: datetime) -> int:
         """Returns the number of tenants with expirations due."""
@@ -618,7 +687,7 @@ class Model:
             self.catch_up(who, now)
 
     def catch_up(self, who: str, now: datetime) -> None:
-        """Expire all that is due. The tenant's time moves to the last expiration, no further."""
+        """Post all that is due. The tenant's time moves to the last due moment, no further."""
         tenant = self.state["tenants"][who]
         if instants := due(tenant, max(tenant["as_of"], now)):
             expire_due(tenant, max(instants))
@@ -646,6 +715,115 @@ def known_grant(tenant: Dict, grant: str) -> Dict:
         raise RefusedError("unknown_grant")
     found: Dict = tenant["grants"][grant]
     return found
+
+
+def give(
+    tenant: Dict,
+    reference: str,
+    asked: tuple[int, int, datetime | None],
+    granted: tuple[datetime, bytes, int],
+    by: datetime = NEVER,
+) -> Draws:
+    """Grant credits. Returns the part that repaid a debt, as of the arrivals by a moment."""
+    amount, priority, expires = asked
+    later = sum(arrived for at, arrived in tenant["arrivals"] if at > by)
+    lots = sum(grant["left"] for grant in tenant["grants"].values())
+    disputed = sum(p["amount"] for p in tenant["disputed"].values() if p["ended"] is None)
+    repaid = min(amount, max(lots + later - available(tenant) - disputed, 0))
+    grant = {
+        "left": amount - repaid,
+        "priority": priority,
+        "expires": expires,
+        "granted": granted,
+    }
+    tenant["grants"][reference] = grant
+    add(tenant, amount)
+    return [(grant, repaid)] if repaid else []
+
+
+def void(tenant: Dict, grant: Dict) -> None:
+    add(tenant, -grant["left"])
+    grant["left"] = 0
+    grant["expires"] = min(grant["expires"] or NEVER, tenant["as_of"])
+
+
+def wait(
+    tenant: Dict, asked: tuple[int, int, datetime | None], reference: str, begins: datetime
+) -> None:
+    """Keep a single grant that begins later."""
+    amount, priority, expires = asked
+    tenant["schedules"][f"once {reference}"] = {
+        "key": reference,
+        "amount": amount,
+        "priority": priority,
+        "expires": expires,
+        "every": "once",
+        "zone": "UTC",
+        "until": None,
+        "begins": begins,
+        "first": 0,
+        "number": 0,
+        "next": begins,
+        "ended": None,
+    }
+
+
+def known_schedule(tenant: Dict, schedule_id: str) -> Dict:
+    if schedule_id not in tenant["schedules"]:
+        raise RefusedError("unknown_schedule")
+    found: Dict = tenant["schedules"][schedule_id]
+    return found
+
+
+def following(schedule: Dict) -> datetime | None:
+    """The moment at which the next period begins."""
+    at = begin(schedule["begins"], schedule["every"], schedule["zone"], schedule["number"])
+    ends = at is None or (schedule["until"] is not None and at >= schedule["until"])
+    return None if ends else at
+
+
+def end_one(tenant: Dict, schedule: Dict) -> None:
+    schedule["next"], schedule["ended"] = None, schedule["ended"] or tenant["as_of"]
+
+
+def parts_of(schedule: Dict, number: int) -> list[tuple[str, int, datetime | None]]:
+    """The key, the credits and the end of each grant of a period."""
+    key, amount, longer = f"{schedule['id']} {number}", schedule["amount"], schedule["periods"]
+    carried = min(schedule["cap"], amount)
+    ends, later = (
+        begin(schedule["begins"], schedule["every"], schedule["zone"], number + lives)
+        for lives in (1, 1 + longer)
+    )
+    if carried in {0, amount}:
+        return [(key, amount, later if carried else ends)]
+    return [(key, amount - carried, ends), (f"{key} carried", carried, later)]
+
+
+def replace(tenant: Dict, schedule: Dict) -> None:
+    """End a schedule, and void what is left of its latest period."""
+    end_one(tenant, schedule)
+    if schedule["number"] > schedule["first"]:
+        for key, _, _ in parts_of(schedule, schedule["number"] - 1):
+            if tenant["grants"][key]["left"]:
+                void(tenant, tenant["grants"][key])
+
+
+def start(tenant: Dict, schedule: Dict) -> None:
+    """Make the grants of the next period."""
+    now, priority = tenant["as_of"], schedule["priority"]
+    if schedule["every"] == "once":
+        asked = schedule["amount"], priority, schedule["expires"]
+        order = (now, b"", len(tenant["grants"]))
+        key = "grant", schedule["key"]
+        request, balance, _, taken = tenant["keys"][key]
+        draws = give(tenant, schedule["key"], asked, order, now)
+        tenant["keys"][key] = (request, balance, draws, taken)
+    else:
+        for name, amount, expires in parts_of(schedule, schedule["number"]):
+            order = (now, sha256(name.encode()).digest()[:16], 0)
+            give(tenant, name, (amount, priority, expires), order, now)
+    schedule["number"] += 1
+    schedule["next"] = following(schedule)
 
 
 def require_unfrozen(tenant: Dict) -> None:
@@ -768,11 +946,14 @@ def end(tenant: Dict, hold: Dict, state: str) -> None:
 def due(tenant: Dict, moment: datetime) -> list[datetime]:
     ends = [hold["expires"] for hold in tenant["holds"].values() if hold["state"] == "open"]
     lapses = [grant["expires"] for grant in spendable(tenant)]
-    return [instant for instant in ends + lapses if instant is not None and instant <= moment]
+    starts = [schedule["next"] for schedule in tenant["schedules"].values()]
+    return [
+        instant for instant in ends + lapses + starts if instant is not None and instant <= moment
+    ]
 
 
 def expire_due(tenant: Dict, now: datetime) -> None:
-    """Expire all that is due, one after another, and move the tenant's time to *now*."""
+    """Expire and start all that is due, in order, and move the tenant's time to *now*."""
     present = max(tenant["as_of"], now)
     while instants := due(tenant, present):
         tenant["as_of"] = max(tenant["as_of"], min(instants))
@@ -784,4 +965,7 @@ def expire_due(tenant: Dict, now: datetime) -> None:
             if grant["expires"] and grant["expires"] <= tenant["as_of"]:
                 add(tenant, -grant["left"])
                 grant["left"] = 0
+        for schedule in tenant["schedules"].values():
+            if schedule["next"] is not None and schedule["next"] <= tenant["as_of"]:
+                start(tenant, schedule)
     tenant["as_of"] = present

@@ -15,11 +15,13 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 import pytest
+from attrs import evolve
 
 from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     Billing,
     BillingError,
+    GrantSchedule,
     InvalidInput,
     Overrun,
     Shortfall,
@@ -108,11 +110,16 @@ NUMBERS: Final = (
     (),
     object(),
 )
+SCHEDULE: Final = GrantSchedule("plan", credits(5), every="month")
 FLAGS: Final = (None, 0, 1, "yes", "", (), object())
 BAD: Final[dict[str, tuple[object, ...]]] = {
     "tenant": (*UUIDS, UUID(int=0), SYSTEM_ACCOUNT_ID),
     "id": UUIDS,
     "some id": UUIDS[1:],
+    "schedule": (
+        *(None, 7, "plan", ("plan", credits(5)), {"every": "day"}, object()),
+        evolve(SCHEDULE, every="once"),
+    ),
     "credits": (None, *NUMBERS, credits(0), credits(-1), usd(1), [credits(1)]),
     "correction": (None, *NUMBERS, credits(0), usd(1), [credits(1)], credits(10**27) + credits(1)),
     "credits from zero": (None, *NUMBERS, credits(-1), usd(0), usd(1), [credits(1)]),
@@ -220,12 +227,19 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | REFERENCE
     | EXPIRES
     | EXPIRES_IN
+    | {"effective_from": (NOON, "moment")}
     | {"priority": (1, "priority")}
     | METADATA,
     "grants": TENANT
     | {"spent": (True, "flag"), "limit": (5, "some limit"), "after": (UUID(int=5), "some id")},
     "void_grant": TENANT | GRANT | REFERENCE | {"reason": ("a mistake", "some reason")} | METADATA,
     "extend_grant": TENANT | GRANT | REFERENCE | EXPIRES | EXPIRES_IN,
+    "schedule_grants": TENANT
+    | {"schedule": (SCHEDULE, "schedule"), "replaces": (UUID(int=5), "some id")}
+    | REFERENCE
+    | METADATA,
+    "end_schedule": TENANT | {"schedule_id": (UUID(int=5), "id")},
+    "schedules": TENANT | {"limit": (5, "limit"), "after": (UUID(int=5), "some id")},
     "refund": TENANT | PAYMENT | PART | REFERENCE | SHORTFALL | METADATA,
     "open_dispute": TENANT | PAYMENT | REFERENCE | PART | METADATA,
     "win_dispute": TENANT | PAYMENT | REFERENCE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -18,9 +18,11 @@ from cogni_billing import (
     AttemptRules,
     Billing,
     Dispute,
+    GrantSchedule,
     Hold,
     Overrun,
     PaymentAttempts,
+    Schedule,
     UnknownAccount,
     credits,
     usd,
@@ -40,6 +42,15 @@ def held(billing: Billing) -> UUID:
     """The id of the same hold, every time."""
     ready = billing.find_hold(ALICE, "ready")
     return (ready or billing.hold(ALICE, credits(30), reference="ready")).id
+
+
+PLAN: Final = GrantSchedule("plan", credits(5), every="month")
+NEXT_CENTURY: Final = datetime(2101, 1, 1, tzinfo=UTC)
+
+
+def scheduled(billing: Billing) -> UUID:
+    """The id of the same schedule, every time."""
+    return billing.schedule_grants(ALICE, PLAN, reference="ready").id
 
 
 INTENT, PENDING = UUID(int=1001), UUID(int=1002)
@@ -96,6 +107,13 @@ CALLS: Final[dict[str, Callable[[Billing], object]]] = {
         ALICE, held(billing), credits(4), reference="p1"
     ),
     "grant": lambda billing: billing.grant(ALICE, credits(5), source="promo:a", reference="g1"),
+    "grant that waits": lambda billing: billing.grant(
+        BOB, credits(5), source="promo:a", reference="g2", effective_from=NEXT_CENTURY
+    ),
+    "schedule_grants": lambda billing: billing.schedule_grants(ALICE, PLAN, reference="s1"),
+    "schedule_grants in place of another": lambda billing: billing.schedule_grants(
+        ALICE, PLAN, reference="s2", replaces=scheduled(billing)
+    ),
     "refund": lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="r1"),
     "open_dispute": lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="d1"),
     "win_dispute": lambda billing: billing.win_dispute(ALICE, payment="stripe:d", reference="d"),
@@ -164,7 +182,7 @@ def answer(given: object) -> object:
     """The answer of a call without `replayed`."""
     if isinstance(given, tuple):
         return tuple(answer(outcome.receipt) for outcome in given)
-    if isinstance(given, (Dispute, Hold, Receipt)):
+    if isinstance(given, (Dispute, Hold, Receipt, Schedule)):
         return evolve(given, replayed=False)
     return given
 
@@ -175,6 +193,7 @@ def ready(billing: Billing) -> None:
     billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:d")
     billing.open_dispute(ALICE, payment="stripe:d", reference="d")
     held(billing)
+    scheduled(billing)
 
 
 def attempted(billing: Billing) -> None:

@@ -14,6 +14,7 @@ from cogni_billing import (
     AccountId,
     Billing,
     BillingError,
+    GrantSchedule,
     Hold,
     HoldClosed,
     IdempotencyConflict,
@@ -28,6 +29,7 @@ from cogni_billing import (
     UnknownGrant,
     UnknownHold,
     UnknownPayment,
+    UnknownSchedule,
     credits,
     usd,
 )
@@ -53,6 +55,7 @@ HOUR: Final = timedelta(hours=1)
 LATER: Final = NOON + 2 * HOUR
 NO_ID: Final = UUID(int=2**64)
 TOO_MUCH: Final = credits(10**6)
+PLAN: Final = GrantSchedule("plan", credits(5), every="month", anchor=NOON + timedelta(days=365))
 Call = Callable[[Billing, Hold], object]
 
 REFUSED_BY_THE_WALLET: Final[Mapping[str, tuple[Call, type[BillingError]]]] = {
@@ -116,6 +119,14 @@ REFUSED_BY_THE_WALLET: Final[Mapping[str, tuple[Call, type[BillingError]]]] = {
         lambda billing, _: billing.extend_grant(ALICE, NO_ID, reference="new", expires_in=HOUR),
         UnknownGrant,
     ),
+    "end of an unknown schedule": (
+        lambda billing, _: billing.end_schedule(ALICE, NO_ID),
+        UnknownSchedule,
+    ),
+    "replacement of an unknown schedule": (
+        lambda billing, _: billing.schedule_grants(ALICE, PLAN, reference="new", replaces=NO_ID),
+        UnknownSchedule,
+    ),
     "payment of another tenant": (
         lambda billing, _: billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:b"),
         PaymentAlreadyClaimed,
@@ -135,6 +146,24 @@ ANSWERED_BY_THE_KEY: Final[Mapping[str, tuple[Call, type[BillingError] | None]]]
             [{"tenant": ALICE, "amount": credits(3), "reference": "old"}]
         ),
         None,
+    ),
+    "replay of a grant that waits": (
+        lambda billing, _: billing.grant(
+            ALICE, credits(5), source="gift", reference="later", effective_from=PLAN.anchor
+        ),
+        None,
+    ),
+    "conflict of a grant that waits": (
+        lambda billing, _: billing.grant(ALICE, credits(5), source="gift", reference="later"),
+        IdempotencyConflict,
+    ),
+    "replay of a schedule": (
+        lambda billing, _: billing.schedule_grants(ALICE, PLAN, reference="old"),
+        None,
+    ),
+    "conflict of a schedule": (
+        lambda billing, _: billing.schedule_grants(ALICE, PLAN, reference="old", replaces=NO_ID),
+        IdempotencyConflict,
     ),
     "conflict of a charge": (
         lambda billing, _: billing.charge(ALICE, credits(4), reference="old"),
@@ -157,6 +186,7 @@ RECORDS_NOTHING: Final[Mapping[str, tuple[Call, type[BillingError] | None]]] = {
     "balance": (lambda billing, _: billing.balance(ALICE), None),
     "statement": (lambda billing, _: billing.statement(ALICE), None),
     "grants": (lambda billing, _: billing.grants(ALICE), None),
+    "schedules": (lambda billing, _: billing.schedules(ALICE), None),
     "find_hold": (lambda billing, _: billing.find_hold(ALICE, "old"), None),
     "holds": (lambda billing, _: billing.holds(ALICE), None),
 }
@@ -194,6 +224,10 @@ class RefusedCallContract(Contract):
         billing.charge(ALICE, credits(3), reference="old")
         self.held = billing.hold(ALICE, credits(9), reference="old", expires_at=NOON + HOUR)
         billing.grant(ALICE, credits(50), source="promo:a", reference="old", expires_at=NOON + HOUR)
+        billing.schedule_grants(ALICE, PLAN, reference="old")
+        billing.grant(
+            ALICE, credits(5), source="gift", reference="later", effective_from=PLAN.anchor
+        )
         moving.moment = LATER
         return billing
 

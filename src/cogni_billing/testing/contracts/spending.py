@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from cogni_billing import Billing, PrivilegeRequired, credits, usd
+from cogni_billing import Billing, GrantSchedule, PrivilegeRequired, credits, usd
 from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, NewBilling, SteppingClock, Totals
 
 PAYMENT = "stripe:pi_1"
+PLAN = GrantSchedule("plan", credits(5), every="month")
 MINTING: dict[str, Callable[[Billing], object]] = {
     "a purchase": lambda billing: billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:b"),
     "a purchase again": lambda billing: billing.confirm_purchase(
@@ -24,6 +25,8 @@ MINTING: dict[str, Callable[[Billing], object]] = {
     "an extension": lambda billing: billing.extend_grant(
         ALICE, billing.grants(ALICE)[0].id, reference="e", expires_in=timedelta(days=5)
     ),
+    "a schedule": lambda billing: billing.schedule_grants(ALICE, PLAN, reference="s"),
+    "the end of a schedule": lambda billing: billing.end_schedule(ALICE, ALICE),
 }
 ACROSS: dict[str, Callable[[Billing], object]] = {
     "a refund": lambda billing: billing.refund(ALICE, payment=PAYMENT, reference="re_1"),
@@ -80,6 +83,20 @@ class SpendingContract(Contract):
         receipt = spender.charge(ALICE, credits(1), reference="run-1")
 
         assert receipt.balance == credits(9_999_999)
+        assert billing.verify().violations == ()
+
+    def test_a_call_of_a_spender_posts_the_periods_that_have_begun(
+        self, spender: Billing, billing: Billing, clock: SteppingClock
+    ) -> None:
+        billing.schedule_grants(ALICE, PLAN, reference="s")
+        clock.moment = NOON + timedelta(days=40)
+        assert spender.balance(ALICE).posted == credits(10_000_005)
+
+        receipt = spender.charge(ALICE, credits(1), reference="run-1")
+
+        assert receipt.balance == credits(10_000_004)
+        assert spender.schedules(ALICE) == billing.schedules(ALICE)
+        assert billing.schedules(ALICE)[0].number == 2
         assert billing.verify().violations == ()
 
     @pytest.mark.parametrize("call", MINTING)

@@ -325,7 +325,7 @@ def test_no_serving_role_reads_a_table_or_dumps(managed: Managed, role: str) -> 
         ).one()
     engine.dispose()
 
-    assert tuple(may) == (14 if role == "app_service" else 0, 0)
+    assert tuple(may) == (15 if role == "app_service" else 0, 0)
 
 
 def test_own_database_takes_a_superuser(managed: Managed) -> None:

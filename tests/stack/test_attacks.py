@@ -137,6 +137,7 @@ KEYS: Final = {
     "disputes": ("disputes_key_used_once",),
     "hold_changes": ("hold_changes_key_used_once",),
     "holds": ("holds_key_used_once",),
+    "schedules": ("schedules_key_used_once",),
     "transactions": ("transactions_key_used_once",),
 }
 COLUMNS: Final = {"arrivals": "amount", "checkpoints": "added"}

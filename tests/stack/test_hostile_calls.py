@@ -36,6 +36,7 @@ from stack.support.attacks import (
     chargeback,
     dispute,
     dump,
+    ending,
     extending,
     extension,
     grant,
@@ -44,6 +45,7 @@ from stack.support.attacks import (
     now,
     part,
     payment_of,
+    planned,
     prepared,
     purchase,
     refund,
@@ -100,6 +102,8 @@ DOORS = {
     "release": Door("release", release),
     "void": Door("void_grant", void),
     "extension": Door("extend_grant", extension),
+    "planned": Door("schedule", planned),
+    "ending": Door("end_schedule", ending),
     "extending": Door("extend", extending),
     "part": Door("release_part", part),
     "intent": Door("create_attempt", intent),
@@ -182,18 +186,27 @@ Forgery = tuple[str, dict[str, Any], str]
 
 def forged_records() -> Iterator[tuple[str, Forgery]]:
     """Yield forgeries of the fields of every record: metadata, reference and moment."""
-    for door in (*MOVEMENTS, "hold", "void", "intent", "step", "dispute"):
+    for door in (*MOVEMENTS, "hold", "void", "planned", "intent", "step", "dispute"):
         name = "found" if door == "step" else "metadata"
         for title, value in METADATA.items():
             yield f"{door}: metadata, {title}", (door, {name: value}, "metadata_is_a_small_object")
-    for door in (*MOVEMENTS, "hold", "void", "extension", "extending", "part", "dispute"):
+    for door in (
+        *MOVEMENTS,
+        "hold",
+        "void",
+        "extension",
+        "planned",
+        "extending",
+        "part",
+        "dispute",
+    ):
         for title, value in REFERENCES.items():
             yield (
                 f"{door}: reference, {title}",
                 (door, {"reference": value}, "references_are_visible_ascii"),
             )
     for door in DOORS:
-        name = {"intent": "created_at", "check": "now"}.get(door, "at")
+        name = {"intent": "created_at", "check": "now", "planned": "made_at"}.get(door, "at")
         if door in ("opening", "limit"):
             continue
         for title, value in FAR.items():
@@ -327,7 +340,20 @@ charge,purchase,hold,extending,part,dispute 22P05 {"reference":"\u0000"}
 grant grants_have_their_terms {"source":null} {"source":"two words"} {"source":""}
     {"priority":null} {"priority":-1} {"priority":1000001} {"expires_at":"infinity"}
     {"expires_at":"9999-01-01"} {"expires_in":1} {"expires_at":null,"expires_in":1}
-    {"expires_in":-1}
+    {"expires_in":-1} {"effective_from":"infinity"} {"effective_from":"1969-01-01"}
+    {"effective_from":"2999-01-01"} {"expires_at":"2999-01-01","effective_from":"2999-01-01"}
+charge,purchase transactions_fit_their_kind {"effective_from":"2999-01-01"}
+planned schedules_have_their_terms {"id":null} {"amount":0} {"amount":-1} {"amount":"0.5"}
+    {"amount":"NaN"} {"amount":"Infinity"} {"amount":null} {"source":null} {"source":"two words"}
+    {"priority":null} {"priority":-1} {"priority":1000001} {"every":null} {"every":"once"}
+    {"every":"1 month"} {"zone":null} {"zone":""} {"zone":"a b"} {"given_anchor":"infinity"}
+    {"given_anchor":"9999-01-01"} {"given_anchor":"1969-01-01"} {"until":"infinity"}
+    {"until":"9999-01-01"} {"cap":0} {"cap":-1} {"cap":"0.5"} {"cap":"NaN"} {"cap":null}
+    {"carries":0} {"carries":1001} {"carries":null} {"actor":""} {"actor":"two words"}
+planned unknown_zone {"zone":"Mars/Olympus"}
+planned unknown_schedule {"replaces":"his plan"} {"replaces":"hers"}
+planned ids_are_given_once {"id":"her plan"}
+ending unknown_schedule {"id":"his plan"} {"id":"hers"} {"id":null}
 grant expired {"expires_at":"2020-01-01"}
 void transactions_have_an_id {"id":null}
 void ids_are_given_once {"id":"hers"}
@@ -447,6 +473,8 @@ def named(ids: dict[TenantId, Ids], altered: Any) -> Any:
         "his purchase": his.purchase,
         "his hold": his.hold,
         "his grant": his.grant,
+        "her plan": hers.plan,
+        "his plan": his.plan,
         "his attempt": his.created,
         "his payment": payment_of(BOB),
         "his evidence": f"stripe:pending-{BOB}",

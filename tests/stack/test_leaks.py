@@ -386,4 +386,4 @@ class TestTime:
 
 def new_ids() -> Ids:
     nothing = UUID(int=0)
-    return Ids(now(), ALICE, *[nothing] * 8)
+    return Ids(now(), ALICE, *[nothing] * 9)

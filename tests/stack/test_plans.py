@@ -16,7 +16,14 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from cogni_billing import SYSTEM_TENANT_ID, Billing, credits, usd
+from cogni_billing import (
+    SYSTEM_TENANT_ID,
+    Billing,
+    GrantSchedule,
+    Rollover,
+    credits,
+    usd,
+)
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.testing.base import ALICE, NOON, CountingIds, SteppingClock
 from stack.conftest import Database
@@ -71,6 +78,14 @@ def extended_and_voided(billing: Billing, n: int) -> None:
     billing.void_grant(ALICE, made.transaction_id, reference=f"voided-{n}")
 
 
+def scheduled(billing: Billing, n: int) -> None:
+    plan = GrantSchedule("plan", credits(2), every="month", rollover=Rollover(credits(1)))
+    first = billing.schedule_grants(ALICE, plan, reference=f"first-{n}")
+    made = billing.schedule_grants(ALICE, plan, reference=f"second-{n}", replaces=first.id)
+    billing.schedules(ALICE, limit=10)
+    billing.end_schedule(ALICE, made.id)
+
+
 def won(billing: Billing, n: int) -> None:
     billing.open_dispute(ALICE, payment=f"old:{n}", reference=f"won-{n}")
     billing.win_dispute(ALICE, payment=f"old:{n}", reference=f"won-{n}")
@@ -116,6 +131,7 @@ CALLS: dict[str, tuple[Call, int]] = {
     "holds": (lambda billing, n: billing.holds(ALICE, limit=10), FEW),
     "grant": (granted, FEW),
     "grant, extend_grant, void_grant": (extended_and_voided, 2 * FEW),
+    "schedule_grants, schedules, end_schedule": (scheduled, 6 * FEW),
     "refund": (
         lambda billing, n: billing.refund(ALICE, payment=f"old:{n + 200}", reference=f"re-{n}"),
         FEW,

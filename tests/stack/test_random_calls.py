@@ -39,6 +39,7 @@ from stack.support.attacks import (
     grant,
     hold,
     intent,
+    planned,
     prepared,
     purchase,
     refund,
@@ -59,6 +60,8 @@ OUTCOMES = {
     "unknown_account",
     "unknown_hold",
     "unknown_grant",
+    "unknown_schedule",
+    "unknown_zone",
     "not_later",
     "more_due",
 }
@@ -68,10 +71,11 @@ FIELDS = sorted(
         field
         for make in (
             *(charge, capture, purchase, grant, void, extension, refund, hold, intent, step),
-            dispute,
+            *(dispute, planned),
         )
-        for field in make(Ids(*[timedelta()] * 10))  # type: ignore[arg-type]
+        for field in make(Ids(*[timedelta()] * 11))  # type: ignore[arg-type]
     }
+    | {"given_anchor", "effective_from", "actor"}
     | {"overdraft", "seen", "own", "size", "since", "until", "kind", "now", "moment", "seconds"}
 )
 NUMBERS = ["NaN", "Infinity", "-0", "1e40", "0.1", "5.0", -1, 0, 1, 5, 2**31, 2**63, 10**40, 1e300]
@@ -172,6 +176,7 @@ def read_everything(database: Database) -> None:
         billing.grants(tenant)
         billing.grants(tenant, spent=True)
         billing.statement(tenant, limit=100)
+        billing.schedules(tenant)
     for tenant, number in made:
         with unit_of_work.scope(tenant) as scope:
             read = scope.ledger.transaction(number)

@@ -16,7 +16,14 @@ from attrs import define, field
 from psycopg import Connection as DriverConnection
 from sqlalchemy import Engine, create_engine
 
-from cogni_billing import Billing, InsufficientCredits, Overrun, credits, usd
+from cogni_billing import (
+    Billing,
+    GrantSchedule,
+    InsufficientCredits,
+    Overrun,
+    credits,
+    usd,
+)
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
 from cogni_billing.testing.base import ALICE, NOON, MovableClock
 from stack.conftest import Database
@@ -80,6 +87,9 @@ KEYED: Final[dict[str, Call]] = {
     "extend_grant": lambda c: c.billing.extend_grant(
         ALICE, c.grants[0], reference=c.key, expires_in=2 * HOUR
     ),
+    "schedule_grants": lambda c: c.billing.schedule_grants(
+        ALICE, GrantSchedule("x", credits(1), every="month"), reference=c.key
+    ),
     "open_account": lambda c: c.billing.open_account(ALICE),
     "10 purchases": lambda c: c.purchases(10),
     "1,000 purchases": lambda c: c.purchases(1_000),
@@ -90,6 +100,7 @@ READS: Final[dict[str, Call]] = {
     "statement": lambda c: c.billing.statement(ALICE),
     "grants": lambda c: c.billing.grants(ALICE),
     "all grants": lambda c: c.billing.grants(ALICE, spent=True),
+    "schedules": lambda c: c.billing.schedules(ALICE),
     "find_hold": lambda c: c.billing.find_hold(ALICE, "first"),
     "holds": lambda c: c.billing.holds(ALICE),
     "find": lambda c: c.billing.find(ALICE, kind="purchase", reference="first"),

@@ -29,10 +29,12 @@ from cogni_billing.testing.contracts import (
     purchases,
     reading,
     refunds,
+    schedules,
     sharing,
     single_calls,
     statements,
     verifying,
+    waiting_grants,
 )
 from sabotage import must_fail, only
 from stack.conftest import Database
@@ -72,7 +74,7 @@ ANSWERS_ALONE = """
         RETURN answers;
     END;
 """
-FROM_EXPIRATION = "\n            FROM expiration"
+FROM_CHANGE = "\n            FROM change"
 ORDERED = "\n            ORDER BY n"
 
 SABOTEURS: dict[str, tuple[type, str, str]] = {
@@ -201,8 +203,8 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         "test_a_grant_with_the_same_lifetime_is_replayed_at_a_later_moment",
         replaced(
             "record",
-            "m.expires_at, m.expires_in\n            )\n            ON CONFLICT",
-            "m.expires_at, NULL\n            )\n            ON CONFLICT",
+            "m.expires_at, m.expires_in, m.effective_from",
+            "m.expires_at, NULL, m.effective_from",
         ),
     ),
     "a_charge_is_answered_without_its_draws": (
@@ -223,12 +225,12 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_voided_grant_can_be_spent": (
         grant_ends.GrantEndContract,
         "test_held_credits_of_a_voided_grant_are_captured_or_expire",
-        replaced("_void_grant", "SET taken = amount,", "SET taken = taken,"),
+        replaced("void_lot", "SET taken = amount,", "SET taken = taken,"),
     ),
     "a_voided_grant_stays_open_for_held_credits": (
         grant_ends.GrantEndContract,
         "test_held_credits_of_a_voided_grant_are_captured_or_expire",
-        replaced("_void_grant", "expires_at = least(expires_at, present)", "source = source"),
+        replaced("void_lot", "expires_at = least(expires_at, w.as_of)", "source = source"),
     ),
     "an_extension_shortens_a_grant": (
         grant_ends.GrantEndContract,
@@ -238,7 +240,7 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_settled_wallet_is_not_written_back": (
         single_calls.RefusedCallContract,
         "test_a_refused_post_keeps_due_expirations",
-        replaced("expire_wallet", "PERFORM cogni_billing.keep_wallet(w);", ""),
+        replaced("catch_up", "PERFORM cogni_billing.keep_wallet(w);", ""),
     ),
     "an_adjustment_takes_grants_first": (
         adjusting.AdjustmentContract,
@@ -363,17 +365,15 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "an_expiry_has_no_line": (
         single_calls.RefusedCallContract,
         "test_a_refused_post_keeps_due_expirations",
-        replaced(
-            "post_expirations", f"FROM expiration{ORDERED}", f"FROM expiration WHERE false{ORDERED}"
-        ),
+        replaced("post_due", f"FROM change{ORDERED}", f"FROM change WHERE false{ORDERED}"),
     ),
     "an_expiry_has_a_line_and_no_posting": (
         verifying.VerifyingContract,
         "test_a_ledger_with_every_kind_of_record_has_no_violations",
         replaced(
-            "post_expirations",
-            f"''expiry'', amount, at{FROM_EXPIRATION}",
-            f"''expiry'', amount, at{FROM_EXPIRATION} WHERE false",
+            "post_due",
+            f"kind, - amount, at{FROM_CHANGE}",
+            f"kind, - amount, at{FROM_CHANGE} WHERE false",
         ),
     ),
     "a_positioned_line_is_skipped": (
@@ -394,6 +394,51 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         erasure.ErasureContract,
         "test_replays_of_an_erased_request_are_the_same",
         replaced("erased", "concat(record, given)", "concat(given, record)"),
+    ),
+    "a_period_repays_no_debt": (
+        schedules.ScheduleContract,
+        "test_a_period_repays_the_debt_of_its_beginning",
+        replaced("debt_at", "RETURN greatest(0, w.granted", "RETURN 0 * greatest(0, w.granted"),
+    ),
+    "a_period_is_granted_again": (
+        schedules.ScheduleContract,
+        "test_each_period_grants_and_expires_in_its_time_without_a_job",
+        replaced("move_schedules", "plan.number := 1 +", "plan.number :="),
+    ),
+    "a_period_begins_a_day_late": (
+        schedules.ScheduleContract,
+        "test_each_period_grants_and_expires_in_its_time_without_a_job",
+        replaced("begin_of", "interval ''1 month''", "interval ''1 month 1 day''"),
+    ),
+    "reads_overlook_a_period_that_has_begun": (
+        schedules.ScheduleContract,
+        "test_reads_take_periods_into_account_before_they_are_posted",
+        replaced("_grants", "IF w.due_at <= present", "IF false"),
+    ),
+    "a_period_begins_after_the_end": (
+        schedules.ScheduleContract,
+        "test_an_ended_schedule_keeps_its_credits_and_begins_no_period",
+        replaced("end_schedule_at", ", next_at = ''infinity''", ""),
+    ),
+    "a_replacement_leaves_the_credits": (
+        schedules.ScheduleContract,
+        "test_a_replacement_ends_the_schedule_and_voids_its_period",
+        replaced("_schedule", "old.number - 1", "old.number"),
+    ),
+    "all_unused_credits_are_carried": (
+        schedules.ScheduleContract,
+        "test_a_rollover_carries_unused_credits_up_to_its_cap",
+        replaced("starts", "least(made.cap, made.amount)", "made.amount"),
+    ),
+    "a_grant_does_not_wait": (
+        waiting_grants.WaitingGrantContract,
+        "test_a_waiting_grant_adds_no_credits_and_no_line",
+        replaced("record", "m.effective_from > present", "false"),
+    ),
+    "a_voided_grant_begins": (
+        waiting_grants.WaitingGrantContract,
+        "test_a_voided_waiting_grant_never_begins",
+        replaced("_void_grant", "PERFORM cogni_billing.end_schedule_at(me, lot.id, present);", ""),
     ),
     "positions_have_gaps": (
         verifying.VerifyingContract,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from decimal import localcontext  # noqa: TID251 (the caller's, who may do as they please)
 from functools import partial
 from uuid import UUID
@@ -17,11 +18,13 @@ from cogni_billing import (
     SYSTEM_TENANT_ID,
     Billing,
     FailureCode,
+    GrantSchedule,
     Invariant,
     PaymentAttempts,
     PaymentFailed,
     PaymentPending,
     PrivilegeRequired,
+    Rollover,
     Seal,
     Share,
     TenantId,
@@ -37,7 +40,7 @@ from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
 from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.contracts.purchases import planned
-from cogni_billing.testing.contracts.verifying import changed, live
+from cogni_billing.testing.contracts.verifying import HOUR, changed, live
 from cogni_billing.testing.verifiers import FakeVerifier, paid
 from stack.conftest import Database
 
@@ -56,6 +59,7 @@ CLAIM = "UPDATE cogni_billing.claims SET {} WHERE payment = 'stripe:pi_1'"
 WALLET = "UPDATE cogni_billing.wallets SET {} WHERE tenant_id = '{}'"
 HOLD = "UPDATE cogni_billing.holds SET {} WHERE reference = '{}'"
 CHANGE = "UPDATE cogni_billing.hold_changes SET {} WHERE kind = '{}' AND reference = 'run-7'"
+SCHEDULE = "UPDATE cogni_billing.schedules SET {} WHERE reference = '{}'"
 GRANT = "UPDATE cogni_billing.grants SET {} WHERE source = 'promo:b'"
 DISPUTE = "UPDATE cogni_billing.disputes SET {} WHERE reference = '{}'"
 DISPUTED = "UPDATE cogni_billing.holds SET {} WHERE kind = 'dispute' AND state = 'open'"
@@ -477,6 +481,38 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         f" VALUES ('{ALICE}', 'e-1', '{BOB}', now(), '9000-01-01')",
         {Invariant.GRANTS_END_AS_SET},
     ),
+    "a period is of more": (
+        SCHEDULE.format("amount = amount + 1", "plan"),
+        {Invariant.SCHEDULES_ARE_KEPT},
+    ),
+    "a period carries more": (
+        SCHEDULE.format("cap = cap + 1", "plan"),
+        {Invariant.SCHEDULES_ARE_KEPT},
+    ),
+    "periods begin later": (
+        SCHEDULE.format("anchor = anchor + interval '1 hour'", "plan"),
+        {Invariant.SCHEDULES_ARE_KEPT},
+    ),
+    "a period is missing": (
+        SCHEDULE.format("number = number + 1, next_at = next_at + interval '1 day'", "plan"),
+        {Invariant.SCHEDULES_ARE_KEPT},
+    ),
+    "a grant is of no schedule": (
+        "DELETE FROM cogni_billing.schedules WHERE reference = 'plan'",
+        {Invariant.SCHEDULES_ARE_KEPT},
+    ),
+    "a grant began too early": (
+        SCHEDULE.format("anchor = anchor + interval '1 hour'", "begun"),
+        {Invariant.SCHEDULES_ARE_KEPT},
+    ),
+    "a schedule goes on too late": (
+        SCHEDULE.format("next_at = next_at + interval '1 day'", "plan"),
+        {Invariant.SCHEDULES_ARE_KEPT},
+    ),
+    "a wallet does not know that a grant begins": (
+        WALLET.format("due_at = 'infinity'", BOB),
+        {Invariant.WALLETS_KNOW_WHAT_IS_DUE},
+    ),
     "a refund is of more": (
         TRANSACTION.format("returned = returned + 1", "re_1"),
         {
@@ -655,7 +691,19 @@ def billing(database: Database) -> Billing:
     changed(billing)
     attempted(unit_of_work, ids)
     billing.grant(BOB, credits(9), source="promo:c", reference="c")
+    scheduled(billing, clock)
     return billing
+
+
+def scheduled(billing: Billing, clock: SteppingClock) -> None:
+    """Record a schedule of which two periods have begun, and two grants that begin later."""
+    plan = GrantSchedule("plan", credits(9), every="day", rollover=Rollover(credits(2)))
+    billing.schedule_grants(BOB, plan, reference="plan")
+    later = partial(billing.grant, BOB, credits(3), source="plan:gift")
+    later(reference="begun", effective_from=clock.moment + HOUR)
+    clock.moment += timedelta(days=1, hours=1)
+    later(reference="waiting", effective_from=clock.moment + HOUR)
+    billing.sweep()
 
 
 def attempted(unit_of_work: UnitOfWork, ids: CountingIds) -> None:

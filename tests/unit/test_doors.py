@@ -14,6 +14,7 @@ from cogni_billing import (
     AsyncBilling,
     Billing,
     BillingError,
+    GrantSchedule,
     InvalidAmount,
     InvalidPolicy,
     LedgerUnavailable,
@@ -21,6 +22,7 @@ from cogni_billing import (
     PaymentAttempts,
     UnknownGrant,
     UnknownHold,
+    UnknownSchedule,
     credits,
     usd,
 )
@@ -31,6 +33,7 @@ from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.contracts.purchases import policy
 
 HOUR = timedelta(hours=1)
+PLAN = GrantSchedule("plan", credits(5), every="month")
 DOORS = ("post", "single", "run", "run_service")
 LATE = policy("0.5", since=NOON + timedelta(days=1))
 PAID: dict[str, Any] = {"tenant": ALICE, "amount": usd("0.10"), "payment": "stripe:pi_1"}
@@ -93,6 +96,9 @@ def calls() -> list[tuple[Callable[[Any], Any], str]]:
         (lambda b: b.grants(ALICE), "single"),
         (lambda b: b.void_grant(ALICE, ALICE, reference="r"), "single"),
         (lambda b: b.extend_grant(ALICE, ALICE, reference="r", expires_in=HOUR), "single"),
+        (lambda b: b.schedule_grants(ALICE, PLAN, reference="r"), "single"),
+        (lambda b: b.end_schedule(ALICE, ALICE), "single"),
+        (lambda b: b.schedules(ALICE), "single"),
         (lambda b: b.balance(ALICE), "single"),
         (lambda b: b.balance(ALICE, at=NOON), "single"),
         (lambda b: b.statement(ALICE), "single"),
@@ -125,7 +131,7 @@ def unit_of_work() -> Counted:
 def test_a_call_opens_one_door(
     unit_of_work: Counted, call: Callable[[Any], Any], door: str
 ) -> None:
-    with suppress(UnknownHold, UnknownGrant):
+    with suppress(UnknownHold, UnknownGrant, UnknownSchedule):
         call(Billing(unit_of_work))
 
     assert unit_of_work.opened == [door]
@@ -138,7 +144,7 @@ def test_an_awaited_call_opens_the_same_door(
     async def awaited() -> None:
         await call(AsyncBilling(unit_of_work))
 
-    with suppress(UnknownHold, UnknownGrant):
+    with suppress(UnknownHold, UnknownGrant, UnknownSchedule):
         asyncio.run(awaited())
 
     assert unit_of_work.opened == [f"{door}_async"]

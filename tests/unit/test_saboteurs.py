@@ -30,6 +30,7 @@ from cogni_billing.adapters import guard
 from cogni_billing.adapters.batches import one_by_one
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.memory import books as memory_books
+from cogni_billing.adapters.memory import erasure as memory_erasure
 from cogni_billing.adapters.memory import ledger as memory_ledger
 from cogni_billing.adapters.memory.books import MemoryBooks
 from cogni_billing.adapters.memory.ledger import MemoryLedger
@@ -37,7 +38,7 @@ from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import require_account
 from cogni_billing.application import acting as actors
 from cogni_billing.application import spending
-from cogni_billing.domain import idempotency, metadata, requests, reversals, transactions
+from cogni_billing.domain import idempotency, metadata, periods, requests, reversals, transactions
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.grants import GrantExtension
 from cogni_billing.domain.hold_changes import Extension
@@ -46,8 +47,10 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metering import Meter
+from cogni_billing.domain.periods import Periods
+from cogni_billing.domain.schedules import GrantSchedule, Schedule
 from cogni_billing.domain.statements import Balance, Extract, Line, PageRequest
-from cogni_billing.domain.timestamps import EARLIEST, Expiry
+from cogni_billing.domain.timestamps import EARLIEST, LATEST, Expiry
 from cogni_billing.domain.transactions import GrantTerms, Posting, Recorded, Transaction
 from cogni_billing.domain.wallets import Wallet
 from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
@@ -73,11 +76,14 @@ from cogni_billing.testing.contracts import (
     overdrafts,
     purchases,
     reading,
+    schedules,
     scopes,
     sharing,
     single_calls,
     statements,
+    waiting_grants,
 )
+from cogni_billing.testing.contracts import periods as calendar
 from cogni_billing.testing.contracts import refunds as refunding
 from sabotage import caught
 
@@ -95,7 +101,9 @@ class Memory(Fixtures):
 
 
 in_memory = partial(caught, Memory)
+offset = periods._offset
 post, found, add = MemoryLedger._post, MemoryLedger._found, MemoryLedger._add
+schedule = MemoryLedger.schedule
 
 
 @contextmanager
@@ -448,7 +456,7 @@ def two_runs_share_a_hold(patch: Patch) -> None:
 
 @in_memory(grants.GrantContract, "test_the_remainder_of_a_grant_expires_at_its_expiry")
 def a_grant_never_lapses(patch: Patch) -> None:
-    patch.setattr(Wallet, "expired_by", lambda wallet, _moment: (wallet, ()))
+    patch.setattr(Wallet, "expired_by", lambda wallet, _moment, _arrived: (wallet, ()))
 
 
 @in_memory(grants.GrantContract, "test_grants_end_a_debt_in_parts")
@@ -485,6 +493,146 @@ def a_voided_grant_stays_open_for_held_credits(patch: Patch) -> None:
 @in_memory(grant_ends.GrantEndContract, "test_an_extension_to_no_later_moment_is_refused")
 def an_extension_shortens_a_grant(patch: Patch) -> None:
     patch.setattr(GrantExtension, "require_later", lambda *_: None)
+
+
+# Schedules ----------------------------------------------------------------------------------------
+
+
+@in_memory(calendar.PeriodContract, "test_a_short_month_does_not_move_later_periods")
+def a_month_has_28_days(patch: Patch) -> None:
+    patch.setattr(periods, "monthrange", lambda *_: (0, 28))
+
+
+@in_memory(calendar.PeriodContract, "test_a_local_time_that_does_not_exist_moves_forward")
+def a_skipped_local_time_moves_back(patch: Patch) -> None:
+    patch.setattr(periods, "_offset", lambda local, zone, _: offset(local, zone, 1))
+
+
+@in_memory(calendar.PeriodContract, "test_a_local_time_that_occurs_twice_is_the_second_one")
+def a_repeated_local_time_is_the_first_one(patch: Patch) -> None:
+    patch.setattr(periods, "_offset", lambda local, zone, _: offset(local, zone, 0))
+
+
+@in_memory(
+    schedules.ScheduleContract, "test_each_period_grants_and_expires_in_its_time_without_a_job"
+)
+def only_the_first_period_begins(patch: Patch) -> None:
+    patch.setattr(Schedule, "moved_on", lambda schedule: evolve(schedule, next_at=None))
+
+
+@in_memory(
+    schedules.ScheduleContract, "test_reads_take_periods_into_account_before_they_are_posted"
+)
+def reads_do_not_know_of_periods(patch: Patch) -> None:
+    patch.setattr(MemoryLedger, "_present", lambda ledger, moment: ledger._wallet().at(moment))
+
+
+@in_memory(schedules.ScheduleContract, "test_no_period_begins_at_or_after_until")
+def a_schedule_goes_on_after_its_end(patch: Patch) -> None:
+    patch.setattr(Schedule, "begin", lambda schedule, number: schedule.periods.begin(number))
+
+
+@in_memory(
+    schedules.ScheduleContract,
+    "test_a_schedule_with_an_earlier_anchor_grants_the_present_period_in_full",
+)
+def every_period_since_the_anchor_is_granted(patch: Patch) -> None:
+    patch.setattr(Periods, "number_at", lambda *_: 0)
+
+
+@in_memory(
+    schedules.ScheduleContract, "test_a_rollover_of_everything_makes_one_grant_that_lives_longer"
+)
+def a_rollover_carries_nothing(patch: Patch) -> None:
+    patch.setattr(GrantSchedule, "parts", property(lambda terms: (("", terms.amount, 1),)))
+
+
+@in_memory(
+    schedules.ScheduleContract, "test_a_replacement_keeps_credits_that_earlier_periods_carried"
+)
+def a_replacement_leaves_the_carried_part(patch: Patch) -> None:
+    voids = Schedule.voids
+    patch.setattr(Schedule, "voids", lambda *given: voids(*given)[:1])
+
+
+@in_memory(schedules.ScheduleContract, "test_a_replacement_ends_the_schedule_and_voids_its_period")
+def a_replacement_voids_nothing(patch: Patch) -> None:
+    patch.setattr(Schedule, "voids", lambda *_: ())
+
+
+@in_memory(
+    schedules.ScheduleContract, "test_an_ended_schedule_keeps_its_credits_and_begins_no_period"
+)
+def an_ended_schedule_goes_on(patch: Patch) -> None:
+    patch.setattr(Schedule, "ended", lambda schedule, at: evolve(schedule, ended_at=at))
+
+
+@in_memory(
+    schedules.ScheduleContract, "test_starts_of_one_moment_come_in_the_order_of_their_schedules"
+)
+def schedules_begin_in_the_wrong_order(patch: Patch) -> None:
+    starting = Wallet.starting
+    patch.setattr(Wallet, "starting", lambda wallet: starting(wallet)[::-1])
+
+
+@in_memory(
+    schedules.ScheduleContract,
+    "test_a_period_repays_a_debt_that_later_arrivals_would_have_repaid",
+)
+def a_debt_counts_later_arrivals(patch: Patch) -> None:
+    arrived_by = Store.arrived_by
+    patch.setattr(Store, "arrived_by", lambda store, account, _: arrived_by(store, account, LATEST))
+
+
+@in_memory(schedules.ScheduleContract, "test_a_schedule_is_replayed_by_its_reference_as_it_is_now")
+def a_replayed_schedule_is_as_it_was(patch: Patch) -> None:
+    def first(ledger: MemoryLedger, plan: Schedule) -> Schedule:
+        answer = asked(ledger, plan)
+        return evolve(plan.opened(plan.created_at), id=answer.id, replayed=answer.replayed)
+
+    asked = MemoryLedger.schedule
+    patch.setattr(MemoryLedger, "schedule", first)
+
+
+@in_memory(
+    schedules.ScheduleContract,
+    "test_forget_erases_the_texts_of_schedules_and_changes_no_answer",
+)
+def forget_leaves_schedules_alone(patch: Patch) -> None:
+    patch.setattr(memory_erasure, "_without_texts", lambda schedule: schedule)
+
+
+@in_memory(waiting_grants.WaitingGrantContract, "test_a_waiting_grant_adds_no_credits_and_no_line")
+def a_later_grant_does_not_wait(patch: Patch) -> None:
+    patch.setattr(GrantTerms, "waits", lambda *_: False)
+
+
+@in_memory(
+    waiting_grants.WaitingGrantContract,
+    "test_a_waiting_grant_is_replayed_before_and_after_its_beginning",
+)
+def a_waiting_grant_is_granted_again(patch: Patch) -> None:
+    patch.setattr(MemoryLedger, "_stored", found)
+
+
+@in_memory(waiting_grants.WaitingGrantContract, "test_a_voided_waiting_grant_never_begins")
+def a_voided_grant_begins(patch: Patch) -> None:
+    patch.setattr(Schedule, "ended", lambda schedule, at: evolve(schedule, ended_at=at))
+
+
+@in_memory(waiting_grants.WaitingGrantContract, "test_expirations_of_a_moment_come_before_starts")
+def grants_begin_before_others_expire(patch: Patch) -> None:
+    def begun(wallet: Wallet, instant: datetime) -> Wallet:
+        wallet = at(wallet, instant)
+        for schedule in wallet.starting():
+            wallet, _ = wallet.started(schedule, ZERO)
+        return wallet
+
+    at = Wallet.at
+    patch.setattr(Wallet, "at", begun)
+
+
+# Other calls --------------------------------------------------------------------------------------
 
 
 @in_memory(known_faults.KnownFaultContract, "test_a_won_dispute_releases_everything")
@@ -686,7 +834,12 @@ def expirations_are_posted_before_the_key_is_looked_up(patch: Patch) -> None:
         ledger._catch_up(transaction.at)
         return post(ledger, transaction)
 
+    def scheduled_early(ledger: MemoryLedger, plan: Schedule) -> Schedule:
+        ledger._catch_up(plan.created_at)
+        return schedule(ledger, plan)
+
     patch.setattr(MemoryLedger, "_post", early)
+    patch.setattr(MemoryLedger, "schedule", scheduled_early)
 
 
 @in_memory(

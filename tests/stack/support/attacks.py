@@ -18,8 +18,10 @@ from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     SYSTEM_TENANT_ID,
     Billing,
+    GrantSchedule,
     PaymentAttempts,
     RevenueSharePolicy,
+    Rollover,
     ShareMode,
     ShareRule,
     Shortfall,
@@ -63,6 +65,7 @@ class Ids:
     charge: UUID
     hold: UUID
     grant: UUID
+    plan: UUID
     dispute: UUID
     created: UUID
     pending: UUID
@@ -108,6 +111,16 @@ def extension(ids: Ids, **altered: object) -> Asked:
     later = ids.now + timedelta(days=30)
     fields = {"at": ids.now, "reference": "new-1", "grant_id": ids.grant}
     return fields | {"expires_at": later, "expires_in": None} | altered
+
+
+def planned(ids: Ids, **altered: object) -> Asked:
+    fields = {"id": new_id(), "made_at": ids.now, "reference": "new-1", "metadata": "{}"}
+    terms = {"amount": 50, "source": "plan", "priority": 1, "every": "month", "zone": "UTC"}
+    return fields | terms | {"cap": 5, "carries": 2, "replaces": ids.plan} | altered
+
+
+def ending(ids: Ids, **altered: object) -> Asked:
+    return {"id": ids.plan, "at": ids.now} | altered
 
 
 def refund(ids: Ids, **altered: object) -> Asked:
@@ -199,6 +212,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     },
     "create_attempt": intent,
     "dispute": lambda _: {"reference": "dp_1"},
+    "end_schedule": ending,
     "extend": extending,
     "find": lambda ids: {"id": ids.purchase},
     "extend_grant": extension,
@@ -217,6 +231,8 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "release": release,
     "release_part": part,
     "reverse": lambda ids: [refund(ids)],
+    "schedule": planned,
+    "schedules": lambda ids: {"now": ids.now, "size": 10},
     "freeze": lambda ids: {"reason": "billed twice", "at": ids.now},
     "limit_overdraft": lambda _: {"limit": 5},
     "adjust": lambda ids: [adjustment(ids), adjustment(ids, amount=5, reference="new-2")],
@@ -341,6 +357,8 @@ def prepared(database: Database) -> dict[TenantId, Ids]:
         )
         mistake = billing.grant(tenant, credits(4), source="promo:a", reference="b")
         billing.void_grant(tenant, mistake.transaction_id, reference="b", reason="a mistake")
+        plan = GrantSchedule("plan:a", credits(4), every="month", rollover=Rollover(credits(1)))
+        billing.schedule_grants(tenant, plan, reference="a")
         billing.open_dispute(
             tenant, payment=payment_of(tenant), amount=usd("0.50"), reference="dp_1"
         )
@@ -368,7 +386,8 @@ def _ids_of(connection: Connection, tenant: TenantId) -> Ids:
         beneficiary=earner_of(tenant),
         charge=one("id", "transactions WHERE kind = 'charge'"),
         hold=one("id", "holds WHERE kind = 'work'"),
-        grant=one("id", "grants WHERE taken < amount"),
+        grant=one("id", "grants WHERE taken < amount AND source = 'promo:a'"),
+        plan=one("id", "schedules WHERE true"),
         dispute=one("id", "disputes WHERE true"),
         created=one("id", "payment_attempts WHERE state = 'CREATED_INTENT'"),
         pending=one("id", "payment_attempts WHERE state = 'PENDING_UNVERIFIED'"),

@@ -45,6 +45,7 @@ from cogni_billing import (
     UnknownGrant,
     UnknownHold,
     UnknownPayment,
+    UnknownSchedule,
     VerifierFailed,
     credits,
     usd,
@@ -97,6 +98,7 @@ SAMPLES: list[tuple[BillingError, str]] = [
         GrantClosed(NUMBER, datetime(2026, 1, 1, tzinfo=UTC)),
         f"grant {NUMBER} ended at 2026-01-01 00:00:00+00:00; grant the credits anew",
     ),
+    (UnknownSchedule(NUMBER), f"no schedule {NUMBER} for this tenant"),
     (
         UnknownDispute("dp_1", "stripe:pi_1"),
         "no dispute 'dp_1' of 'stripe:pi_1'; open it first",

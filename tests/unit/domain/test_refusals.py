@@ -22,10 +22,12 @@ from cogni_billing import (
     Amount,
     BillingError,
     Dispute,
+    GrantSchedule,
     InsufficientCredits,
     Overrun,
     RevenueSharePolicies,
     RevenueSharePolicy,
+    Rollover,
     ShareMode,
     ShareRule,
     ShareTier,
@@ -43,13 +45,14 @@ from cogni_billing.domain.amounts import parsed, positive
 from cogni_billing.domain.batches import batch_of, checked_request
 from cogni_billing.domain.charges import Charge, plan_charge
 from cogni_billing.domain.disputes import DisputeState, known_dispute
-from cogni_billing.domain.grants import GrantRequest
+from cogni_billing.domain.grants import GrantRequest, plan_grant
 from cogni_billing.domain.hold_changes import CaptureRequest, Extension, Release
 from cogni_billing.domain.holds import Hold, HoldState, hold_page_request
 from cogni_billing.domain.identity import reference, tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
 from cogni_billing.domain.policies import checked_policies
 from cogni_billing.domain.reversals import Payment, ReversalRequest
+from cogni_billing.domain.schedules import ScheduleRequest, checked_schedule_id
 from cogni_billing.domain.statements import kind_of, page_request
 from cogni_billing.domain.timestamps import Expiry, require_unexpired, utc
 from cogni_billing.testing.base import ALICE, NOON
@@ -96,6 +99,22 @@ def grant(**given: Any) -> object:
         "metadata": None,
     }
     return GrantRequest(**asked | given)
+
+
+def scheduled(**given: Any) -> object:
+    asked: dict[str, Any] = {"source": "s", "amount": credits(1), "every": "month"}
+    return GrantSchedule(**asked | given)
+
+
+def scheduling(**given: Any) -> object:
+    asked: dict[str, Any] = {
+        "tenant": ALICE,
+        "schedule": scheduled(),
+        "reference": "r",
+        "replaces": None,
+        "metadata": None,
+    }
+    return ScheduleRequest(**asked | given)
 
 
 def capturing(**given: Any) -> object:
@@ -439,6 +458,96 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: grant(source=""),
         "invalid_reference: source: expected 1 to 255 visible ASCII characters (0x21-0x7E), got ''",
+    ),
+    (
+        lambda: grant(effective_from=datetime(2026, 1, 1)),
+        "invalid_time: effective_from: expected a timezone-aware datetime, got '2026-01-01 00:00:00'",
+    ),
+    (
+        lambda: plan_grant(
+            grant(effective_from=NOON, expires_at=NOON), at=NOON, transaction_id=ONE
+        ),
+        "invalid_time: expires_at: expected a moment after 2026-11-23 12:00:00.123456+00:00, got 2026-11-23 12:00:00.123456+00:00",
+    ),
+    (
+        lambda: Rollover(credits(0)),
+        "invalid_amount: cap: expected an Amount greater than zero, got 0 CREDIT",
+    ),
+    (lambda: Rollover(usd(1)), "unit_mismatch: cap: expected CREDIT, got USD"),
+    (
+        lambda: Rollover(credits(1), 0),
+        "invalid_input: periods: expected a whole number from 1 to 1000, got 0",
+    ),
+    (
+        lambda: Rollover(credits(1), 1001),
+        "invalid_input: periods: expected a whole number from 1 to 1000, got 1001",
+    ),
+    (
+        lambda: Rollover(credits(1), True),
+        "invalid_input: periods: expected a whole number from 1 to 1000, got True",
+    ),
+    (
+        lambda: scheduled(source=""),
+        "invalid_reference: source: expected 1 to 255 visible ASCII characters (0x21-0x7E), got ''",
+    ),
+    (
+        lambda: scheduled(amount=credits(0)),
+        "invalid_amount: amount: expected an Amount greater than zero, got 0 CREDIT",
+    ),
+    (lambda: scheduled(amount=usd(1)), "unit_mismatch: amount: expected CREDIT, got USD"),
+    (
+        lambda: scheduled(every="hour"),
+        "invalid_input: every: expected day, week, month or year, got 'hour'",
+    ),
+    (
+        lambda: scheduled(every=["day"]),
+        "invalid_input: every: expected day, week, month or year, got a list",
+    ),
+    (
+        lambda: scheduled(anchor=datetime(2026, 1, 1)),
+        "invalid_time: anchor: expected a timezone-aware datetime, got '2026-01-01 00:00:00'",
+    ),
+    (
+        lambda: scheduled(until="2026"),
+        "invalid_time: until: expected a timezone-aware datetime, got '2026'",
+    ),
+    (
+        lambda: scheduled(anchor=NOON, until=NOON),
+        "invalid_time: until: expected a moment after the anchor, 2026-11-23 12:00:00.123456+00:00, got 2026-11-23 12:00:00.123456+00:00",
+    ),
+    *(
+        (
+            lambda zone=zone: scheduled(zone=zone),
+            f"invalid_input: zone: expected the IANA name of a time zone, such as Europe/Berlin, got {zone!r}",
+        )
+        for zone in (
+            *("Mars/Olympus", "", "America", "Europe/Berlin\n", "../UTC", "/etc/passwd", None, 5),
+            *("right/UTC", "posix/UTC", "Europe/Berlin "),
+        )
+    ),
+    (
+        lambda: scheduled(priority=-1),
+        "invalid_input: priority: expected a whole number from 0 to 1000000, got -1",
+    ),
+    (
+        lambda: scheduled(rollover=credits(5)),
+        "invalid_input: rollover: expected a Rollover, or None, got a Amount",
+    ),
+    (
+        lambda: scheduling(schedule={"every": "day"}),
+        "invalid_input: schedule: expected a GrantSchedule, got a dict",
+    ),
+    (
+        lambda: scheduling(schedule=scheduled(every="once")),
+        "invalid_input: schedule.every: expected day, week, month or year, got 'once'",
+    ),
+    (
+        lambda: scheduling(replaces="s"),
+        "invalid_input: replaces: expected the id of a schedule, a uuid.UUID, got 's'",
+    ),
+    (
+        lambda: checked_schedule_id(7),
+        "invalid_input: schedule_id: expected the id of a schedule, a uuid.UUID, got 7",
     ),
     (
         lambda: grant(expires_at=datetime(2026, 1, 1)),

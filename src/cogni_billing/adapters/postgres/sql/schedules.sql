@@ -343,16 +343,16 @@ BEGIN
     IF w.tenant_id IS NULL THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
+    SELECT * INTO due FROM cogni_billing.catch_up(w, present);
+    IF due.more THEN
+        RETURN '{"outcome":"more_due"}';
+    END IF;
     SELECT * INTO plan FROM cogni_billing.schedules
     WHERE tenant_id = me AND id = (asked ->> 'id')::uuid AND NOT once;
     IF NOT FOUND THEN
         RETURN '{"outcome":"unknown_schedule"}';
     END IF;
     IF plan.ended_at IS NULL THEN
-        SELECT * INTO due FROM cogni_billing.catch_up(w, present);
-        IF due.more THEN
-            RETURN '{"outcome":"more_due"}';
-        END IF;
         w := due.w;
         w.as_of := present;
         PERFORM cogni_billing.end_schedule_at(me, plan.id, present);

@@ -329,9 +329,7 @@ ATTACKS: dict[str, Attack] = {
             ask(connection, "balance", FRESH, {"now": "2027-01-01"})["outcome"] == "done"
         ),
         (
-            Broken(
-                "_balance", "wallets WHERE tenant_id = me", f"wallets WHERE tenant_id = '{BOB}'"
-            ),
+            Broken("_balance", "wallet WHERE tenant_id = me", f"wallet WHERE tenant_id = '{BOB}'"),
             floor("wallets"),
         ),
     ),
@@ -383,7 +381,7 @@ ATTACKS: dict[str, Attack] = {
     # Moments --------------------------------------------------------------------------------
     "spend at an earlier moment": Attack(
         calls("spend", ALICE, lambda ids: [charge(ids, at="2020-01-01")]),
-        (Broken("is_near", "RETURN ", "RETURN true OR "),),
+        (Broken("is_near", "SELECT ", "SELECT true OR "),),
         before=(REAL_CLOCK,),
     ),
     "spend late, at the moment that a statement began": Attack(
@@ -392,7 +390,7 @@ ATTACKS: dict[str, Attack] = {
             " 'charge', 'id', gen_random_uuid(), 'reference', 'late', 'amount', -1, 'metadata',"
             " '{}', 'at', statement_timestamp() - interval '299.9 s')]) FROM pg_sleep(0.2)"
         ),
-        (Broken("is_near", "clock_timestamp()", "statement_timestamp()"),),
+        (Broken("is_within_skew", "clock_timestamp()", "statement_timestamp()"),),
         before=(REAL_CLOCK,),
     ),
     # Signed contexts ------------------------------------------------------------------------

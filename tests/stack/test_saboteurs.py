@@ -99,7 +99,7 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_wallet_is_not_written_back": (
         purchases.PurchaseContract,
         "test_the_balance_on_the_receipt_is_the_one_right_after",
-        replaced("record", "IF changed THEN", "IF false THEN"),
+        replaced("record", "IF n IS NOT NULL THEN", "IF false THEN"),
     ),
     "a_charge_is_not_compared_with_the_balance": (
         charges.ChargeRaces,
@@ -210,7 +210,7 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_charge_is_answered_without_its_draws": (
         drawing.DrawContract,
         "test_a_charge_tells_the_grants_and_the_purchased_credits_that_paid",
-        replaced("record", "WHEN from_grants IS NULL", "WHEN true"),
+        replaced("record", "IF from_grants IS NULL", "IF true"),
     ),
     "a_line_forgets_the_granted_credits": (
         drawing.DrawContract,

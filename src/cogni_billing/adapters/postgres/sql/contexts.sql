@@ -57,25 +57,30 @@ $$;
 
 -- True for a moment near the server's clock: at most the clock skew from it. A test database
 -- accepts any moment, so that tests can set their own clock.
-CREATE FUNCTION cogni_billing.is_near(moment timestamptz) RETURNS boolean
+CREATE FUNCTION cogni_billing.is_within_skew(moment timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-    skew interval;
+    skew CONSTANT interval := make_interval(
+        secs => cogni_billing.provisioned('clock_skew')::double precision);
 BEGIN
-    -- The smallest skew that can be set: most calls are nearer and read no setting. The time of the
-    -- statement would be wrong: a caller can make a statement wait before it calls.
-    IF moment BETWEEN clock_timestamp() - interval '1 minute'
-        AND clock_timestamp() + interval '1 minute'
-    THEN
-        RETURN true;
-    END IF;
-    skew := make_interval(secs => cogni_billing.provisioned('clock_skew')::double precision);
     RETURN coalesce(CASE cogni_billing.provisioned('test_database') WHEN 'true'
         THEN moment >= 'epoch' AND moment < '9999-01-01 00:00:00+00'
         ELSE moment BETWEEN clock_timestamp() - skew AND clock_timestamp() + skew
     END, false);
 END
+$$;
+
+-- The same, sooner. A minute is the smallest skew that can be set: most calls are nearer and read
+-- no setting. The time of the statement would be wrong: a caller can make a statement wait before
+-- it calls. PostgreSQL puts this body in the place of a call, as it does for other SQL functions.
+CREATE FUNCTION cogni_billing.is_near(moment timestamptz) RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT coalesce(
+        moment BETWEEN clock_timestamp() - interval '1 minute'
+            AND clock_timestamp() + interval '1 minute',
+        false
+    ) OR cogni_billing.is_within_skew(moment)
 $$;
 
 CREATE FUNCTION cogni_billing.mac(message text, inner_key bytea, outer_key bytea) RETURNS text
@@ -125,22 +130,23 @@ CREATE FUNCTION cogni_billing.check_call(moment timestamptz, metadata text, refe
 RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF NOT cogni_billing.is_near(moment) THEN
+    IF cogni_billing.is_near(moment) AND cogni_billing.is_object(metadata, 16384)
+        AND cogni_billing.is_visible(reference)
+    THEN
+        RETURN;
+    ELSIF NOT cogni_billing.is_near(moment) THEN
         PERFORM cogni_billing.refuse_moment(moment);
     ELSIF NOT cogni_billing.is_object(metadata, 16384) THEN
         PERFORM cogni_billing.refuse('metadata_is_a_small_object');
-    ELSIF NOT cogni_billing.is_visible(reference) THEN
-        PERFORM cogni_billing.refuse('references_are_visible_ascii');
     END IF;
+    PERFORM cogni_billing.refuse('references_are_visible_ascii');
 END
 $$;
 
 -- True for 1 to 255 visible ASCII characters.
 CREATE FUNCTION cogni_billing.is_visible(given text) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    RETURN coalesce(octet_length(given) BETWEEN 1 AND 255 AND given !~ '[^\x21-\x7e]', false);
-END
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(octet_length(given) BETWEEN 1 AND 255 AND given !~ '[^\x21-\x7e]', false)
 $$;
 
 -- True for 1 to 255 characters without control characters or marks that reorder text, not all of
@@ -228,16 +234,14 @@ $$;
 
 -- True for a JSON object that Python reads back unchanged: at most `bytes_max` bytes, no NUL, no
 -- lone surrogate, at most 8 levels, and no number beyond a double or longer than 640 digits.
-CREATE FUNCTION cogni_billing.is_object(given text, bytes_max integer) RETURNS boolean
+CREATE FUNCTION cogni_billing.is_full_object(given text, bytes_max integer) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     parsed   jsonb;
     numbers  text;
     brackets text;
 BEGIN
-    IF given = '{}' THEN
-        RETURN true;
-    ELSIF given IS NULL OR octet_length(given) > bytes_max THEN
+    IF given IS NULL OR octet_length(given) > bytes_max THEN
         RETURN false;
     END IF;
     BEGIN
@@ -258,6 +262,11 @@ BEGIN
             FROM regexp_matches(numbers, '-?[0-9][0-9.eE+-]*', 'g') AS number
         ));
 END
+$$;
+
+CREATE FUNCTION cogni_billing.is_object(given text, bytes_max integer) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(given = '{}', false) OR cogni_billing.is_full_object(given, bytes_max)
 $$;
 
 -- Opens the system tenant's account if it is missing. Run by the migrator.

@@ -7,7 +7,6 @@ DECLARE
     account   CONSTANT uuid := cogni_billing.account_of(me);
     w         cogni_billing.wallets;
     was       uuid;
-    stored    cogni_billing.holds;
     m         record;
     present   timestamptz;
     due       record;
@@ -24,10 +23,13 @@ BEGIN
     THEN
         PERFORM cogni_billing.refuse('amounts_are_whole_and_bounded');
     ELSIF (m.ends_at = coalesce(m.expires_at, '9998-12-31 23:59:59.999999+00')
-        AND m.ends_at < '9999-01-01 00:00:00+00'
-        AND (m.lasts IS NULL OR cogni_billing.is_lifetime(m.expires_at, m.lasts, m.at))) IS NOT TRUE
+        AND m.ends_at < '9999-01-01 00:00:00+00') IS NOT TRUE
     THEN
         PERFORM cogni_billing.refuse('holds_end');
+    ELSIF m.lasts IS NOT NULL THEN
+        IF NOT cogni_billing.is_lifetime(m.expires_at, m.lasts, m.at) THEN
+            PERFORM cogni_billing.refuse('holds_end');
+        END IF;
     END IF;
     SELECT id INTO was FROM cogni_billing.holds
     WHERE tenant_id = me AND kind = 'work' AND reference = m.reference;
@@ -38,9 +40,9 @@ BEGIN
         WHERE tenant_id = me AND kind = 'work' AND reference = m.reference;
     END IF;
     IF was IS NOT NULL THEN
-        SELECT * INTO stored FROM cogni_billing.holds WHERE tenant_id = me AND id = was;
         RETURN json_build_object(
-            'outcome', 'replayed', 'stored', to_json(stored), 'present', greatest(
+            'outcome', 'replayed', 'stored', to_json(cogni_billing.hold_of(me, was)),
+            'present', greatest(
                 m.at, (SELECT as_of FROM cogni_billing.wallets WHERE tenant_id = me)));
     ELSIF w.tenant_id IS NULL THEN
         RETURN '{"outcome":"unknown_account"}';
@@ -59,9 +61,10 @@ BEGIN
     SELECT w.posted + w.received - w.held + coalesce(sum(amount), 0) INTO available
     FROM cogni_billing.arrivals
     WHERE account_id = account AND position > w.received_up_to;
-    IF w.frozen_at IS NOT NULL THEN
-        RETURN json_build_object('outcome', 'frozen', 'since', w.frozen_at);
-    ELSIF m.amount > available THEN
+    IF w.frozen_at IS NOT NULL OR m.amount > available THEN
+        IF w.frozen_at IS NOT NULL THEN
+            RETURN json_build_object('outcome', 'frozen', 'since', w.frozen_at);
+        END IF;
         RETURN json_build_object('outcome', 'insufficient', 'available', available);
     END IF;
     IF w.granted > 0 THEN
@@ -105,21 +108,22 @@ BEGIN
     IF w.tenant_id IS NULL THEN
         RETURN '{"outcome":"unknown_account"}';
     END IF;
-    SELECT * INTO due FROM cogni_billing.catch_up(w, present);
-    IF due.more THEN
-        RETURN '{"outcome":"more_due"}';
+    IF w.due_at <= present THEN
+        SELECT * INTO due FROM cogni_billing.catch_up(w, present);
+        IF due.more THEN
+            RETURN '{"outcome":"more_due"}';
+        END IF;
+        w := due.w;
     END IF;
-    w := due.w;
-    SELECT * INTO hold FROM cogni_billing.holds
-    WHERE tenant_id = me AND id = (asked ->> 'id')::uuid AND kind = 'work';
-    IF NOT FOUND THEN
+    hold := cogni_billing.hold_of(me, (asked ->> 'id')::uuid);
+    IF hold.id IS NULL THEN
         RETURN '{"outcome":"unknown_hold"}';
     ELSIF hold.state = 'open' THEN
         SELECT * INTO ended FROM cogni_billing.end_hold(w, hold, 'released', 0, present);
         w := ended.w;
         w.as_of := present;
         PERFORM cogni_billing.keep_wallet(w);
-        SELECT * INTO hold FROM cogni_billing.holds WHERE tenant_id = me AND id = hold.id;
+        hold := cogni_billing.hold_of(me, hold.id);
         outcome := 'done';
     ELSIF hold.state <> 'released' THEN
         RETURN json_build_object('outcome', 'hold_closed', 'state', hold.state);
@@ -342,8 +346,7 @@ BEGIN
     SELECT * INTO due FROM cogni_billing.catch_up(w, greatest(w.as_of, moment));
     w := due.w;
     w.as_of := greatest(w.as_of, moment);
-    SELECT * INTO hold FROM cogni_billing.holds
-    WHERE tenant_id = owner AND id = (asked ->> 'hold')::uuid AND kind = 'work';
+    hold := cogni_billing.hold_of(owner, (asked ->> 'hold')::uuid);
     answer := CASE
         WHEN due.more THEN '{"outcome":"more_due"}'
         WHEN hold.id IS NULL THEN '{"outcome":"unknown_hold"}'

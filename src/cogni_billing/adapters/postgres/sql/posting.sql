@@ -92,8 +92,7 @@ DECLARE
     -- If the first of several is a replay, the others still need the due expirations posted.
     several      CONSTANT boolean := cardinality(asked) > 1;
     answers      text[] := '{}';
-    locked       boolean := false;
-    changed      boolean := false;
+    locked       boolean;  -- NULL if not
     w            cogni_billing.wallets;
     was          uuid;
     stored       cogni_billing.transactions;
@@ -160,32 +159,38 @@ BEGIN
             m.part, m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.used_at, m.final,
             m.overrun, m.charge) > 0
         THEN
-            IF m.charge IS NOT NULL THEN
-                IF m.kind <> 'reversal' OR NOT cogni_billing.is_visible(m.charge) THEN
-                    PERFORM cogni_billing.refuse('transactions_fit_their_kind');
-                END IF;
-                -- The nil id stands for an unknown charge.
-                m.reverses := coalesce((
-                    SELECT id FROM cogni_billing.transactions
-                    WHERE tenant_id = owner AND kind = 'charge' AND reference = m.charge
-                ), '00000000-0000-0000-0000-000000000000');
-            END IF;
-            IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0
-                OR m.kind <> 'grant'
-                AND num_nonnulls(
-                    m.source, m.priority, m.expires_at, m.expires_in, m.effective_from) > 0
-                OR m.kind <> 'capture' AND num_nonnulls(m.final, m.overrun) > 0
-                OR m.reverses IS NULL
-                AND num_nonnulls(m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
-                OR m.reason IS NOT NULL AND m.kind NOT IN (/* has_reason */)
-                OR m.used_at IS NOT NULL AND m.kind NOT IN (/* plain_debit */)
-                OR m.at_most IS NOT NULL
-                AND (m.kind IN (/* plain_debit */) AND m.at_most = - m.amount
-                    AND m.overdraft IS NOT TRUE) IS NOT TRUE
-            THEN
+            IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0 THEN
                 PERFORM cogni_billing.refuse('transactions_fit_their_kind');
-            ELSIF m.actor IS NOT NULL AND NOT cogni_billing.is_visible(m.actor) THEN
-                PERFORM cogni_billing.refuse('actors_are_visible_ascii');
+            ELSIF num_nonnulls(m.source, m.priority, m.expires_at, m.expires_in, m.effective_from,
+                m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason, m.actor,
+                m.at_most, m.used_at, m.final, m.overrun, m.charge) > 0
+            THEN
+                IF m.charge IS NOT NULL THEN
+                    IF m.kind <> 'reversal' OR NOT cogni_billing.is_visible(m.charge) THEN
+                        PERFORM cogni_billing.refuse('transactions_fit_their_kind');
+                    END IF;
+                    -- The nil id stands for an unknown charge.
+                    m.reverses := coalesce((
+                        SELECT id FROM cogni_billing.transactions
+                        WHERE tenant_id = owner AND kind = 'charge' AND reference = m.charge
+                    ), '00000000-0000-0000-0000-000000000000');
+                END IF;
+                IF m.kind <> 'grant'
+                    AND num_nonnulls(
+                        m.source, m.priority, m.expires_at, m.expires_in, m.effective_from) > 0
+                    OR m.kind <> 'capture' AND num_nonnulls(m.final, m.overrun) > 0
+                    OR m.reverses IS NULL AND num_nonnulls(
+                        m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
+                    OR m.reason IS NOT NULL AND m.kind NOT IN (/* has_reason */)
+                    OR m.used_at IS NOT NULL AND m.kind NOT IN (/* plain_debit */)
+                    OR m.at_most IS NOT NULL
+                    AND (m.kind IN (/* plain_debit */) AND m.at_most = - m.amount
+                        AND m.overdraft IS NOT TRUE) IS NOT TRUE
+                THEN
+                    PERFORM cogni_billing.refuse('transactions_fit_their_kind');
+                ELSIF m.actor IS NOT NULL AND NOT cogni_billing.is_visible(m.actor) THEN
+                    PERFORM cogni_billing.refuse('actors_are_visible_ascii');
+                END IF;
             END IF;
             IF num_nonnulls(m.beneficiaries, m.shares) > 0 THEN
                 IF (m.kind IN (/* has_shares */) AND cardinality(m.shares) BETWEEN 1 AND 32
@@ -222,13 +227,15 @@ BEGIN
         -- A replay needs no lock.
         SELECT id INTO was FROM cogni_billing.transactions
         WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
-        IF NOT locked AND (several OR was IS NULL) THEN
-            SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner FOR NO KEY UPDATE;
-            IF NOT FOUND AND m.kind IN (/* opens_account */) THEN
+        IF locked IS NULL AND (several OR was IS NULL) THEN
+            -- A whole row is one value here, since PostgreSQL prepares each column of a list anew.
+            w := (
+                SELECT wallet FROM cogni_billing.wallets AS wallet
+                WHERE tenant_id = owner FOR NO KEY UPDATE);
+            IF w.tenant_id IS NULL AND m.kind IN (/* opens_account */) THEN
                 -- A missing wallet has no row to lock. Claims in opposite orders would deadlock.
                 PERFORM pg_advisory_xact_lock(1, hashtext(owner::text));
-                SELECT * INTO w FROM cogni_billing.wallets
-                WHERE tenant_id = owner FOR NO KEY UPDATE;
+                w := cogni_billing.lock_wallet(owner);
             END IF;
             locked := true;
             IF was IS NULL THEN
@@ -269,8 +276,9 @@ BEGIN
             END IF;
         END IF;
         IF was IS NOT NULL THEN
-            SELECT * INTO stored FROM cogni_billing.transactions
-            WHERE tenant_id = owner AND id = was;
+            stored := (
+                SELECT line FROM cogni_billing.transactions AS line
+                WHERE tenant_id = owner AND id = was);
             answers := answers || format(
                 '{"outcome":"replayed","stored":%s}', cogni_billing.record_of(stored));
             CONTINUE;
@@ -298,9 +306,11 @@ BEGIN
         available := w.posted + arrived - w.held;
 
         -- The effect of the kind on the wallet. A debit of a kind without its own rule is usage.
-        from_grants := NULL;
-        from_amounts := NULL;
-        policy_key := NULL;
+        IF several THEN
+            from_grants := NULL;
+            from_amounts := NULL;
+            policy_key := NULL;
+        END IF;
         IF m.kind = 'purchase' THEN
             IF (m.paid > 0 AND m.paid < 1e40
                 AND m.paid_unit IN ('USD', 'USDC')
@@ -367,9 +377,10 @@ BEGIN
             w.granted := w.granted + m.amount - to_draw;
             w.due_at := least(w.due_at, m.expires_at);
         ELSIF m.kind = 'capture' THEN
-            SELECT * INTO hold FROM cogni_billing.holds
-            WHERE tenant_id = owner AND id = m.subject AND kind = 'work';
-            IF NOT FOUND THEN
+            hold := (
+                SELECT own FROM cogni_billing.holds AS own
+                WHERE tenant_id = owner AND id = m.subject AND kind = 'work');
+            IF hold.id IS NULL THEN
                 answers := answers || '{"outcome":"unknown_hold"}'::text;
                 CONTINUE;
             ELSIF hold.state <> 'open' THEN
@@ -437,12 +448,11 @@ BEGIN
         w.posted := w.posted + m.amount;
         w.lines := w.lines + 1;
         w.as_of := present;
-        changed := true;
         INSERT INTO cogni_billing.transactions (
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
             posted_after, arrived, overdraft, at_most, used_at, subject_id, paid, paid_unit,
-            beneficiaries, shares, policy, drawn_grants, drawn_amounts, reverses, returned, returned_total, part,
-            shortfall, absorbed, reason, final, overrun, actor, metadata
+            beneficiaries, shares, policy, drawn_grants, drawn_amounts, reverses, returned,
+            returned_total, part, shortfall, absorbed, reason, final, overrun, actor, metadata
         ) VALUES (
             owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
             w.posted, arrived, coalesce(m.overdraft, false), m.at_most, m.used_at, m.subject,
@@ -477,16 +487,20 @@ BEGIN
             legs := legs || ROW(owner, m.id, n + 1, cogni_billing.contra_of(m.kind), 0, m.kind,
                 other_side, m.at)::cogni_billing.arrivals;
         END IF;
-        answers := answers || CASE
-            WHEN from_grants IS NULL
-            THEN format('{"outcome":"done","balance":%s}', w.posted + arrived)
-            ELSE format(
+        IF from_grants IS NULL THEN
+            answers := answers || format('{"outcome":"done","balance":%s}', w.posted + arrived);
+        ELSIF m.reverses IS NULL THEN
+            answers := answers || format(
+                '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s,"amount":%s}',
+                w.posted + arrived, to_json(from_grants), to_json(from_amounts), m.amount);
+        ELSE
+            answers := answers || format(
                 '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s,"amount":%s,"other":%s}',
                 w.posted + arrived, to_json(from_grants), to_json(from_amounts), m.amount,
-                to_json(ROW(m.reverses, m.returned, m.returned_total, m.absorbed)))
-        END;
+                to_json(ROW(m.reverses, m.returned, m.returned_total, m.absorbed)));
+        END IF;
     END LOOP;
-    IF changed THEN
+    IF n IS NOT NULL THEN  -- if there is a record
         UPDATE cogni_billing.wallets
         SET posted = w.posted, held = w.held, granted = w.granted, lines = w.lines,
             as_of = w.as_of, due_at = w.due_at

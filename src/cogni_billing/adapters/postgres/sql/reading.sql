@@ -169,8 +169,8 @@ DECLARE
     present timestamptz := asked ->> 'now';
     w       cogni_billing.wallets;
 BEGIN
-    SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = me;
-    IF NOT FOUND THEN
+    w := (SELECT wallet FROM cogni_billing.wallets AS wallet WHERE tenant_id = me);
+    IF w.tenant_id IS NULL THEN
         w := cogni_billing.unopened_wallet(me);
         IF w.tenant_id IS NULL THEN
             RETURN '{"outcome":"unknown_account"}';
@@ -239,8 +239,8 @@ DECLARE
     closing     numeric;  -- NULL for the balance of the newest line
     due         json;
 BEGIN
-    SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = me;
-    IF NOT FOUND THEN
+    w := (SELECT wallet FROM cogni_billing.wallets AS wallet WHERE tenant_id = me);
+    IF w.tenant_id IS NULL THEN
         w := cogni_billing.unopened_wallet(me);
         IF w.tenant_id IS NULL THEN
             RETURN '{"outcome":"unknown_account"}';

@@ -372,14 +372,24 @@ BEGIN
 END
 $$;
 
--- Locks a tenant's wallet. NULL if there is none.
+-- Locks a tenant's wallet. NULL if there is none. Here and in other functions, a whole row is one
+-- value: PostgreSQL would prepare each column of a list anew in each transaction.
 CREATE FUNCTION cogni_billing.lock_wallet(owner uuid) RETURNS cogni_billing.wallets
 LANGUAGE plpgsql AS $$
-DECLARE
-    w cogni_billing.wallets;
 BEGIN
-    SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner FOR NO KEY UPDATE;
-    RETURN w;
+    RETURN (
+        SELECT wallet FROM cogni_billing.wallets AS wallet
+        WHERE tenant_id = owner FOR NO KEY UPDATE);
+END
+$$;
+
+-- A tenant's own hold. NULL if there is none.
+CREATE FUNCTION cogni_billing.hold_of(owner uuid, hold_id uuid) RETURNS cogni_billing.holds
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT hold FROM cogni_billing.holds AS hold
+        WHERE tenant_id = owner AND id = hold_id AND kind = 'work');
 END
 $$;
 

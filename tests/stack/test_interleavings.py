@@ -110,6 +110,26 @@ def refund(amount: str, reference: str, shortfall: Shortfall = Shortfall.DEBT) -
     )
 
 
+def give_back(amount: int, reference: str = "back-1") -> Call:
+    return lambda billing: billing.reverse(
+        ALICE, charge="used", amount=credits(amount), reference=reference
+    )
+
+
+def adjust(amount: int, reference: str = "fix-1") -> Call:
+    return lambda billing: billing.adjust(
+        ALICE, credits(amount), reason="counted twice", reference=reference
+    )
+
+
+def freeze(billing: Billing) -> object:
+    return billing.freeze(ALICE, "under review")
+
+
+def unfreeze(billing: Billing) -> object:
+    return billing.unfreeze(ALICE)
+
+
 def submit(tenant: TenantId = ALICE) -> Call:
     return lambda billing: attempts_over(billing, "stripe:1").submit(
         tenant, INTENTS[tenant], "stripe:1"
@@ -216,6 +236,18 @@ PAIRS: dict[str, tuple[Call, Call]] = {
     "a hold twice, when something is due": (hold(5), hold(5)),
     "a refused charge twice, when something is due": (charge(10**9), charge(10**9)),
     "a charge and a sweep, when something is due": (charge(5), lambda billing: billing.sweep()),
+    "a freeze twice": (freeze, freeze),
+    "a freeze and an unfreeze": (freeze, unfreeze),
+    "a freeze and a charge": (freeze, charge(5)),
+    "a freeze and a hold": (freeze, hold(5)),
+    "a freeze and a capture": (freeze, capture(20)),
+    "a freeze and an overrun": (freeze, capture(6_000_000, overrun=Overrun.AVAILABLE)),
+    "a freeze and an extension of a hold": (freeze, extend_hold),
+    "an adjustment twice": (adjust(-6_000_000), adjust(-6_000_000)),
+    "two adjustments": (adjust(-6_000_000), adjust(-6_000_000, "fix-2")),
+    "an adjustment and a charge and enough for one": (adjust(-6_000_000), charge(6_000_000)),
+    "an adjustment and a capture": (adjust(-9_999_990), capture(20)),
+    "an adjustment and a void": (adjust(-9_999_990), void()),
     "folding and a purchase": (lambda billing: billing.fold(), buy("stripe:1")),
 }
 # In this ledger both tenants have intents, and no purchase.
@@ -224,7 +256,19 @@ PAIRS_OF_ATTEMPTS: dict[str, tuple[Call, Call]] = {
     "two tenants with one piece of evidence": (submit(), submit(BOB)),
     "evidence, and another tenant who buys with it": (submit(), buy("stripe:1", tenant=BOB)),
 }
-EACH = PAIRS | PAIRS_OF_ATTEMPTS
+# In this ledger Alice has also been charged 40 credits, 20 of them of her grant.
+PAIRS_OF_REVERSALS: dict[str, tuple[Call, Call]] = {
+    "a reversal twice": (give_back(30), give_back(30)),
+    "two reversals and enough for one": (give_back(30), give_back(30, "back-2")),
+    "two reversals of parts": (give_back(30), give_back(10, "back-2")),
+    "a reversal and a charge": (give_back(30), charge(15)),
+    "a reversal and a hold of what it gives back": (give_back(30), hold(9_499_980)),
+    "a reversal and a void of its grant": (give_back(30), void()),
+    "a reversal and an adjustment": (give_back(30), adjust(-6_000_000)),
+    "a reversal and a freeze": (give_back(30), freeze),
+    "a reversal twice, when its grant is due": (give_back(30), give_back(30)),
+}
+EACH = PAIRS | PAIRS_OF_ATTEMPTS | PAIRS_OF_REVERSALS
 # These never wait for each other: they are of different tenants, or record no transaction.
 APART = {
     "two tenants who buy",
@@ -240,6 +284,7 @@ LATER = {
     "a hold twice, when something is due",
     "a refused charge twice, when something is due",
     "a charge and a sweep, when something is due",
+    "a reversal twice, when its grant is due",
 }
 POLICY = policy()  # a tenth of each purchase for Bob, a quarter for the system tenant
 
@@ -254,6 +299,8 @@ def ready(database: Database, pair: str) -> MovableClock:
         intend(billing)
     else:
         sell(billing)
+    if pair in PAIRS_OF_REVERSALS:
+        billing.charge(ALICE, credits(40), reference="used")
     if pair in LATER:
         clock.move(2 * HOUR)
     return clock

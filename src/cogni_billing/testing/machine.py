@@ -916,6 +916,7 @@ def run(
             stateful_step_count=STEPS,
             derandomize=not anew,
             database=None,
+            deadline=None,  # a host's machine may be slow
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

@@ -25,7 +25,7 @@ from cogni_billing import (
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.identity import USAGE, account_of
-from cogni_billing.domain.transactions import Transaction
+from cogni_billing.domain.transactions import Draw, Transaction
 from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, FakeVerifier, MovableClock, paid
 from cogni_billing.testing.contracts.attempt_base import CARD
 
@@ -322,6 +322,71 @@ def test_a_violation_of_a_hold_is_located_and_described(
     broken(unit_of_work._store)
 
     assert [str(violation) for violation in billing.verify().violations] == found
+
+
+LOT, SECOND_REVERSAL = (f"00000000-0000-0000-0000-00000000000{n}" for n in (2, 5))
+REVERSAL_BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
+    (
+        lambda store: change_given_back(store, total=credits(40)),
+        ["reversals_give_back_a_charge: 15 CREDIT after 15 CREDIT make 40 CREDIT of 40 CREDIT"],
+    ),
+    (
+        lambda store: change_given_back(store, amount=credits(26), total=credits(41)),
+        ["reversals_give_back_a_charge: 26 CREDIT after 15 CREDIT make 41 CREDIT of 40 CREDIT"],
+    ),
+    (
+        lambda store: record(
+            store, SECOND_REVERSAL, lambda made: forced(made, absorbed=credits(5))
+        ),
+        [
+            "postings_match: 15 CREDIT, nothing, -15 CREDIT instead of 15 CREDIT, 5 CREDIT, -20 CREDIT",
+            "reversals_return_to_their_lots: 15 CREDIT and 5 CREDIT expired instead of 15 CREDIT",
+        ],
+    ),
+    (
+        lambda store: give_back_to_the_grant(store, credits(16)),
+        [
+            "grants_add_up: 10 CREDIT taken instead of 9 CREDIT, of 30 CREDIT",
+            "reversals_return_to_their_lots: 16 CREDIT and 0 CREDIT expired instead of 15 CREDIT",
+        ],
+    ),
+]
+
+
+def change_given_back(store: Store, **fields: Any) -> None:
+    def changed(made: Transaction) -> Transaction:
+        assert made.giving_back is not None
+        return forced(made, giving_back=evolve(made.giving_back, **fields))
+
+    record(store, SECOND_REVERSAL, changed)
+
+
+def give_back_to_the_grant(store: Store, part: Amount) -> None:
+    key = store.ids[ALICE, UUID(SECOND_REVERSAL)]
+    store.recorded[key] = evolve(store.recorded[key], draws=(Draw(UUID(LOT), part),))
+
+
+@pytest.mark.parametrize(("broken", "found"), REVERSAL_BREAKS)
+def test_a_violation_of_a_reversal_is_located_and_described(
+    broken: Callable[[Store], object], found: list[str]
+) -> None:
+    """A charge of 40 credits, 30 of them of a grant. 15 are given back twice."""
+    unit_of_work = InMemoryUnitOfWork()
+    billing = Billing(unit_of_work, ids=CountingIds())
+    billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1")
+    billing.grant(ALICE, credits(30), source="promo:a", reference="a")
+    billing.charge(ALICE, credits(40), reference="run-1")
+    for reference in ("back-1", "back-2"):
+        billing.reverse(ALICE, charge="run-1", amount=credits(15), reference=reference)
+    assert billing.verify().violations == ()
+
+    broken(unit_of_work._store)
+
+    violations = billing.verify().violations
+    assert [f"{each.invariant.name.lower()}: {each.detail}" for each in violations] == found
+    assert {"tenant": str(ALICE), "transaction": SECOND_REVERSAL} in [
+        each.where for each in violations
+    ]
 
 
 def test_a_new_wallet_has_no_violations(unit_of_work: InMemoryUnitOfWork) -> None:

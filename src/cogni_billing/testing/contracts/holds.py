@@ -161,6 +161,20 @@ class HoldContract(Contract):
 
         assert rich.release(ALICE, hold.id) == evolve(first, replayed=True)
 
+    def test_a_second_release_leaves_the_time_of_the_wallet(self, new_billing: NewBilling) -> None:
+        clock = MovableClock()
+        billing = new_billing(clock=clock)
+        billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+        hold = billing.hold(ALICE, credits(7), reference="h")
+        billing.release(ALICE, hold.id)
+        clock.move(HOUR)
+        assert billing.release(ALICE, hold.id).replayed
+        clock.move(-HOUR / 2)
+
+        billing.charge(ALICE, credits(1), reference="c")
+
+        assert billing.statement(ALICE).lines[0].at == NOON + HOUR / 2
+
     def test_a_hold_ends_once(self, rich: Billing, hold: Hold) -> None:
         other = rich.hold(ALICE, credits(5), reference="run-2")
         rich.capture(ALICE, hold.id, credits(1), reference="run-1")

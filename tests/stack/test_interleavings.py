@@ -276,6 +276,7 @@ APART = {
     "a first purchase and a charge",
     "a first purchase and a hold",
     "a refused charge twice, when something is due",
+    "a freeze and an unfreeze",
 }
 # By then the grant has expired, and the first call posts that.
 LATER = {

@@ -99,7 +99,7 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_wallet_is_not_written_back": (
         purchases.PurchaseContract,
         "test_the_balance_on_the_receipt_is_the_one_right_after",
-        replaced("record", "IF n IS NOT NULL THEN", "IF false THEN"),
+        replaced("record", "IF changed THEN", "IF false THEN"),
     ),
     "a_charge_is_not_compared_with_the_balance": (
         charges.ChargeRaces,

@@ -95,7 +95,7 @@ def _add(context: Context, meter: Meter, amount: object) -> Steps[None]:
             meter.tenant,
             meter.running(),
             None,
-            expiry=Expiry(lasts=meter.ttl),
+            expiry=Expiry(expires_in=meter.ttl),
             reference=meter.renewal_reference,
         )
         meter.renewed(now)

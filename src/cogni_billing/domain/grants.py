@@ -117,7 +117,7 @@ def plan_grant(request: GrantRequest, *, at: datetime, transaction_id: UUID) -> 
             source=request.source,
             priority=request.priority,
             expires_at=expires_at,
-            expires_in=request.expiry.lasts,
+            expires_in=request.expiry.expires_in,
             effective_from=request.effective_from,
         ),
     )
@@ -219,7 +219,7 @@ def plan_extension(
         reference=key,
         expires_at=expires_at,
         extended_at=at,
-        expires_in=expiry.lasts,
+        expires_in=expiry.expires_in,
     )
 
 

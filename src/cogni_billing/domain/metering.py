@@ -104,7 +104,7 @@ class Meter:
             amount=self.limit,
             reference=self.reference,
             metadata=EMPTY,
-            expiry=Expiry(lasts=self.ttl),
+            expiry=Expiry(expires_in=self.ttl),
         )
 
     def begin(self, hold: Hold) -> None:

@@ -70,7 +70,7 @@ class Expiry:
     """
 
     at: datetime | None = field(default=None, converter=expiry)
-    lasts: timedelta | None = field(default=None, converter=_expires_in)
+    expires_in: timedelta | None = field(default=None, converter=_expires_in)
 
     @classmethod
     def given(cls, expires_at: object, expires_in: object) -> Self:
@@ -80,18 +80,18 @@ class Expiry:
             InvalidTime: an argument is invalid, or both are given.
         """
         made = cls(expires_at, expires_in)
-        if made.at is not None and made.lasts is not None:
-            raise InvalidTime("expires_in", str(made.lasts), "None beside expires_at")
+        if made.at is not None and made.expires_in is not None:
+            raise InvalidTime("expires_in", str(made.expires_in), "None beside expires_at")
         return made
 
     @classmethod
     def stored(cls, expires_at: datetime | None, expires_in: timedelta | None) -> Self:
         """The expiry as the caller gave it, from a stored moment and lifetime."""
-        return cls(expires_at) if expires_in is None else cls(lasts=expires_in)
+        return cls(expires_at) if expires_in is None else cls(expires_in=expires_in)
 
     @property
     def is_given(self) -> bool:
-        return self.at is not None or self.lasts is not None
+        return self.at is not None or self.expires_in is not None
 
     def starting(self, start: datetime) -> datetime | None:
         """The moment of the expiry, if a lifetime begins at *start*. `None` for never.
@@ -99,20 +99,20 @@ class Expiry:
         Raises:
             InvalidTime: the moment is after the year 9998.
         """
-        if self.lasts is None:
+        if self.expires_in is None:
             return self.at
-        if self.lasts > LATEST - start:
+        if self.expires_in > LATEST - start:
             raise InvalidTime(
-                "expires_in", str(self.lasts), "a lifetime that ends by the year 9998"
+                "expires_in", str(self.expires_in), "a lifetime that ends by the year 9998"
             )
-        return start + self.lasts
+        return start + self.expires_in
 
     @property
     def request(self) -> Mapping[str, str]:
         """The field of a request, as text that no version may change."""
-        if self.lasts is None:
+        if self.expires_in is None:
             return {"expires_at": expiry_text(self.at)}
-        seconds, rest = divmod(self.lasts, timedelta(seconds=1))
+        seconds, rest = divmod(self.expires_in, timedelta(seconds=1))
         fraction = f".{rest.microseconds:06}".rstrip("0") if rest else ""
         return {"expires_in": f"{seconds}{fraction} s"}
 

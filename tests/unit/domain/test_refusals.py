@@ -130,8 +130,8 @@ def capturing(**given: Any) -> object:
     return CaptureRequest(**asked | given)
 
 
-def extending(amount: Amount | None, lasts: timedelta | None = None) -> object:
-    expiry = Expiry(lasts=lasts)
+def extending(amount: Amount | None, expires_in: timedelta | None = None) -> object:
+    expiry = Expiry(expires_in=expires_in)
     return Extension(
         tenant=ALICE,
         hold_id=HOLD.id,
@@ -590,7 +590,7 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "invalid_amount: amount: expected an Amount greater than zero, got 0 CREDIT",
     ),
     (
-        lambda: extending(None, lasts=timedelta.max),
+        lambda: extending(None, expires_in=timedelta.max),
         "invalid_time: expires_in: expected a lifetime that ends by the year 9998, got"
         " 999999999 days, 23:59:59.999999",
     ),

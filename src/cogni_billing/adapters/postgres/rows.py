@@ -64,7 +64,7 @@ def movement(transaction: Transaction) -> Asked:
         asked["source"], asked["priority"] = terms.source, terms.priority
         asked["expires_at"] = terms.expires_at
         if terms.expires_in is not None:
-            asked["expires_in"] = terms.expires_in // MICROSECOND
+            asked["expires_in"] = _microseconds(terms.expires_in)
         if terms.effective_from is not None:
             asked["effective_from"] = terms.effective_from
     if (reversal := transaction.reversal) is not None:
@@ -230,13 +230,12 @@ def void_asked(void: Transaction) -> Asked:
 
 def extension_asked(extension: GrantExtension) -> Asked:
     """Convert *extension* to the argument of `extend_grant`."""
-    lifetime = extension.expires_in
     return {
         "at": extension.extended_at,
         "reference": extension.reference,
         "grant_id": extension.grant_id,
         "expires_at": extension.expires_at,
-        "expires_in": lifetime and lifetime // MICROSECOND,
+        "expires_in": _microseconds(extension.expires_in),
     }
 
 
@@ -310,7 +309,7 @@ def hold_asked(hold: Hold) -> Asked:
         "reference": hold.reference,
         "amount": hold.amount.value,
         "expires_at": hold.expires_at,
-        "lasts": _microseconds(hold.expiry.lasts),
+        "expires_in": _microseconds(hold.expiry.expires_in),
         "ends_at": hold.ends_at,
         "metadata": encoded(hold.metadata),
     }
@@ -325,7 +324,7 @@ def hold_extension_asked(extension: Extension) -> Asked:
         "reference": extension.reference,
         "amount": extension.amount and extension.amount.value,
         "expires_at": extension.expires_at,
-        "lasts": _microseconds(extension.expiry.lasts),
+        "expires_in": _microseconds(extension.expiry.expires_in),
     }
 
 
@@ -372,15 +371,7 @@ def release_from(stored: Any, tenant: TenantId) -> Release:
 
 
 def _expiry(stored: Any) -> Expiry:
-    lasts = stored["lasts"]
-    return Expiry(
-        optional_moment(stored["requested_until"]),
-        None if lasts is None else timedelta(microseconds=lasts),
-    )
-
-
-def _microseconds(lasts: timedelta | None) -> int | None:
-    return None if lasts is None else lasts // timedelta(microseconds=1)
+    return Expiry(optional_moment(stored["requested_until"]), _lifetime(stored["expires_in"]))
 
 
 def hold_from(stored: Any, tenant: TenantId) -> Hold:
@@ -575,6 +566,10 @@ def optional_moment(written: str | None) -> datetime | None:
 
 def _lifetime(microseconds: int | None) -> timedelta | None:
     return None if microseconds is None else int(microseconds) * MICROSECOND
+
+
+def _microseconds(lifetime: timedelta | None) -> int | None:
+    return None if lifetime is None else lifetime // MICROSECOND
 
 
 def _id(written: str | None) -> UUID | None:

@@ -17,7 +17,7 @@ DECLARE
 BEGIN
     SELECT * INTO m FROM json_to_record(asked) AS hold (
         id uuid, at timestamptz, reference text, amount numeric, expires_at timestamptz,
-        lasts bigint, ends_at timestamptz, metadata text);
+        expires_in bigint, ends_at timestamptz, metadata text);
     PERFORM cogni_billing.check_call(m.at, m.metadata, m.reference);
     IF (m.id IS NOT NULL AND m.amount > 0 AND m.amount < 1e40 AND scale(m.amount) = 0) IS NOT TRUE
     THEN
@@ -26,8 +26,8 @@ BEGIN
         AND m.ends_at < '9999-01-01 00:00:00+00') IS NOT TRUE
     THEN
         PERFORM cogni_billing.refuse('holds_end');
-    ELSIF m.lasts IS NOT NULL THEN
-        IF NOT cogni_billing.is_lifetime(m.expires_at, m.lasts, m.at) THEN
+    ELSIF m.expires_in IS NOT NULL THEN
+        IF NOT cogni_billing.is_lifetime(m.expires_at, m.expires_in, m.at) THEN
             PERFORM cogni_billing.refuse('holds_end');
         END IF;
     END IF;
@@ -73,12 +73,14 @@ BEGIN
         w.granted := w.granted - drawn;
     END IF;
     INSERT INTO cogni_billing.holds (
-        tenant_id, id, kind, reference, requested, requested_until, lasts, drawn_grants, drawn_amounts,
-        opened_at, metadata, amount, held, expires_at, ends_at, pinned_grants, pinned_amounts
+        tenant_id, id, kind, reference, requested, requested_until, expires_in, drawn_grants,
+        drawn_amounts, opened_at, metadata, amount, held, expires_at, ends_at, pinned_grants,
+        pinned_amounts
     ) VALUES (
-        me, m.id, 'work', m.reference, m.amount, CASE WHEN m.lasts IS NULL THEN m.expires_at END,
-        m.lasts, from_grants, from_amounts, m.at, m.metadata::json, m.amount, m.amount,
-        m.expires_at, m.ends_at, from_grants, from_amounts
+        me, m.id, 'work', m.reference, m.amount,
+        CASE WHEN m.expires_in IS NULL THEN m.expires_at END, m.expires_in, from_grants,
+        from_amounts, m.at, m.metadata::json, m.amount, m.amount, m.expires_at, m.ends_at,
+        from_grants, from_amounts
     )
     ON CONFLICT ON CONSTRAINT holds_pkey DO NOTHING;
     IF NOT FOUND THEN
@@ -210,11 +212,11 @@ CREATE FUNCTION cogni_billing.keep_change(
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    lifetime CONSTANT bigint := asked ->> 'lasts';
+    lifetime CONSTANT bigint := asked ->> 'expires_in';
 BEGIN
     INSERT INTO cogni_billing.hold_changes (
         tenant_id, hold_id, number, kind, id, reference, at, amount, grants, amounts, requested,
-        requested_until, lasts
+        requested_until, expires_in
     )
     SELECT
         hold.tenant_id, hold.id, coalesce(max(number), 0) + 1, change,
@@ -362,7 +364,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     added     CONSTANT numeric := asked ->> 'amount';
     until     CONSTANT timestamptz := asked ->> 'expires_at';
-    lifetime  CONSTANT bigint := asked ->> 'lasts';
+    lifetime  CONSTANT bigint := asked ->> 'expires_in';
     begun     record;
     more      record;
     w         cogni_billing.wallets;

@@ -93,6 +93,7 @@ DECLARE
     several      CONSTANT boolean := cardinality(asked) > 1;
     answers      text[] := '{}';
     locked       boolean;  -- NULL if not
+    changed      boolean;  -- NULL if not
     w            cogni_billing.wallets;
     was          uuid;
     stored       cogni_billing.transactions;
@@ -448,6 +449,7 @@ BEGIN
         w.posted := w.posted + m.amount;
         w.lines := w.lines + 1;
         w.as_of := present;
+        changed := true;
         INSERT INTO cogni_billing.transactions (
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
             posted_after, arrived, overdraft, at_most, used_at, subject_id, paid, paid_unit,
@@ -500,7 +502,7 @@ BEGIN
                 to_json(ROW(m.reverses, m.returned, m.returned_total, m.absorbed)));
         END IF;
     END LOOP;
-    IF n IS NOT NULL THEN  -- if there is a record
+    IF changed THEN
         UPDATE cogni_billing.wallets
         SET posted = w.posted, held = w.held, granted = w.granted, lines = w.lines,
             as_of = w.as_of, due_at = w.due_at

@@ -191,15 +191,12 @@ BEGIN
     ELSE
         w.posted := cogni_billing.posted_by(w, moment, moment);
         w.held := (
-            SELECT coalesce(sum(requested), 0) FROM cogni_billing.holds
-            WHERE tenant_id = me AND ends_at > moment AND ends_at > 'epoch' AND opened_at <= moment
-        ) + (
-            SELECT coalesce(sum(change.amount), 0)
+            SELECT coalesce(sum(requested + CASE WHEN changed THEN (
+                SELECT coalesce(sum(amount), 0) FROM cogni_billing.hold_changes AS change
+                WHERE tenant_id = me AND hold_id = hold.id AND change.at <= moment
+            ) ELSE 0 END), 0)
             FROM cogni_billing.holds AS hold
-            JOIN cogni_billing.hold_changes AS change
-                ON change.tenant_id = me AND change.hold_id = hold.id
-            WHERE hold.tenant_id = me AND hold.changed AND hold.ends_at > moment
-              AND hold.opened_at <= moment AND change.at <= moment
+            WHERE tenant_id = me AND ends_at > moment AND ends_at > 'epoch' AND opened_at <= moment
         );
     END IF;
     RETURN '{"outcome":"done","posted":' || w.posted || ',"held":' || w.held || '}';

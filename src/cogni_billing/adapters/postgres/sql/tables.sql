@@ -192,7 +192,7 @@ CREATE TABLE cogni_billing.holds (
     -- As requested: the amount, and the expiry as a moment or as a lifetime in microseconds.
     requested      numeric          NOT NULL,
     requested_until timestamptz,
-    lasts          bigint,
+    expires_in     bigint,
     -- The parts of grants that it drew when it opened. The remaining part was purchased credits.
     drawn_grants   uuid[],
     drawn_amounts  numeric[],
@@ -216,10 +216,8 @@ CREATE TABLE cogni_billing.holds (
     CONSTRAINT holds_key_used_once UNIQUE (reference, tenant_id, kind)
 );
 
-CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (requested, opened_at)
-    WHERE ends_at > 'epoch';
-CREATE INDEX holds_changed ON cogni_billing.holds (tenant_id, ends_at) INCLUDE (id, opened_at)
-    WHERE changed;
+CREATE INDEX holds_ends ON cogni_billing.holds (tenant_id, ends_at)
+    INCLUDE (requested, opened_at, changed, id) WHERE ends_at > 'epoch';
 CREATE INDEX holds_open ON cogni_billing.holds (tenant_id, ends_at) WHERE state = 'open';
 CREATE INDEX holds_newest ON cogni_billing.holds (tenant_id, opened_at, id)
     WHERE state = 'open' AND kind = 'work';
@@ -242,7 +240,7 @@ CREATE TABLE cogni_billing.hold_changes (
     -- As requested. NULL for an amount or an expiry that the caller did not give.
     requested       numeric,
     requested_until timestamptz,
-    lasts       bigint,
+    expires_in  bigint,
     CONSTRAINT hold_changes_pkey PRIMARY KEY (hold_id, tenant_id, number),
     CONSTRAINT hold_changes_key_used_once UNIQUE (reference, tenant_id, kind)
 );

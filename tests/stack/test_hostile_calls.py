@@ -376,7 +376,8 @@ extending,part unknown_hold {"hold":"his hold"} {"hold":"her dispute"} {"hold":n
 hold expired {"expires_at":"2020-01-01","ends_at":"2020-01-01"}
 extending expired {"expires_at":"2020-01-01"}
 hold holds_end {"expires_in":0} {"expires_in":-1} {"expires_in":5}
-extending holds_end {"expires_in":0} {"expires_in":5} {"expires_at":"9999-01-01"} {"expires_at":"infinity"}
+extending holds_end
+    {"expires_in":0} {"expires_in":5} {"expires_at":"9999-01-01"} {"expires_at":"infinity"}
     {"amount":null,"expires_at":null}
 hold holds_end {"ends_at":"2040-01-01"} {"expires_at":null} {"ends_at":null}
     {"expires_at":"9999-06-01","ends_at":"9999-06-01"}

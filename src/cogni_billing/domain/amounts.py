@@ -292,11 +292,13 @@ def credits_from_zero(amount: object, field: str = "amount") -> Amount:
         InvalidAmount: *amount* is no `Amount`, is below zero, or is above 10^27.
         UnitMismatch: *amount* is in another unit.
     """
+    if isinstance(amount, Amount) and amount.value > 0:
+        return positive_credits(amount, field)
     if not isinstance(amount, Amount) or amount.is_negative:
         raise InvalidAmount(field, amount_shown(amount), "an Amount of at least zero")
     if amount.unit is not CREDIT:
         raise UnitMismatch(field, str(amount.unit), str(CREDIT))
-    return positive_credits(amount, field) if amount.is_positive else amount
+    return amount
 
 
 def total(amounts: Iterable[Amount], unit: Unit) -> Amount:

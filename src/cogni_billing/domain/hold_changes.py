@@ -46,6 +46,8 @@ class HoldChange:
 
 
 def _overrun(given: object) -> Overrun:
+    if isinstance(given, Overrun):
+        return given
     if not isinstance(given, str) or given not in list(Overrun):
         raise InvalidInput("overrun", shown(given), "a value of Overrun")
     return Overrun(given)

@@ -195,6 +195,7 @@ def rules_of(kind: TransactionKind) -> KindRules:
     Raises:
         UnbalancedTransaction: the table has no entry for it.
     """
-    if kind not in KINDS:
-        raise unknown_kind(kind)
-    return KINDS[kind]
+    try:
+        return KINDS[kind]
+    except KeyError:
+        raise unknown_kind(kind) from None

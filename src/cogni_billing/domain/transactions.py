@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from itertools import chain
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -15,7 +14,7 @@ from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.errors import UnbalancedTransaction, unknown_kind
 from cogni_billing.domain.identity import AccountId, TenantId, account_of, owner_of
-from cogni_billing.domain.kinds import TransactionKind, rules_of
+from cogni_billing.domain.kinds import KindRules, TransactionKind, rules_of
 from cogni_billing.domain.metadata import EMPTY, Json
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.shares import Share
@@ -220,22 +219,24 @@ class Transaction:
     """The person or the program that made the call, as `acting` named it."""
 
     def __attrs_post_init__(self) -> None:
-        for problem in chain(self._problems(), self._misplaced_rules()):
+        for problem in self._problems():
             raise UnbalancedTransaction(f"a {self.kind} {problem}")
         if excess := imbalance(self.postings):
             raise UnbalancedTransaction("postings do not sum to zero", excess)
 
     def _problems(self) -> Iterator[str]:
         kind, rules = self.kind, rules_of(self.kind)
-        adds = self.amount.is_positive
-        fits = rules.corrects or rules.is_credit is adds
-        if not (rules.may_be_zero if self.amount.is_zero else fits):
+        change = self.amount.value
+        fits = rules.corrects or rules.is_credit is (change > 0)
+        if not (fits if change else rules.may_be_zero):
             yield f"of {self.amount}"
         if self.shares and not rules.has_shares:
             yield f"with {len(self.shares)} shares"
         if self.absorbed.value and rules.absorbs is None:
             yield f"with {self.absorbed} absorbed"
-        if any(part.unit is not self.amount.unit for part in self._parts()):
+        if (self.shares or self.absorbed.value) and any(
+            part.unit is not self.amount.unit for part in self._parts()
+        ):
             yield "in more than one unit"
         if (self.subject is None) is not (rules.subject is None):
             yield f"with subject {self.subject}, where {rules.subject or 'none'} was expected"
@@ -245,25 +246,22 @@ class Transaction:
             yield f"with terms {self.terms}"
         if (self.reversal is None) is rules.reverses:
             yield f"with reversal {self.reversal}"
-        yield from self._problems_of_rare_fields()
+        yield from self._problems_of_rare_fields(rules)
 
-    def _problems_of_rare_fields(self) -> Iterator[str]:
+    def _problems_of_rare_fields(self, rules: KindRules) -> Iterator[str]:
         kind, limit = self.kind, self.at_most
         if limit is not None and (
-            self.overdraft or not kind.is_plain_debit or -self.amount > limit
+            self.overdraft or not rules.is_plain_debit or -self.amount > limit
         ):
             yield f"of at most {limit}"
-        if self.occurred_at is not None and not kind.is_plain_debit:
+        if self.occurred_at is not None and not rules.is_plain_debit:
             yield f"that occurred at {self.occurred_at}"
         if (self.giving_back is None) is (kind is TransactionKind.REVERSAL):
             yield f"with {self.giving_back} given back"
-        may = kind.corrects or kind in {TransactionKind.REVERSAL, TransactionKind.VOID}
-        if kind.corrects if self.reason is None else not may:
+        if rules.corrects if self.reason is None else not _may_have_reason(kind):
             yield f"with reason {self.reason}"
-
-    def _misplaced_rules(self) -> Iterator[str]:
         plain = self.final and self.overrun is Overrun.REFUSE
-        if not plain and self.kind is not TransactionKind.CAPTURE:
+        if not plain and kind is not TransactionKind.CAPTURE:
             yield "with the rules of a capture"
 
     def _parts(self) -> Iterator[Amount]:
@@ -338,6 +336,10 @@ class Transaction:
                 )
             case _:
                 raise unknown_kind(self.kind)
+
+
+def _may_have_reason(kind: TransactionKind) -> bool:
+    return kind.corrects or kind in {TransactionKind.REVERSAL, TransactionKind.VOID}
 
 
 @frozen

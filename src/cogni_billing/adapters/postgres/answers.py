@@ -50,12 +50,11 @@ def posted(transaction: Transaction, answer: Any, *, repeated: bool = False) -> 
         BillingError: the database refused the transaction, or its key was used for another request.
     """
     if answer["outcome"] == "done":
-        return Recorded(
-            _filled(transaction, answer),
-            in_credits(answer["balance"]),
-            replayed=False,
-            draws=draws_from(answer.get("grants"), answer.get("amounts")),
-        )
+        balance = in_credits(answer["balance"])
+        if "grants" not in answer:  # as in most answers
+            return Recorded(transaction, balance, replayed=False)
+        draws = draws_from(answer["grants"], answer["amounts"])
+        return Recorded(_filled(transaction, answer), balance, replayed=False, draws=draws)
     if answer["outcome"] == "replayed":
         stored = recorded_from(answer["stored"], transaction.tenant)
         same_or_conflict(stored.transaction.named_like(transaction), transaction.request)
@@ -66,7 +65,7 @@ def posted(transaction: Transaction, answer: Any, *, repeated: bool = False) -> 
 
 def _filled(transaction: Transaction, answer: Any) -> Transaction:
     """Fill in the amounts that the database decided."""
-    if transaction.at_most is not None and "amount" in answer:
+    if transaction.at_most is not None:
         return evolve(transaction, amount=in_credits(answer["amount"]))
     if (given := transaction.giving_back) is None:
         return transaction

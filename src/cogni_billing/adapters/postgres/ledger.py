@@ -178,10 +178,12 @@ class PostgresLedger:
         with self._guard.call(), translated():
             answer = self._repeated("release", {"id": hold_id, "at": moment})
             match answer["outcome"]:
-                case "done" | "replayed" as outcome:
+                case "done":
+                    return hold_from(answer["stored"], self._tenant)
+                case "replayed":
                     hold = hold_from(answer["stored"], self._tenant)
                     ours = self._calls.repeated and hold.ended_at == moment
-                    return evolve(hold, replayed=outcome == "replayed" and not ours)
+                    return evolve(hold, replayed=not ours)
                 case "unknown_hold":
                     raise UnknownHold(hold_id)
                 case "hold_closed":

@@ -53,7 +53,6 @@ def movement(transaction: Transaction) -> Asked:
     }
     if transaction.subject is not None:
         asked["subject"] = transaction.subject
-        asked |= _rules_of_capture(transaction)
     if transaction.shares:
         asked["beneficiaries"] = [share.beneficiary for share in transaction.shares]
         asked["shares"] = [share.amount.value for share in transaction.shares]
@@ -73,34 +72,29 @@ def movement(transaction: Transaction) -> Asked:
         asked["returned_total"] = reversal.total.value
         asked["part"] = reversal.asked and reversal.asked.value
         asked["absorbed"] = transaction.absorbed.value
-    return asked | _choices(transaction)
+    _add_choices(asked, transaction)
+    return asked
 
 
-def _choices(transaction: Transaction) -> Asked:
-    """The optional fields that a caller chose."""
-    chosen: Asked = {}
+def _add_choices(asked: Asked, transaction: Transaction) -> None:
+    """Add the optional fields that a caller chose."""
     if (part := transaction.giving_back) is not None:
-        chosen["reverses"], chosen["charge"] = part.charge, part.reference
-        chosen["part"] = part.asked and part.asked.value
+        asked["reverses"], asked["charge"] = part.charge, part.reference
+        asked["part"] = part.asked and part.asked.value
     if transaction.overdraft:
-        chosen["overdraft"] = True
+        asked["overdraft"] = True
     if transaction.at_most is not None:
-        chosen["at_most"] = transaction.at_most.value
+        asked["at_most"] = transaction.at_most.value
     if transaction.occurred_at is not None:
-        chosen["used_at"] = transaction.occurred_at
-    if transaction.reason is not None:
-        chosen["reason"] = transaction.reason
-    if transaction.actor is not None:
-        chosen["actor"] = transaction.actor
-    return chosen
-
-
-def _rules_of_capture(transaction: Transaction) -> Asked:
-    """The rules that differ from those of a plain capture."""
-    asked: Asked = {} if transaction.final else {"final": False}
+        asked["used_at"] = transaction.occurred_at
+    if not transaction.final:
+        asked["final"] = False
     if transaction.overrun is not Overrun.REFUSE:
         asked["overrun"] = transaction.overrun
-    return asked
+    if transaction.reason is not None:
+        asked["reason"] = transaction.reason
+    if transaction.actor is not None:
+        asked["actor"] = transaction.actor
 
 
 def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
@@ -377,17 +371,17 @@ def _expiry(stored: Any) -> Expiry:
 def hold_from(stored: Any, tenant: TenantId) -> Hold:
     """Convert *stored* to a hold."""
     state = HoldState(stored["state"])
-    amount, captured = in_credits(stored["amount"]), in_credits(stored["captured"])
+    amount, captured, held = stored["amount"], stored["captured"], stored["held"]
     return Hold(
         id=UUID(stored["id"]),
         tenant=tenant,
         reference=stored["reference"],
-        amount=amount,
+        amount=in_credits(amount),
         opened_at=moment(stored["opened_at"]),
         expires_at=optional_moment(stored["expires_at"]),
         state=state,
-        captured=captured,
-        released=amount - captured - in_credits(stored["held"]),
+        captured=in_credits(captured),
+        released=in_credits(amount - captured - held),
         asked=in_credits(stored["requested"]),
         expiry=_expiry(stored),
         ended_at=None if state is HoldState.OPEN else moment(stored["ends_at"]),

@@ -181,9 +181,7 @@ class Wallet:
 
     def starting(self) -> list[Schedule]:
         """The schedules whose next period begins by `as_of`, in order."""
-        due = [
-            each for each in self.schedules.values() if each.next_at and each.next_at <= self.as_of
-        ]
+        due = (each for each in self.schedules.values() if each.is_due(self.as_of))
         return sorted(due, key=lambda schedule: schedule.id)
 
     def started(self, schedule: Schedule, arrived: Amount) -> tuple[Wallet, list[Start]]:

@@ -157,14 +157,6 @@ ANSWERED_BY_THE_KEY: Final[Mapping[str, tuple[Call, type[BillingError] | None]]]
         lambda billing, _: billing.grant(ALICE, credits(5), source="gift", reference="later"),
         IdempotencyConflict,
     ),
-    "replay of a schedule": (
-        lambda billing, _: billing.schedule_grants(ALICE, PLAN, reference="old"),
-        None,
-    ),
-    "conflict of a schedule": (
-        lambda billing, _: billing.schedule_grants(ALICE, PLAN, reference="old", replaces=NO_ID),
-        IdempotencyConflict,
-    ),
     "conflict of a charge": (
         lambda billing, _: billing.charge(ALICE, credits(4), reference="old"),
         IdempotencyConflict,
@@ -177,6 +169,14 @@ RECORDS_NOTHING: Final[Mapping[str, tuple[Call, type[BillingError] | None]]] = {
     ),
     "conflict of a hold": (
         lambda billing, _: billing.hold(ALICE, credits(8), reference="old"),
+        IdempotencyConflict,
+    ),
+    "replay of a schedule": (
+        lambda billing, _: billing.schedule_grants(ALICE, PLAN, reference="old"),
+        None,
+    ),
+    "conflict of a schedule": (
+        lambda billing, _: billing.schedule_grants(ALICE, PLAN, reference="old", replaces=NO_ID),
         IdempotencyConflict,
     ),
     "refund of an unknown payment": (

@@ -167,6 +167,21 @@ def expiry_given(seconds: int | None, expires_at: datetime | None, *, lasts: boo
     return {"expires_at": expires_at}
 
 
+def dated(plan: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """*plan* with its moments, which are given as times from now."""
+    moments = {
+        name: None if plan[name] is None else now + plan[name] for name in ("anchor", "until")
+    }
+    return plan | moments | ({} if plan["cap"] else {"periods": 0})
+
+
+def grant_schedule(terms: dict[str, Any]) -> GrantSchedule:
+    """The value of the terms that the model knows."""
+    others = {name: terms[name] for name in ("every", "zone", "priority", "anchor", "until")}
+    rollover = Rollover(credits(terms["cap"]), terms["periods"]) if terms["cap"] else None
+    return GrantSchedule("plan", credits(terms["amount"]), rollover=rollover, **others)
+
+
 def unplaced(line: Line) -> Line:
     """*line* without its position and the id of an expiry, which differ between adapters."""
     given = line.transaction_id
@@ -193,6 +208,7 @@ class Ledgers(RuleBasedStateMachine):
         self.holds: dict[tuple[str, str], UUID] = {}
         self.grants: dict[tuple[str, str], UUID] = {}
         self.schedules: dict[tuple[str, str], UUID] = {}
+        self.plans: dict[tuple[str, str], tuple[dict[str, Any], UUID | None]] = {}
         self.disputes: list[tuple[str, str, str]] = []
         # Gives Alice and the beneficiaries credits to spend, and holds and a dispute to end.
         self.purchase("alice", 3, "z")
@@ -356,26 +372,26 @@ class Ledgers(RuleBasedStateMachine):
         known = [(who, schedule_id) for (who, _), schedule_id in self.schedules.items()]
         return chosen(which, known, ("alice", UUID(int=2**64)))
 
-    @rule(who=buyers, plan=plans, key=held_keys, replaces=st.none() | choices)
-    def schedule(self, who: str, plan: dict[str, Any], key: str, replaces: int | None) -> None:
-        moments = {
-            name: None if plan[name] is None else self.clock.moment + plan[name]
-            for name in ("anchor", "until")
-        }
-        terms = plan | moments | ({} if plan["cap"] else {"periods": 0})
+    @rule(
+        who=buyers,
+        plan=plans,
+        key=held_keys,
+        replaces=st.none() | choices,
+        again=st.sampled_from([False, False, True]),
+    )
+    def schedule(
+        self, who: str, plan: dict[str, Any], key: str, replaces: int | None, again: bool
+    ) -> None:
+        """Schedule a plan, or make the last call with this key again."""
         old = None if replaces is None else self.chosen_schedule(replaces)[1]
-        rollover = Rollover(credits(plan["cap"]), plan["periods"]) if plan["cap"] else None
-        asked = GrantSchedule(
-            "plan",
-            credits(plan["amount"]),
-            every=plan["every"],
-            zone=plan["zone"],
-            priority=plan["priority"],
-            rollover=rollover,
-            **moments,
-        )
+        asked = dated(plan, self.clock.moment), old
+        if again:
+            asked = self.plans.get((who, key), asked)
+        self.plans[who, key] = terms, old = asked
         made = self.compare_schedules(
-            lambda b: b.schedule_grants(TENANTS[who], asked, reference=key, replaces=old),
+            lambda b: b.schedule_grants(
+                TENANTS[who], grant_schedule(terms), reference=key, replaces=old
+            ),
             lambda: self.model.schedule(
                 (who, terms, None if old is None else str(old)),
                 str(UUID(int=self.ids[0].count)),

@@ -50,6 +50,7 @@ def _new_tenant() -> Dict:
         "disputed": {},  # credits set aside by disputes of any tenant's payments
         "grants": {},
         "schedules": {},  # in the order of their ids, also grants that begin later
+        "named": {},  # the ids of schedules, by their keys
         "keys": {},
         "actors": {},  # of charges
         "given_back": {},  # credits of charges and captures, by their keys
@@ -189,6 +190,7 @@ class Model:
                 next_one <= tenant["as_of"]
             ):
                 number += 1
+            tenant["named"][reference] = schedule_id
             tenant["schedules"][schedule_id] = made = {
                 **terms,
                 "id": schedule_id,
@@ -202,13 +204,13 @@ class Model:
             expire_due(tenant, now)
 
         request = (tuple(terms.items()), replaces)
-        _, replayed = self._once(who, ("schedule", reference), (request, schedule_id), record, now)
+        _, replayed = self._once(who, ("schedule", reference), request, record, now)
         return self._told_schedule(who, reference, now), replayed
 
     def _told_schedule(self, who: str, reference: str, now: datetime) -> Told:
         tenant = deepcopy(self.state["tenants"][who])
         expire_due(tenant, now)
-        found = tenant["schedules"][tenant["keys"]["schedule", reference][0][1]]
+        found = tenant["schedules"][tenant["named"][reference]]
         return found["number"], found["next"], found["ended"]
 
     def end_schedule(self, who: str, schedule_id: str, now: datetime) -> tuple[Told, bool]:

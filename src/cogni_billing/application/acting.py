@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, TypeVar
 
 from attrs import evolve
 
 from cogni_billing.domain.identity import reference
+from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.transactions import Transaction
+
+Planned = TypeVar("Planned", Transaction, Schedule)
 
 _ACTOR: Final[ContextVar[str | None]] = ContextVar("cogni_billing_actor", default=None)
 
@@ -22,8 +25,8 @@ def acting(*, by: str) -> Iterator[None]:
     The block covers the calls of its own thread or task, and of the tasks started in it. An inner
     block names another actor for its own calls. The actor is kept with the transaction and shown by
     `find` and `transaction`. It is no part of the request: a retry by another actor is a replay,
-    and the first actor stays. Expirations, and grants that
-    begin later, have no actor.
+    and the first actor stays. Grants that begin later have the actor who planned them. Expirations
+    have none.
 
     Args:
         by: The actor's id, such as `user:42`: 1 to 255 visible ASCII characters. It is kept for
@@ -39,7 +42,7 @@ def acting(*, by: str) -> Iterator[None]:
         _ACTOR.reset(token)
 
 
-def acted(planned: Transaction) -> Transaction:
+def acted(planned: Planned) -> Planned:
     """*planned* with the actor of the present block. An actor that it has already stays."""
     actor = _ACTOR.get()
     return planned if actor is None or planned.actor else evolve(planned, actor=actor)

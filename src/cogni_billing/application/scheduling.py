@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from cogni_billing.application.acting import acted
 from cogni_billing.application.cases import SingleCase
 from cogni_billing.application.context import Context
 from cogni_billing.domain.errors import InvalidInput, shown
@@ -18,7 +19,7 @@ from cogni_billing.domain.statements import GrantPage, checked_limit
 
 
 def schedule_grants(context: Context, request: ScheduleRequest) -> SingleCase[Schedule]:
-    planned = plan_schedule(request, at=context.now(), schedule_id=context.new_id())
+    planned = acted(plan_schedule(request, at=context.now(), schedule_id=context.new_id()))
     return SingleCase(request.tenant, lambda scope: scope.ledger.schedule(planned))
 
 

@@ -185,6 +185,8 @@ class Schedule:
     expires_in: timedelta | None = None
     """The lifetime from which the expiry follows, if the caller gave one."""
     metadata: Mapping[str, Json] = EMPTY
+    actor: str | None = None
+    """The actor of the call that planned it, who is the actor of its grants."""
     replayed: bool = False
     """True if an earlier call made the same request. The other fields are the present ones."""
 
@@ -279,6 +281,7 @@ class Schedule:
             amount=amount,
             metadata=self.metadata,
             terms=terms,
+            actor=self.actor,
         )
 
     def voids(
@@ -307,6 +310,7 @@ class Schedule:
             at=at,
             amount=-grant.remaining,
             subject=grant.id,
+            actor=self.actor,
         )
 
 
@@ -345,6 +349,7 @@ def waiting_grant(planned: Transaction) -> Schedule:
         expires_at=terms.expires_at,
         expires_in=terms.expires_in,
         metadata=planned.metadata,
+        actor=planned.actor,
     )
 
 

@@ -261,6 +261,7 @@ def schedule_asked(plan: Schedule) -> Asked:
         "cap": rollover and rollover.cap.value,
         "carries": rollover and rollover.periods,
         "replaces": plan.replaces,
+        "actor": plan.actor,
         "metadata": encoded(plan.metadata),
     }
 
@@ -292,6 +293,7 @@ def schedule_from(stored: Any, tenant: TenantId) -> Schedule:
         expires_at=optional_moment(stored["expires_at"]),
         expires_in=_lifetime(stored["expires_in"]),
         metadata=document(stored["metadata"]),
+        actor=stored["actor"],
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from cogni_billing import (
     Billing,
+    GrantSchedule,
     InvalidReference,
     TransactionKind,
     TransactionView,
@@ -19,6 +21,7 @@ from cogni_billing.testing.base import ALICE, BOB, Contract, MovableClock, NewBi
 from cogni_billing.testing.contracts.kinds import RECORDS
 
 ADA, BEN = "user:ada", "user:ben"
+DAILY = GrantSchedule("plan", credits(5), every="day")
 
 
 def found(billing: Billing, reference: str, kind: str = "charge") -> TransactionView:
@@ -49,6 +52,36 @@ class ActorContract(Contract):
 
         assert view.actor == (None if kind is TransactionKind.EXPIRY else ADA)
         assert billing.transaction(ALICE, view.id) == view
+        assert billing.verify().violations == ()
+
+    def test_grants_that_begin_later_have_the_actor_who_planned_them(
+        self, new_billing: NewBilling
+    ) -> None:
+        clock = MovableClock()
+        billing = new_billing(clock=clock)
+        later = clock.moment + timedelta(days=1)
+        with acting(by=ADA):
+            billing.grant(ALICE, credits(1), source="a", reference="a", effective_from=later)
+            plan = billing.schedule_grants(ALICE, DAILY, reference="old")
+        assert plan.actor == ADA
+        clock.moment = later
+        with acting(by=BEN):
+            again = billing.schedule_grants(ALICE, DAILY, reference="old")
+            new = billing.schedule_grants(ALICE, DAILY, reference="new", replaces=plan.id)
+        assert again.actor == ADA
+
+        made = {
+            line.reference: billing.transaction(ALICE, line.transaction_id)
+            for line in billing.statement(ALICE).lines
+        }
+        assert {name: view and view.actor for name, view in made.items()} == {
+            "a": ADA,
+            f"{plan.id} 0": ADA,
+            f"{plan.id} 1": ADA,
+            next(name for name in made if name and "@" in name): None,
+            f"{new.id} 0": BEN,
+            f"{new.id} 1": BEN,
+        }
         assert billing.verify().violations == ()
 
     def test_calls_outside_of_a_block_have_no_actor(self, bought: Billing) -> None:

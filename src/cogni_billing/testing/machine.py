@@ -268,7 +268,7 @@ class Ledgers(RuleBasedStateMachine):
     def leap_days(self, leap: int) -> None:
         self.clock.moment += timedelta(days=leap)
 
-    @rule(who=tenants, cents=cents, payment=keys)
+    @rule(who=tenants, cents=cents, payment=keys | payments)
     def purchase(self, who: str, cents: int, payment: str) -> None:
         self.clock.moment += timedelta(seconds=1)
         self.compare_receipts(

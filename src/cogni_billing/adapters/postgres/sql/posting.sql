@@ -469,13 +469,15 @@ BEGIN
         -- The other legs: shares, the absorbed part, and the contra account's side, which is zero
         -- for a very small reversal.
         n := 0;
-        FOR i IN 1 .. coalesce(cardinality(m.shares), 0) LOOP
-            IF m.shares[i] <> 0 THEN
-                n := n + 1;
-                legs := legs || ROW(owner, m.id, n, m.beneficiaries[i], 0, m.kind, m.shares[i],
-                    m.at)::cogni_billing.arrivals;
-            END IF;
-        END LOOP;
+        IF m.shares IS NOT NULL THEN
+            FOR i IN 1 .. cardinality(m.shares) LOOP
+                IF m.shares[i] <> 0 THEN
+                    n := n + 1;
+                    legs := legs || ROW(owner, m.id, n, m.beneficiaries[i], 0, m.kind,
+                        m.shares[i], m.at)::cogni_billing.arrivals;
+                END IF;
+            END LOOP;
+        END IF;
         other_side := coalesce(m.absorbed, 0) - m.amount - shared;
         IF m.absorbed > 0 THEN
             n := n + 1;

@@ -22,6 +22,7 @@ from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
     AccountFrozen,
+    AccountInUse,
     AttemptClosed,
     BillingError,
     Difference,
@@ -81,6 +82,7 @@ from cogni_billing.domain.identity import (
     TenantId,
 )
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.openings import OpeningGrant
 from cogni_billing.domain.policies import (
     Policies,
     RevenueSharePolicies,
@@ -96,6 +98,7 @@ from cogni_billing.domain.receipts import (
     ChargebackReceipt,
     ChargeReceipt,
     GrantReceipt,
+    OpeningReceipt,
     PurchaseReceipt,
     Receipt,
     RefundReceipt,
@@ -167,6 +170,8 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "Schedule",
     "Receipt",
     # Batches
+    "OpeningGrant",
+    "OpeningReceipt",
     "Outcome",
     "OutcomeState",
     # Refunds and disputes
@@ -224,6 +229,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "InstallationNotReady",
     "InsufficientCredits",
     "AccountFrozen",
+    "AccountInUse",
     "InvalidAmount",
     "InvalidInput",
     "InvalidMetadata",

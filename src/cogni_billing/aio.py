@@ -18,6 +18,7 @@ from cogni_billing.application import (
     granting,
     maintenance,
     minting,
+    opening,
     overdrafts,
     reading,
     reversals,
@@ -30,7 +31,7 @@ from cogni_billing.application.context import Context
 from cogni_billing.application.metering import AsyncMetered
 from cogni_billing.domain.accounts import Account
 from cogni_billing.domain.adjustments import AdjustmentRequest
-from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.amounts import ZERO, Amount
 from cogni_billing.domain.attempt_limits import DEFAULT_RULES, AttemptRules
 from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent, IntentRequest
 from cogni_billing.domain.batches import Outcome
@@ -52,6 +53,7 @@ from cogni_billing.domain.holds import Hold, HoldPage, HoldRequest
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metering import EVERY_DEFAULT, Meter
+from cogni_billing.domain.openings import OpeningGrant, OpeningRequest
 from cogni_billing.domain.policies import Policies, Shortfall
 from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
@@ -60,6 +62,7 @@ from cogni_billing.domain.receipts import (
     ChargebackReceipt,
     ChargeReceipt,
     GrantReceipt,
+    OpeningReceipt,
     PurchaseReceipt,
     RefundReceipt,
     ReversalReceipt,
@@ -982,6 +985,44 @@ class AsyncBilling:
             metadata=metadata,
         )
         return await self._run(adjusting.adjust(self._context, request))
+
+    async def opening(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        purchased: Amount = ZERO,
+        grants: Iterable[OpeningGrant] = (),
+        as_of: datetime,
+    ) -> OpeningReceipt:
+        """Record the balance that the tenant brings from another system, once.
+
+        All of it is recorded in one transaction of the store: a grant for each of *grants*, under
+        the references `opening/1` and so on, and the purchased credits, of the kind `opening`. The
+        lines are dated at *as_of*. No payment is claimed and no share is minted. The grants repay a
+        debt, in spend order. Opens the account, as of *as_of*, unless the tenant has one.
+
+        The key is the tenant: a second call with the same arguments is a replay.
+
+        Args:
+            tenant: The tenant, whose account has no transaction of its own yet, and no schedule of
+                grants. Shares that it has earned are no obstacle.
+            purchased: The credits that were paid for, in CREDIT. Below zero for a debt.
+            grants: What is left of each grant, at most 1000. Each was granted by *as_of*, and
+                expires after it, if at all.
+            as_of: The moment of the balance, timezone-aware and not in the future. Usage that is
+                told later can be of that moment at the earliest.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidInput: an argument is invalid.
+            InvalidTime: *as_of* is naive or in the future, or a grant does not fit it.
+            PrivilegeRequired: the unit of work has no service role. No role that serves requests
+                may date a record in the past.
+            IdempotencyConflict: the tenant has another opening.
+            AccountInUse: the account has other transactions or a schedule already. Correct it by
+                `adjust`.
+        """
+        request = OpeningRequest(tenant=tenant, purchased=purchased, grants=grants, as_of=as_of)
+        return await self._run(opening.opening(self._context, request))
 
     async def freeze(self, tenant: TenantId | UUID, reason: str) -> Account:
         """Keep the tenant from spending until `unfreeze`.

@@ -121,6 +121,7 @@ def floor(table: str) -> str:
 
 
 ALL_FLOORS: Final = ";".join(map(floor, blueprint.LEDGER))
+NEWCOMER: Final = TenantId(UUID(int=2**101))
 NO_SUM: Final = "ALTER TABLE cogni_billing.arrivals DISABLE TRIGGER check_arrivals"
 REAL_CLOCK: Final = """
     DO $$ BEGIN
@@ -272,6 +273,10 @@ ATTACKS: dict[str, Attack] = {
     "freeze as the user": Attack(
         calls("freeze", ALICE, VALID["freeze"]),
         ("GRANT EXECUTE ON FUNCTION cogni_billing.freeze TO app_user",),
+    ),
+    "open a balance in the past as the user": Attack(
+        calls("opening", NEWCOMER, VALID["opening"]),
+        ("GRANT EXECUTE ON FUNCTION cogni_billing.opening TO app_user",),
     ),
     "limit an overdraft as the user": Attack(
         calls("limit_overdraft", ALICE, VALID["limit_overdraft"]),

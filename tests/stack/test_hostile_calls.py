@@ -43,6 +43,7 @@ from stack.support.attacks import (
     hold,
     intent,
     now,
+    opening,
     part,
     payment_of,
     planned,
@@ -83,6 +84,7 @@ class Door:
     make: Make
     role: str = "app_user"
     many: bool = False
+    tenant: TenantId = ALICE
 
     def asked(self, ids: Ids, altered: dict[str, Any]) -> Asked:
         made = self.make(ids, **altered)
@@ -113,6 +115,7 @@ DOORS = {
     "opening": Door("open_account", lambda ids, **altered: {"at": ids.now} | altered),
     "lock": Door("lock", lambda ids, **altered: VALID["lock"](ids) | altered, "app_service"),
     "freeze": Door("freeze", lambda ids, **altered: VALID["freeze"](ids) | altered, "app_service"),
+    "brought": Door("opening", opening, "app_service", tenant=TenantId(STRANGER)),
     "limit": Door(
         "limit_overdraft",
         lambda ids, **altered: VALID["limit_overdraft"](ids) | altered,
@@ -206,7 +209,8 @@ def forged_records() -> Iterator[tuple[str, Forgery]]:
                 (door, {"reference": value}, "references_are_visible_ascii"),
             )
     for door in DOORS:
-        name = {"intent": "created_at", "check": "now", "planned": "made_at"}.get(door, "at")
+        names = {"intent": "created_at", "check": "now", "planned": "made_at", "brought": "now"}
+        name = names.get(door, "at")
         if door in ("opening", "limit"):
             continue
         for title, value in FAR.items():
@@ -429,6 +433,39 @@ step not_credited
 """
 
 
+def forged_openings() -> Iterator[tuple[str, Forgery]]:
+    """Yield forgeries of openings and of their grants."""
+    terms: dict[str, Any] = {"source": "promo", "priority": 1, "at": "2020-01-01", "amount": 5}
+    terms["id"] = STRANGER
+    changes: tuple[dict[str, Any], ...]
+    for title, value in AMOUNTS.items():
+        yield f"brought: {title}", ("brought", {"amount": value}, "amounts_are_whole_and_bounded")
+        lot = [terms | {"amount": value}]
+        yield f"brought: grant, {title}", ("brought", {"grants": lot}, "grants_have_their_terms")
+    changes = (
+        *({"amount": 0}, {"amount": -5}, {"id": None}, {"source": None}, {"source": "a b"}),
+        *({"priority": -1}, {"priority": 1_000_001}, {"priority": None}, {"at": None}),
+        *({"at": "2040-01-01"}, {"at": "infinity"}, {"at": "1969-12-31"}),
+        *({"expires_at": "2020-01-02"}, {"expires_at": "infinity"}),
+    )
+    for n, change in enumerate(changes):
+        lots: list[Any] = [terms, {**terms, "id": UUID(int=n + 1), **change}]
+        yield f"brought: grant, {change}", ("brought", {"grants": lots}, "grants_have_their_terms")
+    changes = (
+        *({"at": None}, {"at": "infinity"}, {"at": "ahead"}, {"at": "1969-12-31"}),
+        *({"grants": None}, {"grants": [terms] * 1001}),
+    )
+    for change in changes:
+        yield f"brought: {str(change)[:99]}", ("brought", change, "openings_are_of_the_past")
+    twice = {"grants": [terms, terms]}
+    yield "brought: one id twice", ("brought", twice, "ids_are_given_once")
+    same = {"grants": [terms], "id": STRANGER}
+    yield "brought: the id of a grant", ("brought", same, "ids_are_given_once")
+    yield "brought: no id", ("brought", {"id": None}, "transactions_have_an_id")
+    for actor in ("", "a b", "\u0001"):
+        yield f"brought: actor {actor!r}", ("brought", {"actor": actor}, "actors_are_visible_ascii")
+
+
 def others() -> Iterator[tuple[str, Forgery]]:
     """Yield the forgeries of the table, and those that are too long for it."""
     for line in OTHERS.replace("\n    ", " ").strip().splitlines():
@@ -455,6 +492,7 @@ FORGERIES: dict[str, Forgery] = dict(
         *others(),
         *forged_records(),
         *forged_movements(),
+        *forged_openings(),
         *forged_shares("purchase"),
         *forged_shares("refund"),
     )
@@ -502,7 +540,7 @@ class TestForgeries:
         with undone(kept, DOORS[door].role) as connection:
             nested = connection.begin_nested()
             try:
-                answer = ask(connection, DOORS[door].function, ALICE, asked)
+                answer = ask(connection, DOORS[door].function, DOORS[door].tenant, asked)
                 told = (answer[0] if DOORS[door].many else answer)["outcome"]
             except DBAPIError as error:
                 nested.rollback()
@@ -518,7 +556,7 @@ class TestForgeries:
     ) -> None:
         asked = DOORS[door].asked(at_present(known[ALICE]), {})
         with undone(kept, DOORS[door].role) as connection:
-            answer = ask(connection, DOORS[door].function, ALICE, asked)
+            answer = ask(connection, DOORS[door].function, DOORS[door].tenant, asked)
 
         [told] = answer if DOORS[door].many else [answer]
         assert not isinstance(told, dict) or told.get("outcome", "done") == "done"

@@ -53,6 +53,7 @@ OUTCOMES = {
     "done",
     "expired",
     "hold_closed",
+    "in_use",
     "insufficient",
     "moved_on",
     "not_credited",

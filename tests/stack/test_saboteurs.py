@@ -25,6 +25,7 @@ from cogni_billing.testing.contracts import (
     holds,
     intervals,
     late_usage,
+    openings,
     overdrafts,
     purchases,
     reading,
@@ -285,6 +286,28 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         freezing.FreezeContract,
         "test_a_hold_is_refused",
         replaced("_hold", "IF w.frozen_at IS NOT NULL", "IF false"),
+    ),
+    "an_opening_repeats": (
+        openings.OpeningContract,
+        "test_a_second_opening_is_a_replay",
+        replaced("_opening", "IF answer IS NOT NULL", "IF false"),
+    ),
+    "an_opening_comes_late": (
+        openings.OpeningContract,
+        "test_an_account_with_transactions_gets_no_opening",
+        replaced("_opening", "ELSIF w.lines > 0 THEN", "ELSIF false THEN"),
+    ),
+    "an_opening_is_dated_now": (
+        openings.OpeningContract,
+        "test_the_lines_are_dated_at_the_moment_of_the_opening",
+        replaced(
+            "_opening", "w.as_of := greatest(w.as_of, m.at)", "w.as_of := greatest(w.as_of, moment)"
+        ),
+    ),
+    "a_debt_is_brought_without_its_grants": (
+        openings.OpeningContract,
+        "test_a_debt_is_repaid_by_the_grants_in_spend_order",
+        replaced("_opening", "draw_grants(me, taking)", "draw_grants(me, 0)"),
     ),
     "usage_is_told_however_late": (
         late_usage.LateUsageContract,

@@ -212,6 +212,23 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         "UPDATE cogni_billing.wallets SET frozen_at = now(), frozen_after = lines",
         {Invariant.FROZEN_WALLETS_SPEND_NOTHING},
     ),
+    "an opening is under another key": (
+        "UPDATE cogni_billing.transactions SET reference = 'o' WHERE kind = 'opening'",
+        {Invariant.OPENINGS_COME_FIRST},
+    ),
+    "an opening is before its account": (
+        "UPDATE cogni_billing.wallets SET opened_at = as_of + interval '1 s' WHERE tenant_id IN ("
+        "SELECT tenant_id FROM cogni_billing.transactions WHERE kind = 'opening')",
+        {Invariant.OPENINGS_COME_FIRST},
+    ),
+    "a grant of an opening is another": (
+        "UPDATE cogni_billing.transactions SET reference = 'o' WHERE reference = 'opening/1'",
+        {Invariant.OPENINGS_COME_FIRST},
+    ),
+    "an opening has a reason": (
+        "UPDATE cogni_billing.transactions SET reason = 'r' WHERE kind = 'opening'",
+        {Invariant.TRANSACTIONS_FIT_THEIR_KIND},
+    ),
     "a charge is of usage long ago": (
         CHARGED.format("used_at = occurred_at - interval '36 days'"),
         {Invariant.CHARGES_ARE_TOLD_IN_TIME},
@@ -902,4 +919,4 @@ def test_verification_limit_bounds_the_violations_of_a_rule(
     with corrupted(database, "UPDATE cogni_billing.wallets SET posted = posted + 1") as connection:
         few, all_of_them = (verification(connection, most).violations for most in (2, 1000))
 
-    assert (len(few), len(all_of_them)) == (2, 3)
+    assert (len(few), len(all_of_them)) == (2, 4)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -20,6 +21,7 @@ from cogni_billing import (
     LedgerUnavailable,
     OthersRefused,
     PaymentAttempts,
+    TenantId,
     UnknownGrant,
     UnknownHold,
     UnknownSchedule,
@@ -109,6 +111,7 @@ def calls() -> list[tuple[Callable[[Any], Any], str]]:
         (lambda b: b.refund(ALICE, payment="stripe:pi_1", reference="r"), "run_service"),
         (lambda b: b.open_dispute(ALICE, payment="stripe:pi_1", reference="r"), "run_service"),
         (lambda b: b.adjust(ALICE, credits(5), reason="r", reference="r"), "run_service"),
+        (lambda b: b.opening(TenantId(UUID(int=5)), as_of=NOON), "run_service"),
         (lambda b: b.freeze(ALICE, "r"), "run_service"),
         (lambda b: b.unfreeze(ALICE), "run_service"),
         (lambda b: b.set_overdraft_limit(ALICE, None), "run_service"),

@@ -47,6 +47,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metering import Meter
+from cogni_billing.domain.openings import Opened
 from cogni_billing.domain.periods import Periods
 from cogni_billing.domain.schedules import GrantSchedule, Schedule
 from cogni_billing.domain.statements import Balance, Extract, Line, PageRequest
@@ -73,6 +74,7 @@ from cogni_billing.testing.contracts import (
     known_faults,
     late_usage,
     metering,
+    openings,
     overdrafts,
     purchases,
     reading,
@@ -695,6 +697,24 @@ def an_actor_stays_after_the_block(patch: Patch) -> None:
             pass
 
     patch.setattr(actors, "_ACTOR", Kept())
+
+
+@in_memory(openings.OpeningContract, "test_a_second_opening_is_a_replay")
+def an_opening_repeats(patch: Patch) -> None:
+    patch.setattr(MemoryLedger, "_opened", lambda _: None)
+
+
+@in_memory(openings.OpeningContract, "test_another_opening_conflicts")
+def an_opening_is_not_compared(patch: Patch) -> None:
+    patch.setattr(Opened, "require_same", lambda *_: None)
+
+
+@in_memory(
+    openings.OpeningContract,
+    "test_an_open_account_without_transactions_counts_as_open_since_the_opening",
+)
+def an_account_stays_open_since_later(patch: Patch) -> None:
+    patch.setattr(MemoryLedger, "_open_as_of", lambda *_: None)
 
 
 @in_memory(late_usage.LateUsageContract, "test_usage_is_not_before_the_account_was_opened")

@@ -31,6 +31,7 @@ BillingError
 ├── AttemptClosed
 ├── OthersRefused
 ├── PrivilegeRequired           the role may not do this
+├── AccountInUse                the account has a balance already: adjust it
 ├── AccountFrozen               the account may not spend now
 ├── RecordsRetained             a retention rule keeps the records: erase them later
 ├── UnbalancedTransaction       a programming error
@@ -212,6 +213,18 @@ class AccountFrozen(BillingError):
 
     def _message(self) -> str:
         return f"the account is frozen since {self.since}; it can spend after `unfreeze`"
+
+
+@define
+class AccountInUse(BillingError):
+    """The account has transactions or schedules of its own, so it gets no opening balance."""
+
+    code: ClassVar[str] = "account_in_use"
+
+    tenant: UUID
+
+    def _message(self) -> str:
+        return f"tenant {self.tenant} has transactions already; correct the account by `adjust`"
 
 
 @frozen

@@ -71,7 +71,12 @@ def checked_priority(given: object) -> int:
     return given
 
 
-def _checked_source(given: object) -> str:
+def checked_source(given: object) -> str:
+    """*given* as the source of a grant.
+
+    Raises:
+        InvalidReference: *given* is not 1 to 255 visible ASCII characters.
+    """
     return checked_reference(given, "source")
 
 
@@ -85,7 +90,7 @@ class GrantRequest:
 
     tenant: TenantId = field(converter=tenant_id)
     amount: Amount = field(converter=positive_credits)
-    source: str = field(converter=_checked_source)
+    source: str = field(converter=checked_source)
     priority: int = field(converter=checked_priority)
     expiry: Expiry
     effective_from: datetime | None = field(default=None, converter=_checked_start)

@@ -34,11 +34,12 @@ def same_or_conflict(stored: Keyed, asked: Mapping[str, str]) -> None:
     Raises:
         IdempotencyConflict: the requests differ. Names each field that differs.
     """
-    if differences := _differences(stored, asked):
-        raise IdempotencyConflict(stored.reference, differences)
+    if found := differences(stored, asked):
+        raise IdempotencyConflict(stored.reference, found)
 
 
-def _differences(stored: Keyed, asked: Mapping[str, str]) -> tuple[Difference, ...]:
+def differences(stored: Keyed, asked: Mapping[str, str]) -> tuple[Difference, ...]:
+    """The fields in which the request *asked* differs from the one of *stored*."""
     was = stored.request
     return tuple(
         Difference(name, was.get(name, _ABSENT), asked.get(name, _ABSENT))

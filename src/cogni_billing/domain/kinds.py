@@ -47,6 +47,8 @@ class TransactionKind(StrEnum):
 
     REVERSAL = "reversal"
     """Usage given back: credits that a charge or a capture took."""
+    OPENING = "opening"
+    """The purchased credits, or the debt, that a tenant brings from another system."""
 
     @property
     def contra(self) -> AccountId:
@@ -62,6 +64,11 @@ class TransactionKind(StrEnum):
     def corrects(self) -> bool:
         """True if it adds to its tenant's account or takes from it, for an operator's reason."""
         return rules_of(self).corrects
+
+    @property
+    def opens_balance(self) -> bool:
+        """True if it is the first balance of its tenant's account, of either sign."""
+        return rules_of(self).opens_balance
 
     @property
     def may_be_zero(self) -> bool:
@@ -116,6 +123,7 @@ class KindRules:
     contra: AccountId
     is_credit: bool = False
     corrects: bool = False
+    opens_balance: bool = False
     may_be_zero: bool = False
     opens_account: bool = False
     reverses: bool = False
@@ -138,7 +146,7 @@ class KindRules:
     def is_plain_debit(self) -> bool:
         """True if it takes available credits and does no more."""
         others = self.is_credit, self.corrects, self.reverses, self.subject, self.has_shares
-        return not any(others)
+        return not (any(others) or self.opens_balance)
 
 
 KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
@@ -183,6 +191,12 @@ KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
             is_credit=True,
             may_be_zero=True,  # all of it can have expired
             absorbs=BREAKAGE,
+        ),
+        TransactionKind.OPENING: KindRules(
+            contra=ADJUSTMENTS,
+            opens_balance=True,
+            may_be_zero=True,  # all of it can be grants
+            opens_account=True,
         ),
     }
 )

@@ -11,6 +11,7 @@ from attrs import frozen
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import LedgerCorruption
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.openings import Opened
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Draw, Recorded, Transaction, drawn
 
@@ -161,6 +162,18 @@ class AdjustmentReceipt(Receipt):
     reason: str
 
 
+@frozen(kw_only=True)
+class OpeningReceipt(Receipt):
+    """The receipt of an opening balance."""
+
+    purchased: Amount
+    """The purchased credits. Below zero for a debt."""
+    as_of: datetime
+    grants: tuple[GrantReceipt, ...]
+    draws: tuple[Draw, ...] = ()
+    """The parts of the grants that repaid the debt, in spend order."""
+
+
 def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
     """The receipt of a recorded purchase."""
     made = _made(recorded, TransactionKind.PURCHASE)
@@ -255,6 +268,20 @@ def adjustment_receipt(recorded: Recorded) -> AdjustmentReceipt:
         reason=made.reason,
         balance=recorded.balance,
         replayed=recorded.replayed,
+    )
+
+
+def opening_receipt(opened: Opened) -> OpeningReceipt:
+    """The receipt of a recorded opening."""
+    made = _made(opened.balance, TransactionKind.OPENING)
+    return OpeningReceipt(
+        transaction_id=made.id,
+        purchased=made.amount,
+        as_of=made.at,
+        grants=tuple(map(grant_receipt, opened.grants)),
+        draws=opened.balance.draws,
+        balance=opened.balance.balance,
+        replayed=opened.balance.replayed,
     )
 
 

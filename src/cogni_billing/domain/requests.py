@@ -135,6 +135,10 @@ def adjustment(amount: Amount, reason: str) -> Request:
     return MappingProxyType({"amount": str(amount), "reason": reason})
 
 
+def opening(purchased: Amount, as_of: datetime) -> Request:
+    return MappingProxyType({"purchased": str(purchased), "as_of": as_of.isoformat()})
+
+
 def dispute(payment: str, asked: Amount | None) -> Request:
     """The request to dispute a part of *payment*, or all that remains if *asked* is `None`."""
     return MappingProxyType({"payment": payment, "amount": _part(asked)})

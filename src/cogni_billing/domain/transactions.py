@@ -227,7 +227,7 @@ class Transaction:
     def _problems(self) -> Iterator[str]:
         kind, rules = self.kind, rules_of(self.kind)
         change = self.amount.value
-        fits = rules.corrects or rules.is_credit is (change > 0)
+        fits = rules.corrects or rules.opens_balance or rules.is_credit is (change > 0)
         if not (fits if change else rules.may_be_zero):
             yield f"of {self.amount}"
         if self.shares and not rules.has_shares:
@@ -288,7 +288,7 @@ class Transaction:
         return evolve(self, giving_back=self.giving_back.named_like(asked.giving_back))
 
     @cached_property
-    def request(self) -> requests.Request:  # noqa: PLR0911 (one for each kind)
+    def request(self) -> requests.Request:  # noqa: C901, PLR0911 (one for each kind)
         """The caller's request, field by field. Two requests are the same if these are equal.
 
         Raises:
@@ -324,6 +324,8 @@ class Transaction:
             case TransactionKind.ADJUSTMENT:
                 assert self.reason is not None
                 return requests.adjustment(self.amount, self.reason)
+            case TransactionKind.OPENING:
+                return requests.opening(self.amount, self.at)
             case TransactionKind.REVERSAL:
                 assert self.giving_back is not None
                 return requests.giving_back(self.giving_back.named, self.giving_back.asked)

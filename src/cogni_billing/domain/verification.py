@@ -32,6 +32,7 @@ class Invariant(Enum):
     WALLETS_FOLLOW_A_CHECKPOINT = "the received credits of a wallet match a checkpoint"
     WALLETS_KNOW_WHAT_IS_DUE = "a wallet stores when its next hold or grant expires"
     FROZEN_WALLETS_SPEND_NOTHING = "a frozen wallet has its reason, and no later charge"
+    OPENINGS_COME_FIRST = "an opening balance comes before every other line of its account"
     CHARGES_ARE_TOLD_IN_TIME = "a charge is of usage of its account, at most 35 days ago"
     OVERDRAFTS_STAY_WITHIN_THEIR_LIMIT = "a charge overdraws no further than its wallet's limit"
     LINES_RUN_ON = "a line's balance is the previous balance plus its amount"

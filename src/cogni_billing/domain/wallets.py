@@ -232,7 +232,12 @@ class Wallet:
                 assert transaction.terms is not None  # a grant has them
                 require_unexpired(transaction.terms.expires_at, self.as_of)
                 wallet, draws = self.granting(transaction, arrived)
-            case TransactionKind.REFUND | TransactionKind.CHARGEBACK | TransactionKind.ADJUSTMENT:
+            case (
+                TransactionKind.REFUND
+                | TransactionKind.CHARGEBACK
+                | TransactionKind.ADJUSTMENT
+                | TransactionKind.OPENING
+            ):
                 if transaction.refuses_debt:
                     self.require_available(-transaction.amount, arrived)
                 # Purchased credits are taken before granted ones.

@@ -13,6 +13,7 @@ from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.holds import Hold, HoldPageRequest
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.openings import Opened, Opening
 from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
@@ -198,6 +199,21 @@ class LedgerRepository(Protocol):
             UnknownGrant: the tenant has no such grant.
             PrivilegeRequired: the scope may not mint.
             LedgerCorruption: the transaction's id is taken.
+        """
+        ...
+
+    def record_opening(self, opening: Opening, /) -> Opened:
+        """Record all transactions of *opening*, or find the tenant's opening.
+
+        Its grants come first, in order. The lines are dated at the opening's moment, or at the
+        wallet's own if that is later. Opens the account, as of the opening's moment.
+
+        Raises:
+            IdempotencyConflict: the tenant has another opening.
+            AccountInUse: the tenant has other transactions of its own, or a schedule.
+            InvalidTime: a grant has expired by the wallet's own time.
+            PrivilegeRequired: the scope is not of the service role.
+            LedgerCorruption: the id of a transaction is taken.
         """
         ...
 

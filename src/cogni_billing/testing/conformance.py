@@ -48,6 +48,7 @@ from cogni_billing.testing.contracts import (
     known_faults,
     late_usage,
     metering,
+    openings,
     overdrafts,
     periods,
     purchases,
@@ -164,6 +165,9 @@ class MemoryConformance(Fixtures):
     class TestModel(machine.ModelContract):
         pass
 
+    class TestOpenings(openings.OpeningContract):
+        pass
+
     class TestOverdraftLimits(overdrafts.OverdraftLimitContract):
         pass
 
@@ -241,6 +245,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestKnownFaults(known_faults.KnownFaultContract):
+        pass
+
+    class TestOpeningRaces(openings.OpeningRaces):
         pass
 
     class TestOverdraftLimitRaces(overdrafts.OverdraftLimitRaces):

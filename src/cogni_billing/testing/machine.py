@@ -35,6 +35,7 @@ from cogni_billing import (
     GrantSchedule,
     Hold,
     Line,
+    OpeningGrant,
     Outcome,
     Overrun,
     Purchase,
@@ -604,6 +605,49 @@ class Ledgers(RuleBasedStateMachine):
         """The id of a transaction."""
         code, view = observed(lambda: self.billings[0].find(TENANTS[who], reference=key, kind=kind))
         return view.id if code == "ok" and view is not None else None
+
+    @rule(
+        who=st.sampled_from(["carol", "carol", "bob", "alice"]),
+        purchased=st.just(0) | corrections,
+        grants=st.lists(
+            st.tuples(
+                amounts,
+                st.sampled_from([0, 100]),
+                st.none() | st.sampled_from([1, 60]),
+                st.sampled_from([0, 0, 9]),
+            ),
+            max_size=2,
+        ),
+        ago=st.sampled_from([0, 0, 10]),
+    )
+    def opening(
+        self,
+        who: str,
+        purchased: int,
+        grants: list[tuple[int, int, int | None, int]],
+        ago: int,
+    ) -> None:
+        as_of = self.clock.moment - timedelta(seconds=ago)
+        brought = tuple(
+            OpeningGrant(
+                amount=credits(amount),
+                source="promo",
+                priority=priority,
+                expires_at=None if lasts is None else as_of + timedelta(seconds=lasts),
+                granted_at=as_of - timedelta(seconds=before),
+            )
+            for amount, priority, lasts, before in grants
+        )
+        known = tuple(
+            (int(each.amount.value), each.priority, each.expires_at, each.granted_at)
+            for each in brought
+        )
+        self.compare_receipts(
+            lambda b: b.opening(
+                TENANTS[who], purchased=credits(purchased), grants=brought, as_of=as_of
+            ),
+            lambda: self.model.opening(who, purchased, known, as_of),
+        )
 
     @rule(
         who=tenants, reason=st.sampled_from(["x", "y"]), ends=st.sampled_from([True, True, False])

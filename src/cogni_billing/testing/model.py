@@ -465,6 +465,34 @@ class Model:
 
         return self._once(who, ("reversal", reference), asked, record, now)
 
+    def opening(
+        self,
+        who: str,
+        purchased: int,
+        grants: tuple[tuple[int, int, datetime | None, datetime], ...],
+        as_of: datetime,
+    ) -> tuple[int, bool]:
+        """Each of *grants* is an amount, a priority, an expiry, and the moment of the grant."""
+
+        def record(tenant: Dict) -> Draws:
+            if tenant["lines"] or tenant["schedules"]:
+                raise RefusedError("account_in_use")
+            tenant["opened"] = min(tenant["opened"], as_of) if tenant["open"] else as_of
+            tenant["open"] = True
+            expire_due(tenant, as_of)
+            for number, (amount, priority, expires, granted) in enumerate(grants, 1):
+                if expires is not None and expires <= tenant["as_of"]:
+                    raise RefusedError("invalid_time")
+                asked = amount, priority, expires
+                give(tenant, f"opening/{number}", asked, (granted, b"", number))
+            granted_now = sum(grant["left"] for grant in tenant["grants"].values())
+            spare = max(available(tenant) - granted_now, 0)
+            draws = draw(tenant, max(-purchased - spare, 0))
+            add(tenant, purchased)
+            return draws
+
+        return self._once(who, ("opening", "opening"), (purchased, grants, as_of), record)
+
     def freeze(self, who: str, reason: str | None) -> str | None:
         """Returns the reason why the tenant is frozen, or `None`."""
         tenant = self.state["tenants"][who]

@@ -143,6 +143,15 @@ def adjustment(ids: Ids, **altered: object) -> Asked:
     return movement(ids, "adjustment", -5, reason="billed twice") | altered
 
 
+def opening(ids: Ids, **altered: object) -> Asked:
+    """An opening of a tenant without transactions. It conflicts with nothing of the others."""
+    past = ids.now - timedelta(days=90)
+    terms = {"source": "promo", "priority": 1, "at": past - timedelta(days=1)}
+    lot = {"id": new_id(), "amount": 5, "expires_at": ids.now + timedelta(days=1)} | terms
+    made = {"now": ids.now, "id": new_id(), "at": past, "amount": -7, "actor": "user:1"}
+    return made | {"grants": [lot]} | altered
+
+
 def hold(ids: Ids, **altered: object) -> Asked:
     soon = ids.now + timedelta(days=1)
     ends = {"expires_at": soon, "ends_at": soon}
@@ -234,6 +243,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "schedule": planned,
     "schedules": lambda ids: {"now": ids.now, "size": 10},
     "freeze": lambda ids: {"reason": "billed twice", "at": ids.now},
+    "opening": opening,
     "limit_overdraft": lambda _: {"limit": 5},
     "adjust": lambda ids: [adjustment(ids), adjustment(ids, amount=5, reference="new-2")],
     "expire_due": lambda ids: {"at": ids.now},

@@ -14,6 +14,7 @@ import pytest
 
 from cogni_billing import (
     AccountFrozen,
+    AccountInUse,
     AttemptClosed,
     BillingError,
     Difference,
@@ -63,6 +64,10 @@ SAMPLES: list[tuple[BillingError, str]] = [
     (
         AccountFrozen(datetime(2026, 11, 23, tzinfo=UTC)),
         "the account is frozen since 2026-11-23 00:00:00+00:00; it can spend after `unfreeze`",
+    ),
+    (
+        AccountInUse(NUMBER),
+        f"tenant {NUMBER} has transactions already; correct the account by `adjust`",
     ),
     (InsufficientCredits(credits(5), credits(3)), "5 CREDIT required, 3 CREDIT available"),
     (

@@ -16,6 +16,7 @@ from cogni_billing import (
     AttemptState,
     Billing,
     Freeze,
+    OpeningGrant,
     PaymentAttempts,
     Shortfall,
     TenantId,
@@ -26,6 +27,7 @@ from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.identity import USAGE, account_of
 from cogni_billing.domain.transactions import Draw, Transaction
+from cogni_billing.domain.verification import Invariant
 from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, FakeVerifier, MovableClock, paid
 from cogni_billing.testing.contracts.attempt_base import CARD
 
@@ -265,6 +267,21 @@ def test_a_violation_is_located_and_described(
     broken(unit_of_work._store)
 
     assert [str(violation) for violation in Billing(unit_of_work).verify().violations] == found
+
+
+def test_an_opening_that_does_not_come_first_is_found() -> None:
+    unit_of_work = InMemoryUnitOfWork()
+    billing = Billing(unit_of_work, clock=MovableClock(), ids=CountingIds())
+    grant = OpeningGrant(amount=credits(5), source="promo:a", granted_at=NOON)
+    billing.opening(ALICE, purchased=credits(7), grants=[grant], as_of=NOON)
+    billing.charge(ALICE, credits(1), reference="run-1")
+    assert billing.verify().violations == ()
+    lines = unit_of_work._store.lines[account_of(ALICE)]
+
+    lines.insert(0, lines.pop())
+
+    found = {violation.invariant for violation in billing.verify().violations}
+    assert found == {Invariant.OPENINGS_COME_FIRST, Invariant.LINES_RUN_ON}
 
 
 HOLD = "00000000-0000-0000-0000-000000000003"

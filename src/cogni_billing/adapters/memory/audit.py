@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import takewhile
 from typing import Final
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from cogni_billing.domain.hold_changes import HoldChange, HoldChangeKind
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.openings import OPENING_KEY
 from cogni_billing.domain.statements import Line
 from cogni_billing.domain.timestamps import LATEST, require_recent
 from cogni_billing.domain.transactions import (
@@ -64,6 +66,8 @@ def _transactions(store: Store) -> Iterator[Violation]:
     for recorded in store.recorded.values():
         made = recorded.transaction
         where = {"tenant": str(made.tenant), "transaction": str(made.id)}
+        for invariant, detail in _dated(store, made):
+            yield Violation(invariant, where, detail)
         if excess := imbalance(made.postings):
             yield Violation(
                 Invariant.TRANSACTIONS_SUM_TO_ZERO, where, f"{_listed(excess)} too much"
@@ -73,11 +77,6 @@ def _transactions(store: Store) -> Iterator[Violation]:
         if entered != declared:
             detail = f"{_listed(entered)} instead of {_listed(declared)}"
             yield Violation(Invariant.POSTINGS_MATCH, where, detail)
-        if made.occurred_at is not None:
-            try:
-                require_recent(made.occurred_at, store.accounts[made.tenant].opened_at, made.at)
-            except InvalidTime as error:
-                yield Violation(Invariant.CHARGES_ARE_TOLD_IN_TIME, where, str(error))
         if made.kind is TransactionKind.PURCHASE:
             for invariant, detail in purchase_problems(
                 paid=str(made.paid),
@@ -91,6 +90,29 @@ def _transactions(store: Store) -> Iterator[Violation]:
                 yield Violation(Invariant.PURCHASES_CLAIM_THEIR_PAYMENT, where, made.reference)
         for invariant, detail in _taken_back(store, recorded):
             yield Violation(invariant, where, detail)
+
+
+def _dated(store: Store, made: Transaction) -> Iterator[tuple[Invariant, str]]:
+    if made.kind.opens_balance and not _comes_first(store, made):
+        yield Invariant.OPENINGS_COME_FIRST, f"an opening as of {made.at}"
+    if made.occurred_at is not None:
+        try:
+            require_recent(made.occurred_at, store.accounts[made.tenant].opened_at, made.at)
+        except InvalidTime as error:
+            yield Invariant.CHARGES_ARE_TOLD_IN_TIME, str(error)
+
+
+def _comes_first(store: Store, opening: Transaction) -> bool:
+    """True if only grants of its own come before *opening*, and the account was open."""
+    lines = (line for line in store.lines[account_of(opening.tenant)] if line.reference)
+    before = list(takewhile(lambda line: line.transaction_id != opening.id, lines))
+    keys = [f"{OPENING_KEY}/{number}" for number, _ in enumerate(before, 1)]
+    return (
+        opening.reference == OPENING_KEY
+        and [line.reference for line in before] == keys
+        and all(line.kind is TransactionKind.GRANT for line in before)
+        and store.accounts[opening.tenant].opened_at <= opening.at
+    )
 
 
 def _listed(amounts: Iterable[Amount | None]) -> str:

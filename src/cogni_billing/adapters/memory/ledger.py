@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
@@ -20,10 +21,12 @@ from cogni_billing.adapters.rights import minting_refused, service_refused
 from cogni_billing.domain.amounts import CREDIT, Amount, total
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
+    AccountInUse,
     BillingError,
     HoldClosed,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
+    UnbalancedTransaction,
     UnknownCharge,
     given_twice,
 )
@@ -34,6 +37,7 @@ from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState, place_o
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.openings import OPENING_KEY, Opened, Opening
 from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.schedules import Schedule, Start, waiting_grant
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, Line, PageRequest
@@ -69,12 +73,7 @@ class MemoryLedger:
             return self._post(transaction)
 
     def _post(self, transaction: Transaction) -> Recorded:
-        if transaction.tenant != self._tenant:
-            raise PrivilegeRequired("posting a transaction of another tenant")
-        if transaction.kind.is_credit:
-            self._require_minting()
-        if transaction.kind.corrects and not self._is_service:
-            raise service_refused()
+        self._require_rights(transaction)
         if stored := self._stored(transaction.kind, transaction.reference):
             same_or_conflict(stored.transaction.named_like(transaction), transaction.request)
             return stored
@@ -99,6 +98,17 @@ class MemoryLedger:
             open_account(self._store, self._tenant, transaction.at)
         self._keep(wallet)
         return self._enter(transaction, wallet.as_of, draws)
+
+    def _require_rights(self, transaction: Transaction) -> None:
+        """Return if the scope may post *transaction*."""
+        if transaction.tenant != self._tenant:
+            raise PrivilegeRequired("posting a transaction of another tenant")
+        if transaction.kind.is_credit:
+            self._require_minting()
+        if transaction.kind.corrects and not self._is_service:
+            raise service_refused()
+        if transaction.kind.opens_balance:
+            raise UnbalancedTransaction(f"record an {transaction.kind} with its grants")
 
     def _wait(self, grant: Transaction, wallet: Wallet) -> Recorded:
         """Keep a grant that begins later."""
@@ -132,6 +142,44 @@ class MemoryLedger:
         )
         if planned or (self._tenant, transaction.id) in self._store.ids:
             raise given_twice(transaction.id)
+
+    def record_opening(self, opening: Opening, /) -> Opened:
+        with self._guard.call():
+            if not self._is_service:
+                raise service_refused()
+            if stored := self._opened():
+                stored.require_same(opening)
+                return stored
+            own = (line for line in self._lines() if line.reference is not None)
+            if any(own) or self._wallet().schedules:
+                raise AccountInUse(self._tenant)
+            self._open_as_of(opening.balance.at)
+            self._keep(self._current(opening.balance.at))
+            grants = tuple(map(self._enter_opening, opening.grants))
+            return Opened(grants=grants, balance=self._enter_opening(opening.balance))
+
+    def _enter_opening(self, transaction: Transaction) -> Recorded:
+        self._require_postable(transaction)
+        wallet, draws = self._wallet().after(transaction, self._arrived())
+        self._keep(wallet)
+        return self._enter(transaction, wallet.as_of, draws)
+
+    def _open_as_of(self, moment: datetime) -> None:
+        """Open the account. An account that was opened later counts as open since *moment*."""
+        open_account(self._store, self._tenant, moment)
+        account = self._store.accounts[self._tenant]
+        opened_at = min(account.opened_at, moment)
+        self._store.put(self._store.accounts, self._tenant, evolve(account, opened_at=opened_at))
+
+    def _opened(self) -> Opened | None:
+        """The tenant's opening. The lines before it are those of its grants."""
+        balance = self._found(TransactionKind.OPENING, OPENING_KEY)
+        if balance is None:
+            return None
+        own = [line for line in self._lines() if line.reference is not None]
+        before = takewhile(lambda line: line.kind is not TransactionKind.OPENING, own)
+        grants = (self._found(line.kind, line.reference or "") for line in before)
+        return Opened(balance=balance, grants=tuple(filter(None, grants)))
 
     def post_many(
         self, transactions: Sequence[Transaction], /, *, all_or_nothing: bool

@@ -42,7 +42,7 @@ _ACCOUNT: Final = "'tenant', tenant_id, 'account', cogni_billing.account_of(tena
 _KINDS: Final = ", ".join(
     f"('{kind}', {rules.is_credit}, {rules.corrects}, {rules.may_be_zero}, {rules.reverses},"
     f" {rules.has_shares}, {rules.subject is not None}, {rules.is_plain_debit},"
-    f" {rules.gives_back})"
+    f" {rules.gives_back}, {rules.corrects or rules.opens_balance})"
     for kind, rules in KINDS.items()
 )
 _SPENDING: Final = ", ".join(f"'{kind}'" for kind in KINDS if kind.is_plain_debit)
@@ -56,11 +56,11 @@ _FITTING: Final = _broken(
     LEFT JOIN (VALUES {_KINDS})
         AS kinds (
             kind, is_credit, corrects, may_be_zero, is_reversal, has_shares, has_subject, is_plain,
-            gives_back)
+            gives_back, either_way)
         ON kinds.kind = made.kind
     WHERE (
         abs(amount) < 1e40 AND scale(amount) = 0
-        AND CASE WHEN amount = 0 THEN may_be_zero ELSE corrects OR (amount > 0) = is_credit END
+        AND CASE WHEN amount = 0 THEN may_be_zero ELSE either_way OR (amount > 0) = is_credit END
         AND CASE WHEN reason IS NULL THEN NOT corrects
             ELSE corrects OR gives_back OR made.kind = 'void' END
         AND coalesce(char_length(reason) BETWEEN 1 AND 255, true)
@@ -126,6 +126,28 @@ _AS_ASKED: Final = _broken(
         Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
         "shortfall = 'refuse' AND amount < 0 AND balance < 0",
         "format('a balance of %s after a refund that refuses a debt', balance)",
+    ),
+)
+
+# Only the grants of an opening come before it.
+_OPENINGS: Final = _broken(
+    """
+    SELECT
+        made.tenant_id, made.id, made.position, made.reference, made.occurred_at, opened_at, (
+            SELECT count(*) FROM cogni_billing.transactions AS lot
+            WHERE lot.tenant_id = made.tenant_id AND lot.position < made.position
+              AND lot.position > 0 AND lot.kind = 'grant' AND lot.line_at = made.line_at
+              AND lot.reference = 'opening/' || lot.position
+        ) AS grants
+    FROM cogni_billing.transactions AS made
+    LEFT JOIN cogni_billing.wallets USING (tenant_id)
+    WHERE made.kind = 'opening'
+    """,
+    _TRANSACTION,
+    (
+        Invariant.OPENINGS_COME_FIRST,
+        "reference <> 'opening' OR grants <> position - 1 OR opened_at > occurred_at",
+        "format('an opening as of %s at position %s', occurred_at, position)",
     ),
 )
 
@@ -910,6 +932,7 @@ _CHARGEBACKS: Final = _broken(
 STATEMENTS: Final = (
     _FITTING,
     _AS_ASKED,
+    _OPENINGS,
     _TOLD,
     _OVERDRAFTS,
     _POSTINGS,

@@ -34,6 +34,8 @@ from cogni_billing.adapters.postgres.rows import (
     in_credits,
     moment,
     movement,
+    opened_from,
+    opening_asked,
     optional_moment,
     page_asked,
     recorded_from,
@@ -47,6 +49,7 @@ from cogni_billing.domain.amounts import ZERO, Amount
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import (
     AccountFrozen,
+    AccountInUse,
     BillingError,
     HoldClosed,
     InvalidInput,
@@ -64,6 +67,7 @@ from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
+from cogni_billing.domain.openings import Opened, Opening
 from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
@@ -247,6 +251,24 @@ class PostgresLedger:
                     return posted(void, answer, repeated=self._calls.repeated)
                 case "unknown_grant" if void.subject is not None:
                     raise UnknownGrant(void.subject)
+            raise self._refusal(answer)
+
+    def record_opening(self, opening: Opening, /) -> Opened:
+        with self._guard.call(), translated():
+            answer = self._repeated("opening", opening_asked(opening))
+            match answer["outcome"]:
+                case "done":
+                    return opened_from(answer, self._tenant).marked(replayed=False)
+                case "replayed":
+                    stored = opened_from(answer, self._tenant)
+                    stored.require_same(opening)
+                    return stored
+                case "in_use":
+                    raise AccountInUse(self._tenant)
+                case "expired":
+                    for grant in opening.grants:
+                        assert grant.terms is not None  # a grant has them
+                        require_unexpired(grant.terms.expires_at, moment(answer["present"]))
             raise self._refusal(answer)
 
     def extend_grant(self, extension: GrantExtension, /) -> GrantExtension:

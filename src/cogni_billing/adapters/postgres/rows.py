@@ -19,6 +19,7 @@ from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import EMPTY, Json, encoded
+from cogni_billing.domain.openings import Opened, Opening
 from cogni_billing.domain.periods import ONCE
 from cogni_billing.domain.policies import Shortfall
 from cogni_billing.domain.schedules import GrantSchedule, Rollover, Schedule
@@ -220,6 +221,38 @@ def void_asked(void: Transaction) -> Asked:
         "actor": void.actor,
         "metadata": encoded(void.metadata),
     }
+
+
+def opening_asked(opening: Opening) -> Asked:
+    """Convert *opening* to the argument of `opening`."""
+    return {
+        "now": opening.at,
+        "id": opening.balance.id,
+        "at": opening.balance.at,
+        "amount": opening.balance.amount.value,
+        "actor": opening.balance.actor,
+        "grants": [_opening_grant(grant) for grant in opening.grants],
+    }
+
+
+def _opening_grant(grant: Transaction) -> Asked:
+    assert grant.terms is not None  # a grant has them
+    return {
+        "id": grant.id,
+        "amount": grant.amount.value,
+        "source": grant.terms.source,
+        "priority": grant.terms.priority,
+        "at": grant.at,
+        "expires_at": grant.terms.expires_at,
+    }
+
+
+def opened_from(answer: Any, tenant: TenantId) -> Opened:
+    """Convert the answer of `opening`."""
+    return Opened(
+        balance=recorded_from(answer["stored"], tenant),
+        grants=tuple(recorded_from(grant, tenant) for grant in answer["grants"]),
+    )
 
 
 def extension_asked(extension: GrantExtension) -> Asked:

@@ -30,6 +30,7 @@ FUNCTION_FILES: Final = (
     "erasure.sql",
     "freezing.sql",
     "overdrafts.sql",
+    "openings.sql",
 )
 
 DEFINER_SETTINGS: Final = {
@@ -149,6 +150,12 @@ _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
     "adjust": lambda rules: rules.corrects,
     # Only the ledger posts expiries.
     "spend": lambda rules: (
-        not (rules.is_credit or rules.corrects or rules.reverses or rules.subject == "grant")
+        not (
+            rules.is_credit
+            or rules.corrects
+            or rules.opens_balance
+            or rules.reverses
+            or rules.subject == "grant"
+        )
     ),
 }

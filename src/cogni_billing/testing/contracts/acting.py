@@ -18,14 +18,19 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.testing.base import ALICE, BOB, Contract, MovableClock, NewBilling
-from cogni_billing.testing.contracts.kinds import RECORDS
+from cogni_billing.testing.contracts.kinds import RECORDS, tenant_of
 
 ADA, BEN = "user:ada", "user:ben"
 DAILY = GrantSchedule("plan", credits(5), every="day")
 
 
-def found(billing: Billing, reference: str, kind: str = "charge") -> TransactionView:
-    view = billing.find(ALICE, reference=reference, kind=kind)
+def found(
+    billing: Billing,
+    reference: str,
+    kind: TransactionKind | str = TransactionKind.CHARGE,
+) -> TransactionView:
+    owner = tenant_of(TransactionKind(kind))
+    view = billing.find(owner, reference=reference, kind=kind)
     assert view is not None
     return view
 
@@ -51,7 +56,7 @@ class ActorContract(Contract):
         view = found(billing, reference, kind)
 
         assert view.actor == (None if kind is TransactionKind.EXPIRY else ADA)
-        assert billing.transaction(ALICE, view.id) == view
+        assert billing.transaction(tenant_of(kind), view.id) == view
         assert billing.verify().violations == ()
 
     def test_grants_that_begin_later_have_the_actor_who_planned_them(

@@ -123,6 +123,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "credits": (None, *NUMBERS, credits(0), credits(-1), usd(1), [credits(1)]),
     "correction": (None, *NUMBERS, credits(0), usd(1), [credits(1)], credits(10**27) + credits(1)),
     "credits from zero": (None, *NUMBERS, credits(-1), usd(0), usd(1), [credits(1)]),
+    "balance": (None, *NUMBERS, usd(0), usd(1), [credits(1)], credits(10**27) + credits(1)),
     "charge": KEYS,
     "money": (None, *NUMBERS, usd(0), usd("-0.01"), credits(1), [usd(1)]),
     "some money": (*NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
@@ -154,6 +155,8 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "shortfall": (None, "debt", "DEBT", 0, True, object()),
     "clawback": (None, "debt", 0, True, object(), Shortfall.REFUSE),
     "moment": MOMENTS,
+    "moment that must be": (None, *MOMENTS),
+    "grants": (None, 7, True, object(), "promo", {"amount": 5}, [None], [{"amount": 5}], [[]]),
     "lifetime": (3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
     "time": (None, 3600, 1.5, "1 h", True, timedelta(0), timedelta(-1), timedelta.max, NOON),
     "pace": (None, *NUMBERS, credits(0), credits(-1), usd(1), timedelta(0), timedelta(-1)),
@@ -260,6 +263,9 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     "find": TENANT | REFERENCE | {"kind": ("charge", "kind that must be")},
     "transaction": TENANT | {"transaction_id": (UUID(int=5), "id")},
     "forget": TENANT,
+    "opening": TENANT
+    | {"purchased": (credits(-5), "balance"), "grants": ((), "grants")}
+    | {"as_of": (NOON, "moment that must be")},
     "freeze": TENANT | {"reason": ("billed twice", "reason")},
     "unfreeze": TENANT,
     "set_overdraft_limit": TENANT | {"amount": (credits(5), "some credits or zero")},

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
 import pytest
 
-from cogni_billing import AccountId, Billing, TransactionKind, credits, usd
+from cogni_billing import AccountId, Billing, TenantId, TransactionKind, credits, usd
 from cogni_billing.testing.base import (
     ALICE,
     Contract,
@@ -19,6 +20,7 @@ from cogni_billing.testing.base import (
 )
 
 HOUR: Final = timedelta(hours=1)
+CAROL: Final = TenantId(UUID(int=2**70))
 Record = Callable[[Billing, MovableClock], str]
 """Records a transaction of Alice, and returns its reference."""
 
@@ -82,6 +84,11 @@ def reversal(billing: Billing, clock: MovableClock) -> str:
     return "r"
 
 
+def opening(billing: Billing, clock: MovableClock) -> str:
+    billing.opening(CAROL, purchased=credits(5), as_of=clock.moment)
+    return "opening"
+
+
 RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.PURCHASE: purchase,
     TransactionKind.CHARGE: charge,
@@ -93,8 +100,14 @@ RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.CHARGEBACK: chargeback,
     TransactionKind.REVERSAL: reversal,
     TransactionKind.ADJUSTMENT: adjustment,
+    TransactionKind.OPENING: opening,
 }
 """Records each kind. A kind without an entry fails the contract."""
+
+
+def tenant_of(kind: TransactionKind) -> TenantId:
+    """The tenant of the transaction that `RECORDS` records."""
+    return CAROL if kind.opens_balance else ALICE
 
 
 class KindContract(Contract):
@@ -111,14 +124,15 @@ class KindContract(Contract):
 
         reference = RECORDS[kind](billing, clock)
 
-        found = billing.find(ALICE, reference=reference, kind=kind)
+        owner = tenant_of(kind)
+        found = billing.find(owner, reference=reference, kind=kind)
         assert found is not None
         assert (found.kind, found.reference) == (kind, reference)
         (own,) = found.postings
-        assert own.account == AccountId(ALICE)
-        assert own.amount.is_positive is kind.is_credit
+        assert own.account == AccountId(owner)
+        assert own.amount.is_positive is (kind.is_credit or kind.opens_balance)
         assert bool(found.shares) is kind.has_shares
-        (line,) = billing.statement(ALICE, kind=kind, limit=1).lines
+        (line,) = billing.statement(owner, kind=kind, limit=1).lines
         assert (line.transaction_id, line.amount) == (found.id, own.amount)
         after = totals()
         assert after.get(kind.contra, 0) != before.get(kind.contra, 0)

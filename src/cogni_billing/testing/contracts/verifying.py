@@ -13,8 +13,10 @@ from cogni_billing import (
     SYSTEM_TENANT_ID,
     Billing,
     InvalidInput,
+    OpeningGrant,
     Overrun,
     Shortfall,
+    TenantId,
     Verification,
     credits,
     usd,
@@ -22,6 +24,7 @@ from cogni_billing import (
 from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, SteppingClock
 
 HOUR = timedelta(hours=1)
+CAROL = TenantId(UUID(int=2**70))
 
 
 def live(billing: Billing, clock: SteppingClock) -> None:
@@ -39,6 +42,7 @@ def live(billing: Billing, clock: SteppingClock) -> None:
     billing.hold(ALICE, credits(20), reference="run-5", expires_at=NOON + HOUR)
     billing.charge(BOB, credits(400_000), reference="run-1", allow_overdraft=True)
     billing.charge(SYSTEM_TENANT_ID, credits(7), reference="run-1")
+    brought(billing)
     billing.fold()
     clock.moment = NOON + 2 * HOUR
     billing.charge(ALICE, credits(3), reference="run-6")
@@ -48,6 +52,15 @@ def live(billing: Billing, clock: SteppingClock) -> None:
     returned(billing)
     billing.adjust(BOB, credits(-900), reason="billed twice", reference="ticket-1")
     billing.adjust(BOB, credits(40), reason="sorry", reference="ticket-2")
+
+
+def brought(billing: Billing) -> None:
+    """Record an opening of Carol: a debt, and two grants."""
+    grants = [
+        OpeningGrant(amount=credits(size), source="promo:o", granted_at=NOON - 2 * HOUR)
+        for size in (30, 20)
+    ]
+    billing.opening(CAROL, purchased=credits(-40), grants=grants, as_of=NOON - HOUR)
 
 
 def returned(billing: Billing) -> None:

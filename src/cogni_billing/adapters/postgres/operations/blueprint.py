@@ -206,7 +206,7 @@ _DOORS: Final = (
         "service",
         "reverse adjust payment dispute lock open_dispute close_dispute forget fold",
     ),
-    ("service", "freeze limit_overdraft"),
+    ("service", "freeze limit_overdraft opening"),
     ("service", "safe_position account_of owner_of contra_of erased"),
     (
         "migrator",

@@ -437,24 +437,23 @@ def forged_openings() -> Iterator[tuple[str, Forgery]]:
     """Yield forgeries of openings and of their grants."""
     terms: dict[str, Any] = {"source": "promo", "priority": 1, "at": "2020-01-01", "amount": 5}
     terms["id"] = STRANGER
-    changes: tuple[dict[str, Any], ...]
     for title, value in AMOUNTS.items():
         yield f"brought: {title}", ("brought", {"amount": value}, "amounts_are_whole_and_bounded")
         lot = [terms | {"amount": value}]
         yield f"brought: grant, {title}", ("brought", {"grants": lot}, "grants_have_their_terms")
-    changes = (
+    changes: list[dict[str, Any]] = [
         *({"amount": 0}, {"amount": -5}, {"id": None}, {"source": None}, {"source": "a b"}),
         *({"priority": -1}, {"priority": 1_000_001}, {"priority": None}, {"at": None}),
         *({"at": "2040-01-01"}, {"at": "infinity"}, {"at": "1969-12-31"}),
         *({"expires_at": "2020-01-02"}, {"expires_at": "infinity"}),
-    )
+    ]
     for n, change in enumerate(changes):
         lots: list[Any] = [terms, {**terms, "id": UUID(int=n + 1), **change}]
         yield f"brought: grant, {change}", ("brought", {"grants": lots}, "grants_have_their_terms")
-    changes = (
+    changes = [
         *({"at": None}, {"at": "infinity"}, {"at": "ahead"}, {"at": "1969-12-31"}),
         *({"grants": None}, {"grants": [terms] * 1001}),
-    )
+    ]
     for change in changes:
         yield f"brought: {str(change)[:99]}", ("brought", change, "openings_are_of_the_past")
     twice = {"grants": [terms, terms]}

@@ -103,10 +103,10 @@ class VerifyingContract(Contract):
 
         assert found.violations == ()
         assert found.ok
-        # 5 purchases, 2 grants, 5 charges, a capture, an expiry, 2 refunds, a chargeback, 2
-        # adjustments and 2 reversals. Seven transactions have a share, one has an absorbed
-        # shortfall, and one has expired credits.
-        assert (found.transactions, found.postings) == (21, 21 * 2 + 9)
+        # 5 purchases, 4 grants, an opening, 5 charges, a capture, an expiry, 2 refunds, a
+        # chargeback, 2 adjustments and 2 reversals. Seven transactions have a share, one has an
+        # absorbed shortfall, and one has expired credits.
+        assert (found.transactions, found.postings) == (24, 24 * 2 + 9)
 
     def test_a_ledger_with_a_changed_hold_has_no_violations(
         self, billing: Billing, clock: SteppingClock

@@ -32,7 +32,10 @@ TRANSACTION: Final = (
 )
 ARRIVAL: Final = ("sequence", "account_id", "position", "kind", "amount", "occurred_at")
 CLAIM: Final = ("tenant_id", "transaction_id")
-GRANT: Final = ("amount", "source", "priority", "granted_at", "first_expires_at", "expires_in")
+GRANT: Final = (
+    *("amount", "source", "priority", "granted_at", "first_expires_at", "expires_in"),
+    "effective_from",
+)
 
 
 def history(connection: Connection, pieces: Sequence[Piece]) -> list[list[Entry]]:
@@ -58,7 +61,7 @@ def _texts(table: str, columns: Sequence[str]) -> str:
 
 
 def _text(value: str, column: str) -> str:
-    if column.endswith("_at"):
+    if column.endswith(("_at", "_from")):
         value = f"extract(epoch FROM {value})"
     elif column in {"metadata", "source", "reason"}:  # the same after an erasure
         digest = f"cogni_billing.erased({value.partition('.')[0]}.id, CAST({value} AS text))"

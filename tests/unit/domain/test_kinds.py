@@ -73,6 +73,7 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
         "chargeback": ISSUANCE,
         "adjustment": ADJUSTMENTS,
         "reversal": USAGE,
+        "opening": ADJUSTMENTS,
     }
     assert TransactionKind.CHARGE.contra == USAGE
 
@@ -82,13 +83,17 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
     [
         ("is_credit", ["purchase", "grant", "reversal"]),
         ("corrects", ["adjustment"]),
+        ("opens_balance", ["opening"]),
         (
             "may_be_zero",
-            ["purchase", "charge", "capture", "void", "refund", "chargeback", "reversal"],
+            [
+                *("purchase", "charge", "capture", "void", "refund", "chargeback", "reversal"),
+                "opening",
+            ],
         ),
         ("absorbs", ["refund", "chargeback", "reversal"]),
         ("is_usage", ["charge", "capture"]),
-        ("opens_account", ["purchase", "grant"]),
+        ("opens_account", ["purchase", "grant", "opening"]),
         ("reverses", ["refund", "chargeback"]),
         ("has_shares", ["purchase", "refund", "chargeback"]),
         ("subject", ["capture", "expiry", "void", "chargeback"]),
@@ -102,7 +107,7 @@ def test_a_rule_is_true_of_some_kinds(rule: str, true_of: list[str]) -> None:
     "rule",
     [
         *("contra", "is_credit", "corrects", "may_be_zero", "opens_account", "reverses"),
-        *("subject", "has_shares", "is_plain_debit", "absorbs", "is_usage"),
+        *("subject", "has_shares", "is_plain_debit", "absorbs", "is_usage", "opens_balance"),
     ],
 )
 def test_a_kind_without_rules_is_refused_by_name(rule: str) -> None:

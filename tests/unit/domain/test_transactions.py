@@ -77,6 +77,7 @@ FIELDS: dict[TransactionKind, dict[str, Any]] = {
         "subject": HOLD,
     },
     TransactionKind.ADJUSTMENT: {"amount": credits(-5), "reason": "billed twice"},
+    TransactionKind.OPENING: {"amount": credits(-5)},
 }
 """The fields that a transaction of each kind must have."""
 
@@ -114,7 +115,7 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
         *(
             (kind, {"amount": -FIELDS[kind]["amount"]}, "of -?5 CREDIT")
             for kind in TransactionKind
-            if not (kind.corrects or kind == "void")
+            if not (kind.corrects or kind.opens_balance or kind == "void")
         ),
         *(
             (kind, {"amount": credits(0)}, "of 0 CREDIT")

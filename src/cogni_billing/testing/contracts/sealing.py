@@ -20,7 +20,7 @@ from cogni_billing import (
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, Contract, NewBilling, SteppingClock
 from cogni_billing.testing.contracts.purchases import planned
-from cogni_billing.testing.contracts.verifying import live
+from cogni_billing.testing.contracts.verifying import CAROL, live
 
 KEY: Final = b"k" * 32
 OTHER_KEY: Final = b"o" * 64
@@ -46,7 +46,7 @@ class SealingContract(Contract):
 
         seals = billing.seal(key=KEY)
 
-        assert heads(seals) == {ALICE: 9, BOB: 10, SYSTEM_TENANT_ID: 2}
+        assert heads(seals) == {ALICE: 9, BOB: 10, CAROL: 3, SYSTEM_TENANT_ID: 2}
         assert billing.verify_seals(seals, key=KEY) == ()
 
     def test_seals_survive_everything_that_happens_after(
@@ -63,7 +63,7 @@ class SealingContract(Contract):
         third = billing.seal(first + second, key=KEY)
 
         assert heads(first) == {BOB: 1}
-        assert heads(second) == {ALICE: 9, BOB: 11, SYSTEM_TENANT_ID: 2}
+        assert heads(second) == {ALICE: 9, BOB: 11, CAROL: 3, SYSTEM_TENANT_ID: 2}
         assert third == ()
         assert billing.verify_seals(first + second, key=KEY) == ()
         assert billing.verify_seals(reversed(first + second), key=KEY) == ()

@@ -73,7 +73,7 @@ from cogni_billing.domain.findings import (
     PaymentVerified,
 )
 from cogni_billing.domain.folding import Folding
-from cogni_billing.domain.grants import Grant, GrantExtension
+from cogni_billing.domain.grants import Grant, GrantExtension, Lot
 from cogni_billing.domain.holds import Hold, HoldPage, HoldState
 from cogni_billing.domain.identity import (
     SYSTEM_ACCOUNT_ID,
@@ -163,6 +163,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "Grant",
     "GrantReceipt",
     "Draw",
+    "Lot",
     "GrantExtension",
     "VoidReceipt",
     "GrantSchedule",

@@ -36,6 +36,7 @@ from cogni_billing.domain.grants import (
     Grant,
     GrantExtension,
     GrantRequest,
+    Lot,
     VoidRequest,
 )
 from cogni_billing.domain.hold_changes import CaptureRequest
@@ -137,6 +138,7 @@ class Billing:
         amount: Amount,
         *,
         payment: str,
+        expires_in: timedelta | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> PurchaseReceipt:
         """Credit a confirmed payment: the customer in full, and each beneficiary its share.
@@ -150,15 +152,23 @@ class Billing:
                 CREDIT. The customer's credits are rounded up, the shares are rounded down.
             payment: The evidence, `provider:id`, 1 to 255 visible ASCII characters. A transaction
                 hash on a chain is in lower case. Each payment is credited once in the whole system.
+            expires_in: The lifetime of the customer's credits, from this call on. They repay a debt
+                first. The rest is spent after grants, and before purchased credits that never
+                expire. The remainder at the end goes to `breakage`. `None` for never. The shares
+                of beneficiaries never expire.
             metadata: A JSON object to keep with the transaction.
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument is invalid.
+            InvalidTime: *expires_in* is not above zero, or ends after the year 9998.
             InvalidPolicy: no policy is in force yet.
-            IdempotencyConflict: the tenant confirmed this payment with another amount.
+            IdempotencyConflict: the tenant confirmed this payment with another amount or
+                *expires_in*.
             PaymentAlreadyClaimed: another tenant confirmed this payment.
         """
-        purchase = Purchase(tenant=tenant, amount=amount, payment=payment, metadata=metadata)
+        purchase = Purchase(
+            tenant=tenant, amount=amount, payment=payment, expires_in=expires_in, metadata=metadata
+        )
         return self._run(minting.confirm_purchase(self._context, purchase))
 
     def confirm_purchases(
@@ -637,6 +647,16 @@ class Billing:
             reading.grants(self._context, tenant, spent=spent, limit=limit, after=after)
         )
 
+    def lots(self, tenant: TenantId | UUID) -> tuple[Lot, ...]:
+        """The tenant's purchases that expire and have credits left, in spend order.
+
+        The first one to expire is spent first. Purchased credits that never expire are in no lot.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
+        """
+        return self._run(reading.lots(self._context, tenant))
+
     def void_grant(
         self,
         tenant: TenantId | UUID,
@@ -663,7 +683,7 @@ class Billing:
             InvalidReference, InvalidMetadata, InvalidInput: an argument is invalid.
             PrivilegeRequired: the role may spend credits but not create them.
             UnknownAccount: the tenant has no account.
-            UnknownGrant: the tenant has no such grant.
+            UnknownGrant: the tenant has no such grant. A purchase that expires is none.
             IdempotencyConflict: the tenant used this reference for another void.
         """
         request = VoidRequest(
@@ -701,7 +721,7 @@ class Billing:
                 range, or no later than the present one, or the grant never expires.
             PrivilegeRequired: the role may spend credits but not create them.
             UnknownAccount: the tenant has no account.
-            UnknownGrant: the tenant has no such grant.
+            UnknownGrant: the tenant has no such grant. A purchase that expires is none.
             GrantClosed: the grant has expired, or was voided.
             IdempotencyConflict: the tenant used this reference for another extension.
         """
@@ -809,6 +829,10 @@ class Billing:
         returned so far / paid), so partial refunds add up, and after a full refund every posting is
         at exactly zero.
 
+        Of a purchase that expires, the credits that are left come first, and then the expired ones,
+        which come from `breakage`: the customer does not owe them. Only the rest was spent. Once a
+        refund has taken other credits for spent ones, the purchase no longer expires.
+
         Args:
             tenant: The tenant that paid.
             payment: The payment of the purchase.
@@ -855,7 +879,8 @@ class Billing:
         """Set a disputed purchase aside until the dispute is won or lost.
 
         Sets the customer's credits and every share aside, even beyond the available credits. A
-        payment can have several disputes, each of a part.
+        payment can have several disputes, each of a part. Credits that have expired are not set
+        aside. The others of the purchase no longer expire.
 
         Args:
             tenant: The tenant that paid.
@@ -941,9 +966,9 @@ class Billing:
     ) -> AdjustmentReceipt:
         """Correct the tenant's credits by hand, for a reason. An adjustment is never usage.
 
-        Added credits never expire, like purchased ones. Taken credits come out of purchased ones
-        first and then of grants, like those of a refund. A correction is never refused for lack of
-        credits: the balance may fall below zero.
+        Added credits never expire. Taken credits come out of purchased ones that never expire,
+        then of those that do, and then of grants, like those of a refund. A correction is never
+        refused for lack of credits: the balance may fall below zero.
 
         Args:
             tenant: The tenant to correct. It must have an account.

@@ -35,8 +35,10 @@ from stack.support.attacks import (
     charge,
     chargeback,
     dispute,
+    dispute_of_expired,
     dump,
     ending,
+    expiring,
     extending,
     extension,
     grant,
@@ -50,6 +52,7 @@ from stack.support.attacks import (
     prepared,
     purchase,
     refund,
+    refund_of_expired,
     release,
     reversal,
     rule_of,
@@ -95,9 +98,11 @@ DOORS = {
     "charge": Door("spend", charge, many=True),
     "capture": Door("spend", capture, many=True),
     "purchase": Door("mint", purchase, many=True),
+    "expiring": Door("mint", expiring, many=True),
     "grant": Door("mint", grant, many=True),
     "reversal": Door("mint", reversal, many=True),
     "refund": Door("reverse", refund, "app_service", many=True),
+    "expired_refund": Door("reverse", refund_of_expired, "app_service", many=True),
     "chargeback": Door("reverse", chargeback, "app_service", many=True),
     "adjustment": Door("adjust", adjustment, "app_service", many=True),
     "hold": Door("hold", hold),
@@ -111,6 +116,7 @@ DOORS = {
     "intent": Door("create_attempt", intent),
     "step": Door("record_attempt", step),
     "dispute": Door("open_dispute", dispute, "app_service"),
+    "expired_dispute": Door("open_dispute", dispute_of_expired, "app_service"),
     "expire_due": Door("expire_due", lambda ids, **altered: {"at": ids.now} | altered),
     "opening": Door("open_account", lambda ids, **altered: {"at": ids.now} | altered),
     "lock": Door("lock", lambda ids, **altered: VALID["lock"](ids) | altered, "app_service"),
@@ -313,7 +319,21 @@ adjustment reasons_are_printable {"reason":null}
 adjustment,freeze reasons_are_printable {"reason":""} {"reason":"  "}
     {"reason":"a\nb"} {"reason":"\u0001"} {"reason":"\u007f"} {"reason":"\u0085"}
     {"reason":"\u202ea"} {"reason":"a\u2028b"} {"reason":"\ufeff"}
-purchase transactions_fit_their_kind {"expires_at":"2020-01-01"}
+purchase transactions_fit_their_kind {"expires_at":"2020-01-01"} {"expires_in":1}
+    {"expires_at":"2040-01-01"} {"expires_at":"2040-01-01","expires_in":1} {"lapsed":1}
+expiring transactions_fit_their_kind {"expires_in":null} {"expires_in":0} {"expires_in":-1}
+    {"expires_at":"infinity"} {"expires_at":null} {"expires_at":"2020-01-01"} {"source":"a"}
+    {"priority":1} {"expires_at":"2020-01-01","expires_in":null}
+charge,grant,adjustment transactions_fit_their_kind {"lapsed":5} {"lapsed":0}
+reversal reversals_give_back_a_part {"lapsed":1} {"lapsed":0}
+refund reversals_follow_one_another {"lapsed":0} {"lapsed":1} {"lapsed":-1} {"lapsed":"NaN"}
+    {"lapsed":"0.5"} {"lapsed":1000000,"amount":0}
+expired_refund reversals_follow_one_another {"lapsed":null} {"lapsed":999999} {"lapsed":1000001}
+    {"lapsed":"NaN"} {"lapsed":null,"amount":-1000000} {"lapsed":999999,"amount":-1}
+    {"lapsed":null,"absorbed":1000000} {"lapsed":999999,"absorbed":1} {"absorbed":1}
+dispute disputes_are_of_a_purchase {"lapsed":null} {"lapsed":1} {"lapsed":-1} {"lapsed":"NaN"}
+expired_dispute disputes_are_of_a_purchase {"lapsed":0} {"lapsed":999999,"amount":1}
+    {"lapsed":0,"amount":1000000} {"lapsed":null}
 grant transactions_fit_their_kind {"absorbed":"NaN"}
 charge,grant shares_are_complete {"beneficiaries":["Bob"],"shares":[1]}
 charge,adjustment reversals_name_a_purchase {"reverses":"stranger"}

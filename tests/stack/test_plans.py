@@ -25,7 +25,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork, reset
-from cogni_billing.testing.base import ALICE, NOON, CountingIds, SteppingClock
+from cogni_billing.testing.base import ALICE, BOB, NOON, CountingIds, SteppingClock
 from stack.conftest import Database
 
 OTHERS = [UUID(int=2**90 + number) for number in range(1000)]
@@ -136,6 +136,22 @@ CALLS: dict[str, tuple[Call, int]] = {
         lambda billing, n: billing.refund(ALICE, payment=f"old:{n + 200}", reference=f"re-{n}"),
         FEW,
     ),
+    "confirm_purchase, expires_in": (
+        lambda billing, n: billing.confirm_purchase(
+            BOB, usd("1.00"), payment=f"new-lot:{n}", expires_in=SOON
+        ),
+        FEW,
+    ),
+    "charge, of lots": (
+        lambda billing, n: billing.charge(BOB, credits(1), reference=f"lot-{n}"),
+        FEW,
+    ),
+    "refund, of a lot": (
+        lambda billing, n: billing.refund(BOB, payment=f"lot:{n}", reference=f"lot-{n}"),
+        FEW,
+    ),
+    "statement, of lots": (lambda billing, n: billing.statement(BOB, limit=10), FEW),
+    "lots": (lambda billing, n: billing.lots(BOB), FEW),
     "open_dispute, win_dispute": (won, 2 * FEW),
     "open_dispute, lose_dispute": (lost, 2 * FEW),
     "balance": (lambda billing, n: billing.balance(ALICE), FEW),
@@ -196,6 +212,11 @@ def billing(shared: Database, engines: tuple[Engine, Engine]) -> Billing:
     billing.charge_many(
         {"tenant": ALICE, "amount": credits(1), "reference": f"old:{n}"} for n in range(HISTORY)
     )
+    billing.confirm_purchases(
+        {"tenant": BOB, "amount": usd("1.00"), "payment": f"lot:{n}", "expires_in": SOON}
+        for n in range(HISTORY)
+    )
+    billing.charge(BOB, credits(10_000_000 * (HISTORY - 2)), reference="most-lots")
     for n in range(HISTORY // 5):
         billing.release(ALICE, billing.hold(ALICE, credits(1), reference=f"old:{n}").id)
         billing.open_dispute(ALICE, payment=f"old:{n + 400}", reference=f"old:{n}")
@@ -279,6 +300,7 @@ def test_no_plan_is_forced_compiled_or_shared_out_to_workers(
     seen.statement(ALICE)
     seen.grants(ALICE)
     seen.grants(ALICE, spent=True)
+    seen.lots(BOB)
 
     on_tables = [
         plan for plan in plans if re.search(r"\bon (?!context_keys)[a-z]+_?[a-z]*  ", plan)

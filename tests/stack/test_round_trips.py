@@ -99,6 +99,7 @@ READS: Final[dict[str, Call]] = {
     "balance at a moment": lambda c: c.billing.balance(ALICE, at=NOON),
     "statement": lambda c: c.billing.statement(ALICE),
     "grants": lambda c: c.billing.grants(ALICE),
+    "lots": lambda c: c.billing.lots(ALICE),
     "all grants": lambda c: c.billing.grants(ALICE, spent=True),
     "schedules": lambda c: c.billing.schedules(ALICE),
     "find_hold": lambda c: c.billing.find_hold(ALICE, "first"),

@@ -17,6 +17,7 @@ from cogni_billing.testing.contracts import (
     charges,
     drawing,
     erasure,
+    expiring,
     freezing,
     giving_back,
     grant_ends,
@@ -364,6 +365,65 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
             "SET overdraft_limit = credits",
             "SET overdraft_limit = coalesce(credits, overdraft_limit)",
         ),
+    ),
+    "a_purchase_that_expires_is_spent_before_grants": (
+        expiring.ExpiringPurchaseContract,
+        "test_the_first_lot_to_expire_is_spent_after_all_grants_and_before_other_credits",
+        replaced("keep_lot", "repaid, 1000001", "repaid, 1"),
+    ),
+    "a_purchase_that_expires_repays_no_debt": (
+        expiring.ExpiringPurchaseContract,
+        "test_the_credits_repay_a_debt_first",
+        replaced("keep_lot", "IF w.granted > available THEN", "IF false THEN"),
+    ),
+    "purchased_credits_that_expired_are_told_as_granted": (
+        expiring.ExpiringPurchaseContract,
+        "test_the_rest_expires_at_the_end_and_goes_to_breakage",
+        replaced("_lines", "w.has_lots AND kind = ''expiry''", "false"),
+    ),
+    "purchased_credits_are_told_as_granted": (
+        expiring.ExpiringPurchaseContract,
+        "test_a_capture_tells_the_purchases_and_the_grants_that_its_hold_had_pinned",
+        replaced("purchases_among", "priority = 1000001", "false"),
+    ),
+    "a_purchase_can_be_voided": (
+        expiring.ExpiringPurchaseContract,
+        "test_a_purchase_is_no_grant_to_void_or_to_extend",
+        replaced("_void_grant", "AND priority <= 1000000", ""),
+    ),
+    "a_refund_takes_other_credits_first": (
+        expiring.ExpiringRefundContract,
+        "test_a_refund_takes_its_own_credits_first",
+        replaced("take_back", "least(amount - taken, wanted)", "least(0, wanted)"),
+    ),
+    "the_first_lot_to_expire_is_taken_back_first": (
+        expiring.ExpiringRefundContract,
+        "test_a_refund_of_spent_credits_takes_those_that_never_expire_then_lots_then_grants",
+        replaced("take_back", "ORDER BY expires_at DESC", "ORDER BY expires_at"),
+    ),
+    "expired_credits_are_owed": (
+        expiring.ExpiringRefundContract,
+        "test_a_full_refund_after_the_expiry_leaves_every_leg_at_zero",
+        replaced("lot_of", "coalesce(- sum(amount), 0)", "coalesce(0 * sum(amount), 0)"),
+    ),
+    "due_expirations_are_owed": (
+        expiring.ExpiringRefundContract,
+        "test_expired_credits_are_taken_before_spent_ones",
+        replaced(
+            "lot_of",
+            "WHERE w.due_at <= present AND kind",
+            "WHERE false AND kind",
+        ),
+    ),
+    "credits_that_were_replaced_expire": (
+        expiring.ExpiringRefundContract,
+        "test_held_credits_of_a_refunded_purchase_never_expire",
+        replaced("take_back", "CASE WHEN total = wanted THEN expires_at END", "expires_at"),
+    ),
+    "disputed_credits_expire": (
+        expiring.ExpiringRefundContract,
+        "test_a_dispute_ends_the_expiry",
+        replaced("_open_dispute", "AND expires_at > m.at", "AND false"),
     ),
     "a_second_freeze_replaces_the_first": (
         freezing.FreezeContract,

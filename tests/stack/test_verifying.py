@@ -40,7 +40,7 @@ from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
 from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.contracts.purchases import planned
-from cogni_billing.testing.contracts.verifying import HOUR, changed, live
+from cogni_billing.testing.contracts.verifying import DAVE, HOUR, changed, expiring, live
 from cogni_billing.testing.verifiers import FakeVerifier, paid
 from stack.conftest import Database
 
@@ -61,6 +61,10 @@ HOLD = "UPDATE cogni_billing.holds SET {} WHERE reference = '{}'"
 CHANGE = "UPDATE cogni_billing.hold_changes SET {} WHERE kind = '{}' AND reference = 'run-7'"
 SCHEDULE = "UPDATE cogni_billing.schedules SET {} WHERE reference = '{}'"
 GRANT = "UPDATE cogni_billing.grants SET {} WHERE source = 'promo:b'"
+LOT = (
+    "UPDATE cogni_billing.grants SET {} WHERE id ="
+    " (SELECT id FROM cogni_billing.transactions WHERE reference = 'stripe:x_3')"
+)
 DISPUTE = "UPDATE cogni_billing.disputes SET {} WHERE reference = '{}'"
 DISPUTED = "UPDATE cogni_billing.holds SET {} WHERE kind = 'dispute' AND state = 'open'"
 ATTEMPT = "UPDATE cogni_billing.payment_attempts SET {} WHERE state = '{}'"
@@ -493,6 +497,66 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         GRANT.format("expires_at = '9000-01-01'"),
         {Invariant.GRANTS_END_AS_SET},
     ),
+    "a purchase that expires is called a grant": (
+        LOT.format("source = 'promo:x'"),
+        {Invariant.GRANTS_MATCH_THEIR_TRANSACTION},
+    ),
+    "a purchase that expires is spent before grants": (
+        LOT.format("priority = 100"),
+        {Invariant.GRANTS_MATCH_THEIR_TRANSACTION},
+    ),
+    "a purchase expires later than was set": (
+        LOT.format("expires_at = '9000-01-01'"),
+        {Invariant.GRANTS_END_AS_SET},
+    ),
+    "a disputed purchase expires": (
+        "UPDATE cogni_billing.grants SET expires_at = first_expires_at"
+        " WHERE id = (SELECT purchase_id FROM cogni_billing.disputes WHERE reference = 'dp_x')",
+        {Invariant.GRANTS_END_AS_SET},
+    ),
+    "a wallet does not know of its purchases that expire": (
+        WALLET.format("has_lots = false", DAVE),
+        {Invariant.GRANTS_ARE_COUNTED},
+    ),
+    "a refund took fewer expired credits, and others": (
+        TRANSACTION.format("lapsed = lapsed - 1, amount = amount - 1", "re_x2"),
+        {
+            Invariant.REVERSALS_TAKE_BACK_EXPIRED_CREDITS,
+            Invariant.TRANSACTIONS_SUM_TO_ZERO,
+            Invariant.POSTINGS_MATCH,
+            Invariant.GRANTS_END_AS_SET,
+            Invariant.LINES_RUN_ON,
+            Invariant.WALLETS_MATCH,
+        },
+    ),
+    "a refund took more than had expired": (
+        TRANSACTION.format("lapsed = 600000", "re_x2"),
+        {
+            Invariant.REVERSALS_TAKE_BACK_EXPIRED_CREDITS,
+            Invariant.REVERSALS_TAKE_BACK_THEIR_PART,
+            Invariant.POSTINGS_MATCH,
+        },
+    ),
+    "a refund of a purchase that never expires took expired credits": (
+        TRANSACTION.format("lapsed = 1", "re_1"),
+        {
+            Invariant.REVERSALS_TAKE_BACK_EXPIRED_CREDITS,
+            Invariant.REVERSALS_TAKE_BACK_THEIR_PART,
+            Invariant.POSTINGS_MATCH,
+        },
+    ),
+    "a charge took expired credits": (
+        CHARGED.format("lapsed = 1"),
+        {
+            Invariant.TRANSACTIONS_FIT_THEIR_KIND,
+            Invariant.POSTINGS_MATCH,
+            Invariant.REVERSALS_TAKE_BACK_EXPIRED_CREDITS,
+        },
+    ),
+    "a dispute is of expired credits that there were not": (
+        DISPUTE.format("lapsed = 1", "dp_2"),
+        {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
+    ),
     "an extension is of another grant": (
         "INSERT INTO cogni_billing.grant_extensions"
         f" VALUES ('{ALICE}', 'e-1', '{BOB}', now(), '9000-01-01')",
@@ -706,6 +770,7 @@ def billing(database: Database) -> Billing:
     billing = Billing(unit_of_work, clock=clock, ids=ids)
     live(billing, clock)
     changed(billing)
+    expiring(billing, clock)
     attempted(unit_of_work, ids)
     billing.grant(BOB, credits(9), source="promo:c", reference="c")
     scheduled(billing, clock)

@@ -38,9 +38,18 @@ from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import require_account
 from cogni_billing.application import acting as actors
 from cogni_billing.application import spending
-from cogni_billing.domain import idempotency, metadata, periods, requests, reversals, transactions
+from cogni_billing.domain import (
+    idempotency,
+    metadata,
+    periods,
+    receipts,
+    requests,
+    reversals,
+    transactions,
+    wallets,
+)
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
-from cogni_billing.domain.grants import GrantExtension
+from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.hold_changes import Extension
 from cogni_billing.domain.holds import HoldPageRequest, place_of
 from cogni_billing.domain.idempotency import same_or_conflict
@@ -62,6 +71,7 @@ from cogni_billing.testing.contracts import (
     charges,
     drawing,
     erasure,
+    expiring,
     freezing,
     giving_back,
     grant_ends,
@@ -345,6 +355,72 @@ def a_share_goes_through_a_float(patch: Patch) -> None:
 
     shares_of = RevenueSharePolicy.shares_of
     patch.setattr(RevenueSharePolicy, "shares_of", floated)
+
+
+# Purchased credits that expire --------------------------------------------------------------------
+
+
+@in_memory(
+    expiring.ExpiringPurchaseContract,
+    "test_the_first_lot_to_expire_is_spent_after_all_grants_and_before_other_credits",
+)
+def a_purchase_that_expires_is_spent_before_grants(patch: Patch) -> None:
+    patch.setattr(wallets, "PRIORITY_PURCHASED", 0)
+
+
+@in_memory(expiring.ExpiringPurchaseContract, "test_the_credits_repay_a_debt_first")
+def a_purchase_that_expires_repays_no_debt(patch: Patch) -> None:
+    def kept(wallet: Wallet, lot: Grant, _: Amount) -> Any:
+        return wallet.with_grant(lot), ()
+
+    patch.setattr(Wallet, "keeping", kept)
+
+
+@in_memory(
+    expiring.ExpiringPurchaseContract,
+    "test_a_capture_tells_the_purchases_and_the_grants_that_its_hold_had_pinned",
+)
+def purchased_credits_are_told_as_granted(patch: Patch) -> None:
+    patch.setattr(receipts, "granted_in", transactions.drawn)
+
+
+@in_memory(expiring.ExpiringPurchaseContract, "test_a_payment_with_another_lifetime_conflicts")
+def the_lifetime_of_a_purchase_is_not_compared(patch: Patch) -> None:
+    patch.setattr(requests, "purchase", lambda paid, _expires_in=None: {"amount": str(paid)})
+
+
+@in_memory(expiring.ExpiringRefundContract, "test_a_refund_takes_its_own_credits_first")
+def a_refund_takes_credits_in_spend_order(patch: Patch) -> None:
+    def in_order(wallet: Wallet, made: Transaction, _: Amount) -> Any:
+        return wallet.drawing(-made.amount)
+
+    patch.setattr(Wallet, "taking", in_order)
+
+
+@in_memory(
+    expiring.ExpiringRefundContract,
+    "test_a_full_refund_after_the_expiry_leaves_every_leg_at_zero",
+)
+def expired_credits_are_owed(patch: Patch) -> None:
+    patch.setattr(reversals.Payment, "lapsed_of", lambda *_: ZERO)
+
+
+@in_memory(expiring.ExpiringRefundContract, "test_held_credits_of_a_refunded_purchase_never_expire")
+def credits_that_were_replaced_expire(patch: Patch) -> None:
+    def still_expiring(wallet: Wallet, made: Transaction, arrived: Amount) -> Any:
+        after, draws = taking(wallet, made, arrived)
+        for lot in filter(lambda grant: grant.is_purchased, wallet.grants.values()):
+            now = evolve(after.grants[lot.id], expires_at=lot.expires_at)
+            after = after.with_grant(now)
+        return after, draws
+
+    taking = Wallet.taking
+    patch.setattr(Wallet, "taking", still_expiring)
+
+
+@in_memory(expiring.ExpiringRefundContract, "test_a_dispute_ends_the_expiry")
+def disputed_credits_expire(patch: Patch) -> None:
+    patch.setattr(Wallet, "disputing", lambda wallet, _dispute: wallet)
 
 
 # Available credits --------------------------------------------------------------------------------
@@ -886,8 +962,8 @@ def a_tenant_without_an_account_has_a_balance_of_zero(patch: Patch) -> None:
 
 @in_memory(kinds.KindContract, "test_a_transaction_of_each_kind_is_recorded_by_its_rules")
 def a_kind_takes_the_other_side_from_another_account(patch: Patch) -> None:
-    def elsewhere(*given: Any) -> tuple[Posting, ...]:
-        *others, contra = balanced(*given)
+    def elsewhere(*given: Any, **named: Any) -> tuple[Posting, ...]:
+        *others, contra = balanced(*given, **named)
         return (*others, evolve(contra, account=SHORTFALL))
 
     balanced = transactions.balanced

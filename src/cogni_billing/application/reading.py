@@ -7,7 +7,7 @@ from uuid import UUID
 from cogni_billing.application.cases import SingleCase
 from cogni_billing.application.context import Context
 from cogni_billing.domain.errors import InvalidInput, shown
-from cogni_billing.domain.grants import Grant
+from cogni_billing.domain.grants import Grant, Lot
 from cogni_billing.domain.holds import Hold, HoldPage, hold_page_of, hold_page_request
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.identity import tenant_id
@@ -32,6 +32,11 @@ def balance(context: Context, tenant: object, *, at: object) -> SingleCase[Balan
         return SingleCase(owner, lambda scope: scope.ledger.balance(now))
     moment = utc(at, "at")
     return SingleCase(owner, lambda scope: scope.ledger.balance_at(moment))
+
+
+def lots(context: Context, tenant: object) -> SingleCase[tuple[Lot, ...]]:
+    owner, now = tenant_id(tenant), context.now()
+    return SingleCase(owner, lambda scope: scope.ledger.lots(now))
 
 
 def grants(

@@ -100,7 +100,7 @@ class _Reversals:
             UnknownAccount: the tenant has no account.
         """
         self.scope.tenants.account()
-        found, others = self.scope.ledger.payment(payment), tuple[TenantId, ...]()
+        found, others = self.scope.ledger.payment(payment, self.now), tuple[TenantId, ...]()
         if found is not None:
             others = found.beneficiaries if disputed else found.clamped
         self.scope.books.lock(sorted({self.tenant, *others}), self.now)
@@ -151,7 +151,7 @@ class _Reversals:
         return known_dispute(self.scope.ledger.dispute(reference), reference, payment)
 
     def _payment(self, payment: str) -> Payment:
-        found = self.scope.ledger.payment(payment)
+        found = self.scope.ledger.payment(payment, self.now)
         if found is None:
             raise UnknownPayment(payment)
         return found

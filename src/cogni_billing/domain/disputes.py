@@ -11,7 +11,7 @@ from attrs import field, frozen
 from attrs.converters import optional
 
 from cogni_billing.domain import requests
-from cogni_billing.domain.amounts import Amount, positive
+from cogni_billing.domain.amounts import ZERO, Amount, positive
 from cogni_billing.domain.errors import DisputeClosed, UnknownDispute
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, owner_of, payment_reference, tenant_id
@@ -45,6 +45,8 @@ class Dispute:
     amount: Amount
     """In the unit of the payment."""
     set_aside: Amount
+    lapsed: Amount = ZERO
+    """The credits of the disputed part that had expired when it opened. They are not set aside."""
     shares: tuple[Share, ...]
     opened_at: datetime
     state: DisputeState = DisputeState.OPEN
@@ -115,13 +117,15 @@ def plan_dispute(
             zero.
     """
     amount = payment.part(request.amount)
+    lapsed = payment.lapsed_of(amount)
     return Dispute(
         id=dispute_id,
         tenant=request.tenant,
         payment=request.payment,
         reference=request.reference,
         amount=amount,
-        set_aside=payment.credits_of(amount),
+        set_aside=payment.credits_of(amount) - lapsed,
+        lapsed=lapsed,
         shares=payment.shares_of(amount),
         opened_at=at,
         purchase=payment.purchase.id,

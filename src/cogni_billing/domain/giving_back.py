@@ -137,5 +137,5 @@ def _parts(
     for draw in reversed(draws):
         part = min(after, place + draw.amount) - max(before, place)
         if part.is_positive:
-            yield Draw(draw.grant_id, part)
+            yield evolve(draw, amount=part)
         place += draw.amount

@@ -23,6 +23,8 @@ from cogni_billing.domain.transactions import GrantTerms, Transaction
 
 PRIORITY_DEFAULT: Final = 100
 PRIORITY_MAX: Final = 1_000_000
+PRIORITY_PURCHASED: Final = PRIORITY_MAX + 1
+"""The place of purchased credits that expire: after every grant."""
 
 
 @frozen(kw_only=True)
@@ -45,10 +47,30 @@ class Grant:
     """The credits that are not spent, set aside by a hold, or expired."""
 
     @property
+    def is_purchased(self) -> bool:
+        """True if a payment bought the credits. They are no grant, but expire like one."""
+        return self.priority == PRIORITY_PURCHASED
+
+    @property
     def spend_order(self) -> tuple[int, bool, datetime, datetime, UUID]:
         """The sort key of the spend order. A grant without expiry comes last in its priority."""
         never = self.expires_at is None
         return self.priority, never, self.expires_at or LATEST, self.granted_at, self.id
+
+
+@frozen(kw_only=True)
+class Lot:
+    """The credits of a purchase that expire, and the part of them that is left."""
+
+    id: UUID
+    """The id of the transaction that credited them."""
+    payment: str
+    amount: Amount
+    expires_at: datetime | None
+    """`None` if a dispute or a refund has ended the expiry."""
+    bought_at: datetime
+    remaining: Amount
+    """The credits that are not spent, set aside by a hold, taken back, or expired."""
 
 
 @frozen

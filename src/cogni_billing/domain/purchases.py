@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -19,7 +19,8 @@ from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
 from cogni_billing.domain.policies import Policies
 from cogni_billing.domain.pricing import bought
-from cogni_billing.domain.transactions import Recorded, Transaction
+from cogni_billing.domain.timestamps import Expiry, optional_lifetime
+from cogni_billing.domain.transactions import LotTerms, Recorded, Transaction
 
 _TRANSACTION: Final = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})", re.ASCII)
 
@@ -31,6 +32,7 @@ class Purchase:
     tenant: TenantId | UUID
     amount: Amount
     payment: str
+    expires_in: timedelta | None = None
     metadata: Mapping[str, object] | None = None
 
 
@@ -43,7 +45,14 @@ class PurchaseRequest:
     purchased: Amount
     """The credits that the payment buys."""
     payment: str
+    expires_in: timedelta | None
+    """The lifetime of the credits. `None` if they never expire."""
     metadata: Mapping[str, Json]
+
+    @property
+    def identity(self) -> requests.Request:
+        """The fields that a replay must repeat."""
+        return requests.purchase(self.paid, self.expires_in)
 
 
 def request_purchase(purchase: Purchase) -> PurchaseRequest:
@@ -53,6 +62,7 @@ def request_purchase(purchase: Purchase) -> PurchaseRequest:
         paid=purchase.amount,
         purchased=bought(purchase.amount, "amount"),
         payment=_payment(purchase.payment),
+        expires_in=optional_lifetime(purchase.expires_in),
         metadata=frozen_metadata(purchase.metadata),
     )
 
@@ -83,6 +93,7 @@ def plan_purchase(
 
     Raises:
         InvalidPolicy: no policy is in force yet.
+        InvalidTime: the credits would expire after the year 9998.
     """
     policy = policies.at(at).for_buyer(account_of(request.buyer))
     shares = policy.shares_of(request.purchased, at)
@@ -98,7 +109,14 @@ def plan_purchase(
         shares=shares,
         policy=policy.record,
         metadata=request.metadata,
+        lot=None if request.expires_in is None else _lot(request.expires_in, at),
     )
+
+
+def _lot(expires_in: timedelta, at: datetime) -> LotTerms:
+    expires_at = Expiry(expires_in=expires_in).starting(at)
+    assert expires_at is not None  # a lifetime has an end
+    return LotTerms(expires_at=expires_at, expires_in=expires_in)
 
 
 @frozen
@@ -116,11 +134,11 @@ class ReplayOnly:
 
         Raises:
             InvalidPolicy: the tenant recorded no such purchase.
-            IdempotencyConflict: the tenant recorded it with another amount.
+            IdempotencyConflict: the tenant recorded it with another amount or expiry.
         """
         if stored is None:
             raise self.error
-        same_or_conflict(stored.transaction, requests.purchase(self.request.paid))
+        same_or_conflict(stored.transaction, self.request.identity)
         return stored
 
 

@@ -8,12 +8,18 @@ from uuid import UUID
 
 from attrs import frozen
 
-from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.amounts import ZERO, Amount
 from cogni_billing.domain.errors import LedgerCorruption
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.openings import Opened
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Draw, Recorded, Transaction, drawn
+from cogni_billing.domain.transactions import (
+    Draw,
+    Recorded,
+    Transaction,
+    drawn,
+    granted_in,
+)
 
 
 @frozen(kw_only=True)
@@ -36,6 +42,8 @@ class PurchaseReceipt(Receipt):
 
     credited: Amount
     shares: tuple[Share, ...]
+    expires_at: datetime | None = None
+    """The moment at which the rest of the credits expires. `None` for never."""
 
 
 @frozen(kw_only=True)
@@ -45,14 +53,14 @@ class ChargeReceipt(Receipt):
     charged: Amount
     """The credits that it took. With `at_most` they can be fewer than the call asked for."""
     draws: tuple[Draw, ...] = ()
-    """The parts of grants that paid, in the order taken."""
+    """The parts of grants that paid, and of purchases that expire, in the order taken."""
     occurred_at: datetime | None = None
     """The moment of the usage, if the call gave one."""
 
     @property
     def purchased(self) -> Amount:
         """The part that purchased credits paid, or that became debt."""
-        return self.charged - drawn(self.draws)
+        return self.charged - granted_in(self.draws)
 
     @property
     def overdrawn(self) -> bool:
@@ -67,12 +75,12 @@ class CaptureReceipt(Receipt):
     hold_id: UUID
     captured: Amount
     draws: tuple[Draw, ...] = ()
-    """The parts of grants that paid, in the order taken."""
+    """The parts of grants that paid, and of purchases that expire, in the order taken."""
 
     @property
     def purchased(self) -> Amount:
         """The part that purchased credits paid."""
-        return self.captured - drawn(self.draws)
+        return self.captured - granted_in(self.draws)
 
 
 @frozen(kw_only=True)
@@ -116,12 +124,18 @@ class RefundReceipt(Receipt):
     shares: tuple[Share, ...]
     shortfall: Amount
     draws: tuple[Draw, ...] = ()
-    """The parts of grants that it took, because the purchased credits were spent."""
+    """The parts that it took of the purchase if that expires, then of other purchases that expire,
+    and then of grants, because the other purchased credits were spent.
+    """
+    lapsed: Amount = ZERO
+    """The credits of the purchase that had expired. They come from `breakage`, and the customer
+    does not owe them.
+    """
 
     @property
     def purchased(self) -> Amount:
         """The part of `taken` that was of purchased credits, or became debt."""
-        return self.taken - drawn(self.draws)
+        return self.taken - granted_in(self.draws)
 
 
 @frozen(kw_only=True)
@@ -139,12 +153,12 @@ class ReversalReceipt(Receipt):
     expired: Amount
     """The credits of grants that have expired since. They went on to `breakage`."""
     draws: tuple[Draw, ...]
-    """The parts that went back to grants, newest draw first."""
+    """The parts that went back to grants, and to purchases that expire, newest draw first."""
 
     @property
     def purchased(self) -> Amount:
         """The purchased credits that the tenant has again."""
-        return self.credited - drawn(self.draws)
+        return self.credited - granted_in(self.draws)
 
 
 @frozen(kw_only=True)
@@ -181,6 +195,7 @@ def purchase_receipt(recorded: Recorded) -> PurchaseReceipt:
         transaction_id=made.id,
         credited=made.amount,
         shares=made.shares,
+        expires_at=made.expires_at,
         balance=recorded.balance,
         replayed=recorded.replayed,
     )
@@ -327,6 +342,7 @@ def _returned(recorded: Recorded, kind: TransactionKind) -> dict[str, Any]:
         "taken": -made.amount,
         "shares": tuple(Share(share.beneficiary, -share.amount) for share in made.shares),
         "shortfall": made.absorbed,
+        "lapsed": made.lapsed,
         "draws": recorded.draws,
         "balance": recorded.balance,
         "replayed": recorded.replayed,

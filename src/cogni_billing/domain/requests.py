@@ -7,7 +7,7 @@ function here must return the same text for the same arguments in every version.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, TypeAlias
 from uuid import UUID
@@ -24,8 +24,10 @@ EXPIRY: Final[Request] = MappingProxyType({})
 """The ledger itself makes expirations: no caller asks for one."""
 
 
-def purchase(paid: Amount) -> Request:
-    return MappingProxyType({"amount": str(paid)})
+def purchase(paid: Amount, expires_in: timedelta | None = None) -> Request:
+    """The request to credit a payment. Credits that never expire have no field for it."""
+    expiry = {} if expires_in is None else Expiry(expires_in=expires_in).request
+    return MappingProxyType({"amount": str(paid), **expiry})
 
 
 def charge(

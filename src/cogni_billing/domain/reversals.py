@@ -44,6 +44,10 @@ class Payment:
     """Refunded, or lost in disputes."""
     disputed: Amount
     """In disputes that are open."""
+    left: Amount = ZERO
+    """The credits that are left of it, in CREDIT, if they expire. Otherwise zero."""
+    expired: Amount = ZERO
+    """The credits that have expired and were not taken back since, in CREDIT."""
 
     @property
     def paid(self) -> Amount:
@@ -85,6 +89,10 @@ class Payment:
     def credits_of(self, amount: Amount) -> Amount:
         """The customer's credits to take back if *amount* more of the payment is returned."""
         return self._part(self.purchase.amount, amount)
+
+    def lapsed_of(self, amount: Amount) -> Amount:
+        """The part of `credits_of` that has expired. The credits that are left come first."""
+        return min(max(self.credits_of(amount) - self.left, ZERO), self.expired)
 
     def shares_of(self, amount: Amount) -> tuple[Share, ...]:
         """The shares to take back if *amount* more of the payment is returned."""
@@ -169,8 +177,9 @@ def plan_reversal(
 ) -> Transaction:
     """Plan the transaction that takes back the credits and shares of a part of *payment*.
 
-    The part is *disputed*, the amount of a lost dispute, or else the amount of the request. If
-    *recoverable* limits an account, the `shortfall` account absorbs the rest.
+    The part is *disputed*, the amount of a lost dispute, or else the amount of the request.
+    Credits of the payment that have expired come from `breakage`. If *recoverable* limits an
+    account, the `shortfall` account absorbs the rest.
 
     Raises:
         UnitMismatch: the part is in another unit than the payment.
@@ -178,7 +187,8 @@ def plan_reversal(
     """
     amount = payment.part(request.amount if disputed is None else disputed)
     tenant, account = request.tenant, account_of(request.tenant)
-    wanted, shares = payment.credits_of(amount), payment.shares_of(amount)
+    lapsed, shares = payment.lapsed_of(amount), payment.shares_of(amount)
+    wanted = payment.credits_of(amount) - lapsed
     taken = recoverable.of(account, wanted)
     taken_shares = tuple(
         Share(share.beneficiary, -recoverable.of(share.beneficiary, share.amount))
@@ -199,6 +209,7 @@ def plan_reversal(
         metadata=request.metadata,
         subject=subject,
         absorbed=absorbed,
+        lapsed=lapsed,
         reversal=Reversal(
             purchase=payment.purchase.id,
             payment=request.payment,

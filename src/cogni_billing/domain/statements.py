@@ -83,9 +83,11 @@ class TransactionView:
     reason: str | None = None
     """The reason for an adjustment or a void."""
     draws: tuple[Draw, ...] = ()
-    """The parts of grants that it took, in the order taken."""
+    """The parts of grants, and of purchases that expire, in the order taken."""
     payment: str | None = None
     """The payment of a purchase, or the payment that a refund or a chargeback was of."""
+    expires_at: datetime | None = None
+    """The moment at which the rest of a purchase expires, as the purchase set it."""
     actor: str | None = None
     """The person or the program that made the call, if `acting` named it."""
     occurred_at: datetime | None = None
@@ -107,6 +109,7 @@ def view_of(recorded: Recorded) -> TransactionView:
         reason=made.reason,
         draws=recorded.draws,
         payment=_payment_of(made),
+        expires_at=made.expires_at,
         actor=made.actor,
         occurred_at=made.occurred_at,
     )

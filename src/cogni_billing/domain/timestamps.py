@@ -57,7 +57,12 @@ def lifetime(given: object, field: str) -> timedelta:
     return timedelta(given.days, given.seconds, given.microseconds)
 
 
-def _expires_in(given: object) -> timedelta | None:
+def optional_lifetime(given: object) -> timedelta | None:
+    """*given* as the `expires_in` of a call. `None` is for never.
+
+    Raises:
+        InvalidTime: *given* is no `timedelta` above zero.
+    """
     return None if given is None else lifetime(given, "expires_in")
 
 
@@ -70,7 +75,7 @@ class Expiry:
     """
 
     at: datetime | None = field(default=None, converter=expiry)
-    expires_in: timedelta | None = field(default=None, converter=_expires_in)
+    expires_in: timedelta | None = field(default=None, converter=optional_lifetime)
 
     @classmethod
     def given(cls, expires_at: object, expires_in: object) -> Self:

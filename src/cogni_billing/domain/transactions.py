@@ -13,7 +13,13 @@ from attrs import evolve, frozen
 from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.errors import UnbalancedTransaction, unknown_kind
-from cogni_billing.domain.identity import AccountId, TenantId, account_of, owner_of
+from cogni_billing.domain.identity import (
+    BREAKAGE,
+    AccountId,
+    TenantId,
+    account_of,
+    owner_of,
+)
 from cogni_billing.domain.kinds import KindRules, TransactionKind, rules_of
 from cogni_billing.domain.metadata import EMPTY, Json
 from cogni_billing.domain.policies import Shortfall
@@ -59,19 +65,23 @@ def balanced(
     amount: Amount,
     shares: Iterable[Share] = (),
     absorbed: Amount = ZERO,
+    *,
+    lapsed: Amount = ZERO,
 ) -> tuple[Posting, ...]:
     """The postings of *kind*, in order.
 
-    The tenant's account changes by *amount*, each beneficiary's account by its share, and the
-    account that absorbs for the kind by *absorbed*, in the direction of the kind. The kind's contra
-    account takes the other side, which may be zero. Another zero makes no posting, except on the
-    tenant's own account. A refund or a chargeback of a very small part may consist of that posting
-    alone.
+    The tenant's account changes by *amount*, each beneficiary's account by its share, the account
+    that absorbs for the kind by *absorbed*, in the direction of the kind, and `breakage` loses
+    *lapsed*. The kind's contra account takes the other side, which may be zero. Another zero makes
+    no posting, except on the tenant's own account. A refund or a chargeback of a very small part
+    may consist of that posting alone.
     """
     legs = [Posting(account_of(tenant), amount)]
     legs += [Posting(share.beneficiary, share.amount) for share in shares if share.amount.value]
     if absorbed.value and kind.absorbs is not None:
         legs.append(Posting(kind.absorbs, absorbed if kind.is_credit else -absorbed))
+    if lapsed.value:
+        legs.append(Posting(BREAKAGE, -lapsed))
     other_side = -total((leg.amount for leg in legs), amount.unit)
     if other_side.value or not kind.reverses:
         legs.append(Posting(kind.contra, other_side))
@@ -100,12 +110,26 @@ class GrantTerms:
         return Expiry.stored(self.expires_at, self.expires_in)
 
 
+@frozen(kw_only=True)
+class LotTerms:
+    """The expiry of the credits of a purchase, and the lifetime from which it follows."""
+
+    expires_at: datetime
+    expires_in: timedelta
+
+
 @frozen
 class Draw:
-    """An amount of one grant that was spent, or set aside by a hold."""
+    """An amount that was spent, or set aside by a hold, of credits with an order of their own.
+
+    They are credits of a grant, or of a purchase whose credits expire.
+    """
 
     grant_id: UUID
+    """The id of the grant, or of the purchase."""
     amount: Amount
+    purchased: bool = False
+    """True if they are credits of a purchase."""
 
 
 def drawn(draws: Iterable[Draw]) -> Amount:
@@ -113,9 +137,14 @@ def drawn(draws: Iterable[Draw]) -> Amount:
     return total((draw.amount for draw in draws), CREDIT)
 
 
+def granted_in(draws: Iterable[Draw]) -> Amount:
+    """The granted credits in *draws*, without those of purchases."""
+    return total((draw.amount for draw in draws if not draw.purchased), CREDIT)
+
+
 def granted_part(kind: TransactionKind, amount: Amount, of_grants: Amount) -> Amount:
-    """The granted credits in *amount*, with its sign. The draws of the transaction sum to
-    *of_grants*. The rest is purchased credits.
+    """The granted credits in *amount*, with its sign. The draws of the transaction have
+    *of_grants* granted ones. The rest is purchased credits.
     """
     if kind.is_granted:  # a grant draws its own credits to repay a debt
         return amount - of_grants
@@ -205,10 +234,14 @@ class Transaction:
     """The rule of a capture for a cost above the held credits."""
     terms: GrantTerms | None = None
     """The terms of a grant."""
+    lot: LotTerms | None = None
+    """The expiry of a purchase's credits. `None` if they never expire."""
     absorbed: Amount = ZERO
     """The part that the `shortfall` account pays of a refund or a chargeback. The part of a
     reversal that goes to `breakage`.
     """
+    lapsed: Amount = ZERO
+    """The expired credits of its purchase that a refund or a chargeback takes from `breakage`."""
     reversal: Reversal | None = None
     """The part of a purchase that a refund or a chargeback takes back."""
     giving_back: GivingBack | None = None
@@ -234,7 +267,7 @@ class Transaction:
             yield f"with {len(self.shares)} shares"
         if self.absorbed.value and rules.absorbs is None:
             yield f"with {self.absorbed} absorbed"
-        if (self.shares or self.absorbed.value) and any(
+        if (self.shares or self.absorbed.value or self.lapsed.value) and any(
             part.unit is not self.amount.unit for part in self._parts()
         ):
             yield "in more than one unit"
@@ -256,6 +289,10 @@ class Transaction:
             yield f"of at most {limit}"
         if self.occurred_at is not None and not rules.is_plain_debit:
             yield f"that occurred at {self.occurred_at}"
+        if self.lot is not None and kind is not TransactionKind.PURCHASE:
+            yield f"with expiry {self.lot.expires_at}"
+        if self.lapsed.value and (self.lapsed.is_negative or not rules.reverses):
+            yield f"with {self.lapsed} lapsed"
         if (self.giving_back is None) is (kind is TransactionKind.REVERSAL):
             yield f"with {self.giving_back} given back"
         if rules.corrects if self.reason is None else not _may_have_reason(kind):
@@ -266,20 +303,27 @@ class Transaction:
 
     def _parts(self) -> Iterator[Amount]:
         yield from (share.amount for share in self.shares)
-        if self.absorbed.value:
-            yield self.absorbed
+        yield from (part for part in (self.absorbed, self.lapsed) if part.value)
 
     @cached_property
     def postings(self) -> tuple[Posting, ...]:
         """The postings of its kind, in order: the tenant's own account, each beneficiary whose
-        share is not zero, the account that absorbs a part if there is one, and the contra account.
+        share is not zero, the account that absorbs a part if there is one, `breakage` if expired
+        credits are taken back, and the contra account.
         """
-        return balanced(self.kind, self.tenant, self.amount, self.shares, self.absorbed)
+        return balanced(
+            self.kind, self.tenant, self.amount, self.shares, self.absorbed, lapsed=self.lapsed
+        )
 
     @property
     def refuses_debt(self) -> bool:
         """True for a refund that may take available credits only."""
         return self.reversal is not None and self.reversal.shortfall is Shortfall.REFUSE
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """The moment at which the rest of a purchase expires. `None` for never."""
+        return None if self.lot is None else self.lot.expires_at
 
     def named_like(self, asked: Transaction) -> Transaction:
         """This transaction, with the charge of a reversal named as in *asked*."""
@@ -297,7 +341,9 @@ class Transaction:
         match self.kind:
             case TransactionKind.PURCHASE:
                 assert self.paid is not None  # checked on construction
-                return requests.purchase(self.paid)
+                return requests.purchase(
+                    self.paid, None if self.lot is None else self.lot.expires_in
+                )
             case TransactionKind.CAPTURE:
                 assert self.subject is not None
                 return requests.capture(
@@ -356,4 +402,6 @@ class Recorded:
     balance: Amount
     replayed: bool
     draws: tuple[Draw, ...] = ()
-    """The parts of grants that it took, in the order taken. The rest was of purchased credits."""
+    """The parts of grants, and of purchases that expire, in the order taken. The rest was of
+    purchased credits that never expire.
+    """

@@ -60,6 +60,9 @@ class Invariant(Enum):
     SCHEDULES_ARE_KEPT = "each period of a schedule that began has exactly its grants"
     REVERSALS_FOLLOW_ONE_ANOTHER = "reversals of a payment add up, and stay within it"
     REVERSALS_TAKE_BACK_THEIR_PART = "a reversal takes back its part of every leg"
+    REVERSALS_TAKE_BACK_EXPIRED_CREDITS = (
+        "a refund takes back the expired credits of its purchase before it takes others"
+    )
     REVERSALS_GIVE_BACK_A_CHARGE = "reversals of a charge add up, and stay within it"
     REVERSALS_RETURN_TO_THEIR_LOTS = "a reversal gives credits back to the lots that were drawn"
     DISPUTES_ARE_SET_ASIDE = "an open dispute sets its credits aside on every wallet"
@@ -143,12 +146,14 @@ def reversal_problems(
     legs: Sequence[Amount],
     taken: Sequence[Amount],
     absorbed: Amount,
+    lapsed: Amount,
     paid: str,
     so_far: Reversal,
 ) -> Iterator[tuple[Invariant, str]]:
     """Check a recorded refund or chargeback against its own record and its purchase.
 
-    The legs are the customer's credits and the shares, in order.
+    The legs are the customer's credits and the shares, in order. Of the customer's, *lapsed* came
+    from `breakage`.
     """
     try:
         whole = parsed(paid)
@@ -158,6 +163,7 @@ def reversal_problems(
     before = so_far.total - so_far.amount
     steps = [step(leg, before, so_far.total, whole) for leg in legs]
     short = [due - gone for due, gone in zip(steps, taken, strict=True)]
+    short[0] -= lapsed
     if any(each.is_negative for each in short) or total(short, absorbed.unit) != absorbed:
         wanted, found = (", ".join(map(str, amounts)) for amounts in (steps, taken))
         problem = f"{found} taken and {absorbed} absorbed instead of {wanted}"

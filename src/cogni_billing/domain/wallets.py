@@ -5,7 +5,7 @@ The Postgres adapter enforces the same rules in the database. The in-memory adap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 
 from cogni_billing.domain.accounts import Freeze
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import (
     AccountFrozen,
     InsufficientCredits,
@@ -25,14 +26,19 @@ from cogni_billing.domain.errors import (
     UnknownSchedule,
     unknown_kind,
 )
-from cogni_billing.domain.grants import Expiration, Grant, GrantExtension
+from cogni_billing.domain.grants import (
+    PRIORITY_PURCHASED,
+    Expiration,
+    Grant,
+    GrantExtension,
+)
 from cogni_billing.domain.hold_changes import Extension, HoldChange, HoldChangeKind, Release
 from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.schedules import Schedule, Start
 from cogni_billing.domain.timestamps import EARLIEST, LATEST, require_unexpired
-from cogni_billing.domain.transactions import Draw, Overrun, Transaction
+from cogni_billing.domain.transactions import Draw, Overrun, Transaction, drawn
 
 Value = TypeVar("Value")
 Due: TypeAlias = Expiration | Start
@@ -123,7 +129,7 @@ class Wallet:
         Raises:
             UnknownGrant: the wallet has no such grant.
         """
-        if grant_id not in self.grants:
+        if grant_id not in self.grants or self.grants[grant_id].is_purchased:
             raise UnknownGrant(grant_id)
         return self.grants[grant_id]
 
@@ -225,7 +231,8 @@ class Wallet:
         wallet, draws = self, tuple[Draw, ...]()
         match transaction.kind:
             case TransactionKind.PURCHASE:
-                pass
+                if transaction.lot is not None:
+                    wallet, draws = self.keeping(_bought(transaction), arrived)
             case TransactionKind.CAPTURE:
                 wallet, draws = self.capturing(transaction, arrived)
             case TransactionKind.GRANT:
@@ -238,11 +245,7 @@ class Wallet:
                 | TransactionKind.ADJUSTMENT
                 | TransactionKind.OPENING
             ):
-                if transaction.refuses_debt:
-                    self.require_available(-transaction.amount, arrived)
-                # Purchased credits are taken before granted ones.
-                purchased = max(self.earned(arrived), ZERO)
-                wallet, draws = self.drawing(max(-transaction.amount - purchased, ZERO))
+                wallet, draws = self.taking(transaction, arrived)
             case TransactionKind.REVERSAL:
                 wallet, draws = self.returning(lots), lots
             case TransactionKind.EXPIRY | TransactionKind.VOID as kind:
@@ -261,9 +264,46 @@ class Wallet:
     def granting(self, made: Transaction, arrived: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
         """This wallet with the new grant, and its part that repays the debt."""
         grant = _granted(made)
+        return self.keeping(grant, arrived)
+
+    def keeping(self, grant: Grant, arrived: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
+        """This wallet with *grant*, which may be of a purchase, and its part that repays a debt."""
         repaid = min(grant.amount, self.debt(arrived))
-        draws = (Draw(grant.id, repaid),) if repaid.is_positive else ()
+        draws = (_part(grant, repaid),) if repaid.is_positive else ()
         return self.with_grant(evolve(grant, remaining=grant.amount - repaid)), draws
+
+    def taking(self, made: Transaction, arrived: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
+        """This wallet after a refund, a chargeback or a correction, and the draws.
+
+        The credits of the refunded purchase come first, then purchased credits that never expire,
+        then the other purchases, the last to expire first, and then grants, in spend order.
+
+        Raises:
+            InsufficientCredits: less is available, and the refund refuses a debt.
+        """
+        wanted = -made.amount
+        if made.refuses_debt:
+            self.require_available(wanted, arrived)
+        purchase = None if made.reversal is None else made.reversal.purchase
+        lots = [lot for lot in reversed(self.spendable()) if lot.is_purchased]
+        wallet, own = self.drawing(wanted, [lot for lot in lots if lot.id == purchase])
+        rest = max(wanted - drawn(own) - max(self.earned(arrived), ZERO), ZERO)
+        wallet, others = wallet.drawing(rest, [lot for lot in lots if lot.id != purchase])
+        wallet, granted = wallet.drawing(rest - drawn(others))
+        if purchase is not None and purchase in self.grants and wanted > drawn(own):
+            # The customer has replaced spent credits. What comes back of these must not expire.
+            wallet = wallet.with_grant(evolve(wallet.grants[purchase], expires_at=None))
+        return wallet, own + others + granted
+
+    def disputing(self, dispute: Dispute) -> Wallet:
+        """This wallet after *dispute* of its owner's purchase opened, which ends the expiry.
+
+        The customer could not spend the credits in time. Expired credits stay expired.
+        """
+        lot = self.grants.get(dispute.purchase)
+        if lot is None or lot.expires_at is None or lot.expires_at <= dispute.opened_at:
+            return self
+        return self.with_grant(evolve(lot, expires_at=None))
 
     def affordable(self, charge: Transaction, arrived: Amount) -> Transaction:
         """*charge* of no more than is available, if it may take less than it asks for."""
@@ -436,18 +476,26 @@ class Wallet:
         return wallet
 
     def is_expired(self, grant_id: UUID) -> bool:
-        """True if the grant has expired by `as_of`."""
-        expires_at = self.grants[grant_id].expires_at
+        """True if the grant has expired by `as_of`.
+
+        Credits that go back to a purchase expire once more, in a line of their own.
+        """
+        grant = self.grants[grant_id]
+        expires_at = None if grant.is_purchased else grant.expires_at
         return expires_at is not None and expires_at <= self.as_of
 
-    def drawing(self, wanted: Amount) -> tuple[Wallet, tuple[Draw, ...]]:
-        """This wallet with up to *wanted* taken from its grants, and the draws, in spend order."""
+    def drawing(
+        self, wanted: Amount, grants: Sequence[Grant] | None = None
+    ) -> tuple[Wallet, tuple[Draw, ...]]:
+        """This wallet with up to *wanted* taken from *grants*, by default in spend order, and the
+        draws.
+        """
         wallet, draws = self, list[Draw]()
-        for grant in self.spendable():
+        for grant in self.spendable() if grants is None else grants:
             part = min(grant.remaining, wanted)
             if part.is_positive:
                 wanted -= part
-                draws.append(Draw(grant.id, part))
+                draws.append(_part(grant, part))
                 wallet = wallet.with_grant(evolve(grant, remaining=grant.remaining - part))
         return wallet, tuple(draws)
 
@@ -495,6 +543,23 @@ def _granted(transaction: Transaction) -> Grant:
     )
 
 
+def _bought(purchase: Transaction) -> Grant:
+    assert purchase.lot is not None  # the caller has checked
+    return Grant(
+        id=purchase.id,
+        amount=purchase.amount,
+        source="",
+        priority=PRIORITY_PURCHASED,
+        expires_at=purchase.lot.expires_at,
+        granted_at=purchase.at,
+        remaining=purchase.amount,
+    )
+
+
+def _part(grant: Grant, part: Amount) -> Draw:
+    return Draw(grant.id, part, grant.is_purchased)
+
+
 def _parts(pins: Iterable[Draw], wanted: Amount) -> tuple[Draw, ...]:
     """Up to *wanted* of the pinned credits, in the order of *pins*."""
     parts = list[Draw]()
@@ -502,17 +567,18 @@ def _parts(pins: Iterable[Draw], wanted: Amount) -> tuple[Draw, ...]:
         part = min(pin.amount, wanted)
         if part.is_positive:
             wanted -= part
-            parts.append(Draw(pin.grant_id, part))
+            parts.append(evolve(pin, amount=part))
     return tuple(parts)
 
 
 def _joined(pins: tuple[Draw, ...], draws: tuple[Draw, ...], sign: int) -> tuple[Draw, ...]:
     """*pins* with the parts of *draws* added or taken. A grant is pinned once, in order."""
-    parts = {pin.grant_id: pin.amount for pin in pins}
+    parts = {pin.grant_id: pin for pin in pins}
     for draw in draws:
-        before = parts.get(draw.grant_id, ZERO)
-        parts[draw.grant_id] = before + draw.amount if sign > 0 else before - draw.amount
-    return tuple(Draw(grant, part) for grant, part in parts.items() if part.is_positive)
+        before = parts[draw.grant_id].amount if draw.grant_id in parts else ZERO
+        after = before + draw.amount if sign > 0 else before - draw.amount
+        parts[draw.grant_id] = evolve(draw, amount=after)
+    return tuple(pin for pin in parts.values() if pin.amount.is_positive)
 
 
 def _with(table: Mapping[UUID, Value], key: UUID, value: Value) -> Mapping[UUID, Value]:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import BillingError
-from cogni_billing.domain.grants import Grant, GrantExtension
+from cogni_billing.domain.grants import Grant, GrantExtension, Lot
 from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.holds import Hold, HoldPageRequest
 from cogni_billing.domain.kinds import TransactionKind
@@ -101,8 +101,11 @@ class LedgerRepository(Protocol):
         """
         ...
 
-    def payment(self, payment: str, /) -> Payment | None:
-        """The tenant's purchase of this payment, with its returned and disputed amounts."""
+    def payment(self, payment: str, now: datetime, /) -> Payment | None:
+        """The tenant's purchase of this payment, with its returned and disputed amounts.
+
+        Due expirations count for the credits that are left of it and those that have expired.
+        """
         ...
 
     def dispute(self, reference: str, /) -> Dispute | None:
@@ -285,6 +288,14 @@ class LedgerRepository(Protocol):
 
         Raises:
             UnknownAccount: the tenant has no account, and has earned no share.
+        """
+        ...
+
+    def lots(self, now: datetime, /) -> tuple[Lot, ...]:
+        """The purchased credits that expire, in spend order, of purchases with credits left.
+
+        Raises:
+            UnknownAccount: the tenant has no account.
         """
         ...
 

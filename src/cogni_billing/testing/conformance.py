@@ -36,6 +36,7 @@ from cogni_billing.testing.contracts import (
     disputes,
     drawing,
     erasure,
+    expiring,
     freezing,
     giving_back,
     grant_ends,
@@ -124,6 +125,12 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestGrantPages(drawing.GrantPageContract):
+        pass
+
+    class TestExpiringPurchases(expiring.ExpiringPurchaseContract):
+        pass
+
+    class TestExpiringRefunds(expiring.ExpiringRefundContract):
         pass
 
     class TestFreezes(freezing.FreezeContract):

@@ -78,13 +78,13 @@ tenants = st.sampled_from(["alice", "alice", "system", "bob", "carol"])
 # Few keys and few sizes, so that calls interact.
 keys = st.sampled_from(["a", "b", "c", "d"])
 buyers = st.sampled_from(["alice", "alice", "alice", "bob"])
-disputed = st.sampled_from(["z", "z", "z", "z", "a"])
+disputed = st.sampled_from(["z", "z", "z", "y", "y", "a"])
 choices = st.integers(0, 11)
 held_keys = st.sampled_from(["a", "b"])
 amounts = st.integers(1, 5) | st.sampled_from([40_000, 60_000, 100_000, 125_000])
 corrections = st.sampled_from([-200_000, -60_000, -3, 2, 70_000])
 cents = st.integers(1, 3)
-payments = st.sampled_from(["z", "z", "z", "a"])
+payments = st.sampled_from(["z", "z", "y", "y", "a"])
 parts = st.none() | st.just(1) | st.integers(1, 3)
 days = timedelta(days=1)
 plans = st.fixed_dictionaries(
@@ -104,7 +104,16 @@ expiries = st.none() | st.sampled_from([-1, 0, 1, 10, 60])
 periods = st.just((None, None)) | st.tuples(
     st.none() | st.integers(-100, -5), st.none() | st.integers(-5, 20)
 )
-DRAWING = ("reversal", "grant", "charge", "capture", "refund", "chargeback", "adjustment")
+DRAWING = (
+    "purchase",
+    "reversal",
+    "grant",
+    "charge",
+    "capture",
+    "refund",
+    "chargeback",
+    "adjustment",
+)
 CHARGED: dict[str, dict[str, Any]] = {
     "": {},
     "overdraft": {"allow_overdraft": True},
@@ -119,7 +128,8 @@ charges = st.tuples(
 )
 lifetimes = st.none() | st.sampled_from([("at", n) for n in (-1, 0, 1, 10, 60)])
 lifetimes |= st.sampled_from([("in", n) for n in (1, 10, 60)])
-purchases = st.tuples(tenants, cents, keys)
+lasting = st.none() | st.sampled_from([timedelta(seconds=n) for n in (1, 10, 60)])
+purchases = st.tuples(tenants, cents, keys, lasting)
 
 OUTCOMES = {
     "ok",
@@ -217,6 +227,8 @@ class Ledgers(RuleBasedStateMachine):
         self.hold("alice", 5, "b", ("at", 1))
         self.grant("alice", 5, "a", 100, 1, lasts=False, begins=None)
         self.open_dispute("alice", "z", 1, "a")
+        # Purchased credits that expire, to spend, to refund and to dispute.
+        self.purchase("alice", 2, "y", timedelta(seconds=60))
         # Outcomes that few random sequences meet.
         self.purchase("alice", 3, "z")
         self.refund("alice", "z", 3, "a", Shortfall.DEBT)
@@ -269,13 +281,18 @@ class Ledgers(RuleBasedStateMachine):
     def leap_days(self, leap: int) -> None:
         self.clock.moment += timedelta(days=leap)
 
-    @rule(who=tenants, cents=cents, payment=keys | payments)
-    def purchase(self, who: str, cents: int, payment: str) -> None:
+    @rule(who=tenants, cents=cents, payment=keys | payments, lasts=lasting)
+    def purchase(self, who: str, cents: int, payment: str, lasts: timedelta | None = None) -> None:
         self.clock.moment += timedelta(seconds=1)
-        self.compare_receipts(
-            lambda b: b.confirm_purchase(TENANTS[who], usd_cents(cents), payment=payment),
-            lambda: self.model.purchase((who, cents, payment), self.clock.moment),
+        receipt = self.compare_receipts(
+            lambda b: b.confirm_purchase(
+                TENANTS[who], usd_cents(cents), payment=payment, expires_in=lasts
+            ),
+            lambda: self.model.purchase((who, cents, payment, lasts), self.clock.moment),
         )
+        if receipt is not None and lasts is not None:
+            # It is no grant, so the calls that end grants refuse it.
+            self.grants[who, f"purchase {payment}"] = receipt.transaction_id
 
     @rule(charge=charges, by=st.sampled_from(["user:1", "user:2"]))
     def charge(self, charge: tuple[str, int, str, str, int | None], by: str) -> None:
@@ -742,10 +759,14 @@ class Ledgers(RuleBasedStateMachine):
         )
 
     @rule(batch=st.lists(purchases, max_size=6), together=st.booleans())
-    def confirm_purchases(self, batch: list[tuple[str, int, str]], together: bool) -> None:
+    def confirm_purchases(
+        self, batch: list[tuple[str, int, str, timedelta | None]], together: bool
+    ) -> None:
         requests = [
-            Purchase(tenant=TENANTS[who], amount=usd_cents(cents), payment=payment)
-            for who, cents, payment in batch
+            Purchase(
+                tenant=TENANTS[who], amount=usd_cents(cents), payment=payment, expires_in=lasts
+            )
+            for who, cents, payment, lasts in batch
         ]
         self.compare_batches(
             lambda b: b.confirm_purchases(requests, all_or_nothing=together),
@@ -810,6 +831,15 @@ class Ledgers(RuleBasedStateMachine):
         if grants is not None:
             assert [int(grant.remaining.value) for grant in grants] == said
 
+    @rule(who=tenants)
+    def look_at_lots(self, who: str) -> None:
+        lots, said = self.compare(
+            lambda b: b.lots(TENANTS[who]),
+            lambda: self.model.lots(who, self.clock.moment),
+        )
+        if lots is not None:
+            assert [(int(lot.remaining.value), lot.expires_at) for lot in lots] == said
+
     @rule(who=tenants, limit=st.integers(1, 4))
     def look_at_all_grants(self, who: str, limit: int) -> None:
         grants, said = self.compare(
@@ -825,8 +855,8 @@ class Ledgers(RuleBasedStateMachine):
             lambda b: b.find(TENANTS[who], reference=key, kind=kind),
             lambda: self.model.draws(who, kind, key),
         )
-        draws = None if view is None else [int(draw.amount.value) for draw in view.draws]
-        assert draws == said
+        parts = [(int(d.amount.value), d.purchased) for d in view.draws] if view else None
+        assert parts == said
 
     @rule(who=tenants, limit=st.integers(1, 4), kind=st.none() | st.just("charge"), within=periods)
     def read_statement(

@@ -18,6 +18,8 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)
 CREDITS_FOR_A_CENT = 100_000
 TOLD_WITHIN = timedelta(days=35)
+AFTER_GRANTS = 1_000_001
+"""The priority of purchased credits that expire."""
 SHARES = {"system": (1, 4), "bob": (1, 10)}
 Dict = dict[str, Any]
 Draws = list[tuple[Dict, int]]
@@ -89,10 +91,12 @@ class Model:
 
     # Writes -----------------------------------------------------------------------------------
 
-    def purchase(self, asked: tuple[str, int, str], now: datetime) -> tuple[int, bool]:
-        who, cents, payment = asked
+    def purchase(
+        self, asked: tuple[str, int, str, timedelta | None], now: datetime
+    ) -> tuple[int, bool]:
+        who, cents, payment, lasts = asked
 
-        def record(tenant: Dict) -> None:
+        def record(tenant: Dict) -> Draws:
             if payment in self.state["payments"]:
                 raise RefusedError("payment_already_claimed")
             bought = cents * CREDITS_FOR_A_CENT
@@ -106,11 +110,18 @@ class Model:
             }
             open_account(tenant, now)
             expire_due(tenant, now)
-            add(tenant, bought)
+            draws = []
+            if lasts is None:
+                add(tenant, bought)
+            else:
+                terms = (bought, AFTER_GRANTS, now + lasts)
+                key, placed = ("purchase", payment), (now, b"", len(tenant["grants"]))
+                draws = give(tenant, key, terms, placed)
             for to, share in shares.items():
                 self.state["tenants"][to]["arrivals"].append((now, share))
+            return draws
 
-        return self._once(who, ("purchase", payment), (cents,), record, now)
+        return self._once(who, ("purchase", payment), (cents, lasts), record, now)
 
     def charge(
         self,
@@ -426,8 +437,7 @@ class Model:
         def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
-            granted = sum(grant["left"] for grant in tenant["grants"].values())
-            draws = draw(tenant, max(-asked[0] - max(available(tenant) - granted, 0), 0))
+            draws = take_back(tenant, -asked[0], None)
             add(tenant, asked[0])
             return draws
 
@@ -457,7 +467,7 @@ class Model:
                 back -= skipped
                 returned.append((lot, min(size - skipped, part)))
                 part -= returned[-1][1]
-            kept = [(lot, n) for lot, n in returned if lot and n and not lapsed(tenant, lot)]
+            kept = [(lot, n) for lot, n in returned if lot and n and gets_back(tenant, lot)]
             for lot, n in kept:
                 lot["left"] += n
             add(tenant, returned[0][1] + sum(n for _, n in kept))
@@ -517,7 +527,10 @@ class Model:
             require_open(tenant)
             amount = self._part(who, payment, cents)
             paid = self.state["payments"][payment]
-            parts = {who: step(paid, paid["bought"], amount)}
+            present = deepcopy(tenant)
+            expire_due(present, now)
+            customers = step(paid, paid["bought"], amount)
+            parts = {who: customers - expired_part(present, payment, customers)}
             parts |= {to: step(paid, share, amount) for to, share in paid["shares"].items()}
             for to, aside in parts.items():
                 open_account(self.state["tenants"][to], now)
@@ -526,6 +539,9 @@ class Model:
                     "opened": now,
                     "ended": None,
                 }
+            lot = tenant["grants"].get(("purchase", payment))
+            if lot is not None and lot["expires"] is not None and lot["expires"] > now:
+                lot["expires"] = None
             self.state["disputes"][who, reference] = {
                 "payment": payment,
                 "cents": amount,
@@ -591,12 +607,18 @@ class Model:
         amount = self._part(who, payment, cents)
         paid, tenant = self.state["payments"][payment], self.state["tenants"][who]
         taken = step(paid, paid["bought"], amount)
+        expired = expired_part(tenant, payment, taken)
+        taken -= expired
         if shortfall == "clamp":
             taken = min(taken, max(available(tenant), 0))
         if shortfall == "refuse" and taken > max(available(tenant), 0):
             raise RefusedError("insufficient_credits")
-        granted = sum(grant["left"] for grant in tenant["grants"].values())
-        draws = draw(tenant, max(taken - max(available(tenant) - granted, 0), 0))
+        lot = tenant["grants"].get(("purchase", payment))
+        draws = take_back(tenant, taken, lot)
+        if lot is not None:
+            lot["expired"] -= expired
+            if taken > sum(part for drawn, part in draws if drawn is lot):
+                lot["expires"] = None
         add(tenant, -taken)
         for to, share in paid["shares"].items():
             part = step(paid, share, amount)
@@ -682,7 +704,14 @@ class Model:
         tenant = deepcopy(self.state["tenants"][who])
         require_known(tenant)
         expire_due(tenant, now)
-        return [grant["left"] for grant in spendable(tenant)]
+        return [grant["left"] for grant in spendable(tenant) if not is_lot(grant)]
+
+    def lots(self, who: str, now: datetime) -> list[tuple[int, datetime | None]]:
+        """Returns the remainder and the expiry of each purchase that expires, in spend order."""
+        tenant = deepcopy(self.state["tenants"][who])
+        require_known(tenant)
+        expire_due(tenant, now)
+        return [(lot["left"], lot["expires"]) for lot in spendable(tenant) if is_lot(lot)]
 
     def forget(self, who: str) -> None:
         """Requests are compared as before. The only text of the model is the reason of a freeze."""
@@ -695,16 +724,17 @@ class Model:
         tenant = deepcopy(self.state["tenants"][who])
         require_known(tenant)
         expire_due(tenant, now)
-        return [grant["left"] for grant in reversed(tenant["grants"].values())]
+        grants = [grant for grant in tenant["grants"].values() if not is_lot(grant)]
+        return [grant["left"] for grant in reversed(grants)]
 
-    def draws(self, who: str, kind: str, reference: str) -> list[int] | None:
-        """Returns the parts that a transaction took of grants, if it was recorded."""
+    def draws(self, who: str, kind: str, reference: str) -> list[tuple[int, bool]] | None:
+        """Returns the parts that a transaction drew, if it was recorded. True for a purchase's."""
         tenant = self.state["tenants"][who]
         require_known(tenant)
         recorded = tenant["keys"].get((kind, reference))
         if recorded is None or (kind == "grant" and reference not in tenant["grants"]):
             return None
-        return [part for _, part in recorded[2]]
+        return [(part, is_lot(lot)) for lot, part in recorded[2]]
 
     def due(self, now: datetime) -> int:
         """Returns the number of tenants with expirations due."""
@@ -749,12 +779,15 @@ def known_grant(tenant: Dict, grant: str) -> Dict:
 
 def give(
     tenant: Dict,
-    reference: str,
+    reference: str | tuple[str, str],
     asked: tuple[int, int, datetime | None],
     granted: tuple[datetime, bytes, int],
     by: datetime = NEVER,
 ) -> Draws:
-    """Grant credits. Returns the part that repaid a debt, as of the arrivals by a moment."""
+    """Grant credits, or sell some that expire.
+
+    Returns the part that repaid a debt, as of the arrivals by a moment.
+    """
     amount, priority, expires = asked
     later = sum(arrived for at, arrived in tenant["arrivals"] if at > by)
     lots = sum(grant["left"] for grant in tenant["grants"].values())
@@ -765,6 +798,7 @@ def give(
         "priority": priority,
         "expires": expires,
         "granted": granted,
+        "expired": 0,
     }
     tenant["grants"][reference] = grant
     add(tenant, amount)
@@ -892,13 +926,40 @@ def add(tenant: Dict, amount: int) -> None:
     tenant["lines"].append((tenant["as_of"], amount))
 
 
+def is_lot(grant: Dict) -> bool:
+    return bool(grant["priority"] == AFTER_GRANTS)
+
+
+def expired_part(tenant: Dict, payment: str, wanted: int) -> int:
+    """The part of *wanted* that has expired, after the credits that are left."""
+    lot = tenant["grants"].get(("purchase", payment))
+    return 0 if lot is None else min(max(wanted - lot["left"], 0), lot["expired"])
+
+
+def take_back(tenant: Dict, wanted: int, own: Dict | None) -> Draws:
+    """Take from *own*, then what is neither granted nor expires, then other lots, then grants."""
+    earned = max(available(tenant) - sum(g["left"] for g in tenant["grants"].values()), 0)
+    draws = [(own, min(own["left"], wanted))] if own is not None else []
+    rest = max(wanted - sum(part for _, part in draws) - earned, 0)
+    others = [grant for grant in spendable(tenant) if grant is not own]
+    lots = [grant for grant in reversed(others) if is_lot(grant)]
+    for grant in [*lots, *(grant for grant in others if not is_lot(grant))]:
+        draws.append((grant, min(grant["left"], rest)))
+        rest -= draws[-1][1]
+    draws = [(grant, part) for grant, part in draws if part > 0]
+    for grant, part in draws:
+        grant["left"] -= part
+    return draws
+
+
 def spendable(tenant: Dict) -> list[Dict]:
     left = [grant for grant in tenant["grants"].values() if grant["left"]]
     return sorted(left, key=lambda g: (g["priority"], g["expires"] or NEVER, g["granted"]))
 
 
-def lapsed(tenant: Dict, grant: Dict) -> bool:
-    return bool((grant["expires"] or NEVER) <= tenant["as_of"])
+def gets_back(tenant: Dict, grant: Dict) -> bool:
+    """True if a reversal gives credits back to *grant*. Those of a purchase expire once more."""
+    return is_lot(grant) or bool((grant["expires"] or NEVER) > tenant["as_of"])
 
 
 def draw(tenant: Dict, amount: int) -> Draws:
@@ -994,6 +1055,7 @@ def expire_due(tenant: Dict, now: datetime) -> None:
         for grant in spendable(tenant):
             if grant["expires"] and grant["expires"] <= tenant["as_of"]:
                 add(tenant, -grant["left"])
+                grant["expired"] += grant["left"]
                 grant["left"] = 0
         for schedule in tenant["schedules"].values():
             if schedule["next"] is not None and schedule["next"] <= tenant["as_of"]:

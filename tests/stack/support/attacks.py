@@ -69,6 +69,8 @@ class Ids:
     dispute: UUID
     created: UUID
     pending: UUID
+    expired: UUID
+    """A purchase whose credits have expired."""
 
 
 def payment_of(tenant: UUID) -> str:
@@ -95,6 +97,11 @@ def purchase(ids: Ids, **altered: object) -> Asked:
     return (
         made | ({} if ids.tenant != SYSTEM else {"beneficiaries": None, "shares": None}) | altered
     )
+
+
+def expiring(ids: Ids, **altered: object) -> Asked:
+    ends = {"expires_at": ids.now + timedelta(seconds=1), "expires_in": 1_000_000}
+    return purchase(ids) | ends | altered
 
 
 def grant(ids: Ids, **altered: object) -> Asked:
@@ -127,6 +134,10 @@ def refund(ids: Ids, **altered: object) -> Asked:
     part = {"returned": "0.10", "returned_total": "0.10", "part": "0.10", "shortfall": "debt"}
     shared = {"beneficiaries": [ids.beneficiary], "shares": [-500_000], "absorbed": 0}
     return movement(ids, "refund", -1_000_000, reverses=ids.purchase, **part, **shared) | altered
+
+
+def refund_of_expired(ids: Ids, **altered: object) -> Asked:
+    return refund(ids, reverses=ids.expired, amount=0, lapsed=1_000_000) | altered
 
 
 def reversal(ids: Ids, **altered: object) -> Asked:
@@ -201,12 +212,20 @@ def dispute(ids: Ids, **altered: object) -> Asked:
         "disputed_unit": "USD",
         "part": "0.10",
         "amount": 1_000_000,
+        "lapsed": 0,
         "beneficiaries": [ids.beneficiary],
         "shares": [500_000],
         "at": ids.now,
         "metadata": "{}",
         "parts": parts,
     } | altered
+
+
+def dispute_of_expired(ids: Ids, **altered: object) -> Asked:
+    made = dispute(ids)
+    made["parts"][0]["amount"] = altered.get("amount", 0)
+    named = {"purchase": ids.expired, "payment": f"{payment_of(ids.tenant)}-expired"}
+    return made | named | {"amount": 0, "lapsed": 1_000_000} | altered
 
 
 VALID: dict[str, Callable[[Ids], Asked]] = {
@@ -230,6 +249,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "hold": hold,
     "holds": lambda ids: {"now": ids.now, "size": 10},
     "lines": lambda _: {"size": 10},
+    "lots": lambda ids: {"now": ids.now},
     "lock": lambda ids: {"tenants": [ids.tenant], "at": ids.now},
     "mint": lambda ids: [purchase(ids), grant(ids), reversal(ids)],
     "mint_groups": lambda ids: [purchase(ids), charge(ids)],
@@ -356,6 +376,12 @@ def prepared(database: Database) -> dict[TenantId, Ids]:
         rules = RevenueSharePolicy("v1", EPOCH, ShareMode.BONUS, shares, Shortfall.DEBT)
         billing = Billing(unit_of_work, policy=rules)
         billing.confirm_purchase(tenant, usd("1.00"), payment=payment_of(tenant))
+        billing.confirm_purchase(
+            tenant,
+            usd("0.10"),
+            payment=f"{payment_of(tenant)}-expired",
+            expires_in=timedelta(microseconds=1),
+        )
         hold = billing.hold(tenant, credits(6), reference="run-1")
         billing.extend(tenant, hold.id, credits(1), reference="run-1")
         billing.charge(tenant, credits(3), reference="run-1")
@@ -392,7 +418,8 @@ def _ids_of(connection: Connection, tenant: TenantId) -> Ids:
     return Ids(
         now=connection.execute(text("SELECT now()")).scalar_one(),
         tenant=tenant,
-        purchase=one("id", "transactions WHERE kind = 'purchase'"),
+        purchase=one("id", f"transactions WHERE reference = '{payment_of(tenant)}'"),
+        expired=one("id", f"transactions WHERE reference = '{payment_of(tenant)}-expired'"),
         beneficiary=earner_of(tenant),
         charge=one("id", "transactions WHERE kind = 'charge'"),
         hold=one("id", "holds WHERE kind = 'work'"),

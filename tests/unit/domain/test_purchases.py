@@ -22,6 +22,7 @@ from cogni_billing import (
     InvalidPolicy,
     InvalidReference,
     InvalidTenant,
+    InvalidTime,
     PurchaseReceipt,
     RevenueSharePolicy,
     Share,
@@ -51,13 +52,15 @@ def plan(**changed: Any) -> Transaction:
         "tenant": ALICE,
         "amount": usd("10.00"),
         "payment": "stripe:pi_1",
+        "expires_in": None,
         "metadata": None,
         "policy": RevenueSharePolicy.default(),
         "at": NOON,
         "transaction_id": UUID(int=1),
     }
     given |= changed
-    asked = {name: given[name] for name in ("tenant", "amount", "payment", "metadata")}
+    named = ("tenant", "amount", "payment", "expires_in", "metadata")
+    asked = {name: given[name] for name in named}
     request = request_purchase(Purchase(**asked))
     return plan_purchase(request, given["policy"], given["at"], given["transaction_id"])
 
@@ -92,6 +95,18 @@ def test_a_plan_carries_its_arguments() -> None:
 )
 def test_equal_amounts_make_equal_requests(amount: Amount, requested: str) -> None:
     assert plan(amount=amount).request == {"amount": requested}
+
+
+def test_a_lifetime_is_a_part_of_the_request_and_gives_the_expiry() -> None:
+    planned = plan(expires_in=timedelta(days=1, microseconds=500_000))
+
+    assert planned.request == {"amount": "10.00 USD", "expires_in": "86400.5 s"}
+    assert planned.expires_at == NOON + timedelta(days=1, microseconds=500_000)
+
+
+def test_a_lifetime_that_ends_after_the_last_year_is_refused() -> None:
+    with pytest.raises(InvalidTime, match="expires_in: expected a lifetime that ends by"):
+        plan(expires_in=timedelta(days=3_000_000))
 
 
 def test_the_request_is_not_changed_by_metadata_policy_or_moment() -> None:

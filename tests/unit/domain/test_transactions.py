@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -32,11 +33,12 @@ from cogni_billing import (
 )
 from cogni_billing.domain import transactions
 from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
+from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, SHORTFALL
 from cogni_billing.domain.purchases import Purchase, plan_purchase, request_purchase
 from cogni_billing.domain.transactions import (
     GivingBack,
     GrantTerms,
+    LotTerms,
     Posting,
     Reversal,
     Transaction,
@@ -59,6 +61,7 @@ REVERSAL = Reversal(
 )
 GIVEN_BACK = GivingBack(charge=UUID(int=7), reference="run-1", asked=credits(5))
 TERMS = GrantTerms(source="promo:a", priority=7)
+LOT = LotTerms(expires_at=NOON, expires_in=timedelta(hours=1))
 SHARE = (Share(SYSTEM_ACCOUNT_ID, credits(1)),)
 HOLD = UUID(int=6)
 
@@ -104,9 +107,16 @@ def test_the_postings_follow_from_the_amount(kind: TransactionKind) -> None:
 def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
     purchase = transaction(shares=SHARE)
     refund = transaction(TransactionKind.REFUND, absorbed=credits(2))
+    expired = transaction(TransactionKind.REFUND, absorbed=credits(2), lapsed=credits(3))
 
     assert purchase.postings == (leg(ALICES, 5), leg(SYSTEM_ACCOUNT_ID, 1), leg(ISSUANCE, -6))
     assert refund.postings == (leg(ALICES, -5), leg(SHORTFALL, -2), leg(ISSUANCE, 7))
+    assert expired.postings == (
+        leg(ALICES, -5),
+        leg(SHORTFALL, -2),
+        leg(BREAKAGE, -3),
+        leg(ISSUANCE, 10),
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,6 +187,18 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
             for kind in TransactionKind
             if not (kind.corrects or kind in ("void", "reversal"))
         ),
+        *(
+            (kind, {"lot": LOT}, "with expiry 2026-11-23")
+            for kind in TransactionKind
+            if kind != "purchase"
+        ),
+        *(
+            (kind, {"lapsed": credits(1)}, "with 1 CREDIT lapsed")
+            for kind in TransactionKind
+            if not kind.reverses
+        ),
+        ("refund", {"lapsed": credits(-1)}, "with -1 CREDIT lapsed"),
+        ("refund", {"lapsed": usd(1)}, "in more than one unit"),
         ("purchase", {"shares": (Share(SYSTEM_ACCOUNT_ID, usd(1)),)}, "in more than one unit"),
         ("refund", {"absorbed": usd(1)}, "in more than one unit"),
     ],
@@ -196,7 +218,9 @@ def test_a_purchase_and_a_reversal_may_leave_the_account_unchanged(kind: str) ->
 def test_postings_that_do_not_sum_to_zero_are_refused_with_the_excess(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transactions, "balanced", lambda *_: (leg(ALICES, 5), leg(ISSUANCE, -4)))
+    monkeypatch.setattr(
+        transactions, "balanced", lambda *_, **__: (leg(ALICES, 5), leg(ISSUANCE, -4))
+    )
 
     with pytest.raises(UnbalancedTransaction) as caught:
         transaction()

@@ -127,7 +127,9 @@ def test_a_verification_without_violations_is_ok() -> None:
     assert not Verification(violations=(found,), transactions=1, postings=2).ok
 
 
-def returned(paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed: int = 0) -> Any:
+def returned(
+    paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed: int = 0, lapsed: int = 0
+) -> Any:
     """The problems of a refund of the second half of a purchase of 7 with a share of 3."""
     return [
         said
@@ -135,6 +137,7 @@ def returned(paid: str = "1.00 USD", *, taken: Sequence[int] = (3, 1), absorbed:
             legs=[credits(7), credits(3)],
             taken=[credits(amount) for amount in taken],
             absorbed=credits(absorbed),
+            lapsed=credits(lapsed),
             paid=paid,
             so_far=Reversal(
                 purchase=UUID(int=5),

@@ -370,6 +370,79 @@ REVERSAL_BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
 ]
 
 
+FIRST, SECOND, BOUGHT, UNSPENT, DISPUTED = (
+    f"00000000-0000-0000-0000-00000000000{n}" for n in (3, 4, 1, 6, 7)
+)
+EXPIRED = f"reversals_take_back_expired_credits: tenant {ALICE}, transaction"
+
+
+def change_lot(store: Store, lot: str, **fields: Any) -> None:
+    wallet = store.wallets[ALICE]
+    store.wallets[ALICE] = wallet.with_grant(evolve(wallet.grants[UUID(lot)], **fields))
+
+
+def lapsing(refund: Transaction, lapsed: int) -> Transaction:
+    return forced(refund, lapsed=credits(lapsed), postings=refund.postings)
+
+
+LOT_BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
+    (
+        lambda store: record(store, SECOND, lambda made: lapsing(made, 600_000)),
+        [
+            f"reversals_take_back_their_part: tenant {ALICE}, transaction {SECOND}: 100000 CREDIT, 150000 CREDIT taken and 0 CREDIT absorbed instead of 600000 CREDIT, 150000 CREDIT",
+            f"{EXPIRED} {SECOND}: 600000 CREDIT of 500000 CREDIT expired, and 100000 CREDIT of other credits",
+        ],
+    ),
+    (
+        lambda store: record(
+            store,
+            SECOND,
+            lambda made: forced(
+                made,
+                lapsed=credits(499_999),
+                amount=credits(-100_001),
+                postings=made.postings,
+            ),
+        ),
+        [
+            f"{EXPIRED} {SECOND}: 499999 CREDIT of 500000 CREDIT expired, and 100001 CREDIT of other credits",
+        ],
+    ),
+    (
+        lambda store: record(store, FIRST, lambda made: lapsing(made, 1)),
+        [
+            f"reversals_take_back_their_part: tenant {ALICE}, transaction {FIRST}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 200000 CREDIT, 50000 CREDIT",
+            f"{EXPIRED} {FIRST}: 1 CREDIT of 0 CREDIT expired, and 0 CREDIT of other credits",
+            f"{EXPIRED} {SECOND}: 500000 CREDIT of 499999 CREDIT expired, and 100000 CREDIT of other credits",
+        ],
+    ),
+    (
+        lambda store: change_lot(store, BOUGHT, expires_at=NOON + HOUR),
+        [
+            f"grants_end_as_set: tenant {ALICE}, grant {BOUGHT}: at 2026-11-23 13:00:00.123456+00:00 instead of None",
+        ],
+    ),
+    (
+        lambda store: change_lot(store, UNSPENT, expires_at=None),
+        [
+            f"grants_end_as_set: tenant {ALICE}, grant {UNSPENT}: at None instead of 2026-11-23 14:00:00.123456+00:00",
+        ],
+    ),
+    (
+        lambda store: change_lot(store, DISPUTED, expires_at=NOON + 2 * HOUR),
+        [
+            f"grants_end_as_set: tenant {ALICE}, grant {DISPUTED}: at 2026-11-23 14:00:00.123456+00:00 instead of None",
+        ],
+    ),
+    (
+        lambda store: change_lot(store, UNSPENT, remaining=credits(5)),
+        [
+            f"grants_add_up: tenant {ALICE}, grant {UNSPENT}: 99995 CREDIT taken instead of 0 CREDIT, of 100000 CREDIT",
+        ],
+    ),
+]
+
+
 def change_given_back(store: Store, **fields: Any) -> None:
     def changed(made: Transaction) -> Transaction:
         assert made.giving_back is not None
@@ -404,6 +477,29 @@ def test_a_violation_of_a_reversal_is_located_and_described(
     assert {"tenant": str(ALICE), "transaction": SECOND_REVERSAL} in [
         each.where for each in violations
     ]
+
+
+@pytest.mark.parametrize(("broken", "found"), LOT_BREAKS)
+def test_a_violation_of_a_purchase_that_expires_is_located_and_described(
+    broken: Callable[[Store], object], found: list[str]
+) -> None:
+    """Alice has spent 300 000 of a million credits. 200 000 were refunded, and 500 000 expired."""
+    unit_of_work, clock = InMemoryUnitOfWork(), MovableClock()
+    billing = Billing(unit_of_work, clock=clock, ids=CountingIds())
+    billing.confirm_purchase(ALICE, usd("0.10"), payment="stripe:pi_1", expires_in=HOUR)
+    billing.charge(ALICE, credits(300_000), reference="run-1")
+    billing.refund(ALICE, payment="stripe:pi_1", amount=usd("0.02"), reference="re_1")
+    clock.move(HOUR)
+    billing.refund(ALICE, payment="stripe:pi_1", amount=usd("0.06"), reference="re_2")
+    billing.adjust(ALICE, credits(100_000), reason="no debt", reference="a")
+    for payment in ("stripe:pi_3", "stripe:pi_4"):
+        billing.confirm_purchase(ALICE, usd("0.01"), payment=payment, expires_in=HOUR)
+    billing.open_dispute(ALICE, payment="stripe:pi_4", reference="dp_1")
+    assert billing.verify().violations == ()
+
+    broken(unit_of_work._store)
+
+    assert [str(violation) for violation in billing.verify().violations] == found
 
 
 def test_a_new_wallet_has_no_violations(unit_of_work: InMemoryUnitOfWork) -> None:

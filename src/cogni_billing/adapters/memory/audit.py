@@ -120,22 +120,48 @@ def _listed(amounts: Iterable[Amount | None]) -> str:
 
 
 def _returned(
-    store: Store, made: Transaction, reversal: Reversal
+    store: Store, recorded: Recorded, reversal: Reversal
 ) -> Iterator[tuple[Invariant, str]]:
+    made = recorded.transaction
     purchase = store.recorded[store.ids[made.tenant, reversal.purchase]].transaction
     yield from reversal_problems(
         legs=[purchase.amount, *(share.amount for share in purchase.shares)],
         taken=[-made.amount, *(-share.amount for share in made.shares)],
         absorbed=made.absorbed,
+        lapsed=made.lapsed,
         paid=str(purchase.paid),
         so_far=reversal,
     )
+    expired = _expired_before(store, made, purchase.id)
+    own = drawn(draw for draw in recorded.draws if draw.grant_id == purchase.id)
+    # Other credits are taken only when all expired ones are.
+    if not ZERO <= made.lapsed <= expired or (made.lapsed < expired and own < -made.amount):
+        detail = f"{made.lapsed} of {expired} expired, and {-made.amount - own} of other credits"
+        yield Invariant.REVERSALS_TAKE_BACK_EXPIRED_CREDITS, detail
+
+
+def _expired_before(store: Store, made: Transaction, purchase: UUID) -> Amount:
+    """The expired credits of the purchase that earlier refunds than *made* left."""
+    earlier = takewhile(
+        lambda each: (each.tenant, each.id) != (made.tenant, made.id),
+        (recorded.transaction for recorded in store.recorded.values()),
+    )
+    amounts = [
+        -each.lapsed if each.reversal else -each.amount
+        for each in earlier
+        if each.tenant == made.tenant
+        and (
+            (each.reversal and each.reversal.purchase == purchase)
+            or (each.kind is TransactionKind.EXPIRY and each.subject == purchase)
+        )
+    ]
+    return total(amounts, CREDIT)
 
 
 def _taken_back(store: Store, recorded: Recorded) -> Iterator[tuple[Invariant, str]]:
     made = recorded.transaction
     if made.reversal is not None:
-        yield from _returned(store, made, made.reversal)
+        yield from _returned(store, recorded, made.reversal)
     if made.refuses_debt and made.amount.is_negative and recorded.balance.is_negative:
         detail = f"a balance of {recorded.balance} after a refund that refuses a debt"
         yield Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED, detail
@@ -284,7 +310,10 @@ def _schedules(store: Store) -> Iterator[Violation]:
 
 def _end_of(store: Store, tenant: TenantId, grant: Grant) -> datetime | None:
     """The expiry that was last set, or the earlier end of the grant by a void."""
-    terms = store.recorded[store.ids[tenant, grant.id]].transaction.terms
+    minted = store.recorded[store.ids[tenant, grant.id]].transaction
+    if minted.lot is not None:
+        return None if _never_expires(store, minted) else minted.lot.expires_at
+    terms = minted.terms
     assert terms is not None  # a grant has them
     extensions = (each for (whose, _), each in store.extensions.items() if whose == tenant)
     ends = [each.expires_at for each in extensions if each.grant_id == grant.id]
@@ -296,6 +325,21 @@ def _end_of(store: Store, tenant: TenantId, grant: Grant) -> datetime | None:
         and store.recorded[tenant, line.kind, str(line.reference)].transaction.subject == grant.id
     ]
     return min([*voids, last or LATEST]) if voids else last
+
+
+def _never_expires(store: Store, purchase: Transaction) -> bool:
+    """True if a dispute ended the expiry of *purchase*, or a refund that took other credits."""
+    assert purchase.lot is not None  # the caller has checked
+    expires_at = purchase.lot.expires_at
+    disputes = (each for each in store.disputes.values() if each.purchase == purchase.id)
+    taken = (
+        -recorded.transaction.amount
+        > drawn(draw for draw in recorded.draws if draw.grant_id == purchase.id)
+        for recorded in store.recorded.values()
+        if recorded.transaction.reversal is not None
+        and recorded.transaction.reversal.purchase == purchase.id
+    )
+    return any(each.opened_at < expires_at for each in disputes) or any(taken)
 
 
 def _drawn(store: Store) -> Iterator[tuple[TenantId, Draw]]:

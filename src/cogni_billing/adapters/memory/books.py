@@ -87,6 +87,8 @@ class MemoryBooks:
             for part in dispute.parts():
                 open_account(self._store, part.tenant, dispute.opened_at)
                 self._set_aside(part)
+            wallet = self._wallet(dispute.tenant).disputing(dispute)
+            self._store.put(self._store.wallets, dispute.tenant, wallet)
 
     def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
         with self._guard.call():

@@ -29,7 +29,7 @@ def forget(store: Store, tenant: TenantId) -> int:
     if wallet := store.wallets.get(tenant):
         holds = {key: evolve(hold, metadata=EMPTY) for key, hold in wallet.holds.items()}
         grants = {
-            key: evolve(grant, source=erased(grant.id, grant.source))
+            key: grant if grant.is_purchased else evolve(grant, source=erased(key, grant.source))
             for key, grant in wallet.grants.items()
         }
         freeze = wallet.freeze and evolve(

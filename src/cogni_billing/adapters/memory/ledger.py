@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import open_account, require_account, require_known
 from cogni_billing.adapters.rights import minting_refused, service_refused
-from cogni_billing.domain.amounts import CREDIT, Amount, total
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.errors import (
     AccountInUse,
@@ -31,7 +31,7 @@ from cogni_billing.domain.errors import (
     given_twice,
 )
 from cogni_billing.domain.giving_back import Charged
-from cogni_billing.domain.grants import Grant, GrantExtension, plan_expiry
+from cogni_billing.domain.grants import Grant, GrantExtension, Lot, plan_expiry
 from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState, place_of
 from cogni_billing.domain.idempotency import same_or_conflict
@@ -48,7 +48,7 @@ from cogni_billing.domain.transactions import (
     Posting,
     Recorded,
     Transaction,
-    drawn,
+    granted_in,
     granted_part,
 )
 from cogni_billing.domain.wallets import Wallet
@@ -226,16 +226,31 @@ class MemoryLedger:
             key = self._store.ids.get((self._tenant, transaction_id))
             return key and evolve(self._store.recorded[key], replayed=True)
 
-    def payment(self, payment: str, /) -> Payment | None:
+    def payment(self, payment: str, now: datetime, /) -> Payment | None:
         with self._guard.call():
             found = self._found(TransactionKind.PURCHASE, payment)
             if found is None:
                 return None
+            wallet, due = self._due(now)
+            lot = wallet.grants.get(found.transaction.id)
             return Payment(
                 purchase=found.transaction,
                 returned=self._returned(found.transaction),
                 disputed=self._disputed(found.transaction),
+                left=ZERO if lot is None else lot.remaining,
+                expired=self._expired(found.transaction.id, due),
             )
+
+    def _expired(self, purchase: UUID, due: Iterable[Entry]) -> Amount:
+        """The credits of the purchase that have expired, and that no refund has taken back."""
+        recorded = (each.transaction for each in self._store.recorded.values())
+        amounts = [
+            -made.lapsed if made.reversal else -made.amount
+            for made in chain(recorded, (made for made, _ in due))
+            if (made.reversal and made.reversal.purchase == purchase)
+            or (made.kind is TransactionKind.EXPIRY and made.subject == purchase)
+        ]
+        return total(amounts, CREDIT)
 
     def _returned(self, purchase: Transaction) -> Amount:
         assert purchase.paid is not None  # a purchase has it
@@ -436,7 +451,23 @@ class MemoryLedger:
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
         with self._guard.call():
             require_known(self._store, self._tenant)
-            return tuple(self._present(now).spendable())
+            return tuple(g for g in self._present(now).spendable() if not g.is_purchased)
+
+    def lots(self, now: datetime, /) -> tuple[Lot, ...]:
+        with self._guard.call():
+            require_known(self._store, self._tenant)
+            lots = (grant for grant in self._present(now).spendable() if grant.is_purchased)
+            return tuple(map(self._lot, lots))
+
+    def _lot(self, lot: Grant) -> Lot:
+        return Lot(
+            id=lot.id,
+            payment=self._store.ids[self._tenant, lot.id][2],
+            amount=lot.amount,
+            expires_at=lot.expires_at,
+            bought_at=lot.granted_at,
+            remaining=lot.remaining,
+        )
 
     def lines(self, page: PageRequest, /) -> Extract:
         with self._guard.call():
@@ -448,7 +479,7 @@ class MemoryLedger:
                 balance += made.amount
                 position = len(posted) + len(due) + 1
                 line = self._line(made, made.amount, made.at, position, balance)
-                due.append(_told(line, made, draws))
+                due.append(self._told(line, made, draws))
             found = page.of([*posted, *due])
             return evolve(found, lines=tuple(map(self._with_facts, found.lines)))
 
@@ -470,7 +501,15 @@ class MemoryLedger:
         if not key:
             return line
         recorded = self._store.recorded[key]
-        return _told(line, recorded.transaction, recorded.draws)
+        return self._told(line, recorded.transaction, recorded.draws)
+
+    def _told(self, line: Line, made: Transaction, draws: tuple[Draw, ...]) -> Line:
+        """*line* with the facts of its transaction."""
+        granted = granted_part(line.kind, line.amount, granted_in(draws))
+        if made.kind is TransactionKind.EXPIRY and made.subject is not None:
+            expired = self._wallet().grants.get(made.subject)
+            granted = ZERO if expired is not None and expired.is_purchased else granted
+        return evolve(line, granted=granted, metadata=made.metadata, occurred_at=made.occurred_at)
 
     def _wallet(self) -> Wallet:
         return self._store.wallets.get(self._tenant, Wallet())
@@ -565,12 +604,6 @@ class MemoryLedger:
             balance_after=balance,
             at=at,
         )
-
-
-def _told(line: Line, made: Transaction, draws: tuple[Draw, ...]) -> Line:
-    """*line* with the facts of its transaction."""
-    granted = granted_part(line.kind, line.amount, drawn(draws))
-    return evolve(line, granted=granted, metadata=made.metadata, occurred_at=made.occurred_at)
 
 
 def _after(newest: list[Found], page: GrantPage) -> tuple[Found, ...]:

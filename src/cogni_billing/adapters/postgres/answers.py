@@ -53,7 +53,7 @@ def posted(transaction: Transaction, answer: Any, *, repeated: bool = False) -> 
         balance = in_credits(answer["balance"])
         if "grants" not in answer:  # as in most answers
             return Recorded(transaction, balance, replayed=False)
-        draws = draws_from(answer["grants"], answer["amounts"])
+        draws = draws_from(answer["grants"], answer["amounts"], answer.get("lots"))
         return Recorded(_filled(transaction, answer), balance, replayed=False, draws=draws)
     if answer["outcome"] == "replayed":
         stored = recorded_from(answer["stored"], transaction.tenant)

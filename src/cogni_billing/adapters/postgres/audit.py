@@ -186,6 +186,7 @@ def _check_reversals(connection: Connection, found: Findings) -> None:
             legs=[Amount.computed(leg, CREDIT) for leg in row.legs],
             taken=[-Amount.computed(amount, CREDIT) for amount in row.taken],
             absorbed=Amount.computed(row.absorbed, CREDIT),
+            lapsed=Amount.computed(row.lapsed, CREDIT),
             paid=f"{row.paid:f} {unit}",
             so_far=Reversal(
                 purchase=row.reverses,
@@ -320,7 +321,8 @@ _TENANTS: Final = """
 # Other invariants report a reversal without a purchase, with other shares, or without an amount.
 _REVERSALS: Final = """
     SELECT
-        made.tenant_id, made.id, made.absorbed, made.reverses, made.returned, made.returned_total,
+        made.tenant_id, made.id, made.absorbed, coalesce(made.lapsed, 0) AS lapsed, made.reverses,
+        made.returned, made.returned_total,
         made.amount || made.shares AS taken,
         purchase.amount || purchase.shares AS legs,
         purchase.reference AS payment, purchase.paid, purchase.paid_unit
@@ -337,7 +339,8 @@ _REVERSALS: Final = """
       AND (
         SELECT bool_and(abs(leg) < 1e40 AND scale(leg) = 0)
         FROM unnest(
-            ARRAY[made.absorbed, made.amount, purchase.amount] || made.shares || purchase.shares
+            ARRAY[made.absorbed, coalesce(made.lapsed, 0), made.amount, purchase.amount]
+                || made.shares || purchase.shares
         ) AS leg
       )
 """

@@ -28,7 +28,7 @@ TRANSACTION: Final = (
         "shares",
     ),
     *("policy", "drawn_grants", "drawn_amounts", "reverses", "returned", "returned_total", "part"),
-    *("shortfall", "absorbed", "reason", "actor", "final", "overrun", "metadata"),
+    *("shortfall", "absorbed", "lapsed", "reason", "actor", "final", "overrun", "metadata"),
 )
 ARRIVAL: Final = ("sequence", "account_id", "position", "kind", "amount", "occurred_at")
 CLAIM: Final = ("tenant_id", "transaction_id")

@@ -76,11 +76,13 @@ _FITTING: Final = _broken(
                 AND CASE shortfall WHEN 'refuse' THEN made.kind = 'refund'
                     ELSE shortfall IN ('debt', 'clamp') END
                 AND absorbed >= 0 AND absorbed < 1e40 AND scale(absorbed) = 0
+                AND coalesce(lapsed > 0 AND lapsed < 1e40 AND scale(lapsed) = 0, lapsed IS NULL)
                 AND reverses IS NOT NULL
             WHEN gives_back
-            THEN reverses IS NOT NULL AND shortfall IS NULL AND absorbed >= 0
+            THEN reverses IS NOT NULL AND num_nonnulls(shortfall, lapsed) = 0 AND absorbed >= 0
                 AND amount + absorbed = returned AND returned_total < 1e40
-            ELSE num_nonnulls(reverses, returned, returned_total, part, shortfall, absorbed) = 0
+            ELSE num_nonnulls(
+                reverses, returned, returned_total, part, shortfall, absorbed, lapsed) = 0
             END
         AND (at_most IS NULL
             OR is_plain AND at_most < 1e40 AND scale(at_most) = 0 AND NOT overdraft)
@@ -101,7 +103,7 @@ _FITTING: Final = _broken(
                     SELECT coalesce(sum(part), 0) <= abs(amount)
                     FROM unnest(drawn_amounts) AS part
                 )
-                -- A grant repays a debt out of its own credits.
+                -- A grant or a purchase repays a debt out of its own credits.
                 AND (amount < 0 OR gives_back OR drawn_grants <@ ARRAY[id])
             ELSE true END
     ) IS NOT TRUE
@@ -210,11 +212,13 @@ _POSTINGS: Final = _broken(
             ) ELSE beneficiaries END
                 || CASE WHEN absorbed > 0 THEN ARRAY[
                     CASE WHEN kind = 'reversal' THEN '{BREAKAGE}'::uuid
-                    ELSE '{SHORTFALL}'::uuid END] END,
+                    ELSE '{SHORTFALL}'::uuid END] END
+                || CASE WHEN lapsed > 0 THEN ARRAY['{BREAKAGE}'::uuid] END,
                 '{{}}') AS declared,
             coalesce(
                 array_remove(shares, 0) || CASE WHEN absorbed > 0 THEN ARRAY[
-                    CASE WHEN kind = 'reversal' THEN absorbed ELSE - absorbed END] END,
+                    CASE WHEN kind = 'reversal' THEN absorbed ELSE - absorbed END] END
+                || CASE WHEN lapsed > 0 THEN ARRAY[- lapsed] END,
                 '{{}}') AS declared_amounts
         FROM cogni_billing.transactions
     ) AS own
@@ -305,7 +309,7 @@ _WALLETS: Final = _broken(
     ) AS open USING (tenant_id)
     FULL JOIN (
         SELECT
-            tenant_id, sum(amount - taken) AS remaining,
+            tenant_id, sum(amount - taken) AS remaining, bool_or(priority > 1000000) AS bought,
             min(expires_at) FILTER (WHERE taken < amount) AS grant_expires
         FROM cogni_billing.grants
         GROUP BY tenant_id
@@ -363,7 +367,8 @@ _WALLETS: Final = _broken(
     ),
     (
         Invariant.GRANTS_ARE_COUNTED,
-        "granted IS DISTINCT FROM coalesce(remaining, 0)",
+        """granted IS DISTINCT FROM coalesce(remaining, 0)
+            OR has_lots IS DISTINCT FROM coalesce(bought, false)""",
         "format('%s CREDIT granted instead of %s', granted, coalesce(remaining, 0))",
     ),
 )
@@ -592,12 +597,16 @@ _GRANTS: Final = _broken(
     SELECT
         tenant_id, id, lot.amount, taken, coalesce(used, 0) AS used, made.amount AS minted,
         (lot.amount, lot.granted_at)
-            IS NOT DISTINCT FROM (made.amount, made.occurred_at) AS is_minted
+            IS NOT DISTINCT FROM (made.amount, made.occurred_at)
+            AND CASE made.kind WHEN 'grant' THEN source IS NOT NULL AND priority <= 1000000
+                ELSE source IS NULL AND priority = 1000001 AND expires_in > 0 END AS is_minted
     FROM cogni_billing.grants AS lot
     FULL JOIN (
-        SELECT tenant_id, id, amount, occurred_at
-        FROM cogni_billing.transactions
-        WHERE kind = 'grant'
+        SELECT tenant_id, id, kind, amount, occurred_at
+        FROM cogni_billing.transactions AS minted
+        WHERE kind = 'grant' OR kind = 'purchase' AND EXISTS (
+            SELECT FROM cogni_billing.grants
+            WHERE tenant_id = minted.tenant_id AND id = minted.id)
     ) AS made USING (tenant_id, id)
     FULL JOIN (
         SELECT tenant_id, id, sum(part) AS used
@@ -635,7 +644,9 @@ _GRANTS: Final = _broken(
 
 _EXPIRIES: Final = _broken(
     """
-    SELECT expiry.tenant_id, expiry.id, occurred_at, expires_at
+    SELECT expiry.tenant_id, expiry.id, occurred_at,
+        -- A dispute or a refund can have ended the expiry of a purchase later.
+        CASE WHEN priority > 1000000 THEN first_expires_at ELSE expires_at END AS expires_at
     FROM cogni_billing.transactions AS expiry
     JOIN cogni_billing.grants AS lot ON lot.tenant_id = expiry.tenant_id AND lot.id = subject_id
     WHERE kind = 'expiry'
@@ -652,8 +663,25 @@ _ENDS: Final = _broken(
     """
     SELECT
         tenant_id, id, expires_at,
-        least(greatest(first_expires_at, extended.latest), voided.earliest) AS wanted
+        CASE WHEN is_over IS NOT TRUE
+            THEN least(greatest(first_expires_at, extended.latest), voided.earliest)
+            END AS wanted
     FROM cogni_billing.grants AS lot
+    LEFT JOIN LATERAL (
+        -- A dispute ends the expiry of a purchase, and so does a refund that took other credits.
+        SELECT true AS is_over
+        WHERE priority > 1000000 AND (
+            EXISTS (
+                SELECT FROM cogni_billing.disputes
+                WHERE tenant_id = lot.tenant_id AND purchase_id = lot.id
+                  AND opened_at < first_expires_at)
+            OR EXISTS (
+                SELECT FROM cogni_billing.transactions AS made
+                WHERE tenant_id = lot.tenant_id AND reverses = lot.id AND - amount > (
+                    SELECT coalesce(sum(part), 0)
+                    FROM unnest(drawn_grants, drawn_amounts) AS drawn (drawn_lot, part)
+                    WHERE drawn_lot = lot.id)))
+    ) AS over ON true
     FULL JOIN (
         SELECT tenant_id, grant_id AS id, max(expires_at) AS latest
         FROM cogni_billing.grant_extensions
@@ -772,6 +800,42 @@ _REVERSALS: Final = _broken(
     ),
 )
 
+# The expired credits of a purchase are taken before others than its own.
+_EXPIRED: Final = _broken(
+    """
+    SELECT
+        made.tenant_id, made.id, coalesce(made.lapsed, 0) AS lapsed,
+        coalesce(expired.total, 0) AS expired, - made.amount - coalesce(own.total, 0) AS others
+    FROM cogni_billing.transactions AS made
+    JOIN cogni_billing.grants AS lot
+        ON lot.tenant_id = made.tenant_id AND lot.id = made.reverses AND priority > 1000000
+    CROSS JOIN LATERAL (
+        SELECT sum(part) AS total
+        FROM unnest(made.drawn_grants, made.drawn_amounts) AS drawn (drawn_lot, part)
+        WHERE drawn_lot = lot.id
+    ) AS own
+    CROSS JOIN LATERAL (
+        SELECT sum(CASE kind WHEN 'expiry' THEN - amount ELSE - coalesce(lapsed, 0) END) AS total
+        FROM cogni_billing.transactions AS earlier
+        WHERE tenant_id = made.tenant_id AND position < made.position
+          AND (reverses = lot.id OR kind = 'expiry' AND subject_id = lot.id)
+    ) AS expired
+    WHERE made.kind <> 'reversal'
+    UNION ALL
+    SELECT made.tenant_id, made.id, made.lapsed, 0, 0
+    FROM cogni_billing.transactions AS made
+    WHERE made.lapsed IS NOT NULL AND NOT EXISTS (
+        SELECT FROM cogni_billing.grants
+        WHERE tenant_id = made.tenant_id AND id = made.reverses)
+    """,
+    _TRANSACTION,
+    (
+        Invariant.REVERSALS_TAKE_BACK_EXPIRED_CREDITS,
+        "lapsed NOT BETWEEN 0 AND expired OR lapsed < expired AND others > 0",
+        "format('%s of %s expired, and %s of other credits', lapsed, expired, others)",
+    ),
+)
+
 # Purchased credits come back first, and then the draws, from the last to the first.
 _GIVEN_BACK: Final = _broken(
     """
@@ -877,14 +941,18 @@ _DISPUTED: Final = _broken(
             AND coalesce(gone.total, 0) + coalesce(open.total, 0) <= purchase.paid
             AND (
                 SELECT bool_and(abs(aside * paid - leg * made.disputed) < paid)
-                FROM unnest(purchase.amount || purchase.shares, made.amount || made.shares)
-                    AS part (leg, aside)
-            ) AS fits
+                FROM unnest(
+                    purchase.amount || purchase.shares, made.amount + made.lapsed || made.shares
+                ) AS part (leg, aside)
+            )
+            AND made.lapsed BETWEEN 0 AND coalesce(lot.amount, 0) AS fits
     FROM cogni_billing.disputes AS made
     LEFT JOIN cogni_billing.transactions AS purchase
         ON purchase.tenant_id = made.tenant_id
         AND purchase.id = made.purchase_id
         AND purchase.kind = 'purchase'
+    LEFT JOIN cogni_billing.grants AS lot
+        ON lot.tenant_id = made.tenant_id AND lot.id = made.purchase_id
     LEFT JOIN (
         SELECT tenant_id, reverses AS purchase_id, max(returned_total) AS total
         FROM cogni_billing.transactions
@@ -950,6 +1018,7 @@ STATEMENTS: Final = (
     _SCHEDULES,
     _PLANS,
     _REVERSALS,
+    _EXPIRED,
     _GIVEN_BACK,
     _DISPUTES,
     _DISPUTED,

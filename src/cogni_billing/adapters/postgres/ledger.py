@@ -32,6 +32,7 @@ from cogni_billing.adapters.postgres.rows import (
     hold_from,
     holds_asked,
     in_credits,
+    lot_from,
     moment,
     movement,
     opened_from,
@@ -61,7 +62,7 @@ from cogni_billing.domain.errors import (
     UnknownSchedule,
     shown,
 )
-from cogni_billing.domain.grants import Grant, GrantExtension
+from cogni_billing.domain.grants import Grant, GrantExtension, Lot
 from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState
 from cogni_billing.domain.idempotency import same_or_conflict
@@ -353,9 +354,9 @@ class PostgresLedger:
     def _recorded(self, stored: Any) -> Recorded | None:
         return None if stored is None else recorded_from(stored, self._tenant)
 
-    def payment(self, payment: str, /) -> Payment | None:
+    def payment(self, payment: str, now: datetime, /) -> Payment | None:
         with self._guard.call(), translated():
-            answer = self._calls("payment", self._tenant, {"payment": payment})
+            answer = self._calls("payment", self._tenant, {"payment": payment, "now": now})
             found = self._recorded(answer["stored"])
             if found is None or found.transaction.paid is None:
                 return None
@@ -364,6 +365,8 @@ class PostgresLedger:
                 purchase=found.transaction,
                 returned=Amount.computed(Decimal(answer["returned"]), unit),
                 disputed=Amount.computed(Decimal(answer["disputed"]), unit),
+                left=in_credits(answer["left"]),
+                expired=in_credits(answer["expired"]),
             )
 
     def dispute(self, reference: str, /) -> Dispute | None:
@@ -374,6 +377,10 @@ class PostgresLedger:
     def grants(self, now: datetime, /) -> tuple[Grant, ...]:
         with self._guard.call(), translated():
             return tuple(map(grant_from, self._read("grants", {"now": now})["grants"]))
+
+    def lots(self, now: datetime, /) -> tuple[Lot, ...]:
+        with self._guard.call(), translated():
+            return tuple(map(lot_from, self._read("lots", {"now": now})["lots"]))
 
     def all_grants(self, now: datetime, page: GrantPage, /) -> tuple[Grant, ...]:
         with self._guard.call(), translated():

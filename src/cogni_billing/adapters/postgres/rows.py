@@ -13,7 +13,7 @@ from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, Unit
 from cogni_billing.domain.attempts import Attempt, AttemptEvent, AttemptState, Intent
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.findings import FailureCode
-from cogni_billing.domain.grants import Grant, GrantExtension
+from cogni_billing.domain.grants import Grant, GrantExtension, Lot
 from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.holds import Hold, HoldPageRequest, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId
@@ -30,6 +30,7 @@ from cogni_billing.domain.transactions import (
     Draw,
     GivingBack,
     GrantTerms,
+    LotTerms,
     Overrun,
     Recorded,
     Reversal,
@@ -60,6 +61,9 @@ def movement(transaction: Transaction) -> Asked:
     if transaction.paid is not None:
         asked["paid"], asked["paid_unit"] = transaction.paid.value, transaction.paid.unit.code
         asked["policy"] = encoded(transaction.policy)
+        if (lot := transaction.lot) is not None:
+            asked["expires_at"] = lot.expires_at
+            asked["expires_in"] = lot.expires_in // MICROSECOND
     if (terms := transaction.terms) is not None:
         asked["source"], asked["priority"] = terms.source, terms.priority
         asked["expires_at"] = terms.expires_at
@@ -73,6 +77,8 @@ def movement(transaction: Transaction) -> Asked:
         asked["returned_total"] = reversal.total.value
         asked["part"] = reversal.asked and reversal.asked.value
         asked["absorbed"] = transaction.absorbed.value
+        if transaction.lapsed.value:
+            asked["lapsed"] = transaction.lapsed.value
     _add_choices(asked, transaction)
     return asked
 
@@ -119,7 +125,9 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         final=stored["final"] is not False,
         overrun=Overrun(stored["overrun"] or Overrun.REFUSE),
         terms=_terms(stored) if kind is TransactionKind.GRANT else None,
+        lot=_lot_terms(stored) if kind is TransactionKind.PURCHASE else None,
         absorbed=in_credits(stored["absorbed"] or 0),
+        lapsed=in_credits(stored["lapsed"] or 0),
         reversal=_reversal(stored) if kind.reverses else None,
         giving_back=_giving_back(stored) if kind is TransactionKind.REVERSAL else None,
         reason=stored["reason"],
@@ -129,14 +137,15 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         transaction,
         in_credits(stored["posted_after"] + stored["arrived"]),
         replayed=True,
-        draws=draws_from(stored["drawn_grants"], stored["drawn_amounts"]),
+        draws=draws_from(stored["drawn_grants"], stored["drawn_amounts"], stored["lots"]),
     )
 
 
-def draws_from(grants: Any, amounts: Any) -> tuple[Draw, ...]:
-    """Convert two lists to the parts of grants that a transaction took."""
+def draws_from(grants: Any, amounts: Any, lots: Any) -> tuple[Draw, ...]:
+    """Convert two lists to the parts that a transaction drew. *lots* are the purchases in it."""
+    bought = frozenset(lots or ())
     pairs = zip(grants or (), amounts or (), strict=True)
-    return tuple(Draw(UUID(grant), in_credits(amount)) for grant, amount in pairs)
+    return tuple(Draw(UUID(grant), in_credits(amount), grant in bought) for grant, amount in pairs)
 
 
 def document(stored: Any) -> Mapping[str, Json]:
@@ -188,6 +197,13 @@ def _terms(stored: Any) -> GrantTerms:
     )
 
 
+def _lot_terms(stored: Any) -> LotTerms | None:
+    lifetime = _lifetime(stored["expires_in"])
+    if lifetime is None:
+        return None
+    return LotTerms(expires_at=moment(stored["first_expires_at"]), expires_in=lifetime)
+
+
 def _shares(stored: Any) -> tuple[Share, ...]:
     return tuple(
         Share(AccountId(UUID(beneficiary)), in_credits(share))
@@ -206,6 +222,18 @@ def grant_from(stored: Any) -> Grant:
         priority=stored["priority"],
         expires_at=optional_moment(stored["expires_at"]),
         granted_at=moment(stored["granted_at"]),
+        remaining=in_credits(stored["remaining"]),
+    )
+
+
+def lot_from(stored: Any) -> Lot:
+    """Convert a purchase in the answer of `lots`."""
+    return Lot(
+        id=UUID(stored["id"]),
+        payment=stored["payment"],
+        amount=in_credits(stored["amount"]),
+        expires_at=optional_moment(stored["expires_at"]),
+        bought_at=moment(stored["granted_at"]),
         remaining=in_credits(stored["remaining"]),
     )
 
@@ -435,6 +463,7 @@ def dispute_asked(dispute: Dispute) -> Asked:
         "disputed_unit": dispute.amount.unit.code,
         "part": dispute.asked and dispute.asked.value,
         "amount": dispute.set_aside.value,
+        "lapsed": dispute.lapsed.value,
         "beneficiaries": [share.beneficiary for share in dispute.shares],
         "shares": [share.amount.value for share in dispute.shares],
         "at": dispute.opened_at,
@@ -458,6 +487,7 @@ def dispute_from(stored: Any, tenant: TenantId) -> Dispute:
         amount=Amount.computed(Decimal(stored["disputed"]), unit),
         asked=_amount(stored["part"], unit.code),
         set_aside=in_credits(stored["amount"]),
+        lapsed=in_credits(stored["lapsed"]),
         shares=_shares(stored),
         opened_at=moment(stored["opened_at"]),
         state=DisputeState.OPEN if stored["state"] == "open" else ended,

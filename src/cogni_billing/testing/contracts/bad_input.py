@@ -195,7 +195,11 @@ SECRET: Final[Arguments] = {"key": (b"k" * 32, "secret")}
 ALL_OR_NOTHING: Final[Arguments] = {"all_or_nothing": (False, "flag")}
 ARGUMENTS: Final[dict[str, Arguments]] = {
     "open_account": TENANT,
-    "confirm_purchase": TENANT | {"amount": (usd("1.00"), "money")} | PAYMENT | METADATA,
+    "confirm_purchase": TENANT
+    | {"amount": (usd("1.00"), "money")}
+    | PAYMENT
+    | EXPIRES_IN
+    | METADATA,
     "confirm_purchases": {"purchases": ((), "requests")} | ALL_OR_NOTHING,
     "charge": TENANT
     | {"amount": (credits(0), "credits from zero")}
@@ -235,6 +239,7 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | METADATA,
     "grants": TENANT
     | {"spent": (True, "flag"), "limit": (5, "some limit"), "after": (UUID(int=5), "some id")},
+    "lots": TENANT,
     "void_grant": TENANT | GRANT | REFERENCE | {"reason": ("a mistake", "some reason")} | METADATA,
     "extend_grant": TENANT | GRANT | REFERENCE | EXPIRES | EXPIRES_IN,
     "schedule_grants": TENANT

@@ -164,6 +164,7 @@ class SharingContract(Contract):
         billing.confirm_purchase(ALICE, usd("0.01"), payment="stripe:pi_1")
 
         assert billing.grants(PARTNER) == billing.grants(PARTNER, spent=True) == ()
+        assert billing.lots(PARTNER) == ()
         assert billing.holds(PARTNER).holds == ()
         assert billing.find_hold(PARTNER, "r") is None
         assert billing.find(PARTNER, reference="stripe:pi_1", kind="purchase") is None

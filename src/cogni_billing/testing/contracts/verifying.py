@@ -25,6 +25,7 @@ from cogni_billing.testing.base import ALICE, BOB, NOON, Contract, SteppingClock
 
 HOUR = timedelta(hours=1)
 CAROL = TenantId(UUID(int=2**70))
+DAVE = TenantId(UUID(int=2**71))
 
 
 def live(billing: Billing, clock: SteppingClock) -> None:
@@ -90,6 +91,18 @@ def changed(billing: Billing) -> None:
     billing.extend(ALICE, hold.id, credits(7), reference="run-8")
 
 
+def expiring(billing: Billing, clock: SteppingClock) -> None:
+    """Record purchases of Dave that expire: one refunded in parts, one disputed, one unspent."""
+    billing.confirm_purchase(DAVE, usd("0.10"), payment="stripe:x_1", expires_in=HOUR)
+    billing.charge(DAVE, credits(300_000), reference="run-x")
+    billing.refund(DAVE, payment="stripe:x_1", amount=usd("0.02"), reference="re_x1")
+    clock.moment += HOUR
+    billing.refund(DAVE, payment="stripe:x_1", amount=usd("0.04"), reference="re_x2")
+    billing.confirm_purchase(DAVE, usd("0.10"), payment="stripe:x_2", expires_in=HOUR)
+    billing.confirm_purchase(DAVE, usd("0.01"), payment="stripe:x_3", expires_in=HOUR)
+    billing.open_dispute(DAVE, payment="stripe:x_2", amount=usd("0.01"), reference="dp_x")
+
+
 class VerifyingContract(Contract):
     def test_an_empty_ledger_has_no_violations(self, billing: Billing) -> None:
         assert billing.verify() == Verification(violations=(), transactions=0, postings=0)
@@ -113,6 +126,13 @@ class VerifyingContract(Contract):
     ) -> None:
         live(billing, clock)
         changed(billing)
+
+        assert billing.verify().violations == ()
+
+    def test_a_ledger_with_purchases_that_expire_has_no_violations(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        expiring(billing, clock)
 
         assert billing.verify().violations == ()
 

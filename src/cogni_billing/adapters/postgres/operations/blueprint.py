@@ -196,7 +196,7 @@ def _table_privileges() -> Iterator[Privilege]:
 _DOORS: Final = (
     (
         "user spender service",
-        "account balance find find_hold grants holds lines schedules attempt attempt_events",
+        "account balance find find_hold grants holds lines lots schedules attempt attempt_events",
     ),
     ("user spender service", "reused_position revision tenant"),
     ("user spender", "open_account spend spend_groups hold extend release release_part expire_due"),

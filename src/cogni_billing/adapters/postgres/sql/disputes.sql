@@ -75,8 +75,8 @@ DECLARE
 BEGIN
     SELECT * INTO m FROM json_to_record(asked) AS dispute (
         id uuid, reference text, purchase uuid, payment text, disputed numeric, disputed_unit text,
-        part numeric, amount numeric, beneficiaries uuid[], shares numeric[], at timestamptz,
-        metadata text, parts json);
+        part numeric, amount numeric, lapsed numeric, beneficiaries uuid[], shares numeric[],
+        at timestamptz, metadata text, parts json);
     PERFORM cogni_billing.check_call(m.at, m.metadata, m.reference);
     IF (m.id IS NOT NULL AND m.disputed > 0 AND m.amount >= 0 AND scale(m.amount) = 0
         AND m.amount < 1e40 AND coalesce(m.part = m.disputed, true)
@@ -104,6 +104,7 @@ BEGIN
                 FROM cogni_billing.transactions
                 WHERE tenant_id = me AND reverses = bought.id
             ) AS gone
+            CROSS JOIN LATERAL cogni_billing.lot_of(me, bought.id, m.at) AS lot
             WHERE bought.tenant_id = me AND bought.id = m.purchase AND bought.kind = 'purchase'
               AND bought.reference = m.payment AND bought.paid_unit = m.disputed_unit
               AND coalesce(bought.beneficiaries, '{}') = m.beneficiaries
@@ -112,7 +113,8 @@ BEGIN
                   FROM cogni_billing.disputes
                   JOIN cogni_billing.holds USING (tenant_id, id)
                   WHERE tenant_id = me AND purchase_id = bought.id AND state = 'open')
-              AND m.amount || m.shares = ARRAY(
+              AND m.lapsed = least(lot.expired, greatest(0, m.amount + m.lapsed - lot.remaining))
+              AND m.amount + m.lapsed || m.shares = ARRAY(
                   SELECT cogni_billing.part_of(leg, bought.paid, gone.total, m.disputed)
                   FROM unnest(bought.amount || bought.shares) WITH ORDINALITY AS each (leg, n)
                   ORDER BY n)
@@ -122,10 +124,10 @@ BEGIN
     END IF;
     INSERT INTO cogni_billing.disputes (
         tenant_id, id, reference, purchase_id, payment, disputed, disputed_unit, part, amount,
-        beneficiaries, shares, opened_at, metadata
+        lapsed, beneficiaries, shares, opened_at, metadata
     ) VALUES (
         me, m.id, m.reference, m.purchase, m.payment, m.disputed, m.disputed_unit, m.part,
-        m.amount, m.beneficiaries, m.shares, m.at, m.metadata::json
+        m.amount, m.lapsed, m.beneficiaries, m.shares, m.at, m.metadata::json
     );
     FOR part IN
         SELECT * FROM json_to_recordset(m.parts) AS part (tenant uuid, id uuid, amount numeric)
@@ -141,6 +143,9 @@ BEGIN
         UPDATE cogni_billing.wallets SET held = held + part.amount WHERE tenant_id = part.tenant;
     END LOOP;
     me := cogni_billing.act_next(me);
+    -- The customer cannot spend the credits in time.
+    UPDATE cogni_billing.grants SET expires_at = NULL
+    WHERE tenant_id = me AND id = m.purchase AND expires_at > m.at;
     RETURN '{}';
 END
 $$;

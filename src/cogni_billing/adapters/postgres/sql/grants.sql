@@ -73,7 +73,8 @@ BEGIN
         RETURN '{"outcome":"more_due"}';
     END IF;
     w := due.w;
-    SELECT * INTO lot FROM cogni_billing.grants WHERE tenant_id = me AND id = m.grant_id;
+    SELECT * INTO lot FROM cogni_billing.grants
+    WHERE tenant_id = me AND id = m.grant_id AND priority <= 1000000;
     IF NOT FOUND THEN
         -- One that begins later has no credits yet.
         lot.id := (
@@ -126,7 +127,8 @@ BEGIN
         RETURN '{"outcome":"more_due"}';
     END IF;
     w := due.w;
-    SELECT * INTO lot FROM cogni_billing.grants WHERE tenant_id = me AND id = m.grant_id;
+    SELECT * INTO lot FROM cogni_billing.grants
+    WHERE tenant_id = me AND id = m.grant_id AND priority <= 1000000;
     IF NOT FOUND THEN
         RETURN '{"outcome":"unknown_grant"}';
     ELSIF (lot.expires_at > present AND m.expires_at > lot.expires_at) IS NOT TRUE THEN

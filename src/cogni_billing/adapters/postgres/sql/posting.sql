@@ -29,7 +29,9 @@ BEGIN
             SELECT (made).*, kept.policy AS rules, terms.source, terms.priority,
                 terms.first_expires_at, terms.expires_in, terms.effective_from,
                 bought.reference AS payment, bought.paid_unit AS payment_unit,
-                bought.kind AS reversed_kind
+                bought.kind AS reversed_kind,
+                CASE WHEN made.drawn_grants IS NOT NULL THEN cogni_billing.purchases_among(
+                    made.tenant_id, made.drawn_grants) END AS lots
             FROM (SELECT) AS always
             LEFT JOIN cogni_billing.policies AS kept
                 ON kept.tenant_id = made.tenant_id AND kept.digest = made.policy
@@ -47,7 +49,9 @@ CREATE FUNCTION cogni_billing.check_reversal(owner uuid, m cogni_billing.movemen
 LANGUAGE plpgsql AS $$
 DECLARE
     bought cogni_billing.transactions;
+    lot    record;
 BEGIN
+    SELECT * INTO lot FROM cogni_billing.lot_of(owner, m.reverses, m.at);
     SELECT * INTO bought FROM cogni_billing.transactions
     WHERE tenant_id = owner AND id = m.reverses AND kind = 'purchase';
     IF (bought.beneficiaries IS NOT DISTINCT FROM m.beneficiaries
@@ -60,17 +64,24 @@ BEGIN
         AND coalesce(m.part = m.returned, true)
         AND (m.shortfall IN ('debt', 'clamp')
             -- A refund that refuses a debt takes all of the customer's part.
-            OR m.shortfall = 'refuse' AND m.kind = 'refund' AND - m.amount = cogni_billing.part_of(
+            OR m.shortfall = 'refuse' AND m.kind = 'refund'
+            AND coalesce(m.lapsed, 0) - m.amount = cogni_billing.part_of(
                 bought.amount, bought.paid, m.returned_total - m.returned, m.returned))
+        -- The expired credits of the customer's part come from `breakage`, after those left.
+        AND m.lapsed IS DISTINCT FROM 0
+        AND coalesce(m.lapsed, 0) = least(lot.expired, greatest(0, cogni_billing.part_of(
+            bought.amount, bought.paid, m.returned_total - m.returned, m.returned)
+                - lot.remaining))
         -- Of each leg at most its part. The platform absorbs the rest of the parts.
         AND (
             SELECT bool_and(taken BETWEEN 0 AND part)
                 AND m.absorbed = sum(part) - sum(taken)
             FROM (
                 SELECT - given AS taken, cogni_billing.part_of(
-                    leg, bought.paid, m.returned_total - m.returned, m.returned) AS part
+                    leg, bought.paid, m.returned_total - m.returned, m.returned)
+                    - CASE n WHEN 1 THEN coalesce(m.lapsed, 0) ELSE 0 END AS part
                 FROM unnest(bought.amount || bought.shares, m.amount || m.shares)
-                    AS both_legs (leg, given)
+                    WITH ORDINALITY AS both_legs (leg, given, n)
             ) AS legs)
         AND (m.subject IS NULL OR EXISTS (
             SELECT FROM cogni_billing.disputes
@@ -79,6 +90,15 @@ BEGIN
     ) IS NOT TRUE THEN
         PERFORM cogni_billing.refuse('reversals_follow_one_another');
     END IF;
+END
+$$;
+
+-- True if a movement is a purchase with the lifetime of its credits.
+CREATE FUNCTION cogni_billing.expires_as_purchase(m cogni_billing.movement) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN m.kind = 'purchase' AND m.expires_in > 0 AND m.expires_at < '9999-01-01 00:00:00+00'
+        AND cogni_billing.is_lifetime(m.expires_at, m.expires_in, m.at);
 END
 $$;
 
@@ -157,14 +177,14 @@ BEGIN
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
             m.priority, m.expires_at, m.expires_in, m.effective_from, m.returned, m.returned_total,
-            m.part, m.shortfall, m.absorbed, m.reason, m.actor, m.at_most, m.used_at, m.final,
+            m.part, m.shortfall, m.absorbed, m.lapsed, m.reason, m.actor, m.at_most, m.used_at, m.final,
             m.overrun, m.charge) > 0
         THEN
             IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0 THEN
                 PERFORM cogni_billing.refuse('transactions_fit_their_kind');
             ELSIF num_nonnulls(m.source, m.priority, m.expires_at, m.expires_in, m.effective_from,
-                m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason, m.actor,
-                m.at_most, m.used_at, m.final, m.overrun, m.charge) > 0
+                m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.lapsed, m.reason,
+                m.actor, m.at_most, m.used_at, m.final, m.overrun, m.charge) > 0
             THEN
                 IF m.charge IS NOT NULL THEN
                     IF m.kind <> 'reversal' OR NOT cogni_billing.is_visible(m.charge) THEN
@@ -176,12 +196,12 @@ BEGIN
                         WHERE tenant_id = owner AND kind = 'charge' AND reference = m.charge
                     ), '00000000-0000-0000-0000-000000000000');
                 END IF;
-                IF m.kind <> 'grant'
-                    AND num_nonnulls(
-                        m.source, m.priority, m.expires_at, m.expires_in, m.effective_from) > 0
+                IF m.kind <> 'grant' AND num_nonnulls(m.source, m.priority, m.effective_from) > 0
+                    OR m.kind <> 'grant' AND num_nonnulls(m.expires_at, m.expires_in) > 0
+                    AND cogni_billing.expires_as_purchase(m) IS NOT TRUE
                     OR m.kind <> 'capture' AND num_nonnulls(m.final, m.overrun) > 0
                     OR m.reverses IS NULL AND num_nonnulls(
-                        m.returned, m.returned_total, m.part, m.shortfall, m.absorbed) > 0
+                        m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.lapsed) > 0
                     OR m.reason IS NOT NULL AND m.kind NOT IN (/* has_reason */)
                     OR m.used_at IS NOT NULL AND m.kind NOT IN (/* plain_debit */)
                     OR m.at_most IS NOT NULL
@@ -307,10 +327,16 @@ BEGIN
         available := w.posted + arrived - w.held;
 
         -- The effect of the kind on the wallet. A debit of a kind without its own rule is usage.
-        IF several THEN
+        IF several OR m.expires_at IS NOT NULL THEN
             from_grants := NULL;
             from_amounts := NULL;
             policy_key := NULL;
+            IF m.kind = 'purchase' AND m.expires_at IS NOT NULL THEN
+                SELECT * INTO given FROM cogni_billing.keep_lot(w, m, available);
+                w := given.w;
+                from_grants := given.grants;
+                from_amounts := given.amounts;
+            END IF;
         END IF;
         IF m.kind = 'purchase' THEN
             IF (m.paid > 0 AND m.paid < 1e40
@@ -414,18 +440,24 @@ BEGIN
                     m := given.m;
                     from_grants := given.grants;
                     from_amounts := given.amounts;
-                ELSIF m.reverses IS NOT NULL THEN
-                    PERFORM cogni_billing.check_reversal(owner, m);
-                    IF m.shortfall = 'refuse' AND to_draw > greatest(0, available) THEN
-                        answers := answers
-                            || format('{"outcome":"insufficient","available":%s}', available);
-                        CONTINUE;
+                ELSE
+                    IF m.reverses IS NOT NULL THEN
+                        PERFORM cogni_billing.check_reversal(owner, m);
+                        IF m.shortfall = 'refuse' AND to_draw > greatest(0, available) THEN
+                            answers := answers
+                                || format('{"outcome":"insufficient","available":%s}', available);
+                            CONTINUE;
+                        END IF;
+                    ELSIF NOT cogni_billing.is_reason(m.reason) THEN
+                        PERFORM cogni_billing.refuse('reasons_are_printable');
                     END IF;
-                ELSIF NOT cogni_billing.is_reason(m.reason) THEN
-                    PERFORM cogni_billing.refuse('reasons_are_printable');
+                    IF w.granted > 0 OR w.has_lots THEN
+                        SELECT * INTO from_grants, from_amounts, drawn FROM cogni_billing.take_back(
+                            owner, m.reverses, to_draw, available - w.granted);
+                        w.granted := w.granted - drawn;
+                    END IF;
                 END IF;
-                -- Purchased credits are taken before granted ones. Below zero there are neither.
-                to_draw := greatest(0, to_draw - greatest(0, available - w.granted));
+                to_draw := 0;
             ELSIF w.frozen_at IS NOT NULL OR to_draw > available OR m.used_at IS NOT NULL THEN
                 refusal := cogni_billing.charge_refusal(w, m, available);
                 IF refusal IS NOT NULL THEN
@@ -454,20 +486,21 @@ BEGIN
             tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
             posted_after, arrived, overdraft, at_most, used_at, subject_id, paid, paid_unit,
             beneficiaries, shares, policy, drawn_grants, drawn_amounts, reverses, returned,
-            returned_total, part, shortfall, absorbed, reason, final, overrun, actor, metadata
+            returned_total, part, shortfall, absorbed, lapsed, reason, final, overrun, actor,
+            metadata
         ) VALUES (
             owner, m.id, w.lines, seen, m.at, present, m.kind, m.reference, m.amount,
             w.posted, arrived, coalesce(m.overdraft, false), m.at_most, m.used_at, m.subject,
-            m.paid, m.paid_unit, m.beneficiaries, m.shares, policy_key, from_grants, from_amounts, m.reverses,
-            m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.reason, m.final,
-            m.overrun, m.actor, m.metadata::json
+            m.paid, m.paid_unit, m.beneficiaries, m.shares, policy_key, from_grants, from_amounts,
+            m.reverses, m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.lapsed,
+            m.reason, m.final, m.overrun, m.actor, m.metadata::json
         )
         ON CONFLICT ON CONSTRAINT transactions_pkey DO NOTHING;
         IF NOT FOUND THEN
             PERFORM cogni_billing.refuse_id(m.id);
         END IF;
-        -- The other legs: shares, the absorbed part, and the contra account's side, which is zero
-        -- for a very small reversal.
+        -- The other legs: shares, the absorbed part, expired credits, and the contra account's
+        -- side, which is zero for a very small reversal.
         n := 0;
         IF m.shares IS NOT NULL THEN
             FOR i IN 1 .. cardinality(m.shares) LOOP
@@ -479,13 +512,21 @@ BEGIN
             END LOOP;
         END IF;
         other_side := coalesce(m.absorbed, 0) - m.amount - shared;
-        IF m.absorbed > 0 THEN
-            n := n + 1;
-            IF m.kind = 'reversal' THEN
-                other_side := - m.returned;
+        IF m.absorbed IS NOT NULL THEN
+            IF m.absorbed > 0 THEN
+                n := n + 1;
+                IF m.kind = 'reversal' THEN
+                    other_side := - m.returned;
+                END IF;
+                legs := legs || ROW(owner, m.id, n, cogni_billing.absorbs(m.kind), 0, m.kind,
+                    - other_side - m.amount - shared, m.at)::cogni_billing.arrivals;
             END IF;
-            legs := legs || ROW(owner, m.id, n, cogni_billing.absorbs(m.kind), 0, m.kind,
-                - other_side - m.amount - shared, m.at)::cogni_billing.arrivals;
+            IF m.lapsed > 0 THEN
+                n := n + 1;
+                other_side := other_side + m.lapsed;
+                legs := legs || ROW(owner, m.id, n, cogni_billing.contra_of('expiry'), 0, m.kind,
+                    - m.lapsed, m.at)::cogni_billing.arrivals;
+            END IF;
         END IF;
         IF other_side <> 0 OR m.reverses IS NULL THEN
             legs := legs || ROW(owner, m.id, n + 1, cogni_billing.contra_of(m.kind), 0, m.kind,
@@ -493,15 +534,17 @@ BEGIN
         END IF;
         IF from_grants IS NULL THEN
             answers := answers || format('{"outcome":"done","balance":%s}', w.posted + arrived);
-        ELSIF m.reverses IS NULL THEN
+        ELSIF m.reverses IS NULL AND NOT w.has_lots THEN
             answers := answers || format(
                 '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s,"amount":%s}',
                 w.posted + arrived, to_json(from_grants), to_json(from_amounts), m.amount);
         ELSE
             answers := answers || format(
-                '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s,"amount":%s,"other":%s}',
-                w.posted + arrived, to_json(from_grants), to_json(from_amounts), m.amount,
-                to_json(ROW(m.reverses, m.returned, m.returned_total, m.absorbed)));
+                '{"outcome":"done","balance":%s,"grants":%s,"amounts":%s,"lots":%s,"amount":%s,'
+                '"other":%s}',
+                w.posted + arrived, to_json(from_grants), to_json(from_amounts),
+                coalesce(to_json(cogni_billing.purchases_among(owner, from_grants)), 'null'),
+                m.amount, to_json(ROW(m.reverses, m.returned, m.returned_total, m.absorbed)));
         END IF;
     END LOOP;
     IF changed THEN

@@ -262,7 +262,8 @@ BEGIN
                 SELECT
                     newer.up_to AS seen, w.lines + n AS own, id, kind, reference, change.amount, at,
                     w.posted + so_far + w.received + newer.amount AS balance,
-                    CASE kind WHEN 'grant' THEN nullif((lot).taken, 0) END AS drawn, metadata
+                    CASE WHEN kind = 'grant' THEN nullif((lot).taken, 0)
+                        WHEN (lot).priority > 1000000 THEN change.amount END AS drawn, metadata
                 FROM cogni_billing.due_lines(w, present) AS change
                 CROSS JOIN cogni_billing.newer_arrivals(
                     cogni_billing.account_of(me), w.received_up_to) AS newer
@@ -286,7 +287,12 @@ BEGIN
                 SELECT
                     seen, position AS own, id, kind, reference, amount, line_at AS at, posted_after,
                     CASE WHEN drawn_amounts IS NOT NULL
-                        THEN (SELECT sum(part) FROM unnest(drawn_amounts) AS part) END AS drawn,
+                        THEN (SELECT sum(part) FROM unnest(drawn_amounts) AS part)
+                            - CASE WHEN w.has_lots THEN cogni_billing.of_purchases(
+                                me, drawn_grants, drawn_amounts) ELSE 0 END
+                        WHEN w.has_lots AND kind = 'expiry'
+                        THEN cogni_billing.of_purchases(me, ARRAY[subject_id], ARRAY[amount])
+                        END AS drawn,
                     metadata, used_at
                 FROM cogni_billing.transactions
                 WHERE tenant_id = me AND position < own_before AND position > 0
@@ -413,11 +419,45 @@ BEGIN
             SELECT (each.lot).*, cogni_billing.left_of(lot, present) AS remaining
             FROM (
                 SELECT lot FROM cogni_billing.grants AS lot
-                WHERE tenant_id = me AND (expires_at IS NULL OR expires_at > present)
+                WHERE tenant_id = me AND priority <= 1000000
+                  AND (expires_at IS NULL OR expires_at > present)
                 UNION ALL
                 SELECT begun[n] FROM generate_subscripts(begun, 1) AS n
             ) AS each
         ) AS told
+        WHERE remaining > 0
+    ), '[]'));
+END
+$$;
+
+-- Purchases that expire and have credits left, in spend order. Due expirations are taken off.
+CREATE FUNCTION cogni_billing._lots(me uuid, asked json) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+    present timestamptz;
+BEGIN
+    SELECT greatest(as_of, (asked ->> 'now')::timestamptz) INTO present
+    FROM cogni_billing.wallets WHERE tenant_id = me;
+    IF NOT FOUND AND NOT cogni_billing.has_arrivals(me) THEN
+        RETURN '{"outcome":"unknown_account"}';
+    END IF;
+    RETURN json_build_object('outcome', 'done', 'lots', coalesce((
+        SELECT json_agg(to_json(lot) ORDER BY expires_at, granted_at, id)
+        FROM (
+            SELECT lot.*, bought.reference AS payment,
+                cogni_billing.left_of(lot, present) AS remaining
+            FROM (
+                SELECT id FROM cogni_billing.grants
+                WHERE tenant_id = me AND taken < amount AND priority = 1000001
+                UNION
+                SELECT unnest(pinned_grants) FROM cogni_billing.holds
+                WHERE tenant_id = me AND state = 'open' AND ends_at <= present
+            ) AS kept
+            JOIN cogni_billing.grants AS lot ON lot.tenant_id = me AND lot.id = kept.id
+            JOIN cogni_billing.transactions AS bought
+                ON bought.tenant_id = me AND bought.id = lot.id
+            WHERE lot.priority = 1000001 AND (lot.expires_at IS NULL OR lot.expires_at > present)
+        ) AS lot
         WHERE remaining > 0
     ), '[]'));
 END
@@ -452,14 +492,18 @@ CREATE FUNCTION cogni_billing._payment(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
     made cogni_billing.transactions;
+    lot  record;
 BEGIN
     SELECT * INTO made FROM cogni_billing.transactions
     WHERE tenant_id = me AND kind = 'purchase' AND reference = asked ->> 'payment';
     IF NOT FOUND THEN
         RETURN '{"stored":null}';
     END IF;
+    SELECT * INTO lot FROM cogni_billing.lot_of(me, made.id, (asked ->> 'now')::timestamptz);
     RETURN json_build_object(
         'stored', cogni_billing.record_of(made),
+        'left', lot.remaining,
+        'expired', lot.expired,
         'returned', (
             SELECT coalesce(max(returned_total), 0) FROM cogni_billing.transactions
             WHERE tenant_id = me AND reverses = made.id

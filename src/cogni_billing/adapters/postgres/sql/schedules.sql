@@ -193,7 +193,7 @@ BEGIN
             SELECT (made).*, NULL AS rules, plan.source, plan.priority,
                 plan.expires_at AS first_expires_at, plan.expires_in,
                 plan.anchor AS effective_from, NULL AS payment, NULL AS payment_unit,
-                NULL AS reversed_kind
+                NULL AS reversed_kind, NULL AS lots
         ) AS told
     );
 END

@@ -40,6 +40,144 @@ BEGIN
 END
 $$;
 
+-- Takes credits back: of the purchase `own` first, then purchased credits that never expire, of
+-- which `earned` are available, then of other purchases, the last to expire first, and then of
+-- grants, in spend order. Returns two lists.
+CREATE FUNCTION cogni_billing.take_back(
+    owner uuid, own uuid, wanted numeric, earned numeric,
+    OUT grants uuid[], OUT amounts numeric[], OUT total numeric
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    rest  numeric;
+    lot   record;
+    part  numeric;
+    drawn record;
+BEGIN
+    total := coalesce((
+        SELECT least(amount - taken, wanted) FROM cogni_billing.grants
+        WHERE tenant_id = owner AND id = own), 0);
+    IF total > 0 THEN
+        grants := ARRAY[own];
+        amounts := ARRAY[total];
+    END IF;
+    -- A refund of spent credits takes others in their place. Spent ones that come back later, from
+    -- a hold or a reversal, must not expire.
+    UPDATE cogni_billing.grants
+    SET taken = taken + total, expires_at = CASE WHEN total = wanted THEN expires_at END
+    WHERE tenant_id = owner AND id = own;
+    rest := greatest(0, wanted - total - greatest(0, earned));
+    FOR lot IN
+        SELECT id, amount - taken AS remaining
+        FROM cogni_billing.grants
+        WHERE tenant_id = owner AND taken < amount AND priority = 1000001 AND rest > 0
+        ORDER BY expires_at DESC, granted_at DESC, id DESC
+    LOOP
+        EXIT WHEN rest = 0;
+        part := least(lot.remaining, rest);
+        UPDATE cogni_billing.grants SET taken = taken + part
+        WHERE tenant_id = owner AND id = lot.id;
+        grants := grants || lot.id;
+        amounts := amounts || part;
+        total := total + part;
+        rest := rest - part;
+    END LOOP;
+    IF rest > 0 THEN
+        SELECT * INTO drawn FROM cogni_billing.draw_grants(owner, rest);
+        grants := grants || drawn.grants;
+        amounts := amounts || drawn.amounts;
+        total := total + drawn.total;
+    END IF;
+END
+$$;
+
+-- Keeps the credits of a purchase that expires. They repay the debt first, like those of a grant.
+-- Returns the repaid part as two lists.
+CREATE FUNCTION cogni_billing.keep_lot(
+    INOUT w cogni_billing.wallets, m cogni_billing.movement, available numeric,
+    OUT grants uuid[], OUT amounts numeric[]
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    repaid numeric := 0;
+BEGIN
+    IF w.granted > available THEN
+        repaid := least(m.amount, cogni_billing.debt_of(w.tenant_id, w.granted - available));
+    END IF;
+    IF repaid > 0 THEN
+        grants := ARRAY[m.id];
+        amounts := ARRAY[repaid];
+    END IF;
+    INSERT INTO cogni_billing.grants (
+        tenant_id, id, amount, taken, priority, granted_at, expires_at, first_expires_at, expires_in
+    ) VALUES (
+        w.tenant_id, m.id, m.amount, repaid, 1000001, m.at, m.expires_at, m.expires_at,
+        m.expires_in
+    )
+    ON CONFLICT DO NOTHING;  -- the caller refuses the id
+    UPDATE cogni_billing.wallets SET has_lots = true WHERE tenant_id = w.tenant_id AND NOT has_lots;
+    w.has_lots := true;
+    w.granted := w.granted + m.amount - repaid;
+    w.due_at := least(w.due_at, m.expires_at);
+END
+$$;
+
+-- The credits of a purchase that are left at a moment, and those that have expired and were not
+-- taken back since. Both are zero if the purchase never expires.
+CREATE FUNCTION cogni_billing.lot_of(
+    owner uuid, bought uuid, moment timestamptz, OUT remaining numeric, OUT expired numeric
+)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    lot     cogni_billing.grants;
+    w       cogni_billing.wallets;
+    present timestamptz;
+BEGIN
+    remaining := 0;
+    expired := 0;
+    SELECT * INTO lot FROM cogni_billing.grants WHERE tenant_id = owner AND id = bought;
+    IF FOUND THEN
+        SELECT * INTO w FROM cogni_billing.wallets WHERE tenant_id = owner;
+        present := greatest(w.as_of, moment);
+        remaining := cogni_billing.left_of(lot, present);
+        expired := (
+            SELECT coalesce(- sum(amount), 0) FROM cogni_billing.transactions
+            WHERE tenant_id = owner AND kind = 'expiry'
+              -- A range of the index: "A" comes after "@".
+              AND reference > bought || '@' AND reference < bought || 'A'
+        ) + (
+            SELECT coalesce(- sum(amount), 0) FROM cogni_billing.due_changes(w, present) AS due
+            WHERE w.due_at <= present AND kind = 'expiry' AND (due.lot).id = bought
+        ) - (
+            SELECT coalesce(sum(lapsed), 0) FROM cogni_billing.transactions
+            WHERE tenant_id = owner AND reverses = bought
+        );
+    END IF;
+END
+$$;
+
+-- The purchases among the grants that a transaction drew. NULL if there are none.
+CREATE FUNCTION cogni_billing.purchases_among(owner uuid, drawn uuid[]) RETURNS uuid[]
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT array_agg(id) FROM cogni_billing.grants
+        WHERE tenant_id = owner AND id = ANY (drawn) AND priority = 1000001);
+END
+$$;
+
+-- The sum of amounts that are of purchases.
+CREATE FUNCTION cogni_billing.of_purchases(owner uuid, drawn uuid[], amounts numeric[])
+RETURNS numeric
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(sum(part), 0)
+        FROM unnest(drawn, amounts) AS draw (lot, part)
+        WHERE lot = ANY (cogni_billing.purchases_among(owner, drawn)));
+END
+$$;
+
 -- The debt of a tenant, if its credits without granted ones are short of zero by so much. Credits
 -- that open disputes set aside for a time are no debt.
 CREATE FUNCTION cogni_billing.debt_of(owner uuid, short numeric) RETURNS numeric
@@ -110,7 +248,8 @@ DECLARE
     part    numeric;
     ends    timestamptz;
 BEGIN
-    IF (m.amount = 0 AND num_nonnulls(m.returned, m.returned_total, m.shortfall, m.absorbed) = 0
+    IF (m.amount = 0 AND num_nonnulls(
+            m.returned, m.returned_total, m.shortfall, m.absorbed, m.lapsed) = 0
         AND coalesce(m.part > 0 AND m.part < 1e40 AND scale(m.part) = 0, m.part IS NULL)
         AND (m.reason IS NULL OR cogni_billing.is_reason(m.reason))) IS NOT TRUE
     THEN
@@ -140,7 +279,9 @@ BEGIN
         part := least(m.returned_total, place + charged.drawn_amounts[i]) - greatest(before, place);
         place := place + charged.drawn_amounts[i];
         CONTINUE WHEN part <= 0;
-        SELECT expires_at INTO ends FROM cogni_billing.grants
+        -- Credits that go back to a purchase expire once more, in a line of their own.
+        SELECT CASE WHEN priority <= 1000000 THEN expires_at END INTO ends
+        FROM cogni_billing.grants
         WHERE tenant_id = w.tenant_id AND id = charged.drawn_grants[i];
         IF ends <= moment THEN
             m.absorbed := m.absorbed + part;

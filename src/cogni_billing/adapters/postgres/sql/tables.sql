@@ -34,6 +34,7 @@ CREATE TYPE cogni_billing.movement AS (
     part           numeric,
     shortfall      text,
     absorbed       numeric,
+    lapsed         numeric,
     reason         text,
     actor          text,
     final          boolean,
@@ -44,7 +45,8 @@ CREATE TYPE cogni_billing.movement AS (
 -- A tenant's account and its running state. `posted` is the sum of the tenant's own transactions.
 -- `received` is the sum of arrivals up to the position `received_up_to`, as of the last `fold`.
 -- `lines` counts the tenant's transactions. `due_at` is when the next hold or grant expires,
--- or the next period of a schedule begins.
+-- or the next period of a schedule begins. `granted` is the remainder of the rows in `grants`.
+-- `has_lots` is true if one of these is of a purchase.
 CREATE TABLE cogni_billing.wallets (
     tenant_id      uuid        NOT NULL,
     opened_at      timestamptz NOT NULL,
@@ -53,6 +55,7 @@ CREATE TABLE cogni_billing.wallets (
     received_up_to bigint      NOT NULL DEFAULT 0,
     held           numeric     NOT NULL DEFAULT 0,
     granted        numeric     NOT NULL DEFAULT 0,
+    has_lots       boolean     NOT NULL DEFAULT false,
     lines          bigint      NOT NULL DEFAULT 0,
     as_of          timestamptz NOT NULL DEFAULT 'epoch',
     due_at         timestamptz NOT NULL DEFAULT 'infinity',
@@ -111,6 +114,8 @@ CREATE TABLE cogni_billing.transactions (
     part           numeric,
     shortfall      text,
     absorbed       numeric,
+    -- The expired credits of its purchase that a refund or a chargeback takes from `breakage`.
+    lapsed         numeric,
     -- A reason for people to read, of an adjustment, a void or a reversal.
     reason         text,
     -- The person or the program that made the call, if the caller named it.
@@ -245,18 +250,21 @@ CREATE TABLE cogni_billing.hold_changes (
     CONSTRAINT hold_changes_key_used_once UNIQUE (reference, tenant_id, kind)
 );
 
--- Credits with a source and a spend order. `taken` is spent, set aside by an open hold, or expired.
+-- Credits with a spend order, which may expire: of grants, and of purchases with an expiry. `taken`
+-- is spent, set aside by an open hold, taken back, or expired.
 CREATE TABLE cogni_billing.grants (
     tenant_id        uuid             NOT NULL,
     -- The transaction's.
     id               uuid             NOT NULL,
     amount           numeric          NOT NULL,
     taken            numeric          NOT NULL DEFAULT 0,
-    source           text COLLATE "C" NOT NULL,
+    -- NULL for a purchase. Its priority is 1000001, after every grant's.
+    source           text COLLATE "C",
     priority         integer          NOT NULL,
     granted_at       timestamptz      NOT NULL,
     expires_at       timestamptz,
-    -- The first expiry, and the lifetime in microseconds if the caller gave one.
+    -- The first expiry, and the lifetime in microseconds if the caller gave one. A dispute ends the
+    -- expiry of a purchase, and so does a refund that takes other credits than the purchase's.
     first_expires_at timestamptz,
     expires_in       bigint,
     -- The beginning that the caller gave, if any.
@@ -336,6 +344,8 @@ CREATE TABLE cogni_billing.disputes (
     part          numeric,
     -- The credits set aside on the wallets of the customer and of each beneficiary.
     amount        numeric          NOT NULL,
+    -- The credits of the disputed part that had expired.
+    lapsed        numeric          NOT NULL,
     beneficiaries uuid[]           NOT NULL,
     shares        numeric[]        NOT NULL,
     opened_at     timestamptz      NOT NULL,

@@ -512,7 +512,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     "a disputed purchase expires": (
         "UPDATE cogni_billing.grants SET expires_at = first_expires_at"
         " WHERE id = (SELECT purchase_id FROM cogni_billing.disputes WHERE reference = 'dp_x')",
-        {Invariant.GRANTS_END_AS_SET},
+        {Invariant.GRANTS_END_AS_SET, Invariant.WALLETS_KNOW_WHAT_IS_DUE},
     ),
     "a wallet does not know of its purchases that expire": (
         WALLET.format("has_lots = false", DAVE),

@@ -105,8 +105,10 @@ def test_a_lifetime_is_a_part_of_the_request_and_gives_the_expiry() -> None:
 
 
 def test_a_lifetime_that_ends_after_the_last_year_is_refused() -> None:
-    with pytest.raises(InvalidTime, match="expires_in: expected a lifetime that ends by"):
+    with pytest.raises(InvalidTime) as refused:
         plan(expires_in=timedelta(days=3_000_000))
+
+    assert refused.value.field == "expires_in"
 
 
 def test_the_request_is_not_changed_by_metadata_policy_or_moment() -> None:

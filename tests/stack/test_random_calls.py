@@ -74,10 +74,22 @@ FIELDS = sorted(
             *(charge, capture, purchase, grant, void, extension, refund, hold, intent, step),
             *(dispute, planned),
         )
-        for field in make(Ids(*[timedelta()] * 11))  # type: ignore[arg-type]
+        for field in make(Ids(*[timedelta()] * 12))  # type: ignore[arg-type]
     }
     | {"given_anchor", "effective_from", "actor"}
-    | {"overdraft", "seen", "own", "size", "since", "until", "kind", "now", "moment", "seconds"}
+    | {
+        "lapsed",
+        "overdraft",
+        "seen",
+        "own",
+        "size",
+        "since",
+        "until",
+        "kind",
+        "now",
+        "moment",
+        "seconds",
+    }
 )
 NUMBERS = ["NaN", "Infinity", "-0", "1e40", "0.1", "5.0", -1, 0, 1, 5, 2**31, 2**63, 10**40, 1e300]
 TEXTS = ["", " ", "a", "run-1", "dp_1", "\0", "\ud800", "é", "x" * 300, "{}", '{"a":1e400}', "[1]"]
@@ -178,6 +190,7 @@ def read_everything(database: Database) -> None:
         billing.grants(tenant, spent=True)
         billing.statement(tenant, limit=100)
         billing.schedules(tenant)
+        billing.lots(tenant)
     for tenant, number in made:
         with unit_of_work.scope(tenant) as scope:
             read = scope.ledger.transaction(number)

@@ -171,8 +171,6 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "Schedule",
     "Receipt",
     # Batches
-    "OpeningGrant",
-    "OpeningReceipt",
     "Outcome",
     "OutcomeState",
     # Refunds and disputes
@@ -182,7 +180,9 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "Dispute",
     "DisputeState",
     "ChargebackReceipt",
-    # Corrections
+    # Corrections and openings
+    "OpeningGrant",
+    "OpeningReceipt",
     "AdjustmentReceipt",
     "Freeze",
     "acting",

@@ -224,7 +224,7 @@ class Billing:
             at_most: Take the available credits if they are fewer than *amount*, and record that
                 charge, of zero if the balance is zero or below. The receipt says in `charged` how
                 many it took. A replay returns the same receipt. Not with *allow_overdraft*.
-            occurred_at: The moment of the usage if it is told later, timezone-aware: at most 35
+            occurred_at: The moment of the usage if it is reported late, timezone-aware: at most 35
                 days before the call, not in the future, and not before the account was opened. It
                 is part of the request, and shown by the receipt, `find` and statements. The line is
                 still dated at the call, and the grants that are there at the call pay.
@@ -809,7 +809,7 @@ class Billing:
         Raises:
             InvalidInput: *after* is no `uuid.UUID`.
             InvalidPage: *limit* is invalid.
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         return self._run(scheduling.schedules(self._context, tenant, limit=limit, after=after))
 
@@ -1022,7 +1022,7 @@ class Billing:
             grants: What is left of each grant, at most 1000. Each was granted by *as_of*, and
                 expires after it, if at all.
             as_of: The moment of the balance, timezone-aware and not in the future. Usage that is
-                told later can be of that moment at the earliest.
+                reported late can be of that moment at the earliest.
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidInput: an argument is invalid.

@@ -486,7 +486,7 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "a_period_is_granted_again": (
         schedules.ScheduleContract,
         "test_each_period_grants_and_expires_in_its_time_without_a_job",
-        replaced("move_schedules", "plan.number := 1 +", "plan.number :="),
+        replaced("move_schedules", "SET number = plan.number", "SET number = number"),
     ),
     "a_period_begins_a_day_late": (
         schedules.ScheduleContract,

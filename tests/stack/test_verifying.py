@@ -235,15 +235,15 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "a charge is of usage long ago": (
         CHARGED.format("used_at = occurred_at - interval '36 days'"),
-        {Invariant.CHARGES_ARE_TOLD_IN_TIME},
+        {Invariant.CHARGES_ARE_REPORTED_IN_TIME},
     ),
     "a charge is of usage in the future": (
         CHARGED.format("used_at = occurred_at + interval '1 second'"),
-        {Invariant.CHARGES_ARE_TOLD_IN_TIME},
+        {Invariant.CHARGES_ARE_REPORTED_IN_TIME},
     ),
     "a charge is of usage before its account": (
         CHARGED.format("used_at = occurred_at - interval '34 days'"),
-        {Invariant.CHARGES_ARE_TOLD_IN_TIME},
+        {Invariant.CHARGES_ARE_REPORTED_IN_TIME},
     ),
     "a purchase is of usage": (
         BOUGHT.format("used_at = occurred_at"),

@@ -39,7 +39,7 @@ def _checked_periods(given: int) -> int:
 
 @frozen
 class Rollover:
-    """A rule for unused credits: at most *cap* of a period's credits live *periods* longer.
+    """A rule for unused credits: at most *cap* of a period's expire *periods* periods later.
 
     Raises:
         InvalidAmount, UnitMismatch: *cap* is no amount of credits above zero.
@@ -113,7 +113,7 @@ class GrantSchedule:
         source: The origin of the credits, such as `plan:pro`: 1 to 255 visible ASCII characters.
         amount: The credits of each period, in CREDIT, greater than zero.
         every: The length of a period: `day`, `week`, `month` or `year` of local calendar time.
-        anchor: The moment at which a period begins, past or future, timezone-aware. `None` for the
+        anchor: The moment at which period 0 begins, past or future, timezone-aware. `None` for the
             moment of the call. A period that would begin on a day that its month does not have
             begins on the last day of the month.
         zone: The IANA name of the time zone of the calendar, such as `Europe/Berlin`.

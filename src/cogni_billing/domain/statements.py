@@ -59,7 +59,7 @@ class Line:
     metadata: Mapping[str, Json] = EMPTY
     """The metadata of the tenant's own transaction. Empty for another tenant's."""
     occurred_at: datetime | None = None
-    """The moment of the usage, if a charge was told of it later. `at` is never earlier."""
+    """The moment of the usage, if the charge reports it late. `at` is never earlier."""
 
     @property
     def purchased(self) -> Amount:

@@ -11,7 +11,7 @@ from attrs import field, frozen
 from cogni_billing.domain.errors import InvalidTime, shown
 
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-TOLD_WITHIN: Final = timedelta(days=35)
+REPORTED_WITHIN: Final = timedelta(days=35)
 """The longest time after which usage can be told: a month of billing, and days to close it."""
 LATEST: Final = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 """One year before the maximum of Python, so that a session's time zone cannot exceed it."""
@@ -128,7 +128,7 @@ def require_recent(occurred_at: datetime, opened_at: datetime, at: datetime) -> 
     Raises:
         InvalidTime: it is in the future, too long ago, or before the account was opened.
     """
-    earliest = max(opened_at, at - TOLD_WITHIN)
+    earliest = max(opened_at, at - REPORTED_WITHIN)
     if not earliest <= occurred_at <= at:
         raise InvalidTime("occurred_at", str(occurred_at), f"a moment from {earliest} to {at}")
 

@@ -225,7 +225,7 @@ class Transaction:
     at_most: Amount | None = None
     """The amount that a charge was asked for, if it may take less."""
     occurred_at: datetime | None = None
-    """The moment of the usage that a charge was told of later."""
+    """The moment of the usage, if the charge reports it late."""
     subject: UUID | None = None
     """The hold of a capture, the grant of an expiry or a void, or the dispute of a chargeback."""
     final: bool = True

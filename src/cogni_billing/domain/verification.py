@@ -30,10 +30,12 @@ class Invariant(Enum):
     WALLETS_MATCH = "a wallet is the sum of its owner's transactions"
     WALLETS_HAVE_ACCOUNTS = "a wallet belongs to an open account"
     WALLETS_FOLLOW_A_CHECKPOINT = "the received credits of a wallet match a checkpoint"
-    WALLETS_KNOW_WHAT_IS_DUE = "a wallet stores when its next hold or grant expires"
+    WALLETS_KNOW_WHAT_IS_DUE = (
+        "a wallet stores when its next hold or grant expires, or next period begins"
+    )
     FROZEN_WALLETS_SPEND_NOTHING = "a frozen wallet has its reason, and no later charge"
     OPENINGS_COME_FIRST = "an opening balance comes before every other line of its account"
-    CHARGES_ARE_TOLD_IN_TIME = "a charge is of usage of its account, at most 35 days ago"
+    CHARGES_ARE_REPORTED_IN_TIME = "a charge is of usage of its account, at most 35 days ago"
     OVERDRAFTS_STAY_WITHIN_THEIR_LIMIT = "a charge overdraws no further than its wallet's limit"
     LINES_RUN_ON = "a line's balance is the previous balance plus its amount"
     LINES_ARE_GAPLESS = "lines are numbered without a gap, up to their wallet's count"

@@ -271,7 +271,7 @@ class LedgerRepository(Protocol):
         begun, stay in it.
 
         Raises:
-            UnknownAccount: the tenant has no account.
+            UnknownAccount: the tenant has no account, and has earned no share.
         """
         ...
 

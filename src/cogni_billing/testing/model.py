@@ -17,7 +17,7 @@ from cogni_billing.testing.model_periods import begin
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)
 CREDITS_FOR_A_CENT = 100_000
-TOLD_WITHIN = timedelta(days=35)
+REPORTED_WITHIN = timedelta(days=35)
 AFTER_GRANTS = 1_000_001
 """The priority of purchased credits that expire."""
 SHARES = {"system": (1, 4), "bob": (1, 10)}
@@ -135,7 +135,7 @@ class Model:
             require_open(tenant)
             expire_due(tenant, now)
             if occurred is not None:
-                earliest = max(tenant["opened"], now - TOLD_WITHIN)
+                earliest = max(tenant["opened"], now - REPORTED_WITHIN)
                 if occurred < earliest or occurred > now:
                     raise RefusedError("invalid_time")
             require_unfrozen(tenant)

@@ -118,7 +118,7 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
     (
         lambda store: record(store, CHARGE, lambda made: evolve(made, occurred_at=NOON - HOUR)),
         [
-            f"charges_are_told_in_time: tenant {ALICE}, transaction {CHARGE}: occurred_at: expected a moment from 2026-11-23 12:00:00.123456+00:00 to 2026-11-23 12:00:00.123456+00:00, got 2026-11-23 11:00:00.123456+00:00"
+            f"charges_are_reported_in_time: tenant {ALICE}, transaction {CHARGE}: occurred_at: expected a moment from 2026-11-23 12:00:00.123456+00:00 to 2026-11-23 12:00:00.123456+00:00, got 2026-11-23 11:00:00.123456+00:00"
         ],
     ),
     (

@@ -99,7 +99,7 @@ def _dated(store: Store, made: Transaction) -> Iterator[tuple[Invariant, str]]:
         try:
             require_recent(made.occurred_at, store.accounts[made.tenant].opened_at, made.at)
         except InvalidTime as error:
-            yield Invariant.CHARGES_ARE_TOLD_IN_TIME, str(error)
+            yield Invariant.CHARGES_ARE_REPORTED_IN_TIME, str(error)
 
 
 def _comes_first(store: Store, opening: Transaction) -> bool:

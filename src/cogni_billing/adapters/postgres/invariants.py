@@ -12,7 +12,7 @@ from uuid import UUID
 
 from cogni_billing.domain.identity import BREAKAGE, SHORTFALL, SYSTEM_ACCOUNTS
 from cogni_billing.domain.kinds import KINDS
-from cogni_billing.domain.timestamps import LATEST, TOLD_WITHIN
+from cogni_billing.domain.timestamps import LATEST, REPORTED_WITHIN
 from cogni_billing.domain.verification import Invariant
 
 
@@ -162,8 +162,8 @@ _TOLD: Final = _broken(
     """,
     _TRANSACTION,
     (
-        Invariant.CHARGES_ARE_TOLD_IN_TIME,
-        f"""used_at NOT BETWEEN occurred_at - interval '{TOLD_WITHIN.days} days' AND occurred_at
+        Invariant.CHARGES_ARE_REPORTED_IN_TIME,
+        f"""used_at NOT BETWEEN occurred_at - interval '{REPORTED_WITHIN.days} days' AND occurred_at
             OR used_at < opened_at""",
         "format('usage of %s, told at %s', used_at, occurred_at)",
     ),

@@ -1,4 +1,4 @@
-"""Contract: charges for usage that is told later."""
+"""Contract: charges for usage that is reported late."""
 
 from __future__ import annotations
 

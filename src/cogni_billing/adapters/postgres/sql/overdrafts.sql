@@ -1,4 +1,4 @@
--- The limit of a tenant's overdrafts. Only the service role sets it.
+-- Overdrafts: their limit, and the charges that a wallet does not allow.
 
 -- Sets the limit of the wallet's overdrafts, or removes it for NULL. The same limit changes no row.
 CREATE FUNCTION cogni_billing._limit_overdraft(me uuid, asked json) RETURNS json
@@ -16,8 +16,8 @@ BEGIN
 END
 $$;
 
--- The refusal of a charge that the wallet does not allow, or NULL. Usage is told within 35 days, and
--- after the account was opened. Free work is free in debt, too.
+-- The refusal of a charge that the wallet does not allow, or NULL. Usage is reported within 35
+-- days, and after the account was opened. Free work is free in debt, too.
 CREATE FUNCTION cogni_billing.charge_refusal(
     w cogni_billing.wallets, m cogni_billing.movement, available numeric
 ) RETURNS text

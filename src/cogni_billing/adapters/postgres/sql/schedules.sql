@@ -1,7 +1,7 @@
--- Schedules: grants that begin by time. A period has the number of calendar units after the anchor.
+-- Schedules: grants that begin by time. Period n begins n calendar units after the anchor.
 
--- When a period begins. 'infinity' for a period that never begins. A local time that a change of
--- the clock skips is moved forward by the change. Of a local time that comes twice it is the second.
+-- The moment at which a period begins, or 'infinity'. A skipped local time moves forward. A repeated
+-- one is the second.
 CREATE FUNCTION cogni_billing.begin_of(plan cogni_billing.schedules, number bigint)
 RETURNS timestamptz
 LANGUAGE sql STABLE AS $$
@@ -50,6 +50,20 @@ BEGIN
 END
 $$;
 
+-- A schedule after the periods that begin by a moment.
+CREATE FUNCTION cogni_billing.moved_to(plan cogni_billing.schedules, moment timestamptz)
+RETURNS cogni_billing.schedules
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF plan.next_at <= moment THEN
+        plan.number := 1 + cogni_billing.period_by(
+            plan, least(moment, plan.until - interval '1 microsecond'));
+        plan.next_at := cogni_billing.next_of(plan);
+    END IF;
+    RETURN plan;
+END
+$$;
+
 -- The debt of a wallet as recorded, at a later moment. Holds that end by then give back their
 -- purchased part. Credits set aside by disputes are no debt.
 CREATE FUNCTION cogni_billing.debt_at(w cogni_billing.wallets, moment timestamptz) RETURNS numeric
@@ -64,6 +78,15 @@ BEGIN
             FROM cogni_billing.holds
             WHERE tenant_id = w.tenant_id AND kind = 'work' AND state = 'open'
         ));
+END
+$$;
+
+-- An id, or a random one if it is taken: a caller chooses the ids of its transactions.
+CREATE FUNCTION cogni_billing.free_id(owner uuid, wanted uuid) RETURNS uuid
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM cogni_billing.transactions WHERE tenant_id = owner AND id = wanted;
+    RETURN CASE WHEN FOUND THEN gen_random_uuid() ELSE wanted END;
 END
 $$;
 
@@ -85,8 +108,8 @@ BEGIN
             CASE WHEN made.once THEN made.reference
                 ELSE made.id || ' ' || n || suffix END AS key
         FROM cogni_billing.schedules AS made
-        CROSS JOIN LATERAL generate_series(made.number, cogni_billing.period_by(
-            made, least(moment, made.until - interval '1 microsecond'))) AS n
+        CROSS JOIN LATERAL cogni_billing.moved_to(made, moment) AS moved
+        CROSS JOIN LATERAL generate_series(made.number, moved.number - 1) AS n
         CROSS JOIN LATERAL cogni_billing.begin_of(made, n) AS begins
         CROSS JOIN LATERAL (
             VALUES
@@ -94,7 +117,8 @@ BEGIN
                 (CASE WHEN made.cap < made.amount THEN ' carried' ELSE '' END,
                     least(made.cap, made.amount), made.carries)
         ) AS half (suffix, amount, longer)
-        WHERE made.tenant_id = w.tenant_id AND made.next_at < 'infinity' AND made.next_at <= moment AND half.amount > 0 AND longer >= 0
+        WHERE made.tenant_id = w.tenant_id AND made.next_at < 'infinity' AND made.next_at <= moment
+          AND half.amount > 0 AND longer >= 0
         ORDER BY begins, made.id, suffix
     LOOP
         at := greatest(part.begins, w.as_of);
@@ -103,12 +127,9 @@ BEGIN
         actor := (part.terms).actor;
         metadata := (part.terms).metadata;
         lot := NULL;
-        lot.id := CASE WHEN (part.terms).once THEN plan ELSE cogni_billing.id_of(reference) END;
-        IF EXISTS (
-            SELECT FROM cogni_billing.transactions WHERE tenant_id = w.tenant_id AND id = lot.id
-        ) THEN
-            lot.id := gen_random_uuid();
-        END IF;
+        lot.id := cogni_billing.free_id(
+            w.tenant_id,
+            CASE WHEN (part.terms).once THEN plan ELSE cogni_billing.id_of(reference) END);
         lot.tenant_id := w.tenant_id;
         lot.amount := part.amount;
         lot.taken := least(part.amount, cogni_billing.debt_at(w, at));
@@ -135,10 +156,8 @@ BEGIN
         SELECT * FROM cogni_billing.schedules
         WHERE tenant_id = owner AND next_at < 'infinity' AND next_at <= moment
     LOOP
-        plan.number := 1 + cogni_billing.period_by(
-            plan, least(moment, plan.until - interval '1 microsecond'));
-        UPDATE cogni_billing.schedules
-        SET number = plan.number, next_at = cogni_billing.next_of(plan)
+        plan := cogni_billing.moved_to(plan, moment);
+        UPDATE cogni_billing.schedules SET number = plan.number, next_at = plan.next_at
         WHERE tenant_id = owner AND id = plan.id;
     END LOOP;
 END
@@ -200,14 +219,11 @@ END
 $$;
 
 -- A schedule as its tenant may read it, with its periods that have begun by a moment.
-CREATE FUNCTION cogni_billing.told(plan cogni_billing.schedules, moment timestamptz) RETURNS json
+CREATE FUNCTION cogni_billing.schedule_json(plan cogni_billing.schedules, moment timestamptz)
+RETURNS json
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    IF plan.next_at <= moment THEN
-        plan.number := 1 + cogni_billing.period_by(
-            plan, least(moment, plan.until - interval '1 microsecond'));
-        plan.next_at := cogni_billing.next_of(plan);
-    END IF;
+    plan := cogni_billing.moved_to(plan, moment);
     plan.next_at := nullif(plan.next_at, 'infinity');
     RETURN to_json(plan);
 END
@@ -232,7 +248,8 @@ BEGIN
         AND plan.amount > 0 AND plan.amount < 1e40 AND scale(plan.amount) = 0
         AND cogni_billing.is_visible(plan.source) AND plan.priority BETWEEN 0 AND 1000000
         AND plan.every IN ('day', 'week', 'month', 'year') AND cogni_billing.is_visible(plan.zone)
-        AND coalesce(plan.given_anchor >= 'epoch' AND plan.given_anchor < '9999-01-01 00:00:00+00', true)
+        AND coalesce(
+            plan.given_anchor >= 'epoch' AND plan.given_anchor < '9999-01-01 00:00:00+00', true)
         AND coalesce(plan.until < '9999-01-01 00:00:00+00', true)
         AND CASE WHEN plan.cap IS NULL THEN plan.carries IS NULL
             ELSE plan.cap > 0 AND plan.cap < 1e40 AND scale(plan.cap) = 0
@@ -250,7 +267,7 @@ BEGIN
     SELECT * INTO stored FROM cogni_billing.schedules
     WHERE tenant_id = me AND reference = plan.reference AND NOT once;
     IF FOUND THEN
-        RETURN json_build_object('outcome', 'replayed', 'stored', cogni_billing.told(
+        RETURN json_build_object('outcome', 'replayed', 'stored', cogni_billing.schedule_json(
             stored, greatest(w.as_of, plan.made_at)));
     END IF;
     present := greatest(w.as_of, plan.made_at);
@@ -292,8 +309,8 @@ BEGIN
             ORDER BY made.position
         LOOP
             w := cogni_billing.void_lot(
-                w, lot.terms, cogni_billing.id_of('void ' || plan.id || lot.tail), plan.id || lot.tail,
-                present, NULL, plan.actor, '{}');
+                w, lot.terms, cogni_billing.id_of('void ' || plan.id || lot.tail),
+                plan.id || lot.tail, present, NULL, plan.actor, '{}');
         END LOOP;
     END IF;
     plan.tenant_id := me;
@@ -313,7 +330,8 @@ BEGIN
     PERFORM cogni_billing.keep_wallet(w);
     PERFORM cogni_billing.catch_up(w, present);
     SELECT * INTO plan FROM cogni_billing.schedules WHERE tenant_id = me AND id = plan.id;
-    RETURN json_build_object('outcome', 'done', 'stored', cogni_billing.told(plan, present));
+    RETURN json_build_object(
+        'outcome', 'done', 'stored', cogni_billing.schedule_json(plan, present));
 END
 $$;
 
@@ -361,7 +379,8 @@ BEGIN
         SELECT * INTO plan FROM cogni_billing.schedules WHERE tenant_id = me AND id = plan.id;
         outcome := 'done';
     END IF;
-    RETURN json_build_object('outcome', outcome, 'stored', cogni_billing.told(plan, present));
+    RETURN json_build_object(
+        'outcome', outcome, 'stored', cogni_billing.schedule_json(plan, present));
 END
 $$;
 
@@ -381,7 +400,7 @@ BEGIN
     present := greatest(w.as_of, (asked ->> 'now')::timestamptz);
     SELECT made_at, id INTO last FROM cogni_billing.schedules WHERE tenant_id = me AND id = after;
     RETURN json_build_object('outcome', 'done', 'schedules', coalesce((
-        SELECT json_agg(cogni_billing.told(plan, present) ORDER BY made_at DESC, id DESC)
+        SELECT json_agg(cogni_billing.schedule_json(plan, present) ORDER BY made_at DESC, id DESC)
         FROM (
             SELECT * FROM cogni_billing.schedules
             WHERE tenant_id = me AND (after IS NULL OR (made_at, id) < (last.made_at, last.id))

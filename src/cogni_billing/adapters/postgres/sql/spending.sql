@@ -359,7 +359,7 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- The lines that post due changes by a moment, in order. At one instant grants expire before
--- others begin. `so_far` is the sum of their amounts. A grant expires once more if a hold returns
+-- others begin: 'expiry' sorts before 'grant'. `so_far` is the running sum. A grant expires once more if a hold returns
 -- credits to it later, so its times are counted.
 CREATE FUNCTION cogni_billing.due_lines(
     w cogni_billing.wallets, moment timestamptz,
@@ -367,13 +367,8 @@ CREATE FUNCTION cogni_billing.due_lines(
     OUT reference text, OUT id uuid, OUT actor text, OUT metadata json, OUT lot cogni_billing.grants
 ) RETURNS SETOF record
 LANGUAGE sql ROWS 10 AS $$
-    SELECT n, at, kind, amount, so_far, key, CASE
-        WHEN kind = 'grant' THEN (lot).id
-        -- A caller chooses the ids of its transactions, and could take this one.
-        WHEN EXISTS (
-            SELECT FROM cogni_billing.transactions
-            WHERE tenant_id = w.tenant_id AND transactions.id = cogni_billing.id_of(key))
-        THEN gen_random_uuid() ELSE cogni_billing.id_of(key) END, actor, metadata, lot
+    SELECT n, at, kind, amount, so_far, key, CASE kind WHEN 'grant' THEN (lot).id
+        ELSE cogni_billing.free_id(w.tenant_id, cogni_billing.id_of(key)) END, actor, metadata, lot
     FROM (
         SELECT due.*, coalesce(due.reference, (lot).id || '@' || (
                 row_number() OVER (PARTITION BY due.kind, (lot).id ORDER BY due.at) + (

@@ -91,7 +91,7 @@ CREATE TABLE cogni_billing.transactions (
     overdraft      boolean          NOT NULL,
     -- The requested amount of a charge that may take less.
     at_most        numeric,
-    -- The moment of the usage, if a charge was told of it later.
+    -- The moment of the usage, if the charge reports it late.
     used_at        timestamptz,
     -- The hold of a capture, the grant of an expiry or a void, the dispute of a chargeback.
     subject_id     uuid,
@@ -305,7 +305,8 @@ CREATE TABLE cogni_billing.schedules (
     -- The tenant's balance when it was recorded.
     balance      numeric          NOT NULL,
     metadata     json             NOT NULL,
-    -- Periods up to `number` have begun. `next_at` is 'infinity' if no other begins.
+    -- Periods from `first_number` to `number - 1` have begun. `next_at` is 'infinity' if no other
+    -- begins.
     first_number bigint           NOT NULL,
     number       bigint           NOT NULL,
     next_at      timestamptz      NOT NULL,

@@ -372,9 +372,13 @@ planned schedules_have_their_terms {"id":null} {"amount":0} {"amount":-1} {"amou
     {"priority":null} {"priority":-1} {"priority":1000001} {"every":null} {"every":"once"}
     {"every":"1 month"} {"zone":null} {"zone":""} {"zone":"a b"} {"given_anchor":"infinity"}
     {"given_anchor":"9999-01-01"} {"given_anchor":"1969-01-01"} {"until":"infinity"}
-    {"until":"9999-01-01"} {"cap":0} {"cap":-1} {"cap":"0.5"} {"cap":"NaN"} {"cap":null}
+    {"until":"9999-01-01"} {"until":"-infinity"} {"until":"1969-01-01"} {"amount":1e39}
+    {"cap":1e39} {"cap":0} {"cap":-1} {"cap":"0.5"} {"cap":"NaN"} {"cap":null}
     {"carries":0} {"carries":1001} {"carries":null} {"actor":""} {"actor":"two words"}
-planned unknown_zone {"zone":"Mars/Olympus"}
+planned unknown_zone {"zone":"Mars/Olympus"} {"zone":"A100B-60,J5,J40"} {"zone":"+05:30"}
+    {"zone":"EUROPE/berlin"} {"zone":"posix/Europe/Berlin"} {"zone":"posixrules"}
+grant amounts_are_whole_and_bounded
+    {"amount":1e30,"effective_from":"2999-01-01","expires_at":null}
 planned unknown_schedule {"replaces":"his plan"} {"replaces":"hers"}
 planned ids_are_given_once {"id":"her plan"}
 ending unknown_schedule {"id":"his plan"} {"id":"hers"} {"id":null}

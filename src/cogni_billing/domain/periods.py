@@ -45,7 +45,7 @@ class Periods:
         zone = ZoneInfo(self.zone)
         # The smaller offset is the one before a skipped hour, and the one after a repeated hour.
         begins = local - min(_offset(local, zone, 0), _offset(local, zone, 1))
-        return begins.replace(tzinfo=UTC) if begins.replace(tzinfo=UTC) < LATEST else None
+        return begins.replace(tzinfo=UTC) if begins.replace(tzinfo=UTC) <= LATEST else None
 
     def number_at(self, moment: datetime) -> int:
         """The number of the last period that begins at or before *moment*, or 0."""

@@ -287,7 +287,10 @@ class Schedule:
     def voids(
         self, replaced: Schedule, grants: Mapping[UUID, Grant], at: datetime
     ) -> tuple[Transaction, ...]:
-        """The transactions that void what is left of the latest period of *replaced*, in order."""
+        """The transactions that void the grants of the latest period of *replaced*, in order.
+
+        Spent ones too, because a hold or a reversal may give them credits back.
+        """
         latest = replaced.number - 1
         if latest < replaced.first_number:
             return ()
@@ -298,7 +301,7 @@ class Schedule:
         return tuple(
             self._void(grant, f"{self.id}{tail}", at)
             for grant, tail in left
-            if grant.remaining.is_positive
+            if grant.expires_at is None or grant.expires_at > at
         )
 
     def _void(self, grant: Grant, reference: str, at: datetime) -> Transaction:

@@ -864,11 +864,12 @@ def parts_of(schedule: Dict, number: int) -> list[tuple[str, int, datetime | Non
 
 
 def replace(tenant: Dict, schedule: Dict) -> None:
-    """End a schedule, and void what is left of its latest period."""
+    """End a schedule, and void the grants of its latest period."""
     end_one(tenant, schedule)
     if schedule["number"] > schedule["first"]:
         for key, _, _ in parts_of(schedule, schedule["number"] - 1):
-            if tenant["grants"][key]["left"]:
+            expires = tenant["grants"][key]["expires"]
+            if expires is None or expires > tenant["as_of"]:
                 void(tenant, tenant["grants"][key])
 
 

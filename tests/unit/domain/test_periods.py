@@ -68,7 +68,7 @@ def test_a_period_beyond_the_last_moment_never_begins(
 ) -> None:
     begins = Periods(anchor, every, zone).begin(number)
 
-    assert begins is None or EARLIEST <= begins < LATEST
+    assert begins is None or EARLIEST <= begins <= LATEST
 
 
 @pytest.mark.parametrize("every", ["day", "week", "month", "year"])
@@ -84,10 +84,10 @@ def test_the_last_period_of_all_has_no_next_one(every: str, zone: str) -> None:
     assert periods.begin(last + 1) is None
 
 
-def test_a_period_at_the_last_moment_never_begins() -> None:
+def test_no_period_begins_after_the_last_moment() -> None:
     periods = Periods(LATEST - timedelta(days=1), "day", "UTC")
 
-    assert periods.begin(1) is None
+    assert (periods.begin(1), periods.begin(2)) == (LATEST, None)
 
 
 def test_a_single_period_begins_once() -> None:

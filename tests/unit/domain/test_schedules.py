@@ -143,16 +143,19 @@ def grant(transaction_id: UUID, remaining: int) -> Grant:
     )
 
 
-def test_a_replacement_voids_what_is_left_of_the_latest_period() -> None:
+def test_a_replacement_voids_the_grants_of_the_latest_period() -> None:
     old, new = planned().moved_on().moved_on(), planned(schedule_id=TWO)
     ends, carried = old.grants(1, FEBRUARY)
     first = {each.id: grant(each.id, 30) for each in old.grants(0, JANUARY)}
     left = first | {ends.id: grant(ends.id, 0), carried.id: grant(carried.id, 12)}
 
-    (void,) = new.voids(old, left, MARCH)
+    spent, void = new.voids(old, left, MARCH)
 
+    assert (spent.reference, spent.amount) == (f"{TWO} 1", credits(0))
     assert (void.reference, void.amount) == (f"{TWO} 1 carried", credits(-12))
     assert (void.subject, void.at, void.reason) == (carried.id, MARCH, None)
+    over = {key: evolve(each, expires_at=MARCH) for key, each in left.items()}
+    assert new.voids(old, over, MARCH) == ()
     assert void.id not in {each.id for each in new.grants(1, MARCH)}
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from cogni_billing.domain.identity import BREAKAGE, SHORTFALL, SYSTEM_ACCOUNTS
 from cogni_billing.domain.kinds import KINDS
-from cogni_billing.domain.timestamps import LATEST, REPORTED_WITHIN
+from cogni_billing.domain.timestamps import REPORTED_WITHIN
 from cogni_billing.domain.verification import Invariant
 
 
@@ -702,27 +702,29 @@ _ENDS: Final = _broken(
     ),
 )
 
-# When a period begins, and the same for no period.
+# When a period begins. The rules of a zone change with the server's release, so a day is allowed.
 _BEGINS: Final = """coalesce(
     CASE WHEN {n} = 0 THEN anchor
         WHEN NOT once
         THEN (anchor AT TIME ZONE zone + {n} * ('1 ' || every)::interval) AT TIME ZONE zone END,
     'infinity')"""
+_END: Final = "9999-01-01 00:00:00+00"
 _NEXT: Final = f"""CASE
-    WHEN ended_at IS NULL AND {_BEGINS.format(n="number")} < coalesce(until, '{LATEST}')
+    WHEN ended_at IS NULL AND {_BEGINS.format(n="number")} < coalesce(until, '{_END}')
     THEN {_BEGINS.format(n="number")}
     ELSE 'infinity' END"""
 
 _SCHEDULES: Final = _broken(
     f"""
     SELECT
-        tenant_id, key, wanted, begins, wanted_priority, wanted_end, granted, granted_at,
+        tenant_id, key, wanted, begins, wanted_priority, wanted_end, leeway, granted, granted_at,
         lot.priority, first_expires_at, by_period
     FROM (
         SELECT
             tenant_id, key, part AS wanted, begins, priority AS wanted_priority,
             CASE WHEN once THEN expires_at
-                WHEN ends < '{LATEST}' THEN ends END AS wanted_end
+                WHEN ends < '{_END}' THEN ends END AS wanted_end,
+            CASE WHEN once OR zone = 'UTC' THEN interval '0' ELSE interval '1 day' END AS leeway
         FROM cogni_billing.schedules
         CROSS JOIN LATERAL generate_series(first_number, number - 1) AS n
         CROSS JOIN LATERAL (
@@ -750,19 +752,26 @@ _SCHEDULES: Final = _broken(
     (
         Invariant.SCHEDULES_ARE_KEPT,
         """CASE WHEN begins IS NULL THEN by_period
-            ELSE (granted_at >= begins AND (granted, priority) = (wanted, wanted_priority)
-                AND first_expires_at IS NOT DISTINCT FROM wanted_end) IS NOT TRUE END""",
+            ELSE (granted_at >= begins - leeway AND (granted, priority) = (wanted, wanted_priority)
+                AND coalesce(
+                    first_expires_at BETWEEN wanted_end - leeway AND wanted_end + leeway,
+                    first_expires_at IS NULL AND wanted_end IS NULL)) IS NOT TRUE END""",
         """format('%s at %s until %s instead of %s at %s until %s',
             granted, granted_at, first_expires_at, wanted, begins, wanted_end)""",
     ),
 )
 
 _PLANS: Final = _broken(
-    f"SELECT tenant_id, id, next_at, {_NEXT} AS wanted FROM cogni_billing.schedules",
+    f"""
+    SELECT tenant_id, id, next_at, {_NEXT} AS wanted,
+        CASE WHEN once OR zone = 'UTC' THEN interval '0' ELSE interval '1 day' END AS leeway
+    FROM cogni_billing.schedules
+    """,
     "'tenant', tenant_id, 'schedule', id",
     (
         Invariant.SCHEDULES_ARE_KEPT,
-        "next_at <> wanted",
+        """CASE WHEN 'infinity' IN (next_at, wanted) THEN next_at <> wanted
+            ELSE next_at NOT BETWEEN wanted - leeway AND wanted + leeway END""",
         "format('the next period begins at %s instead of %s', next_at, wanted)",
     ),
 )

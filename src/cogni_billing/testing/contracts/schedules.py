@@ -414,7 +414,7 @@ class ScheduleContract(Scheduling):
     def voids(self, billing: Billing) -> Any:
         return billing.statement(ALICE, kind="void").lines
 
-    def test_a_replacement_of_a_spent_period_voids_nothing(
+    def test_a_replacement_of_a_spent_period_takes_no_credits(
         self, billing: Billing, clock: MovableClock, plan: Schedule
     ) -> None:
         billing.charge(ALICE, credits(100), reference="run-1")
@@ -425,11 +425,26 @@ class ScheduleContract(Scheduling):
         fourth = billing.schedule_grants(ALICE, MONTHLY, reference="d", replaces=third.id)
         again = billing.schedule_grants(ALICE, MONTHLY, reference="e", replaces=plan.id)
 
-        assert [line.reference for line in self.voids(billing)] == [f"{third.id} 0"]
+        voids = [(line.reference, int(line.amount.value)) for line in self.voids(billing)]
+        assert voids == [(f"{third.id} 0", -100), (f"{second.id} 0", 0)]
         ended = [each.ended_at for each in billing.schedules(ALICE)]
         assert ended == [None, None, START, START, START]
         assert [fourth.number, again.number] == [1, 1]
         assert posted(billing) == 200
+        self.verified(billing)
+
+    def test_credits_given_back_to_a_replaced_period_expire(
+        self, billing: Billing, plan: Schedule
+    ) -> None:
+        billing.charge(ALICE, credits(40), reference="run-1")
+        hold = billing.hold(ALICE, credits(60), reference="run-2")
+        billing.schedule_grants(ALICE, MONTHLY, reference="b", replaces=plan.id)
+
+        billing.release(ALICE, hold.id)
+        given_back = billing.reverse(ALICE, charge="run-1", reference="back")
+
+        assert given_back.expired == credits(40)
+        assert billing.balance(ALICE).available == credits(100)
         self.verified(billing)
 
     def test_a_replacement_of_an_unknown_schedule_is_refused(

@@ -5,7 +5,7 @@
 CREATE FUNCTION cogni_billing.begin_of(plan cogni_billing.schedules, number bigint)
 RETURNS timestamptz
 LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN begins < '9998-12-31 23:59:59.999999+00' THEN begins ELSE 'infinity' END
+    SELECT CASE WHEN begins < '9999-01-01 00:00:00+00' THEN begins ELSE 'infinity' END
     FROM (
         SELECT CASE WHEN number = 0 THEN plan.anchor WHEN plan.once THEN 'infinity'
             ELSE (plan.anchor AT TIME ZONE plan.zone + number * CASE plan.every
@@ -118,7 +118,7 @@ BEGIN
                     least(made.cap, made.amount), made.carries)
         ) AS half (suffix, amount, longer)
         WHERE made.tenant_id = w.tenant_id AND made.next_at < 'infinity' AND made.next_at <= moment
-          AND half.amount > 0 AND longer >= 0
+          AND begins <= moment AND half.amount > 0 AND longer >= 0
         ORDER BY begins, made.id, suffix
     LOOP
         at := greatest(part.begins, w.as_of);
@@ -173,6 +173,9 @@ BEGIN
         SELECT FROM cogni_billing.transactions WHERE tenant_id = owner AND id = m.id
     ) THEN
         PERFORM cogni_billing.refuse_id(m.id);
+    END IF;
+    IF m.amount > 1e27 THEN
+        PERFORM cogni_billing.refuse('amounts_are_whole_and_bounded');
     END IF;
     INSERT INTO cogni_billing.schedules (
         tenant_id, id, once, reference, made_at, amount, source, priority, anchor, given_anchor,
@@ -230,7 +233,8 @@ END
 $$;
 
 -- Records a schedule, and posts the grants of the period that is in course. It may replace another
--- schedule: that ends, and the remaining credits of its last period are taken.
+-- schedule: that ends, and so do the grants of its last period, spent ones too, because a hold or a
+-- reversal may give them credits back.
 CREATE FUNCTION cogni_billing._schedule(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -245,14 +249,14 @@ BEGIN
     PERFORM cogni_billing.check_call(plan.made_at, asked ->> 'metadata', plan.reference);
     plan.metadata := (asked ->> 'metadata')::json;
     IF (plan.id IS NOT NULL
-        AND plan.amount > 0 AND plan.amount < 1e40 AND scale(plan.amount) = 0
+        AND plan.amount > 0 AND plan.amount <= 1e27 AND scale(plan.amount) = 0
         AND cogni_billing.is_visible(plan.source) AND plan.priority BETWEEN 0 AND 1000000
         AND plan.every IN ('day', 'week', 'month', 'year') AND cogni_billing.is_visible(plan.zone)
         AND coalesce(
             plan.given_anchor >= 'epoch' AND plan.given_anchor < '9999-01-01 00:00:00+00', true)
-        AND coalesce(plan.until < '9999-01-01 00:00:00+00', true)
+        AND coalesce(plan.until >= 'epoch' AND plan.until < '9999-01-01 00:00:00+00', true)
         AND CASE WHEN plan.cap IS NULL THEN plan.carries IS NULL
-            ELSE plan.cap > 0 AND plan.cap < 1e40 AND scale(plan.cap) = 0
+            ELSE plan.cap > 0 AND plan.cap <= 1e27 AND scale(plan.cap) = 0
                 AND plan.carries BETWEEN 1 AND 1000 END
         AND (plan.actor IS NULL OR cogni_billing.is_visible(plan.actor))
     ) IS NOT TRUE THEN
@@ -273,11 +277,13 @@ BEGIN
     present := greatest(w.as_of, plan.made_at);
     plan.anchor := coalesce(plan.given_anchor, plan.made_at);
     plan.once := false;
-    BEGIN
-        plan.number := greatest(cogni_billing.period_by(plan, present), 0);
-    EXCEPTION WHEN invalid_parameter_value THEN
+    -- AT TIME ZONE takes other names too, of zones whose clocks may run backwards.
+    PERFORM FROM pg_timezone_names
+    WHERE name = plan.zone AND name NOT LIKE 'posix%' AND name NOT LIKE 'right/%';
+    IF NOT FOUND THEN
         RETURN '{"outcome":"unknown_zone"}';
-    END;
+    END IF;
+    plan.number := greatest(cogni_billing.period_by(plan, present), 0);
     plan.first_number := plan.number;
     IF w.tenant_id IS NULL THEN
         IF plan.replaces IS NOT NULL THEN
@@ -305,7 +311,7 @@ BEGIN
             WHERE made.tenant_id = me AND made.kind = 'grant' AND made.reference IN (
                     old.id || ' ' || (old.number - 1),
                     old.id || ' ' || (old.number - 1) || ' carried')
-              AND given.taken < given.amount
+              AND (given.expires_at IS NULL OR given.expires_at > present)
             ORDER BY made.position
         LOOP
             w := cogni_billing.void_lot(

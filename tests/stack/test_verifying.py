@@ -590,6 +590,10 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         SCHEDULE.format("next_at = next_at + interval '1 day'", "plan"),
         {Invariant.SCHEDULES_ARE_KEPT},
     ),
+    "a wallet does not know of its schedules": (
+        WALLET.format("has_schedules = false", BOB),
+        {Invariant.WALLETS_KNOW_WHAT_IS_DUE},
+    ),
     "a wallet does not know that a grant begins": (
         WALLET.format("due_at = 'infinity'", BOB),
         {Invariant.WALLETS_KNOW_WHAT_IS_DUE},

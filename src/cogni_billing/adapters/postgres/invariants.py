@@ -335,7 +335,8 @@ _WALLETS: Final = _broken(
     ),
     (
         Invariant.WALLETS_KNOW_WHAT_IS_DUE,
-        "due_at > least(hold_ends, grant_expires, period_begins)",
+        """due_at > least(hold_ends, grant_expires, period_begins)
+            OR has_schedules <> (period_begins IS NOT NULL)""",
         "format('%s instead of %s', due_at, least(hold_ends, grant_expires, period_begins))",
     ),
     (

@@ -265,7 +265,7 @@ BEGIN
                 WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
             END IF;
         END IF;
-        IF m.kind = 'grant' THEN
+        IF m.kind = 'grant' AND (w.has_schedules OR was IS NOT NULL) THEN
             waiting := cogni_billing.waiting_record(owner, m.reference);
             IF waiting IS NOT NULL THEN
                 answers := answers || format('{"outcome":"replayed","stored":%s}', waiting);
@@ -369,14 +369,18 @@ BEGIN
             THEN
                 PERFORM cogni_billing.refuse('grants_have_their_terms');
             END IF;
-            PERFORM FROM cogni_billing.schedules WHERE tenant_id = owner AND id = m.id;
-            IF FOUND THEN
-                PERFORM cogni_billing.refuse_id(m.id);
-            ELSIF m.expires_at <= present THEN
+            IF w.has_schedules THEN
+                PERFORM FROM cogni_billing.schedules WHERE tenant_id = owner AND id = m.id;
+                IF FOUND THEN
+                    PERFORM cogni_billing.refuse_id(m.id);
+                END IF;
+            END IF;
+            IF m.expires_at <= present THEN
                 answers := answers || format('{"outcome":"expired","present":%s}', to_json(present));
                 CONTINUE;
             ELSIF m.effective_from > present THEN
                 PERFORM cogni_billing.keep_waiting(owner, m, w.posted + arrived);
+                w.has_schedules := true;
                 w.due_at := least(w.due_at, m.effective_from);
                 w.as_of := present;
                 changed := true;

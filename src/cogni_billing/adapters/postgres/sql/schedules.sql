@@ -185,6 +185,8 @@ BEGIN
         m.effective_from, 'UTC', m.expires_at, m.expires_in, m.actor, balance, m.metadata::json,
         0, 0, m.effective_from
     );
+    UPDATE cogni_billing.wallets SET has_schedules = true
+    WHERE tenant_id = owner AND NOT has_schedules;
 END
 $$;
 
@@ -332,6 +334,8 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM cogni_billing.refuse_id(plan.id);
     END IF;
+    UPDATE cogni_billing.wallets SET has_schedules = true
+    WHERE tenant_id = me AND NOT has_schedules;
     w.due_at := cogni_billing.next_due(me);
     PERFORM cogni_billing.keep_wallet(w);
     PERFORM cogni_billing.catch_up(w, present);

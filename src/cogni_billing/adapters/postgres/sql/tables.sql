@@ -46,7 +46,7 @@ CREATE TYPE cogni_billing.movement AS (
 -- `received` is the sum of arrivals up to the position `received_up_to`, as of the last `fold`.
 -- `lines` counts the tenant's transactions. `due_at` is when the next hold or grant expires,
 -- or the next period of a schedule begins. `granted` is the remainder of the rows in `grants`.
--- `has_lots` is true if one of these is of a purchase.
+-- `has_lots` is true if one of these is of a purchase, `has_schedules` if the tenant has a schedule.
 CREATE TABLE cogni_billing.wallets (
     tenant_id      uuid        NOT NULL,
     opened_at      timestamptz NOT NULL,
@@ -56,6 +56,7 @@ CREATE TABLE cogni_billing.wallets (
     held           numeric     NOT NULL DEFAULT 0,
     granted        numeric     NOT NULL DEFAULT 0,
     has_lots       boolean     NOT NULL DEFAULT false,
+    has_schedules  boolean     NOT NULL DEFAULT false,
     lines          bigint      NOT NULL DEFAULT 0,
     as_of          timestamptz NOT NULL DEFAULT 'epoch',
     due_at         timestamptz NOT NULL DEFAULT 'infinity',

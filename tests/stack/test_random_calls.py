@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from attrs import fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -74,7 +75,7 @@ FIELDS = sorted(
             *(charge, capture, purchase, grant, void, extension, refund, hold, intent, step),
             *(dispute, planned),
         )
-        for field in make(Ids(*[timedelta()] * 12))  # type: ignore[arg-type]
+        for field in make(Ids(*[timedelta()] * len(fields(Ids))))  # type: ignore[arg-type]
     }
     | {"given_anchor", "effective_from", "actor"}
     | {

@@ -111,11 +111,6 @@ class Opening:
     """The purchased credits or the debt."""
     grants: tuple[Transaction, ...]
 
-    @property
-    def transactions(self) -> tuple[Transaction, ...]:
-        """All transactions, in the order in which they are recorded."""
-        return (*self.grants, self.balance)
-
 
 @frozen(kw_only=True)
 class Opened:

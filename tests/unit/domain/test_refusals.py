@@ -891,3 +891,7 @@ def test_a_refusal_has_its_code_and_message(refused: Callable[[], object], says:
         refused()
 
     assert f"{caught.value.code}: {caught.value}" == says
+
+
+def test_an_overrun_may_be_given_as_its_value() -> None:
+    assert capturing(overrun="available") == capturing(overrun=Overrun.AVAILABLE)

@@ -188,6 +188,11 @@ def test_shares_and_an_absorbed_shortfall_have_their_own_postings() -> None:
             if not (kind.corrects or kind in ("void", "reversal"))
         ),
         *(
+            (kind, {"occurred_at": NOON}, "that occurred at 2026-11-23")
+            for kind in TransactionKind
+            if not kind.is_plain_debit
+        ),
+        *(
             (kind, {"lot": LOT}, "with expiry 2026-11-23")
             for kind in TransactionKind
             if kind != "purchase"

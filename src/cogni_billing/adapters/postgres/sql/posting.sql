@@ -265,15 +265,16 @@ BEGIN
                 WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
             END IF;
         END IF;
-        IF m.kind = 'grant' AND (w.has_schedules OR was IS NOT NULL) THEN
-            waiting := cogni_billing.waiting_record(owner, m.reference);
-            IF waiting IS NOT NULL THEN
-                answers := answers || format('{"outcome":"replayed","stored":%s}', waiting);
-                CONTINUE;
-            END IF;
-        END IF;
         present := greatest(w.as_of, m.at);
         IF w.due_at <= present AND (several OR was IS NULL) THEN
+            IF w.has_schedules AND m.kind = 'grant' THEN
+                -- The replay of a grant that begins later posts nothing.
+                waiting := cogni_billing.waiting_record(owner, m.reference);
+                IF waiting IS NOT NULL THEN
+                    answers := answers || format('{"outcome":"replayed","stored":%s}', waiting);
+                    CONTINUE;
+                END IF;
+            END IF;
             SELECT * INTO due FROM cogni_billing.catch_up(w, present);
             w := due.w;
             arrived := NULL;  -- an expiry may have read newer arrivals
@@ -300,8 +301,10 @@ BEGIN
             stored := (
                 SELECT line FROM cogni_billing.transactions AS line
                 WHERE tenant_id = owner AND id = was);
-            answers := answers || format(
-                '{"outcome":"replayed","stored":%s}', cogni_billing.record_of(stored));
+            waiting := CASE m.kind
+                WHEN 'grant' THEN cogni_billing.waiting_record(owner, m.reference) END;
+            answers := answers || format('{"outcome":"replayed","stored":%s}', coalesce(
+                waiting, cogni_billing.record_of(stored)));
             CONTINUE;
         END IF;
 
@@ -360,16 +363,25 @@ BEGIN
             END IF;
         ELSIF m.kind = 'grant' THEN
             IF (cogni_billing.is_visible(m.source) AND m.priority BETWEEN 0 AND 1000000
-                AND coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)
-                AND coalesce(
-                    m.effective_from >= 'epoch' AND m.effective_from < '9999-01-01 00:00:00+00', true)
-                AND coalesce(m.expires_at > m.effective_from, true)
-                AND cogni_billing.is_lifetime(
-                    m.expires_at, m.expires_in, greatest(m.at, m.effective_from))) IS NOT TRUE
+                AND coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)) IS NOT TRUE
             THEN
                 PERFORM cogni_billing.refuse('grants_have_their_terms');
+            ELSIF num_nonnulls(m.expires_in, m.effective_from) > 0 THEN
+                IF (coalesce(m.effective_from >= 'epoch'
+                        AND m.effective_from < '9999-01-01 00:00:00+00', true)
+                    AND coalesce(m.expires_at > m.effective_from, true)
+                    AND cogni_billing.is_lifetime(
+                        m.expires_at, m.expires_in, greatest(m.at, m.effective_from))) IS NOT TRUE
+                THEN
+                    PERFORM cogni_billing.refuse('grants_have_their_terms');
+                END IF;
             END IF;
             IF w.has_schedules THEN
+                waiting := cogni_billing.waiting_record(owner, m.reference);
+                IF waiting IS NOT NULL THEN
+                    answers := answers || format('{"outcome":"replayed","stored":%s}', waiting);
+                    CONTINUE;
+                END IF;
                 PERFORM FROM cogni_billing.schedules WHERE tenant_id = owner AND id = m.id;
                 IF FOUND THEN
                     PERFORM cogni_billing.refuse_id(m.id);

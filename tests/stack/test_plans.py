@@ -186,6 +186,8 @@ def read(user: Engine, service: Engine, admin: Engine) -> int:
 @pytest.fixture(scope="module")
 def engines(shared: Database) -> Iterator[tuple[Engine, Engine]]:
     """Open one session for each role, which reports its reads."""
+    for engine in (shared.user, shared.service):
+        engine.dispose()  # an idle session of an earlier test would report its reads later
     made = [
         create_engine(engine.url, pool_size=1, max_overflow=0)
         for engine in (shared.user, shared.service)

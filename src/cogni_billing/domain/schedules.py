@@ -62,11 +62,11 @@ _EVERY: Final = "day, week, month or year"
 
 
 def _checked_every(given: Every | Literal["once"]) -> Every | Literal["once"]:
-    _require_length(given)
+    _require_every(given)
     return given
 
 
-def _require_length(given: object) -> None:
+def _require_every(given: object) -> None:
     if type(given) is not str or given not in (*DAYS, *MONTHS, ONCE):
         raise InvalidInput("every", shown(given), _EVERY)
 

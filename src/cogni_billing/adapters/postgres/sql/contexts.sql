@@ -71,9 +71,9 @@ BEGIN
 END
 $$;
 
--- The same, sooner. A minute is the smallest skew that can be set: most calls are nearer and read
--- no setting. The time of the statement would be wrong: a caller can make a statement wait before
--- it calls. PostgreSQL puts this body in the place of a call, as it does for other SQL functions.
+-- Like `is_within_skew`, but most calls read no setting: a minute is the smallest skew that can be
+-- set. The time of the statement would be wrong: a caller can make a statement wait before it
+-- calls. PostgreSQL inlines the body, because it is one SQL expression.
 CREATE FUNCTION cogni_billing.is_near(moment timestamptz) RETURNS boolean
 LANGUAGE sql VOLATILE AS $$
     SELECT coalesce(

@@ -359,8 +359,8 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- The lines that post due changes by a moment, in order. At one instant grants expire before
--- others begin: 'expiry' sorts before 'grant'. `so_far` is the running sum. A grant expires once more if a hold returns
--- credits to it later, so its times are counted.
+-- others begin: 'expiry' sorts before 'grant'. `so_far` is the running sum. A grant expires once
+-- more if a hold returns credits to it later, so its times are counted.
 CREATE FUNCTION cogni_billing.due_lines(
     w cogni_billing.wallets, moment timestamptz,
     OUT n bigint, OUT at timestamptz, OUT kind text, OUT amount numeric, OUT so_far numeric,
@@ -412,7 +412,8 @@ BEGIN
         ), line AS (
             INSERT INTO cogni_billing.transactions (
                 tenant_id, id, position, seen, occurred_at, line_at, kind, reference, amount,
-                posted_after, arrived, overdraft, subject_id, drawn_grants, drawn_amounts, actor, metadata
+                posted_after, arrived, overdraft, subject_id, drawn_grants, drawn_amounts, actor,
+                metadata
             )
             SELECT
                 owner, id, w.lines + n, newer.up_to, at, at, kind, reference, amount,

@@ -213,12 +213,32 @@ class TestResets:
 
     def test_new_pool_of_the_engine_is_reset_too(self, engine: Engine) -> None:
         reset_connections(engine)
-        reset_connections(engine)
         engine.dispose()
         inject(engine, "LISTEN loot")
 
         with engine.connect() as connection:
             assert not connection.scalar(text(LEFTOVERS["a listener"].question))
+
+    def test_each_of_several_engines_is_reset(self, database: Database) -> None:
+        engines = [create_engine(database.sandbox.role("app_user"), **ONE) for _ in range(5)]
+        for engine in engines:
+            reset_connections(engine)
+        for engine in engines:
+            inject(engine, "LISTEN loot")
+
+        left = []
+        for engine in engines:
+            with engine.connect() as connection:
+                left.append(connection.scalar(text(LEFTOVERS["a listener"].question)))
+            engine.dispose()
+        assert not any(left)
+
+    def test_second_call_changes_nothing(self, engine: Engine) -> None:
+        reset_connections(engine)
+        reset_connections(engine)
+        reset_connections(engine.execution_options(logging_token="host"))
+
+        assert len(list(engine.pool.dispatch.reset)) == 1
 
     def test_startup_options_survive(self, database: Database) -> None:
         options = {"options": "-c lock_timeout=5s"}

@@ -204,9 +204,10 @@ def reset_connections(engine: Engine | AsyncEngine) -> None:
     """
     kind = AsyncEngine if isinstance(engine, AsyncEngine) else Engine
     checked = checked_engine("engine", engine, kind)
-    pooled = checked.sync_engine if isinstance(checked, AsyncEngine) else checked
-    if not event.contains(pooled, "reset", _discard):
-        event.listen(pooled, "reset", _discard)
+    pool = (checked.sync_engine if isinstance(checked, AsyncEngine) else checked).pool
+    # `event.contains` compares addresses, and a later engine can have the address of an earlier.
+    if _discard not in pool.dispatch.reset:
+        event.listen(pool, "reset", _discard)
 
 
 def _discard(

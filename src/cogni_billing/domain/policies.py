@@ -158,6 +158,11 @@ class RevenueSharePolicy:
             rules=(ShareRule(SYSTEM_ACCOUNT_ID, DEFAULT_RATE),),
         )
 
+    @classmethod
+    def none(cls) -> Self:
+        """No share at all: the customer gets all credits, and no other account is credited."""
+        return cls(version="none", effective_from=EARLIEST, mode=ShareMode.BONUS, rules=())
+
     def at(self, moment: datetime) -> Self:
         """This policy, which must be in force at *moment*.
 

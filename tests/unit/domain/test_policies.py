@@ -32,6 +32,7 @@ from cogni_billing import (
     usd,
 )
 from cogni_billing.domain.identity import BREAKAGE, ISSUANCE, SHORTFALL, USAGE
+from cogni_billing.domain.timestamps import EARLIEST
 from cogni_billing.testing.base import ALICE, NOON
 
 RATES = st.decimals(0, 10, places=12, allow_nan=False, allow_infinity=False)
@@ -86,6 +87,14 @@ def test_the_default_is_a_quarter_for_the_system_tenant() -> None:
     assert policy.mode is ShareMode.BONUS
     assert policy.shares_of(credits(10), NOON) == (Share(SYSTEM_ACCOUNT_ID, credits(2)),)
     assert policy.shares_of(credits(0), NOON) == (Share(SYSTEM_ACCOUNT_ID, credits(0)),)
+
+
+def test_the_policy_without_shares_is_always_in_force_and_shares_nothing() -> None:
+    policy = RevenueSharePolicy.none()
+
+    assert policy.shares_of(credits(10), EARLIEST) == ()
+    assert policy.credited_of(credits(10), ()) == credits(10)
+    assert RevenueSharePolicy.from_dict(policy.to_dict()) == policy
 
 
 @pytest.mark.parametrize(

@@ -273,11 +273,16 @@ class PurchaseContract(Contract):
         assert again == evolve(first, replayed=True)
         assert totals() == {AccountId(ALICE): Decimal(100_000), ISSUANCE: Decimal(-100_000)}
 
-    def test_a_policy_without_rules_mints_no_share(self, new_billing: NewBilling) -> None:
-        nobody = evolve(RevenueSharePolicy.default(), version="nobody", rules=())
-        billing = new_billing(policy=nobody)
+    def test_the_policy_without_shares_credits_the_customer_alone(
+        self, new_billing: NewBilling, totals: Totals
+    ) -> None:
+        billing = new_billing(policy=RevenueSharePolicy.none())
 
-        assert billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1").shares == ()
+        receipt = billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:pi_1")
+
+        assert (receipt.credited, receipt.shares) == (credits(10_000_000), ())
+        assert totals() == {AccountId(ALICE): 10_000_000, ISSUANCE: -10_000_000}
+        assert billing.verify().violations == ()
 
     def test_the_largest_amount_is_exact_to_the_last_credit(
         self, new_billing: NewBilling, totals: Totals

@@ -83,6 +83,18 @@ from cogni_billing.domain.identity import (
 )
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.openings import OpeningGrant
+from cogni_billing.domain.payment_events import (
+    DisputeChanged,
+    FraudWarned,
+    MoneyEvent,
+    PaymentCanceled,
+    PaymentDeclined,
+    PaymentEvent,
+    PaymentRefunded,
+    PaymentSucceeded,
+    RefundFailed,
+    RefundMade,
+)
 from cogni_billing.domain.policies import (
     Policies,
     RevenueSharePolicies,
@@ -112,7 +124,7 @@ from cogni_billing.domain.statements import Balance, Line, Page, TransactionView
 from cogni_billing.domain.transactions import Draw, Overrun
 from cogni_billing.domain.verification import Invariant, Verification, Violation
 from cogni_billing.ports.environment import Clock, IdSource
-from cogni_billing.ports.payments import AsyncPaymentVerifier, PaymentVerifier
+from cogni_billing.ports.payments import AsyncPaymentVerifier, PaymentVerifier, WebhookReader
 from cogni_billing.ports.scope import AsyncUnitOfWork, UnitOfWork
 
 __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
@@ -205,6 +217,17 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "PaymentPending",
     "PaymentFailed",
     "FailureCode",
+    # Events of payments
+    "PaymentEvent",
+    "MoneyEvent",
+    "PaymentSucceeded",
+    "PaymentCanceled",
+    "PaymentDeclined",
+    "PaymentRefunded",
+    "RefundMade",
+    "RefundFailed",
+    "DisputeChanged",
+    "FraudWarned",
     # Maintenance
     "Folding",
     "Verification",
@@ -218,6 +241,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "IdSource",
     "PaymentVerifier",
     "AsyncPaymentVerifier",
+    "WebhookReader",
     # Errors
     "BillingError",
     "AttemptClosed",

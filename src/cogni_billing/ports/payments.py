@@ -1,4 +1,4 @@
-"""Payment verifiers: adapters that look payments up."""
+"""Payments at processors: adapters that look payments up, and adapters that read webhooks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Protocol
 
 from cogni_billing.domain.attempts import Intent
 from cogni_billing.domain.findings import Finding
+from cogni_billing.domain.payment_events import PaymentEvent
 
 
 class PaymentVerifier(Protocol):
@@ -28,4 +29,17 @@ class AsyncPaymentVerifier(Protocol):
 
     async def verify_async(self, evidence: str, intent: Intent, /) -> Finding:
         """Like `PaymentVerifier.verify`, without blocking the event loop."""
+        ...
+
+
+class WebhookReader(Protocol):
+    """Reads a processor's webhooks, and accepts only authentic ones."""
+
+    def received(self, body: bytes, signature: str | None, /) -> PaymentEvent | None:
+        """The payment event in a webhook, or `None` if the webhook is about something else.
+
+        Raises:
+            InvalidSignature: the webhook is not the processor's, or is too old.
+            InvalidInput: the webhook is the processor's but cannot be read.
+        """
         ...

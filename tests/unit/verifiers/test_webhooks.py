@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from attrs import evolve
 
 from cogni_billing import (
     AttemptState,
@@ -18,15 +17,13 @@ from cogni_billing import (
     InvalidInput,
     InvalidReference,
     InvalidSignature,
-    InvalidTenant,
     PaymentAttempts,
-    PaymentFailed,
     PaymentPending,
-    PaymentVerified,
+    PaymentSucceeded,
     usd,
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
-from cogni_billing.adapters.verifiers.webhooks import ReceivedPayment, SignedWebhooks
+from cogni_billing.adapters.verifiers.webhooks import SignedWebhooks
 from cogni_billing.testing import ALICE, NOON, MovableClock
 from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.verifiers import FakeVerifier
@@ -46,7 +43,8 @@ def event(kind: str = "payment_intent.succeeded", **changes: Any) -> bytes:
         "customer": None,
         "metadata": {"tenant": str(ALICE), "attempt_id": str(ATTEMPT)},
     }
-    return json.dumps({"type": kind, "data": {"object": payment | changes}}).encode()
+    told = {"id": "evt_1", "created": SECOND, "type": kind, "data": {"object": payment | changes}}
+    return json.dumps(told).encode()
 
 
 def of_account(account: object, body: bytes) -> bytes:
@@ -63,18 +61,18 @@ def webhooks() -> SignedWebhooks:
     return SignedWebhooks([SECRET, OLD], recipient="acct_1", clock=MovableClock())
 
 
-def found(**changes: Any) -> PaymentVerified:
-    told = PaymentVerified(
-        provider="stripe", token="usd", sender=None, recipient="acct_1", raw_amount=200
-    )
-    return evolve(told, **changes)
-
-
 def test_a_signed_event_is_a_payment(webhooks: SignedWebhooks) -> None:
     body = event()
 
-    assert webhooks.received(body, signed(body)) == ReceivedPayment(
-        tenant=ALICE, attempt_id=ATTEMPT, evidence="stripe:pi_1", finding=found()
+    assert webhooks.received(body, signed(body)) == PaymentSucceeded(
+        id="stripe:evt_1",
+        payment="stripe:pi_1",
+        at=NOON.replace(microsecond=0),
+        tenant=ALICE,
+        attempt_id=ATTEMPT,
+        raw_amount=200,
+        currency="usd",
+        recipient="acct_1",
     )
 
 
@@ -153,15 +151,9 @@ def test_a_signature_within_tolerance_is_accepted(webhooks: SignedWebhooks, off:
     assert webhooks.received(body, signed(body, second=SECOND + off)) is not None
 
 
-@pytest.mark.parametrize("kind", ["payment_intent.payment_failed", "charge.updated", None, []])
+@pytest.mark.parametrize("kind", ["payment_intent.processing", "charge.updated", None, []])
 def test_another_event_type_is_none(webhooks: SignedWebhooks, kind: str) -> None:
     body = event(kind)
-
-    assert webhooks.received(body, signed(body)) is None
-
-
-def test_a_payment_without_an_attempt_is_none(webhooks: SignedWebhooks) -> None:
-    body = event(metadata={"order": "7"})
 
     assert webhooks.received(body, signed(body)) is None
 
@@ -173,22 +165,14 @@ def test_a_body_that_is_no_bytes_is_refused(webhooks: SignedWebhooks) -> None:
     assert (caught.value.field, caught.value.given) == ("body", "'{}'")
 
 
-def test_a_payment_that_was_canceled_has_failed(webhooks: SignedWebhooks) -> None:
-    body = event("payment_intent.canceled")
-    received = webhooks.received(body, signed(body))
-
-    assert received is not None
-    assert received.finding == PaymentFailed(FailureCode.TX_REVERTED)
-
-
 def test_an_event_of_the_recipients_connected_account_is_a_payment(
     webhooks: SignedWebhooks,
 ) -> None:
     body = of_account("acct_1", event(customer="cus_1"))
     received = webhooks.received(body, signed(body))
 
-    assert received is not None
-    assert received.finding == found(sender="cus_1")
+    assert isinstance(received, PaymentSucceeded)
+    assert received.sender == "cus_1"
 
 
 @pytest.mark.parametrize("kind", ["payment_intent.succeeded", "payment_intent.canceled"])
@@ -207,52 +191,6 @@ def test_an_invalid_recipient_or_provider_is_refused(name: str, given: Any) -> N
     with pytest.raises(InvalidReference) as caught:
         SignedWebhooks(SECRET, **({"recipient": "acct_1"} | {name: given}))
     assert caught.value.field == name
-
-
-NIL = UUID(int=0)
-
-
-@pytest.mark.parametrize(
-    ("body", "field", "given"),
-    [
-        (b"", "body", "0 bytes"),
-        (b"[]", "body", "2 bytes"),
-        (b"[" * 100_000, "body", "100000 bytes"),
-        (b"\xff", "body", "1 bytes"),
-        (b'{"type": "payment_intent.succeeded"}', "data", "None"),
-        (
-            b'{"type": "payment_intent.succeeded", "data": {"object": []}}',
-            *("object", "a list"),
-        ),
-        (event(metadata=None), "metadata", "None"),
-        (event(metadata={"attempt_id": str(ATTEMPT)}), "tenant", "None"),
-        (
-            event(metadata={"tenant": "alice", "attempt_id": str(ATTEMPT)}),
-            *("tenant", "'alice'"),
-        ),
-        (
-            event(metadata={"tenant": str(NIL), "attempt_id": str(ATTEMPT)}),
-            *("tenant", repr(NIL)),
-        ),
-        (
-            event(metadata={"tenant": str(ALICE), "attempt_id": None}),
-            *("attempt_id", "None"),
-        ),
-        (event(amount_received=None), "amount_received", "None"),
-        (event(amount_received=2.0), "amount_received", "2.0"),
-        (event(amount_received=-200), "amount_received", "-200"),
-        (event(id="a b"), "id", "'a b'"),
-        (event(id=None), "id", "None"),
-    ],
-)
-def test_an_invalid_signed_event_is_refused_by_name(
-    webhooks: SignedWebhooks, body: bytes, field: str, given: str
-) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        webhooks.received(body, signed(body))
-
-    assert (caught.value.field, caught.value.given) == (field, given)
-    assert isinstance(caught.value, InvalidTenant) == (field == "tenant")
 
 
 @pytest.mark.parametrize(
@@ -282,14 +220,6 @@ def test_one_secret_is_enough() -> None:
     assert webhooks.received(body, signed(body, secret=short)) is not None
 
 
-def test_a_received_amount_of_zero_is_reported(webhooks: SignedWebhooks) -> None:
-    body = event(amount_received=0)
-    received = webhooks.received(body, signed(body))
-
-    assert received is not None
-    assert received.finding == found(raw_amount=0)
-
-
 def test_a_webhook_credits_a_pending_attempt(webhooks: SignedWebhooks) -> None:
     ledger, clock = InMemoryUnitOfWork(), MovableClock()
     polled = PaymentAttempts(ledger, verifier=webhooks, destinations=CARD, clock=clock)
@@ -299,10 +229,8 @@ def test_a_webhook_credits_a_pending_attempt(webhooks: SignedWebhooks) -> None:
     body = event(metadata=told)
 
     received = webhooks.received(body, signed(body))
-    assert received is not None
-    credited = polled.report(
-        received.tenant, received.attempt_id, received.evidence, received.finding
-    )
+    assert isinstance(received, PaymentSucceeded)
+    credited = polled.report(ALICE, intent.attempt_id, received.payment, received.finding)
 
     assert (pending.state, credited.state) == (
         AttemptState.PENDING_UNVERIFIED,

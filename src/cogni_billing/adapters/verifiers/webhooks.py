@@ -1,4 +1,4 @@
-"""Verifies card payments by the signed webhooks of a processor such as Stripe.
+"""Reads the signed webhooks of Stripe: payments, refunds, disputes and fraud warnings.
 
 The signature is HMAC-SHA256 over the time and the body
 (https://docs.stripe.com/webhooks#verify-manually).
@@ -7,43 +7,26 @@ The signature is HMAC-SHA256 over the time and the body
 from __future__ import annotations
 
 import hmac
-import json
 import re
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Final
-from uuid import UUID
+from typing import Final
 
 from attrs import field, frozen
 
 from cogni_billing.adapters.system import SystemClock
+from cogni_billing.adapters.verifiers.stripe_events import StripeReader
 from cogni_billing.domain.attempts import Intent
-from cogni_billing.domain.errors import InvalidInput, InvalidSignature, InvalidTenant, shown
-from cogni_billing.domain.findings import (
-    FailureCode,
-    Finding,
-    PaymentFailed,
-    PaymentPending,
-    PaymentVerified,
-)
-from cogni_billing.domain.identity import TenantId, reference, tenant_id
+from cogni_billing.domain.errors import InvalidInput, InvalidSignature, shown
+from cogni_billing.domain.findings import FailureCode, Finding, PaymentPending
+from cogni_billing.domain.identity import reference
+from cogni_billing.domain.payment_events import PaymentEvent
 from cogni_billing.ports.environment import Clock
 
 TOLERANCE: Final = timedelta(minutes=5)
 """The default tolerance, in both directions. It is the default of Stripe's own libraries."""
 SECRET_BYTES_MIN: Final = 16
 _PART = re.compile(r"(?P<name>[a-z0-9]+)=(?P<value>[0-9a-f]+)", re.ASCII)
-
-
-@frozen
-class ReceivedPayment:
-    """The payment in a webhook. The fields are the arguments of `PaymentAttempts.report`."""
-
-    tenant: TenantId
-    """The tenant of the intent, from the metadata that the host gave to the processor."""
-    attempt_id: UUID
-    evidence: str
-    finding: Finding
 
 
 def _secrets(given: str | Iterable[str]) -> tuple[bytes, ...]:
@@ -66,7 +49,7 @@ def _provider(given: str) -> str:
 
 @frozen
 class SignedWebhooks:
-    """Reads a processor's webhooks, and accepts only signed ones.
+    """Reads webhooks in the format of Stripe, and accepts only signed ones.
 
     As a verifier it always answers `PaymentPending`, so the attempt stays pending until the webhook
     arrives. The webhook may arrive days later, in any process.
@@ -89,11 +72,11 @@ class SignedWebhooks:
     tolerance: timedelta = field(kw_only=True, default=TOLERANCE)
     clock: Clock = field(kw_only=True, factory=SystemClock)
 
-    def received(self, body: bytes, signature: str | None) -> ReceivedPayment | None:
-        """The payment in a webhook.
+    def received(self, body: bytes, signature: str | None) -> PaymentEvent | None:
+        """The payment event in a webhook, for `PaymentAttempts.process`.
 
-        `None` if the webhook is of another event type, of a payment without an attempt, or of
-        another merchant than the recipient.
+        `None` if the webhook is of another event type, of no payment, or of another merchant than
+        the recipient.
 
         Args:
             body: The raw bytes of the request body.
@@ -101,44 +84,14 @@ class SignedWebhooks:
 
         Raises:
             InvalidSignature: the signature is invalid, or its time is out of tolerance.
-            InvalidInput: the body is signed but is no event, or a field of its payment is invalid.
+            InvalidInput: the body is signed but is no event, or a field of it is invalid.
         """
         if not isinstance(body, bytes):
             raise InvalidInput("body", shown(body), "the bytes of the request")
         if not isinstance(signature, str):
             raise InvalidSignature("signature", shown(signature), "t=…,v1=…")
         self._require_signed(body, signature)
-        event = _document(body)
-        kind = event.get("type")
-        if not isinstance(kind, str) or kind not in _TOLD:
-            return None
-        # A connected account must not end the attempt of another account.
-        if event.get("account") not in (None, self.recipient):
-            return None
-        payment = _object_in(_object_in(event, "data"), "object")
-        metadata = _object_in(payment, "metadata")
-        if "attempt_id" not in metadata:
-            return None
-        return ReceivedPayment(
-            tenant=_tenant(metadata.get("tenant")),
-            attempt_id=_uuid(metadata["attempt_id"], "attempt_id"),
-            evidence=f"{self.provider}:{reference(payment.get('id'), 'id')}",
-            finding=self._finding(kind, payment),
-        )
-
-    def _finding(self, kind: str, payment: dict[str, Any]) -> Finding:
-        if kind == _CANCELED:
-            return PaymentFailed(FailureCode.TX_REVERTED)
-        amount = payment.get("amount_received")
-        if type(amount) is not int or amount < 0:
-            raise InvalidInput("amount_received", shown(amount), "a whole number of cents")
-        return PaymentVerified(
-            provider=self.provider,
-            token=str(payment.get("currency")),
-            sender=payment.get("customer"),
-            recipient=self.recipient,
-            raw_amount=amount,
-        )
+        return StripeReader(self.provider, self.recipient).read(body)
 
     def _require_signed(self, body: bytes, signature: str) -> None:
         parts = [(m["name"], m["value"]) for m in _PART.finditer(signature)]
@@ -169,38 +122,3 @@ class SignedWebhooks:
     async def verify_async(self, evidence: str, intent: Intent, /) -> Finding:
         """A pending finding. The webhook decides later."""
         return self.verify(evidence, intent)
-
-
-_SUCCEEDED: Final = "payment_intent.succeeded"
-_CANCELED: Final = "payment_intent.canceled"
-_TOLD: Final = frozenset({_SUCCEEDED, _CANCELED})
-"""Without `payment_intent.payment_failed`: the customer may try another card."""
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InvalidInput("body", f"{len(body)} bytes", "an event, as a JSON object")
-    return found
-
-
-def _object_in(outer: dict[str, Any], name: str) -> dict[str, Any]:
-    found = outer.get(name)
-    if not isinstance(found, dict):
-        raise InvalidInput(name, shown(found), "a JSON object")
-    return found
-
-
-def _tenant(given: object) -> TenantId:
-    return tenant_id(_uuid(given, "tenant"))
-
-
-def _uuid(given: object, name: str) -> UUID:
-    try:
-        return UUID(str(given))
-    except ValueError as error:
-        kind = InvalidTenant if name == "tenant" else InvalidInput
-        raise kind(name, shown(given), "a UUID in the payment's metadata") from error

@@ -97,7 +97,8 @@ def exhaustive(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The tests on the lowest allowed versions, and on the lowest installed PostgreSQL of Debian.
 
-    One async run of the kit is enough. The documents run on the newest versions only.
+    One async run of the kit is enough, also of grouped calls. The documents run on the newest
+    versions only.
     """
     session.install("-e", ".[dev]", *LOWEST)
     installed = servers()
@@ -105,6 +106,7 @@ def lowest(session: nox.Session) -> None:
     tried = ("tests/stack", "tests/unit/domain", "tests/unit/verifiers")
     left = (
         "--deselect=tests/stack/test_conformance.py::TestPostgres",
+        "--deselect=tests/stack/test_grouping.py::TestGroupedPostgres",
         "--ignore=tests/stack/test_documents.py",
         "--ignore=tests/stack/test_testing_kit.py",
     )

@@ -1,19 +1,15 @@
-"""Conformance of the PostgreSQL adapter, sync and async.
-
-Also with statements that are never prepared, on a single connection that all calls share.
-"""
+"""Conformance of the PostgreSQL adapter, sync and async."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import settings
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from cogni_billing import AsyncBilling, AsyncPaymentAttempts, Billing
@@ -48,19 +44,6 @@ from stack.support.killable import Killable, killable
 FALSIFY = text("""
     UPDATE cogni_billing.transactions SET amount = amount + 1 WHERE id = :id
 """)
-SINGLE: dict[str, Any] = {
-    "pool_size": 1,
-    "max_overflow": 0,
-    "pool_timeout": 60,
-    "connect_args": {"prepare_threshold": None},
-}
-
-
-@pytest.fixture(scope="module")
-def unprepared(shared: Database) -> Iterator[Engine]:
-    engine = create_engine(shared.sandbox.url("app_user"), **SINGLE)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +71,10 @@ def awaited(
 
 class Called(IsolatedConformance):
     @pytest.fixture
-    def engine(self, shared: Database) -> Engine:
-        return shared.user
-
-    @pytest.fixture
-    def new_unit_of_work(self, shared: Database, engine: Engine) -> NewUnitOfWork:
+    def new_unit_of_work(self, shared: Database) -> NewUnitOfWork:
         def new() -> PostgresUnitOfWork:
             reset(shared.migrator)
-            return PostgresUnitOfWork(engine, service=shared.service)
+            return PostgresUnitOfWork(shared.user, service=shared.service)
 
         return new
 
@@ -161,19 +140,6 @@ class TestPostgres(Called, DurableConformance):
         @pytest.fixture
         def new_spender(self, shared: Database) -> NewBilling:
             return partial(Billing, PostgresUnitOfWork(shared.spender))
-
-
-@pytest.mark.exhaustive
-class TestOnOneUnpreparedConnection(Called):
-    class TestModel:
-        """Covered above: it makes one call after another."""
-
-    class TestBadInput:
-        """Covered above: its calls never reach a connection."""
-
-    @pytest.fixture
-    def engine(self, unprepared: Engine) -> Engine:
-        return unprepared
 
 
 class TestAwaitedPostgres(Called):

@@ -44,7 +44,7 @@ from cogni_billing.testing import (
     Totals,
     blocking,
 )
-from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
+from cogni_billing.testing.base import ALICE, BOB, CountingIds, Fixtures, SteppingClock
 from cogni_billing.testing.racing import at_once
 from stack.conftest import Database
 from stack.support.breaking import WAYS
@@ -54,7 +54,7 @@ CALLERS = 24
 ROUNDS_MAX = 200
 
 
-class Grouped(IsolatedConformance):
+class Grouped(Fixtures):
     @pytest.fixture
     def new_unit_of_work(self, shared: Database) -> NewUnitOfWork:
         def new() -> PostgresUnitOfWork:
@@ -91,8 +91,20 @@ class TestGroupedPostgres(Grouped, DurableConformance):
 
 
 class TestAwaitedGroupedPostgres(Grouped):
-    class TestModel:
-        """Covered without grouping."""
+    """The contracts of the calls that are grouped. Others are covered without grouping."""
+
+    TestBatchRaces = IsolatedConformance.TestBatchRaces
+    TestChargeRaces = IsolatedConformance.TestChargeRaces
+    TestCharges = IsolatedConformance.TestCharges
+    TestGrantRaces = IsolatedConformance.TestGrantRaces
+    TestGrants = IsolatedConformance.TestGrants
+    TestHoldRaces = IsolatedConformance.TestHoldRaces
+    TestHolds = IsolatedConformance.TestHolds
+    TestKnownFaults = IsolatedConformance.TestKnownFaults
+    TestPurchaseRaces = IsolatedConformance.TestPurchaseRaces
+    TestPurchases = IsolatedConformance.TestPurchases
+    TestRefusedCalls = IsolatedConformance.TestRefusedCalls
+    TestSingleCalls = IsolatedConformance.TestSingleCalls
 
     @pytest.fixture
     def new_billing(

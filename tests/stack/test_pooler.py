@@ -92,6 +92,9 @@ def opened(url: URL, **options: Any) -> Iterator[Engine]:
 class TestThroughAPooler(IsolatedConformance):
     """Every call of the API, with all tenants on one connection of each role."""
 
+    class TestBadInput:
+        """Covered without a pooler: its calls never reach a connection."""
+
     class TestModel:
         """Covered without a pooler: it makes one call after another."""
 

@@ -114,7 +114,7 @@ def test_a_call_that_another_transaction_disturbed_is_made_again(
     async def main() -> None:
         arguments = {"cursor_factory": Disturbed}
         async with awaited_billing(database, connect_args=arguments) as billing:
-            assert not (await billing.confirm_purchase(ALICE, usd("1.00"), payment="p")).replayed
+            assert not (await billing.confirm_purchase(ALICE, usd("1.00"), payment="a:p")).replayed
 
     asyncio.run(main())
     assert next(disturbances, None) is None

@@ -119,9 +119,9 @@ def test_a_long_statement_comes_in_pages(run: Run, url: str) -> None:
     ("arguments", "message"),
     [
         (("balance", str(BOB)), f"unknown_account: tenant {BOB} has no account"),
-        (("purchase", str(BOB), "0", "--payment", "p"), "invalid_amount: amount: expected"),
+        (("purchase", str(BOB), "0", "--payment", "a:p"), "invalid_amount: amount: expected"),
         (("purchase", str(BOB), "1", "--payment", "a b"), "invalid_reference: payment: expected"),
-        (("purchase", str(BOB), "1", "--payment", "p", "--unit", "CREDIT"), "unit_mismatch: "),
+        (("purchase", str(BOB), "1", "--payment", "a:p", "--unit", "CREDIT"), "unit_mismatch: "),
         (("statement", str(BOB), "--limit", "0"), "invalid_page: limit: expected"),
     ],
 )
@@ -141,7 +141,7 @@ def test_an_error_is_one_line_and_an_exit_code(
         (("balance", "nobody"), "postgresql://x"),
         (("balance", str(BOB)), None),
         (("balance", str(BOB)), "not a url"),
-        (("purchase", str(BOB), "1", "--payment", "p", "--unit", "EUR"), "postgresql://x"),
+        (("purchase", str(BOB), "1", "--payment", "a:p", "--unit", "EUR"), "postgresql://x"),
         (("balance", str(BOB)), "mysql://u:secret@h/db"),
         (("balance", str(BOB)), "sqlite://"),
         (("balance", str(BOB)), "postgresql://u:secret@h:port/db"),

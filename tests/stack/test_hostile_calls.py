@@ -354,7 +354,7 @@ purchase purchases_credit_what_was_paid {"paid":null,"paid_unit":"USD"}
     {"paid":"Infinity","paid_unit":"USD"} {"paid":"0","paid_unit":"USD"}
     {"paid":"-0.01","paid_unit":"USD"} {"paid":"0.02","paid_unit":"USD"}
     {"paid":10000000000000000000000000000000000000000,"paid_unit":"USD"} {"amount":100001}
-    {"amount":0,"shares":[25]}
+    {"amount":0,"shares":[25]} {"reference":"pi_9"} {"reference":":pi_9"} {"reference":"stripe:"}
 purchase policies_are_small_objects {"policy":null} {"policy":"[]"}
     {"policy":"{\"a\":\"\\u0000\"}"}
 purchase claimed {"reference":"his payment"}

@@ -380,9 +380,11 @@ class TestTime:
             assert answer["outcome"] == "done"
         billing = Billing(PostgresUnitOfWork(database.user, service=database.service))
 
-        billing.open_dispute(ALICE, payment="new-1", reference="dp_1")
-        billing.win_dispute(ALICE, payment="new-1", reference="dp_1")
-        assert billing.refund(ALICE, payment="new-1", reference="re_1").taken == credits(100_000)
+        billing.open_dispute(ALICE, payment="stripe:new-1", reference="dp_1")
+        billing.win_dispute(ALICE, payment="stripe:new-1", reference="dp_1")
+        assert billing.refund(ALICE, payment="stripe:new-1", reference="re_1").taken == credits(
+            100_000
+        )
 
 
 def new_ids() -> Ids:

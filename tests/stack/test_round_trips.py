@@ -41,7 +41,7 @@ class Caller:
     """Makes Alice's calls, each with a new key unless the call is repeated."""
 
     billing: Billing
-    key: str = "first"
+    key: str = "key:first"
     holds: list[UUID] = field(factory=list)
     grants: list[UUID] = field(factory=list)
 
@@ -209,7 +209,7 @@ def test_settling_2_500_holds_and_grants_takes_a_call_for_each_thousand(
 ) -> None:
     clock = MovableClock()
     billing = Billing(PostgresUnitOfWork(engine), clock=clock)
-    billing.confirm_purchase(ALICE, usd("1.00"), payment="p")
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="a:p")
     for make in (holds_that_expire, grants_that_expire)[:: 1 if holds_first else -1]:
         make(billing, 1_250, clock)
     clock.move(2 * HOUR)

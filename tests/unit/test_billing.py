@@ -99,7 +99,7 @@ class TestPrecedence:
         refused(InvalidReference, lambda b: b.confirm_purchase(ALICE, usd(1), **self.WRONG))
 
     def test_the_metadata_is_validated_last(self, refused: Refused) -> None:
-        wrong = self.WRONG | {"payment": "p"}
+        wrong = self.WRONG | {"payment": "a:p"}
         refused(InvalidMetadata, lambda b: b.confirm_purchase(ALICE, usd(1), **wrong))
 
     def test_the_page_is_validated_before_the_account(self, refused: Refused) -> None:
@@ -125,9 +125,9 @@ def test_a_clock_with_an_invalid_moment_is_refused(
     before = snapshot(unit_of_work._store)
 
     for call in (
-        lambda: billing.confirm_purchase(ALICE, usd(1), payment="p"),
+        lambda: billing.confirm_purchase(ALICE, usd(1), payment="a:p"),
         lambda: billing.charge(ALICE, credits(1), reference="r"),
-        lambda: billing.refund(ALICE, payment="p", reference="r"),
+        lambda: billing.refund(ALICE, payment="a:p", reference="r"),
         lambda: billing.open_account(ALICE),
     ):
         with pytest.raises(InvalidTime) as caught:
@@ -151,10 +151,10 @@ def test_a_clock_set_back_keeps_the_order_of_lines(
 ) -> None:
     late = Billing(unit_of_work, clock=Stopped(NOON))
     early = Billing(unit_of_work, clock=Stopped(NOON.replace(year=1999)))
-    late.confirm_purchase(ALICE, usd(1), payment="p")
-    early.confirm_purchase(ALICE, usd(2), payment="q")
+    late.confirm_purchase(ALICE, usd(1), payment="a:p")
+    early.confirm_purchase(ALICE, usd(2), payment="a:q")
 
-    assert [line.reference for line in early.statement(ALICE).lines] == ["q", "p"]
+    assert [line.reference for line in early.statement(ALICE).lines] == ["a:q", "a:p"]
 
 
 @pytest.mark.parametrize("policy", ["default", RevenueSharePolicy, Decimal("0.25")])
@@ -164,6 +164,6 @@ def test_a_policy_of_another_type_is_refused(policy: RevenueSharePolicy) -> None
 
 
 def test_clock_and_ids_default_to_those_of_the_unit_of_work() -> None:
-    first = Billing(InMemoryUnitOfWork()).confirm_purchase(ALICE, usd(1), payment="p")
+    first = Billing(InMemoryUnitOfWork()).confirm_purchase(ALICE, usd(1), payment="a:p")
 
     assert first.transaction_id.version == 7

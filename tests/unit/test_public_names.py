@@ -69,7 +69,7 @@ def test_purchase_in_memory_loads_no_driver() -> None:
         "from cogni_billing import Billing, usd\n"
         "from cogni_billing.adapters.memory import InMemoryUnitOfWork\n"
         "tenant = uuid.UUID(int=5)\n"
-        "receipt = Billing(InMemoryUnitOfWork()).confirm_purchase(tenant, usd(1), payment='p')\n"
+        "receipt = Billing(InMemoryUnitOfWork()).confirm_purchase(tenant, usd(1), payment='a:p')\n"
         "print(receipt.balance, *{'sqlalchemy', 'psycopg', 'alembic'} & {*sys.modules})"
     )
 

@@ -234,7 +234,7 @@ CALLS = st.lists(
     st.tuples(
         st.sampled_from([ALICE, BOB, SYSTEM_TENANT_ID]),
         st.integers(1, 3),
-        st.sampled_from(["p", "q", "r", "s"]),
+        st.sampled_from(["a:p", "a:q", "a:r", "a:s"]),
     ),
     max_size=12,
 )

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from cogni_billing.domain.amounts import USD, Amount, in_quanta
 from cogni_billing.domain.errors import InvalidInput, InvalidReference, shown
-from cogni_billing.domain.identity import reference
+from cogni_billing.domain.identity import provider_id, reference
 
 USDC_DECIMALS: Final = 6
 """USDC has the same decimals on every EVM chain of Circle: one cent is 10 000 raw units."""
@@ -140,10 +140,8 @@ def checked_evidence(given: object) -> str:
         InvalidReference: the provider or the proof is missing, or the proof of a chain is no
             transaction hash.
     """
-    found = reference(given, "evidence")
+    found = provider_id(given, "evidence")
     provider, _, proof = found.partition(":")
-    if not provider or not proof:
-        raise InvalidReference("evidence", shown(given), "provider:id, such as stripe:pi_1")
     if chain_id_of(provider) is None:
         return found
     if not _TX_HASH.fullmatch(proof):

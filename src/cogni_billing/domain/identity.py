@@ -35,6 +35,7 @@ SYSTEM_ACCOUNTS: Final = frozenset(
 )
 
 _REFERENCE = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+_TRANSACTION = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})", re.ASCII)
 
 
 def tenant_id(given: object) -> TenantId:
@@ -73,9 +74,29 @@ def reference(given: object, field: str = "reference") -> str:
 
 
 def payment_reference(given: object) -> str:
-    """*given* as the key of a payment.
+    """*given* as a payment, `provider:id`. A transaction hash has one spelling.
 
     Raises:
-        InvalidReference: *given* is no reference.
+        InvalidReference: *given* has no provider or no id, or is a hash on a chain in another
+            spelling.
     """
-    return reference(given, "payment")
+    found = provider_id(given, "payment")
+    if hashed := _TRANSACTION.fullmatch(found):
+        chain, digits = hashed.groups()
+        if found != f"{chain}:0x{digits.lower()}":
+            expected = "chain_id:0x and the transaction hash, in lower case"
+            raise InvalidReference("payment", shown(found), expected)
+    return found
+
+
+def provider_id(given: object, field: str) -> str:
+    """*given* as the id of a payment with its provider, `provider:id`.
+
+    Raises:
+        InvalidReference: *given* is no reference, or lacks the provider or the id.
+    """
+    found = reference(given, field)
+    provider, _, known_as = found.partition(":")
+    if not provider or not known_as:
+        raise InvalidReference(field, shown(given), "provider:id, such as stripe:pi_1")
+    return found

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final
 from uuid import UUID
 
 from attrs import frozen
 
 from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.errors import InvalidPolicy, InvalidReference, shown
+from cogni_billing.domain.errors import InvalidPolicy
 from cogni_billing.domain.idempotency import same_or_conflict
-from cogni_billing.domain.identity import TenantId, account_of, reference, tenant_id
+from cogni_billing.domain.identity import TenantId, account_of, payment_reference, tenant_id
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
 from cogni_billing.domain.policies import Policies
 from cogni_billing.domain.pricing import bought
 from cogni_billing.domain.timestamps import Expiry, optional_lifetime
 from cogni_billing.domain.transactions import LotTerms, Recorded, Transaction
-
-_TRANSACTION: Final = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})", re.ASCII)
 
 
 @frozen(kw_only=True)
@@ -61,25 +57,10 @@ def request_purchase(purchase: Purchase) -> PurchaseRequest:
         buyer=tenant_id(purchase.tenant),
         paid=purchase.amount,
         purchased=bought(purchase.amount, "amount"),
-        payment=_payment(purchase.payment),
+        payment=payment_reference(purchase.payment),
         expires_in=optional_lifetime(purchase.expires_in),
         metadata=frozen_metadata(purchase.metadata),
     )
-
-
-def _payment(given: object) -> str:
-    """*given* as a payment. A transaction hash has one spelling, so that it is one payment.
-
-    Raises:
-        InvalidReference: *given* is no reference, or is a hash on a chain in another spelling.
-    """
-    found = reference(given, "payment")
-    if hashed := _TRANSACTION.fullmatch(found):
-        chain, digits = hashed.groups()
-        if found != f"{chain}:0x{digits.lower()}":
-            expected = "chain_id:0x and the transaction hash, in lower case"
-            raise InvalidReference("payment", shown(found), expected)
-    return found
 
 
 def plan_purchase(

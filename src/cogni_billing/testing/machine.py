@@ -78,13 +78,14 @@ tenants = st.sampled_from(["alice", "alice", "system", "bob", "carol"])
 # Few keys and few sizes, so that calls interact.
 keys = st.sampled_from(["a", "b", "c", "d"])
 buyers = st.sampled_from(["alice", "alice", "alice", "bob"])
-disputed = st.sampled_from(["z", "z", "z", "y", "y", "a"])
+disputed = st.sampled_from(["p:z", "p:z", "p:z", "p:y", "p:y", "p:a"])
 choices = st.integers(0, 11)
 held_keys = st.sampled_from(["a", "b"])
 amounts = st.integers(1, 5) | st.sampled_from([40_000, 60_000, 100_000, 125_000])
 corrections = st.sampled_from([-200_000, -60_000, -3, 2, 70_000])
 cents = st.integers(1, 3)
-payments = st.sampled_from(["z", "z", "y", "y", "a"])
+payments = st.sampled_from(["p:z", "p:z", "p:y", "p:y", "p:a"])
+bought = keys.map("p:{}".format) | payments
 parts = st.none() | st.just(1) | st.integers(1, 3)
 days = timedelta(days=1)
 plans = st.fixed_dictionaries(
@@ -129,7 +130,7 @@ charges = st.tuples(
 lifetimes = st.none() | st.sampled_from([("at", n) for n in (-1, 0, 1, 10, 60)])
 lifetimes |= st.sampled_from([("in", n) for n in (1, 10, 60)])
 lasting = st.none() | st.sampled_from([timedelta(seconds=n) for n in (1, 10, 60)])
-purchases = st.tuples(tenants, cents, keys, lasting)
+purchases = st.tuples(tenants, cents, bought, lasting)
 
 OUTCOMES = {
     "ok",
@@ -222,17 +223,17 @@ class Ledgers(RuleBasedStateMachine):
         self.plans: dict[tuple[str, str], tuple[dict[str, Any], UUID | None]] = {}
         self.disputes: list[tuple[str, str, str]] = []
         # Gives Alice and the beneficiaries credits to spend, and holds and a dispute to end.
-        self.purchase("alice", 3, "z")
+        self.purchase("alice", 3, "p:z")
         self.hold("alice", 5, "a", None)
         self.hold("alice", 5, "b", ("at", 1))
         self.grant("alice", 5, "a", 100, 1, lasts=False, begins=None)
-        self.open_dispute("alice", "z", 1, "a")
+        self.open_dispute("alice", "p:z", 1, "a")
         # Purchased credits that expire, to spend, to refund and to dispute.
-        self.purchase("alice", 2, "y", timedelta(seconds=60))
+        self.purchase("alice", 2, "p:y", timedelta(seconds=60))
         # Outcomes that few random sequences meet.
-        self.purchase("alice", 3, "z")
-        self.refund("alice", "z", 3, "a", Shortfall.DEBT)
-        self.open_dispute("alice", "z", 1, "b")
+        self.purchase("alice", 3, "p:z")
+        self.refund("alice", "p:z", 3, "a", Shortfall.DEBT)
+        self.open_dispute("alice", "p:z", 1, "b")
         self.win_dispute(1)
         self.lose_dispute(1, Shortfall.DEBT)
         self.charge(("alice", 10**9, "d", "", None), "user:1")
@@ -281,7 +282,7 @@ class Ledgers(RuleBasedStateMachine):
     def leap_days(self, leap: int) -> None:
         self.clock.moment += timedelta(days=leap)
 
-    @rule(who=tenants, cents=cents, payment=keys | payments, lasts=lasting)
+    @rule(who=tenants, cents=cents, payment=bought, lasts=lasting)
     def purchase(self, who: str, cents: int, payment: str, lasts: timedelta | None = None) -> None:
         self.clock.moment += timedelta(seconds=1)
         receipt = self.compare_receipts(
@@ -708,7 +709,7 @@ class Ledgers(RuleBasedStateMachine):
 
     def chosen_dispute(self, which: int) -> tuple[str, str, str]:
         """A dispute in any state, or an unknown dispute."""
-        return chosen(which, self.disputes, ("alice", "z", "none"))
+        return chosen(which, self.disputes, ("alice", "p:z", "none"))
 
     @rule(which=choices)
     def win_dispute(self, which: int) -> None:

@@ -57,7 +57,7 @@ def tenants() -> st.SearchStrategy[TenantId]:
 
 
 def keys() -> st.SearchStrategy[str]:
-    """Valid references and payments: visible ASCII, up to 255 characters."""
+    """Valid references: visible ASCII, up to 255 characters."""
     visible = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
     return st.text(visible, min_size=1, max_size=20) | st.text(
         visible, min_size=KEY_MAX, max_size=KEY_MAX

@@ -93,7 +93,9 @@ def capture(ids: Ids, **altered: object) -> Asked:
 
 def purchase(ids: Ids, **altered: object) -> Asked:
     terms = {"beneficiaries": [SYSTEM_ACCOUNT_ID], "shares": [25], "policy": "{}"}
-    made = movement(ids, "purchase", 100_000, paid="0.01", paid_unit="USD", **terms)
+    made = movement(ids, "purchase", 100_000, paid="0.01", paid_unit="USD", **terms) | {
+        "reference": "stripe:new-1"
+    }
     return (
         made | ({} if ids.tenant != SYSTEM else {"beneficiaries": None, "shares": None}) | altered
     )

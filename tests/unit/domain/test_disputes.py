@@ -23,7 +23,7 @@ def test_each_part_is_on_its_owners_wallet_under_an_id_of_its_own() -> None:
     dispute = Dispute(
         id=UUID(int=7),
         tenant=ALICE,
-        payment="p",
+        payment="a:p",
         reference="d",
         amount=usd(1),
         set_aside=credits(5),

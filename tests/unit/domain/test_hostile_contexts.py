@@ -54,8 +54,8 @@ def purchased() -> list[str]:
         clock=SteppingClock(),
         ids=CountingIds(),
     )
-    billing.confirm_purchase(ALICE, usd("123456.78"), payment="p")
-    receipt = billing.confirm_purchase(ALICE, usd("0.01"), payment="q")
+    billing.confirm_purchase(ALICE, usd("123456.78"), payment="a:p")
+    receipt = billing.confirm_purchase(ALICE, usd("0.01"), payment="a:q")
     newest = billing.statement(ALICE, limit=1).lines[0]
     return [
         str(receipt.shares[0].amount.value),

@@ -161,7 +161,7 @@ class TestKindThatNothingHandles:
 
 def test_an_expiry_posted_by_a_caller_is_refused() -> None:
     unit_of_work = InMemoryUnitOfWork()
-    Billing(unit_of_work).confirm_purchase(ALICE, usd(1), payment="p")
+    Billing(unit_of_work).confirm_purchase(ALICE, usd(1), payment="a:p")
     expiry = plan_expiry(ALICE, Expiration(UUID(int=3), credits(5), NOON), 1)
 
     with pytest.raises(UnbalancedTransaction, match="each expiry"):

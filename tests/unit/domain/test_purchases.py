@@ -234,10 +234,22 @@ def test_a_transaction_on_a_chain_has_one_spelling(written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "payment", [f"8453:0x{HASH}", f"0:0x{HASH}", "stripe:PI_1", "08453:1", f"8453:{HASH}0", HASH]
+    "payment",
+    [f"8453:0x{HASH}", f"0:0x{HASH}", "stripe:PI_1", "08453:1", f"8453:{HASH}0", f"a:{HASH}"],
 )
 def test_a_hash_in_lower_case_or_another_reference_is_accepted(payment: str) -> None:
     assert plan(payment=payment).reference == payment
+
+
+@pytest.mark.parametrize("given", ["pi_9", ":pi_9", "stripe:", HASH])
+def test_a_payment_without_a_provider_or_an_id_is_refused(given: str) -> None:
+    with pytest.raises(InvalidReference) as caught:
+        plan(payment=given)
+
+    assert (caught.value.field, caught.value.expected) == (
+        "payment",
+        "provider:id, such as stripe:pi_1",
+    )
 
 
 def purchase(amount: str) -> Purchase:

@@ -66,7 +66,7 @@ PAYMENT = Payment(purchase=planned(amount="1.00"), returned=usd("0.10"), dispute
 DISPUTE = Dispute(
     id=ONE,
     tenant=ALICE,
-    payment="p",
+    payment="a:p",
     reference="d",
     amount=usd(1),
     set_aside=credits(5),

@@ -105,7 +105,9 @@ class TestAtomicity:
         for _ in range(2):
             with pytest.raises(HostError):
                 unit_of_work.run(BOB, breaking_with(HostError()))
-        unit_of_work.run(BOB, lambda scope: scope.ledger.post(planned(BOB, payment="q", number=4)))
+        unit_of_work.run(
+            BOB, lambda scope: scope.ledger.post(planned(BOB, payment="a:q", number=4))
+        )
         before = state(unit_of_work)
 
         with pytest.raises(HostError):
@@ -134,7 +136,7 @@ class TestAtomicity:
         before = state(unit_of_work)
 
         with pytest.raises(LedgerCorruption) as caught:
-            unit_of_work.run(ALICE, lambda s: s.ledger.post(planned(payment="q", number=1)))
+            unit_of_work.run(ALICE, lambda s: s.ledger.post(planned(payment="a:q", number=1)))
 
         assert caught.value.finding == given_twice(UUID(int=1)).finding
         assert state(unit_of_work) == before
@@ -167,7 +169,7 @@ class TestScopes:
         before = state(unit_of_work)
 
         with unit_of_work.scope(BOB), pytest.raises(LedgerUnavailable):
-            billing.confirm_purchase(BOB, usd(1), payment="q")
+            billing.confirm_purchase(BOB, usd(1), payment="a:q")
 
         assert state(unit_of_work) == before
 
@@ -263,7 +265,7 @@ class TestKeep:
 def test_metadata_that_the_caller_changes_later_is_recorded_as_it_was() -> None:
     unit_of_work = InMemoryUnitOfWork()
     metadata: dict[str, Any] = {"order": {"lines": [1, 2]}, "note": "first"}
-    Billing(unit_of_work).confirm_purchase(ALICE, usd(1), payment="p", metadata=metadata)
+    Billing(unit_of_work).confirm_purchase(ALICE, usd(1), payment="a:p", metadata=metadata)
 
     metadata["order"]["lines"].append(3)
     metadata["order"]["more"] = True

@@ -41,7 +41,7 @@ def test_concurrent_confirmations_of_one_payment_record_it_once() -> None:
     billing = Billing(unit_of_work)
 
     receipts = at_once(
-        200, lambda number: billing.confirm_purchase(ALICE, usd("10.00"), payment="p")
+        200, lambda number: billing.confirm_purchase(ALICE, usd("10.00"), payment="a:p")
     )
 
     assert sorted(receipt.replayed for receipt in receipts) == [False] + [True] * 199
@@ -57,7 +57,7 @@ def test_many_payments_of_one_tenant_leave_one_balance_each() -> None:
     billing = Billing(InMemoryUnitOfWork())
 
     receipts = at_once(
-        200, lambda number: billing.confirm_purchase(ALICE, usd("0.01"), payment=f"p{number}")
+        200, lambda number: billing.confirm_purchase(ALICE, usd("0.01"), payment=f"p:{number}")
     )
 
     assert sorted(int(receipt.balance.value) for receipt in receipts) == [
@@ -74,7 +74,7 @@ def test_many_payments_of_many_tenants_add_up() -> None:
     at_once(
         200,
         lambda number: billing.confirm_purchase(
-            tenants[number % 20], usd("0.03"), payment=f"p{number}"
+            tenants[number % 20], usd("0.03"), payment=f"p:{number}"
         ),
     )
 
@@ -88,7 +88,7 @@ def test_positions_on_the_shared_account_have_no_gap() -> None:
     at_once(
         200,
         lambda number: billing.confirm_purchase(
-            TenantId(UUID(int=number + 1)), usd(1), payment=f"p{number}"
+            TenantId(UUID(int=number + 1)), usd(1), payment=f"p:{number}"
         ),
     )
 

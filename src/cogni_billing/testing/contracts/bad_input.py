@@ -128,6 +128,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "money": (None, *NUMBERS, usd(0), usd("-0.01"), credits(1), [usd(1)]),
     "some money": (*NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
     "key": KEYS,
+    "payment": (*KEYS, "pi_9", ":pi_9", "stripe:", ":", f"8453:0x{'AB' * 32}"),
     "source": KEYS,
     "actor": tuple(key for key in KEYS if key is not None),
     "reason": (
@@ -181,7 +182,7 @@ Arguments: TypeAlias = dict[str, tuple[object, str]]
 TENANT: Final[Arguments] = {"tenant": (ALICE, "tenant")}
 METADATA: Final[Arguments] = {"metadata": ({"a": 1}, "metadata")}
 REFERENCE: Final[Arguments] = {"reference": ("run-1", "key")}
-PAYMENT: Final[Arguments] = {"payment": ("stripe:pi_1", "key")}
+PAYMENT: Final[Arguments] = {"payment": ("stripe:pi_1", "payment")}
 CREDITS: Final[Arguments] = {"amount": (credits(5), "credits")}
 PART: Final[Arguments] = {"amount": (usd("0.50"), "some money")}
 SHORTFALL: Final[Arguments] = {"shortfall": (Shortfall.CLAMP, "shortfall")}

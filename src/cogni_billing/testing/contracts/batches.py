@@ -47,7 +47,7 @@ HOUR = timedelta(hours=1)
 
 
 def purchase(payment: str, amount: str = "0.01", tenant: TenantId = ALICE) -> Purchase:
-    return Purchase(tenant=tenant, amount=usd(amount), payment=payment)
+    return Purchase(tenant=tenant, amount=usd(amount), payment=f"a:{payment}")
 
 
 def charge(reference: str, amount: int, tenant: TenantId = ALICE, **more: Any) -> Charge:
@@ -91,7 +91,7 @@ class PurchaseBatchContract(Contract):
 
     def test_a_batch_leaves_the_same_ledger_as_single_calls(self, billing: Billing) -> None:
         metadata = {"order": [1, {"a": "b"}]}
-        given: Mapping[str, Any] = {"amount": usd("0.03"), "payment": "a", "metadata": metadata}
+        given: Mapping[str, Any] = {"amount": usd("0.03"), "payment": "a:a", "metadata": metadata}
 
         (outcome, _) = billing.confirm_purchases(
             [{"tenant": ALICE, **given}, purchase("b")],
@@ -100,10 +100,10 @@ class PurchaseBatchContract(Contract):
         assert outcome.receipt is not None
         again = billing.confirm_purchase(ALICE, **given)
         assert again == evolve(outcome.receipt, replayed=True)
-        found = billing.find(ALICE, reference="a", kind="purchase")
+        found = billing.find(ALICE, reference="a:a", kind="purchase")
         assert found is not None
         assert found.metadata == {"order": (1, {"a": "b"})}
-        assert [line.reference for line in billing.statement(ALICE).lines] == ["b", "a"]
+        assert [line.reference for line in billing.statement(ALICE).lines] == ["a:b", "a:a"]
 
     def test_lines_are_in_the_given_order(self, billing: Billing) -> None:
         order = ["c", "a", "d", "b"]
@@ -112,7 +112,7 @@ class PurchaseBatchContract(Contract):
 
         assert balances(outcomes) == [100_000, 200_000, 300_000, 400_000]
         lines = billing.statement(ALICE).lines
-        assert [line.reference for line in reversed(lines)] == order
+        assert [line.reference for line in reversed(lines)] == [f"a:{name}" for name in order]
         assert [int(line.balance_after.value) for line in reversed(lines)] == balances(outcomes)
 
     def test_a_payment_given_twice_is_recorded_once(self, billing: Billing, totals: Totals) -> None:
@@ -131,7 +131,7 @@ class PurchaseBatchContract(Contract):
     def test_a_payment_of_another_tenant_is_refused_alone(
         self, billing: Billing, totals: Totals, all_or_nothing: bool
     ) -> None:
-        billing.confirm_purchase(BOB, usd("0.01"), payment="b")
+        billing.confirm_purchase(BOB, usd("0.01"), payment="a:b")
 
         outcomes = billing.confirm_purchases(
             [purchase("a"), purchase("b"), purchase("c"), purchase("d", tenant=BOB)],
@@ -159,16 +159,16 @@ class PurchaseBatchContract(Contract):
 
     def test_bad_requests_are_refused_one_by_one(self, billing: Billing, totals: Totals) -> None:
         bad: list[tuple[Any, type[BillingError]]] = [
-            (Purchase(tenant="alice", amount=usd(1), payment="x"), InvalidTenant),  # type: ignore[arg-type]
+            (Purchase(tenant="alice", amount=usd(1), payment="a:x"), InvalidTenant),  # type: ignore[arg-type]
             (purchase("two words"), InvalidReference),
-            (Purchase(tenant=ALICE, amount=usd(0), payment="x"), InvalidAmount),
+            (Purchase(tenant=ALICE, amount=usd(0), payment="a:x"), InvalidAmount),
             (
-                Purchase(tenant=ALICE, amount=usd(1), payment="x", metadata={"a": float("nan")}),
+                Purchase(tenant=ALICE, amount=usd(1), payment="a:x", metadata={"a": float("nan")}),
                 InvalidMetadata,
             ),
             ("not a purchase", InvalidInput),
             ({"tenant": ALICE, "amount": usd(1)}, InvalidInput),
-            ({"tenant": ALICE, "amount": usd(1), "payment": "x", "nonsense": 1}, InvalidInput),
+            ({"tenant": ALICE, "amount": usd(1), "payment": "a:x", "nonsense": 1}, InvalidInput),
             ({1: 2}, InvalidInput),
             (None, InvalidInput),
         ]
@@ -315,7 +315,7 @@ class ChargeBatchContract(Contract):
     def test_a_tenant_without_an_account_is_refused_and_others_are_not(
         self, billing: Billing
     ) -> None:
-        billing.confirm_purchase(BOB, usd("0.01"), payment="b")
+        billing.confirm_purchase(BOB, usd("0.01"), payment="a:b")
 
         outcomes = billing.charge_many([charge("1", 1), charge("x", 1, BOB), charge("2", 1)])
 

@@ -62,7 +62,7 @@ class IdContract(Contract):
         self, new_billing: NewBilling, totals: Totals, batch: str, earlier: bool
     ) -> None:
         """The first record with the id is earlier, or in the same batch."""
-        new_billing().confirm_purchase(ALICE, usd("1.00"), payment="paid")
+        new_billing().confirm_purchase(ALICE, usd("1.00"), payment="a:paid")
         billing = new_billing(ids=SameId())
         if earlier:
             billing.charge(ALICE, credits(5), reference="run-0")
@@ -74,7 +74,7 @@ class IdContract(Contract):
             )
         else:
             outcomes = billing.confirm_purchases(
-                {"tenant": ALICE, "amount": usd("1.00"), "payment": key} for key in "ab"
+                {"tenant": ALICE, "amount": usd("1.00"), "payment": f"a:{key}"} for key in "ab"
             )
 
         assert [type(outcome.error) for outcome in outcomes] == [LedgerCorruption] * 2
@@ -84,7 +84,7 @@ class IdContract(Contract):
     def test_an_id_given_twice_is_refused(
         self, new_billing: NewBilling, totals: Totals, name: str
     ) -> None:
-        new_billing().confirm_purchase(ALICE, usd("1.00"), payment="paid")
+        new_billing().confirm_purchase(ALICE, usd("1.00"), payment="a:paid")
         billing = new_billing(ids=SameId())
         CALLS[name](billing, ALICE, "run-1", {})
         before = totals()

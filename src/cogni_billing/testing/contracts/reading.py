@@ -192,18 +192,18 @@ class FindContract(Contract):
     def test_metadata_is_kept_with_everything_that_it_was_given_to(self, billing: Billing) -> None:
         given, kept = {"order": [1, {"a": None}]}, {"order": (1, {"a": None})}
         on: Any = {"reference": "r", "metadata": given}
-        for payment in ("paid", "disputed"):
+        for payment in ("a:paid", "a:disputed"):
             billing.confirm_purchase(ALICE, usd("1.00"), payment=payment, metadata=given)
         billing.grant(ALICE, credits(5), source="s", **on)
         hold = billing.hold(ALICE, credits(5), **on)
         billing.capture(ALICE, hold.id, credits(5), **on)
         billing.charge(ALICE, credits(5), **on)
-        billing.refund(ALICE, payment="paid", **on)
-        dispute = billing.open_dispute(ALICE, payment="disputed", **on)
+        billing.refund(ALICE, payment="a:paid", **on)
+        dispute = billing.open_dispute(ALICE, payment="a:disputed", **on)
         held_again = billing.find_hold(ALICE, "r")
         assert held_again is not None
-        disputed_again = billing.open_dispute(ALICE, payment="disputed", reference="r")
-        billing.lose_dispute(ALICE, payment="disputed", **on)
+        disputed_again = billing.open_dispute(ALICE, payment="a:disputed", reference="r")
+        billing.lose_dispute(ALICE, payment="a:disputed", **on)
 
         for aside in (hold, held_again, dispute, disputed_again):
             assert aside.metadata == kept

@@ -426,13 +426,13 @@ class RefundContract(Contract):
         assert billing.balance(BOB).posted == credits(50)
         assert billing.verify().violations == ()
 
-    @pytest.mark.parametrize("payment", ["stripe:pi_9", "re_1", "stripe:bobs"])
+    @pytest.mark.parametrize("payment", ["stripe:pi_9", "stripe:re_1", "stripe:bobs"])
     def test_a_payment_that_is_not_the_tenants_is_unknown(
         self, billing: Billing, payment: str
     ) -> None:
         """An unused payment, a refund's reference and another tenant's payment look the same."""
         billing.confirm_purchase(BOB, usd("1.00"), payment="stripe:bobs")
-        billing.refund(ALICE, payment=PAYMENT, amount=usd("0.10"), reference="re_1")
+        billing.refund(ALICE, payment=PAYMENT, amount=usd("0.10"), reference="stripe:re_1")
         before = self.balances(billing)
 
         with pytest.raises(UnknownPayment) as caught:

@@ -285,7 +285,7 @@ class SharingRaces(Contract):
     ) -> None:
         billing = new_billing(policy=policy())
         billing.open_account(PARTNER)
-        billing.confirm_purchase(ALICE, usd("0.01"), payment="first")
+        billing.confirm_purchase(ALICE, usd("0.01"), payment="a:first")
 
         def buy(number: int) -> None:
             billing.confirm_purchase(ALICE, usd("0.01"), payment=f"stripe:{number}")

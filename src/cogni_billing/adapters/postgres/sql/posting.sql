@@ -347,6 +347,8 @@ BEGIN
                 AND scale(m.paid) <= CASE m.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
                 -- In full, or without the shares that a split takes from it.
                 AND ceil(m.paid * 10000000) IN (m.amount, m.amount + shared)
+                -- A payment is provider:id.
+                AND m.reference ~ '^[^:]+:.'
             ) IS NOT TRUE THEN
                 PERFORM cogni_billing.refuse('purchases_credit_what_was_paid');
             END IF;

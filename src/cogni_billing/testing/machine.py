@@ -233,6 +233,7 @@ class Ledgers(RuleBasedStateMachine):
         # Outcomes that few random sequences meet.
         self.purchase("alice", 3, "p:z")
         self.refund("alice", "p:z", 3, "a", Shortfall.DEBT)
+        self.purchase("bob", 3, "p:z")
         self.open_dispute("alice", "p:z", 1, "b")
         self.win_dispute(1)
         self.lose_dispute(1, Shortfall.DEBT)

@@ -150,7 +150,7 @@ def raised(error: BillingError) -> None:
 def refund(**given: Any) -> object:
     asked: dict[str, Any] = {
         "tenant": ALICE,
-        "payment": "p",
+        "payment": "a:p",
         "reference": "r",
         "shortfall": Shortfall.DEBT,
         "metadata": None,

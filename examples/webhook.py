@@ -46,7 +46,9 @@ def on_webhook(
         if told.tenant is None or told.attempt_id is None:
             print("for a human to look at:", told)
             return 200
-        attempt = attempts.report(told.tenant, told.attempt_id, told.payment, told.finding)
+        attempt = attempts.report(
+            told.tenant, told.attempt_id, told.payment, told.finding, aliases=told.aliases
+        )
     except (InvalidSignature, InvalidInput) as error:
         print("refused:", error.code)
         return 400

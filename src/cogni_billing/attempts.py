@@ -107,7 +107,8 @@ class PaymentAttempts:
         """Submit the evidence of a payment, and verify it at once.
 
         Submitting the same evidence again is the same as `status`. An intent that has expired
-        fails.
+        fails. Other evidence replaces evidence that the verifier does not find, such as the hash of
+        a transaction that was sent again with a higher fee.
 
         Args:
             tenant: The owner of the attempt.
@@ -118,7 +119,8 @@ class PaymentAttempts:
             InvalidTenant, InvalidInput, InvalidReference: an argument is invalid, or the evidence
                 is of another provider than the intent's.
             UnknownAttempt: the tenant has no such attempt.
-            IdempotencyConflict: other evidence was submitted for the attempt.
+            IdempotencyConflict: other evidence was submitted for the attempt, and the verifier did
+                not say that it is not found.
             PaymentAlreadyClaimed: another attempt or a purchase has the payment.
             PrivilegeRequired: the ledger's role may not mint.
             VerifierFailed: the verifier raised an error. The evidence is recorded. Ask for the
@@ -127,25 +129,36 @@ class PaymentAttempts:
         return self._run(attempts.submit(self._context, tenant, attempt_id, evidence))
 
     def report(
-        self, tenant: TenantId | UUID, attempt_id: UUID, evidence: str, finding: Finding
+        self,
+        tenant: TenantId | UUID,
+        attempt_id: UUID,
+        evidence: str,
+        finding: Finding,
+        *,
+        aliases: Iterable[str] = (),
     ) -> Attempt:
         """Submit evidence together with a finding, such as the content of a signed webhook.
 
         No verifier is asked. The finding is applied and recorded at once, in one transaction.
-        Reporting it again returns the same attempt.
+        Reporting it again returns the same attempt. A verified payment is never too late: it
+        credits an attempt that has failed, and replaces evidence that is not verified.
 
         Args:
             tenant: The owner of the attempt.
             attempt_id: The `attempt_id` of the intent.
             evidence: `provider:id`.
             finding: From a source that the host trusts like a verifier.
+            aliases: Other ids of the same payment, such as `stripe:cs_…` of the Checkout session.
+                If one of them was submitted, *evidence* replaces it.
 
         Raises:
             InvalidTenant, InvalidInput, InvalidReference: an argument is invalid.
             UnknownAttempt, IdempotencyConflict, PaymentAlreadyClaimed, PrivilegeRequired: see
                 `submit` and `status`.
         """
-        return self._run(attempts.report(self._context, tenant, attempt_id, evidence, finding))
+        return self._run(
+            attempts.report(self._context, tenant, attempt_id, evidence, finding, aliases=aliases)
+        )
 
     def status(self, tenant: TenantId | UUID, attempt_id: UUID) -> Attempt:
         """The present state of the attempt. While it is pending, the verifier is asked at

@@ -448,11 +448,14 @@ step attempts_lead_on {"from_state":null} {"state":"CREDITED"} {"state":"CREATED
     {"evidence":null} {"failure":"TX_REVERTED"} {"transaction":"stranger"}
     {"state":"FAILED","evidence":null,"failure":"BAD_LUCK"}
     {"from_state":"CREDITED","state":"FAILED","failure":"TX_REVERTED"}
+    {"from_state":"CREDITED"} {"from_state":"REJECTED"} {"evidence":"pi_9"} {"evidence":"stripe:"}
 step references_are_visible_ascii {"evidence":"a b"}
-step moved_on {"id":"his attempt"} {"id":null}
+step moved_on {"id":"his attempt"} {"id":null} {"from_evidence":"stripe:pi_1"}
+    {"from_state":"FAILED"} {"id":"her pending","from_state":"PENDING_UNVERIFIED"}
 step claimed {"evidence":"his evidence"}
 step not_credited
     {"id":"her pending","from_state":"PENDING_UNVERIFIED","state":"CREDITED",
+    "from_evidence":"her evidence",
     "evidence":null,"transaction":"his purchase"}
 """
 
@@ -540,6 +543,7 @@ def named(ids: dict[TenantId, Ids], altered: Any) -> Any:
         "his attempt": his.created,
         "his payment": payment_of(BOB),
         "his evidence": f"stripe:pending-{BOB}",
+        "her evidence": f"stripe:pending-{ALICE}",
         "Alice": ALICE,
         "Bob": BOB,
         "stranger": STRANGER,

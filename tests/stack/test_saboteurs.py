@@ -13,6 +13,7 @@ from cogni_billing.testing import Fixtures, NewUnitOfWork, Restart, RestartContr
 from cogni_billing.testing.contracts import (
     acting,
     adjusting,
+    attempt_reports,
     batches,
     charges,
     drawing,
@@ -522,6 +523,21 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         waiting_grants.WaitingGrantContract,
         "test_a_voided_waiting_grant_never_begins",
         replaced("_void_grant", "PERFORM cogni_billing.end_schedule_at(me, lot.id, present);", ""),
+    ),
+    "a_failed_attempt_is_final": (
+        attempt_reports.AttemptReportContract,
+        "test_a_report_after_a_failure_is_credited",
+        replaced("_record_attempt", "''FAILED PENDING_UNVERIFIED''", "''-''"),
+    ),
+    "replaced_evidence_stays_claimed": (
+        attempt_reports.EvidenceReplacementContract,
+        "test_replaced_evidence_is_free_for_another_attempt",
+        replaced("_record_attempt", "IF m.state <> ''CREDITED'' THEN", "IF false THEN"),
+    ),
+    "the_history_of_an_attempt_has_no_order": (
+        attempt_reports.AttemptReportContract,
+        "test_a_report_after_a_failure_is_credited",
+        replaced("_attempt_events", "ORDER BY number", "ORDER BY number DESC"),
     ),
     "positions_have_gaps": (
         verifying.VerifyingContract,

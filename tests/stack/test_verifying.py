@@ -734,6 +734,21 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         "DELETE FROM cogni_billing.payment_attempt_events WHERE state = 'REJECTED'",
         {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
     ),
+    "an attempt's first event is deleted": (
+        "DELETE FROM cogni_billing.payment_attempt_events"
+        " WHERE number = 1 AND attempt_id = (SELECT id FROM cogni_billing.payment_attempts"
+        " WHERE state = 'CREDITED')",
+        {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
+    "an attempt's events are in another order": (
+        "UPDATE cogni_billing.payment_attempt_events SET number = - number",
+        {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
+    "an attempt left a state that it cannot leave": (
+        "UPDATE cogni_billing.payment_attempt_events SET from_state = 'CREDITED'"
+        " WHERE state = 'CREDITED'",
+        {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
+    ),
     "an attempt is pending without an event": (
         ATTEMPT.format("state = 'PENDING_UNVERIFIED'", "CREATED_INTENT"),
         {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS, Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT},

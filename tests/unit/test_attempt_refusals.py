@@ -42,7 +42,9 @@ CALLS: Final[dict[str, dict[str, tuple[object, str]]]] = {
         "metadata": (None, "metadata"),
     },
     "submit": ATTEMPT | {"evidence": (PROOF, "key")},
-    "report": ATTEMPT | {"evidence": (PROOF, "key"), "finding": (PaymentPending(), "finding")},
+    "report": ATTEMPT
+    | {"evidence": (PROOF, "key"), "finding": (PaymentPending(), "finding")}
+    | {"aliases": ((), "aliases")},
     "status": ATTEMPT,
     "history": ATTEMPT,
 }
@@ -52,6 +54,7 @@ CALLS: Final[dict[str, dict[str, tuple[object, str]]]] = {
 HUGE = pytest.param(10**5000, id="more digits than Python tells")
 OTHERS: Final[dict[str, tuple[object, ...]]] = {
     "provider": tuple(key for key in KEYS if key is not None),
+    "aliases": (None, 7, "stripe:cs_1", b"a", [None], ["cs_1"], ["8453:0x1"], [("a", "b")]),
     "finding": (None, True, "verified", {"state": "verified"}, PaymentPending),
 }
 

@@ -49,6 +49,7 @@ EXPECTED: Final = (PaymentAlreadyClaimed, IdempotencyConflict)
 attempt = st.integers(0, len(OWNERS) - 1)
 steps = st.one_of(
     st.tuples(st.just("submit"), attempt, st.sampled_from(PAYMENTS)),
+    st.tuples(st.just("report"), attempt, st.sampled_from(PAYMENTS)),
     st.tuples(st.just("status"), attempt),
     st.tuples(st.just("tell"), st.sampled_from(PAYMENTS), st.sampled_from(ANSWERS)),
     st.tuples(st.just("wait"), st.sampled_from([10, 10, 1, 1_800, 86_400])),
@@ -80,6 +81,13 @@ class Trial:
     def submit(self, number: int, payment: str) -> None:
         self.attempts.submit(OWNERS[number], self.ids[number], payment)
 
+    def report(self, number: int, payment: str) -> None:
+        """A verified payment is never too late."""
+        asked = OWNERS[number], self.ids[number]
+        intent = self.attempts.status(*asked).intent
+        attempt = self.attempts.report(*asked, payment, paid(intent))
+        assert attempt.state in {AttemptState.CREDITED, AttemptState.REJECTED}
+
     def status(self, number: int) -> None:
         self.attempts.status(OWNERS[number], self.ids[number])
 
@@ -102,7 +110,7 @@ class Trial:
             assert all(after in TRANSITIONS[before] for before, after in pairwise(states))
             assert [event.at for event in history] == sorted(event.at for event in history)
         credited = Counter(
-            history[1].evidence for history in found if history[-1].state is AttemptState.CREDITED
+            history[-2].evidence for history in found if history[-1].state is AttemptState.CREDITED
         )
         assert set(credited.values()) <= {1}
         payments = set(credited) | set(self.purchased)

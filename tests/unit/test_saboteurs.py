@@ -37,7 +37,7 @@ from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import require_account
 from cogni_billing.application import acting as actors
-from cogni_billing.application import spending
+from cogni_billing.application import attempts, spending
 from cogni_billing.domain import (
     idempotency,
     metadata,
@@ -49,6 +49,7 @@ from cogni_billing.domain import (
     wallets,
 )
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
+from cogni_billing.domain.attempts import submission
 from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.hold_changes import Extension
 from cogni_billing.domain.holds import HoldPageRequest, place_of
@@ -67,6 +68,7 @@ from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
 from cogni_billing.testing.contracts import (
     acting,
     adjusting,
+    attempt_reports,
     batches,
     charges,
     drawing,
@@ -1015,6 +1017,37 @@ def an_expired_grant_gets_its_credits_back(patch: Patch) -> None:
 @in_memory(giving_back.ReverseContract, "test_parts_come_back_in_the_reverse_order_and_add_up")
 def a_second_reversal_begins_again(patch: Patch) -> None:
     patch.setattr(MemoryLedger, "_given_back", lambda *_: ZERO)
+
+
+# Payment attempts ---------------------------------------------------------------------------------
+
+
+@in_memory(attempt_reports.AttemptReportContract, "test_a_report_after_the_expiry_is_credited")
+def a_report_can_be_too_late(patch: Patch) -> None:
+    patch.setattr(
+        attempts, "told", lambda attempt, evidence, *_: submission(attempt, evidence, _[-1])
+    )
+
+
+@in_memory(
+    attempt_reports.EvidenceReplacementContract,
+    "test_a_finding_on_replaced_evidence_is_ignored",
+)
+def a_finding_is_applied_to_other_evidence(patch: Patch) -> None:
+    concluded = attempts._concluded
+
+    def anyhow(context: Any, scope: Any, attempt_id: UUID, _: str, *given: Any, **at: Any) -> Any:
+        evidence = scope.attempts.attempt(attempt_id).evidence
+        return concluded(context, scope, attempt_id, evidence, *given, **at)
+
+    patch.setattr(attempts, "_concluded", anyhow)
+
+
+@in_memory(
+    attempt_reports.EvidenceReplacementContract, "test_evidence_that_is_not_found_is_replaced"
+)
+def evidence_is_never_replaced(patch: Patch) -> None:
+    patch.setattr(attempts, "replacement", lambda *_: None)
 
 
 # Reads --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -22,13 +23,17 @@ from cogni_billing.domain.attempts import (
     Intent,
     IntentRequest,
     checked_attempt_id,
+    conflict,
     judged,
     overdue,
     plan_intent,
+    replacement,
     submission,
+    told,
 )
 from cogni_billing.domain.destinations import (
     Destination,
+    checked_aliases,
     checked_destinations,
     checked_evidence,
     require_provider,
@@ -99,24 +104,55 @@ def submit(
     given, at = checked_evidence(evidence), context.billing.now()
 
     def work(scope: Scope) -> _Looked:
-        submitted = _submitted(scope, wanted, given, at)
-        if submitted is None:
+        attempt = scope.attempts.attempt(wanted)
+        require_provider(given, attempt.intent.provider)
+        if attempt.evidence not in (None, given) and attempt.state is _PENDING:
+            return _Looked(attempt, attempt.evidence)
+        if attempt.evidence != given and given in _evidence(scope, wanted):
+            return _Looked(attempt)
+        move = submission(attempt, given, at)
+        if move is None:
             return _look(context, scope, wanted, at)
+        submitted = _submitted(scope, attempt, move)
         return _Looked(submitted, given if submitted.state is _PENDING else None)
 
-    return (yield from _follow(context, (yield ScopeCase(owner, work))))
+    looked: _Looked = yield ScopeCase(owner, work)
+    if looked.evidence is not None and looked.evidence != given:
+        finding = yield Question(context.verifier, looked.evidence, looked.attempt.intent)
+        looked = yield ScopeCase(
+            owner, lambda scope: _replaced(context, scope, looked, given, finding)
+        )
+    return (yield from _follow(context, looked))
 
 
-def _submitted(scope: Scope, attempt_id: UUID, evidence: str, at: datetime) -> Attempt | None:
-    """The attempt with its evidence, or expired. `None` if the evidence was submitted before."""
-    attempt = scope.attempts.attempt(attempt_id)
-    require_provider(evidence, attempt.intent.provider)
-    move = submission(attempt, evidence, at)
-    if move is None:
-        return None
+def _evidence(scope: Scope, attempt_id: UUID) -> set[str | None]:
+    """All evidence that the attempt has had."""
+    return {event.evidence for event in scope.attempts.events(attempt_id)}
+
+
+def _replaced(
+    context: AttemptContext, scope: Scope, looked: _Looked, given: str, finding: Finding
+) -> _Looked:
+    """The attempt with the evidence *given*, if *finding* on its present evidence allows that."""
+    at = context.billing.now()
+    attempt = scope.attempts.attempt(looked.attempt.id)
+    if attempt.evidence == given:
+        return _look(context, scope, attempt.id, at)
+    is_same = attempt.state is _PENDING and attempt.evidence == looked.evidence
+    move = replacement(given, finding, at) if is_same else None
+    if move is not None:
+        return _Looked(_submitted(scope, attempt, move), given)
+    if given in _evidence(scope, attempt.id):
+        return _Looked(attempt)
+    raise conflict(attempt, given)
+
+
+def _submitted(scope: Scope, attempt: Attempt, move: AttemptEvent) -> Attempt:
+    """The attempt after *move*, with other evidence or expired."""
     # Recorded first: a concurrent call may have credited this attempt, and would look like another.
     submitted = scope.attempts.record(attempt, move)
-    if move.state is _PENDING and scope.ledger.replay(TransactionKind.PURCHASE, evidence):
+    evidence = move.evidence
+    if evidence is not None and scope.ledger.replay(TransactionKind.PURCHASE, evidence):
         raise PaymentAlreadyClaimed(evidence)
     return submitted
 
@@ -127,16 +163,34 @@ def report(
     attempt_id: object,
     evidence: object,
     finding: object,
+    *,
+    aliases: object,
 ) -> ScopeCase[Attempt]:
     owner, wanted = tenant_id(tenant), checked_attempt_id(attempt_id)
     given, found = checked_evidence(evidence), checked_finding(finding)
-    at = context.billing.now()
+    others, at = checked_aliases(aliases), context.billing.now()
+    return ScopeCase(
+        owner, lambda scope: reported(context, scope, wanted, given, found, aliases=others, at=at)
+    )
 
-    def work(scope: Scope) -> Attempt:
-        _submitted(scope, wanted, given, at)
-        return _concluded(context, scope, wanted, found, at)
 
-    return ScopeCase(owner, work)
+def reported(
+    context: AttemptContext,
+    scope: Scope,
+    attempt_id: UUID,
+    evidence: str,
+    finding: Finding,
+    *,
+    aliases: Container[str] = (),
+    at: datetime,
+) -> Attempt:
+    """The attempt after a trusted *finding* on *evidence*, in a scope of its tenant."""
+    attempt = scope.attempts.attempt(attempt_id)
+    require_provider(evidence, attempt.intent.provider)
+    move = told(attempt, evidence, aliases, finding, at)
+    if move is not None:
+        _submitted(scope, attempt, move)
+    return _concluded(context, scope, attempt_id, evidence, finding, at=at)
 
 
 @in_steps
@@ -157,23 +211,30 @@ def _look(context: AttemptContext, scope: Scope, attempt_id: UUID, at: datetime)
 
 
 def _follow(context: AttemptContext, looked: _Looked) -> Steps[Attempt]:
-    attempt = looked.attempt
-    if looked.evidence is None:
+    attempt, asked = looked.attempt, looked.evidence
+    if asked is None:
         return attempt
-    finding = yield Question(context.verifier, looked.evidence, attempt.intent)
+    finding = yield Question(context.verifier, asked, attempt.intent)
     at = context.billing.now()
     # The attempt may have moved on since the verifier was asked.
     concluded: Attempt = yield ScopeCase(
-        attempt.tenant, lambda scope: _concluded(context, scope, attempt.id, finding, at)
+        attempt.tenant,
+        lambda scope: _concluded(context, scope, attempt.id, asked, finding, at=at),
     )
     return concluded
 
 
 def _concluded(
-    context: AttemptContext, scope: Scope, attempt_id: UUID, finding: Finding, at: datetime
+    context: AttemptContext,
+    scope: Scope,
+    attempt_id: UUID,
+    evidence: str,
+    finding: Finding,
+    *,
+    at: datetime,
 ) -> Attempt:
     attempt = scope.attempts.attempt(attempt_id)
-    if attempt.state is not _PENDING:
+    if attempt.state is not _PENDING or attempt.evidence != evidence:
         return attempt
     move = judged(attempt, finding, context.rules, at)
     if move is None:

@@ -49,7 +49,12 @@ def _span_shown(given: object) -> str:
     return shown(str(given) if isinstance(given, timedelta) else given)
 
 
-def _require_span(_rules: AttemptRules, rule: Attribute[timedelta], given: timedelta) -> None:
+def require_span(_owner: object, rule: Attribute[timedelta], given: timedelta) -> None:
+    """Return if *given*, the value of a field, is a span of time.
+
+    Raises:
+        InvalidInput: *given* is no `timedelta`, is below zero, or is above `SPAN_MAX`.
+    """
     if not isinstance(given, timedelta) or not timedelta(0) <= given <= SPAN_MAX:
         raise InvalidInput(rule.name, _span_shown(given), f"a timedelta from 0 to {SPAN_MAX}")
 
@@ -60,11 +65,11 @@ class AttemptRules:
 
     minimum: Amount = field(default=usd("2.00"), validator=_require_bound)
     maximum: Amount = field(default=usd("10000.00"), validator=_require_bound)
-    expires_after: timedelta = field(default=timedelta(minutes=30), validator=_require_span)
+    expires_after: timedelta = field(default=timedelta(minutes=30), validator=require_span)
     """The time to submit evidence for an intent."""
-    gives_up_after: timedelta = field(default=timedelta(hours=24), validator=_require_span)
+    gives_up_after: timedelta = field(default=timedelta(hours=24), validator=require_span)
     """The time to look for a payment that is not found, from its submission."""
-    checks_every: timedelta = field(default=timedelta(seconds=10), validator=_require_span)
+    checks_every: timedelta = field(default=timedelta(seconds=10), validator=require_span)
     """The shortest interval between two calls of the verifier for one attempt."""
 
     def __attrs_post_init__(self) -> None:

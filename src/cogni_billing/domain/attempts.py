@@ -6,7 +6,7 @@ which tenant is credited, or with which amount.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -49,24 +49,27 @@ class AttemptState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """True if no state follows this one."""
-        return not TRANSITIONS[self]
+        """True if the attempt has ended. A verified report can still credit a failed attempt."""
+        return self not in _OPEN
 
 
 TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
     AttemptState.CREATED_INTENT: frozenset({AttemptState.PENDING_UNVERIFIED, AttemptState.FAILED}),
     AttemptState.PENDING_UNVERIFIED: frozenset(
-        {AttemptState.CREDITED, AttemptState.REJECTED, AttemptState.FAILED}
+        {
+            AttemptState.PENDING_UNVERIFIED,
+            AttemptState.CREDITED,
+            AttemptState.REJECTED,
+            AttemptState.FAILED,
+        }
     ),
     AttemptState.CREDITED: frozenset(),
     AttemptState.REJECTED: frozenset(),
-    AttemptState.FAILED: frozenset(),
+    AttemptState.FAILED: frozenset({AttemptState.PENDING_UNVERIFIED}),
 }
-"""The states that may follow each state."""
-
-
-_ORDER: Final = {state: place for place, state in enumerate(AttemptState)}
-"""A state leads only to states that are listed after it."""
+"""The states that may follow each state. A pending attempt may get other evidence."""
+_OPEN: Final = frozenset({AttemptState.CREATED_INTENT, AttemptState.PENDING_UNVERIFIED})
+_DECIDED: Final = frozenset({AttemptState.CREDITED, AttemptState.REJECTED})
 
 
 class AttemptStatus(StrEnum):
@@ -167,6 +170,16 @@ class Attempt:
             transaction_id=move.transaction_id,
         )
 
+    def follows(self, events: Iterable[AttemptEvent]) -> bool:
+        """True if *events* lead from the intent to this state."""
+        led = Attempt(intent=self.intent, changed_at=self.intent.created_at)
+        try:
+            for event in events:
+                led = led.moved(event)
+        except (AttemptClosed, InvalidInput):
+            return False
+        return led == self
+
     def is_credited_by(self, purchase: Transaction | None) -> bool:
         """True if *purchase*, the recorded purchase for the evidence, agrees with the state.
 
@@ -225,7 +238,7 @@ class DueAttempt:
 def history(intent: Intent, events: Iterable[AttemptEvent]) -> tuple[AttemptEvent, ...]:
     """The events of *intent* in order. The first event is the intent itself."""
     created = AttemptEvent(state=AttemptState.CREATED_INTENT, at=intent.created_at)
-    return (created, *sorted(events, key=lambda event: _ORDER[event.state]))
+    return (created, *events)
 
 
 @frozen(kw_only=True)
@@ -261,7 +274,10 @@ def plan_intent(
         raw_amount=destination.raw_amount(price),
         confirmations=destination.confirmations,
         created_at=at,
-        expires_at=_after(at, rules.expires_after),
+        expires_at=_after(
+            at,
+            rules.expires_after if destination.expires_after is None else destination.expires_after,
+        ),
         metadata=frozen_metadata(request.metadata),
     )
 
@@ -290,16 +306,52 @@ def submission(attempt: Attempt, evidence: str, at: datetime) -> AttemptEvent | 
     Raises:
         IdempotencyConflict: other evidence was submitted before.
     """
-    if attempt.evidence is not None:
-        if attempt.evidence != evidence:
-            differing = Difference("evidence", attempt.evidence, evidence)
-            raise IdempotencyConflict(str(attempt.id), (differing,))
+    if attempt.evidence not in (None, evidence):
+        raise conflict(attempt, evidence)
+    if attempt.state is not AttemptState.CREATED_INTENT:
         return None
-    if attempt.state.is_terminal:
+    return overdue(attempt, at) or _pending(evidence, at)
+
+
+def conflict(attempt: Attempt, evidence: str) -> IdempotencyConflict:
+    """The error for *evidence* that is not the attempt's."""
+    differing = Difference("evidence", attempt.evidence or "", evidence)
+    return IdempotencyConflict(str(attempt.id), (differing,))
+
+
+def replacement(evidence: str, finding: Finding, at: datetime) -> AttemptEvent | None:
+    """The event that other *evidence* causes, after *finding* on the present evidence.
+
+    A sender can speed up a transaction, and then another one has its place. So evidence is replaced
+    while it is not found, and `None` is returned otherwise.
+    """
+    return _pending(evidence, at) if _code(finding) in NOT_THERE_YET else None
+
+
+def told(
+    attempt: Attempt, evidence: str, aliases: Container[str], finding: Finding, at: datetime
+) -> AttemptEvent | None:
+    """The event that a trusted report of *evidence* causes, before its finding is applied.
+
+    A verified payment is never too late. It reopens a failed attempt, and replaces evidence that is
+    not verified. Evidence among the aliases becomes *evidence*.
+
+    Raises:
+        IdempotencyConflict: the attempt was decided by another payment, or has the evidence of
+            another payment and *finding* is not that *evidence* is paid.
+    """
+    is_pending = attempt.state is AttemptState.PENDING_UNVERIFIED
+    if attempt.evidence == evidence and is_pending:
         return None
-    return overdue(attempt, at) or AttemptEvent(
-        state=AttemptState.PENDING_UNVERIFIED, at=at, evidence=evidence
-    )
+    if isinstance(finding, PaymentVerified) and attempt.state not in _DECIDED:
+        return _pending(evidence, at)
+    if attempt.evidence in aliases:
+        return _pending(evidence, at) if is_pending else None
+    return submission(attempt, evidence, at)
+
+
+def _pending(evidence: str, at: datetime) -> AttemptEvent:
+    return AttemptEvent(state=AttemptState.PENDING_UNVERIFIED, at=at, evidence=evidence)
 
 
 def judged(
@@ -314,8 +366,8 @@ def judged(
     assert attempt.submitted_at is not None
     if isinstance(finding, PaymentVerified):
         return _judged_by_facts(attempt.intent, finding, at)
-    code = finding.reason if isinstance(finding, PaymentPending) else finding.code
-    if code in TRANSIENT:
+    code = _code(finding)
+    if code is None or code in TRANSIENT:
         return None
     if code in NOT_THERE_YET:
         if at < attempt.submitted_at + rules.gives_up_after:
@@ -323,6 +375,12 @@ def judged(
         return AttemptEvent(state=AttemptState.FAILED, at=at, failure=FailureCode.RECEIPT_NOT_FOUND)
     state = AttemptState.FAILED if code is FailureCode.TX_REVERTED else AttemptState.REJECTED
     return AttemptEvent(state=state, at=at, failure=code)
+
+
+def _code(finding: Finding) -> FailureCode | None:
+    if isinstance(finding, PaymentVerified):
+        return None
+    return finding.reason if isinstance(finding, PaymentPending) else finding.code
 
 
 def _judged_by_facts(intent: Intent, found: PaymentVerified, at: datetime) -> AttemptEvent | None:

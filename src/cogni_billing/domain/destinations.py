@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Final, Self
 
 from attrs import field, frozen
+from attrs.validators import optional
 
 from cogni_billing.domain.amounts import USD, Amount, in_quanta
+from cogni_billing.domain.attempt_limits import require_span
 from cogni_billing.domain.errors import InvalidInput, InvalidReference, shown
 from cogni_billing.domain.identity import provider_id, reference
 
@@ -72,6 +75,8 @@ class Destination:
     """The decimal places of the token: 6 for USDC, 2 for dollars."""
     confirmations: int = field(converter=_confirmations)
     """The required number of blocks, counting the payment's own. 0 without blocks."""
+    expires_after: timedelta | None = field(default=None, validator=optional(require_span))
+    """The time to submit evidence. `None` is the time of the rules."""
 
     def __attrs_post_init__(self) -> None:
         if self.is_chain:
@@ -79,7 +84,15 @@ class Destination:
                 object.__setattr__(self, name, address(getattr(self, name), name))
 
     @classmethod
-    def usdc(cls, *, chain_id: int, token: str, recipient: str, confirmations: int = 5) -> Self:
+    def usdc(
+        cls,
+        *,
+        chain_id: int,
+        token: str,
+        recipient: str,
+        confirmations: int = 5,
+        expires_after: timedelta | None = None,
+    ) -> Self:
         """USDC on an EVM chain: six decimals, at par with the US dollar.
 
         Five confirmations suit a chain with blocks every few seconds and few reorganisations.
@@ -92,10 +105,11 @@ class Destination:
             recipient=recipient,
             decimals=USDC_DECIMALS,
             confirmations=confirmations,
+            expires_after=expires_after,
         )
 
     @classmethod
-    def card(cls, provider: str, *, recipient: str) -> Self:
+    def card(cls, provider: str, *, recipient: str, expires_after: timedelta | None = None) -> Self:
         """US dollars through a card processor, counted in cents."""
         return cls(
             provider=provider,
@@ -103,6 +117,7 @@ class Destination:
             recipient=recipient,
             decimals=USD.scale,
             confirmations=0,
+            expires_after=expires_after,
         )
 
     @property
@@ -131,7 +146,7 @@ def chain_id_of(provider: str) -> int | None:
     return int(provider) if _CHAIN.fullmatch(provider) else None
 
 
-def checked_evidence(given: object) -> str:
+def checked_evidence(given: object, name: str = "evidence") -> str:
     """*given* as evidence of a payment: `8453:0x…` or `stripe:pi_…`.
 
     A transaction hash is converted to lower case, so that one payment has one spelling.
@@ -140,13 +155,13 @@ def checked_evidence(given: object) -> str:
         InvalidReference: the provider or the proof is missing, or the proof of a chain is no
             transaction hash.
     """
-    found = provider_id(given, "evidence")
+    found = provider_id(given, name)
     provider, _, proof = found.partition(":")
     if chain_id_of(provider) is None:
         return found
     if not _TX_HASH.fullmatch(proof):
         expected = "chain_id:tx_hash, where tx_hash is 0x and 64 hexadecimal digits"
-        raise InvalidReference("evidence", shown(given), expected)
+        raise InvalidReference(name, shown(given), expected)
     return found.lower()
 
 
@@ -169,6 +184,18 @@ def address(given: object, name: str) -> str:
     if type(given) is not str or not _ADDRESS.fullmatch(given):
         raise InvalidReference(name, shown(given), "an address, 0x and 40 hexadecimal digits")
     return given.lower()
+
+
+def checked_aliases(given: object) -> frozenset[str]:
+    """*given* as other ids of a payment, each in the form of evidence.
+
+    Raises:
+        InvalidInput: *given* is no iterable of texts.
+        InvalidReference: an id is invalid.
+    """
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise InvalidInput("aliases", shown(given), "a sequence of provider:id")
+    return frozenset(checked_evidence(each, "aliases") for each in given)
 
 
 def checked_destinations(given: object) -> tuple[Destination, ...]:

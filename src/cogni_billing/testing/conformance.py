@@ -27,6 +27,7 @@ from cogni_billing.testing.contracts import (
     attempt_intents,
     attempt_races,
     attempt_records,
+    attempt_reports,
     attempt_turns,
     attempts,
     bad_input,
@@ -86,6 +87,12 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestAttemptRecords(attempt_records.AttemptRecordContract):
+        pass
+
+    class TestAttemptReports(attempt_reports.AttemptReportContract):
+        pass
+
+    class TestEvidenceReplacements(attempt_reports.EvidenceReplacementContract):
         pass
 
     class TestAttemptTurns(attempt_turns.AttemptTurnContract):

@@ -196,7 +196,11 @@ def intent(ids: Ids, **altered: object) -> Asked:
 
 def step(ids: Ids, **altered: object) -> Asked:
     states = {"from_state": "CREATED_INTENT", "state": "PENDING_UNVERIFIED"}
-    return {"id": ids.created, "at": ids.now, "evidence": "e-1", "found": "{}"} | states | altered
+    return (
+        {"id": ids.created, "at": ids.now, "evidence": "stripe:e-1", "found": "{}"}
+        | states
+        | altered
+    )
 
 
 def dispute(ids: Ids, **altered: object) -> Asked:

@@ -63,6 +63,12 @@ def change_reversal(transaction: Transaction) -> Transaction:
     return evolve(transaction, reversal=evolve(transaction.reversal, amount=usd("0.01")))
 
 
+def drop_event(store: Store, attempt: str) -> None:
+    """Remove the first event of an attempt."""
+    key = (CAROL, UUID(attempt))
+    store.events[key] = store.events[key][1:]
+
+
 def change_attempt(
     store: Store, attempt: str, *, intent: Amount | None = None, **fields: Any
 ) -> None:
@@ -199,6 +205,12 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         [
             f"attempts_have_their_purchase: tenant {CAROL}, attempt {AN_INTENT}: no purchase of 2.00 USD by None",
             f"attempts_follow_their_events: tenant {CAROL}, attempt {AN_INTENT}: CREDITED after nothing",
+        ],
+    ),
+    (
+        lambda store: drop_event(store, PAID_ATTEMPT),
+        [
+            f"attempts_follow_their_events: tenant {CAROL}, attempt {PAID_ATTEMPT}: CREDITED after CREDITED",
         ],
     ),
     (

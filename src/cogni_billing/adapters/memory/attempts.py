@@ -72,7 +72,7 @@ class MemoryAttempts:
                 raise minting_refused()
             moved = attempt.moved(move)
             kept = self._store.attempts.get((self._tenant, attempt.id))
-            if kept is None or kept.state is not attempt.state:
+            if kept is None or (kept.state, kept.evidence) != (attempt.state, attempt.evidence):
                 raise LedgerUnavailable("a concurrent transaction conflicted; call again")
             if not moved.is_credited_by(self._store.purchase(self._tenant, moved.evidence)):
                 raise UnbalancedTransaction(f"attempt {attempt.id} is not credited by its purchase")

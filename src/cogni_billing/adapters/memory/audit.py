@@ -13,7 +13,6 @@ from attrs import evolve
 
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
-from cogni_billing.domain.attempts import AttemptState
 from cogni_billing.domain.errors import InvalidTime
 from cogni_billing.domain.giving_back import Charged
 from cogni_billing.domain.grants import Grant
@@ -369,7 +368,8 @@ def _attempts(store: Store) -> Iterator[Violation]:
         if not attempt.is_credited_by(store.purchase(tenant, attempt.evidence)):
             detail = f"no purchase of {attempt.intent.amount} by {attempt.evidence}"
             yield Violation(Invariant.ATTEMPTS_HAVE_THEIR_PURCHASE, where, detail)
-        led_to = [event.state for event in store.events[tenant, attempt_id]]
-        if attempt.state is not (led_to or [AttemptState.CREATED_INTENT])[-1]:
-            detail = f"{attempt.state} after {', '.join(led_to) or 'nothing'}"
+        events = store.events[tenant, attempt_id]
+        if not attempt.follows(events):
+            led_to = ", ".join(event.state for event in events) or "nothing"
+            detail = f"{attempt.state} after {led_to}"
             yield Violation(Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS, where, detail)

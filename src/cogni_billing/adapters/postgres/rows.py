@@ -586,6 +586,7 @@ def step_asked(attempt: Attempt, step: AttemptEvent) -> Asked:
     return {
         "id": attempt.id,
         "from_state": attempt.state,
+        "from_evidence": attempt.evidence,
         "state": step.state,
         "at": step.at,
         "evidence": step.evidence,

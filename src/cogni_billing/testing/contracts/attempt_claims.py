@@ -61,6 +61,7 @@ class AttemptClaimContract(Attempting):
         self, attempts: PaymentAttempts, verifier: FakeVerifier, intent: Intent
     ) -> None:
         other = "8453:0x" + "cd" * 32
+        verifier.tell(PROOF, PaymentPending(Code.INSUFFICIENT_CONFIRMATIONS))
         pending = attempts.submit(ALICE, intent.attempt_id, PROOF)
 
         with pytest.raises(IdempotencyConflict) as caught:
@@ -74,7 +75,7 @@ class AttemptClaimContract(Attempting):
             other,
         )
         assert attempts.status(ALICE, intent.attempt_id) == pending
-        assert verifier.asked == [PROOF]
+        assert verifier.asked == [PROOF, PROOF]
 
     @pytest.mark.parametrize("second", [ALICE, BOB], ids=["the same tenant", "another"])
     @pytest.mark.parametrize("answer", [paid, PaymentPending()], ids=["credited", "pending"])

@@ -56,15 +56,18 @@ DECLARE
     kept cogni_billing.payment_attempts;
 BEGIN
     SELECT * INTO m FROM json_to_record(asked) AS step (
-        id uuid, from_state text, state text, at timestamptz, evidence text, failure text,
-        transaction uuid, found text);
+        id uuid, from_state text, from_evidence text, state text, at timestamptz, evidence text,
+        failure text, transaction uuid, found text);
     PERFORM cogni_billing.check_call(m.at, m.found, coalesce(m.evidence, '-'));
     IF (m.from_state || ' ' || m.state IN (
             'CREATED_INTENT PENDING_UNVERIFIED',
             'CREATED_INTENT FAILED',
+            'PENDING_UNVERIFIED PENDING_UNVERIFIED',
             'PENDING_UNVERIFIED CREDITED',
             'PENDING_UNVERIFIED REJECTED',
-            'PENDING_UNVERIFIED FAILED')
+            'PENDING_UNVERIFIED FAILED',
+            'FAILED PENDING_UNVERIFIED')
+        AND (m.state <> 'PENDING_UNVERIFIED' OR m.evidence ~ '^[^:]+:.')
         AND (m.state = 'PENDING_UNVERIFIED') = (m.evidence IS NOT NULL)
         AND (m.state = 'CREDITED') = (m.transaction IS NOT NULL)
         AND (m.state IN ('REJECTED', 'FAILED')) = (m.failure IS NOT NULL)
@@ -79,7 +82,7 @@ BEGIN
     END IF;
     SELECT * INTO kept FROM cogni_billing.payment_attempts
     WHERE tenant_id = me AND id = m.id FOR NO KEY UPDATE;
-    IF kept.state IS DISTINCT FROM m.from_state THEN
+    IF (kept.state, kept.evidence) IS DISTINCT FROM (m.from_state, m.from_evidence) THEN
         RETURN '{"outcome":"moved_on"}';
     ELSIF m.state = 'CREDITED' AND NOT EXISTS (
         SELECT FROM cogni_billing.transactions
@@ -95,13 +98,14 @@ BEGIN
         IF NOT FOUND THEN
             RETURN '{"outcome":"claimed"}';
         END IF;
-        kept.evidence := m.evidence;
-    ELSIF m.state <> 'CREDITED' THEN
-        -- Rejected evidence is freed. Otherwise anyone who sees a payment could block its payer's
+    END IF;
+    IF m.state <> 'CREDITED' THEN
+        -- Rejected and replaced evidence is freed. Otherwise anyone who sees a payment could block its payer's
         -- claim.
         DELETE FROM cogni_billing.evidence
         WHERE tenant_id = me AND attempt_id = m.id AND evidence = kept.evidence;
     END IF;
+    kept.evidence := coalesce(m.evidence, kept.evidence);
     kept.changed_at := greatest(kept.changed_at, m.at);
     UPDATE cogni_billing.payment_attempts
     SET state = m.state, changed_at = kept.changed_at, evidence = kept.evidence,
@@ -110,9 +114,13 @@ BEGIN
         failure = m.failure, transaction_id = m.transaction
     WHERE tenant_id = me AND id = m.id;
     INSERT INTO cogni_billing.payment_attempt_events (
-        tenant_id, attempt_id, from_state, state, at, evidence, failure, transaction_id, found
+        tenant_id, attempt_id, number, from_state, state, at, evidence, failure, transaction_id,
+        found
     ) VALUES (
-        me, m.id, m.from_state, m.state, kept.changed_at, m.evidence, m.failure, m.transaction,
+        me, m.id,
+        (SELECT count(*) + 1 FROM cogni_billing.payment_attempt_events
+         WHERE tenant_id = me AND attempt_id = m.id),
+        m.from_state, m.state, kept.changed_at, m.evidence, m.failure, m.transaction,
         m.found::json
     );
     RETURN json_build_object('outcome', 'done', 'stored', (
@@ -145,7 +153,7 @@ CREATE FUNCTION cogni_billing._attempt_events(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN coalesce((
-        SELECT json_agg(to_json(event))
+        SELECT json_agg(to_json(event) ORDER BY number)
         FROM cogni_billing.payment_attempt_events AS event
         WHERE tenant_id = me AND attempt_id = (asked ->> 'id')::uuid
     ), '[]');

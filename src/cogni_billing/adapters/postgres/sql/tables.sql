@@ -393,10 +393,11 @@ CREATE INDEX payment_attempts_expiring
     ON cogni_billing.payment_attempts (expires_at, tenant_id, id)
     WHERE state = 'CREATED_INTENT';
 
--- Each state is left once, so it is part of the key.
+-- The history of attempts. A row never changes.
 CREATE TABLE cogni_billing.payment_attempt_events (
     tenant_id      uuid        NOT NULL,
     attempt_id     uuid        NOT NULL,
+    number         integer     NOT NULL,
     from_state     text        NOT NULL,
     state          text        NOT NULL,
     at             timestamptz NOT NULL,
@@ -405,7 +406,7 @@ CREATE TABLE cogni_billing.payment_attempt_events (
     transaction_id uuid,
     -- The verifier's answer.
     found          json        NOT NULL,
-    CONSTRAINT payment_attempt_events_pkey PRIMARY KEY (tenant_id, attempt_id, from_state)
+    CONSTRAINT payment_attempt_events_pkey PRIMARY KEY (tenant_id, attempt_id, number)
 );
 
 -- Evidence belongs to one attempt in the whole system while the attempt is pending or credited.

@@ -21,6 +21,7 @@ from cogni_billing import (
     Hold,
     Outcome,
     Overrun,
+    PaymentVerified,
     Shortfall,
     TenantId,
     credits,
@@ -134,6 +135,13 @@ def submit(tenant: TenantId = ALICE) -> Call:
     return lambda billing: attempts_over(billing, "stripe:1").submit(
         tenant, INTENTS[tenant], "stripe:1"
     )
+
+
+def report(evidence: str) -> Call:
+    found = PaymentVerified(
+        provider="stripe", token="usd", sender=None, recipient="acct_1", raw_amount=200
+    )
+    return lambda billing: attempts_over(billing).report(ALICE, INTENTS[ALICE], evidence, found)
 
 
 # In this ledger Alice has bought 10 000 000 credits, and has 30 of them on hold. She has a grant of
@@ -253,6 +261,8 @@ PAIRS: dict[str, tuple[Call, Call]] = {
 # In this ledger both tenants have intents, and no purchase.
 PAIRS_OF_ATTEMPTS: dict[str, tuple[Call, Call]] = {
     "evidence twice": (submit(), submit()),
+    "a report twice": (report("stripe:1"), report("stripe:1")),
+    "reports of two payments": (report("stripe:1"), report("stripe:2")),
     "two tenants with one piece of evidence": (submit(), submit(BOB)),
     "evidence, and another tenant who buys with it": (submit(), buy("stripe:1", tenant=BOB)),
 }

@@ -106,10 +106,11 @@ def submit(
     def work(scope: Scope) -> _Looked:
         attempt = scope.attempts.attempt(wanted)
         require_provider(given, attempt.intent.provider)
-        if attempt.evidence not in (None, given) and attempt.state is _PENDING:
-            return _Looked(attempt, attempt.evidence)
-        if attempt.evidence != given and given in _evidence(scope, wanted):
-            return _Looked(attempt)
+        if attempt.evidence not in (None, given):
+            if attempt.state is _PENDING:
+                return _Looked(attempt, attempt.evidence)
+            if given in _evidence(scope, wanted):
+                return _look(context, scope, wanted, at)
         move = submission(attempt, given, at)
         if move is None:
             return _look(context, scope, wanted, at)
@@ -143,7 +144,7 @@ def _replaced(
     if move is not None:
         return _Looked(_submitted(scope, attempt, move), given)
     if given in _evidence(scope, attempt.id):
-        return _Looked(attempt)
+        return _look(context, scope, attempt.id, at)
     raise conflict(attempt, given)
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from cogni_billing.domain.amounts import Amount
+from cogni_billing.domain.amounts import USD, Amount, in_quanta
 from cogni_billing.domain.attempt_limits import AttemptRules
 from cogni_billing.domain.destinations import Destination, chain_id_of
 from cogni_billing.domain.errors import (
@@ -114,6 +114,11 @@ class Intent:
     def chain_id(self) -> int | None:
         """The id of the chain, or `None` if the provider is no chain."""
         return chain_id_of(self.provider)
+
+    def is_counted_in(self, decimals: int) -> bool:
+        """True if `raw_amount` counts the smallest units of a token with so many decimals."""
+        cents = in_quanta(self.amount.value_in(USD), USD.scale)
+        return bool(cents * 10**decimals == self.raw_amount * 10**USD.scale)
 
 
 @frozen(kw_only=True)

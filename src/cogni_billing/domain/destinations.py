@@ -14,12 +14,15 @@ from cogni_billing.domain.amounts import USD, Amount, in_quanta
 from cogni_billing.domain.attempt_limits import require_span
 from cogni_billing.domain.errors import InvalidInput, InvalidReference, shown
 from cogni_billing.domain.identity import provider_id, reference
+from cogni_billing.domain.keccak import keccak256
 
 USDC_DECIMALS: Final = 6
 """USDC has the same decimals on every EVM chain of Circle: one cent is 10 000 raw units."""
 DECIMALS_MAX: Final = 18
 CONFIRMATIONS_MAX: Final = 10_000
 
+_LOWER_MAX: Final = 7
+"""The largest hexadecimal digit of the hash under which a letter of an address is in lower case."""
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 _TX_HASH = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
 _CHAIN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
@@ -176,14 +179,27 @@ def require_provider(evidence: str, provider: str) -> None:
 
 
 def address(given: object, name: str) -> str:
-    """*given* as an address on an EVM chain, in lower case. Upper case is only a checksum.
+    """*given* as an address on an EVM chain, in lower case.
+
+    Mixed case is a checksum (https://eips.ethereum.org/EIPS/eip-55). One case has none.
 
     Raises:
-        InvalidReference: *given* is no address.
+        InvalidReference: *given* is no address, or its checksum is wrong.
     """
     if type(given) is not str or not _ADDRESS.fullmatch(given):
         raise InvalidReference(name, shown(given), "an address, 0x and 40 hexadecimal digits")
+    digits = given[2:]
+    if digits not in (digits.lower(), digits.upper(), _checksummed(digits.lower())):
+        raise InvalidReference(name, shown(given), "an address whose upper case is its checksum")
     return given.lower()
+
+
+def _checksummed(digits: str) -> str:
+    hashed = keccak256(digits.encode()).hex()
+    return "".join(
+        digit.upper() if int(nibble, 16) > _LOWER_MAX else digit
+        for digit, nibble in zip(digits, hashed, strict=False)
+    )
 
 
 def checked_aliases(given: object) -> frozenset[str]:

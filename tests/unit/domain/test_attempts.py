@@ -22,6 +22,7 @@ from cogni_billing import (
     FailureCode,
     InvalidAmount,
     InvalidInput,
+    InvalidReference,
     PaymentFailed,
     PaymentPending,
     PaymentVerified,
@@ -37,6 +38,7 @@ from cogni_billing.domain.attempts import (
     plan_intent,
 )
 from cogni_billing.domain.destinations import (
+    address,
     checked_destinations,
     checked_evidence,
     require_provider,
@@ -245,6 +247,29 @@ def test_addresses_of_a_chain_are_kept_in_lower_case() -> None:
     assert (upper.token, upper.recipient) == (TOKEN, PLATFORM)
     account = Destination.card("Stripe", recipient="acct_A")
     assert (account.recipient, account.token) == ("acct_A", "usd")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+        "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359",
+        "0xdbF03B407c01E7cD3CBea99509d93f8DDDC8C6FB",
+        "0xD1220A0cf47c7B9Be7A2E6BA89F429762e7b9aDb",
+    ],
+)
+def test_an_address_with_a_checksum_is_accepted_and_a_wrong_digit_is_refused(given: str) -> None:
+    assert address(given, "payer") == given.lower()
+    for wrong in (given[:-1] + "0", given[:2] + given[2:].swapcase()):
+        with pytest.raises(InvalidReference) as caught:
+            address(wrong, "payer")
+        assert (caught.value.field, "checksum" in caught.value.expected) == ("payer", True)
+
+
+def test_raw_amounts_tell_the_decimals() -> None:
+    intent = attempt().intent
+    assert [n for n in range(256) if intent.is_counted_in(n)] == [6]
+    assert evolve(intent, raw_amount=200).is_counted_in(2)
 
 
 @pytest.mark.parametrize("given", [None, "stripe", b"", [], [CARD, None], [CARD, CARD], 7])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from threading import Event
 from typing import Any
@@ -61,6 +62,7 @@ def node() -> Iterator[Node]:
     """A node of chain 8453 with five confirmations of the payment."""
     results: dict[str, Any] = {
         "eth_chainId": hex(8453),
+        "eth_call": f"0x{6:064x}",
         "eth_blockNumber": hex(BLOCK + 4),
         "eth_getTransactionReceipt": receipt(PAID),
         "eth_getBlockByNumber": block(BLOCK),
@@ -103,6 +105,7 @@ def test_a_transfer_is_found(verify: Verify, intent: Intent, node: Node) -> None
     assert verify(intent) == verified()
     assert node.asked == [
         "eth_chainId",
+        "eth_call",
         "eth_blockNumber",
         "eth_getTransactionReceipt",
         "eth_getBlockByNumber",
@@ -114,7 +117,7 @@ def test_the_chain_is_asked_for_once(intent: Intent, node: Node) -> None:
     for _ in range(3):
         assert verifier.verify(PROOF, intent) == verified()
 
-    assert node.asked.count("eth_chainId") == 1
+    assert node.asked.count("eth_chainId") == node.asked.count("eth_call") == 1
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,7 @@ def test_the_chain_is_asked_for_once(intent: Intent, node: Node) -> None:
         ([{**PAID, "topics": ["0x" + "11" * 32]}, PAID], verified()),
         ([DIRTY, PAID], verified()),
         ([{**PAID, "removed": True}, PAID], verified()),
+        ([{name: PAID[name] for name in PAID if name != "removed"}], verified()),
     ],
 )
 def test_transfers_of_the_payer_in_the_token_to_the_recipient_count(
@@ -282,6 +286,91 @@ def test_a_node_of_another_chain_raises_invalid_input(
     assert caught.value.expected == "a node of chain 8453"
 
 
+@pytest.mark.parametrize(
+    ("answer", "given"),
+    [(f"0x{18:064x}", "a contract with 18 decimals"), ("0x", "a contract with no decimals()")],
+)
+def test_a_token_with_other_decimals_raises_invalid_input(
+    verify: Verify, intent: Intent, node: Node, answer: str, given: str
+) -> None:
+    node.results["eth_call"] = answer
+
+    with pytest.raises(InvalidInput) as caught:
+        verify(intent)
+
+    assert (caught.value.field, caught.value.given) == ("token", given)
+
+
+def test_an_invalid_answer_about_decimals_is_pending(
+    verify: Verify, intent: Intent, node: Node
+) -> None:
+    node.results["eth_call"] = "0x06"
+
+    assert verify(intent) == PaymentPending(CODE.RPC_ERROR)
+
+
+ABSENT, DOWN = {"eth_getTransactionReceipt": None}, {"eth_blockNumber": "?"}
+LESS = {"eth_getTransactionReceipt": receipt(transfer(TOKEN, WALLET, PLATFORM, 1))}
+AHEAD = {"eth_blockNumber": hex(BLOCK + 9)}
+FEW = {"eth_blockNumber": hex(BLOCK)}
+MISSING, ERROR = PaymentPending(CODE.RECEIPT_NOT_FOUND), PaymentPending(CODE.RPC_ERROR)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("quorum", "nodes", "found", "asked"),
+    [
+        (1, [{}, DOWN], verified(), 1),
+        (1, [DOWN, {}], verified(), 2),
+        (1, [ABSENT, {}], verified(), 2),
+        (1, [ABSENT, DOWN], MISSING, 2),
+        (1, [DOWN, DOWN], ERROR, 2),
+        (1, [FEW, {}], PaymentPending(CODE.INSUFFICIENT_CONFIRMATIONS), 1),
+        (2, [AHEAD, {}, DOWN], verified(), 2),
+        (2, [{}, DOWN, AHEAD], verified(), 3),
+        (2, [{}, LESS, {}], verified(), 3),
+        (2, [{}, LESS], ERROR, 2),
+        (2, [{}, ABSENT, ABSENT], MISSING, 3),
+        (2, [{}, ABSENT, DOWN], ERROR, 3),
+        (3, [{}, {}, {}], verified(), 3),
+    ],
+)
+def test_several_nodes_stand_in_for_each_other_and_agree(
+    intent: Intent,
+    node: Node,
+    is_async: bool,
+    quorum: int,
+    nodes: list[dict[str, Any]],
+    found: Finding,
+    asked: int,
+) -> None:
+    with ExitStack() as stack:
+        chain = [stack.enter_context(serving(Node(node.results | each))) for each in nodes]
+        urls = [each.url for each in chain]
+        verifier = EvmVerifier({8453: urls}, waits=LONG, quorum=quorum)
+        if is_async:
+
+            async def ask() -> Finding:
+                try:
+                    return await verifier.verify_async(PROOF, intent)
+                finally:
+                    await verifier.aclose()
+
+            assert asyncio.run(ask()) == found
+        else:
+            assert verifier.verify(PROOF, intent) == found
+
+    assert [bool(each.asked) for each in chain] == [n < asked for n in range(len(nodes))]
+
+
+@pytest.mark.parametrize("quorum", [0, 2, True, None, 1.0])
+def test_an_invalid_quorum_is_refused(quorum: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        EvmVerifier({1: ["http://a", "http://b"], 10: "http://c"}, quorum=quorum)
+
+    assert caught.value.field == "quorum"
+
+
 def test_a_chain_without_a_url_raises_invalid_input(intent: Intent) -> None:
     with pytest.raises(InvalidInput) as caught:
         EvmVerifier({1: "http://n", 10: "https://n"}).verify(PROOF, intent)
@@ -302,6 +391,9 @@ def test_a_chain_without_a_url_raises_invalid_input(intent: Intent) -> None:
         ({1: ""}, "an invalid URL for chain 1"),
         ({1: "secret"}, "an invalid URL for chain 1"),
         ({1: b"http://n"}, "an invalid URL for chain 1"),
+        ({1: []}, "an invalid URL for chain 1"),
+        ({1: ["http://n", "secret"]}, "an invalid URL for chain 1"),
+        ({1: ["http://n", "http://n"]}, "an invalid URL for chain 1"),
     ],
 )
 def test_invalid_urls_are_refused(urls: Any, shown: str) -> None:

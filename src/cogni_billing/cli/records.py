@@ -202,6 +202,8 @@ def _object(text: str, wrong: type[InvalidInput], field: str) -> dict[str, Any]:
 
 
 def _why(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "too many nested values"
     if isinstance(error, json.JSONDecodeError):  # its own text would count lines from this one
         return shown(f"{error.msg} at column {error.colno}")
     return shown(str(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from attrs import asdict, field, frozen
-from attrs.converters import optional
 
 from cogni_billing.domain.errors import InvalidInput, shown
 
@@ -27,6 +26,11 @@ def _role_name(given: str) -> str:
     return given
 
 
+# Not `optional`: the signature that it makes differs between versions of Python.
+def _role_name_or_none(given: str | None) -> str | None:
+    return None if given is None else _role_name(given)
+
+
 @frozen(kw_only=True)
 class Roles:
     """Names of the roles. A host with its own names gives them to `provision`.
@@ -45,7 +49,7 @@ class Roles:
     user: str = field(default="app_user", converter=_role_name)
     service: str = field(default="app_service", converter=_role_name)
     keeper: str = field(default="cogni_billing_keeper", converter=_role_name)
-    spender: str | None = field(default=None, converter=optional(_role_name))
+    spender: str | None = field(default=None, converter=_role_name_or_none)
 
     def __attrs_post_init__(self) -> None:
         if len(set(self.to_dict().values())) < len(self.to_dict()):

@@ -26,7 +26,6 @@ from cogni_billing.domain.errors import (
     AttemptClosed,
     BillingError,
     Difference,
-    DisputeClosed,
     GrantClosed,
     HoldClosed,
     IdempotencyConflict,
@@ -62,6 +61,7 @@ from cogni_billing.domain.errors import (
     UnknownGrant,
     UnknownHold,
     UnknownPayment,
+    UnknownRefund,
     UnknownSchedule,
     VerifierFailed,
 )
@@ -114,6 +114,7 @@ from cogni_billing.domain.receipts import (
     PurchaseReceipt,
     Receipt,
     RefundReceipt,
+    ReinstatementReceipt,
     ReversalReceipt,
     VoidReceipt,
 )
@@ -187,6 +188,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "OutcomeState",
     # Refunds and disputes
     "RefundReceipt",
+    "ReinstatementReceipt",
     "ReversalReceipt",
     "Shortfall",
     "Dispute",
@@ -246,7 +248,6 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "BillingError",
     "AttemptClosed",
     "Difference",
-    "DisputeClosed",
     "GrantClosed",
     "HoldClosed",
     "RunInProgress",
@@ -285,5 +286,6 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "ReversalExceedsCharge",
     "UnknownHold",
     "UnknownPayment",
+    "UnknownRefund",
     "VerifierFailed",
 ]

@@ -66,10 +66,11 @@ from cogni_billing.domain.receipts import (
     OpeningReceipt,
     PurchaseReceipt,
     RefundReceipt,
+    ReinstatementReceipt,
     ReversalReceipt,
     VoidReceipt,
 )
-from cogni_billing.domain.reversals import ReversalRequest
+from cogni_billing.domain.reversals import FailureRequest, ReversalRequest
 from cogni_billing.domain.schedules import GrantSchedule, Schedule, ScheduleRequest
 from cogni_billing.domain.seals import Seal
 from cogni_billing.domain.statements import Balance, Page, TransactionView
@@ -832,6 +833,7 @@ class AsyncBilling:
         *,
         payment: str,
         amount: Amount | None = None,
+        total: Amount | None = None,
         reference: str,
         shortfall: Shortfall = Shortfall.DEBT,
         metadata: Mapping[str, object] | None = None,
@@ -846,11 +848,19 @@ class AsyncBilling:
         which come from `breakage`: the customer does not owe them. Only the rest was spent. Once a
         refund has taken other credits for spent ones, the purchase no longer expires.
 
+        A refund may return a part that is disputed. The open disputes then set less aside, the
+        newest one first.
+
         Args:
             tenant: The tenant that paid.
             payment: The payment of the purchase.
             amount: The returned part of the payment, in the payment's unit. `None` for all that
                 remains.
+            total: In place of an amount: the sum of the payment's refunds, including this one, as
+                the processor reports it. If earlier refunds have reached it, for example because
+                events arrive out of order, the refund is recorded with an amount of zero. If a lost
+                dispute has returned a part as well, the credits of no more than the payment are
+                taken back.
             reference: The key, unique among the tenant's refunds.
             shortfall: The rule for credits that the customer has already spent. `Shortfall.DEBT`
                 lets the balance fall below zero. `Shortfall.CLAMP` takes the available credits,
@@ -860,13 +870,16 @@ class AsyncBilling:
             metadata: A JSON object to keep with the transaction.
 
         Raises:
-            InvalidAmount, InvalidReference, InvalidMetadata, InvalidInput: an argument is invalid.
-            UnitMismatch: *amount* is in another unit than the payment.
+            InvalidAmount, InvalidReference, InvalidMetadata, InvalidInput: an argument is invalid,
+                or both *amount* and *total* are given.
+            UnitMismatch: *amount* or *total* is in another unit than the payment.
             PrivilegeRequired: the unit of work has no service role.
             UnknownAccount: the tenant has no account.
             IdempotencyConflict: the tenant used this reference for another refund.
             UnknownPayment: the tenant has confirmed no such payment.
-            RefundExceedsPayment: the rest of the payment is smaller, or zero.
+            RefundExceedsPayment: *amount* is larger than the rest of the payment, *total* is larger
+                than the payment, or the rest is zero and no *total* is given. Names the disputes
+                that were lost, since their part is no longer there.
             InsufficientCredits: less is available, and *shortfall* is `Shortfall.REFUSE`. The
                 refund is not recorded, so do not return the payment.
         """
@@ -874,11 +887,54 @@ class AsyncBilling:
             tenant=tenant,
             payment=payment,
             amount=amount,
+            total=total,
             reference=reference,
             shortfall=shortfall,
             metadata=metadata,
         )
         return await self._run(reversals.refund(self._context, request))
+
+    async def refund_failed(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        refund: str,
+        reference: str,
+        metadata: Mapping[str, object] | None = None,
+    ) -> ReinstatementReceipt:
+        """Undo a refund that failed at the bank: the payment was not returned.
+
+        Gives the customer's credits and every share back, to floor(posting x returned / paid). What
+        the `shortfall` account absorbed of the refund goes back to it first, then expired credits
+        go back to `breakage`, and the rest to the customer. Credits go back to the grants and
+        purchases from which they were taken. Those that have expired since expire at once.
+
+        A refund fails once. A later call for the same refund returns the first outcome, also with
+        another reference.
+
+        Args:
+            tenant: The tenant that paid.
+            payment: The payment of the purchase.
+            refund: The reference of the refund.
+            reference: The key, unique among the tenant's failed refunds.
+            metadata: A JSON object to keep with the transaction.
+
+        Raises:
+            InvalidReference, InvalidMetadata: see `refund`.
+            PrivilegeRequired, UnknownAccount, UnknownPayment: see `refund`.
+            IdempotencyConflict: the tenant used this reference for another refund.
+            UnknownRefund: the payment has no such refund. If events arrive out of order, let the
+                provider send this one again.
+        """
+        request = FailureRequest(
+            tenant=tenant,
+            payment=payment,
+            refund=refund,
+            reference=reference,
+            metadata=metadata,
+        )
+        return await self._run(reversals.refund_failed(self._context, request))
 
     async def open_dispute(
         self,
@@ -892,21 +948,21 @@ class AsyncBilling:
         """Set a disputed purchase aside until the dispute is won or lost.
 
         Sets the customer's credits and every share aside, even beyond the available credits. A
-        payment can have several disputes, each of a part. Credits that have expired are not set
-        aside. The others of the purchase no longer expire.
+        payment can have several disputes, each of a part. No more is set aside than the payment has
+        left, so a dispute of a refunded payment sets nothing aside. Credits that have expired are
+        not set aside. The others of the purchase no longer expire.
 
         Args:
             tenant: The tenant that paid.
             payment: The payment of the purchase.
             reference: The key, unique among the tenant's disputes: the provider's dispute id.
             amount: The disputed part of the payment, in the payment's unit. `None` for all that
-                remains.
+                was not returned and is not disputed yet.
             metadata: A JSON object to keep with the dispute.
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: see `refund`.
             PrivilegeRequired, UnknownAccount, UnknownPayment, IdempotencyConflict: see `refund`.
-            RefundExceedsPayment: the rest of the payment is smaller, or zero.
         """
         request = DisputeRequest(
             tenant=tenant,
@@ -917,6 +973,35 @@ class AsyncBilling:
         )
         return await self._run(reversals.open_dispute(self._context, request))
 
+    async def update_dispute(
+        self,
+        tenant: TenantId | UUID,
+        *,
+        payment: str,
+        reference: str,
+        amount: Amount,
+    ) -> Dispute:
+        """Change the disputed amount. An open dispute then sets aside so much.
+
+        A dispute that was lost in full is lost with this amount. Of a dispute that was won, or was
+        lost in a named part, only `amount` changes. The same amount again changes nothing.
+
+        Args:
+            tenant: The tenant that paid.
+            payment: The payment of the purchase.
+            reference: The reference of the dispute.
+            amount: The disputed part of the payment, in the payment's unit.
+
+        Raises:
+            InvalidAmount, UnitMismatch, InvalidReference: an argument is invalid.
+            PrivilegeRequired, UnknownAccount, UnknownDispute: see `win_dispute`.
+        """
+        return await self._run(
+            reversals.update_dispute(
+                self._context, tenant, payment=payment, reference=reference, amount=amount
+            )
+        )
+
     async def win_dispute(
         self,
         tenant: TenantId | UUID,
@@ -924,8 +1009,10 @@ class AsyncBilling:
         payment: str,
         reference: str,
     ) -> Dispute:
-        """Release exactly the credits that the dispute set aside. Winning it again changes no
-        balance.
+        """Set the dispute to won. Releases exactly the credits that it set aside.
+
+        If the dispute was lost, gives back the credits and shares that this took, as
+        `refund_failed` does. Winning it again changes nothing.
 
         Raises:
             InvalidReference: *payment* or *reference* is invalid.
@@ -933,7 +1020,6 @@ class AsyncBilling:
             UnknownAccount: the tenant has no account.
             UnknownDispute: the payment has no such dispute. If events arrive out of order, let the
                 provider send this one again.
-            DisputeClosed: the dispute was lost.
         """
         return await self._run(
             reversals.win_dispute(self._context, tenant, payment=payment, reference=reference)
@@ -945,22 +1031,37 @@ class AsyncBilling:
         *,
         payment: str,
         reference: str,
+        amount: Amount | None = None,
         shortfall: Shortfall = Shortfall.DEBT,
         metadata: Mapping[str, object] | None = None,
     ) -> ChargebackReceipt:
-        """Reverse the disputed part of the purchase for good, as `refund` does.
+        """Set the dispute to lost. Reverses the disputed part of the purchase, as `refund` does.
 
-        The payment is lost in any case, so `Shortfall.REFUSE` is invalid here.
+        The bank may change its mind, so a dispute that was won can be lost, and the reverse.
+        Losing it again changes nothing. No more is taken back than the payment has left, so the
+        receipt of a refunded payment has zeros.
+
+        Args:
+            tenant: The tenant that paid.
+            payment: The payment of the purchase.
+            reference: The reference of the dispute.
+            amount: The lost part of the payment, in the payment's unit. The rest is released.
+                `None` for the disputed amount.
+            shortfall: See `refund`. The payment is lost in any case, so `Shortfall.REFUSE` is
+                invalid here.
+            metadata: A JSON object to keep with the transaction.
 
         Raises:
+            InvalidAmount, UnitMismatch: see `refund`.
             InvalidReference, InvalidMetadata, InvalidInput: see `refund`.
-            PrivilegeRequired, UnknownAccount, IdempotencyConflict, UnknownPayment: see `refund`.
-            UnknownDispute: the payment has no such dispute.
-            DisputeClosed: the dispute was won.
+            PrivilegeRequired, UnknownAccount, UnknownDispute: see `win_dispute`.
+            IdempotencyConflict: the dispute is lost already, by a call with another *amount* or
+                *shortfall*. `update_dispute` changes the amount.
         """
         request = ReversalRequest(
             tenant=tenant,
             payment=payment,
+            amount=amount,
             reference=reference,
             shortfall=shortfall,
             metadata=metadata,

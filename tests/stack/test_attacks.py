@@ -174,7 +174,7 @@ def on_history(table: str) -> Iterator[tuple[str, Attack]]:
     name = f"cogni_billing.{table}"
     column = COLUMNS.get(table, "tenant_id")
     # `erase_only` compares the row, so the change must be a real one.
-    change = {"transactions": "line_at = now()", "disputes": "disputed = disputed + 1"}.get(
+    change = {"transactions": "line_at = now()", "disputes": "part = 1"}.get(
         table, f"{column} = {column}"
     )
     changes = {

@@ -33,9 +33,7 @@ from stack.support.attacks import (
     call,
     capture,
     charge,
-    chargeback,
     dispute,
-    dispute_of_expired,
     dump,
     ending,
     expiring,
@@ -44,6 +42,8 @@ from stack.support.attacks import (
     grant,
     hold,
     intent,
+    losing,
+    losing_by,
     now,
     opening,
     part,
@@ -53,12 +53,14 @@ from stack.support.attacks import (
     purchase,
     refund,
     refund_of_expired,
+    reinstatement,
     release,
     reversal,
     rule_of,
     step,
     undone,
     void,
+    winning,
 )
 
 Make = Callable[..., Asked]
@@ -103,7 +105,10 @@ DOORS = {
     "reversal": Door("mint", reversal, many=True),
     "refund": Door("reverse", refund, "app_service", many=True),
     "expired_refund": Door("reverse", refund_of_expired, "app_service", many=True),
-    "chargeback": Door("reverse", chargeback, "app_service", many=True),
+    "reinstatement": Door("reverse", reinstatement, "app_service", many=True),
+    "chargeback": Door("settle_dispute", losing_by, "app_service"),
+    "losing": Door("settle_dispute", losing, "app_service"),
+    "closing": Door("settle_dispute", winning, "app_service"),
     "adjustment": Door("adjust", adjustment, "app_service", many=True),
     "hold": Door("hold", hold),
     "release": Door("release", release),
@@ -115,8 +120,7 @@ DOORS = {
     "part": Door("release_part", part),
     "intent": Door("create_attempt", intent),
     "step": Door("record_attempt", step),
-    "dispute": Door("open_dispute", dispute, "app_service"),
-    "expired_dispute": Door("open_dispute", dispute_of_expired, "app_service"),
+    "dispute": Door("settle_dispute", dispute, "app_service"),
     "expire_due": Door("expire_due", lambda ids, **altered: {"at": ids.now} | altered),
     "opening": Door("open_account", lambda ids, **altered: {"at": ids.now} | altered),
     "lock": Door("lock", lambda ids, **altered: VALID["lock"](ids) | altered, "app_service"),
@@ -127,15 +131,13 @@ DOORS = {
         lambda ids, **altered: VALID["limit_overdraft"](ids) | altered,
         "app_service",
     ),
-    "closing": Door(
-        "close_dispute", lambda ids, **altered: VALID["close_dispute"](ids) | altered, "app_service"
-    ),
     "check": Door("begin_check", lambda ids, **altered: VALID["begin_check"](ids) | altered),
 }
 MOVEMENTS = (
     *("charge", "capture", "purchase", "grant", "refund", "chargeback", "adjustment"),
-    "reversal",
+    *("reversal", "reinstatement"),
 )
+SUBJECTS = ("capture", "chargeback", "reinstatement")
 METADATA = {
     "missing": None,
     "no object": "[]",
@@ -234,6 +236,7 @@ def forged_movements() -> Iterator[tuple[str, Forgery]]:
     for door in MOVEMENTS:
         kinds = {*MOVEMENTS, "expiry", "void"}
         own = {k for k in kinds if DOORS.get(k) and DOORS[k].function == DOORS[door].function}
+        own |= {"reinstatement"} if door == "chargeback" else set()
         for kind in sorted({*kinds, "gift", "CHARGE", ""} - own):
             yield f"{door}: kind {kind!r}", (door, {"kind": kind}, "transactions_kind_known")
         yield f"{door}: no kind", (door, {"kind": None}, "transactions_kind_known")
@@ -248,9 +251,9 @@ def forged_movements() -> Iterator[tuple[str, Forgery]]:
                 ),
             )
             continue
-        way = 5 if DOORS[door].function != "mint" else -5
+        way = 5 if DOORS[door].function != "mint" and door != "reinstatement" else -5
         yield f"{door}: other way", (door, {"amount": way}, "transactions_raise_or_lower")
-        subject = {"subject": None if door in ("capture", "chargeback") else STRANGER}
+        subject = {"subject": None if door in SUBJECTS else STRANGER}
         yield f"{door}: subject", (door, subject, "transactions_have_their_subject")
 
 
@@ -303,7 +306,9 @@ extending,part amounts_are_whole_and_bounded {"id":null} {"amount":-1} {"amount"
     {"amount":10000000000000000000000000000000000000000}
 charge transactions_fit_their_kind {"at_most":6} {"at_most":4} {"at_most":"NaN"} {"at_most":-5}
     {"at_most":5,"overdraft":true}
-capture,purchase,grant,refund transactions_fit_their_kind {"at_most":5}
+capture,purchase,grant,chargeback,reinstatement transactions_fit_their_kind {"at_most":5}
+refund reversals_follow_one_another {"at_most":5} {"at_most":0,"part":0} {"at_most":"0.05"}
+    {"at_most":"0.10","part":null} {"at_most":"NaN"} {"part":0,"at_most":"0.10"}
 capture,purchase,grant,refund,adjustment transactions_fit_their_kind {"used_at":"2026-01-01"}
 charge untimely {"used_at":"2020-01-01"} {"used_at":"infinity"} {"used_at":"-infinity"}
     {"used_at":"2040-01-01"} {"used_at":"ago"} {"used_at":"ahead"}
@@ -331,9 +336,6 @@ refund reversals_follow_one_another {"lapsed":0} {"lapsed":1} {"lapsed":-1} {"la
 expired_refund reversals_follow_one_another {"lapsed":null} {"lapsed":999999} {"lapsed":1000001}
     {"lapsed":"NaN"} {"lapsed":null,"amount":-1000000} {"lapsed":999999,"amount":-1}
     {"lapsed":null,"absorbed":1000000} {"lapsed":999999,"absorbed":1} {"absorbed":1}
-dispute disputes_are_of_a_purchase {"lapsed":null} {"lapsed":1} {"lapsed":-1} {"lapsed":"NaN"}
-expired_dispute disputes_are_of_a_purchase {"lapsed":0} {"lapsed":999999,"amount":1}
-    {"lapsed":0,"amount":1000000} {"lapsed":null}
 grant transactions_fit_their_kind {"absorbed":"NaN"}
 charge,grant shares_are_complete {"beneficiaries":["Bob"],"shares":[1]}
 charge,adjustment reversals_name_a_purchase {"reverses":"stranger"}
@@ -359,7 +361,7 @@ purchase policies_are_small_objects {"policy":null} {"policy":"[]"}
     {"policy":"{\"a\":\"\\u0000\"}"}
 purchase claimed {"reference":"his payment"}
 charge,purchase,grant,adjustment ids_are_given_once {"id":"hers"}
-hold ids_are_given_once {"id":"her hold"} {"id":"her dispute"}
+hold ids_are_given_once {"id":"her hold"}
 charge,purchase,hold,extending,part,dispute 22P05 {"reference":"\u0000"}
 grant grants_have_their_terms {"source":null} {"source":"two words"} {"source":""}
     {"priority":null} {"priority":-1} {"priority":1000001} {"expires_at":"infinity"}
@@ -420,21 +422,27 @@ refund reversals_follow_one_another {"reverses":"stranger"} {"reverses":"her cha
     {"amount":-1000001} {"amount":-1e30} {"shares":[-500001]} {"shares":[-1e30]} {"absorbed":1}
     {"amount":0} {"amount":0,"absorbed":1e39} {"amount":-999999}
 refund reversals_follow_one_another {"shortfall":"refuse","amount":-999999,"absorbed":1}
-refund insufficient {"shortfall":"refuse","returned":"1.00","returned_total":"1.00","part":null,
-    "amount":-10000000,"shares":[-5000000]}
 chargeback reversals_follow_one_another {"shortfall":"refuse"} {"subject":"stranger"}
-    {"returned":"0.60","returned_total":"0.60"}
-dispute disputes_are_of_a_purchase {"id":null} {"purchase":"his purchase"}
-    {"purchase":"her charge"} {"payment":"his payment"} {"disputed":"1.01","part":null}
-    {"disputed":0,"part":null} {"disputed":"NaN","part":null} {"disputed_unit":"USDC"}
-    {"disputed":"0.20","part":null} {"part":"0.20"}
-    {"amount":-1} {"amount":"NaN"} {"amount":10} {"shares":[-5]} {"shares":["NaN"]}
-    {"shares":[[5]]} {"shares":[6]} {"shares":[]} {"beneficiaries":["stranger"]} {"parts":[]}
-    {"parts":null} {"parts":[{"tenant":"stranger","id":"stranger","amount":9}]}
+    {"returned":"0.60","returned_total":"0.60"} {"part":"0.40"}
+reinstatement reversals_follow_one_another {"reverses":"stranger"} {"reverses":"her charge"}
+    {"reverses":"hers"} {"reverses":"his purchase"} {"subject":"stranger"} {"subject":"her dispute"}
+    {"subject":"her charge"} {"amount":5} {"returned":0,"returned_total":"0.10"} {"returned":null}
+    {"returned":"0.05","returned_total":"0.05"} {"returned":"NaN"} {"returned_total":"NaN"}
+    {"returned":"-0.10","returned_total":"0.20"} {"absorbed":5} {"lapsed":5} {"part":"0.10"}
+    {"shortfall":"debt"}
+dispute disputes_are_of_a_purchase {"id":null} {"payment":"his payment"} {"payment":"run-1"}
+    {"disputed":"0.51","part":null} {"disputed":0,"part":null} {"disputed":"NaN","part":null}
+    {"disputed":"NaN","part":"NaN"} {"disputed":"0.001","part":"0.001"} {"disputed":-1,"part":-1}
+    {"disputed":0,"part":0} {"disputed":"0.20"} {"part":"0.20"} {"state":"won"} {"state":null}
+    {"state":"gift"} {"lost":"0.10"} {"chargeback":"stranger"} {"opens":false} {"opens":null}
+closing disputes_are_of_a_purchase {"id":"stranger"} {"reference":"dp_9"} {"payment":"his payment"}
+    {"disputed":-1} {"disputed":"NaN"} {"disputed":"0.001"} {"disputed":null} {"lost":"0.10"}
+    {"chargeback":"her charge"} {"state":"lost"} {"state":"lost","chargeback":"her charge"}
+losing disputes_are_of_a_purchase {"movement":null} {"chargeback":"stranger"} {"lost":0}
+    {"lost":"NaN"} {"lost":"0.001"}
+losing reversals_follow_one_another {"lost":"0.40"} {"state":"won","chargeback":null}
 lock tenants_are_not_reserved {"tenants":["00000000-0000-0000-0000-000000000000"]}
     {"tenants":["00000000-0000-4000-b000-000000000001"]}
-closing disputes_are_of_a_purchase {"parts":[{"tenant":"Alice","id":"stranger"}]}
-    {"parts":[{"tenant":"Bob","id":"his hold"}]}
 intent attempts_are_of_money {"id":null} {"amount":null} {"amount":"NaN"} {"amount":"Infinity"}
     {"amount":0} {"amount":"0.001"} {"amount":1000000000000000000000000000} {"unit":null}
     {"unit":"USDC"} {"raw_amount":"NaN"} {"raw_amount":"0.5"} {"raw_amount":0}

@@ -111,6 +111,12 @@ def refund(amount: str, reference: str, shortfall: Shortfall = Shortfall.DEBT) -
     )
 
 
+def failed(refund: str, reference: str) -> Call:
+    return lambda billing: billing.refund_failed(
+        ALICE, payment=PAYMENT, refund=refund, reference=reference
+    )
+
+
 def give_back(amount: int, reference: str = "back-1") -> Call:
     return lambda billing: billing.reverse(
         ALICE, charge="used", amount=credits(amount), reference=reference
@@ -230,6 +236,15 @@ PAIRS: dict[str, tuple[Call, Call]] = {
         lambda billing: billing.win_dispute(ALICE, payment=PAYMENT, reference="dp_1"),
         lambda billing: billing.lose_dispute(ALICE, payment=PAYMENT, reference="dp_1"),
     ),
+    "a refund that failed twice": (
+        failed("re_0", "f-1"),
+        failed("re_0", "f-2"),
+    ),
+    "a refund that failed, and a refund": (failed("re_0", "f-1"), refund("0.60", "re_1")),
+    "a refund and a dispute": (
+        refund("0.60", "re_1"),
+        lambda billing: billing.open_dispute(ALICE, payment=PAYMENT, reference="dp_2"),
+    ),
     "a refund, and a partner who spends its share": (
         refund("0.90", "re_1"),
         charge(10_900_000, tenant=BOB),
@@ -325,6 +340,7 @@ def sell(billing: Billing) -> None:
     assert billing.grants(ALICE)[0].id == GRANTED
     assert billing.hold(ALICE, credits(30), reference="ready").id == HELD
     billing.open_dispute(ALICE, payment=PAYMENT, amount=usd("0.05"), reference="dp_1")
+    billing.refund(ALICE, payment=PAYMENT, amount=usd("0.02"), reference="re_0")
 
 
 def intend(billing: Billing) -> None:

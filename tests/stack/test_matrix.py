@@ -45,7 +45,7 @@ from stack.support.attacks import (
 NOBODY = f"somebody_{secrets.token_hex(4)}"
 NAMES = {**ROLES.to_dict(), "public": NOBODY}
 RESERVED = sorted((SYSTEM_ACCOUNTS | {UUID(int=0)}) - {SYSTEM}, key=str)
-ACROSS_TENANTS = {"close_dispute", "lock", "open_dispute"}
+ACROSS_TENANTS = {"lock", "settle_dispute"}
 KEYS = ("tenant_id", "origin_id")
 
 

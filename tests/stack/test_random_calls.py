@@ -44,6 +44,7 @@ from stack.support.attacks import (
     prepared,
     purchase,
     refund,
+    reinstatement,
     rule_of,
     step,
     void,
@@ -73,7 +74,7 @@ FIELDS = sorted(
         field
         for make in (
             *(charge, capture, purchase, grant, void, extension, refund, hold, intent, step),
-            *(dispute, planned),
+            *(dispute, planned, reinstatement),
         )
         for field in make(Ids(*[timedelta()] * len(fields(Ids))))  # type: ignore[arg-type]
     }

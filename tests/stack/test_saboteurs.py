@@ -15,10 +15,12 @@ from cogni_billing.testing.contracts import (
     adjusting,
     attempt_reports,
     batches,
+    changing_disputes,
     charges,
     drawing,
     erasure,
     expiring,
+    failed_refunds,
     freezing,
     giving_back,
     grant_ends,
@@ -424,7 +426,62 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
     "disputed_credits_expire": (
         expiring.ExpiringRefundContract,
         "test_a_dispute_ends_the_expiry",
-        replaced("_open_dispute", "AND expires_at > m.at", "AND false"),
+        replaced("_settle_dispute", "AND expires_at > m.at", "AND false"),
+    ),
+    "a_refund_leaves_disputes_as_they_are": (
+        failed_refunds.DisputedRefundContract,
+        "test_a_refund_takes_the_undisputed_rest_before_the_newest_dispute",
+        replaced("free_aside", "IF NOT EXISTS (", "IF true OR NOT EXISTS ("),
+    ),
+    "a_refused_refund_frees_disputed_credits": (
+        failed_refunds.DisputedRefundContract,
+        "test_a_refund_that_refuses_a_debt_may_take_the_credits_that_it_frees",
+        replaced("record", "available := available + drawn;", ""),
+    ),
+    "refunds_that_failed_count": (
+        failed_refunds.RefundTotalContract,
+        "test_a_total_counts_no_refund_that_failed",
+        replaced("refunded_of", "undone.subject_id = refund.id", "false"),
+    ),
+    "the_customer_is_given_back_first": (
+        failed_refunds.FailedRefundContract,
+        "test_the_absorbed_part_of_the_failed_refund_goes_back_first",
+        replaced(
+            "reinstate", "FILTER (WHERE is_own), 0)) AS own_absorbed", ", 0) * 0) AS own_absorbed"
+        ),
+    ),
+    "a_failed_refund_gives_no_grants_back": (
+        failed_refunds.FailedRefundContract,
+        "test_a_failed_refund_leaves_every_account_as_before_it",
+        replaced("reinstate", "CONTINUE WHEN leg.part <= 0;", "CONTINUE;"),
+    ),
+    "a_lost_dispute_stays_lost": (
+        changing_disputes.ChangingDisputeContract,
+        "test_a_lost_dispute_that_is_won_gives_everything_back",
+        replaced("lost_of", "WHERE state = 'lost'", ""),
+    ),
+    "a_dispute_sets_aside_what_was_returned": (
+        changing_disputes.ChangingDisputeContract,
+        "test_of_a_dispute_beyond_the_payment_what_remains_is_set_aside",
+        replaced("set_aside", "bought.paid - place", "bought.paid"),
+    ),
+    "a_dispute_keeps_its_first_amount": (
+        changing_disputes.ChangingDisputeContract,
+        "test_the_disputed_amount_of_an_open_dispute_changes",
+        replaced(
+            "set_aside",
+            "becomes := changed;",
+            "becomes := changed; becomes.disputed := coalesce(was.disputed, changed.disputed);",
+        ),
+    ),
+    "a_reinstatement_is_rounded_alone": (
+        changing_disputes.EventOrderContract,
+        "test_parts_end_at_the_same_credits_in_any_order",
+        replaced(
+            "reinstate",
+            "part_of(whole, bought.paid, m.returned_total, m.returned) AS part,",
+            "part_of(whole, bought.paid, 0, m.returned) AS part,",
+        ),
     ),
     "a_second_freeze_replaces_the_first": (
         freezing.FreezeContract,

@@ -326,7 +326,7 @@ class TestWithoutTheKey:
     def test_functions_that_span_tenants_work_with_one_proof(
         self, database: Database, known: dict[TenantId, Ids]
     ) -> None:
-        for function in ("lock", "open_dispute", "close_dispute"):
+        for function in ("lock", "settle_dispute"):
             asked = VALID[function](known[ALICE])
             with undone(database, NAMES["service"]) as connection:
                 call(connection, function, ALICE, proof_now(ALICE), asked)

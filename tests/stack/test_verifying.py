@@ -40,7 +40,7 @@ from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
 from cogni_billing.testing.contracts.attempt_base import CARD
 from cogni_billing.testing.contracts.purchases import planned
-from cogni_billing.testing.contracts.verifying import DAVE, HOUR, changed, expiring, live
+from cogni_billing.testing.contracts.verifying import DAVE, HOUR, changed, expiring, live, undone
 from cogni_billing.testing.verifiers import FakeVerifier, paid
 from stack.conftest import Database
 
@@ -66,6 +66,10 @@ LOT = (
     " (SELECT id FROM cogni_billing.transactions WHERE reference = 'stripe:x_3')"
 )
 DISPUTE = "UPDATE cogni_billing.disputes SET {} WHERE reference = '{}'"
+CHANGED = (
+    "UPDATE cogni_billing.dispute_changes SET {} WHERE dispute_id ="
+    " (SELECT id FROM cogni_billing.disputes WHERE reference = '{}')"
+)
 DISPUTED = "UPDATE cogni_billing.holds SET {} WHERE kind = 'dispute' AND state = 'open'"
 ATTEMPT = "UPDATE cogni_billing.payment_attempts SET {} WHERE state = '{}'"
 RELEASED = "state = 'released'"
@@ -554,8 +558,8 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         },
     ),
     "a dispute is of expired credits that there were not": (
-        DISPUTE.format("lapsed = 1", "dp_2"),
-        {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
+        CHANGED.format("lapsed = 1, amount = amount - 1", "dp_2"),
+        {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT, Invariant.DISPUTES_ARE_SET_ASIDE},
     ),
     "an extension is of another grant": (
         "INSERT INTO cogni_billing.grant_extensions"
@@ -634,7 +638,10 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "a refund was asked for another amount": (
         TRANSACTION.format("part = 0.01", "re_1"),
-        {Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED},
+        {
+            Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
+            Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE,
+        },
     ),
     "a refund is finer than the payment's unit": (
         TRANSACTION.format(
@@ -642,7 +649,10 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
             " returned_total = returned_total + 0.001",
             "re_1",
         ),
-        {Invariant.REVERSALS_FOLLOW_ONE_ANOTHER},
+        {
+            Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
+            Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE,
+        },
     ),
     "a refund absorbs more": (
         TRANSACTION.format("absorbed = absorbed + 1", "re_2"),
@@ -658,6 +668,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
             Invariant.TRANSACTIONS_SUM_TO_ZERO,
             Invariant.POSTINGS_MATCH,
             Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
+            Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE,
             Invariant.WALLETS_MATCH,
             Invariant.LINES_RUN_ON,
             Invariant.LINES_ARE_GAPLESS,
@@ -668,6 +679,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         {
             Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT,
             Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
+            Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE,
             Invariant.REVERSALS_TAKE_BACK_THEIR_PART,
             Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
             Invariant.SHARES_FOLLOW_THE_POLICY,
@@ -694,8 +706,9 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         f"{DISPUTED.format(RELEASED)} AND tenant_id = '{SYSTEM_TENANT_ID}'",
         {Invariant.DISPUTES_ARE_SET_ASIDE, Invariant.HOLDS_ADD_UP, Invariant.HOLDS_ARE_COUNTED},
     ),
-    "an open dispute is of more than it sets aside": (
-        DISPUTE.format("disputed = disputed + 0.05, part = part + 0.05", "dp_2"),
+    "an open dispute is of less than it sets aside": (
+        f"{CHANGED.format('disputed = disputed - 0.05', 'dp_2')};"
+        f" {DISPUTE.format('part = part - 0.05', 'dp_2')}",
         {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
     ),
     "a dispute is of another payment": (
@@ -708,11 +721,37 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     ),
     "a chargeback has no dispute": (
         f"UPDATE cogni_billing.transactions SET subject_id = '{BOB}' WHERE kind = 'chargeback'",
-        {Invariant.CHARGEBACKS_END_A_DISPUTE},
+        {Invariant.CHARGEBACKS_ARE_OF_A_DISPUTE},
     ),
     "a lost dispute was of more": (
-        DISPUTE.format("disputed = disputed + 1", "dp_1"),
-        {Invariant.CHARGEBACKS_END_A_DISPUTE, Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
+        CHANGED.format("lost = disputed - 0.01", "dp_1"),
+        {Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE},
+    ),
+    "a lost dispute has no chargeback": (
+        CHANGED.format(f"chargeback_id = '{BOB}'", "dp_1"),
+        {Invariant.CHARGEBACKS_ARE_OF_A_DISPUTE},
+    ),
+    "a change of a dispute is missing": (
+        CHANGED.format("number = number + 10", "dp_2"),
+        {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT},
+    ),
+    "a failed refund gave other parts back": (
+        TRANSACTION.format("absorbed = absorbed + 1, amount = amount - 1", "failed-1"),
+        {
+            Invariant.REINSTATEMENTS_UNDO_A_REVERSAL,
+            Invariant.POSTINGS_MATCH,
+            Invariant.TRANSACTIONS_SUM_TO_ZERO,
+            Invariant.LINES_RUN_ON,
+            Invariant.WALLETS_MATCH,
+        },
+    ),
+    "a refund that failed stands": (
+        TRANSACTION.format(f"subject_id = '{BOB}'", "failed-1"),
+        {Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE},
+    ),
+    "a reinstatement goes beyond its payment": (
+        TRANSACTION.format("returned = returned + 1", "failed-1"),
+        {Invariant.REVERSALS_FOLLOW_ONE_ANOTHER, Invariant.REINSTATEMENTS_UNDO_A_REVERSAL},
     ),
     "an attempt was credited by another purchase": (
         ATTEMPT.format(f"transaction_id = {PURCHASE}", "CREDITED"),
@@ -790,6 +829,7 @@ def billing(database: Database) -> Billing:
     live(billing, clock)
     changed(billing)
     expiring(billing, clock)
+    undone(billing)
     attempted(unit_of_work, ids)
     billing.grant(BOB, credits(9), source="promo:c", reference="c")
     scheduled(billing, clock)
@@ -927,7 +967,7 @@ def test_verification_equal_broken_terms_are_found_once_for_each_tenant(
 
     assert [violation.where["tenant"] for violation in found] == [str(ALICE), str(BOB)]
     assert not found[0].detail.endswith("of this tenant)")
-    assert found[1].detail.endswith("(and 2 more of this tenant)")
+    assert found[1].detail.endswith("(and 3 more of this tenant)")
 
 
 def test_verification_equal_terms_only_purchases_before_the_policy_are_found(

@@ -27,7 +27,8 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.amounts import from_quanta
-from cogni_billing.domain.identity import ISSUANCE, SHORTFALL
+from cogni_billing.domain.identity import ISSUANCE, SHORTFALL, account_of, owner_of
+from cogni_billing.domain.wallets import Wallet
 from cogni_billing.testing import ALICE, CountingIds, SteppingClock
 from cogni_billing.testing.strategies import policies
 
@@ -36,10 +37,11 @@ PAYMENT = "stripe:pi_1"
 sizes = st.integers(0, 10**30).map(lambda n: Amount.computed(Decimal(n), credits(0).unit))
 
 
+EVENTS = ["refund", "total", "failed", "dispute", "update", "win", "lose", "lose a part", "spend"]
 paid_amounts = st.integers(1, 10**6) | st.integers(1, 10**29)
 events = st.lists(
     st.tuples(
-        st.sampled_from(["refund", "dispute", "win", "lose", "spend"]),
+        st.sampled_from(EVENTS),
         st.integers(1, 10**6),
         st.sampled_from("abc"),
         st.sampled_from(Shortfall),
@@ -67,24 +69,33 @@ class Books:
         """The totals as int, because sums of Decimal would be rounded."""
         return {a: int(amount.value) for a, amount in self.unit_of_work._store.balances.items()}
 
+    def held(self, account: AccountId) -> int:
+        """The held credits. Zero for a beneficiary that never earned a share."""
+        wallet = self.unit_of_work._store.wallets.get(owner_of(account), Wallet())
+        return int(wallet.aside.value)
+
     def part(self, millionths: int) -> Amount:
         return dollars(max(self.cents * millionths // 10**6, 1))
 
     def do(self, event: str, millionths: int, key: str, shortfall: Shortfall) -> Any:
-        on: Any = {"payment": PAYMENT, "reference": key}
-        match event:
-            case "refund":
-                amount = self.part(millionths)
-                return self.billing.refund(ALICE, amount=amount, shortfall=shortfall, **on)
-            case "dispute":
-                return self.billing.open_dispute(ALICE, amount=self.part(millionths), **on)
-            case "win":
-                return self.billing.win_dispute(ALICE, **on)
-            case "lose":
-                return self.billing.lose_dispute(ALICE, shortfall=shortfall, **on)
-            case _:
-                available = self.billing.balance(ALICE).available
-                return self.billing.charge(ALICE, available, reference=key)
+        if event == "spend":
+            available = self.billing.balance(ALICE).available
+            return self.billing.charge(ALICE, available, reference=key)
+        part: dict[str, Any] = {"amount": self.part(millionths)}
+        rule: dict[str, Any] = {"shortfall": shortfall}
+        calls: dict[str, tuple[str, dict[str, Any]]] = {
+            "refund": ("refund", part | rule),
+            "total": ("refund", {"total": self.part(millionths)} | rule),
+            "failed": ("refund_failed", {"refund": key}),
+            "dispute": ("open_dispute", part),
+            "update": ("update_dispute", part),
+            "win": ("win_dispute", {}),
+            "lose": ("lose_dispute", rule),
+            "lose a part": ("lose_dispute", part | rule),
+        }
+        name, given = calls[event]
+        call: Any = getattr(self.billing, name)
+        return call(ALICE, payment=PAYMENT, reference=key, **given)
 
     def attempt(self, event: tuple[str, int, str, Shortfall]) -> Any:
         try:
@@ -135,6 +146,73 @@ def test_a_fully_reversed_payment_leaves_every_leg_at_zero(
     assert caught.value.remaining == usd(0)
     assert SHORTFALL not in books.totals()
     assert books.billing.balance(ALICE).held == credits(0)
+    assert books.billing.verify().violations == ()
+
+
+class Standing:
+    """The parts of a payment that the last events return and dispute, in cents."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        self.refunds: dict[str, int] = {}
+        self.failed: set[str] = set()
+        self.disputes: dict[str, tuple[str, int, int | None]] = {}
+
+    @property
+    def returned(self) -> int:
+        lost = [d if part is None else part for s, d, part in self.disputes.values() if s == "lost"]
+        return min(sum(lost) + sum(self.refunds.values()), self.books.cents)
+
+    @property
+    def disputed(self) -> int:
+        is_open = (amount for state, amount, _ in self.disputes.values() if state == "open")
+        return min(self.returned + sum(is_open), self.books.cents)
+
+    def follow(self, event: str, millionths: int, key: str) -> None:
+        """Follow an event that the ledger accepted."""
+        cents = max(self.books.cents * millionths // 10**6, 1)
+        state, amount, part = self.disputes.get(key, ("open", cents, None))
+        known = key in self.refunds or key in self.failed
+        match event:
+            case "refund" | "total" if not known:
+                refunded = sum(self.refunds.values())
+                missing = max(cents - refunded, 0) if event == "total" else cents
+                self.refunds[key] = missing
+            case "failed":
+                self.refunds.pop(key)
+                self.failed.add(key)
+            case "dispute":
+                self.disputes[key] = state, amount, part
+            case "update":
+                self.disputes[key] = state, cents, part
+            case "win":
+                self.disputes[key] = "won", amount, None
+            case "lose":
+                self.disputes[key] = "lost", amount, None
+            case "lose a part":
+                self.disputes[key] = "lost", amount, cents
+
+
+@given(policy=policies(), cents=paid_amounts, sequence=events)
+def test_payment_after_any_order_of_events_ends_where_the_last_ones_say(
+    policy: RevenueSharePolicy, cents: int, sequence: list[tuple[str, int, str, Shortfall]]
+) -> None:
+    books = Books(policy, cents)
+    standing = Standing(books)
+    legs = {account_of(ALICE): int(books.receipt.credited.value)}
+    legs |= {share.beneficiary: int(share.amount.value) for share in books.receipt.shares}
+    for event, millionths, key, shortfall in sequence:
+        if event == "spend":
+            continue
+        answer = books.attempt((event, millionths, key, shortfall))
+        if not isinstance(answer, str) and not answer.replayed:
+            standing.follow(event, millionths, key)
+        returned, disputed = standing.returned, standing.disputed
+        totals = books.totals()
+        for account, leg in legs.items():
+            assert totals.get(account, 0) == leg - leg * returned // cents
+            assert books.held(account) == leg * disputed // cents - leg * returned // cents
+    assert SHORTFALL not in books.totals()
     assert books.billing.verify().violations == ()
 
 

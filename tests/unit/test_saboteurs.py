@@ -32,6 +32,7 @@ from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.adapters.memory import books as memory_books
 from cogni_billing.adapters.memory import erasure as memory_erasure
 from cogni_billing.adapters.memory import ledger as memory_ledger
+from cogni_billing.adapters.memory import payments as memory_payments
 from cogni_billing.adapters.memory.books import MemoryBooks
 from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
@@ -41,10 +42,11 @@ from cogni_billing.application import attempts, spending
 from cogni_billing.domain import (
     idempotency,
     metadata,
+    payments,
     periods,
     receipts,
+    reinstatements,
     requests,
-    reversals,
     transactions,
     wallets,
 )
@@ -58,7 +60,9 @@ from cogni_billing.domain.identity import SHORTFALL, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metering import Meter
 from cogni_billing.domain.openings import Opened
+from cogni_billing.domain.payments import Payment
 from cogni_billing.domain.periods import Periods
+from cogni_billing.domain.reinstatements import Leg
 from cogni_billing.domain.schedules import GrantSchedule, Schedule
 from cogni_billing.domain.statements import Balance, Extract, Line, PageRequest
 from cogni_billing.domain.timestamps import EARLIEST, LATEST, Expiry
@@ -70,10 +74,12 @@ from cogni_billing.testing.contracts import (
     adjusting,
     attempt_reports,
     batches,
+    changing_disputes,
     charges,
     drawing,
     erasure,
     expiring,
+    failed_refunds,
     freezing,
     giving_back,
     grant_ends,
@@ -315,7 +321,7 @@ def a_partners_share_is_kept_by_the_platform(patch: Patch) -> None:
 
 @in_memory(known_faults.KnownFaultContract, "test_no_share_stays_after_a_refund")
 def a_refund_leaves_the_share(patch: Patch) -> None:
-    patch.setattr(reversals.Payment, "shares_of", lambda *_: ())
+    patch.setattr(Payment, "shares_to", lambda *_: ())
 
 
 @in_memory(
@@ -326,8 +332,8 @@ def each_part_of_a_refund_is_rounded_alone(patch: Patch) -> None:
     def alone(leg: Amount, before: Amount, after: Amount, paid: Amount) -> Amount:
         return step(leg, before - before, after - before, paid)
 
-    step = reversals.step
-    patch.setattr(reversals, "step", alone)
+    step = payments.step
+    patch.setattr(payments, "step", alone)
 
 
 @in_memory(known_faults.KnownFaultContract, "test_a_refund_reported_twice_is_recorded_once")
@@ -340,11 +346,12 @@ def a_refund_has_no_key(patch: Patch) -> None:
 
 @in_memory(refunding.RefundContract, "test_a_refund_of_more_than_the_payment_is_refused")
 def earlier_refunds_are_forgotten(patch: Patch) -> None:
-    def nothing(_: MemoryLedger, purchase: Transaction) -> Amount:
-        assert purchase.paid is not None
-        return Amount("0", purchase.paid.unit)
+    def forgetful(*arguments: Any) -> Payment:
+        found = payment_of(*arguments)
+        return evolve(found, returned=found.paid - found.paid)
 
-    patch.setattr(MemoryLedger, "_returned", nothing)
+    payment_of = memory_payments.payment_of
+    patch.setattr(memory_ledger, "payment_of", forgetful)
 
 
 @in_memory(purchases.PurchaseContract, "test_the_largest_amount_is_exact_to_the_last_credit")
@@ -404,7 +411,7 @@ def a_refund_takes_credits_in_spend_order(patch: Patch) -> None:
     "test_a_full_refund_after_the_expiry_leaves_every_leg_at_zero",
 )
 def expired_credits_are_owed(patch: Patch) -> None:
-    patch.setattr(reversals.Payment, "lapsed_of", lambda *_: ZERO)
+    patch.setattr(Payment, "lapsed_to", lambda *_: ZERO)
 
 
 @in_memory(expiring.ExpiringRefundContract, "test_held_credits_of_a_refunded_purchase_never_expire")
@@ -717,7 +724,107 @@ def grants_begin_before_others_expire(patch: Patch) -> None:
 
 @in_memory(known_faults.KnownFaultContract, "test_a_won_dispute_releases_everything")
 def a_dispute_that_is_won_changes_nothing(patch: Patch) -> None:
-    patch.setattr(MemoryBooks, "close_dispute", lambda *_: None)
+    patch.setattr(memory_payments, "_release", lambda *_: None)
+
+
+@in_memory(
+    failed_refunds.RefundTotalContract,
+    "test_a_total_that_is_reached_already_records_a_refund_of_zero",
+)
+def a_total_is_an_amount(patch: Patch) -> None:
+    def added(payment: Payment, asked: Amount | None, up_to: Amount | None) -> Amount:
+        return part(payment, asked or up_to, None)
+
+    part = Payment.part
+    patch.setattr(Payment, "part", added)
+
+
+@in_memory(
+    failed_refunds.DisputedRefundContract,
+    "test_a_refund_takes_the_undisputed_rest_before_the_newest_dispute",
+)
+def a_refund_leaves_disputes_as_they_are(patch: Patch) -> None:
+    patch.setattr(memory_ledger, "set_aside", lambda *_: None)
+
+
+@in_memory(
+    failed_refunds.DisputedRefundContract,
+    "test_a_clamped_refund_may_take_the_credits_that_it_frees",
+)
+def a_refund_does_not_count_what_it_frees(patch: Patch) -> None:
+    patch.setattr(Payment, "freed", lambda *_: ZERO)
+
+
+@in_memory(
+    failed_refunds.FailedRefundContract,
+    "test_the_absorbed_part_of_the_failed_refund_goes_back_first",
+)
+def the_customer_is_given_back_first(patch: Patch) -> None:
+    def taken_first(leg: Leg, amount: Amount, own: Leg) -> Leg:
+        taken = min(amount, leg.taken)
+        return Leg(taken, amount - taken)
+
+    patch.setattr(Leg, "given_back", taken_first)
+
+
+@in_memory(
+    failed_refunds.FailedRefundContract,
+    "test_a_failed_refund_leaves_every_account_as_before_it",
+)
+def a_failed_refund_gives_no_grants_back(patch: Patch) -> None:
+    patch.setattr(reinstatements, "_lots", lambda *_: ())
+
+
+@in_memory(failed_refunds.FailedRefundContract, "test_a_refund_fails_once")
+def a_refund_can_fail_again(patch: Patch) -> None:
+    def unaware(*arguments: Any) -> Payment:
+        return evolve(payment_of(*arguments), failed={})
+
+    payment_of = memory_payments.payment_of
+    patch.setattr(memory_ledger, "payment_of", unaware)
+
+
+@in_memory(
+    changing_disputes.ChangingDisputeContract,
+    "test_a_lost_dispute_that_is_won_gives_everything_back",
+)
+def a_lost_dispute_stays_lost(patch: Patch) -> None:
+    patch.setattr(Payment, "due", property(lambda payment: payment.returned))
+
+
+@in_memory(
+    changing_disputes.ChangingDisputeContract,
+    "test_of_a_dispute_beyond_the_payment_what_remains_is_set_aside",
+)
+def a_dispute_sets_aside_what_was_returned(patch: Patch) -> None:
+    def from_the_start(payment: Payment, _after: Amount) -> Any:
+        nothing = payment.paid - payment.paid
+        return disputes_at(evolve(payment, returned=nothing), nothing)
+
+    disputes_at = Payment.disputes_at
+    patch.setattr(Payment, "disputes_at", from_the_start)
+
+
+@in_memory(
+    changing_disputes.ChangingDisputeContract,
+    "test_the_disputed_amount_of_an_open_dispute_changes",
+)
+def a_dispute_keeps_its_first_amount(patch: Patch) -> None:
+    def unchanged(books: MemoryBooks, dispute: Any, *others: Any) -> Any:
+        before = books._store.disputes.get((dispute.tenant, dispute.reference), dispute)
+        return settle(books, evolve(dispute, amount=before.amount), *others)
+
+    settle = MemoryBooks.settle_dispute
+    patch.setattr(MemoryBooks, "settle_dispute", unchanged)
+
+
+@in_memory(
+    changing_disputes.EventOrderContract,
+    "test_parts_end_at_the_same_credits_in_any_order",
+)
+def a_reinstatement_gives_back_what_its_refund_took(patch: Patch) -> None:
+    """The parts of the other refunds were rounded with it."""
+    patch.setattr(Leg, "given_back", lambda _leg, _amount, own: own)
 
 
 @in_memory(batches.ChargeBatchContract, "test_all_or_nothing_is_for_each_tenant")

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from attrs import field, frozen
 from attrs.converters import optional
 
 from cogni_billing.domain import requests
 from cogni_billing.domain.amounts import ZERO, Amount, positive
-from cogni_billing.domain.errors import DisputeClosed, UnknownDispute
-from cogni_billing.domain.holds import Hold
+from cogni_billing.domain.errors import UnknownDispute
 from cogni_billing.domain.identity import TenantId, owner_of, payment_reference, tenant_id
 from cogni_billing.domain.identity import reference as checked_reference
 from cogni_billing.domain.metadata import EMPTY, Json, frozen_metadata
-from cogni_billing.domain.reversals import Payment
 from cogni_billing.domain.shares import Share
 
 
 class DisputeState(StrEnum):
-    """The state of a dispute, as seen by the host."""
+    """The state of a dispute, as the bank said last. The bank may change its mind."""
 
     OPEN = "open"
     WON = "won"
@@ -31,11 +29,11 @@ class DisputeState(StrEnum):
 
 @frozen(kw_only=True)
 class Dispute:
-    """A disputed payment, or a disputed part of one.
+    """A disputed payment, or a disputed part of one, in its present state.
 
     An open dispute sets credits aside: `set_aside` of the customer's, and each beneficiary's share,
-    even beyond the available credits. Winning releases exactly these credits. Losing makes a
-    chargeback.
+    even beyond the available credits. Of a payment that was returned in part, no more than the rest
+    is set aside. Winning releases the credits. Losing makes a chargeback.
     """
 
     id: UUID
@@ -43,51 +41,51 @@ class Dispute:
     payment: str
     reference: str
     amount: Amount
-    """In the unit of the payment."""
+    """The disputed part, in the unit of the payment."""
     set_aside: Amount
+    """The customer's credits that are set aside now."""
     lapsed: Amount = ZERO
-    """The credits of the disputed part that had expired when it opened. They are not set aside."""
+    """The credits of the part that have expired. They are not set aside."""
     shares: tuple[Share, ...]
+    """The credits of beneficiaries that are set aside now."""
     opened_at: datetime
     state: DisputeState = DisputeState.OPEN
+    lost: Amount | None = None
+    """The lost part, if the bank named one. `None` for the whole disputed part, or if not lost."""
     purchase: UUID
     metadata: Mapping[str, Json] = EMPTY
     asked: Amount | None = None
-    """The amount that the caller asked for. `None` if the caller disputed all that remained."""
+    """The amount that `open_dispute` asked for. `None` if it disputed all that remained."""
+    chargeback: UUID | None = None
+    """The id of the chargeback of a lost dispute."""
+    number: int = 0
+    """The number of the changes so far: each is kept as history."""
     replayed: bool = False
-    """True if an earlier call opened the dispute. `state` is then the present one."""
+    """True if an earlier call made the same request. The other fields are the present ones."""
 
     @property
     def request(self) -> requests.Request:
         """The caller's request, field by field. Two requests are the same if these are equal."""
         return requests.dispute(self.payment, self.asked)
 
-    def parts(self) -> Iterator[Hold]:
-        """The credits set aside on each wallet. A share of zero has no part."""
-        yield self._part(self.id, self.tenant, self.set_aside)
+    @property
+    def is_open(self) -> bool:
+        return self.state is DisputeState.OPEN
+
+    @property
+    def returned(self) -> Amount | None:
+        """The part of the payment that the bank returned. `None` if the dispute is not lost."""
+        if self.state is not DisputeState.LOST:
+            return None
+        return self.amount if self.lost is None else self.lost
+
+    def parts(self) -> Iterator[tuple[TenantId, Amount]]:
+        """The credits set aside on each wallet. A zero has no part."""
+        if self.set_aside.value:
+            yield self.tenant, self.set_aside
         for share in self.shares:
-            if not share.amount.is_zero:
-                part_id = uuid5(self.id, str(share.beneficiary))
-                yield self._part(part_id, owner_of(share.beneficiary), share.amount)
-
-    def _part(self, part_id: UUID, owner: TenantId, amount: Amount) -> Hold:
-        # Not the dispute's reference: a beneficiary must not learn about another tenant's dispute.
-        return Hold(
-            id=part_id,
-            tenant=owner,
-            reference=str(part_id),
-            amount=amount,
-            opened_at=self.opened_at,
-        )
-
-    def require_open(self) -> None:
-        """Return if the dispute is open.
-
-        Raises:
-            DisputeClosed: the dispute was won or lost.
-        """
-        if self.state is not DisputeState.OPEN:
-            raise DisputeClosed(self.reference, self.state)
+            if share.amount.value:
+                yield owner_of(share.beneficiary), share.amount
 
 
 @frozen(kw_only=True)
@@ -104,34 +102,6 @@ class DisputeRequest:
     def identity(self) -> requests.Request:
         """The fields that a replay must repeat."""
         return requests.dispute(self.payment, self.amount)
-
-
-def plan_dispute(
-    request: DisputeRequest, payment: Payment, *, at: datetime, dispute_id: UUID
-) -> Dispute:
-    """Plan the dispute that sets aside the credits of the requested part of *payment*.
-
-    Raises:
-        UnitMismatch: the request is in another unit than the payment.
-        RefundExceedsPayment: the request is larger than the rest of the payment, or the rest is
-            zero.
-    """
-    amount = payment.part(request.amount)
-    lapsed = payment.lapsed_of(amount)
-    return Dispute(
-        id=dispute_id,
-        tenant=request.tenant,
-        payment=request.payment,
-        reference=request.reference,
-        amount=amount,
-        set_aside=payment.credits_of(amount) - lapsed,
-        lapsed=lapsed,
-        shares=payment.shares_of(amount),
-        opened_at=at,
-        purchase=payment.purchase.id,
-        metadata=request.metadata,
-        asked=request.amount,
-    )
 
 
 def known_dispute(found: Dispute | None, reference: str, payment: str) -> Dispute:

@@ -25,8 +25,8 @@ BillingError
 ├── UnknownGrant
 ├── GrantClosed
 ├── UnknownSchedule
+├── UnknownRefund
 ├── UnknownDispute
-├── DisputeClosed
 ├── UnknownAttempt
 ├── AttemptClosed
 ├── OthersRefused
@@ -287,9 +287,12 @@ class RefundExceedsPayment(BillingError):
 
     requested: Amount
     remaining: Amount
+    disputes: tuple[str, ...] = ()
+    """The references of the payment's lost disputes, which returned a part of it."""
 
     def _message(self) -> str:
-        return f"{self.requested} requested, {self.remaining} can still be refunded"
+        lost = "".join(f"; dispute {shown(each)} is lost" for each in self.disputes)
+        return f"{self.requested} requested, {self.remaining} can still be refunded{lost}"
 
 
 @define
@@ -396,6 +399,19 @@ class UnknownSchedule(BillingError):
 
 
 @define
+class UnknownRefund(BillingError):
+    """The tenant has no refund of this payment under this reference."""
+
+    code: ClassVar[str] = "unknown_refund"
+
+    reference: str
+    payment: str
+
+    def _message(self) -> str:
+        return f"no refund {shown(self.reference)} of {shown(self.payment)}; record it first"
+
+
+@define
 class UnknownDispute(BillingError):
     """The tenant has no dispute of this payment under this reference."""
 
@@ -406,19 +422,6 @@ class UnknownDispute(BillingError):
 
     def _message(self) -> str:
         return f"no dispute {shown(self.reference)} of {shown(self.payment)}; open it first"
-
-
-@define
-class DisputeClosed(BillingError):
-    """The dispute was won or lost before."""
-
-    code: ClassVar[str] = "dispute_closed"
-
-    reference: str
-    state: str
-
-    def _message(self) -> str:
-        return f"dispute {shown(self.reference)} is {self.state}"
 
 
 @define

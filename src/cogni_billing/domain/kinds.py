@@ -42,9 +42,10 @@ class TransactionKind(StrEnum):
     """A payment returned in full or in part: its credits and shares are taken back."""
     CHARGEBACK = "chargeback"
     """A lost dispute: takes back the credits and shares of the disputed part of a payment."""
+    REINSTATEMENT = "reinstatement"
+    """A refund that failed, or a lost dispute that was won: gives the credits and shares back."""
     ADJUSTMENT = "adjustment"
     """An operator's correction, which adds or takes credits."""
-
     REVERSAL = "reversal"
     """Usage given back: credits that a charge or a capture took."""
     OPENING = "opening"
@@ -82,8 +83,13 @@ class TransactionKind(StrEnum):
 
     @property
     def reverses(self) -> bool:
-        """True if it takes back the credits of a purchase."""
+        """True if it takes back the credits of a purchase, or undoes that."""
         return rules_of(self).reverses
+
+    @property
+    def reinstates(self) -> bool:
+        """True if it undoes a refund or a chargeback."""
+        return rules_of(self).reinstates
 
     @property
     def absorbs(self) -> AccountId | None:
@@ -131,6 +137,11 @@ class KindRules:
     subject: str | None = None
     has_shares: bool = False
     is_granted: bool = False
+
+    @property
+    def reinstates(self) -> bool:
+        """True if it undoes a refund or a chargeback."""
+        return self.reverses and self.is_credit
 
     @property
     def is_usage(self) -> bool:
@@ -183,6 +194,15 @@ KINDS: Final[Mapping[TransactionKind, KindRules]] = MappingProxyType(
             reverses=True,
             absorbs=SHORTFALL,
             subject="dispute",
+            has_shares=True,
+        ),
+        TransactionKind.REINSTATEMENT: KindRules(
+            contra=ISSUANCE,
+            is_credit=True,
+            may_be_zero=True,
+            reverses=True,
+            absorbs=SHORTFALL,
+            subject="refund or dispute",
             has_shares=True,
         ),
         TransactionKind.ADJUSTMENT: KindRules(contra=ADJUSTMENTS, corrects=True),

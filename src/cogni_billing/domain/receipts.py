@@ -139,6 +139,30 @@ class RefundReceipt(Receipt):
 
 
 @frozen(kw_only=True)
+class ReinstatementReceipt(Receipt):
+    """The receipt of a refund that failed.
+
+    `payment` is the one of the purchase. `reinstated` and `total_refunded` are in its unit.
+    `total_refunded` is the part of the payment that is still returned. `credited` are the credits
+    that the customer has again, and `shares` the ones of the beneficiaries.
+    """
+
+    payment: str
+    refund: str
+    """The reference of the refund."""
+    reinstated: Amount
+    total_refunded: Amount
+    credited: Amount
+    shares: tuple[Share, ...]
+    shortfall: Amount
+    """The credits that go back to the `shortfall` account, which had absorbed them."""
+    lapsed: Amount
+    """The expired credits that go back to `breakage`."""
+    draws: tuple[Draw, ...]
+    """The parts that went back to grants, and to purchases that expire."""
+
+
+@frozen(kw_only=True)
 class ReversalReceipt(Receipt):
     """The receipt of a reversal of a charge, in CREDIT."""
 
@@ -271,6 +295,28 @@ def chargeback_receipt(recorded: Recorded) -> ChargebackReceipt:
     returned = _returned(recorded, TransactionKind.CHARGEBACK)
     assert recorded.transaction.subject is not None  # a chargeback names its dispute
     return ChargebackReceipt(**returned, dispute_id=recorded.transaction.subject)
+
+
+def reinstatement_receipt(recorded: Recorded) -> ReinstatementReceipt:
+    """The receipt of a recorded reinstatement of a refund."""
+    made = _made(recorded, TransactionKind.REINSTATEMENT)
+    part = made.reversal
+    assert part is not None  # its kind has one
+    assert part.refund is not None  # it undoes a refund
+    return ReinstatementReceipt(
+        transaction_id=made.id,
+        payment=part.payment,
+        refund=part.refund,
+        reinstated=part.amount,
+        total_refunded=part.total,
+        credited=made.amount,
+        shares=made.shares,
+        shortfall=made.absorbed,
+        lapsed=made.lapsed,
+        draws=recorded.draws,
+        balance=recorded.balance,
+        replayed=recorded.replayed,
+    )
 
 
 def adjustment_receipt(recorded: Recorded) -> AdjustmentReceipt:

@@ -126,11 +126,20 @@ def extension(grant_id: UUID, expiry: Expiry) -> Request:
     return MappingProxyType({"grant": str(grant_id), **expiry.request})
 
 
-def reversal(payment: str, asked: Amount | None, shortfall: Shortfall) -> Request:
-    """The request to return a part of *payment*, or all that remains if *asked* is `None`."""
-    return MappingProxyType(
-        {"payment": payment, "amount": _part(asked), "shortfall": shortfall.value}
-    )
+def reversal(
+    payment: str, asked: Amount | None, shortfall: Shortfall, up_to: Amount | None = None
+) -> Request:
+    """The request to return a part of *payment*, or all that remains if *asked* is `None`.
+
+    A request for a total of refunds has the field `total` instead of an amount.
+    """
+    part = {"amount": _part(asked)} if up_to is None else {"total": str(up_to)}
+    return MappingProxyType({"payment": payment, **part, "shortfall": shortfall.value})
+
+
+def reinstatement(payment: str, refund: str) -> Request:
+    """The request to undo a refund of *payment* that failed."""
+    return MappingProxyType({"payment": payment, "refund": refund})
 
 
 def adjustment(amount: Amount, reason: str) -> Request:

@@ -71,8 +71,8 @@ def balanced(
     """The postings of *kind*, in order.
 
     The tenant's account changes by *amount*, each beneficiary's account by its share, the account
-    that absorbs for the kind by *absorbed*, in the direction of the kind, and `breakage` loses
-    *lapsed*. The kind's contra account takes the other side, which may be zero. Another zero makes
+    that absorbs for the kind by *absorbed*, and `breakage` by *lapsed*, in the direction of the
+    kind. The kind's contra account takes the other side, which may be zero. Another zero makes
     no posting, except on the tenant's own account. A refund or a chargeback of a very small part
     may consist of that posting alone.
     """
@@ -81,7 +81,7 @@ def balanced(
     if absorbed.value and kind.absorbs is not None:
         legs.append(Posting(kind.absorbs, absorbed if kind.is_credit else -absorbed))
     if lapsed.value:
-        legs.append(Posting(BREAKAGE, -lapsed))
+        legs.append(Posting(BREAKAGE, lapsed if kind.is_credit else -lapsed))
     other_side = -total((leg.amount for leg in legs), amount.unit)
     if other_side.value or not kind.reverses:
         legs.append(Posting(kind.contra, other_side))
@@ -137,6 +137,17 @@ def drawn(draws: Iterable[Draw]) -> Amount:
     return total((draw.amount for draw in draws), CREDIT)
 
 
+def first_of(draws: Iterable[Draw], wanted: Amount) -> tuple[Draw, ...]:
+    """Up to *wanted* of the credits in *draws*, in their order."""
+    parts = list[Draw]()
+    for draw in draws:
+        part = min(draw.amount, wanted)
+        if part.is_positive:
+            wanted -= part
+            parts.append(evolve(draw, amount=part))
+    return tuple(parts)
+
+
 def granted_in(draws: Iterable[Draw]) -> Amount:
     """The granted credits in *draws*, without those of purchases."""
     return total((draw.amount for draw in draws if not draw.purchased), CREDIT)
@@ -155,17 +166,26 @@ def granted_part(kind: TransactionKind, amount: Amount, of_grants: Amount) -> Am
 
 @frozen(kw_only=True)
 class Reversal:
-    """The part of a purchase that a refund or a chargeback takes back, in the payment's unit."""
+    """The part of a purchase that a refund or a chargeback takes back, in the payment's unit.
+
+    A reinstatement gives the part back.
+    """
 
     purchase: UUID
     payment: str
     amount: Amount
     total: Amount
-    """The amount returned of the payment so far, including this part."""
-    asked: Amount | None
-    """The amount that the caller asked for. `None` if the caller asked for all that remained."""
-    shortfall: Shortfall
-    """The caller's choice for credits that are already spent."""
+    """The amount returned of the payment right after this part."""
+    asked: Amount | None = None
+    """The part of the payment that the processor returned. It is larger than `amount` if refunds
+    and lost disputes exceed the payment. `None` for `amount`.
+    """
+    up_to: Amount | None = None
+    """The total of refunds, if the caller asked for one."""
+    shortfall: Shortfall | None = None
+    """The caller's choice for credits that are already spent. A reinstatement has none."""
+    refund: str | None = None
+    """The reference of the refund that a reinstatement undoes."""
 
 
 @frozen(kw_only=True)
@@ -227,7 +247,9 @@ class Transaction:
     occurred_at: datetime | None = None
     """The moment of the usage, if the charge reports it late."""
     subject: UUID | None = None
-    """The hold of a capture, the grant of an expiry or a void, or the dispute of a chargeback."""
+    """The hold of a capture, the grant of an expiry or a void, the dispute of a chargeback, or the
+    refund or the dispute of a reinstatement.
+    """
     final: bool = True
     """False for a capture that leaves its hold open."""
     overrun: Overrun = Overrun.REFUSE
@@ -237,13 +259,17 @@ class Transaction:
     lot: LotTerms | None = None
     """The expiry of a purchase's credits. `None` if they never expire."""
     absorbed: Amount = ZERO
-    """The part that the `shortfall` account pays of a refund or a chargeback. The part of a
-    reversal that goes to `breakage`.
+    """The part that the `shortfall` account pays of a refund or a chargeback, and that a
+    reinstatement gives back to it. The part of a reversal that goes to `breakage`.
     """
     lapsed: Amount = ZERO
-    """The expired credits of its purchase that a refund or a chargeback takes from `breakage`."""
+    """The expired credits of its purchase that a refund or a chargeback takes from `breakage`, and
+    that a reinstatement gives back to it.
+    """
     reversal: Reversal | None = None
-    """The part of a purchase that a refund or a chargeback takes back."""
+    """The part of a purchase that a refund or a chargeback takes back, or a reinstatement gives
+    back.
+    """
     giving_back: GivingBack | None = None
     """The part of a charge that a reversal gives back."""
     reason: str | None = None
@@ -366,7 +392,11 @@ class Transaction:
             case TransactionKind.REFUND | TransactionKind.CHARGEBACK:
                 assert self.reversal is not None
                 part = self.reversal
-                return requests.reversal(part.payment, part.asked, part.shortfall)
+                assert part.shortfall is not None  # the plan sets it
+                return requests.reversal(part.payment, part.asked, part.shortfall, part.up_to)
+            case TransactionKind.REINSTATEMENT:
+                assert self.reversal is not None
+                return requests.reinstatement(self.reversal.payment, self.reversal.refund or "none")
             case TransactionKind.ADJUSTMENT:
                 assert self.reason is not None
                 return requests.adjustment(self.amount, self.reason)

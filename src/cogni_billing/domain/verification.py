@@ -12,12 +12,13 @@ from cogni_billing.domain.amounts import CREDIT, Amount, parsed, total
 from cogni_billing.domain.erasure import is_erased
 from cogni_billing.domain.errors import BillingError, escaped
 from cogni_billing.domain.metadata import Json
+from cogni_billing.domain.payments import Payment, step
 from cogni_billing.domain.policies import RevenueSharePolicy
 from cogni_billing.domain.pricing import credits_for
-from cogni_billing.domain.reversals import step
+from cogni_billing.domain.reinstatements import Returns
 from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Reversal, Transaction
+from cogni_billing.domain.transactions import Draw, Recorded, Reversal, Transaction
 
 
 class Invariant(Enum):
@@ -67,9 +68,15 @@ class Invariant(Enum):
     )
     REVERSALS_GIVE_BACK_A_CHARGE = "reversals of a charge add up, and stay within it"
     REVERSALS_RETURN_TO_THEIR_LOTS = "a reversal gives credits back to the lots that were drawn"
+    REINSTATEMENTS_UNDO_A_REVERSAL = (
+        "a reinstatement gives back what its refund or its dispute took, of every leg"
+    )
+    PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE = (
+        "a payment is returned as far as its refunds and its lost disputes stand"
+    )
     DISPUTES_ARE_SET_ASIDE = "an open dispute sets its credits aside on every wallet"
-    DISPUTES_ARE_OF_THEIR_PAYMENT = "a dispute covers its part of every leg of the payment"
-    CHARGEBACKS_END_A_DISPUTE = "a chargeback ends a dispute of the same amount"
+    DISPUTES_ARE_OF_THEIR_PAYMENT = "open disputes cover their parts of every leg of the payment"
+    CHARGEBACKS_ARE_OF_A_DISPUTE = "a lost dispute has a chargeback, and a chargeback its dispute"
 
     def __init__(self, meaning: str) -> None:
         self.meaning = meaning
@@ -170,6 +177,34 @@ def reversal_problems(
         wanted, found = (", ".join(map(str, amounts)) for amounts in (steps, taken))
         problem = f"{found} taken and {absorbed} absorbed instead of {wanted}"
         yield Invariant.REVERSALS_TAKE_BACK_THEIR_PART, problem
+
+
+def reinstatement_problems(made: Recorded, before: Returns) -> Iterator[tuple[Invariant, str]]:
+    """Check a recorded reinstatement against the earlier reversals of the payment."""
+    expected, lots = before.undone_by(made.transaction)
+    wanted, found = _given_back(expected, lots), _given_back(made.transaction, made.draws)
+    if wanted != found:
+        yield Invariant.REINSTATEMENTS_UNDO_A_REVERSAL, f"{found} instead of {wanted}"
+
+
+def _given_back(made: Transaction, draws: Sequence[Draw]) -> str:
+    lots = ", ".join(f"{draw.amount} of {draw.grant_id}" for draw in draws) or "none"
+    parts = f"{made.amount}, {_listed(made.shares)}, {made.absorbed} absorbed"
+    return f"{parts}, {made.lapsed} expired, lots: {lots}"
+
+
+def dispute_problems(payment: Payment) -> Iterator[tuple[Invariant, str]]:
+    """Check the returned and the disputed parts of a payment against its refunds and disputes."""
+    if payment.returned != payment.due:
+        problem = f"{payment.returned} returned instead of {payment.due}"
+        yield Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE, problem
+    wanted = payment.disputes_at(payment.returned)
+    for dispute, expected in zip(payment.disputes, wanted, strict=True):
+        # The expired part is of the moment when the dispute last changed.
+        found = dispute.set_aside + dispute.lapsed
+        if (found, dispute.shares) != (expected.set_aside + expected.lapsed, expected.shares):
+            problem = f"{found} and {_listed(dispute.shares)} for {dispute.amount}"
+            yield Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT, problem
 
 
 def schedule_problems(schedule: Schedule, grants: Mapping[str, Transaction]) -> Iterator[str]:

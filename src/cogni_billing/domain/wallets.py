@@ -38,7 +38,7 @@ from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.schedules import Schedule, Start
 from cogni_billing.domain.timestamps import EARLIEST, LATEST, require_unexpired
-from cogni_billing.domain.transactions import Draw, Overrun, Transaction, drawn
+from cogni_billing.domain.transactions import Draw, Overrun, Transaction, drawn, first_of
 
 Value = TypeVar("Value")
 Due: TypeAlias = Expiration | Start
@@ -217,7 +217,8 @@ class Wallet:
     ) -> tuple[Wallet, tuple[Draw, ...]]:
         """This wallet after its owner's *transaction*, and what that took of grants.
 
-        *arrived* is the sum of all arrivals. A reversal gives *lots* back to their grants.
+        *arrived* is the sum of all arrivals. A reversal or a reinstatement gives *lots* back to
+        their grants.
 
         Raises:
             AccountFrozen: the wallet is frozen, and the transaction spends available credits.
@@ -246,7 +247,7 @@ class Wallet:
                 | TransactionKind.OPENING
             ):
                 wallet, draws = self.taking(transaction, arrived)
-            case TransactionKind.REVERSAL:
+            case TransactionKind.REVERSAL | TransactionKind.REINSTATEMENT:
                 wallet, draws = self.returning(lots), lots
             case TransactionKind.EXPIRY | TransactionKind.VOID as kind:
                 raise UnbalancedTransaction(f"the ledger makes each {kind}; do not post one")
@@ -385,7 +386,7 @@ class Wallet:
             return self.released(hold.id)
         # A capture takes purchased credits last, so a release frees them first.
         purchased = hold.held - total((pin.amount for pin in self.pins[hold.id]), CREDIT)
-        draws = _parts(reversed(self.pins[hold.id]), max(part - purchased, ZERO))
+        draws = first_of(reversed(self.pins[hold.id]), max(part - purchased, ZERO))
         return self.with_change(hold, HoldChangeKind.RELEASE, -part, draws).returning(draws)
 
     def extending(self, extension: Extension, arrived: Amount) -> Wallet:
@@ -430,7 +431,7 @@ class Wallet:
             if capture.overrun is Overrun.OVERDRAFT:
                 self.require_within_limit(taken, arrived, hold.held)
             wallet = self.adding(hold, HoldChangeKind.OVERRUN, excess)
-        draws = _parts(wallet.pins[hold.id], taken)
+        draws = first_of(wallet.pins[hold.id], taken)
         wallet = wallet.with_change(wallet.holds[hold.id], HoldChangeKind.CAPTURE, -taken, draws)
         if capture.final:
             wallet = wallet.ended(wallet.holds[hold.id].ended(HoldState.CAPTURED, self.as_of))
@@ -558,17 +559,6 @@ def _bought(purchase: Transaction) -> Grant:
 
 def _part(grant: Grant, part: Amount) -> Draw:
     return Draw(grant.id, part, grant.is_purchased)
-
-
-def _parts(pins: Iterable[Draw], wanted: Amount) -> tuple[Draw, ...]:
-    """Up to *wanted* of the pinned credits, in the order of *pins*."""
-    parts = list[Draw]()
-    for pin in pins:
-        part = min(pin.amount, wanted)
-        if part.is_positive:
-            wanted -= part
-            parts.append(evolve(pin, amount=part))
-    return tuple(parts)
 
 
 def _joined(pins: tuple[Draw, ...], draws: tuple[Draw, ...], sign: int) -> tuple[Draw, ...]:

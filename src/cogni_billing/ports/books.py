@@ -14,6 +14,7 @@ from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
+from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.domain.verification import Verification
 from cogni_billing.domain.wallets import DueWallet
 
@@ -59,12 +60,16 @@ class BooksRepository(Protocol):
         """
         ...
 
-    def open_dispute(self, dispute: Dispute, /) -> None:
-        """Record *dispute*, and set each of its parts aside on its tenant's wallet."""
-        ...
+    def settle_dispute(
+        self, dispute: Dispute, transaction: Transaction | None, moment: datetime, /
+    ) -> Recorded | None:
+        """Record *dispute* in a new state, and *transaction*, which takes or gives back credits.
 
-    def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
-        """Release the parts of an open *dispute*."""
+        Sets aside the credits of every open dispute of the payment as `Payment.disputes_at` says.
+
+        Returns:
+            The recorded transaction, or `None` without one.
+        """
         ...
 
     def freeze(self, tenant: TenantId, freeze: Freeze | None, /) -> Account:

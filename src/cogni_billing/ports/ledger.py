@@ -14,7 +14,7 @@ from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.holds import Hold, HoldPageRequest
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.openings import Opened, Opening
-from cogni_billing.domain.reversals import Payment
+from cogni_billing.domain.payments import Payment
 from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
 from cogni_billing.domain.transactions import Recorded, Transaction

@@ -33,11 +33,13 @@ from cogni_billing.testing.contracts import (
     bad_input,
     batches,
     breaking_off,
+    changing_disputes,
     charges,
     disputes,
     drawing,
     erasure,
     expiring,
+    failed_refunds,
     freezing,
     giving_back,
     grant_ends,
@@ -116,7 +118,13 @@ class MemoryConformance(Fixtures):
     class TestCharges(charges.ChargeContract):
         pass
 
+    class TestChangingDisputes(changing_disputes.ChangingDisputeContract):
+        pass
+
     class TestDisputes(disputes.DisputeContract):
+        pass
+
+    class TestDisputedRefunds(failed_refunds.DisputedRefundContract):
         pass
 
     class TestDraws(drawing.DrawContract):
@@ -194,6 +202,15 @@ class MemoryConformance(Fixtures):
     class TestPurchases(purchases.PurchaseContract):
         pass
 
+    class TestFailedRefunds(failed_refunds.FailedRefundContract):
+        pass
+
+    class TestPaymentEvents(changing_disputes.EventOrderContract):
+        pass
+
+    class TestRefundTotals(failed_refunds.RefundTotalContract):
+        pass
+
     class TestRefunds(refunds.RefundContract):
         pass
 
@@ -238,6 +255,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestDisputeRaces(disputes.DisputeRaces):
+        pass
+
+    class TestFailedRefundRaces(failed_refunds.FailedRefundRaces):
         pass
 
     class TestFoldingRaces(reading.FoldingRaces):

@@ -113,6 +113,7 @@ DRAWING = (
     "capture",
     "refund",
     "chargeback",
+    "reinstatement",
     "adjustment",
 )
 CHARGED: dict[str, dict[str, Any]] = {
@@ -149,8 +150,8 @@ OUTCOMES = {
     "refund_exceeds_payment",
     "unknown_charge",
     "reversal_exceeds_charge",
+    "unknown_refund",
     "unknown_dispute",
-    "dispute_closed",
     "unknown_schedule",
 }
 
@@ -232,11 +233,12 @@ class Ledgers(RuleBasedStateMachine):
         self.purchase("alice", 2, "p:y", timedelta(seconds=60))
         # Outcomes that few random sequences meet.
         self.purchase("alice", 3, "p:z")
-        self.refund("alice", "p:z", 3, "a", Shortfall.DEBT)
+        self.refund("alice", "p:z", 4, "a", Shortfall.DEBT, is_total=False)
+        self.refund_failed("alice", "p:z", "c", "a")
         self.purchase("bob", 3, "p:z")
         self.open_dispute("alice", "p:z", 1, "b")
         self.win_dispute(1)
-        self.lose_dispute(1, Shortfall.DEBT)
+        self.lose_dispute(1, None, Shortfall.DEBT)
         self.charge(("alice", 10**9, "d", "", None), "user:1")
         self.charge(("alice", 5, "d", "", None), "user:1")
         self.reverse("alice", "charge", "d", 40_000, "b")
@@ -575,21 +577,39 @@ class Ledgers(RuleBasedStateMachine):
         cents=parts,
         key=held_keys,
         shortfall=st.sampled_from(Shortfall),
+        is_total=st.booleans(),
     )
     def refund(
-        self, who: str, payment: str, cents: int | None, key: str, shortfall: Shortfall
+        self,
+        who: str,
+        payment: str,
+        cents: int | None,
+        key: str,
+        shortfall: Shortfall,
+        *,
+        is_total: bool,
     ) -> None:
+        is_total = is_total and cents is not None
+        part = None if cents is None else usd_cents(cents)
         self.compare_receipts(
             lambda b: b.refund(
                 TENANTS[who],
                 payment=payment,
-                amount=None if cents is None else usd_cents(cents),
+                amount=None if is_total else part,
+                total=part if is_total else None,
                 reference=key,
                 shortfall=shortfall,
             ),
             lambda: self.model.refund(
-                who, (payment, cents, shortfall.value), key, self.clock.moment
+                who, (payment, cents, shortfall.value, is_total), key, self.clock.moment
             ),
+        )
+
+    @rule(who=buyers, payment=disputed, refund=keys, key=held_keys)
+    def refund_failed(self, who: str, payment: str, refund: str, key: str) -> None:
+        self.compare_receipts(
+            lambda b: b.refund_failed(TENANTS[who], payment=payment, refund=refund, reference=key),
+            lambda: self.model.refund_failed(who, (payment, refund), key, self.clock.moment),
         )
 
     @rule(who=tenants, amount=corrections, key=held_keys, reason=st.sampled_from(["x", "y"]))
@@ -722,17 +742,36 @@ class Ledgers(RuleBasedStateMachine):
         if dispute is not None:
             assert dispute.replayed is before
 
-    @rule(which=choices, shortfall=st.sampled_from(CLAWBACKS))
-    def lose_dispute(self, which: int, shortfall: Shortfall) -> None:
+    @rule(which=choices, cents=st.integers(1, 4))
+    def update_dispute(self, which: int, cents: int) -> None:
+        who, payment, key = self.chosen_dispute(which)
+        dispute, before = self.compare(
+            lambda b: b.update_dispute(
+                TENANTS[who], payment=payment, reference=key, amount=usd_cents(cents)
+            ),
+            lambda: self.model.update_dispute(who, payment, key, cents, self.clock.moment),
+        )
+        if dispute is not None:
+            assert dispute.replayed is before
+
+    @rule(
+        which=choices,
+        cents=st.none() | st.integers(1, 3),
+        shortfall=st.sampled_from(CLAWBACKS),
+    )
+    def lose_dispute(self, which: int, cents: int | None, shortfall: Shortfall) -> None:
         who, payment, key = self.chosen_dispute(which)
         self.compare_receipts(
             lambda b: b.lose_dispute(
                 TENANTS[who],
                 payment=payment,
+                amount=None if cents is None else usd_cents(cents),
                 reference=key,
                 shortfall=shortfall,
             ),
-            lambda: self.model.lose_dispute(who, payment, key, shortfall.value, self.clock.moment),
+            lambda: self.model.lose_dispute(
+                who, (payment, cents, shortfall.value), key, self.clock.moment
+            ),
         )
 
     @rule(batch=st.lists(charges, max_size=6), together=st.booleans())

@@ -49,7 +49,7 @@ def _new_tenant() -> Dict:
         "lines": [],  # (moment, amount) of the tenant's own transactions
         "arrivals": [],  # (moment, amount) of other tenants' transactions
         "holds": {},
-        "disputed": {},  # credits set aside by disputes of any tenant's payments
+        "disputed": {},  # lists of credits set aside, by disputes of any tenant's payments
         "grants": {},
         "schedules": {},  # in the order of their ids, also grants that begin later
         "named": {},  # the ids of schedules, by their keys
@@ -106,7 +106,10 @@ class Model:
                 "cents": cents,
                 "bought": bought,
                 "shares": shares,
-                "returned": 0,
+                "returned": 0,  # cents whose credits were taken back
+                "refunds": {},  # the cents that stand, by the key of the refund
+                "failed": {},  # the key of each failure, by the key of the refund
+                "moves": [],  # the parts of each leg that were taken, or given back
             }
             open_account(tenant, now)
             expire_due(tenant, now)
@@ -420,16 +423,55 @@ class Model:
             return before
 
     def refund(
-        self, who: str, asked: tuple[str, int | None, str], reference: str, now: datetime
+        self,
+        who: str,
+        asked: tuple[str, int | None, str, bool],
+        reference: str,
+        now: datetime,
     ) -> tuple[int, bool]:
-        payment, cents, shortfall = asked
+        """The last one of *asked* is true if the cents are the total of refunds."""
+        payment, cents, shortfall, is_total = asked
 
         def record(tenant: Dict) -> Draws:
             require_open(tenant)
             expire_due(tenant, now)
-            return self._return(who, payment, cents, shortfall, now)
+            paid = self._paid(who, payment)
+            remaining = paid["cents"] - paid["returned"]
+            part = remaining if cents is None else cents
+            if is_total and part <= paid["cents"]:
+                part = max(part - sum(paid["refunds"].values()), 0)
+            elif part > remaining or part == 0:
+                raise RefusedError("refund_exceeds_payment")
+            after = min(paid["returned"] + part, paid["cents"])
+            paid["refunds"][reference] = part
+            return self._take(who, payment, after, (shortfall, ("refund", reference)), now)
 
         return self._once(who, ("refund", reference), asked, record)
+
+    def refund_failed(
+        self, who: str, asked: tuple[str, str], reference: str, now: datetime
+    ) -> tuple[int, bool]:
+        payment, refund = asked
+
+        def record(tenant: Dict) -> Draws:
+            require_open(tenant)
+            paid = self._paid(who, payment)
+            if refund not in paid["refunds"] and refund not in paid["failed"]:
+                raise RefusedError("unknown_refund")
+            if refund in paid["failed"]:
+                raise RefusedError(paid["failed"][refund])
+            expire_due(tenant, now)
+            del paid["refunds"][refund]
+            paid["failed"][refund] = reference
+            return self._give(who, payment, self._due(payment), ("refund", refund), now)
+
+        try:
+            return self._once(who, ("reinstatement", reference), asked, record)
+        except RefusedError as refused:
+            first = self.state["tenants"][who]["keys"].get(("reinstatement", str(refused)))
+            if first is None:
+                raise
+            return first[1], True
 
     def adjust(
         self, who: str, asked: tuple[int, str], reference: str, now: datetime
@@ -525,90 +567,138 @@ class Model:
 
         def record(tenant: Dict) -> None:
             require_open(tenant)
-            amount = self._part(who, payment, cents)
-            paid = self.state["payments"][payment]
-            present = deepcopy(tenant)
-            expire_due(present, now)
-            customers = step(paid, paid["bought"], amount)
-            parts = {who: customers - expired_part(present, payment, customers)}
-            parts |= {to: step(paid, share, amount) for to, share in paid["shares"].items()}
-            for to, aside in parts.items():
+            paid, disputes = self._paid(who, payment), self.state["disputes"]
+            others = [d["cents"] for d in self._disputes(payment) if d["state"] == "open"]
+            remaining = max(paid["cents"] - paid["returned"] - sum(others), 0)
+            for to in paid["shares"]:
                 open_account(self.state["tenants"][to], now)
-                self.state["tenants"][to]["disputed"][who, reference] = {
-                    "amount": aside,
-                    "opened": now,
-                    "ended": None,
-                }
             lot = tenant["grants"].get(("purchase", payment))
             if lot is not None and lot["expires"] is not None and lot["expires"] > now:
                 lot["expires"] = None
-            self.state["disputes"][who, reference] = {
+            disputes[who, reference] = {
+                "key": (who, reference),
                 "payment": payment,
-                "cents": amount,
+                "cents": remaining if cents is None else cents,
                 "state": "open",
+                "lost": None,
+                "opened": (now, len(disputes)),
             }
+            self._aside(payment, paid["returned"], now)
 
         _, replayed = self._once(who, ("dispute", reference), (payment, cents), record)
         return self.state["disputes"][who, reference]["state"], replayed
 
+    def update_dispute(
+        self, who: str, payment: str, reference: str, cents: int, now: datetime
+    ) -> bool:
+        """Returns true if the dispute had this amount before."""
+        with self.attempt():
+            dispute = self._dispute(who, payment, reference)
+            before = bool(dispute["cents"] == cents)
+            dispute["cents"] = cents
+            if not before:
+                self._change(dispute, now)
+            return before
+
     def win_dispute(self, who: str, payment: str, reference: str, now: datetime) -> bool:
         """Returns true if the dispute was won before."""
         with self.attempt():
-            require_open(self.state["tenants"][who])
             dispute = self._dispute(who, payment, reference)
             before = bool(dispute["state"] == "won")
+            dispute |= {"state": "won", "lost": None}
             if not before:
-                self._end(who, reference, "won", now)
+                self._change(dispute, now)
             return before
 
     def lose_dispute(
-        self, who: str, payment: str, reference: str, shortfall: str, now: datetime
+        self,
+        who: str,
+        asked: tuple[str, int | None, str],
+        reference: str,
+        now: datetime,
     ) -> tuple[int, bool]:
-        def record(tenant: Dict) -> Draws:
-            require_open(tenant)
-            dispute = self._dispute(who, payment, reference)
-            self._end(who, reference, "lost", now)
-            expire_due(tenant, now)
-            return self._return(who, payment, dispute["cents"], shortfall, now)
-
-        return self._once(who, ("chargeback", reference), (payment, shortfall), record)
+        payment, cents, _ = asked
+        with self.attempt():
+            dispute, tenant = self._dispute(who, payment, reference), self.state["tenants"][who]
+            if dispute["state"] == "lost":
+                if dispute["loss"] != asked:
+                    raise RefusedError("idempotency_conflict")
+                return dispute["balance"], True
+            dispute |= {"state": "lost", "lost": cents, "loss": asked}
+            draws = self._change(dispute, now)
+            dispute["balance"] = posted(tenant)
+            outcome = asked, dispute["balance"], draws, 0
+            tenant["keys"].setdefault(("chargeback", reference), outcome)
+            return dispute["balance"], False
 
     def _dispute(self, who: str, payment: str, reference: str) -> Dict:
+        require_open(self.state["tenants"][who])
         dispute: Dict | None = self.state["disputes"].get((who, reference))
         if dispute is None or dispute["payment"] != payment:
             raise RefusedError("unknown_dispute")
         return dispute
 
-    def _end(self, who: str, reference: str, state: str, now: datetime) -> None:
-        dispute = self.state["disputes"][who, reference]
-        if dispute["state"] != "open":
-            raise RefusedError("dispute_closed")
-        dispute["state"] = state
-        for tenant in self.state["tenants"].values():
-            if part := tenant["disputed"].get((who, reference)):
-                part["ended"] = max(part["opened"], now)
+    def _disputes(self, payment: str) -> list[Dict]:
+        """The disputes of a payment, in the order of their opening."""
+        found = [d for d in self.state["disputes"].values() if d["payment"] == payment]
+        return sorted(found, key=lambda dispute: dispute["opened"])
 
-    def _part(self, who: str, payment: str, cents: int | None) -> int:
-        paid = self.state["payments"].get(payment)
+    def _paid(self, who: str, payment: str) -> Dict:
+        paid: Dict | None = self.state["payments"].get(payment)
         if paid is None or paid["who"] != who:
             raise RefusedError("unknown_payment")
-        remaining = paid["cents"] - paid["returned"]
-        for dispute in self.state["disputes"].values():
-            if dispute["payment"] == payment and dispute["state"] == "open":
-                remaining -= dispute["cents"]
-        amount = remaining if cents is None else cents
-        if amount > remaining or amount == 0:
-            raise RefusedError("refund_exceeds_payment")
-        return int(amount)
+        return paid
 
-    def _return(
-        self, who: str, payment: str, cents: int | None, shortfall: str, now: datetime
+    def _due(self, payment: str) -> int:
+        """The cents that refunds and lost disputes return, at most all."""
+        paid = self.state["payments"][payment]
+        lost = [d for d in self._disputes(payment) if d["state"] == "lost"]
+        parts = [d["cents"] if d["lost"] is None else d["lost"] for d in lost]
+        return int(min(sum(parts) + sum(paid["refunds"].values()), paid["cents"]))
+
+    def _change(self, dispute: Dict, now: datetime) -> Draws:
+        """Follow the new state of *dispute*: set aside, take or give back."""
+        who, payment = dispute["key"][0], dispute["payment"]
+        paid, due = self.state["payments"][payment], self._due(payment)
+        loses = dispute["state"] == "lost" and "balance" not in dispute
+        if dispute["state"] != "lost":
+            dispute.pop("balance", None)
+        self._aside(payment, paid["returned"], now)
+        if due == paid["returned"] and not loses:
+            return []
+        expire_due(self.state["tenants"][who], now)
+        if due < paid["returned"]:
+            return self._give(who, payment, due, dispute["key"], now)
+        return self._take(who, payment, due, (dispute["loss"][2], dispute["key"]), now)
+
+    def _aside(self, payment: str, after: int, now: datetime, lapsed: int = 0) -> None:
+        """Set aside the credits of the open disputes, once *after* is returned."""
+        paid = self.state["payments"][payment]
+        present = deepcopy(self.state["tenants"][paid["who"]])
+        expire_due(present, now)
+        place, taken = after, between(paid, paid["bought"], paid["returned"], after)
+        for dispute in self._disputes(payment):
+            is_open = dispute["state"] == "open"
+            end = min(place + dispute["cents"], paid["cents"]) if is_open else place
+            size = between(paid, paid["bought"], place, end)
+            before = expired_part(present, payment, taken)
+            after_it = expired_part(present, payment, taken + size)
+            parts = {paid["who"]: size - (after_it - before)}
+            parts |= {to: between(paid, leg, place, end) for to, leg in paid["shares"].items()}
+            for to, part in parts.items():
+                put_aside(self.state["tenants"][to], dispute["key"], part, now)
+            place, taken = end, taken + size
+
+    def _take(
+        self, who: str, payment: str, after: int, by: tuple[str, tuple[str, str]], now: datetime
     ) -> Draws:
-        amount = self._part(who, payment, cents)
+        shortfall, key = by
         paid, tenant = self.state["payments"][payment], self.state["tenants"][who]
-        taken = step(paid, paid["bought"], amount)
-        expired = expired_part(tenant, payment, taken)
-        taken -= expired
+        before = paid["returned"]
+        whole = between(paid, paid["bought"], before, after)
+        expired = expired_part(tenant, payment, whole)
+        self._aside(payment, after, now)
+        taken = whole - expired
         if shortfall == "clamp":
             taken = min(taken, max(available(tenant), 0))
         if shortfall == "refuse" and taken > max(available(tenant), 0):
@@ -620,12 +710,55 @@ class Model:
             if taken > sum(part for drawn, part in draws if drawn is lot):
                 lot["expires"] = None
         add(tenant, -taken)
-        for to, share in paid["shares"].items():
-            part = step(paid, share, amount)
-            if part:
-                self.state["tenants"][to]["arrivals"].append((now, -part))
-        paid["returned"] += amount
+        self._share(paid, before, after, now)
+        move = {"key": key, "taken": taken, "expired": expired, "draws": draws}
+        paid["moves"].append({**move, "absorbed": whole - expired - taken})
         return draws
+
+    def _give(
+        self, who: str, payment: str, after: int, key: tuple[str, str], now: datetime
+    ) -> Draws:
+        """Undo what was taken under *key*, until only *after* is returned."""
+        paid, tenant = self.state["payments"][payment], self.state["tenants"][who]
+        whole = between(paid, paid["bought"], after, paid["returned"])
+        own = [move for move in paid["moves"] if move["key"] == key]
+        rest, given = whole, dict[str, int]()
+        for name in ("absorbed", "expired"):
+            most = min(total(own, name), total(paid["moves"], name))
+            given[name] = min(rest, max(most, 0))
+            rest -= given[name]
+        given["taken"] = min(rest, total(paid["moves"], "taken"))
+        rest -= given["taken"]
+        more = min(rest, total(paid["moves"], "absorbed") - given["absorbed"])
+        given["absorbed"] += more
+        given["expired"] += rest - more
+        pinned = list[tuple[Dict, int]]()
+        for grant, part in [draw for move in own for draw in move["draws"]]:
+            same = [n for n, (known, _) in enumerate(pinned) if known is grant]
+            if same:
+                pinned[same[0]] = (grant, pinned[same[0]][1] + part)
+            else:
+                pinned.append((grant, part))
+        plain = total(own, "taken") - sum(part for _, part in pinned)
+        draws = unpin(pinned[::-1], max(given["taken"] - max(plain, 0), 0))
+        for grant, part in draws:
+            grant["left"] += part
+        if (lot := tenant["grants"].get(("purchase", payment))) is not None:
+            lot["expired"] += given["expired"]
+        add(tenant, given["taken"])
+        self._share(paid, paid["returned"], after, now)
+        back = {name: -size for name, size in given.items()}
+        undone = [(grant, -part) for grant, part in draws]
+        paid["moves"].append({"key": key, "draws": undone, **back})
+        self._aside(payment, after, now)
+        return draws
+
+    def _share(self, paid: Dict, before: int, after: int, now: datetime) -> None:
+        """Move the shares to where *after* is returned."""
+        for to, share in paid["shares"].items():
+            if part := between(paid, share, before, after):
+                self.state["tenants"][to]["arrivals"].append((now, -part))
+        paid["returned"] = after
 
     def _once(
         self,
@@ -672,7 +805,8 @@ class Model:
             if at <= moment
         ) + sum(
             part["amount"]
-            for part in tenant["disputed"].values()
+            for parts in tenant["disputed"].values()
+            for part in parts
             if part["opened"] <= moment < (part["ended"] or datetime.max.replace(tzinfo=UTC))
         )
         expire_due(tenant, moment)
@@ -791,8 +925,7 @@ def give(
     amount, priority, expires = asked
     later = sum(arrived for at, arrived in tenant["arrivals"] if at > by)
     lots = sum(grant["left"] for grant in tenant["grants"].values())
-    disputed = sum(p["amount"] for p in tenant["disputed"].values() if p["ended"] is None)
-    repaid = min(amount, max(lots + later - available(tenant) - disputed, 0))
+    repaid = min(amount, max(lots + later - available(tenant) - sum(disputed(tenant)), 0))
     grant = {
         "left": amount - repaid,
         "priority": priority,
@@ -908,15 +1041,35 @@ def posted(tenant: Dict) -> int:
 
 
 def held(tenant: Dict) -> int:
-    aside = [hold["held"] for hold in tenant["holds"].values()]
-    aside += [part["amount"] for part in tenant["disputed"].values() if part["ended"] is None]
-    return sum(aside)
+    return sum([hold["held"] for hold in tenant["holds"].values()] + disputed(tenant))
 
 
-def step(paid: Dict, leg: int, cents: int) -> int:
-    """The part of *leg* to take back when *cents* more are returned."""
-    before = leg * paid["returned"] // paid["cents"]
-    return int(leg * (paid["returned"] + cents) // paid["cents"] - before)
+def disputed(tenant: Dict) -> list[int]:
+    """The credits that open disputes set aside."""
+    parts = [part for parts in tenant["disputed"].values() for part in parts]
+    return [part["amount"] for part in parts if part["ended"] is None]
+
+
+def put_aside(tenant: Dict, key: tuple[str, str], amount: int, now: datetime) -> None:
+    """Set aside *amount* for a dispute, in place of the present part."""
+    parts = tenant["disputed"].setdefault(key, [])
+    present = parts[-1] if parts and parts[-1]["ended"] is None else None
+    if amount == (present["amount"] if present else 0):
+        return
+    if present:
+        present["ended"] = max(present["opened"], now)
+    if amount:
+        parts.append({"amount": amount, "opened": now, "ended": None})
+
+
+def between(paid: Dict, leg: int, before: int, after: int) -> int:
+    """The part of *leg* between two returned amounts."""
+    return int(leg * after // paid["cents"] - leg * before // paid["cents"])
+
+
+def total(moves: list[Dict], name: str) -> int:
+    """The sum of a part of *moves*."""
+    return sum(int(move[name]) for move in moves)
 
 
 def available(tenant: Dict) -> int:

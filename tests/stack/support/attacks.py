@@ -71,6 +71,9 @@ class Ids:
     pending: UUID
     expired: UUID
     """A purchase whose credits have expired."""
+    refunded: UUID
+    """A purchase with a refund."""
+    refund: UUID
 
 
 def payment_of(tenant: UUID) -> str:
@@ -204,34 +207,35 @@ def step(ids: Ids, **altered: object) -> Asked:
 
 
 def dispute(ids: Ids, **altered: object) -> Asked:
-    number = new_id()
-    parts = [
-        {"tenant": ids.tenant, "id": number, "amount": 1_000_000},
-        {"tenant": ids.beneficiary, "id": new_id(), "amount": 500_000},
-    ]
-    return {
-        "id": number,
-        "reference": "new-1",
-        "purchase": ids.purchase,
-        "payment": payment_of(ids.tenant),
-        "disputed": "0.10",
-        "disputed_unit": "USD",
-        "part": "0.10",
-        "amount": 1_000_000,
-        "lapsed": 0,
-        "beneficiaries": [ids.beneficiary],
-        "shares": [500_000],
-        "at": ids.now,
-        "metadata": "{}",
-        "parts": parts,
-    } | altered
+    part = {"disputed": "0.10", "part": "0.10", "lost": None, "chargeback": None}
+    named = {"id": new_id(), "reference": "new-1", "payment": payment_of(ids.tenant)}
+    return (
+        named
+        | part
+        | {"opens": True, "state": "open", "at": ids.now, "metadata": "{}", "movement": None}
+        | altered
+    )
 
 
-def dispute_of_expired(ids: Ids, **altered: object) -> Asked:
-    made = dispute(ids)
-    made["parts"][0]["amount"] = altered.get("amount", 0)
-    named = {"purchase": ids.expired, "payment": f"{payment_of(ids.tenant)}-expired"}
-    return made | named | {"amount": 0, "lapsed": 1_000_000} | altered
+def winning(ids: Ids, **altered: object) -> Asked:
+    ended = {"opens": False, "state": "won", "disputed": "0.50", "part": "0.50"}
+    return dispute(ids, id=ids.dispute, reference="dp_1", **ended) | altered
+
+
+def losing(ids: Ids, **altered: object) -> Asked:
+    lost = chargeback(ids)
+    return winning(ids, state="lost", chargeback=lost["id"], movement=lost) | altered
+
+
+def losing_by(ids: Ids, **altered: object) -> Asked:
+    """Build a lost dispute with an altered chargeback."""
+    lost = losing(ids)
+    return lost | {"movement": lost["movement"] | altered}
+
+
+def reinstatement(ids: Ids, **altered: object) -> Asked:
+    part = {"returned": "0.10", "returned_total": 0, "subject": ids.refund}
+    return movement(ids, "reinstatement", 0, reverses=ids.refunded, **part) | altered
 
 
 VALID: dict[str, Callable[[Ids], Asked]] = {
@@ -240,10 +244,6 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "attempt_events": lambda ids: {"id": ids.pending},
     "balance": lambda ids: {"now": ids.now},
     "begin_check": lambda ids: {"id": ids.pending, "now": ids.now, "seconds": 0},
-    "close_dispute": lambda ids: {
-        "parts": [{"tenant": ids.tenant, "id": ids.dispute}],
-        "at": ids.now,
-    },
     "create_attempt": intent,
     "dispute": lambda _: {"reference": "dp_1"},
     "end_schedule": ending,
@@ -260,13 +260,13 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "mint": lambda ids: [purchase(ids), grant(ids), reversal(ids)],
     "mint_groups": lambda ids: [purchase(ids), charge(ids)],
     "open_account": lambda ids: {"at": ids.now},
-    "open_dispute": dispute,
     "payment": lambda ids: {"payment": payment_of(ids.tenant)},
     "record_attempt": step,
     "release": release,
     "release_part": part,
-    "reverse": lambda ids: [refund(ids)],
+    "reverse": lambda ids: [refund(ids), reinstatement(ids, reference="new-2")],
     "schedule": planned,
+    "settle_dispute": losing,
     "schedules": lambda ids: {"now": ids.now, "size": 10},
     "freeze": lambda ids: {"reason": "billed twice", "at": ids.now},
     "opening": opening,
@@ -388,6 +388,9 @@ def prepared(database: Database) -> dict[TenantId, Ids]:
             payment=f"{payment_of(tenant)}-expired",
             expires_in=timedelta(microseconds=1),
         )
+        refunded = f"{payment_of(tenant)}-refunded"
+        billing.confirm_purchase(tenant, usd("0.10"), payment=refunded)
+        billing.refund(tenant, payment=refunded, reference="re_1")
         hold = billing.hold(tenant, credits(6), reference="run-1")
         billing.extend(tenant, hold.id, credits(1), reference="run-1")
         billing.charge(tenant, credits(3), reference="run-1")
@@ -426,6 +429,8 @@ def _ids_of(connection: Connection, tenant: TenantId) -> Ids:
         tenant=tenant,
         purchase=one("id", f"transactions WHERE reference = '{payment_of(tenant)}'"),
         expired=one("id", f"transactions WHERE reference = '{payment_of(tenant)}-expired'"),
+        refunded=one("id", f"transactions WHERE reference = '{payment_of(tenant)}-refunded'"),
+        refund=one("id", "transactions WHERE kind = 'refund'"),
         beneficiary=earner_of(tenant),
         charge=one("id", "transactions WHERE kind = 'charge'"),
         hold=one("id", "holds WHERE kind = 'work'"),

@@ -149,9 +149,12 @@ def asked(billing: Billing, request: Request) -> tuple[list[Told], bool]:
             reference=key,
             shortfall=(Shortfall.CLAMP, Shortfall.DEBT)[request["tenant"] % 2],
         ),
-        "dispute": lambda: billing.open_dispute(tenant, amount=cents, **on),
-        "win": lambda: billing.win_dispute(tenant, **on),
-        "lose": lambda: billing.lose_dispute(tenant, **on),
+        # A lost dispute that is won would make a transaction that no receipt shows.
+        "dispute": lambda: billing.open_dispute(
+            tenant, amount=cents, **on | {"reference": f"{('win', 'lose')[amount % 2]}:{key}"}
+        ),
+        "win": lambda: billing.win_dispute(tenant, **on | {"reference": f"win:{key}"}),
+        "lose": lambda: billing.lose_dispute(tenant, **on | {"reference": f"lose:{key}"}),
         "attempt": attempted,
         "attempts": lambda: attempts_of(billing).sweep(),
         "balance": lambda: billing.balance(tenant),

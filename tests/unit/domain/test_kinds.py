@@ -71,6 +71,7 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
         "void": ISSUANCE,
         "refund": ISSUANCE,
         "chargeback": ISSUANCE,
+        "reinstatement": ISSUANCE,
         "adjustment": ADJUSTMENTS,
         "reversal": USAGE,
         "opening": ADJUSTMENTS,
@@ -81,22 +82,23 @@ def test_every_kind_is_its_name_and_has_an_account_for_the_other_side() -> None:
 @pytest.mark.parametrize(
     ("rule", "true_of"),
     [
-        ("is_credit", ["purchase", "grant", "reversal"]),
+        ("is_credit", ["purchase", "grant", "reinstatement", "reversal"]),
         ("corrects", ["adjustment"]),
         ("opens_balance", ["opening"]),
         (
             "may_be_zero",
             [
-                *("purchase", "charge", "capture", "void", "refund", "chargeback", "reversal"),
-                "opening",
+                *("purchase", "charge", "capture", "void", "refund", "chargeback"),
+                *("reinstatement", "reversal", "opening"),
             ],
         ),
-        ("absorbs", ["refund", "chargeback", "reversal"]),
+        ("absorbs", ["refund", "chargeback", "reinstatement", "reversal"]),
         ("is_usage", ["charge", "capture"]),
         ("opens_account", ["purchase", "grant", "opening"]),
-        ("reverses", ["refund", "chargeback"]),
-        ("has_shares", ["purchase", "refund", "chargeback"]),
-        ("subject", ["capture", "expiry", "void", "chargeback"]),
+        ("reverses", ["refund", "chargeback", "reinstatement"]),
+        ("reinstates", ["reinstatement"]),
+        ("has_shares", ["purchase", "refund", "chargeback", "reinstatement"]),
+        ("subject", ["capture", "expiry", "void", "chargeback", "reinstatement"]),
     ],
 )
 def test_a_rule_is_true_of_some_kinds(rule: str, true_of: list[str]) -> None:

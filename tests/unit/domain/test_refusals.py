@@ -50,8 +50,9 @@ from cogni_billing.domain.hold_changes import CaptureRequest, Extension, Release
 from cogni_billing.domain.holds import Hold, HoldState, hold_page_request
 from cogni_billing.domain.identity import reference, tenant_id
 from cogni_billing.domain.metadata import frozen_metadata
+from cogni_billing.domain.payments import Payment
 from cogni_billing.domain.policies import checked_policies
-from cogni_billing.domain.reversals import Payment, ReversalRequest
+from cogni_billing.domain.reversals import ReversalRequest, known_refund
 from cogni_billing.domain.schedules import ScheduleRequest, checked_schedule_id
 from cogni_billing.domain.statements import kind_of, page_request
 from cogni_billing.domain.timestamps import Expiry, require_unexpired, utc
@@ -62,7 +63,7 @@ ONE = UUID(int=1)
 HUGE = Amount(10**27, CREDIT)
 MOST = Amount.computed(Decimal("9" * 100), CREDIT)
 DEFAULT = RevenueSharePolicy.default()
-PAYMENT = Payment(purchase=planned(amount="1.00"), returned=usd("0.10"), disputed=usd(0))
+PAYMENT = Payment(purchase=planned(amount="1.00"), returned=usd("0.10"), refunded=usd("0.10"))
 DISPUTE = Dispute(
     id=ONE,
     tenant=ALICE,
@@ -622,16 +623,28 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "unknown_dispute: no dispute 'd' of 'q'; open it first",
     ),
     (
-        lambda: evolve(DISPUTE, state=DisputeState.WON).require_open(),
-        "dispute_closed: dispute 'd' is won",
+        lambda: known_refund(None, "r", "p"),
+        "unknown_refund: no refund 'r' of 'p'; record it first",
     ),
-    (lambda: PAYMENT.part(credits(1)), "unit_mismatch: amount: expected USD, got CREDIT"),
+    (lambda: PAYMENT.part(credits(1), None), "unit_mismatch: amount: expected USD, got CREDIT"),
+    (lambda: PAYMENT.part(None, credits(1)), "unit_mismatch: total: expected USD, got CREDIT"),
     (
-        lambda: PAYMENT.part(usd("0.91")),
+        lambda: PAYMENT.part(None, usd("1.01")),
+        "refund_exceeds_payment: 1.01 USD requested, 0.90 USD can still be refunded",
+    ),
+    (
+        lambda: evolve(
+            PAYMENT, disputes=(evolve(DISPUTE, state=DisputeState.LOST),), returned=usd("1.00")
+        ).part(usd("0.50"), None),
+        "refund_exceeds_payment: 0.50 USD requested, 0.00 USD can still be refunded; dispute 'd'"
+        " is lost",
+    ),
+    (
+        lambda: PAYMENT.part(usd("0.91"), None),
         "refund_exceeds_payment: 0.91 USD requested, 0.90 USD can still be refunded",
     ),
     (
-        lambda: evolve(PAYMENT, disputed=usd("0.90")).part(None),
+        lambda: evolve(PAYMENT, returned=usd("1.00")).part(None, None),
         "refund_exceeds_payment: 1.00 USD requested, 0.00 USD can still be refunded",
     ),
     (

@@ -79,6 +79,11 @@ FIELDS: dict[TransactionKind, dict[str, Any]] = {
         "reversal": REVERSAL,
         "subject": HOLD,
     },
+    TransactionKind.REINSTATEMENT: {
+        "amount": credits(5),
+        "reversal": REVERSAL,
+        "subject": HOLD,
+    },
     TransactionKind.ADJUSTMENT: {"amount": credits(-5), "reason": "billed twice"},
     TransactionKind.OPENING: {"amount": credits(-5)},
 }

@@ -162,6 +162,7 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
     (
         lambda store: record(store, REFUND, change_reversal),
         [
+            f"reversals_follow_one_another: tenant {ALICE}, transaction {REFUND}: 0.01 USD after 0.00 USD make 0.02 USD of 0.10 USD",
             f"reversals_take_back_their_part: tenant {ALICE}, transaction {REFUND}: 200000 CREDIT, 50000 CREDIT taken and 0 CREDIT absorbed instead of 100000 CREDIT, 25000 CREDIT",
         ],
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import takewhile
 from typing import Final
@@ -11,8 +11,10 @@ from uuid import UUID
 
 from attrs import evolve
 
+from cogni_billing.adapters.memory.payments import payment_of, reversals_of
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import InvalidTime
 from cogni_billing.domain.giving_back import Charged
 from cogni_billing.domain.grants import Grant
@@ -21,8 +23,9 @@ from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.openings import OPENING_KEY
+from cogni_billing.domain.reinstatements import Returns, span
 from cogni_billing.domain.statements import Line
-from cogni_billing.domain.timestamps import LATEST, require_recent
+from cogni_billing.domain.timestamps import EARLIEST, LATEST, require_recent
 from cogni_billing.domain.transactions import (
     Draw,
     GivingBack,
@@ -35,7 +38,9 @@ from cogni_billing.domain.transactions import (
 from cogni_billing.domain.verification import (
     Invariant,
     Violation,
+    dispute_problems,
     purchase_problems,
+    reinstatement_problems,
     reversal_problems,
     schedule_problems,
 )
@@ -53,6 +58,7 @@ def violations(store: Store) -> Iterator[Violation]:
     yield from _schedules(store)
     yield from _holds(store)
     yield from _payments(store)
+    yield from _disputes(store)
     yield from _attempts(store)
 
 
@@ -123,6 +129,14 @@ def _returned(
 ) -> Iterator[tuple[Invariant, str]]:
     made = recorded.transaction
     purchase = store.recorded[store.ids[made.tenant, reversal.purchase]].transaction
+    before = tuple(takewhile(lambda each: each is not recorded, reversals_of(store, purchase)))
+    so_far = _total(before, purchase)
+    if span(reversal, undone=made.kind.reinstates)[0] != so_far or reversal.amount.is_negative:
+        detail = f"{reversal.amount} after {so_far} make {reversal.total} of {purchase.paid}"
+        yield Invariant.REVERSALS_FOLLOW_ONE_ANOTHER, detail
+    if made.kind.reinstates:
+        yield from reinstatement_problems(recorded, Returns(purchase, before))
+        return
     yield from reversal_problems(
         legs=[purchase.amount, *(share.amount for share in purchase.shares)],
         taken=[-made.amount, *(-share.amount for share in made.shares)],
@@ -139,6 +153,13 @@ def _returned(
         yield Invariant.REVERSALS_TAKE_BACK_EXPIRED_CREDITS, detail
 
 
+def _total(before: Sequence[Recorded], purchase: Transaction) -> Amount:
+    """The returned amount of the payment after *before*."""
+    assert purchase.paid is not None  # a purchase has it
+    last = before[-1].transaction.reversal if before else None
+    return last.total if last else purchase.paid - purchase.paid
+
+
 def _expired_before(store: Store, made: Transaction, purchase: UUID) -> Amount:
     """The expired credits of the purchase that earlier refunds than *made* left."""
     earlier = takewhile(
@@ -146,7 +167,7 @@ def _expired_before(store: Store, made: Transaction, purchase: UUID) -> Amount:
         (recorded.transaction for recorded in store.recorded.values()),
     )
     amounts = [
-        -each.lapsed if each.reversal else -each.amount
+        (each.lapsed if each.kind.reinstates else -each.lapsed) if each.reversal else -each.amount
         for each in earlier
         if each.tenant == made.tenant
         and (
@@ -346,7 +367,8 @@ def _drawn(store: Store) -> Iterator[tuple[TenantId, Draw]]:
     for (tenant, kind, _), recorded in store.recorded.items():
         made = recorded.transaction
         for draw in recorded.draws:
-            yield tenant, evolve(draw, amount=-draw.amount) if made.giving_back else draw
+            back = made.giving_back or made.kind.reinstates
+            yield tenant, evolve(draw, amount=-draw.amount) if back else draw
         if kind in _ENDINGS and made.subject is not None:
             yield tenant, Draw(made.subject, -made.amount)
     for tenant, wallet in store.wallets.items():
@@ -360,6 +382,38 @@ def _payments(store: Store) -> Iterator[Violation]:
         if (tenant, TransactionKind.PURCHASE, payment) not in store.recorded:
             where = {"tenant": str(tenant), "payment": payment}
             yield Violation(Invariant.PAYMENTS_HAVE_THEIR_PURCHASE, where, "no purchase")
+
+
+def _disputes(store: Store) -> Iterator[Violation]:
+    purchases = (
+        each.transaction
+        for each in store.recorded.values()
+        if each.transaction.kind is TransactionKind.PURCHASE
+    )
+    for purchase in purchases:
+        payment = payment_of(store, purchase, EARLIEST)
+        where = {"tenant": str(purchase.tenant), "payment": purchase.reference}
+        for invariant, detail in dispute_problems(payment):
+            yield Violation(invariant, where, detail)
+        for dispute in payment.disputes:
+            found = sorted(_parts_of(store, dispute))
+            if found != (wanted := sorted((tenant, str(part)) for tenant, part in dispute.parts())):
+                yield Violation(
+                    Invariant.DISPUTES_ARE_SET_ASIDE, where, f"{found} instead of {wanted}"
+                )
+            lost = store.ids.get((dispute.tenant, dispute.chargeback or dispute.id))
+            made = lost and store.recorded[lost].transaction
+            if dispute.returned is not None and (not made or made.subject != dispute.id):
+                detail = f"no chargeback of {dispute.reference}"
+                yield Violation(Invariant.CHARGEBACKS_ARE_OF_A_DISPUTE, where, detail)
+
+
+def _parts_of(store: Store, dispute: Dispute) -> Iterator[tuple[TenantId, str]]:
+    """The credits that wallets set aside for *dispute*."""
+    for tenant, wallet in store.wallets.items():
+        for part in wallet.disputed.values():
+            if part.is_open and part.reference == str(dispute.id):
+                yield tenant, str(part.amount)
 
 
 def _attempts(store: Store) -> Iterator[Violation]:

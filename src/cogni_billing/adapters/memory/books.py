@@ -17,6 +17,8 @@ from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.attempts import due_attempts
 from cogni_billing.adapters.memory.audit import violations
 from cogni_billing.adapters.memory.erasure import forget, sealed_metadata, without_texts
+from cogni_billing.adapters.memory.ledger import MemoryLedger
+from cogni_billing.adapters.memory.payments import payment_of, set_aside
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import account, open_account, require_account
 from cogni_billing.domain.accounts import CONTRA_ACCOUNTS, Account, Freeze
@@ -25,13 +27,12 @@ from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.erasure import require_unretained
 from cogni_billing.domain.folding import Folding
-from cogni_billing.domain.holds import Hold, HoldState
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
-from cogni_billing.domain.transactions import Transaction
+from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.domain.verification import Invariant, Verification
 from cogni_billing.domain.wallets import DueWallet, Wallet
 from cogni_billing.ports.books import DUE_MAX
@@ -47,6 +48,7 @@ class MemoryBooks:
     """
 
     _store: Store
+    _ledger: MemoryLedger
     _guard: ScopeGuard
 
     def safe_position(self) -> int:
@@ -80,24 +82,22 @@ class MemoryBooks:
                 earned[account] = wallet.earned(arrived)
             return Recoverable(earned)
 
-    def open_dispute(self, dispute: Dispute, /) -> None:
+    def settle_dispute(
+        self, dispute: Dispute, transaction: Transaction | None, moment: datetime, /
+    ) -> Recorded | None:
         with self._guard.call():
-            key = (dispute.tenant, dispute.reference)
-            self._store.put(self._store.disputes, key, dispute)
-            for part in dispute.parts():
-                open_account(self._store, part.tenant, dispute.opened_at)
-                self._set_aside(part)
-            wallet = self._wallet(dispute.tenant).disputing(dispute)
-            self._store.put(self._store.wallets, dispute.tenant, wallet)
-
-    def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
-        with self._guard.call():
-            for part in dispute.parts():
-                self._set_aside(part.ended(HoldState.RELEASED, moment))
-
-    def _set_aside(self, part: Hold) -> None:
-        wallet = self._wallet(part.tenant).with_disputed(part)
-        self._store.put(self._store.wallets, part.tenant, wallet)
+            purchase = self._store.purchase(dispute.tenant, dispute.payment)
+            assert purchase is not None  # the plan is of a payment
+            payment = payment_of(self._store, purchase, moment)
+            if dispute.number == 0:
+                for tenant in (dispute.tenant, *payment.beneficiaries):
+                    open_account(self._store, tenant, moment)
+                wallet = self._wallet(dispute.tenant).disputing(dispute)
+                self._store.put(self._store.wallets, dispute.tenant, wallet)
+            set_aside(
+                self._store, payment.with_dispute(dispute).disputes_at(payment.returned), moment
+            )
+            return None if transaction is None else self._ledger.post(transaction)
 
     def _wallet(self, tenant: TenantId) -> Wallet:
         return self._store.wallets.get(tenant, Wallet())

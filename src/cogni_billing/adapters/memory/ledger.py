@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
-from itertools import chain, takewhile
+from itertools import takewhile
 from typing import TypeAlias, TypeVar
 from uuid import UUID
 
@@ -15,11 +15,12 @@ from attrs import evolve, field, frozen
 
 from cogni_billing.adapters.batches import Answers, all_or_none, one_by_one
 from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.memory.payments import payment_of, reversals_of, set_aside
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import open_account, require_account, require_known
 from cogni_billing.adapters.rights import minting_refused, service_refused
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
-from cogni_billing.domain.disputes import Dispute, DisputeState
+from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.errors import (
     AccountInUse,
     BillingError,
@@ -38,7 +39,8 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.openings import OPENING_KEY, Opened, Opening
-from cogni_billing.domain.reversals import Payment
+from cogni_billing.domain.payments import Payment
+from cogni_billing.domain.reinstatements import Returns
 from cogni_billing.domain.schedules import Schedule, Start, waiting_grant
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, Line, PageRequest
 from cogni_billing.domain.timestamps import require_recent
@@ -47,6 +49,7 @@ from cogni_billing.domain.transactions import (
     GivingBack,
     Posting,
     Recorded,
+    Reversal,
     Transaction,
     granted_in,
     granted_part,
@@ -80,6 +83,8 @@ class MemoryLedger:
         self._require_postable(transaction)
         # All checks come before the first write, so that a refusal needs no rollback.
         current = self._current(transaction.at)
+        if transaction.reversal is not None:
+            return self._reverse(transaction, transaction.reversal, current)
         if transaction.terms is not None and transaction.terms.waits(current.as_of):
             return self._wait(transaction, current)
         lots = tuple[Draw, ...]()
@@ -103,7 +108,7 @@ class MemoryLedger:
         """Return if the scope may post *transaction*."""
         if transaction.tenant != self._tenant:
             raise PrivilegeRequired("posting a transaction of another tenant")
-        if transaction.kind.is_credit:
+        if transaction.kind.is_credit and not transaction.kind.reverses:
             self._require_minting()
         if transaction.kind.corrects and not self._is_service:
             raise service_refused()
@@ -118,6 +123,25 @@ class MemoryLedger:
         key = (self._tenant, grant.reference)
         self._store.put(self._store.waiting, key, (grant.id, balance))
         return Recorded(grant, balance, replayed=False)
+
+    def _reverse(self, transaction: Transaction, part: Reversal, wallet: Wallet) -> Recorded:
+        """Record a refund, a chargeback or a reinstatement. Open disputes follow its part."""
+        purchase = self._store.purchase(self._tenant, part.payment)
+        assert purchase is not None  # the plan is of a payment
+        payment, lots = payment_of(self._store, purchase, transaction.at), tuple[Draw, ...]()
+        if transaction.kind.reinstates:
+            made = Returns(purchase, tuple(reversals_of(self._store, purchase)))
+            transaction, lots = made.undone_by(transaction)
+        else:
+            set_aside(self._store, payment.disputes_at(part.total), transaction.at)
+            wallet = self._wallet().at(wallet.as_of)
+        wallet, draws = wallet.after(transaction, self._arrived(), lots)
+        self._keep(wallet)
+        recorded = self._enter(transaction, wallet.as_of, draws)
+        if transaction.kind.reinstates:
+            payment = payment_of(self._store, purchase, transaction.at)
+            set_aside(self._store, payment.disputes_at(part.total), transaction.at)
+        return recorded
 
     def _charged(self, asked: GivingBack) -> Charged:
         """The charge that *asked* names, with its earlier reversals."""
@@ -228,60 +252,13 @@ class MemoryLedger:
 
     def payment(self, payment: str, now: datetime, /) -> Payment | None:
         with self._guard.call():
+            require_known(self._store, self._tenant)
             found = self._found(TransactionKind.PURCHASE, payment)
-            if found is None:
-                return None
-            wallet, due = self._due(now)
-            lot = wallet.grants.get(found.transaction.id)
-            return Payment(
-                purchase=found.transaction,
-                returned=self._returned(found.transaction),
-                disputed=self._disputed(found.transaction),
-                left=ZERO if lot is None else lot.remaining,
-                expired=self._expired(found.transaction.id, due),
-            )
-
-    def _expired(self, purchase: UUID, due: Iterable[Entry]) -> Amount:
-        """The credits of the purchase that have expired, and that no refund has taken back."""
-        recorded = (each.transaction for each in self._store.recorded.values())
-        amounts = [
-            -made.lapsed if made.reversal else -made.amount
-            for made in chain(recorded, (made for made, _ in due))
-            if (made.reversal and made.reversal.purchase == purchase)
-            or (made.kind is TransactionKind.EXPIRY and made.subject == purchase)
-        ]
-        return total(amounts, CREDIT)
-
-    def _returned(self, purchase: Transaction) -> Amount:
-        assert purchase.paid is not None  # a purchase has it
-        made = (recorded.transaction for recorded in self._store.recorded.values())
-        reversals = [
-            transaction.reversal
-            for transaction in made
-            if transaction.reversal is not None and transaction.reversal.purchase == purchase.id
-        ]
-        return total((reversal.amount for reversal in reversals), purchase.paid.unit)
-
-    def _disputed(self, purchase: Transaction) -> Amount:
-        assert purchase.paid is not None  # a purchase has it
-        disputes = [
-            self._present_dispute(dispute)
-            for dispute in self._store.disputes.values()
-            if dispute.purchase == purchase.id
-        ]
-        still_open = (each.amount for each in disputes if each.state is DisputeState.OPEN)
-        return total(still_open, purchase.paid.unit)
+            return None if found is None else payment_of(self._store, found.transaction, now)
 
     def dispute(self, reference: str, /) -> Dispute | None:
         with self._guard.call():
-            found = self._store.disputes.get((self._tenant, reference))
-            return found and self._present_dispute(found)
-
-    def _present_dispute(self, dispute: Dispute) -> Dispute:
-        if self._wallet().disputed[dispute.id].is_open:
-            return dispute
-        lost = self._found(TransactionKind.CHARGEBACK, dispute.reference) is not None
-        return evolve(dispute, state=DisputeState.LOST if lost else DisputeState.WON)
+            return self._store.disputes.get((self._tenant, reference))
 
     def hold(self, hold: Hold, /) -> Hold:
         with self._guard.call():

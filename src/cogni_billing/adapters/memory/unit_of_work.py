@@ -82,13 +82,14 @@ class InMemoryUnitOfWork:
         owner = tenant_id(tenant)
         with self._store.transaction():
             try:
+                ledger = MemoryLedger(
+                    self._store, owner, guard, may_mint=self._may_mint, is_service=service
+                )
                 yield MemoryScope(
                     MemoryTenants(self._store, owner, guard),
-                    MemoryLedger(
-                        self._store, owner, guard, may_mint=self._may_mint, is_service=service
-                    ),
+                    ledger,
                     MemoryAttempts(self._store, owner, guard, may_mint=self._may_mint),
-                    MemoryBooks(self._store, guard),
+                    MemoryBooks(self._store, ledger, guard),
                 )
                 guard.require_open()
             finally:

@@ -7,7 +7,13 @@ from uuid import UUID
 
 from attrs import evolve
 
-from cogni_billing.adapters.postgres.rows import draws_from, in_credits, moment, recorded_from
+from cogni_billing.adapters.postgres.rows import (
+    draws_from,
+    in_credits,
+    moment,
+    recorded_from,
+    shares_from,
+)
 from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.errors import (
     AccountFrozen,
@@ -67,9 +73,18 @@ def _filled(transaction: Transaction, answer: Any) -> Transaction:
     """Fill in the amounts that the database decided."""
     if transaction.at_most is not None:
         return evolve(transaction, amount=in_credits(answer["amount"]))
+    if transaction.kind.reinstates:
+        _, _, _, absorbed, beneficiaries, shares, lapsed = answer["other"].values()
+        return evolve(
+            transaction,
+            amount=in_credits(answer["amount"]),
+            shares=shares_from(beneficiaries, shares),
+            absorbed=in_credits(absorbed),
+            lapsed=in_credits(lapsed or 0),
+        )
     if (given := transaction.giving_back) is None:
         return transaction
-    charge, part, so_far, expired = answer["other"].values()
+    charge, part, so_far, expired, *_ = answer["other"].values()
     return evolve(
         transaction,
         amount=in_credits(answer["amount"]),

@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import groupby
 from typing import Any, Final
+from uuid import UUID
 
 from attrs import evolve, field, frozen
 from sqlalchemy import Connection, Row, text
 
 from cogni_billing.adapters.postgres.invariants import STATEMENTS
 from cogni_billing.domain.amounts import CREDIT, Amount, Unit
-from cogni_billing.domain.errors import PrivilegeRequired
-from cogni_billing.domain.identity import AccountId
+from cogni_billing.domain.errors import BillingError, PrivilegeRequired
+from cogni_billing.domain.identity import AccountId, TenantId
+from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.policies import RevenueSharePolicy, Shortfall
+from cogni_billing.domain.reinstatements import Returns
 from cogni_billing.domain.shares import Share
-from cogni_billing.domain.transactions import Reversal
+from cogni_billing.domain.transactions import Draw, Recorded, Reversal, Transaction
 from cogni_billing.domain.verification import (
     Invariant,
     Verification,
     Violation,
     purchase_problems,
+    reinstatement_problems,
     reversal_problems,
 )
 
@@ -40,6 +47,7 @@ def verification(connection: Connection, limit: int) -> Verification:
             found.add(Invariant[row.rule], json.loads(row.located), row.detail, row.hidden)
     _check_purchases(connection, found)
     _check_reversals(connection, found)
+    _check_reinstatements(connection, found)
     counted = connection.execute(text(_COUNTED)).one()
     return Verification(
         violations=tuple(found.violations()),
@@ -200,6 +208,77 @@ def _check_reversals(connection: Connection, found: Findings) -> None:
             found.add(invariant, {"tenant": row.tenant_id, "transaction": row.id}, detail)
 
 
+def _check_reinstatements(connection: Connection, found: Findings) -> None:
+    """Check the credits that reinstatements gave back, of payments that have one."""
+    rows = _streamed(connection, _REINSTATED)
+    for _, made in groupby(rows, key=lambda row: (row.tenant_id, row.reverses)):
+        purchase, history = None, list[Recorded]()
+        for row in made:
+            purchase = purchase or _purchase(row)
+            recorded = _reversal(row)
+            if purchase is None or recorded is None:
+                break  # other invariants report it
+            if recorded.transaction.kind.reinstates:
+                located = {"tenant": row.tenant_id, "transaction": row.id}
+                for invariant, detail in reinstatement_problems(
+                    recorded, Returns(purchase, history)
+                ):
+                    found.add(invariant, located, detail)
+            history.append(recorded)
+
+
+def _purchase(row: Row[Any]) -> Transaction | None:
+    with suppress(BillingError):
+        return Transaction(
+            id=row.reverses,
+            tenant=TenantId(row.tenant_id),
+            kind=TransactionKind.PURCHASE,
+            reference=row.payment,
+            at=row.occurred_at,
+            amount=Amount.computed(row.legs[0], CREDIT),
+            paid=Amount.computed(row.paid, Unit.of(row.paid_unit)),
+            shares=_shares(row.beneficiaries, row.legs[1:]),
+        )
+    return None
+
+
+def _reversal(row: Row[Any]) -> Recorded | None:
+    unit, draws = Unit.of(row.paid_unit), zip(row.grants, row.drawn, strict=True)
+    with suppress(BillingError):
+        made = Transaction(
+            id=row.id,
+            tenant=TenantId(row.tenant_id),
+            kind=TransactionKind(row.kind),
+            reference=row.reference,
+            at=row.occurred_at,
+            amount=Amount.computed(row.taken[0], CREDIT),
+            shares=_shares(row.beneficiaries, row.taken[1:]),
+            absorbed=Amount.computed(row.absorbed, CREDIT),
+            lapsed=Amount.computed(row.lapsed, CREDIT),
+            subject=row.subject_id,
+            reversal=Reversal(
+                purchase=row.reverses,
+                payment=row.payment,
+                amount=Amount.computed(row.returned, unit),
+                total=Amount.computed(row.returned_total, unit),
+            ),
+        )
+        return Recorded(
+            made,
+            made.amount,
+            replayed=False,
+            draws=tuple(Draw(grant, Amount.computed(part, CREDIT)) for grant, part in draws),
+        )
+    return None
+
+
+def _shares(beneficiaries: Sequence[UUID] | None, shares: Sequence[Decimal]) -> tuple[Share, ...]:
+    return tuple(
+        Share(AccountId(beneficiary), Amount.computed(share, CREDIT))
+        for beneficiary, share in zip(beneficiaries or (), shares, strict=True)
+    )
+
+
 def _streamed(connection: Connection, statement: str, **arguments: object) -> Iterator[Row[Any]]:
     """Fetch the rows of *statement*, a thousand at a time."""
     # Without this setting the server plans a cursor for its first rows only.
@@ -319,17 +398,19 @@ _TENANTS: Final = """
 """
 
 # Other invariants report a reversal without a purchase, with other shares, or without an amount.
-_REVERSALS: Final = """
+_REVERSED: Final = """
     SELECT
         made.tenant_id, made.id, made.absorbed, coalesce(made.lapsed, 0) AS lapsed, made.reverses,
-        made.returned, made.returned_total,
+        made.returned, made.returned_total, made.kind, made.reference, made.occurred_at,
+        made.subject_id, made.beneficiaries, coalesce(made.drawn_grants, '{{}}') AS grants,
+        coalesce(made.drawn_amounts, '{{}}') AS drawn,
         made.amount || made.shares AS taken,
         purchase.amount || purchase.shares AS legs,
         purchase.reference AS payment, purchase.paid, purchase.paid_unit
     FROM cogni_billing.transactions AS made
     JOIN cogni_billing.transactions AS purchase
         ON purchase.tenant_id = made.tenant_id AND purchase.id = made.reverses
-    WHERE made.reverses IS NOT NULL
+    WHERE made.reverses IS NOT NULL AND {made}
       AND cardinality(purchase.shares) IS NOT DISTINCT FROM cardinality(made.shares)
       AND purchase.paid > 0 AND purchase.paid < 1e40
       AND greatest(
@@ -344,3 +425,13 @@ _REVERSALS: Final = """
         ) AS leg
       )
 """
+_REVERSALS: Final = _REVERSED.format(made="made.kind <> 'reinstatement'")
+_REINSTATED: Final = (
+    _REVERSED.format(
+        made="""EXISTS (
+            SELECT FROM cogni_billing.transactions AS undone
+            WHERE undone.tenant_id = made.tenant_id AND undone.reverses = made.reverses
+              AND undone.kind = 'reinstatement')"""
+    )
+    + "ORDER BY made.tenant_id, made.reverses, made.position"
+)

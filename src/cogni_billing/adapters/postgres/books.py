@@ -11,6 +11,7 @@ from attrs import frozen
 from sqlalchemy import Connection, text
 
 from cogni_billing.adapters.guard import ScopeGuard
+from cogni_billing.adapters.postgres.answers import MORE_DUE, posted
 from cogni_billing.adapters.postgres.audit import require_full_sight, verification
 from cogni_billing.adapters.postgres.calls import Calls, encoded
 from cogni_billing.adapters.postgres.connections import NEUTRAL
@@ -28,6 +29,7 @@ from cogni_billing.domain.folding import Folding
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
+from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.domain.verification import Verification
 from cogni_billing.domain.wallets import DueWallet
 from cogni_billing.ports.books import DUE_MAX
@@ -91,14 +93,19 @@ class PostgresBooks:
             by_account = zip(map(account_of, owners), map(in_credits, earned), strict=True)
             return Recoverable(dict(by_account))
 
-    def open_dispute(self, dispute: Dispute, /) -> None:
+    def settle_dispute(
+        self, dispute: Dispute, transaction: Transaction | None, moment: datetime, /
+    ) -> Recorded | None:
         with self._guard.call(), translated():
-            self._calls("open_dispute", dispute.tenant, dispute_asked(dispute))
-
-    def close_dispute(self, dispute: Dispute, moment: datetime, /) -> None:
-        with self._guard.call(), translated():
-            parts = [{"tenant": part.tenant, "id": part.id} for part in dispute.parts()]
-            self._calls("close_dispute", dispute.tenant, {"parts": parts, "at": moment})
+            asked = dispute_asked(dispute, transaction, moment)
+            while True:
+                told = self._calls("settle_dispute", dispute.tenant, asked)
+                if told["outcome"] != MORE_DUE:
+                    break
+            if transaction is None:
+                return None
+            (answer,) = told["answers"]
+            return posted(transaction, answer, repeated=self._calls.repeated)
 
     def verify(self, limit: int, /) -> Verification:
         with self._guard.call(), translated():

@@ -42,7 +42,7 @@ _ACCOUNT: Final = "'tenant', tenant_id, 'account', cogni_billing.account_of(tena
 _KINDS: Final = ", ".join(
     f"('{kind}', {rules.is_credit}, {rules.corrects}, {rules.may_be_zero}, {rules.reverses},"
     f" {rules.has_shares}, {rules.subject is not None}, {rules.is_plain_debit},"
-    f" {rules.gives_back}, {rules.corrects or rules.opens_balance})"
+    f" {rules.gives_back}, {rules.corrects or rules.opens_balance}, {rules.reinstates})"
     for kind, rules in KINDS.items()
 )
 _SPENDING: Final = ", ".join(f"'{kind}'" for kind in KINDS if kind.is_plain_debit)
@@ -56,7 +56,7 @@ _FITTING: Final = _broken(
     LEFT JOIN (VALUES {_KINDS})
         AS kinds (
             kind, is_credit, corrects, may_be_zero, is_reversal, has_shares, has_subject, is_plain,
-            gives_back, either_way)
+            gives_back, either_way, reinstates)
         ON kinds.kind = made.kind
     WHERE (
         abs(amount) < 1e40 AND scale(amount) = 0
@@ -72,8 +72,10 @@ _FITTING: Final = _broken(
                 AND scale(paid) <= CASE paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END
             ELSE num_nonnulls(paid, paid_unit, policy) = 0 END
         AND CASE WHEN is_reversal
-            THEN returned > 0 AND returned_total < 1e40
-                AND CASE shortfall WHEN 'refuse' THEN made.kind = 'refund'
+            THEN returned >= 0 AND returned_total < 1e40
+                AND (returned > 0 OR at_most > 0 OR made.kind <> 'refund')
+                AND CASE WHEN reinstates THEN num_nonnulls(shortfall, part) = 0
+                    WHEN shortfall = 'refuse' THEN made.kind = 'refund'
                     ELSE shortfall IN ('debt', 'clamp') END
                 AND absorbed >= 0 AND absorbed < 1e40 AND scale(absorbed) = 0
                 AND coalesce(lapsed > 0 AND lapsed < 1e40 AND scale(lapsed) = 0, lapsed IS NULL)
@@ -85,7 +87,8 @@ _FITTING: Final = _broken(
                 reverses, returned, returned_total, part, shortfall, absorbed, lapsed) = 0
             END
         AND (at_most IS NULL
-            OR is_plain AND at_most < 1e40 AND scale(at_most) = 0 AND NOT overdraft)
+            OR is_plain AND at_most < 1e40 AND scale(at_most) = 0 AND NOT overdraft
+            OR made.kind = 'refund' AND at_most > 0 AND at_most < 1e40 AND part IS NOT NULL)
         AND (used_at IS NULL OR is_plain)
         AND CASE WHEN made.kind = 'capture'
             THEN final IS NOT TRUE AND coalesce(overrun IN ('available', 'overdraft'), true)
@@ -94,7 +97,8 @@ _FITTING: Final = _broken(
             THEN has_shares AND cardinality(beneficiaries) = cardinality(shares) AND (
                 SELECT bool_and(
                     account IS NOT NULL AND abs(share) < 1e40 AND scale(share) = 0
-                    AND CASE WHEN is_reversal THEN share <= 0 ELSE share >= 0 END)
+                    AND CASE WHEN is_reversal AND NOT reinstates THEN share <= 0
+                        ELSE share >= 0 END)
                 FROM unnest(beneficiaries, shares) AS leg (account, share)
             ) ELSE true END
         AND CASE WHEN num_nonnulls(drawn_grants, drawn_amounts) > 0
@@ -104,7 +108,7 @@ _FITTING: Final = _broken(
                     FROM unnest(drawn_amounts) AS part
                 )
                 -- A grant or a purchase repays a debt out of its own credits.
-                AND (amount < 0 OR gives_back OR drawn_grants <@ ARRAY[id])
+                AND (amount < 0 OR gives_back OR reinstates OR drawn_grants <@ ARRAY[id])
             ELSE true END
     ) IS NOT TRUE
     """,
@@ -114,7 +118,8 @@ _FITTING: Final = _broken(
 
 _AS_ASKED: Final = _broken(
     """
-    SELECT tenant_id, id, amount, at_most, shortfall, posted_after + arrived AS balance
+    SELECT tenant_id, id, amount, shortfall, posted_after + arrived AS balance,
+        CASE WHEN reverses IS NULL THEN at_most END AS at_most
     FROM cogni_billing.transactions
     WHERE at_most < - amount OR shortfall = 'refuse'
     """,
@@ -217,8 +222,10 @@ _POSTINGS: Final = _broken(
                 '{{}}') AS declared,
             coalesce(
                 array_remove(shares, 0) || CASE WHEN absorbed > 0 THEN ARRAY[
-                    CASE WHEN kind = 'reversal' THEN absorbed ELSE - absorbed END] END
-                || CASE WHEN lapsed > 0 THEN ARRAY[- lapsed] END,
+                    CASE WHEN kind IN ('reversal', 'reinstatement') THEN absorbed
+                    ELSE - absorbed END] END
+                || CASE WHEN lapsed > 0 THEN ARRAY[
+                    CASE kind WHEN 'reinstatement' THEN lapsed ELSE - lapsed END] END,
                 '{{}}') AS declared_amounts
         FROM cogni_billing.transactions
     ) AS own
@@ -622,7 +629,8 @@ _GRANTS: Final = _broken(
         SELECT tenant_id, id, sum(part) AS used
         FROM (
             SELECT tenant_id, drawn.id,
-                CASE WHEN kind = 'reversal' THEN - drawn.part ELSE drawn.part END
+                CASE WHEN kind IN ('reversal', 'reinstatement') THEN - drawn.part
+                    ELSE drawn.part END
             FROM cogni_billing.transactions
             CROSS JOIN unnest(drawn_grants, drawn_amounts) AS drawn (id, part)
             WHERE drawn_grants IS NOT NULL
@@ -790,6 +798,7 @@ _REVERSALS: Final = _broken(
     """
     SELECT
         made.tenant_id, made.id, made.returned, made.returned_total, made.part, purchase.paid,
+        made.kind, made.at_most,
         coalesce(lag(made.returned_total) OVER sequence, 0) AS before,
         purchase.id IS NOT NULL
             AND purchase.beneficiaries IS NOT DISTINCT FROM made.beneficiaries
@@ -802,19 +811,22 @@ _REVERSALS: Final = _broken(
         AND purchase.kind = 'purchase'
     WHERE made.reverses IS NOT NULL AND made.kind <> 'reversal'
     WINDOW sequence AS (
-        PARTITION BY made.tenant_id, made.reverses ORDER BY made.returned_total, made.id
+        PARTITION BY made.tenant_id, made.reverses ORDER BY made.position
     )
     """,
     _TRANSACTION,
     (
         Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
-        """(fits AND returned > 0 AND before + returned = returned_total
-            AND returned_total <= paid) IS NOT TRUE""",
+        """(fits AND returned >= 0
+            AND before + CASE kind WHEN 'reinstatement' THEN - returned ELSE returned END
+                = returned_total
+            AND returned_total BETWEEN 0 AND paid) IS NOT TRUE""",
         "format('%s after %s make %s of %s', returned, before, returned_total, paid)",
     ),
     (
+        # Less is returned only if the rest of the payment is smaller.
         Invariant.TRANSACTIONS_DO_WHAT_WAS_ASKED,
-        "part <> returned",
+        "part < returned OR part > returned AND returned_total < paid OR part > at_most",
         "format('%s for a request of %s', returned, part)",
     ),
 )
@@ -834,12 +846,14 @@ _EXPIRED: Final = _broken(
         WHERE drawn_lot = lot.id
     ) AS own
     CROSS JOIN LATERAL (
-        SELECT sum(CASE kind WHEN 'expiry' THEN - amount ELSE - coalesce(lapsed, 0) END) AS total
+        SELECT sum(CASE kind WHEN 'expiry' THEN - amount
+            WHEN 'reinstatement' THEN coalesce(lapsed, 0)
+            ELSE - coalesce(lapsed, 0) END) AS total
         FROM cogni_billing.transactions AS earlier
         WHERE tenant_id = made.tenant_id AND position < made.position
           AND (reverses = lot.id OR kind = 'expiry' AND subject_id = lot.id)
     ) AS expired
-    WHERE made.kind <> 'reversal'
+    WHERE made.kind NOT IN ('reversal', 'reinstatement')
     UNION ALL
     SELECT made.tenant_id, made.id, made.lapsed, 0, 0
     FROM cogni_billing.transactions AS made
@@ -913,28 +927,45 @@ _GIVEN_BACK: Final = _broken(
     ),
 )
 
+# The present state of each dispute is its last change.
+_PRESENT: Final = """
+    SELECT
+        made.tenant_id, made.id, made.purchase_id, made.payment, made.disputed_unit,
+        made.beneficiaries, made.part, made.opened_at, present.*
+    FROM cogni_billing.disputes AS made
+    LEFT JOIN LATERAL (
+        SELECT state, disputed, lost, chargeback_id, amount, lapsed, shares, number,
+            first_value(disputed) OVER change AS opened_with,
+            count(*) OVER (PARTITION BY dispute_id) AS changes
+        FROM cogni_billing.dispute_changes
+        WHERE tenant_id = made.tenant_id AND dispute_id = made.id
+        WINDOW change AS (ORDER BY number)
+        ORDER BY number DESC LIMIT 1
+    ) AS present ON true
+"""
+
 _DISPUTES: Final = _broken(
-    """
+    f"""
     SELECT
         coalesce(disputed.tenant_id, aside.holder) AS tenant_id,
         coalesce(disputed.id, aside.id) AS id,
-        states,
-        aside.parts,
+        coalesce(aside.parts, '{{}}') AS parts,
         ARRAY(
             SELECT cogni_billing.owner_of(account) || ' ' || part
             FROM unnest(
                 cogni_billing.account_of(disputed.tenant_id) || beneficiaries, amount || shares
-            ) WITH ORDINALITY AS leg (account, part, n)
-            WHERE n = 1 OR part <> 0
+            ) AS leg (account, part)
+            WHERE part <> 0
             ORDER BY cogni_billing.owner_of(account)
-        ) AS wanted
-    FROM cogni_billing.disputes AS disputed
+        ) AS wanted,
+        disputed.id IS NULL AS is_missing
+    FROM ({_PRESENT}) AS disputed
     FULL JOIN (
         SELECT
             dispute_id AS id,
             min(tenant_id::text)::uuid AS holder,
-            array_agg(tenant_id || ' ' || amount ORDER BY tenant_id) AS parts,
-            count(DISTINCT state) AS states
+            array_agg(tenant_id || ' ' || amount ORDER BY tenant_id)
+                FILTER (WHERE state = 'open') AS parts
         FROM cogni_billing.holds
         WHERE kind = 'dispute'
         GROUP BY dispute_id
@@ -943,48 +974,36 @@ _DISPUTES: Final = _broken(
     "'tenant', tenant_id, 'dispute', id",
     (
         Invariant.DISPUTES_ARE_SET_ASIDE,
-        "(states, parts) IS DISTINCT FROM (1::bigint, wanted)",
+        "is_missing OR parts IS DISTINCT FROM wanted",
         "format('%s set aside instead of %s', parts, wanted)",
     ),
 )
 
-# A hold sets aside the exact part of its leg, rounded up or down.
 _DISPUTED: Final = _broken(
-    """
+    f"""
     SELECT
         made.*, purchase.paid,
         made.payment = purchase.reference
             AND made.disputed_unit = purchase.paid_unit
-            AND made.beneficiaries = coalesce(purchase.beneficiaries, '{}')
-            AND coalesce(made.part = made.disputed, true)
-            AND coalesce(gone.total, 0) + coalesce(open.total, 0) <= purchase.paid
-            AND (
-                SELECT bool_and(abs(aside * paid - leg * made.disputed) < paid)
-                FROM unnest(
-                    purchase.amount || purchase.shares, made.amount + made.lapsed || made.shares
-                ) AS part (leg, aside)
-            )
+            AND made.beneficiaries = coalesce(purchase.beneficiaries, '{{}}')
+            AND coalesce(made.part = made.opened_with, true)
+            AND made.changes = made.number
+            AND made.disputed >= 0
+            AND CASE made.state
+                WHEN 'lost' THEN made.chargeback_id IS NOT NULL AND coalesce(made.lost > 0, true)
+                ELSE made.state IN ('open', 'won')
+                    AND num_nonnulls(made.lost, made.chargeback_id) = 0 END
+            AND (made.state = 'open'
+                OR made.amount = 0 AND made.lapsed = 0 AND 0 = ALL (made.shares))
+            AND made.amount >= 0
             AND made.lapsed BETWEEN 0 AND coalesce(lot.amount, 0) AS fits
-    FROM cogni_billing.disputes AS made
+    FROM ({_PRESENT}) AS made
     LEFT JOIN cogni_billing.transactions AS purchase
         ON purchase.tenant_id = made.tenant_id
         AND purchase.id = made.purchase_id
         AND purchase.kind = 'purchase'
     LEFT JOIN cogni_billing.grants AS lot
         ON lot.tenant_id = made.tenant_id AND lot.id = made.purchase_id
-    LEFT JOIN (
-        SELECT tenant_id, reverses AS purchase_id, max(returned_total) AS total
-        FROM cogni_billing.transactions
-        WHERE reverses IS NOT NULL
-        GROUP BY tenant_id, reverses
-    ) AS gone ON gone.tenant_id = made.tenant_id AND gone.purchase_id = made.purchase_id
-    LEFT JOIN (
-        SELECT tenant_id, purchase_id, sum(disputed) AS total
-        FROM cogni_billing.disputes
-        JOIN cogni_billing.holds USING (tenant_id, id)
-        WHERE state = 'open'
-        GROUP BY tenant_id, purchase_id
-    ) AS open ON open.tenant_id = made.tenant_id AND open.purchase_id = made.purchase_id
     """,
     "'tenant', tenant_id, 'dispute', id",
     (
@@ -994,25 +1013,97 @@ _DISPUTED: Final = _broken(
     ),
 )
 
-_CHARGEBACKS: Final = _broken(
-    """
+# Of each leg, floor(leg * returned / paid) is taken back. Open disputes set aside the parts that
+# follow.
+_RETURNED: Final = _broken(
+    f"""
     SELECT
-        made.tenant_id, made.id, made.returned, lost.disputed,
-        (lost.purchase_id, lost.named, lost.disputed, lost.state)
-            IS NOT DISTINCT FROM (made.reverses, made.reference, made.returned, 'released')
-            AS ends_it
-    FROM cogni_billing.transactions AS made
-    LEFT JOIN (
-        SELECT tenant_id, id, purchase_id, disputes.reference AS named, disputed, state
-        FROM cogni_billing.disputes JOIN cogni_billing.holds USING (tenant_id, id)
-    ) AS lost ON lost.tenant_id = made.tenant_id AND lost.id = made.subject_id
-    WHERE made.kind = 'chargeback'
+        tenant_id, purchase.id, purchase.reference AS payment, purchase.paid,
+        coalesce(gone.returned, 0) AS returned,
+        least(purchase.paid, coalesce(gone.refunded, 0) + coalesce(claimed.lost, 0)) AS due,
+        coalesce(claimed.aside, '{{}}') AS aside,
+        CASE WHEN claimed.disputed IS NULL THEN '{{}}' ELSE ARRAY(
+            SELECT div(leg * least(purchase.paid, gone_by + claimed.disputed), purchase.paid)
+                - div(leg * gone_by, purchase.paid)
+            FROM unnest(purchase.amount || purchase.shares) WITH ORDINALITY AS legs (leg, n)
+            CROSS JOIN coalesce(gone.returned, 0) AS gone_by
+            ORDER BY n
+        ) END AS wanted
+    FROM (
+        SELECT
+            made.tenant_id, made.reverses AS id,
+            (array_agg(made.returned_total ORDER BY made.position DESC))[1] AS returned,
+            sum(coalesce(made.part, made.returned))
+                FILTER (WHERE made.kind = 'refund' AND undone.id IS NULL) AS refunded
+        FROM cogni_billing.transactions AS made
+        LEFT JOIN cogni_billing.transactions AS undone
+            ON undone.tenant_id = made.tenant_id AND undone.reverses = made.reverses
+            AND undone.kind = 'reinstatement' AND undone.subject_id = made.id
+        WHERE made.reverses IS NOT NULL AND made.kind <> 'reversal'
+        GROUP BY made.tenant_id, made.reverses
+    ) AS gone
+    FULL JOIN (
+        SELECT
+            tenant_id, purchase_id AS id,
+            sum(coalesce(lost, disputed)) FILTER (WHERE state = 'lost') AS lost,
+            coalesce(sum(disputed) FILTER (WHERE state = 'open'), 0) AS disputed,
+            (
+                SELECT array_agg(total ORDER BY n)
+                FROM (
+                    SELECT n, sum(leg.aside) AS total
+                    FROM ({_PRESENT}) AS each
+                    CROSS JOIN unnest(each.amount + each.lapsed || each.shares)
+                        WITH ORDINALITY AS leg (aside, n)
+                    WHERE each.tenant_id = present.tenant_id
+                      AND each.purchase_id = present.purchase_id
+                    GROUP BY n
+                ) AS legs
+            ) AS aside
+        FROM ({_PRESENT}) AS present
+        GROUP BY tenant_id, purchase_id
+    ) AS claimed USING (tenant_id, id)
+    JOIN cogni_billing.transactions AS purchase USING (tenant_id, id)
+    WHERE purchase.kind = 'purchase' AND purchase.paid > 0
     """,
-    _TRANSACTION,
+    "'tenant', tenant_id, 'payment', payment",
     (
-        Invariant.CHARGEBACKS_END_A_DISPUTE,
-        "NOT ends_it",
-        "format('%s of a dispute of %s', returned, disputed)",
+        Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE,
+        "returned <> due",
+        "format('%s returned of %s instead of %s', returned, paid, due)",
+    ),
+    (
+        Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT,
+        "aside <> wanted",
+        "format('%s disputed instead of %s', aside, wanted)",
+    ),
+)
+
+_CHARGEBACKS: Final = _broken(
+    f"""
+    SELECT
+        coalesce(made.tenant_id, lost.tenant_id) AS tenant_id, made.id, lost.id AS dispute_id,
+        lost.purchase_id IS NOT DISTINCT FROM made.reverses
+            AND made.subject_id IS NOT DISTINCT FROM lost.id AS is_of_it
+    FROM (
+        SELECT tenant_id, id, subject_id, reverses
+        FROM cogni_billing.transactions
+        WHERE kind = 'chargeback'
+    ) AS made
+    LEFT JOIN cogni_billing.disputes AS lost
+        ON lost.tenant_id = made.tenant_id AND lost.id = made.subject_id
+    UNION ALL
+    SELECT lost.tenant_id, made.id, lost.id, made.id IS NOT NULL
+    FROM ({_PRESENT}) AS lost
+    LEFT JOIN cogni_billing.transactions AS made
+        ON made.tenant_id = lost.tenant_id AND made.id = lost.chargeback_id
+        AND made.kind = 'chargeback' AND made.subject_id = lost.id
+    WHERE state = 'lost'
+    """,
+    "'tenant', tenant_id, 'transaction', id",
+    (
+        Invariant.CHARGEBACKS_ARE_OF_A_DISPUTE,
+        "NOT is_of_it",
+        "format('a chargeback of dispute %s', dispute_id)",
     ),
 )
 
@@ -1041,5 +1132,6 @@ STATEMENTS: Final = (
     _GIVEN_BACK,
     _DISPUTES,
     _DISPUTED,
+    _RETURNED,
     _CHARGEBACKS,
 )

@@ -69,7 +69,7 @@ from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.openings import Opened, Opening
-from cogni_billing.domain.reversals import Payment
+from cogni_billing.domain.payments import Payment
 from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.statements import Balance, Extract, GrantPage, PageRequest
 from cogni_billing.domain.timestamps import require_unexpired
@@ -364,7 +364,9 @@ class PostgresLedger:
             return Payment(
                 purchase=found.transaction,
                 returned=Amount.computed(Decimal(answer["returned"]), unit),
-                disputed=Amount.computed(Decimal(answer["disputed"]), unit),
+                refunded=Amount.computed(Decimal(answer["refunded"]), unit),
+                failed={UUID(each): UUID(by) for each, by in answer["failed"].items()},
+                disputes=tuple(dispute_from(each, self._tenant) for each in answer["disputes"]),
                 left=in_credits(answer["left"]),
                 expired=in_credits(answer["expired"]),
             )

@@ -72,15 +72,23 @@ def movement(transaction: Transaction) -> Asked:
         if terms.effective_from is not None:
             asked["effective_from"] = terms.effective_from
     if (reversal := transaction.reversal) is not None:
-        asked["reverses"], asked["shortfall"] = reversal.purchase, reversal.shortfall.value
-        asked["returned"] = reversal.amount.value
-        asked["returned_total"] = reversal.total.value
-        asked["part"] = reversal.asked and reversal.asked.value
-        asked["absorbed"] = transaction.absorbed.value
-        if transaction.lapsed.value:
-            asked["lapsed"] = transaction.lapsed.value
+        _add_reversal(asked, transaction, reversal)
     _add_choices(asked, transaction)
     return asked
+
+
+def _add_reversal(asked: Asked, transaction: Transaction, part: Reversal) -> None:
+    """Add the part of a payment. The ledger fills in the amounts of a reinstatement."""
+    asked["reverses"] = part.purchase
+    asked["returned"], asked["returned_total"] = part.amount.value, part.total.value
+    if part.asked is not None:
+        asked["part"] = part.asked.value
+    if part.up_to is not None:
+        asked["at_most"] = part.up_to.value
+    if part.shortfall is not None:
+        asked["shortfall"], asked["absorbed"] = part.shortfall.value, transaction.absorbed.value
+        if transaction.lapsed.value:
+            asked["lapsed"] = transaction.lapsed.value
 
 
 def _add_choices(asked: Asked, transaction: Transaction) -> None:
@@ -119,7 +127,7 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         policy=document(stored["rules"]),
         metadata=document(stored["metadata"]),
         overdraft=stored["overdraft"],
-        at_most=_amount(stored["at_most"], CREDIT.code),
+        at_most=None if kind.reverses else _amount(stored["at_most"], CREDIT.code),
         occurred_at=optional_moment(stored["used_at"]),
         subject=_id(stored["subject_id"]),
         final=stored["final"] is not False,
@@ -172,7 +180,9 @@ def _reversal(stored: Any) -> Reversal:
         amount=Amount.computed(Decimal(stored["returned"]), unit),
         total=Amount.computed(Decimal(stored["returned_total"]), unit),
         asked=_amount(stored["part"], unit.code),
-        shortfall=Shortfall(stored["shortfall"]),
+        up_to=_amount(stored["at_most"], unit.code),
+        shortfall=stored["shortfall"] and Shortfall(stored["shortfall"]),
+        refund=stored["refund"],
     )
 
 
@@ -205,11 +215,14 @@ def _lot_terms(stored: Any) -> LotTerms | None:
 
 
 def _shares(stored: Any) -> tuple[Share, ...]:
+    return shares_from(stored["beneficiaries"], stored["shares"])
+
+
+def shares_from(beneficiaries: Any, shares: Any) -> tuple[Share, ...]:
+    """Convert two lists to shares."""
     return tuple(
         Share(AccountId(UUID(beneficiary)), in_credits(share))
-        for beneficiary, share in zip(
-            stored["beneficiaries"] or (), stored["shares"] or (), strict=True
-        )
+        for beneficiary, share in zip(beneficiaries or (), shares or (), strict=True)
     )
 
 
@@ -452,32 +465,26 @@ def hold_from(stored: Any, tenant: TenantId) -> Hold:
     )
 
 
-def dispute_asked(dispute: Dispute) -> Asked:
-    """Convert *dispute* to the argument of `open_dispute`."""
+def dispute_asked(dispute: Dispute, transaction: Transaction | None, moment: datetime) -> Asked:
+    """Convert *dispute* and its transaction to the argument of `settle_dispute`."""
     return {
         "id": dispute.id,
+        "opens": dispute.number == 0,
         "reference": dispute.reference,
-        "purchase": dispute.purchase,
         "payment": dispute.payment,
+        "state": dispute.state,
         "disputed": dispute.amount.value,
-        "disputed_unit": dispute.amount.unit.code,
         "part": dispute.asked and dispute.asked.value,
-        "amount": dispute.set_aside.value,
-        "lapsed": dispute.lapsed.value,
-        "beneficiaries": [share.beneficiary for share in dispute.shares],
-        "shares": [share.amount.value for share in dispute.shares],
-        "at": dispute.opened_at,
+        "lost": dispute.lost and dispute.lost.value,
+        "chargeback": dispute.chargeback,
+        "at": moment,
         "metadata": encoded(dispute.metadata),
-        "parts": [
-            {"tenant": part.tenant, "id": part.id, "amount": part.amount.value}
-            for part in dispute.parts()
-        ],
+        "movement": None if transaction is None else movement(transaction),
     }
 
 
 def dispute_from(stored: Any, tenant: TenantId) -> Dispute:
     """Convert *stored* to a dispute in its present state."""
-    ended = DisputeState.LOST if stored["lost"] else DisputeState.WON
     unit = Unit.of(stored["disputed_unit"])
     return Dispute(
         id=UUID(stored["id"]),
@@ -490,9 +497,12 @@ def dispute_from(stored: Any, tenant: TenantId) -> Dispute:
         lapsed=in_credits(stored["lapsed"]),
         shares=_shares(stored),
         opened_at=moment(stored["opened_at"]),
-        state=DisputeState.OPEN if stored["state"] == "open" else ended,
+        state=DisputeState(stored["state"]),
+        lost=_amount(stored["lost"], unit.code),
         purchase=UUID(stored["purchase_id"]),
         metadata=document(stored["metadata"]),
+        chargeback=_id(stored["chargeback_id"]),
+        number=stored["number"],
     )
 
 

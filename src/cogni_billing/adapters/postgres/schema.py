@@ -145,8 +145,10 @@ _LISTS: Final[dict[str, Callable[[KindRules], object]]] = {
     "has_shares": lambda rules: rules.has_shares,
     "subject": lambda rules: rules.subject,
     "plain_debit": lambda rules: rules.is_plain_debit,
-    "mint": lambda rules: rules.is_credit,
-    "reverse": lambda rules: rules.reverses,
+    "gives_back": lambda rules: rules.gives_back or rules.reinstates,
+    "mint": lambda rules: rules.is_credit and not rules.reverses,
+    # `settle_dispute` records chargebacks.
+    "reverse": lambda rules: rules.reverses and rules.subject != "dispute",
     "adjust": lambda rules: rules.corrects,
     # Only the ledger posts expiries.
     "spend": lambda rules: (

@@ -126,6 +126,7 @@ BAD: Final[dict[str, tuple[object, ...]]] = {
     "balance": (None, *NUMBERS, usd(0), usd(1), [credits(1)], credits(10**27) + credits(1)),
     "charge": KEYS,
     "money": (None, *NUMBERS, usd(0), usd("-0.01"), credits(1), [usd(1)]),
+    "money of a part": (None, *NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
     "some money": (*NUMBERS, usd(0), usd("-0.01"), [usd(1)]),
     "key": KEYS,
     "payment": (*KEYS, "pi_9", ":pi_9", "stripe:", ":", f"8453:0x{'AB' * 32}"),
@@ -185,6 +186,7 @@ REFERENCE: Final[Arguments] = {"reference": ("run-1", "key")}
 PAYMENT: Final[Arguments] = {"payment": ("stripe:pi_1", "payment")}
 CREDITS: Final[Arguments] = {"amount": (credits(5), "credits")}
 PART: Final[Arguments] = {"amount": (usd("0.50"), "some money")}
+TOTAL: Final[Arguments] = {"total": (None, "some money")}  # not beside an amount
 SHORTFALL: Final[Arguments] = {"shortfall": (Shortfall.CLAMP, "shortfall")}
 HOLD: Final[Arguments] = {"hold_id": (UUID(int=5), "id")}
 GRANT: Final[Arguments] = {"grant_id": (UUID(int=5), "id")}
@@ -249,12 +251,15 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | METADATA,
     "end_schedule": TENANT | {"schedule_id": (UUID(int=5), "id")},
     "schedules": TENANT | {"limit": (5, "limit"), "after": (UUID(int=5), "some id")},
-    "refund": TENANT | PAYMENT | PART | REFERENCE | SHORTFALL | METADATA,
+    "refund": TENANT | PAYMENT | PART | TOTAL | REFERENCE | SHORTFALL | METADATA,
+    "refund_failed": TENANT | PAYMENT | {"refund": ("re_1", "key")} | REFERENCE | METADATA,
     "open_dispute": TENANT | PAYMENT | REFERENCE | PART | METADATA,
+    "update_dispute": TENANT | PAYMENT | REFERENCE | {"amount": (usd("0.50"), "money of a part")},
     "win_dispute": TENANT | PAYMENT | REFERENCE,
     "lose_dispute": TENANT
     | PAYMENT
     | REFERENCE
+    | PART
     | {"shortfall": (Shortfall.CLAMP, "clawback")}
     | METADATA,
     "adjust": TENANT

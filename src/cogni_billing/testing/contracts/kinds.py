@@ -73,6 +73,14 @@ def chargeback(billing: Billing, clock: MovableClock) -> str:
     return "r"
 
 
+def reinstatement(billing: Billing, clock: MovableClock) -> str:
+    for reference in ("a", "r"):
+        billing.refund(ALICE, payment="stripe:pi_1", amount=usd("0.05"), reference=reference)
+    # It undoes a refund, so another one changes the contra account.
+    billing.refund_failed(ALICE, payment="stripe:pi_1", refund="a", reference="r")
+    return "r"
+
+
 def adjustment(billing: Billing, clock: MovableClock) -> str:
     billing.adjust(ALICE, credits(-5), reason="billed twice", reference="r")
     return "r"
@@ -98,6 +106,7 @@ RECORDS: Final[Mapping[TransactionKind, Record]] = {
     TransactionKind.VOID: void,
     TransactionKind.REFUND: refund,
     TransactionKind.CHARGEBACK: chargeback,
+    TransactionKind.REINSTATEMENT: reinstatement,
     TransactionKind.REVERSAL: reversal,
     TransactionKind.ADJUSTMENT: adjustment,
     TransactionKind.OPENING: opening,

@@ -74,7 +74,8 @@ def returned(billing: Billing) -> None:
     billing.lose_dispute(BOB, payment=paid_by, reference="dp_1")
     billing.win_dispute(BOB, payment=paid_by, reference="dp_3")
     billing.charge(BOB, credits(3_000_000), reference="run-2")
-    billing.refund(BOB, payment=paid_by, reference="re_2", shortfall=Shortfall.CLAMP)
+    rest = usd("0.35")  # all that is not disputed
+    billing.refund(BOB, payment=paid_by, amount=rest, reference="re_2", shortfall=Shortfall.CLAMP)
 
 
 def changed(billing: Billing) -> None:
@@ -103,6 +104,26 @@ def expiring(billing: Billing, clock: SteppingClock) -> None:
     billing.open_dispute(DAVE, payment="stripe:x_2", amount=usd("0.01"), reference="dp_x")
 
 
+def undone(billing: Billing) -> None:
+    """Record a refund of Bob that failed, and disputes that changed."""
+    paid_by = "stripe:pi_6"
+    billing.confirm_purchase(BOB, usd("0.07"), payment=paid_by)
+    for reference in ("re_3", "re_4"):
+        billing.refund(
+            BOB,
+            payment=paid_by,
+            amount=usd("0.03"),
+            reference=reference,
+            shortfall=Shortfall.CLAMP,
+        )
+    billing.open_dispute(BOB, payment=paid_by, amount=usd("0.05"), reference="dp_4")
+    billing.refund_failed(BOB, payment=paid_by, refund="re_3", reference="failed-1")
+    billing.lose_dispute(BOB, payment=paid_by, reference="dp_4", amount=usd("0.02"))
+    billing.win_dispute(BOB, payment=paid_by, reference="dp_4")
+    billing.lose_dispute(BOB, payment=paid_by, reference="dp_4")
+    billing.update_dispute(BOB, payment=paid_by, reference="dp_4", amount=usd("0.01"))
+
+
 class VerifyingContract(Contract):
     def test_an_empty_ledger_has_no_violations(self, billing: Billing) -> None:
         assert billing.verify() == Verification(violations=(), transactions=0, postings=0)
@@ -120,6 +141,14 @@ class VerifyingContract(Contract):
         # chargeback, 2 adjustments and 2 reversals. Seven transactions have a share, one has an
         # absorbed shortfall, and one has expired credits.
         assert (found.transactions, found.postings) == (24, 24 * 2 + 9)
+
+    def test_a_ledger_with_undone_reversals_has_no_violations(
+        self, billing: Billing, clock: SteppingClock
+    ) -> None:
+        live(billing, clock)
+        undone(billing)
+
+        assert billing.verify().violations == ()
 
     def test_a_ledger_with_a_changed_hold_has_no_violations(
         self, billing: Billing, clock: SteppingClock

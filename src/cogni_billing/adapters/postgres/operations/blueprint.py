@@ -22,6 +22,7 @@ from cogni_billing.adapters.postgres.schema import (
 
 OWN_TABLES: Final = (
     "claims",
+    "dispute_changes",
     "disputes",
     "evidence",
     "grant_extensions",
@@ -204,7 +205,7 @@ _DOORS: Final = (
     ("user", "create_attempt record_attempt begin_check"),
     (
         "service",
-        "reverse adjust payment dispute lock open_dispute close_dispute forget fold",
+        "reverse adjust payment dispute lock settle_dispute forget fold",
     ),
     ("service", "freeze limit_overdraft opening"),
     ("service", "safe_position account_of owner_of contra_of erased"),

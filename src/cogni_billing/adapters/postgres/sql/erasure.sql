@@ -55,9 +55,9 @@ BEGIN
     GET DIAGNOSTICS more = ROW_COUNT;
     total := total + more;
     UPDATE cogni_billing.disputes SET metadata = to_json(cogni_billing.erased(id, metadata::text))
-    WHERE tenant_id = me AND cogni_billing.has_text(metadata) AND id IN (
-        SELECT id FROM cogni_billing.holds
-        WHERE tenant_id = me AND ends_at > 'epoch' AND kind = 'dispute');
+    WHERE tenant_id = me AND cogni_billing.has_text(metadata) AND purchase_id IN (
+        SELECT id FROM cogni_billing.transactions
+        WHERE tenant_id = me AND position > 0 AND kind = 'purchase');
     GET DIAGNOSTICS more = ROW_COUNT;
     total := total + more;
     UPDATE cogni_billing.holds SET metadata = to_json(cogni_billing.erased(id, metadata::text))

@@ -19,6 +19,16 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     END
 $$;
 
+-- The key of a refund. NULL for another transaction.
+CREATE FUNCTION cogni_billing.key_of_refund(owner uuid, refund uuid) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT reference FROM cogni_billing.transactions
+        WHERE tenant_id = owner AND id = refund AND kind = 'refund');
+END
+$$;
+
 -- A transaction as its tenant may read it.
 CREATE FUNCTION cogni_billing.record_of(made cogni_billing.transactions) RETURNS json
 LANGUAGE plpgsql STABLE AS $$
@@ -30,6 +40,8 @@ BEGIN
                 terms.first_expires_at, terms.expires_in, terms.effective_from,
                 bought.reference AS payment, bought.paid_unit AS payment_unit,
                 bought.kind AS reversed_kind,
+                CASE made.kind WHEN 'reinstatement'
+                    THEN cogni_billing.key_of_refund(made.tenant_id, made.subject_id) END AS refund,
                 CASE WHEN made.drawn_grants IS NOT NULL THEN cogni_billing.purchases_among(
                     made.tenant_id, made.drawn_grants) END AS lots
             FROM (SELECT) AS always
@@ -45,51 +57,218 @@ END
 $$;
 
 -- Refuses a movement that does not take back a part of its purchase that follows earlier ones.
-CREATE FUNCTION cogni_billing.check_reversal(owner uuid, m cogni_billing.movement) RETURNS void
+-- Open disputes set aside what follows this part. Returns the credits that they free on the wallet.
+-- If the movement refuses a debt that would be left, they stay.
+CREATE FUNCTION cogni_billing.check_reversal(
+    owner uuid, m cogni_billing.movement, available numeric
+) RETURNS numeric
 LANGUAGE plpgsql AS $$
 DECLARE
-    bought cogni_billing.transactions;
-    lot    record;
+    freed     numeric;
+    bought    cogni_billing.transactions;
+    lot       record;
+    before    CONSTANT numeric := cogni_billing.returned_of(owner, m.reverses);
+    refunded  CONSTANT numeric := cogni_billing.refunded_of(owner, m.reverses);
+    lost      CONSTANT numeric := cogni_billing.lost_of(owner, m.reverses);
 BEGIN
     SELECT * INTO lot FROM cogni_billing.lot_of(owner, m.reverses, m.at);
     SELECT * INTO bought FROM cogni_billing.transactions
     WHERE tenant_id = owner AND id = m.reverses AND kind = 'purchase';
     IF (bought.beneficiaries IS NOT DISTINCT FROM m.beneficiaries
-        AND m.returned > 0 AND m.returned_total <= bought.paid
-        AND m.returned_total - m.returned = (
-            SELECT coalesce(max(returned_total), 0)
-            FROM cogni_billing.transactions
-            WHERE tenant_id = owner AND reverses = m.reverses)
+        AND m.returned >= 0 AND m.returned_total = before + m.returned
         AND scale(m.returned) <= CASE bought.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
-        AND coalesce(m.part = m.returned, true)
+        AND CASE m.kind
+            WHEN 'refund' THEN coalesce(m.part, m.returned) >= 0
+                AND m.returned_total = least(
+                    bought.paid, refunded + lost + coalesce(m.part, m.returned))
+                -- What is missing to a total, or a part that is left.
+                AND CASE WHEN m.at_most IS NULL
+                    THEN m.returned > 0 AND coalesce(m.part = m.returned, true)
+                    ELSE m.at_most > 0 AND m.at_most <= bought.paid
+                        AND m.part = greatest(0, m.at_most - refunded) END
+            ELSE m.at_most IS NULL AND m.returned_total = least(bought.paid, refunded + lost)
+                AND coalesce(m.part >= m.returned, true)
+            END
         AND (m.shortfall IN ('debt', 'clamp')
             -- A refund that refuses a debt takes all of the customer's part.
             OR m.shortfall = 'refuse' AND m.kind = 'refund'
             AND coalesce(m.lapsed, 0) - m.amount = cogni_billing.part_of(
-                bought.amount, bought.paid, m.returned_total - m.returned, m.returned))
+                bought.amount, bought.paid, before, m.returned))
         -- The expired credits of the customer's part come from `breakage`, after those left.
         AND m.lapsed IS DISTINCT FROM 0
         AND coalesce(m.lapsed, 0) = least(lot.expired, greatest(0, cogni_billing.part_of(
-            bought.amount, bought.paid, m.returned_total - m.returned, m.returned)
-                - lot.remaining))
+            bought.amount, bought.paid, before, m.returned) - lot.remaining))
         -- Of each leg at most its part. The platform absorbs the rest of the parts.
         AND (
             SELECT bool_and(taken BETWEEN 0 AND part)
                 AND m.absorbed = sum(part) - sum(taken)
             FROM (
                 SELECT - given AS taken, cogni_billing.part_of(
-                    leg, bought.paid, m.returned_total - m.returned, m.returned)
+                    leg, bought.paid, before, m.returned)
                     - CASE n WHEN 1 THEN coalesce(m.lapsed, 0) ELSE 0 END AS part
                 FROM unnest(bought.amount || bought.shares, m.amount || m.shares)
                     WITH ORDINALITY AS both_legs (leg, given, n)
             ) AS legs)
         AND (m.subject IS NULL OR EXISTS (
-            SELECT FROM cogni_billing.disputes
-            WHERE tenant_id = owner AND disputes.id = m.subject
-              AND purchase_id = m.reverses AND disputed = m.returned))
+            SELECT FROM cogni_billing.disputes_of(owner, m.reverses)
+            WHERE dispute_id = m.subject AND state = 'lost'))
     ) IS NOT TRUE THEN
         PERFORM cogni_billing.refuse('reversals_follow_one_another');
     END IF;
+    BEGIN
+        freed := cogni_billing.free_aside(
+            owner, bought, before, m.returned_total, lot.remaining, lot.expired, m.at);
+        IF m.shortfall = 'refuse' AND - m.amount > greatest(0, available + freed) THEN
+            RAISE SQLSTATE 'CB002';
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'CB002' THEN NULL;  -- the caller refuses the movement
+    END;
+    RETURN freed;
+END
+$$;
+
+-- Sets aside the credits of open disputes, once `after` of the payment is returned. Returns the
+-- credits that this frees on the customer's wallet.
+CREATE FUNCTION cogni_billing.free_aside(
+    owner uuid, bought cogni_billing.transactions, before numeric, after numeric, remaining numeric,
+    expired numeric, moment timestamptz
+) RETURNS numeric
+LANGUAGE plpgsql AS $$
+DECLARE
+    held_before numeric;
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM cogni_billing.disputes_of(owner, bought.id) WHERE state = 'open')
+    THEN
+        RETURN 0;
+    END IF;
+    held_before := (SELECT held FROM cogni_billing.wallets WHERE tenant_id = owner);
+    PERFORM cogni_billing.set_aside(
+        owner, bought, before, after, remaining, expired, moment, NULL);
+    RETURN held_before - (SELECT held FROM cogni_billing.wallets WHERE tenant_id = owner);
+END
+$$;
+
+-- The parts of grants that a refund, or the chargebacks of a dispute, took and did not give back,
+-- newest draw first.
+CREATE FUNCTION cogni_billing.draws_of(owner uuid, bought uuid, undone uuid)
+RETURNS TABLE (lot uuid, part numeric)
+LANGUAGE sql STABLE ROWS 10 AS $$
+    SELECT drawn, sum(CASE kind WHEN 'reinstatement' THEN - size ELSE size END)
+    FROM cogni_billing.transactions
+    CROSS JOIN LATERAL unnest(drawn_grants, drawn_amounts) WITH ORDINALITY AS draw (drawn, size, n)
+    WHERE tenant_id = owner AND reverses = bought AND undone IN (id, subject_id)
+    GROUP BY drawn
+    ORDER BY min(ARRAY[position, n]) DESC
+$$;
+
+-- Undoes a refund or the chargebacks of a dispute, so that only `returned_total` of the payment is
+-- returned. Fills in the movement. Of the undone one, the absorbed part of each leg goes back first,
+-- then the expired part, and then the rest, newest draw first. Returns the parts that go back to
+-- grants as two lists.
+CREATE FUNCTION cogni_billing.reinstate(
+    INOUT w cogni_billing.wallets, INOUT m cogni_billing.movement,
+    OUT grants uuid[], OUT amounts numeric[], OUT refusal text
+)
+LANGUAGE plpgsql AS $$
+DECLARE
+    owner    CONSTANT uuid := w.tenant_id;
+    before   CONSTANT numeric := cogni_billing.returned_of(owner, m.reverses);
+    bought   cogni_billing.transactions;
+    standing numeric := cogni_billing.refunded_of(owner, m.reverses)
+        + cogni_billing.lost_of(owner, m.reverses);
+    undone   cogni_billing.transactions;
+    leg      record;
+    lot      record;
+    more     numeric;
+    plain    numeric;
+BEGIN
+    SELECT * INTO bought FROM cogni_billing.transactions
+    WHERE tenant_id = owner AND id = m.reverses AND kind = 'purchase';
+    SELECT * INTO undone FROM cogni_billing.transactions
+    WHERE tenant_id = owner AND id = m.subject AND kind = 'refund' AND reverses = m.reverses;
+    IF FOUND THEN
+        standing := standing - coalesce(undone.part, undone.returned);
+    END IF;
+    IF (m.amount = 0 AND num_nonnulls(
+            m.beneficiaries, m.part, m.at_most, m.shortfall, m.absorbed, m.lapsed) = 0
+        AND m.returned >= 0 AND m.returned = before - m.returned_total
+        AND m.returned_total = least(bought.paid, standing)
+        AND CASE WHEN undone.id IS NULL
+            THEN m.returned > 0 AND EXISTS (
+                SELECT FROM cogni_billing.disputes
+                WHERE tenant_id = owner AND id = m.subject AND purchase_id = m.reverses)
+            ELSE NOT EXISTS (
+                SELECT FROM cogni_billing.transactions
+                WHERE tenant_id = owner AND reverses = m.reverses AND kind = 'reinstatement'
+                  AND subject_id = m.subject)
+            END
+    ) IS NOT TRUE THEN
+        PERFORM cogni_billing.refuse('reversals_follow_one_another');
+    END IF;
+    m.absorbed := 0;
+    m.lapsed := 0;
+    m.beneficiaries := bought.beneficiaries;
+    m.shares := CASE WHEN bought.shares IS NOT NULL THEN '{}'::numeric[] END;
+    FOR leg IN
+        SELECT n, cogni_billing.part_of(whole, bought.paid, m.returned_total, m.returned) AS part,
+            sum(sign * taken) AS taken,
+            sum(sign * (made.part - taken - expired)) AS absorbed,
+            sum(sign * expired) AS expired,
+            greatest(0, coalesce(sum(sign * (made.part - taken - expired))
+                FILTER (WHERE is_own), 0)) AS own_absorbed,
+            greatest(0, coalesce(sum(sign * expired) FILTER (WHERE is_own), 0)) AS own_expired
+        FROM unnest(bought.amount || bought.shares) WITH ORDINALITY AS legs (whole, n)
+        CROSS JOIN LATERAL (
+            SELECT sign, is_own, abs((each.amount || each.shares)[n]) AS taken,
+                CASE n WHEN 1 THEN coalesce(each.lapsed, 0) ELSE 0 END AS expired,
+                cogni_billing.part_of(whole, bought.paid, CASE sign
+                    WHEN 1 THEN returned_total - returned ELSE returned_total END, returned) AS part
+            FROM cogni_billing.transactions AS each
+            CROSS JOIN LATERAL (
+                SELECT CASE kind WHEN 'reinstatement' THEN -1 ELSE 1 END AS sign,
+                    m.subject IN (id, subject_id) IS TRUE AS is_own
+            ) AS about
+            WHERE tenant_id = owner AND reverses = m.reverses
+        ) AS made
+        GROUP BY n, whole
+        ORDER BY n
+    LOOP
+        more := leg.part;
+        leg.own_absorbed := least(more, leg.own_absorbed, leg.absorbed);
+        more := more - leg.own_absorbed;
+        leg.own_expired := least(more, leg.own_expired, leg.expired);
+        more := more - leg.own_expired;
+        leg.taken := least(more, leg.taken);
+        more := more - leg.taken;
+        leg.absorbed := least(more, leg.absorbed - leg.own_absorbed);
+        m.absorbed := m.absorbed + leg.own_absorbed + leg.absorbed;
+        IF leg.n = 1 THEN
+            m.lapsed := leg.own_expired + more - leg.absorbed;
+            m.amount := leg.taken;
+        ELSE
+            m.shares := m.shares || leg.taken;
+        END IF;
+    END LOOP;
+    grants := '{}';
+    amounts := '{}';
+    SELECT coalesce(- sum(amount), 0) INTO plain FROM cogni_billing.transactions
+    WHERE tenant_id = owner AND reverses = m.reverses AND m.subject IN (id, subject_id);
+    SELECT plain - coalesce(sum(part), 0) INTO plain
+    FROM cogni_billing.draws_of(owner, m.reverses, m.subject);
+    more := m.amount - greatest(0, plain);
+    FOR leg IN SELECT * FROM cogni_billing.draws_of(owner, m.reverses, m.subject) LOOP
+        leg.part := least(leg.part, more);
+        CONTINUE WHEN leg.part <= 0;
+        w := cogni_billing.give_back(w, leg.lot, leg.part);
+        grants := grants || leg.lot;
+        amounts := amounts || leg.part;
+        more := more - leg.part;
+    END LOOP;
+    lot := cogni_billing.lot_of(owner, m.reverses, m.at);
+    w.held := w.held - cogni_billing.free_aside(owner, bought, m.returned_total, m.returned_total,
+        lot.remaining, lot.expired + m.lapsed, m.at);
+    m.lapsed := nullif(m.lapsed, 0);
 END
 $$;
 
@@ -204,7 +383,7 @@ BEGIN
                         m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.lapsed) > 0
                     OR m.reason IS NOT NULL AND m.kind NOT IN (/* has_reason */)
                     OR m.used_at IS NOT NULL AND m.kind NOT IN (/* plain_debit */)
-                    OR m.at_most IS NOT NULL
+                    OR m.at_most IS NOT NULL AND m.kind <> 'refund'
                     AND (m.kind IN (/* plain_debit */) AND m.at_most = - m.amount
                         AND m.overdraft IS NOT TRUE) IS NOT TRUE
                 THEN
@@ -448,8 +627,12 @@ BEGIN
         ELSE
             to_draw := - m.amount;
             IF m.reverses IS NOT NULL OR m.kind IN (/* corrects */) THEN
-                IF m.kind = 'reversal' THEN
-                    SELECT * INTO given FROM cogni_billing.give_back_charge(w, m, present);
+                IF m.kind IN (/* gives_back */) THEN
+                    IF m.kind = 'reversal' THEN
+                        SELECT * INTO given FROM cogni_billing.give_back_charge(w, m, present);
+                    ELSE
+                        SELECT * INTO given FROM cogni_billing.reinstate(w, m);
+                    END IF;
                     IF given.refusal IS NOT NULL THEN
                         answers := answers || given.refusal;
                         CONTINUE;
@@ -458,14 +641,18 @@ BEGIN
                     m := given.m;
                     from_grants := given.grants;
                     from_amounts := given.amounts;
+                    shared := (SELECT coalesce(sum(part), 0) FROM unnest(m.shares) AS part);
                 ELSE
                     IF m.reverses IS NOT NULL THEN
-                        PERFORM cogni_billing.check_reversal(owner, m);
+                        -- Open disputes set less aside.
+                        drawn := cogni_billing.check_reversal(owner, m, available);
+                        available := available + drawn;
                         IF m.shortfall = 'refuse' AND to_draw > greatest(0, available) THEN
                             answers := answers
                                 || format('{"outcome":"insufficient","available":%s}', available);
                             CONTINUE;
                         END IF;
+                        w.held := w.held - drawn;
                     ELSIF NOT cogni_billing.is_reason(m.reason) THEN
                         PERFORM cogni_billing.refuse('reasons_are_printable');
                     END IF;
@@ -533,17 +720,19 @@ BEGIN
         IF m.absorbed IS NOT NULL THEN
             IF m.absorbed > 0 THEN
                 n := n + 1;
-                IF m.kind = 'reversal' THEN
-                    other_side := - m.returned;
+                IF m.kind IN (/* gives_back */) THEN
+                    other_side := - m.absorbed - m.amount - shared;
                 END IF;
                 legs := legs || ROW(owner, m.id, n, cogni_billing.absorbs(m.kind), 0, m.kind,
                     - other_side - m.amount - shared, m.at)::cogni_billing.arrivals;
             END IF;
             IF m.lapsed > 0 THEN
                 n := n + 1;
-                other_side := other_side + m.lapsed;
+                other_side := other_side
+                    + CASE m.kind WHEN 'reinstatement' THEN - m.lapsed ELSE m.lapsed END;
                 legs := legs || ROW(owner, m.id, n, cogni_billing.contra_of('expiry'), 0, m.kind,
-                    - m.lapsed, m.at)::cogni_billing.arrivals;
+                    CASE m.kind WHEN 'reinstatement' THEN m.lapsed ELSE - m.lapsed END,
+                    m.at)::cogni_billing.arrivals;
             END IF;
         END IF;
         IF other_side <> 0 OR m.reverses IS NULL THEN
@@ -562,7 +751,8 @@ BEGIN
                 '"other":%s}',
                 w.posted + arrived, to_json(from_grants), to_json(from_amounts),
                 coalesce(to_json(cogni_billing.purchases_among(owner, from_grants)), 'null'),
-                m.amount, to_json(ROW(m.reverses, m.returned, m.returned_total, m.absorbed)));
+                m.amount, to_json(ROW(m.reverses, m.returned, m.returned_total, m.absorbed,
+                    m.beneficiaries, m.shares, m.lapsed)));
         END IF;
     END LOOP;
     IF changed THEN

@@ -487,6 +487,22 @@ BEGIN
 END
 $$;
 
+-- A dispute in its present state.
+CREATE FUNCTION cogni_billing.told(made cogni_billing.disputes) RETURNS json
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT to_json(told)
+        FROM (
+            SELECT (made).*, number, state, disputed, lost, chargeback_id, amount, lapsed, shares
+            FROM cogni_billing.dispute_changes
+            WHERE tenant_id = made.tenant_id AND dispute_id = made.id
+            ORDER BY number DESC LIMIT 1
+        ) AS told
+    );
+END
+$$;
+
 -- A purchase by its payment, with its returned and disputed parts.
 CREATE FUNCTION cogni_billing._payment(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
@@ -504,17 +520,17 @@ BEGIN
         'stored', cogni_billing.record_of(made),
         'left', lot.remaining,
         'expired', lot.expired,
-        'returned', (
-            SELECT coalesce(max(returned_total), 0) FROM cogni_billing.transactions
-            WHERE tenant_id = me AND reverses = made.id
-        ),
-        'disputed', (
-            SELECT coalesce(sum(disputed), 0)
-            FROM cogni_billing.disputes
-            WHERE tenant_id = me AND purchase_id = made.id AND (
-                SELECT state FROM cogni_billing.holds
-                WHERE holds.tenant_id = me AND holds.id = disputes.id) = 'open'
-        )
+        'returned', cogni_billing.returned_of(me, made.id),
+        'refunded', cogni_billing.refunded_of(me, made.id),
+        'failed', (
+            SELECT coalesce(json_object_agg(subject_id, id), '{}')
+            FROM cogni_billing.transactions AS undone
+            WHERE tenant_id = me AND reverses = made.id AND kind = 'reinstatement'
+              AND cogni_billing.key_of_refund(me, subject_id) IS NOT NULL),
+        'disputes', (
+            SELECT coalesce(json_agg(cogni_billing.told(each) ORDER BY opened_at, id), '[]')
+            FROM cogni_billing.disputes AS each
+            WHERE tenant_id = me AND purchase_id = made.id)
     );
 END
 $$;
@@ -523,16 +539,7 @@ CREATE FUNCTION cogni_billing._dispute(me uuid, asked json) RETURNS json
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN coalesce((
-        SELECT to_json(told)
-        FROM (
-            SELECT made.*, lost.id IS NOT NULL AS lost, (
-                SELECT state FROM cogni_billing.holds WHERE tenant_id = me AND id = made.id
-            )
-            FROM cogni_billing.disputes AS made
-            LEFT JOIN cogni_billing.transactions AS lost ON lost.tenant_id = me
-                AND lost.kind = 'chargeback' AND lost.reference = made.reference
-            WHERE made.tenant_id = me AND made.reference = asked ->> 'reference'
-        ) AS told
-    ), 'null');
+        SELECT cogni_billing.told(made) FROM cogni_billing.disputes AS made
+        WHERE tenant_id = me AND reference = asked ->> 'reference'), 'null');
 END
 $$;

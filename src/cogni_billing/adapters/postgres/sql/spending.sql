@@ -149,7 +149,8 @@ BEGIN
             SELECT coalesce(- sum(amount), 0) FROM cogni_billing.due_changes(w, present) AS due
             WHERE w.due_at <= present AND kind = 'expiry' AND (due.lot).id = bought
         ) - (
-            SELECT coalesce(sum(lapsed), 0) FROM cogni_billing.transactions
+            SELECT coalesce(sum(CASE kind WHEN 'reinstatement' THEN - lapsed ELSE lapsed END), 0)
+            FROM cogni_billing.transactions
             WHERE tenant_id = owner AND reverses = bought
         );
     END IF;

@@ -90,11 +90,12 @@ CREATE TABLE cogni_billing.transactions (
     posted_after   numeric          NOT NULL,
     arrived        numeric          NOT NULL,
     overdraft      boolean          NOT NULL,
-    -- The requested amount of a charge that may take less.
+    -- The requested amount of a charge that may take less, or the total of a refund up to one.
     at_most        numeric,
     -- The moment of the usage, if the charge reports it late.
     used_at        timestamptz,
-    -- The hold of a capture, the grant of an expiry or a void, the dispute of a chargeback.
+    -- The hold of a capture, the grant of an expiry or a void, the dispute of a chargeback, the
+    -- refund or the dispute of a reinstatement.
     subject_id     uuid,
     -- A purchase: the payment, the shares, and the digest of their policy.
     paid           numeric,
@@ -105,9 +106,9 @@ CREATE TABLE cogni_billing.transactions (
     -- The parts that it took of grants. The remaining part was of purchased credits.
     drawn_grants   uuid[],
     drawn_amounts  numeric[],
-    -- A refund or a chargeback: its purchase, the payment returned now and in total, the requested
-    -- part (NULL for all that remained), the rule for spent credits, and the part that `shortfall`
-    -- absorbed. A reversal: its charge or capture, the credits given back now and in total, the
+    -- A refund or a chargeback: its purchase, the payment returned now and in total, the part that
+    -- the processor returned (NULL for the same), the rule for spent credits, and the part that
+    -- `shortfall` absorbed. A reinstatement gives that back. A reversal: its charge or capture, the credits given back now and in total, the
     -- requested part, and the credits that had expired.
     reverses       uuid,
     returned       numeric,
@@ -115,7 +116,8 @@ CREATE TABLE cogni_billing.transactions (
     part           numeric,
     shortfall      text,
     absorbed       numeric,
-    -- The expired credits of its purchase that a refund or a chargeback takes from `breakage`.
+    -- The expired credits of its purchase that a refund or a chargeback takes from `breakage`, and a
+    -- reinstatement gives back to it.
     lapsed         numeric,
     -- A reason for people to read, of an adjustment, a void or a reversal.
     reason         text,
@@ -332,24 +334,17 @@ CREATE TABLE cogni_billing.grant_extensions (
     CONSTRAINT grant_extensions_pkey PRIMARY KEY (reference, tenant_id)
 );
 
--- The disputed part of a payment. The row never changes: the dispute is open while its hold is.
+-- A dispute of a payment. The row never changes: its last change is the present state.
 CREATE TABLE cogni_billing.disputes (
     tenant_id     uuid             NOT NULL,
     id            uuid             NOT NULL,
     reference     text COLLATE "C" NOT NULL,
     purchase_id   uuid             NOT NULL,
     payment       text COLLATE "C" NOT NULL,
-    -- The disputed part of the payment, in its unit. `part` is as requested, NULL for all that
-    -- remained.
-    disputed      numeric          NOT NULL,
     disputed_unit text             NOT NULL,
+    -- The disputed part as requested, NULL for all that remained.
     part          numeric,
-    -- The credits set aside on the wallets of the customer and of each beneficiary.
-    amount        numeric          NOT NULL,
-    -- The credits of the disputed part that had expired.
-    lapsed        numeric          NOT NULL,
     beneficiaries uuid[]           NOT NULL,
-    shares        numeric[]        NOT NULL,
     opened_at     timestamptz      NOT NULL,
     metadata      json             NOT NULL,
     CONSTRAINT disputes_pkey PRIMARY KEY (id, tenant_id),
@@ -357,6 +352,27 @@ CREATE TABLE cogni_billing.disputes (
 );
 
 CREATE INDEX disputes_of_purchases ON cogni_billing.disputes (purchase_id, tenant_id);
+
+-- The states of a dispute, numbered from 1. A row never changes.
+CREATE TABLE cogni_billing.dispute_changes (
+    tenant_id     uuid        NOT NULL,
+    dispute_id    uuid        NOT NULL,
+    number        integer     NOT NULL,
+    at            timestamptz NOT NULL,
+    state         text        NOT NULL,
+    -- The disputed part of the payment, in its unit, and the lost part. The lost part is NULL for
+    -- all of it, or if the dispute is not lost.
+    disputed      numeric     NOT NULL,
+    lost          numeric,
+    -- The transaction of a lost dispute.
+    chargeback_id uuid,
+    -- The credits set aside on the wallets of the customer and of each beneficiary.
+    amount        numeric     NOT NULL,
+    -- The credits of the part that had expired.
+    lapsed        numeric     NOT NULL,
+    shares        numeric[]   NOT NULL,
+    CONSTRAINT dispute_changes_pkey PRIMARY KEY (dispute_id, tenant_id, number)
+);
 
 -- A customer's intent to pay, which never changes. The columns after `expires_at` are the present
 -- state, which follows from the events.

@@ -1448,19 +1448,24 @@ class AsyncPaymentAttempts:
         payer: str | None = None,
         provider: str | None = None,
         metadata: Mapping[str, object] | None = None,
+        recipient: str | None = None,
     ) -> Intent:
         """Record an intent to pay. The intent says where to pay, and the exact amount.
 
         Args:
             tenant: The tenant to credit. It needs no account yet.
             amount: US dollars, within the limits of the rules: 2.00 to 10 000.00 by default.
-            payer: The address that will pay. It is needed on a chain, where anybody can see a
-                payment and claim it. The host must make sure that the address is the tenant's own.
+            payer: The address that will pay. On a chain either *payer* or *recipient* is needed,
+                because anybody can see a payment and claim it. The host must make sure that the
+                address is the tenant's own.
             provider: The provider of the destination, if there are several.
             metadata: A JSON object to keep with the intent and with the purchase.
+            recipient: A fresh address of the host on the chain, for this intent alone. Then any
+                sender may pay, such as an exchange, a smart account or a bridge.
 
         Raises:
             InvalidTenant, InvalidAmount, UnitMismatch: *tenant* or *amount* is invalid.
+            RecipientTaken: another intent has the address *recipient*.
             InvalidReference, InvalidMetadata, InvalidInput: another argument is invalid.
             PrivilegeRequired: the ledger's role may not mint.
         """
@@ -1470,6 +1475,7 @@ class AsyncPaymentAttempts:
             payer=payer,
             provider=provider,
             metadata=metadata,
+            recipient=recipient,
         )
         return await self._run(attempts.create_intent(self._context, request))
 

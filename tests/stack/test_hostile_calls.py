@@ -451,6 +451,8 @@ intent attempts_are_of_money {"id":null} {"amount":null} {"amount":"NaN"} {"amou
 intent references_are_visible_ascii {"provider":null} {"provider":""} {"provider":"a b"}
     {"token":null} {"token":""} {"token":"a b"} {"recipient":null} {"recipient":""}
     {"recipient":"a b"} {"payer":"a b"}
+intent addresses_are_in_lower_case {"provider":"8453"} {"provider":"8453","payer":null}
+    {"provider":"8453","recipient":"0xABababababababababababababababababababab","payer":null}
 intent attempts_expire {"expires_at":"2020-01-01"} {"expires_at":"infinity"}
 step attempts_lead_on {"from_state":null} {"state":"CREDITED"} {"state":"CREATED_INTENT"}
     {"evidence":null} {"failure":"TX_REVERTED"} {"transaction":"stranger"}

@@ -13,6 +13,7 @@ from cogni_billing.testing import Fixtures, NewUnitOfWork, Restart, RestartContr
 from cogni_billing.testing.contracts import (
     acting,
     adjusting,
+    attempt_recipients,
     attempt_reports,
     batches,
     changing_disputes,
@@ -585,6 +586,11 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         attempt_reports.AttemptReportContract,
         "test_a_report_after_a_failure_is_credited",
         replaced("_record_attempt", "''FAILED PENDING_UNVERIFIED''", "''-''"),
+    ),
+    "an_address_is_given_to_two_intents": (
+        attempt_recipients.RecipientContract,
+        "test_an_address_of_another_intent_is_refused",
+        "DROP INDEX cogni_billing.payment_attempts_recipients",
     ),
     "replaced_evidence_stays_claimed": (
         attempt_reports.EvidenceReplacementContract,

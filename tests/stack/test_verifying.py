@@ -800,6 +800,12 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         ATTEMPT.format("failure = 'TX_REVERTED'", "REJECTED"),
         {Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS},
     ),
+    "two intents have one recipient": (
+        "DROP INDEX cogni_billing.payment_attempts_recipients;"
+        "UPDATE cogni_billing.payment_attempts SET provider = '1', recipient = '0x1'"
+        " WHERE state <> 'CREDITED'",
+        {Invariant.RECIPIENTS_ARE_OF_ONE_INTENT},
+    ),
     "evidence of a pending attempt is free": (
         "DELETE FROM cogni_billing.evidence WHERE evidence = 'stripe:a_3'",
         {Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT},

@@ -40,6 +40,7 @@ CALLS: Final[dict[str, dict[str, tuple[object, str]]]] = {
         "payer": (WALLET, "key"),
         "provider": (None, "provider"),
         "metadata": (None, "metadata"),
+        "recipient": (None, "recipient"),
     },
     "submit": ATTEMPT | {"evidence": (PROOF, "key")},
     "report": ATTEMPT
@@ -54,6 +55,7 @@ CALLS: Final[dict[str, dict[str, tuple[object, str]]]] = {
 HUGE = pytest.param(10**5000, id="more digits than Python tells")
 OTHERS: Final[dict[str, tuple[object, ...]]] = {
     "provider": tuple(key for key in KEYS if key is not None),
+    "recipient": (*(key for key in KEYS if key is not None), "0x" + "aB" * 20),
     "aliases": (None, 7, "stripe:cs_1", b"a", [None], ["cs_1"], ["8453:0x1"], [("a", "b")]),
     "finding": (None, True, "verified", {"state": "verified"}, PaymentPending),
 }

@@ -33,6 +33,7 @@ from cogni_billing.adapters.memory import books as memory_books
 from cogni_billing.adapters.memory import erasure as memory_erasure
 from cogni_billing.adapters.memory import ledger as memory_ledger
 from cogni_billing.adapters.memory import payments as memory_payments
+from cogni_billing.adapters.memory.attempts import MemoryAttempts
 from cogni_billing.adapters.memory.books import MemoryBooks
 from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
@@ -72,6 +73,7 @@ from cogni_billing.testing import Fixtures, NewUnitOfWork, Totals
 from cogni_billing.testing.contracts import (
     acting,
     adjusting,
+    attempt_recipients,
     attempt_reports,
     batches,
     changing_disputes,
@@ -1155,6 +1157,11 @@ def a_finding_is_applied_to_other_evidence(patch: Patch) -> None:
 )
 def evidence_is_never_replaced(patch: Patch) -> None:
     patch.setattr(attempts, "replacement", lambda *_: None)
+
+
+@in_memory(attempt_recipients.RecipientContract, "test_an_address_of_another_intent_is_refused")
+def an_address_is_given_to_two_intents(patch: Patch) -> None:
+    patch.setattr(MemoryAttempts, "_is_taken", lambda *_: False)
 
 
 # Reads --------------------------------------------------------------------------------------------

@@ -36,7 +36,6 @@ from cogni_billing.domain.destinations import (
     checked_aliases,
     checked_destinations,
     checked_evidence,
-    require_provider,
 )
 from cogni_billing.domain.errors import InvalidInput, PaymentAlreadyClaimed, shown
 from cogni_billing.domain.findings import Finding, checked_finding
@@ -78,6 +77,8 @@ class _Looked:
 
     attempt: Attempt
     evidence: str | None = None
+    replaced_by: str | None = None
+    """Other evidence, which replaces *evidence* if that is not found."""
 
 
 def create_intent(context: AttemptContext, request: IntentRequest) -> ScopeCase[Intent]:
@@ -105,23 +106,24 @@ def submit(
 
     def work(scope: Scope) -> _Looked:
         attempt = scope.attempts.attempt(wanted)
-        require_provider(given, attempt.intent.provider)
-        if attempt.evidence not in (None, given):
+        own = attempt.intent.evidence(given)
+        if attempt.evidence not in (None, own):
             if attempt.state is _PENDING:
-                return _Looked(attempt, attempt.evidence)
-            if given in _evidence(scope, wanted):
+                return _Looked(attempt, attempt.evidence, own)
+            if own in _evidence(scope, wanted):
                 return _look(context, scope, wanted, at)
-        move = submission(attempt, given, at)
+        move = submission(attempt, own, at)
         if move is None:
             return _look(context, scope, wanted, at)
         submitted = _submitted(scope, attempt, move)
-        return _Looked(submitted, given if submitted.state is _PENDING else None)
+        return _Looked(submitted, own if submitted.state is _PENDING else None)
 
     looked: _Looked = yield ScopeCase(owner, work)
-    if looked.evidence is not None and looked.evidence != given:
+    if looked.evidence is not None and looked.replaced_by is not None:
         finding = yield Question(context.verifier, looked.evidence, looked.attempt.intent)
         looked = yield ScopeCase(
-            owner, lambda scope: _replaced(context, scope, looked, given, finding)
+            owner,
+            lambda scope: _replaced(context, scope, looked, looked.replaced_by or "", finding),
         )
     return (yield from _follow(context, looked))
 
@@ -187,11 +189,11 @@ def reported(
 ) -> Attempt:
     """The attempt after a trusted *finding* on *evidence*, in a scope of its tenant."""
     attempt = scope.attempts.attempt(attempt_id)
-    require_provider(evidence, attempt.intent.provider)
-    move = told(attempt, evidence, aliases, finding, at)
+    own = attempt.intent.evidence(evidence)
+    move = told(attempt, own, aliases, finding, at)
     if move is not None:
         _submitted(scope, attempt, move)
-    return _concluded(context, scope, attempt_id, evidence, finding, at=at)
+    return _concluded(context, scope, attempt_id, own, finding, at=at)
 
 
 @in_steps

@@ -16,12 +16,18 @@ from attrs import evolve, frozen
 
 from cogni_billing.domain.amounts import USD, Amount, in_quanta
 from cogni_billing.domain.attempt_limits import AttemptRules
-from cogni_billing.domain.destinations import Destination, chain_id_of
+from cogni_billing.domain.destinations import (
+    Destination,
+    chain_id_of,
+    evidence_parts,
+    require_provider,
+)
 from cogni_billing.domain.errors import (
     AttemptClosed,
     Difference,
     IdempotencyConflict,
     InvalidInput,
+    InvalidReference,
     InvalidTime,
     shown,
 )
@@ -98,7 +104,8 @@ class Intent:
     amount: Amount
     """In US dollars."""
     payer: str | None
-    """The required payer. `None` accepts any payer."""
+    """The required payer. `None` accepts any payer. On a chain, *recipient* is then the intent's
+    alone."""
     provider: str
     """The chain's id, or the processor's name."""
     token: str
@@ -114,6 +121,29 @@ class Intent:
     def chain_id(self) -> int | None:
         """The id of the chain, or `None` if the provider is no chain."""
         return chain_id_of(self.provider)
+
+    @property
+    def has_own_recipient(self) -> bool:
+        """True if no other intent has the recipient's address, so that any payer may pay."""
+        return self.payer is None and self.chain_id is not None
+
+    def evidence(self, given: str) -> str:
+        """*given*, evidence in its one spelling, as evidence for this intent.
+
+        A transaction can pay many addresses, and each of them is a payment. So the evidence for an
+        intent with its own recipient ends with the address.
+
+        Raises:
+            InvalidReference: *given* is of another provider, or of another recipient.
+        """
+        require_provider(given, self.provider)
+        if self.chain_id is None:
+            return given
+        transaction, own = evidence_parts(given)
+        expected = self.recipient if self.has_own_recipient else None
+        if own not in (None, expected):
+            raise InvalidReference("evidence", shown(given), f"{self.provider}:tx_hash")
+        return transaction if expected is None else f"{transaction}:{expected}"
 
     def is_counted_in(self, decimals: int) -> bool:
         """True if `raw_amount` counts the smallest units of a token with so many decimals."""
@@ -255,6 +285,7 @@ class IntentRequest:
     payer: object
     provider: object
     metadata: object
+    recipient: object = None
 
 
 def plan_intent(
@@ -268,14 +299,15 @@ def plan_intent(
     """Plan the intent to pay an amount of US dollars at *destination*."""
     owner = tenant_id(request.tenant)
     price = rules.amount(request.amount)
+    recipient = destination.own_recipient(request.recipient)
     return Intent(
         attempt_id=attempt_id,
         tenant=owner,
         amount=price,
-        payer=destination.payer(request.payer),
+        payer=destination.payer(request.payer, request.recipient),
         provider=destination.provider,
         token=destination.token,
-        recipient=destination.recipient,
+        recipient=recipient,
         raw_amount=destination.raw_amount(price),
         confirmations=destination.confirmations,
         created_at=at,

@@ -24,7 +24,7 @@ CONFIRMATIONS_MAX: Final = 10_000
 _LOWER_MAX: Final = 7
 """The largest hexadecimal digit of the hash under which a letter of an address is in lower case."""
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
-_TX_HASH = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
+_PROOF = re.compile(r"0x[0-9a-fA-F]{64}(?::0x[0-9a-fA-F]{40})?", re.ASCII)
 _CHAIN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
@@ -132,16 +132,35 @@ class Destination:
         """*amount*, in US dollars, in the smallest units of the token (exact)."""
         return in_quanta(amount.value_in(USD), self.decimals)
 
-    def payer(self, given: object) -> str | None:
+    def payer(self, given: object, recipient: object = None) -> str | None:
         """*given* as the address or account that will pay.
 
         Raises:
-            InvalidReference: *given* is invalid, or is missing for a chain, where payments are
-                public.
+            InvalidReference: *given* is invalid, or is missing on a chain, where payments are
+                public, or is not needed because the intent has its own *recipient*.
         """
-        if self.is_chain:
+        if not self.is_chain:
+            return None if given is None else reference(given, "payer")
+        if recipient is None:
             return address(given, "payer")
-        return None if given is None else reference(given, "payer")
+        if given is not None:
+            raise InvalidReference("payer", shown(given), "None, as the intent has a recipient")
+        return None
+
+    def own_recipient(self, given: object) -> str:
+        """*given* as the recipient of one intent. `None` is the destination's own.
+
+        Raises:
+            InvalidReference: *given* is no address on a chain, or is the destination's own.
+        """
+        if given is None:
+            return self.recipient
+        if not self.is_chain:
+            raise InvalidReference("recipient", shown(given), "None, except on a chain")
+        found = address(given, "recipient")
+        if found == self.recipient:
+            raise InvalidReference("recipient", shown(given), "an address of this intent alone")
+        return found
 
 
 def chain_id_of(provider: str) -> int | None:
@@ -150,7 +169,7 @@ def chain_id_of(provider: str) -> int | None:
 
 
 def checked_evidence(given: object, name: str = "evidence") -> str:
-    """*given* as evidence of a payment: `8453:0x…` or `stripe:pi_…`.
+    """*given* as evidence of a payment: `8453:0x…`, `8453:0x…:0x…` or `stripe:pi_…`.
 
     A transaction hash is converted to lower case, so that one payment has one spelling.
 
@@ -162,10 +181,16 @@ def checked_evidence(given: object, name: str = "evidence") -> str:
     provider, _, proof = found.partition(":")
     if chain_id_of(provider) is None:
         return found
-    if not _TX_HASH.fullmatch(proof):
+    if not _PROOF.fullmatch(proof):
         expected = "chain_id:tx_hash, where tx_hash is 0x and 64 hexadecimal digits"
         raise InvalidReference(name, shown(given), expected)
     return found.lower()
+
+
+def evidence_parts(evidence: str) -> tuple[str, str | None]:
+    """The transaction in *evidence* on a chain, `chain_id:tx_hash`, and the recipient after it."""
+    chain, tx_hash, *recipient = evidence.split(":")
+    return f"{chain}:{tx_hash}", recipient[0] if recipient else None
 
 
 def require_provider(evidence: str, provider: str) -> None:

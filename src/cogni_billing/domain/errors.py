@@ -15,6 +15,7 @@ BillingError
 ├── InsufficientCredits
 ├── IdempotencyConflict
 ├── PaymentAlreadyClaimed
+├── RecipientTaken              another intent has the address
 ├── UnknownPayment
 ├── RefundExceedsPayment
 ├── UnknownCharge
@@ -265,6 +266,18 @@ class PaymentAlreadyClaimed(BillingError):
 
     def _message(self) -> str:
         return f"payment {shown(self.payment)} is already claimed"
+
+
+@define
+class RecipientTaken(BillingError):
+    """Another intent, perhaps of another tenant, has the address as its own recipient."""
+
+    code: ClassVar[str] = "recipient_taken"
+
+    recipient: str
+
+    def _message(self) -> str:
+        return f"address {shown(self.recipient)} is of another intent; use a fresh one"
 
 
 @define

@@ -35,7 +35,7 @@ SYSTEM_ACCOUNTS: Final = frozenset(
 )
 
 _REFERENCE = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
-_TRANSACTION = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})", re.ASCII)
+_TRANSACTION = re.compile(r"0*([0-9]+):(?:0[xX])?([0-9a-fA-F]{64})((?::.*)?)", re.ASCII)
 
 
 def tenant_id(given: object) -> TenantId:
@@ -82,8 +82,8 @@ def payment_reference(given: object) -> str:
     """
     found = provider_id(given, "payment")
     if hashed := _TRANSACTION.fullmatch(found):
-        chain, digits = hashed.groups()
-        if found != f"{chain}:0x{digits.lower()}":
+        chain, digits, rest = hashed.groups()
+        if found != f"{chain}:0x{digits.lower()}{rest.lower()}":
             expected = "chain_id:0x and the transaction hash, in lower case"
             raise InvalidReference("payment", shown(found), expected)
     return found

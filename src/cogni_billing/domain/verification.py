@@ -51,6 +51,7 @@ class Invariant(Enum):
     PAYMENTS_HAVE_THEIR_PURCHASE = "a claimed payment has its purchase"
     ATTEMPTS_HAVE_THEIR_PURCHASE = "a credited attempt has its purchase, of the same amount"
     ATTEMPTS_FOLLOW_THEIR_EVENTS = "an attempt is in the state of its last event"
+    RECIPIENTS_ARE_OF_ONE_INTENT = "an address that any sender may pay is of one intent"
     EVIDENCE_IS_OF_ITS_ATTEMPT = "a pending or credited attempt claims its evidence"
     TRANSACTIONS_MATCH_THEIR_SEAL = "a sealed transaction has not changed since"
     HOLDS_FIT_THEIR_KIND = "a hold has the fields of its kind and state"

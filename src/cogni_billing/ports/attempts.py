@@ -18,6 +18,7 @@ class AttemptRepository(Protocol):
         Raises:
             PrivilegeRequired: the intent is of another tenant, or the scope may not mint.
             LedgerCorruption: its id is taken.
+            RecipientTaken: another intent, of any tenant, has its own recipient.
         """
         ...
 

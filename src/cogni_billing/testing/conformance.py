@@ -26,6 +26,7 @@ from cogni_billing.testing.contracts import (
     attempt_claims,
     attempt_intents,
     attempt_races,
+    attempt_recipients,
     attempt_records,
     attempt_reports,
     attempt_turns,
@@ -95,6 +96,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestEvidenceReplacements(attempt_reports.EvidenceReplacementContract):
+        pass
+
+    class TestRecipients(attempt_recipients.RecipientContract):
         pass
 
     class TestAttemptTurns(attempt_turns.AttemptTurnContract):

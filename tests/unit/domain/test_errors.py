@@ -31,6 +31,7 @@ from cogni_billing import (
     OutcomeUnknown,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
+    RecipientTaken,
     RecordsRetained,
     RefundExceedsPayment,
     ReversalExceedsCharge,
@@ -81,6 +82,7 @@ SAMPLES: list[tuple[BillingError, str]] = [
         "'run-1': amount was 1, now 2; target was absent, now x",
     ),
     (PaymentAlreadyClaimed("stripe:pi_1"), "payment 'stripe:pi_1' is already claimed"),
+    (RecipientTaken("0x1"), "address '0x1' is of another intent; use a fresh one"),
     (UnknownPayment("stripe:pi_1"), "no payment 'stripe:pi_1' for this tenant"),
     (UnknownCharge("run-1"), "no charge 'run-1' for this tenant"),
     (

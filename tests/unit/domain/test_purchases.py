@@ -223,6 +223,7 @@ HASH = "ab" * 32
         f"8453:{HASH}",
         f"08453:0x{HASH}",
         f"0008453:{HASH.upper()}",
+        f"8453:0x{HASH}:0xAB",
     ],
 )
 def test_a_transaction_on_a_chain_has_one_spelling(written: str) -> None:
@@ -235,7 +236,15 @@ def test_a_transaction_on_a_chain_has_one_spelling(written: str) -> None:
 
 @pytest.mark.parametrize(
     "payment",
-    [f"8453:0x{HASH}", f"0:0x{HASH}", "stripe:PI_1", "08453:1", f"8453:{HASH}0", f"a:{HASH}"],
+    [
+        f"8453:0x{HASH}",
+        f"0:0x{HASH}",
+        "stripe:PI_1",
+        "08453:1",
+        f"8453:{HASH}0",
+        f"8453:0x{HASH}:0xab",
+        f"a:{HASH}",
+    ],
 )
 def test_a_hash_in_lower_case_or_another_reference_is_accepted(payment: str) -> None:
     assert plan(payment=payment).reference == payment

@@ -63,6 +63,12 @@ def change_reversal(transaction: Transaction) -> Transaction:
     return evolve(transaction, reversal=evolve(transaction.reversal, amount=usd("0.01")))
 
 
+def share_recipient(store: Store) -> None:
+    """Move all intents to one address of a chain."""
+    for key, found in store.attempts.items():
+        store.attempts[key] = evolve(found, intent=evolve(found.intent, provider="1"))
+
+
 def drop_event(store: Store, attempt: str) -> None:
     """Remove the first event of an attempt."""
     key = (CAROL, UUID(attempt))
@@ -206,6 +212,13 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         [
             f"attempts_have_their_purchase: tenant {CAROL}, attempt {AN_INTENT}: no purchase of 2.00 USD by None",
             f"attempts_follow_their_events: tenant {CAROL}, attempt {AN_INTENT}: CREDITED after nothing",
+        ],
+    ),
+    (
+        share_recipient,
+        [
+            f"recipients_are_of_one_intent: tenant {CAROL}, attempt {PAID_ATTEMPT}: 2 intents have acct_1",
+            f"recipients_are_of_one_intent: tenant {CAROL}, attempt {AN_INTENT}: 2 intents have acct_1",
         ],
     ),
     (

@@ -151,6 +151,22 @@ def test_transfers_of_the_payer_in_the_token_to_the_recipient_count(
     assert verify(intent) == found
 
 
+def test_all_transfers_to_an_intents_own_recipient_count(
+    verify: Verify, intent: Intent, node: Node
+) -> None:
+    own = evolve(intent, payer=None)
+    logs = [transfer(TOKEN, STRANGER, PLATFORM, 9), transfer(TOKEN, STRANGER, WALLET, 5), PAID]
+    node.results["eth_getTransactionReceipt"] = receipt(*logs)
+
+    assert verify(own) == verified(sender=STRANGER, raw_amount=2_000_009)
+
+
+def test_evidence_with_a_recipient_names_its_transaction(intent: Intent, node: Node) -> None:
+    verifier = EvmVerifier({8453: node.url}, waits=LONG)
+
+    assert verifier.verify(f"{PROOF}:{PLATFORM}", intent) == verified()
+
+
 def test_a_reverted_transaction_has_failed(verify: Verify, intent: Intent, node: Node) -> None:
     node.results["eth_getTransactionReceipt"] = receipt(PAID, status=0)
 

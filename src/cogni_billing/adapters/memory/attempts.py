@@ -25,6 +25,7 @@ from cogni_billing.domain.errors import (
     LedgerUnavailable,
     PaymentAlreadyClaimed,
     PrivilegeRequired,
+    RecipientTaken,
     UnbalancedTransaction,
     UnknownAttempt,
     given_twice,
@@ -52,9 +53,19 @@ class MemoryAttempts:
             key = (self._tenant, intent.attempt_id)
             if key in self._store.attempts:
                 raise given_twice(intent.attempt_id)
+            if intent.has_own_recipient and self._is_taken(intent):
+                raise RecipientTaken(intent.recipient)
             attempt = Attempt(intent=intent, changed_at=intent.created_at)
             self._store.put(self._store.attempts, key, attempt)
             self._store.put(self._store.events, key, ())
+
+    def _is_taken(self, intent: Intent) -> bool:
+        others = (each.intent for each in self._store.attempts.values())
+        return any(
+            each.has_own_recipient
+            and (each.provider, each.recipient) == (intent.provider, intent.recipient)
+            for each in others
+        )
 
     def attempt(self, attempt_id: UUID, /) -> Attempt:
         with self._guard.call():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import takewhile
@@ -60,6 +60,7 @@ def violations(store: Store) -> Iterator[Violation]:
     yield from _payments(store)
     yield from _disputes(store)
     yield from _attempts(store)
+    yield from _recipients(store)
 
 
 def _transactions(store: Store) -> Iterator[Violation]:
@@ -414,6 +415,17 @@ def _parts_of(store: Store, dispute: Dispute) -> Iterator[tuple[TenantId, str]]:
         for part in wallet.disputed.values():
             if part.is_open and part.reference == str(dispute.id):
                 yield tenant, str(part.amount)
+
+
+def _recipients(store: Store) -> Iterator[Violation]:
+    intents = [each.intent for each in store.attempts.values() if each.intent.has_own_recipient]
+    sharing = Counter((intent.provider, intent.recipient) for intent in intents)
+    for intent in intents:
+        count = sharing[intent.provider, intent.recipient]
+        if count > 1:
+            where = {"tenant": str(intent.tenant), "attempt": str(intent.attempt_id)}
+            detail = f"{count} intents have {intent.recipient}"
+            yield Violation(Invariant.RECIPIENTS_ARE_OF_ONE_INTENT, where, detail)
 
 
 def _attempts(store: Store) -> Iterator[Violation]:

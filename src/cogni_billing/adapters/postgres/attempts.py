@@ -21,6 +21,7 @@ from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent, history
 from cogni_billing.domain.errors import (
     PaymentAlreadyClaimed,
     PrivilegeRequired,
+    RecipientTaken,
     UnbalancedTransaction,
     UnknownAttempt,
 )
@@ -39,7 +40,9 @@ class PostgresAttempts:
         with self._guard.call(), translated():
             if intent.tenant != self._tenant:
                 raise PrivilegeRequired("creating an intent of another tenant's")
-            self._calls("create_attempt", self._tenant, intent_asked(intent))
+            answer = self._calls("create_attempt", self._tenant, intent_asked(intent))
+            if answer["outcome"] == "taken":
+                raise RecipientTaken(intent.recipient)
 
     def attempt(self, attempt_id: UUID, /) -> Attempt:
         with self._guard.call(), translated():

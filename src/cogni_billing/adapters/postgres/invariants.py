@@ -505,6 +505,21 @@ _ATTEMPTS: Final = _broken(
     ),
 )
 
+_RECIPIENTS: Final = _broken(
+    """
+    SELECT tenant_id, id, recipient,
+        count(*) OVER (PARTITION BY provider, recipient) AS intents
+    FROM cogni_billing.payment_attempts
+    WHERE payer IS NULL AND provider ~ '^[1-9][0-9]*$'
+    """,
+    "'tenant', tenant_id, 'attempt', id",
+    (
+        Invariant.RECIPIENTS_ARE_OF_ONE_INTENT,
+        "intents > 1",
+        "format('%s intents have %s', intents, recipient)",
+    ),
+)
+
 _EVIDENCE: Final = _broken(
     """
     SELECT *
@@ -1120,6 +1135,7 @@ STATEMENTS: Final = (
     _POLICIES,
     _CLAIMS,
     _ATTEMPTS,
+    _RECIPIENTS,
     _EVIDENCE,
     _HOLDS,
     _GRANTS,

@@ -109,7 +109,8 @@ class EvmVerifier:
 
     A transaction may pay several parties. The verifier counts all that the intent's payer sent of
     the token to the recipient. One transaction is one payment, so only one intent can claim a
-    transaction that several payers share.
+    transaction that several payers share. Of an intent with its own recipient, all transfers to
+    that address count, and others can claim the rest of the transaction.
 
     If a node sends no valid answer, such as an error, a rate limit or invalid JSON, or does not
     know the transaction, the chain's next node is asked. If no node answers, the finding is
@@ -249,7 +250,7 @@ def _any_chain(node: Node) -> Node:
 
 
 def _sought(evidence: str) -> tuple[int, HexBytes]:
-    chain, _, transaction = evidence.partition(":")
+    chain, transaction, *_ = evidence.split(":")
     return int(chain), HexBytes(transaction)
 
 
@@ -343,7 +344,10 @@ def _of_transfers(intent: Intent, transfers: list[Transfer], confirmations: int)
         if any(each.token == intent.token for each in transfers):
             return PaymentFailed(FailureCode.RECIPIENT_MISMATCH)
         return PaymentFailed(FailureCode.TOKEN_TRANSFER_NOT_FOUND)
-    sent = [each for each in of_token if each.sender == intent.payer] or of_token[:1]
+    if intent.has_own_recipient:
+        sent = of_token
+    else:
+        sent = [each for each in of_token if each.sender == intent.payer] or of_token[:1]
     return PaymentVerified(
         provider=intent.provider,
         token=intent.token,

@@ -19,6 +19,10 @@ BEGIN
         AND cogni_billing.is_visible(m.provider) AND cogni_billing.is_visible(m.recipient))
     THEN
         PERFORM cogni_billing.refuse('references_are_visible_ascii');
+    ELSIF m.provider ~ '^[1-9][0-9]{0,17}$'
+        AND (m.recipient || coalesce(m.payer, m.recipient) ~ '^(0x[0-9a-f]{40}){2}$') IS NOT TRUE
+    THEN
+        PERFORM cogni_billing.refuse('addresses_are_in_lower_case');
     ELSIF (m.created_at <= m.expires_at AND m.expires_at < '9999-01-01 00:00:00+00') IS NOT TRUE
     THEN
         PERFORM cogni_billing.refuse('attempts_expire');
@@ -32,9 +36,14 @@ BEGIN
     )
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
+        IF NOT EXISTS (
+            SELECT FROM cogni_billing.payment_attempts WHERE tenant_id = me AND id = m.id)
+        THEN
+            RETURN '{"outcome":"taken"}';
+        END IF;
         PERFORM cogni_billing.refuse_id(m.id);
     END IF;
-    RETURN '{}';
+    RETURN '{"outcome":"done"}';
 END
 $$;
 

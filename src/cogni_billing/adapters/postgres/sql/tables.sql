@@ -408,6 +408,10 @@ CREATE INDEX payment_attempts_pending
 CREATE INDEX payment_attempts_expiring
     ON cogni_billing.payment_attempts (expires_at, tenant_id, id)
     WHERE state = 'CREATED_INTENT';
+-- On a chain, an address that any sender may pay is of one intent.
+CREATE UNIQUE INDEX payment_attempts_recipients
+    ON cogni_billing.payment_attempts (recipient, provider)
+    WHERE payer IS NULL AND provider ~ '^[1-9][0-9]*$';
 
 -- The history of attempts. A row never changes.
 CREATE TABLE cogni_billing.payment_attempt_events (

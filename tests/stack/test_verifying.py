@@ -873,7 +873,10 @@ def corrupted(database: Database, statement: str) -> Iterator[Connection]:
     """Open a superuser's connection that has run *statement* without triggers."""
     with database.admin.connect() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
-        assert connection.execute(text(statement)).rowcount > 0
+        *before, last = statement.split(";")
+        for each in before:
+            connection.execute(text(each))
+        assert connection.execute(text(last)).rowcount > 0
         yield connection
         connection.rollback()
 

@@ -198,6 +198,48 @@ def test_a_receipt_of_an_orphaned_block_is_pending(
     assert verify(intent) == PaymentPending(CODE.INSUFFICIENT_CONFIRMATIONS)
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("settled", "found"),
+    [
+        (BLOCK - 1, PaymentPending(CODE.INSUFFICIENT_CONFIRMATIONS)),
+        (BLOCK, verified()),
+        (BLOCK + 1, verified()),
+    ],
+)
+def test_a_payment_waits_until_its_block_is_finalized(
+    intent: Intent, node: Node, is_async: bool, settled: int, found: Finding
+) -> None:
+    node.results["finalized"] = block(settled)
+    verifier = EvmVerifier({8453: node.url}, waits=LONG, finality={8453: "finalized"})
+
+    async def ask() -> Finding:
+        try:
+            return await verifier.verify_async(PROOF, intent)
+        finally:
+            await verifier.aclose()
+
+    answer = asyncio.run(ask()) if is_async else verifier.verify(PROOF, intent)
+
+    assert answer == found
+    assert "finalized" in node.asked
+
+
+def test_a_payment_in_a_finalized_block_needs_its_confirmations(intent: Intent, node: Node) -> None:
+    node.results |= {"safe": block(BLOCK), "eth_blockNumber": hex(BLOCK + 3)}
+    verifier = EvmVerifier({8453: node.url}, waits=LONG, finality={8453: "safe"})
+
+    assert verifier.verify(PROOF, intent) == PaymentPending(CODE.INSUFFICIENT_CONFIRMATIONS)
+
+
+@pytest.mark.parametrize("given", [None, "safe", {8453: "latest"}, {"8453": "safe"}, {1: []}])
+def test_an_invalid_finality_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        EvmVerifier({8453: "http://n"}, finality=given)
+
+    assert caught.value.field == "finality"
+
+
 def test_blocks_of_proof_of_authority_chains_are_read(
     verify: Verify, intent: Intent, node: Node
 ) -> None:

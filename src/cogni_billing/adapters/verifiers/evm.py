@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 import aiohttp
 import requests
@@ -55,6 +55,8 @@ _TRANSFER: Final = [
 _EVENT: Final = Web3().eth.contract(abi=_TRANSFER).events.Transfer()
 
 
+Finality: TypeAlias = Literal["safe", "finalized"]
+"""A tag of a block that the chain's validators have voted for."""
 _EACH: Final = "one or more JSON-RPC URLs, http:// or https://, for each chain id"
 _DECIMALS: Final = HexBytes("0x313ce567")
 """The selector of `decimals()` (https://eips.ethereum.org/EIPS/eip-20)."""
@@ -92,6 +94,16 @@ def _nodes(chain: object, given: object) -> tuple[str, ...]:
     return tuple(valid)
 
 
+def _finality(given: Mapping[Any, Any]) -> dict[int, Finality]:
+    expected = "safe or finalized, for each chain id"
+    if not isinstance(given, Mapping):
+        raise InvalidInput("finality", shown(given), expected)
+    for chain, tag in given.items():
+        if type(chain) is not int or type(tag) is not str or tag not in get_args(Finality):
+            raise InvalidInput("finality", f"{shown(tag)} for chain {shown(chain)}", expected)
+    return dict(given)
+
+
 def _require_quorum(given: int, urls: Mapping[int, tuple[str, ...]]) -> None:
     fewest = min(map(len, urls.values()))
     if type(given) is not int or not 1 <= given <= fewest:
@@ -122,10 +134,12 @@ class EvmVerifier:
         waits: The timeout of each request. A payment takes three requests of a node, and two more
             the first time, for the chain id and the decimals of the token.
         quorum: The number of a chain's nodes that must find the same.
+        finality: For a chain id, the block that the payment must be in or before: the latest `safe`
+            or `finalized` block. It is needed beside the confirmations of the destination.
 
     Raises:
-        InvalidInput: *urls* is empty or invalid, *waits* is no span of time, or *quorum* is above
-            the number of a chain's URLs.
+        InvalidInput: *urls* is empty or invalid, *waits* is no span of time, *quorum* is above the
+            number of a chain's URLs, or *finality* is invalid.
     """
 
     _urls: dict[int, tuple[str, ...]] = field(
@@ -133,6 +147,7 @@ class EvmVerifier:
     )  # a URL's path may hold a key
     waits: timedelta = field(default=WAITS, kw_only=True, converter=_waits)
     quorum: int = field(default=1, kw_only=True)
+    finality: Mapping[int, Finality] = field(factory=dict, kw_only=True, converter=_finality)
     _called: dict[str, Web3] = field(factory=dict, init=False, repr=False)
     _awaited: dict[str, AsyncWeb3[AsyncHTTPProvider]] = field(factory=dict, init=False, repr=False)
     _right: set[tuple[str, str]] = field(factory=set, init=False, repr=False)
@@ -182,8 +197,12 @@ class EvmVerifier:
             if (url, intent.token) not in self._right:
                 chain_id, decimals = eth.chain_id, eth.call(_decimals_of(intent))
                 self._note(url, chain, int(chain_id), decimals, intent)
-            head = eth.block_number
+            head = settled = eth.block_number
+            if chain in self.finality:
+                settled = eth.get_block(self.finality[chain])["number"]
             receipt = eth.get_transaction_receipt(transaction)
+            if receipt["blockNumber"] > settled:
+                return PaymentPending(FailureCode.INSUFFICIENT_CONFIRMATIONS)
             block = eth.get_block(receipt["blockNumber"])
             return _found(intent, transaction, receipt, head, bytes(block["hash"]))
         except _FAILURES as error:
@@ -197,8 +216,12 @@ class EvmVerifier:
             if (url, intent.token) not in self._right:
                 chain_id, decimals = await eth.chain_id, await eth.call(_decimals_of(intent))
                 self._note(url, chain, int(chain_id), decimals, intent)
-            head = await eth.block_number
+            head = settled = await eth.block_number
+            if chain in self.finality:
+                settled = (await eth.get_block(self.finality[chain]))["number"]
             receipt = await eth.get_transaction_receipt(transaction)
+            if receipt["blockNumber"] > settled:
+                return PaymentPending(FailureCode.INSUFFICIENT_CONFIRMATIONS)
             block = await eth.get_block(receipt["blockNumber"])
             return _found(intent, transaction, receipt, head, bytes(block["hash"]))
         except _FAILURES as error:

@@ -342,7 +342,7 @@ BEGIN
             THEN 'metadata_is_a_small_object'
             WHEN (m.subject IS NOT NULL) <> (m.kind IN (/* subject */))
             THEN 'transactions_have_their_subject'
-            WHEN num_nonnulls(m.reverses, m.charge) <> (m.kind IN (/* names_another */))::integer
+            WHEN (m.reverses IS NULL AND m.charge IS NULL) = (m.kind IN (/* names_another */))
             THEN 'reversals_name_a_purchase'
         END;
         IF rule IS NOT NULL THEN
@@ -351,7 +351,6 @@ BEGIN
             END IF;
             PERFORM cogni_billing.refuse(rule);
         END IF;
-        shared := 0;
         -- PL/pgSQL prepares each expression in each transaction, even in branches that are not
         -- taken. So fields of rare kinds are validated in a branch of their own.
         IF num_nonnulls(m.paid, m.paid_unit, m.policy, m.beneficiaries, m.shares, m.source,
@@ -359,14 +358,20 @@ BEGIN
             m.part, m.shortfall, m.absorbed, m.lapsed, m.reason, m.actor, m.at_most, m.used_at, m.final,
             m.overrun, m.charge) > 0
         THEN
-            IF m.kind <> 'purchase' AND num_nonnulls(m.paid, m.paid_unit, m.policy) > 0 THEN
+            shared := 0;
+            IF m.kind <> 'purchase' AND (
+                m.paid IS NOT NULL OR m.paid_unit IS NOT NULL OR m.policy IS NOT NULL)
+            THEN
                 PERFORM cogni_billing.refuse('transactions_fit_their_kind');
-            ELSIF num_nonnulls(m.source, m.priority, m.expires_at, m.expires_in, m.effective_from,
-                m.returned, m.returned_total, m.part, m.shortfall, m.absorbed, m.lapsed, m.reason,
-                m.actor, m.at_most, m.used_at, m.final, m.overrun, m.charge) > 0
+            ELSIF m.kind <> 'grant' AND (m.source IS NOT NULL OR m.priority IS NOT NULL)
+                OR num_nonnulls(m.expires_at, m.expires_in, m.effective_from, m.returned,
+                    m.returned_total, m.part, m.shortfall, m.absorbed, m.lapsed, m.reason, m.actor,
+                    m.at_most, m.used_at, m.final, m.overrun, m.charge) > 0
             THEN
                 IF m.charge IS NOT NULL THEN
-                    IF m.kind <> 'reversal' OR NOT cogni_billing.is_visible(m.charge) THEN
+                    IF m.reverses IS NOT NULL THEN
+                        PERFORM cogni_billing.refuse('reversals_name_a_purchase');
+                    ELSIF m.kind <> 'reversal' OR NOT cogni_billing.is_visible(m.charge) THEN
                         PERFORM cogni_billing.refuse('transactions_fit_their_kind');
                     END IF;
                     -- The nil id stands for an unknown charge.
@@ -392,7 +397,7 @@ BEGIN
                     PERFORM cogni_billing.refuse('actors_are_visible_ascii');
                 END IF;
             END IF;
-            IF num_nonnulls(m.beneficiaries, m.shares) > 0 THEN
+            IF m.beneficiaries IS NOT NULL OR m.shares IS NOT NULL THEN
                 IF (m.kind IN (/* has_shares */) AND cardinality(m.shares) BETWEEN 1 AND 32
                     AND cardinality(m.shares) = cardinality(m.beneficiaries)) IS NOT TRUE
                 THEN
@@ -462,29 +467,31 @@ BEGIN
                 EXIT;
             END IF;
         END IF;
-        IF was IS NULL AND m.kind = 'purchase' THEN
-            INSERT INTO cogni_billing.claims (payment, tenant_id, transaction_id)
-            VALUES (m.reference, owner, m.id)
-            ON CONFLICT DO NOTHING;
-            IF NOT FOUND THEN
-                -- This tenant may have claimed it in a concurrent call that opened the wallet.
-                SELECT id INTO was FROM cogni_billing.transactions
-                WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
+        IF was IS NOT NULL OR m.kind = 'purchase' THEN
+            IF was IS NULL THEN
+                INSERT INTO cogni_billing.claims (payment, tenant_id, transaction_id)
+                VALUES (m.reference, owner, m.id)
+                ON CONFLICT DO NOTHING;
                 IF NOT FOUND THEN
-                    answers := answers || '{"outcome":"claimed"}'::text;
-                    CONTINUE;
+                    -- This tenant may have claimed it in a concurrent call that opened the wallet.
+                    SELECT id INTO was FROM cogni_billing.transactions
+                    WHERE tenant_id = owner AND kind = m.kind AND reference = m.reference;
+                    IF NOT FOUND THEN
+                        answers := answers || '{"outcome":"claimed"}'::text;
+                        CONTINUE;
+                    END IF;
                 END IF;
             END IF;
-        END IF;
-        IF was IS NOT NULL THEN
-            stored := (
-                SELECT line FROM cogni_billing.transactions AS line
-                WHERE tenant_id = owner AND id = was);
-            waiting := CASE m.kind
-                WHEN 'grant' THEN cogni_billing.waiting_record(owner, m.reference) END;
-            answers := answers || format('{"outcome":"replayed","stored":%s}', coalesce(
-                waiting, cogni_billing.record_of(stored)));
-            CONTINUE;
+            IF was IS NOT NULL THEN
+                stored := (
+                    SELECT line FROM cogni_billing.transactions AS line
+                    WHERE tenant_id = owner AND id = was);
+                waiting := CASE m.kind
+                    WHEN 'grant' THEN cogni_billing.waiting_record(owner, m.reference) END;
+                answers := answers || format('{"outcome":"replayed","stored":%s}', coalesce(
+                    waiting, cogni_billing.record_of(stored)));
+                CONTINUE;
+            END IF;
         END IF;
 
         -- A first purchase or grant opens the account.
@@ -513,6 +520,7 @@ BEGIN
             from_grants := NULL;
             from_amounts := NULL;
             policy_key := NULL;
+            to_draw := NULL;
             IF m.kind = 'purchase' AND m.expires_at IS NOT NULL THEN
                 SELECT * INTO given FROM cogni_billing.keep_lot(w, m, available);
                 w := given.w;
@@ -543,63 +551,65 @@ BEGIN
                 ON CONFLICT DO NOTHING;
             END IF;
         ELSIF m.kind = 'grant' THEN
-            IF (cogni_billing.is_visible(m.source) AND m.priority BETWEEN 0 AND 1000000
-                AND coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)) IS NOT TRUE
+            IF (cogni_billing.is_visible(m.source) AND m.priority BETWEEN 0 AND 1000000) IS NOT TRUE
             THEN
                 PERFORM cogni_billing.refuse('grants_have_their_terms');
-            ELSIF num_nonnulls(m.expires_in, m.effective_from) > 0 THEN
-                IF (coalesce(m.effective_from >= 'epoch'
+            ELSIF w.has_schedules OR w.granted > available
+                OR m.expires_at IS NOT NULL OR m.expires_in IS NOT NULL
+                OR m.effective_from IS NOT NULL
+            THEN
+                IF (coalesce(m.expires_at < '9999-01-01 00:00:00+00', true)
+                    AND coalesce(m.effective_from >= 'epoch'
                         AND m.effective_from < '9999-01-01 00:00:00+00', true)
                     AND coalesce(m.expires_at > m.effective_from, true)
                     AND cogni_billing.is_lifetime(
                         m.expires_at, m.expires_in, greatest(m.at, m.effective_from))) IS NOT TRUE
                 THEN
                     PERFORM cogni_billing.refuse('grants_have_their_terms');
+                ELSIF w.has_schedules THEN
+                    waiting := cogni_billing.waiting_record(owner, m.reference);
+                    IF waiting IS NOT NULL THEN
+                        answers := answers || format('{"outcome":"replayed","stored":%s}', waiting);
+                        CONTINUE;
+                    END IF;
+                    PERFORM FROM cogni_billing.schedules WHERE tenant_id = owner AND id = m.id;
+                    IF FOUND THEN
+                        PERFORM cogni_billing.refuse_id(m.id);
+                    END IF;
                 END IF;
-            END IF;
-            IF w.has_schedules THEN
-                waiting := cogni_billing.waiting_record(owner, m.reference);
-                IF waiting IS NOT NULL THEN
-                    answers := answers || format('{"outcome":"replayed","stored":%s}', waiting);
+                IF m.expires_at <= present THEN
+                    answers := answers
+                        || format('{"outcome":"expired","present":%s}', to_json(present));
                     CONTINUE;
+                ELSIF m.effective_from > present THEN
+                    PERFORM cogni_billing.keep_waiting(owner, m, w.posted + arrived);
+                    w.has_schedules := true;
+                    w.due_at := least(w.due_at, m.effective_from);
+                    w.as_of := present;
+                    changed := true;
+                    answers := answers || format(
+                        '{"outcome":"done","balance":%s}', w.posted + arrived);
+                    CONTINUE;
+                ELSIF w.granted > available THEN
+                    -- It repays the debt first. Credits set aside by disputes are no debt.
+                    to_draw := least(m.amount, cogni_billing.debt_of(owner, w.granted - available));
+                    IF to_draw > 0 THEN
+                        from_grants := ARRAY[m.id];
+                        from_amounts := ARRAY[to_draw];
+                        w.granted := w.granted - to_draw;
+                    END IF;
                 END IF;
-                PERFORM FROM cogni_billing.schedules WHERE tenant_id = owner AND id = m.id;
-                IF FOUND THEN
-                    PERFORM cogni_billing.refuse_id(m.id);
-                END IF;
-            END IF;
-            IF m.expires_at <= present THEN
-                answers := answers || format('{"outcome":"expired","present":%s}', to_json(present));
-                CONTINUE;
-            ELSIF m.effective_from > present THEN
-                PERFORM cogni_billing.keep_waiting(owner, m, w.posted + arrived);
-                w.has_schedules := true;
-                w.due_at := least(w.due_at, m.effective_from);
-                w.as_of := present;
-                changed := true;
-                answers := answers || format(
-                    '{"outcome":"done","balance":%s}', w.posted + arrived);
-                CONTINUE;
-            END IF;
-            to_draw := 0;
-            IF w.granted > available THEN
-                -- It repays the debt first. Credits set aside by disputes are no debt.
-                to_draw := least(m.amount, cogni_billing.debt_of(owner, w.granted - available));
-                IF to_draw > 0 THEN
-                    from_grants := ARRAY[m.id];
-                    from_amounts := ARRAY[to_draw];
-                END IF;
+                w.due_at := least(w.due_at, m.expires_at);
             END IF;
             INSERT INTO cogni_billing.grants (
                 tenant_id, id, amount, taken, source, priority, granted_at, expires_at,
                 first_expires_at, expires_in, effective_from
             ) VALUES (
-                owner, m.id, m.amount, to_draw, m.source, m.priority, m.at, m.expires_at,
-                m.expires_at, m.expires_in, m.effective_from
+                owner, m.id, m.amount, coalesce(to_draw, 0), m.source, m.priority, m.at,
+                m.expires_at, m.expires_at, m.expires_in, m.effective_from
             )
             ON CONFLICT DO NOTHING;  -- refused below
-            w.granted := w.granted + m.amount - to_draw;
-            w.due_at := least(w.due_at, m.expires_at);
+            w.granted := w.granted + m.amount;
         ELSIF m.kind = 'capture' THEN
             hold := (
                 SELECT own FROM cogni_billing.holds AS own
@@ -707,7 +717,9 @@ BEGIN
         -- The other legs: shares, the absorbed part, expired credits, and the contra account's
         -- side, which is zero for a very small reversal.
         n := 0;
+        other_side := - m.amount;
         IF m.shares IS NOT NULL THEN
+            other_side := other_side - shared;
             FOR i IN 1 .. cardinality(m.shares) LOOP
                 IF m.shares[i] <> 0 THEN
                     n := n + 1;
@@ -716,15 +728,14 @@ BEGIN
                 END IF;
             END LOOP;
         END IF;
-        other_side := coalesce(m.absorbed, 0) - m.amount - shared;
         IF m.absorbed IS NOT NULL THEN
             IF m.absorbed > 0 THEN
                 n := n + 1;
-                IF m.kind IN (/* gives_back */) THEN
-                    other_side := - m.absorbed - m.amount - shared;
-                END IF;
+                share := CASE WHEN m.kind IN (/* gives_back */) THEN m.absorbed
+                    ELSE - m.absorbed END;
+                other_side := other_side - share;
                 legs := legs || ROW(owner, m.id, n, cogni_billing.absorbs(m.kind), 0, m.kind,
-                    - other_side - m.amount - shared, m.at)::cogni_billing.arrivals;
+                    share, m.at)::cogni_billing.arrivals;
             END IF;
             IF m.lapsed > 0 THEN
                 n := n + 1;

@@ -314,7 +314,7 @@ DECLARE
     from_amounts numeric[];
     policy_key   bytea;
     waiting      json;
-    shared       numeric;
+    shared       numeric;  -- the sum of `m.shares`, if there are any
     share        numeric;
     beneficiary  uuid;
     n            integer;
@@ -358,7 +358,6 @@ BEGIN
             m.part, m.shortfall, m.absorbed, m.lapsed, m.reason, m.actor, m.at_most, m.used_at, m.final,
             m.overrun, m.charge) > 0
         THEN
-            shared := 0;
             IF m.kind <> 'purchase' AND (
                 m.paid IS NOT NULL OR m.paid_unit IS NOT NULL OR m.policy IS NOT NULL)
             THEN
@@ -403,6 +402,7 @@ BEGIN
                 THEN
                     PERFORM cogni_billing.refuse('shares_are_complete');
                 END IF;
+                shared := 0;
                 FOR i IN 1 .. cardinality(m.shares) LOOP
                     -- NULL if the list is nested, and also if its first subscript is not 1.
                     share := m.shares[i];
@@ -533,7 +533,8 @@ BEGIN
                 AND m.paid_unit IN ('USD', 'USDC')
                 AND scale(m.paid) <= CASE m.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
                 -- In full, or without the shares that a split takes from it.
-                AND ceil(m.paid * 10000000) IN (m.amount, m.amount + shared)
+                AND ceil(m.paid * 10000000) IN (
+                    m.amount, m.amount + CASE WHEN m.shares IS NOT NULL THEN shared END)
                 -- A payment is provider:id.
                 AND m.reference ~ '^[^:]+:.'
             ) IS NOT TRUE THEN

@@ -40,7 +40,7 @@ CAROL = TenantId(UUID(int=2**100))
 PAYMENT = "stripe:ready"
 HELD = UUID(int=4)  # the id of the fourth record
 GRANTED = UUID(int=3)
-IDS = {"id", "transaction_id"}
+IDS = {"id", "transaction_id", "chargeback"}
 INTENTS = {ALICE: UUID(int=1001), BOB: UUID(int=1002)}
 
 

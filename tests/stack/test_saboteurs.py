@@ -456,10 +456,10 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         "test_a_failed_refund_leaves_every_account_as_before_it",
         replaced("reinstate", "CONTINUE WHEN leg.part <= 0;", "CONTINUE;"),
     ),
-    "a_lost_dispute_stays_lost": (
+    "a_lost_dispute_returns_no_part": (
         changing_disputes.ChangingDisputeContract,
-        "test_a_lost_dispute_that_is_won_gives_everything_back",
-        replaced("lost_of", "WHERE state = 'lost'", ""),
+        "test_a_won_dispute_that_is_lost_takes_everything_again",
+        replaced("lost_of", "coalesce(lost, disputed)", "0 * disputed"),
     ),
     "a_dispute_sets_aside_what_was_returned": (
         changing_disputes.ChangingDisputeContract,

@@ -27,7 +27,7 @@ from cogni_billing import (
 )
 from cogni_billing.adapters.memory import InMemoryUnitOfWork
 from cogni_billing.domain.amounts import from_quanta
-from cogni_billing.domain.identity import ISSUANCE, SHORTFALL, account_of, owner_of
+from cogni_billing.domain.identity import ISSUANCE, SHORTFALL, USAGE, account_of, owner_of
 from cogni_billing.domain.wallets import Wallet
 from cogni_billing.testing import ALICE, CountingIds, SteppingClock
 from cogni_billing.testing.strategies import policies
@@ -213,6 +213,27 @@ def test_payment_after_any_order_of_events_ends_where_the_last_ones_say(
             assert totals.get(account, 0) == leg - leg * returned // cents
             assert books.held(account) == leg * disputed // cents - leg * returned // cents
     assert SHORTFALL not in books.totals()
+    assert books.billing.verify().violations == ()
+
+
+@given(policy=policies(), cents=paid_amounts, sequence=events)
+def test_payment_whose_reversals_are_all_undone_has_every_credit_again(
+    policy: RevenueSharePolicy, cents: int, sequence: list[tuple[str, int, str, Shortfall]]
+) -> None:
+    """Also those that the platform absorbed, because the customer had spent them."""
+    books = Books(policy, cents)
+    for event in sequence:
+        books.attempt(event)
+    for key in "abc":
+        books.attempt(("win", 1, key, Shortfall.DEBT))
+        books.attempt(("failed", 1, key, Shortfall.DEBT))
+
+    totals = books.totals()
+    assert totals.get(SHORTFALL, 0) == 0
+    spent = totals.get(USAGE, 0)
+    assert totals[account_of(ALICE)] == int(books.receipt.credited.value) - spent
+    for share in books.receipt.shares:
+        assert totals.get(share.beneficiary, 0) == int(share.amount.value)
     assert books.billing.verify().violations == ()
 
 

@@ -74,6 +74,7 @@ from cogni_billing.domain.findings import (
     PaymentVerified,
 )
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.found_payments import FoundPayment
 from cogni_billing.domain.grants import Grant, GrantExtension, Lot
 from cogni_billing.domain.holds import Hold, HoldPage, HoldState
 from cogni_billing.domain.identity import (
@@ -82,6 +83,7 @@ from cogni_billing.domain.identity import (
     AccountId,
     TenantId,
 )
+from cogni_billing.domain.inbox import EventState, InboxEntry, InboxPage
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.openings import OpeningGrant
 from cogni_billing.domain.payment_events import (
@@ -195,6 +197,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "Dispute",
     "DisputeState",
     "ChargebackReceipt",
+    "FoundPayment",
     # Corrections and openings
     "OpeningGrant",
     "OpeningReceipt",
@@ -231,6 +234,9 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "RefundFailed",
     "DisputeChanged",
     "FraudWarned",
+    "EventState",
+    "InboxEntry",
+    "InboxPage",
     # Maintenance
     "Folding",
     "Verification",

@@ -14,8 +14,10 @@ from uuid import UUID
 from cogni_billing.application import (
     adjusting,
     attempts,
+    finding,
     freezing,
     granting,
+    inbox,
     maintenance,
     minting,
     opening,
@@ -40,6 +42,7 @@ from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.disputes import Dispute, DisputeRequest
 from cogni_billing.domain.findings import Finding
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.found_payments import FoundPayment
 from cogni_billing.domain.giving_back import GiveBackRequest
 from cogni_billing.domain.grants import (
     PRIORITY_DEFAULT,
@@ -52,9 +55,11 @@ from cogni_billing.domain.grants import (
 from cogni_billing.domain.hold_changes import CaptureRequest
 from cogni_billing.domain.holds import Hold, HoldPage, HoldRequest
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.inbox import EventState, InboxEntry, InboxPage
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metering import EVERY_DEFAULT, Meter
 from cogni_billing.domain.openings import OpeningGrant, OpeningRequest
+from cogni_billing.domain.payment_events import PaymentEvent
 from cogni_billing.domain.policies import Policies, Shortfall
 from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
@@ -1068,6 +1073,20 @@ class AsyncBilling:
         )
         return await self._run(reversals.lose_dispute(self._context, request))
 
+    async def find_payment(self, payment: str) -> FoundPayment | None:
+        """The payment, whichever tenant it was credited to. `None` if it was never credited.
+
+        For back offices and webhooks, which know the processor's id but not the tenant.
+
+        Args:
+            payment: The evidence of the purchase, `provider:id`.
+
+        Raises:
+            InvalidReference: *payment* is invalid.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return await self._run(finding.find_payment(self._context, payment))
+
     async def adjust(
         self,
         tenant: TenantId | UUID,
@@ -1572,3 +1591,66 @@ class AsyncPaymentAttempts:
             UnknownAttempt: the tenant has no such attempt.
         """
         return await self._run(attempts.history(tenant, attempt_id))
+
+    async def process(
+        self, event: PaymentEvent, *, confirm_without_attempt: bool = False
+    ) -> InboxEntry:
+        """Apply a payment event: credit a purchase, or record a refund or a change of a dispute.
+
+        The event and its effect are recorded in one transaction, once for each event id. Events may
+        come in any order, late and more than once: all events of a payment together say how much is
+        refunded and how each dispute stands. An event of a payment that is not credited yet waits
+        in the inbox, and is applied with the purchase, or by `sweep_inbox`. A success that matches
+        no attempt is kept as `unmatched`, with the reason.
+
+        Args:
+            event: From a `WebhookReader`, or from another source that the host trusts.
+            confirm_without_attempt: Credit a success whose metadata names a tenant but no attempt,
+                with the amount that was paid. Only for a host that gives the metadata `tenant` to
+                purchases of credits alone.
+
+        Returns:
+            The event with its state. A second delivery of an applied event returns it with
+            `replayed` set. A waiting or unmatched event is tried again.
+
+        Raises:
+            InvalidInput: *event* is no payment event, or *confirm_without_attempt* is no bool.
+            IdempotencyConflict: another event came under the same id.
+            InvalidPolicy: no policy is in force yet.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return await self._run(inbox.process(self._context, event, confirm_without_attempt))
+
+    async def sweep_inbox(self) -> int:
+        """Apply the events that waited for a purchase which is recorded now.
+
+        Call it regularly, such as every minute. Returns the number of events applied.
+
+        Raises:
+            PrivilegeRequired: the unit of work has no service role.
+            InvalidPolicy, LedgerUnavailable: an event could not be applied.
+        """
+        return await self._run(inbox.sweep_inbox(self._context))
+
+    async def inbox(
+        self,
+        state: EventState = EventState.UNMATCHED,
+        *,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> InboxPage:
+        """The kept events in a state, by pages, the first to arrive first.
+
+        An operator looks at the unmatched events. Pass one to `process` again when its cause is
+        fixed: `process(entry.event)`.
+
+        Args:
+            state: The state of the events.
+            limit: The most entries of the page, 1 to 1000.
+            after: The `next` of an earlier page.
+
+        Raises:
+            InvalidInput, InvalidPage, InvalidReference: an argument is invalid.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return await self._run(inbox.inbox(state, limit, after))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from uuid import UUID
 
-from cogni_billing.application import attempts
+from cogni_billing.application import attempts, inbox
 from cogni_billing.application.asking import ANSWERS_WITHIN, Verifier
 from cogni_billing.application.cases import Case, Result, checked_unit_of_work
 from cogni_billing.application.context import Context
@@ -20,6 +20,8 @@ from cogni_billing.domain.attempts import Attempt, AttemptEvent, Intent, IntentR
 from cogni_billing.domain.destinations import Destination
 from cogni_billing.domain.findings import Finding
 from cogni_billing.domain.identity import TenantId
+from cogni_billing.domain.inbox import EventState, InboxEntry, InboxPage
+from cogni_billing.domain.payment_events import PaymentEvent
 from cogni_billing.domain.policies import Policies
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.payments import PaymentVerifier
@@ -202,3 +204,64 @@ class PaymentAttempts:
             UnknownAttempt: the tenant has no such attempt.
         """
         return self._run(attempts.history(tenant, attempt_id))
+
+    def process(self, event: PaymentEvent, *, confirm_without_attempt: bool = False) -> InboxEntry:
+        """Apply a payment event: credit a purchase, or record a refund or a change of a dispute.
+
+        The event and its effect are recorded in one transaction, once for each event id. Events may
+        come in any order, late and more than once: all events of a payment together say how much is
+        refunded and how each dispute stands. An event of a payment that is not credited yet waits
+        in the inbox, and is applied with the purchase, or by `sweep_inbox`. A success that matches
+        no attempt is kept as `unmatched`, with the reason.
+
+        Args:
+            event: From a `WebhookReader`, or from another source that the host trusts.
+            confirm_without_attempt: Credit a success whose metadata names a tenant but no attempt,
+                with the amount that was paid. Only for a host that gives the metadata `tenant` to
+                purchases of credits alone.
+
+        Returns:
+            The event with its state. A second delivery of an applied event returns it with
+            `replayed` set. A waiting or unmatched event is tried again.
+
+        Raises:
+            InvalidInput: *event* is no payment event, or *confirm_without_attempt* is no bool.
+            IdempotencyConflict: another event came under the same id.
+            InvalidPolicy: no policy is in force yet.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return self._run(inbox.process(self._context, event, confirm_without_attempt))
+
+    def sweep_inbox(self) -> int:
+        """Apply the events that waited for a purchase which is recorded now.
+
+        Call it regularly, such as every minute. Returns the number of events applied.
+
+        Raises:
+            PrivilegeRequired: the unit of work has no service role.
+            InvalidPolicy, LedgerUnavailable: an event could not be applied.
+        """
+        return self._run(inbox.sweep_inbox(self._context))
+
+    def inbox(
+        self,
+        state: EventState = EventState.UNMATCHED,
+        *,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> InboxPage:
+        """The kept events in a state, by pages, the first to arrive first.
+
+        An operator looks at the unmatched events. Pass one to `process` again when its cause is
+        fixed: `process(entry.event)`.
+
+        Args:
+            state: The state of the events.
+            limit: The most entries of the page, 1 to 1000.
+            after: The `next` of an earlier page.
+
+        Raises:
+            InvalidInput, InvalidPage, InvalidReference: an argument is invalid.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return self._run(inbox.inbox(state, limit, after))

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from cogni_billing.application import (
     adjusting,
+    finding,
     freezing,
     granting,
     maintenance,
@@ -30,6 +31,7 @@ from cogni_billing.domain.batches import Outcome
 from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.disputes import Dispute, DisputeRequest
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.found_payments import FoundPayment
 from cogni_billing.domain.giving_back import GiveBackRequest
 from cogni_billing.domain.grants import (
     PRIORITY_DEFAULT,
@@ -1054,6 +1056,20 @@ class Billing:
             metadata=metadata,
         )
         return self._run(reversals.lose_dispute(self._context, request))
+
+    def find_payment(self, payment: str) -> FoundPayment | None:
+        """The payment, whichever tenant it was credited to. `None` if it was never credited.
+
+        For back offices and webhooks, which know the processor's id but not the tenant.
+
+        Args:
+            payment: The evidence of the purchase, `provider:id`.
+
+        Raises:
+            InvalidReference: *payment* is invalid.
+            PrivilegeRequired: the unit of work has no service role.
+        """
+        return self._run(finding.find_payment(self._context, payment))
 
     def adjust(
         self,

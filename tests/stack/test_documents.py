@@ -184,16 +184,17 @@ def test_the_example_runs() -> None:
 
     assert ran.stderr == ""
     assert ran.stdout.splitlines() == [
-        "CREDITED",
-        "200",
-        "CREDITED",
-        "200",
+        "RefundMade is waiting",
+        "PaymentSucceeded is unmatched",
+        "PaymentSucceeded is applied",
+        "DisputeChanged is applied",
+        "PaymentSucceeded is unmatched",
+        "PaymentSucceeded is applied",
+        "DisputeChanged is applied",
+        "PaymentRefunded is applied",
         "refused: invalid_signature",
         "400",
-        "refused: invalid_signature",
-        "400",
-        "for a human to look at: payment 'stripe:pi_1' is already claimed",
-        "200",
+        "4.00 USD refunded, 6.00 USD disputed",
     ]
 
 

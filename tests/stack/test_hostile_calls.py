@@ -58,6 +58,7 @@ from stack.support.attacks import (
     reversal,
     rule_of,
     step,
+    told,
     undone,
     void,
     winning,
@@ -131,6 +132,7 @@ DOORS = {
         lambda ids, **altered: VALID["limit_overdraft"](ids) | altered,
         "app_service",
     ),
+    "event": Door("keep_event", told, "app_service"),
     "check": Door("begin_check", lambda ids, **altered: VALID["begin_check"](ids) | altered),
 }
 MOVEMENTS = (
@@ -197,8 +199,9 @@ Forgery = tuple[str, dict[str, Any], str]
 
 def forged_records() -> Iterator[tuple[str, Forgery]]:
     """Yield forgeries of the fields of every record: metadata, reference and moment."""
-    for door in (*MOVEMENTS, "hold", "void", "planned", "intent", "step", "dispute"):
-        name = "found" if door == "step" else "metadata"
+    names = {"step": "found", "event": "facts"}
+    for door in (*MOVEMENTS, "hold", "void", "planned", "intent", "step", "dispute", "event"):
+        name = names.get(door, "metadata")
         for title, value in METADATA.items():
             yield f"{door}: metadata, {title}", (door, {name: value}, "metadata_is_a_small_object")
     for door in (
@@ -217,7 +220,8 @@ def forged_records() -> Iterator[tuple[str, Forgery]]:
                 (door, {"reference": value}, "references_are_visible_ascii"),
             )
     for door in DOORS:
-        names = {"intent": "created_at", "check": "now", "planned": "made_at", "brought": "now"}
+        names = {"intent": "created_at", "planned": "made_at"}
+        names |= dict.fromkeys(("check", "brought", "event"), "now")
         name = names.get(door, "at")
         if door in ("opening", "limit"):
             continue
@@ -454,6 +458,16 @@ intent references_are_visible_ascii {"provider":null} {"provider":""} {"provider
 intent addresses_are_in_lower_case {"provider":"8453"} {"provider":"8453","payer":null}
     {"provider":"8453","recipient":"0xABababababababababababababababababababab","payer":null}
 intent attempts_expire {"expires_at":"2020-01-01"} {"expires_at":"infinity"}
+event references_are_visible_ascii {"id":null} {"id":""} {"id":"a b"}
+event events_are_of_a_payment {"kind":null} {"kind":"gift"} {"state":null} {"state":"done"}
+    {"payment":null} {"payment":"a b"} {"aliases":null} {"aliases":["a b"]} {"aliases":[null]}
+    {"aliases":[["a"],["b"]]} {"aliases":["1","2","3","4","5","6","7","8","9","10","11"]}
+    {"note":""} {"note":"a\nb"} {"tenant":"00000000-0000-4000-b000-000000000001"}
+event events_are_applied_to_a_claim {"claim":null} {"claim":"stripe:none"} {"tenant":null}
+    {"tenant":"Bob"} {"claim":"his payment"} {"claim":"his payment","tenant":"Bob"}
+    {"state":"waiting"} {"kind":"payment_canceled"}
+    {"kind":"payment_canceled","claim":null,"tenant":"Bob"}
+event 22P05 {"id":"\u0000"} {"payment":"\u0000"}
 step attempts_lead_on {"from_state":null} {"state":"CREDITED"} {"state":"CREATED_INTENT"}
     {"evidence":null} {"failure":"TX_REVERTED"} {"transaction":"stranger"}
     {"state":"FAILED","evidence":null,"failure":"BAD_LUCK"}

@@ -22,12 +22,14 @@ from cogni_billing.testing.contracts import (
     erasure,
     expiring,
     failed_refunds,
+    finding_payments,
     freezing,
     giving_back,
     grant_ends,
     grants,
     hold_changes,
     holds,
+    inbox,
     intervals,
     late_usage,
     openings,
@@ -601,6 +603,31 @@ SABOTEURS: dict[str, tuple[type, str, str]] = {
         attempt_reports.AttemptReportContract,
         "test_a_report_after_a_failure_is_credited",
         replaced("_attempt_events", "ORDER BY number", "ORDER BY number DESC"),
+    ),
+    "an_event_keeps_its_first_state": (
+        inbox.InboxContract,
+        "test_waiting_events_are_applied_with_the_success",
+        replaced("_keep_event", "WHERE kept.state IN (''waiting'', ''unmatched'')", "WHERE false"),
+    ),
+    "an_applied_event_can_change": (
+        inbox.InboxRaces,
+        "test_events_that_come_at_once_leave_none_waiting",
+        replaced("_keep_event", "SET state = excluded.state", "SET state = ''waiting''"),
+    ),
+    "an_event_is_received_anew": (
+        inbox.InboxContract,
+        "test_the_first_delivery_keeps_its_time",
+        replaced(
+            "_keep_event",
+            "SET state = excluded.state",
+            "SET received_at = excluded.received_at, state = excluded.state",
+        ),
+    ),
+    "a_claim_is_lost": (
+        finding_payments.FindPaymentContract,
+        "test_a_payment_is_found_with_its_tenant",
+        "CREATE POLICY hidden ON cogni_billing.claims AS RESTRICTIVE FOR SELECT"
+        " TO app_service USING (false)",
     ),
     "positions_have_gaps": (
         verifying.VerifyingContract,

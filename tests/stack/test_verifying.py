@@ -39,6 +39,7 @@ from cogni_billing.domain.transactions import Transaction
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, CountingIds, SteppingClock
 from cogni_billing.testing.contracts.attempt_base import CARD
+from cogni_billing.testing.contracts.inbox import success
 from cogni_billing.testing.contracts.purchases import planned
 from cogni_billing.testing.contracts.verifying import DAVE, HOUR, changed, expiring, live, undone
 from cogni_billing.testing.verifiers import FakeVerifier, paid
@@ -72,6 +73,7 @@ CHANGED = (
 )
 DISPUTED = "UPDATE cogni_billing.holds SET {} WHERE kind = 'dispute' AND state = 'open'"
 ATTEMPT = "UPDATE cogni_billing.payment_attempts SET {} WHERE state = '{}'"
+EVENT = "UPDATE cogni_billing.payment_events SET {} WHERE state = 'applied'"
 RELEASED = "state = 'released'"
 
 CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
@@ -815,6 +817,18 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         " FROM cogni_billing.payment_attempts WHERE state = 'REJECTED'",
         {Invariant.EVIDENCE_IS_OF_ITS_ATTEMPT},
     ),
+    "an applied event is of no claim": (
+        EVENT.format("claim = 'stripe:pi_0'"),
+        {Invariant.EVENTS_ARE_OF_A_CLAIM},
+    ),
+    "an applied event is of another tenant": (
+        EVENT.format(f"tenant_id = '{BOB}'"),
+        {Invariant.EVENTS_ARE_OF_A_CLAIM},
+    ),
+    "an event is applied by no tenant": (
+        EVENT.format("tenant_id = NULL, claim = NULL"),
+        {Invariant.EVENTS_ARE_OF_A_CLAIM},
+    ),
     "a checkpoint is rewritten": (
         "UPDATE cogni_billing.checkpoints SET arrived = arrived + 1"
         f" WHERE account_id = '{SYSTEM_ACCOUNT_ID}'",
@@ -866,6 +880,9 @@ def attempted(unit_of_work: UnitOfWork, ids: CountingIds) -> None:
         intent = attempts.create_intent(ALICE, usd("2.00"))
         attempts.submit(ALICE, intent.attempt_id, evidence)
     attempts.create_intent(BOB, usd("2.00"))
+    intent = attempts.create_intent(ALICE, usd("10.00"))
+    attempts.process(success(intent, payment="stripe:a_4"))
+    attempts.process(success(None, id="stripe:evt_unmatched", payment="stripe:a_5"))
 
 
 @contextmanager

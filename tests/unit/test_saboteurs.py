@@ -39,8 +39,9 @@ from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import require_account
 from cogni_billing.application import acting as actors
-from cogni_billing.application import attempts, spending
+from cogni_billing.application import attempts, finding, spending
 from cogni_billing.domain import (
+    event_effects,
     idempotency,
     metadata,
     payments,
@@ -53,11 +54,14 @@ from cogni_billing.domain import (
 )
 from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
 from cogni_billing.domain.attempts import submission
+from cogni_billing.domain.event_effects import Effects
+from cogni_billing.domain.found_payments import found_payment
 from cogni_billing.domain.grants import Grant, GrantExtension
 from cogni_billing.domain.hold_changes import Extension
 from cogni_billing.domain.holds import HoldPageRequest, place_of
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import SHORTFALL, account_of
+from cogni_billing.domain.inbox import InboxEntry
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metering import Meter
 from cogni_billing.domain.openings import Opened
@@ -82,12 +86,14 @@ from cogni_billing.testing.contracts import (
     erasure,
     expiring,
     failed_refunds,
+    finding_payments,
     freezing,
     giving_back,
     grant_ends,
     grants,
     hold_changes,
     holds,
+    inbox,
     intervals,
     keys,
     kinds,
@@ -1235,3 +1241,40 @@ def a_page_is_shorter_than_was_asked(patch: Patch) -> None:
 @in_memory(keys.KeyContract, "test_a_replay_with_other_metadata_keeps_the_first")
 def metadata_stays_the_callers(patch: Patch) -> None:
     patch.setattr(metadata._Copier, "freeze", lambda _, value, *__: value)
+
+
+@in_memory(inbox.InboxContract, "test_refunds_in_any_order_come_to_the_same_total")
+def each_event_of_a_refund_is_applied_by_itself(patch: Patch) -> None:
+    def together(effects: Effects) -> Amount:
+        return effects._scaled(effects._reported() + effects._itemised())
+
+    patch.setattr(Effects, "refunded", together)
+
+
+@in_memory(inbox.InboxContract, "test_a_dispute_that_was_won_is_not_opened_late")
+def the_event_that_arrives_last_decides_a_dispute(patch: Patch) -> None:
+    patch.setattr(event_effects, "_age", lambda _: (EARLIEST, True))
+
+
+@in_memory(inbox.InboxContract, "test_waiting_events_are_applied_with_the_success")
+def events_wait_for_the_sweep(patch: Patch) -> None:
+    patch.setattr(InboxEntry, "can_be_tried", property(lambda entry: False))
+
+
+@in_memory(inbox.InboxContract, "test_amounts_with_tax_are_scaled_to_the_purchase")
+def tax_is_taken_back_as_credits(patch: Patch) -> None:
+    patch.setattr(Effects, "_gross", lambda _: [])
+
+
+@in_memory(inbox.InboxContract, "test_another_event_under_the_same_id_is_a_conflict")
+def an_event_is_compared_by_its_id_alone(patch: Patch) -> None:
+    patch.setattr(InboxEntry, "require_same", lambda *_: None)
+
+
+@in_memory(finding_payments.FindPaymentContract, "test_refunds_and_disputes_are_told_apart")
+def lost_disputes_count_as_refunds(patch: Patch) -> None:
+    patch.setattr(
+        finding,
+        "found_payment",
+        lambda payment: evolve(found_payment(payment), refunded=payment.returned),
+    )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 from uuid import UUID
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
+from attrs.converters import optional
 
 from cogni_billing.domain.amounts import USD, Amount, from_quanta
+from cogni_billing.domain.attempts import checked_attempt_id
 from cogni_billing.domain.disputes import DisputeState
 from cogni_billing.domain.errors import InvalidInput, UnitMismatch, shown
 from cogni_billing.domain.findings import (
@@ -18,7 +22,8 @@ from cogni_billing.domain.findings import (
     PaymentFailed,
     PaymentVerified,
 )
-from cogni_billing.domain.identity import TenantId, payment_reference, reference
+from cogni_billing.domain.identity import TenantId, payment_reference, reference, tenant_id
+from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.timestamps import utc
 
 USD_CODE: Final = "usd"
@@ -30,6 +35,12 @@ def _id(given: str) -> str:
 
 def _aliases(given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(reference(each, "aliases") for each in given)
+
+
+def _state(given: DisputeState) -> DisputeState:
+    if not isinstance(given, DisputeState):
+        raise InvalidInput("state", shown(given), "a DisputeState")
+    return given
 
 
 def _at(given: datetime) -> datetime:
@@ -44,6 +55,14 @@ def _raw_amount(given: int) -> int:
 
 def _currency(given: str) -> str:
     return reference(given, "currency")
+
+
+def _sender(given: str) -> str:
+    return reference(given, "sender")
+
+
+def _recipient(given: str) -> str:
+    return reference(given, "recipient")
 
 
 def _object(given: str) -> str:
@@ -66,10 +85,20 @@ class PaymentEvent:
     """Other ids of the same payment, such as those of its checkout session and of its charge."""
     at: datetime = field(converter=_at)
     """The time of the event at the processor, in UTC."""
-    tenant: TenantId | None = None
+    tenant: TenantId | None = field(default=None, converter=optional(tenant_id))
     """The tenant in the metadata that the host gave to the processor."""
-    attempt_id: UUID | None = None
+    attempt_id: UUID | None = field(default=None, converter=optional(checked_attempt_id))
     """The payment attempt in the metadata."""
+
+    @property
+    def names_an_attempt(self) -> bool:
+        """True if the metadata names a tenant and a payment attempt."""
+        return self.tenant is not None and self.attempt_id is not None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The payment's key and its aliases."""
+        return (self.payment, *self.aliases)
 
     @property
     def provider(self) -> str:
@@ -102,9 +131,9 @@ class MoneyEvent(PaymentEvent):
 class PaymentSucceeded(MoneyEvent):
     """The customer has paid this amount."""
 
-    sender: str | None = None
+    sender: str | None = field(default=None, converter=optional(_sender))
     """The processor's id of the customer, if it has one."""
-    recipient: str
+    recipient: str = field(converter=_recipient)
     """The merchant account that was paid."""
 
     @property
@@ -164,7 +193,7 @@ class DisputeChanged(MoneyEvent):
 
     reference: str = field(converter=_object)
     """The processor's id of the dispute."""
-    state: DisputeState
+    state: DisputeState = field(converter=_state)
 
 
 @frozen(kw_only=True)
@@ -173,3 +202,51 @@ class FraudWarned(PaymentEvent):
 
     reference: str = field(converter=_object)
     """The processor's id of the warning."""
+
+
+EVENTS: Final[Mapping[str, type[PaymentEvent]]] = MappingProxyType(
+    {
+        "payment_succeeded": PaymentSucceeded,
+        "payment_canceled": PaymentCanceled,
+        "payment_declined": PaymentDeclined,
+        "payment_refunded": PaymentRefunded,
+        "refund_made": RefundMade,
+        "refund_failed": RefundFailed,
+        "dispute_changed": DisputeChanged,
+        "fraud_warned": FraudWarned,
+    }
+)
+"""Every kind of event by its stable name."""
+_NAMES: Final = {kind: name for name, kind in EVENTS.items()}
+
+
+def facts_of(event: PaymentEvent) -> Mapping[str, Json]:
+    """The fields of *event* as JSON, with its `kind`. Fields without a value are left out."""
+    given = {each.name: getattr(event, each.name) for each in fields(type(event))}
+    facts = {name: _plain(value) for name, value in given.items() if value not in (None, ())}
+    return {"kind": _NAMES[type(event)], **facts}
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, (UUID, DisputeState)) else value
+
+
+def event_from(facts: Mapping[str, Any]) -> PaymentEvent:
+    """The event of these facts. The inverse of `facts_of`."""
+    given = {name: _READ.get(name, _same)(value) for name, value in facts.items()}
+    return EVENTS[given.pop("kind")](**given)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_READ: Final[Mapping[str, Any]] = {
+    "aliases": tuple,
+    "at": datetime.fromisoformat,
+    "tenant": UUID,
+    "attempt_id": UUID,
+    "state": DisputeState,
+}

@@ -53,6 +53,7 @@ class Invariant(Enum):
     ATTEMPTS_FOLLOW_THEIR_EVENTS = "an attempt is in the state of its last event"
     RECIPIENTS_ARE_OF_ONE_INTENT = "an address that any sender may pay is of one intent"
     EVIDENCE_IS_OF_ITS_ATTEMPT = "a pending or credited attempt claims its evidence"
+    EVENTS_ARE_OF_A_CLAIM = "an applied payment event is of a payment that its tenant has claimed"
     TRANSACTIONS_MATCH_THEIR_SEAL = "a sealed transaction has not changed since"
     HOLDS_FIT_THEIR_KIND = "a hold has the fields of its kind and state"
     HOLDS_ADD_UP = "the credits of a hold were captured or released, or are held"

@@ -11,6 +11,7 @@ from cogni_billing.domain.amounts import Amount
 from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.found_payments import Claim
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
@@ -70,6 +71,10 @@ class BooksRepository(Protocol):
         Returns:
             The recorded transaction, or `None` without one.
         """
+        ...
+
+    def claim(self, payments: Iterable[str], /) -> Claim | None:
+        """The first claim of one of these payments, whichever tenant has it."""
         ...
 
     def freeze(self, tenant: TenantId, freeze: Freeze | None, /) -> Account:

@@ -11,6 +11,7 @@ from cogni_billing.domain.transactions import Recorded, Transaction
 from cogni_billing.ports.attempts import AttemptRepository
 from cogni_billing.ports.books import BooksRepository
 from cogni_billing.ports.environment import Clock, IdSource
+from cogni_billing.ports.inbox import InboxRepository
 from cogni_billing.ports.ledger import LedgerRepository
 from cogni_billing.ports.tenants import TenantRepository
 
@@ -39,6 +40,9 @@ class ServiceScope(Scope, Protocol):
 
     @property
     def books(self) -> BooksRepository: ...
+
+    @property
+    def inbox(self) -> InboxRepository: ...
 
 
 class Environment(Protocol):

@@ -36,6 +36,12 @@ from cogni_billing.testing.contracts.breaking_off import BreakingOffContract, Br
 from cogni_billing.testing.contracts.restarting import Restart, RestartContract  # noqa: E402
 from cogni_billing.testing.contracts.spending import SpendingContract  # noqa: E402
 from cogni_billing.testing.contracts.verifying import Falsify, FindingContract  # noqa: E402
+from cogni_billing.testing.processors import (  # noqa: E402
+    FakeDispute,
+    FakePayment,
+    FakeProcessor,
+    FakeRefund,
+)
 from cogni_billing.testing.verifiers import FakeVerifier, paid  # noqa: E402
 
 __all__ = [
@@ -48,6 +54,10 @@ __all__ = [
     "Contract",
     "CountingIds",
     "DurableConformance",
+    "FakeDispute",
+    "FakePayment",
+    "FakeProcessor",
+    "FakeRefund",
     "FakeVerifier",
     "Falsify",
     "FindingContract",

@@ -41,12 +41,14 @@ from cogni_billing.testing.contracts import (
     erasure,
     expiring,
     failed_refunds,
+    finding_payments,
     freezing,
     giving_back,
     grant_ends,
     grants,
     hold_changes,
     holds,
+    inbox,
     intervals,
     keys,
     kinds,
@@ -140,6 +142,9 @@ class MemoryConformance(Fixtures):
     class TestFind(reading.FindContract):
         pass
 
+    class TestFindPayment(finding_payments.FindPaymentContract):
+        pass
+
     class TestFolding(reading.FoldingContract):
         pass
 
@@ -174,6 +179,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestIds(keys.IdContract):
+        pass
+
+    class TestInbox(inbox.InboxContract):
         pass
 
     class TestIntervals(intervals.IntervalContract):
@@ -280,6 +288,9 @@ class TransactionalConformance(MemoryConformance):
         pass
 
     class TestHoldRaces(holds.HoldRaces):
+        pass
+
+    class TestInboxRaces(inbox.InboxRaces):
         pass
 
     class TestKnownFaults(known_faults.KnownFaultContract):

@@ -206,6 +206,14 @@ def step(ids: Ids, **altered: object) -> Asked:
     )
 
 
+def told(ids: Ids, **altered: object) -> Asked:
+    """A payment event that is applied to the tenant's purchase."""
+    payment = payment_of(ids.tenant)
+    names = {"id": "stripe:evt_1", "payment": payment, "aliases": ["stripe:cs_1"]}
+    states = {"kind": "payment_succeeded", "state": "applied", "claim": payment, "note": None}
+    return {"now": ids.now, "facts": "{}", "tenant": ids.tenant} | names | states | altered
+
+
 def dispute(ids: Ids, **altered: object) -> Asked:
     part = {"disputed": "0.10", "part": "0.10", "lost": None, "chargeback": None}
     named = {"id": new_id(), "reference": "new-1", "payment": payment_of(ids.tenant)}
@@ -271,6 +279,7 @@ VALID: dict[str, Callable[[Ids], Asked]] = {
     "freeze": lambda ids: {"reason": "billed twice", "at": ids.now},
     "opening": opening,
     "limit_overdraft": lambda _: {"limit": 5},
+    "keep_event": told,
     "adjust": lambda ids: [adjustment(ids), adjustment(ids, amount=5, reference="new-2")],
     "expire_due": lambda ids: {"at": ids.now},
     "spend": lambda ids: [charge(ids), capture(ids)],

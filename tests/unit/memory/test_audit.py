@@ -30,6 +30,7 @@ from cogni_billing.domain.transactions import Draw, Transaction
 from cogni_billing.domain.verification import Invariant
 from cogni_billing.testing import ALICE, BOB, NOON, CountingIds, FakeVerifier, MovableClock, paid
 from cogni_billing.testing.contracts.attempt_base import CARD
+from cogni_billing.testing.contracts.inbox import success
 
 HOUR = timedelta(hours=1)
 CAROL = TenantId(UUID(int=2**64))
@@ -73,6 +74,10 @@ def drop_event(store: Store, attempt: str) -> None:
     """Remove the first event of an attempt."""
     key = (CAROL, UUID(attempt))
     store.events[key] = store.events[key][1:]
+
+
+def change_event(store: Store) -> None:
+    store.inbox["stripe:evt_paid"] = evolve(store.inbox["stripe:evt_paid"], tenant=BOB)
 
 
 def change_attempt(
@@ -193,6 +198,7 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         [
             f"purchases_claim_their_payment: tenant {ALICE}, transaction {PURCHASE}: stripe:pi_1",
             "payments_have_their_purchase: tenant 0b0b0000-0000-4000-8000-000000000002, payment stripe:pi_1: no purchase",
+            f"events_are_of_a_claim: event stripe:evt_paid, payment stripe:pi_1: applied to {ALICE}, but not claimed",
         ],
     ),
     (
@@ -231,6 +237,12 @@ BREAKS: Final[list[tuple[Callable[[Store], object], list[str]]]] = [
         lambda store: change_attempt(store, PAID_ATTEMPT, state=AttemptState.REJECTED),
         [
             f"attempts_follow_their_events: tenant {CAROL}, attempt {PAID_ATTEMPT}: REJECTED after PENDING_UNVERIFIED, CREDITED",
+        ],
+    ),
+    (
+        change_event,
+        [
+            f"events_are_of_a_claim: event stripe:evt_paid, payment stripe:pi_1: applied to {BOB}, but not claimed",
         ],
     ),
     (
@@ -275,6 +287,7 @@ def unit_of_work() -> InMemoryUnitOfWork:
     intent = attempts.create_intent(CAROL, usd("2.00"))
     attempts.submit(CAROL, intent.attempt_id, "stripe:pi_9")
     attempts.create_intent(CAROL, usd("2.00"))
+    attempts.process(success(None, 10, payment="stripe:pi_1"))
     billing.charge(BOB, credits(2), reference="run-1", allow_overdraft=True)
     granted = billing.grant(
         BOB, credits(10), source="promo:a", reference="a", expires_at=NOON + HOUR

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from attrs import evolve
 
+from cogni_billing.adapters.memory.inbox import is_claimed
 from cogni_billing.adapters.memory.payments import payment_of, reversals_of
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, total
@@ -21,6 +22,7 @@ from cogni_billing.domain.grants import Grant
 from cogni_billing.domain.hold_changes import HoldChange, HoldChangeKind
 from cogni_billing.domain.holds import Hold
 from cogni_billing.domain.identity import TenantId, account_of
+from cogni_billing.domain.inbox import EventState
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.openings import OPENING_KEY
 from cogni_billing.domain.reinstatements import Returns, span
@@ -61,6 +63,7 @@ def violations(store: Store) -> Iterator[Violation]:
     yield from _disputes(store)
     yield from _attempts(store)
     yield from _recipients(store)
+    yield from _events(store)
 
 
 def _transactions(store: Store) -> Iterator[Violation]:
@@ -439,3 +442,11 @@ def _attempts(store: Store) -> Iterator[Violation]:
             led_to = ", ".join(event.state for event in events) or "nothing"
             detail = f"{attempt.state} after {led_to}"
             yield Violation(Invariant.ATTEMPTS_FOLLOW_THEIR_EVENTS, where, detail)
+
+
+def _events(store: Store) -> Iterator[Violation]:
+    for entry in store.inbox.values():
+        if entry.state is EventState.APPLIED and not is_claimed(store, entry):
+            where = {"event": entry.event.id, "payment": entry.event.payment}
+            detail = f"applied to {entry.tenant}, but not claimed"
+            yield Violation(Invariant.EVENTS_ARE_OF_A_CLAIM, where, detail)

@@ -27,6 +27,7 @@ from cogni_billing.domain.attempts import DueAttempt
 from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.erasure import require_unretained
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.found_payments import Claim
 from cogni_billing.domain.identity import AccountId, TenantId, account_of
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json
@@ -101,6 +102,12 @@ class MemoryBooks:
 
     def _wallet(self, tenant: TenantId) -> Wallet:
         return self._store.wallets.get(tenant, Wallet())
+
+    def claim(self, payments: Iterable[str], /) -> Claim | None:
+        with self._guard.call():
+            claimed = self._store.payments
+            found = (Claim(each, claimed[each]) for each in sorted(payments) if each in claimed)
+            return next(found, None)
 
     def verify(self, limit: int, /) -> Verification:
         with self._guard.call():

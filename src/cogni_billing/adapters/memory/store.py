@@ -19,6 +19,7 @@ from cogni_billing.domain.errors import LedgerUnavailable
 from cogni_billing.domain.grants import GrantExtension
 from cogni_billing.domain.hold_changes import Extension, Release
 from cogni_billing.domain.identity import SYSTEM_TENANT_ID, AccountId, TenantId
+from cogni_billing.domain.inbox import InboxEntry
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.statements import Line
 from cogni_billing.domain.timestamps import EARLIEST
@@ -62,6 +63,7 @@ class Store:
     attempts: dict[tuple[TenantId, UUID], Attempt] = field(factory=dict)
     events: dict[tuple[TenantId, UUID], tuple[AttemptEvent, ...]] = field(factory=dict)
     checked: dict[tuple[TenantId, UUID], datetime] = field(factory=dict)
+    inbox: dict[str, InboxEntry] = field(factory=dict)
     _undo: list[Callable[[], object]] = field(factory=list)
     _lock: threading.Lock = field(factory=threading.Lock)
     _holder: int | None = None

@@ -12,6 +12,7 @@ from attrs import frozen
 from cogni_billing.adapters.guard import ScopeGuard
 from cogni_billing.adapters.memory.attempts import MemoryAttempts
 from cogni_billing.adapters.memory.books import MemoryBooks
+from cogni_billing.adapters.memory.inbox import MemoryInbox
 from cogni_billing.adapters.memory.ledger import MemoryLedger
 from cogni_billing.adapters.memory.store import Store
 from cogni_billing.adapters.memory.tenants import MemoryTenants
@@ -32,6 +33,7 @@ class MemoryScope:
     ledger: MemoryLedger
     attempts: MemoryAttempts
     books: MemoryBooks
+    inbox: MemoryInbox
 
 
 class InMemoryUnitOfWork:
@@ -79,17 +81,18 @@ class InMemoryUnitOfWork:
     def _opened(
         self, tenant: TenantId, guard: ScopeGuard, *, service: bool = False
     ) -> Iterator[MemoryScope]:
-        owner = tenant_id(tenant)
+        owner, may_mint = tenant_id(tenant), self._may_mint or service
         with self._store.transaction():
             try:
                 ledger = MemoryLedger(
-                    self._store, owner, guard, may_mint=self._may_mint, is_service=service
+                    self._store, owner, guard, may_mint=may_mint, is_service=service
                 )
                 yield MemoryScope(
                     MemoryTenants(self._store, owner, guard),
                     ledger,
-                    MemoryAttempts(self._store, owner, guard, may_mint=self._may_mint),
+                    MemoryAttempts(self._store, owner, guard, may_mint=may_mint),
                     MemoryBooks(self._store, ledger, guard),
+                    MemoryInbox(self._store, owner, guard),
                 )
                 guard.require_open()
             finally:

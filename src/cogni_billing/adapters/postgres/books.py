@@ -26,6 +26,7 @@ from cogni_billing.domain.disputes import Dispute
 from cogni_billing.domain.erasure import require_unretained
 from cogni_billing.domain.errors import LedgerUnavailable, UnknownAccount
 from cogni_billing.domain.folding import Folding
+from cogni_billing.domain.found_payments import Claim
 from cogni_billing.domain.identity import TenantId, account_of
 from cogni_billing.domain.reversals import Recoverable
 from cogni_billing.domain.seals import Entry, Piece
@@ -107,6 +108,12 @@ class PostgresBooks:
             (answer,) = told["answers"]
             return posted(transaction, answer, repeated=self._calls.repeated)
 
+    def claim(self, payments: Iterable[str], /) -> Claim | None:
+        with self._guard.call(), translated():
+            self._connection.execute(NEUTRAL)
+            row = self._connection.execute(_CLAIM, {"payments": list(payments)}).one_or_none()
+            return None if row is None else Claim(row.payment, TenantId(row.tenant_id))
+
     def verify(self, limit: int, /) -> Verification:
         with self._guard.call(), translated():
             self._connection.execute(NEUTRAL)
@@ -160,6 +167,11 @@ class PostgresBooks:
             require_full_sight(self._connection)
             return history(self._connection, pieces)
 
+
+_CLAIM: Final = text("""
+    SELECT payment, tenant_id FROM cogni_billing.claims
+    WHERE payment = ANY (:payments) ORDER BY payment LIMIT 1
+""")
 
 _WALLETS_DUE: Final = """
     SELECT due_at, tenant_id

@@ -540,6 +540,22 @@ _EVIDENCE: Final = _broken(
     ),
 )
 
+# A cancellation is applied to an attempt, and has no claim.
+_EVENTS: Final = _broken(
+    """
+    SELECT event.id, event.kind, event.payment, event.tenant_id, claims.tenant_id AS owner
+    FROM cogni_billing.payment_events AS event
+    LEFT JOIN cogni_billing.claims ON claims.payment = event.claim
+    WHERE event.state = 'applied' AND event.kind <> 'payment_canceled'
+    """,
+    "'event', id, 'payment', payment",
+    (
+        Invariant.EVENTS_ARE_OF_A_CLAIM,
+        "owner IS NULL OR owner IS DISTINCT FROM tenant_id",
+        "format('a %s applied to %s, but the payment is of %s', kind, tenant_id, owner)",
+    ),
+)
+
 # Of each grant, the drawn credits and the changes make the pinned ones.
 _PINS_ADD_UP: Final = """CASE WHEN changed
     THEN NOT EXISTS (
@@ -1137,6 +1153,7 @@ STATEMENTS: Final = (
     _ATTEMPTS,
     _RECIPIENTS,
     _EVIDENCE,
+    _EVENTS,
     _HOLDS,
     _GRANTS,
     _EXPIRIES,

@@ -27,6 +27,7 @@ FUNCTION_FILES: Final = (
     "disputes.sql",
     "folding.sql",
     "attempts.sql",
+    "inbox.sql",
     "erasure.sql",
     "freezing.sql",
     "overdrafts.sql",

@@ -24,6 +24,7 @@ from cogni_billing.adapters.postgres.connections import (
 )
 from cogni_billing.adapters.postgres.contexts import Context
 from cogni_billing.adapters.postgres.failures import commit_translation, translated
+from cogni_billing.adapters.postgres.inbox import PostgresInbox
 from cogni_billing.adapters.postgres.ledger import PostgresLedger
 from cogni_billing.adapters.postgres.tenants import PostgresTenants
 from cogni_billing.domain.errors import LedgerUnavailable, ScopeClosed
@@ -44,6 +45,7 @@ class PostgresServiceScope(PostgresScope):
     """A scope with the books of all tenants, for the service role only."""
 
     books: PostgresBooks
+    inbox: PostgresInbox
 
 
 @contextmanager
@@ -84,7 +86,8 @@ def _scope(
 ) -> Iterator[PostgresServiceScope]:
     with opened(calls, tenant, guard) as scope:
         books = PostgresBooks(connection, calls, tenant, guard)
-        yield PostgresServiceScope(scope.tenants, scope.ledger, scope.attempts, books)
+        inbox = PostgresInbox(connection, calls, tenant, guard)
+        yield PostgresServiceScope(scope.tenants, scope.ledger, scope.attempts, books, inbox)
 
 
 @contextmanager

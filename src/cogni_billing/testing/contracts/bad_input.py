@@ -262,6 +262,7 @@ ARGUMENTS: Final[dict[str, Arguments]] = {
     | PART
     | {"shortfall": (Shortfall.CLAMP, "clawback")}
     | METADATA,
+    "find_payment": PAYMENT,
     "adjust": TENANT
     | {"amount": (credits(-5), "correction"), "reason": ("billed twice", "reason")}
     | {"actor": ("user:42", "actor")}

@@ -18,8 +18,11 @@ from cogni_billing import (
     AttemptRules,
     Billing,
     Dispute,
+    EventState,
     GrantSchedule,
     Hold,
+    InboxEntry,
+    InboxPage,
     Overrun,
     PaymentAttempts,
     Schedule,
@@ -32,6 +35,7 @@ from cogni_billing.ports.environment import IdSource
 from cogni_billing.ports.scope import UnitOfWork
 from cogni_billing.testing.base import ALICE, BOB, Contract, CountingIds, Totals
 from cogni_billing.testing.contracts.attempt_base import CARD
+from cogni_billing.testing.contracts.inbox import refund, success
 from cogni_billing.testing.verifiers import FakeVerifier, paid
 
 PAYMENT: Final = "stripe:ready"
@@ -81,6 +85,18 @@ def concluded(billing: Billing) -> Attempt:
     return attempts.report(ALICE, PENDING, pending.evidence, paid(pending.intent))
 
 
+PAID: Final = success(
+    None, 200, payment="stripe:c", tenant=ALICE, attempt_id=INTENT, id="stripe:evt_c"
+)
+
+
+def swept(billing: Billing) -> InboxPage:
+    """Apply an event that waited for its purchase."""
+    attempts = attempts_over(billing)
+    attempts.sweep_inbox()
+    return attempts.inbox(EventState.APPLIED)
+
+
 CALLS: Final[dict[str, Callable[[Billing], object]]] = {
     "open_account": lambda billing: billing.open_account(BOB),
     "confirm_purchase": lambda billing: billing.confirm_purchase(
@@ -123,6 +139,14 @@ CALLS_OF_ATTEMPTS: Final[dict[str, Callable[[Billing], object]]] = {
     "submit": lambda billing: attempts_over(billing, "stripe:a").submit(ALICE, INTENT, "stripe:a"),
     "status": lambda billing: attempts_over(billing, "stripe:b").status(ALICE, PENDING),
     "a verified attempt": concluded,
+    "process, a success": lambda billing: attempts_over(billing).process(PAID),
+    "process, a refund": lambda billing: attempts_over(billing).process(
+        refund("re_9", 40, payment=PAYMENT)
+    ),
+    "process, a refund that waits": lambda billing: attempts_over(billing).process(
+        refund("re_9", 40)
+    ),
+    "sweep_inbox": swept,
 }
 EACH: Final = CALLS | CALLS_OF_ATTEMPTS
 
@@ -158,6 +182,7 @@ class State:
     held: Amount
     transactions: int
     bob_is_known: bool
+    events: dict[str, EventState]
 
 
 def known(billing: Billing) -> bool:
@@ -175,14 +200,21 @@ def state(billing: Billing, totals: Totals) -> State:
     assert verification.violations == ()
     there, alice = totals(), billing.balance(ALICE)
     assert there[AccountId(ALICE)] == alice.posted.value, "`totals` reads another ledger"
-    return State(there, alice.held, verification.transactions, known(billing))
+    return State(there, alice.held, verification.transactions, known(billing), events(billing))
+
+
+def events(billing: Billing) -> dict[str, EventState]:
+    """The state of each event in the inbox."""
+    attempts = attempts_over(billing)
+    pages = map(attempts.inbox, EventState)
+    return {entry.event.id: entry.state for page in pages for entry in page.entries}
 
 
 def answer(given: object) -> object:
     """The answer of a call without `replayed`."""
     if isinstance(given, tuple):
         return tuple(answer(outcome.receipt) for outcome in given)
-    if isinstance(given, (Dispute, Hold, Receipt, Schedule)):
+    if isinstance(given, (Dispute, Hold, InboxEntry, Receipt, Schedule)):
         return evolve(given, replayed=False)
     return given
 
@@ -202,6 +234,8 @@ def attempted(billing: Billing) -> None:
     for _ in (INTENT, PENDING):
         attempts.create_intent(ALICE, usd("2.00"))
     attempts.submit(ALICE, PENDING, "stripe:b")
+    attempts.process(refund("re_1", 40, payment="stripe:waited"))
+    billing.confirm_purchase(ALICE, usd("1.00"), payment="stripe:waited")
 
 
 def settles(billing: Billing, totals: Totals, call: Call, before: State, broken: State) -> None:

@@ -37,10 +37,12 @@ OWN_TABLES: Final = (
     "wallets",
 )
 """Tables whose rows start with the key of their tenant."""
-LEDGER: Final = (*OWN_TABLES, "arrivals", "checkpoints")
+LEDGER: Final = (*OWN_TABLES, "arrivals", "checkpoints", "payment_events")
 TABLES: Final = tuple(sorted((*LEDGER, "context_keys")))
 
-CHANGEABLE: Final = frozenset({"grants", "holds", "payment_attempts", "schedules", "wallets"})
+CHANGEABLE: Final = frozenset(
+    {"grants", "holds", "payment_attempts", "payment_events", "schedules", "wallets"}
+)
 """Tables whose rows may be updated."""
 ERASABLE: Final = frozenset({"disputes", "transactions"})
 """Tables in which only texts may be updated, to their digests."""
@@ -96,6 +98,8 @@ POLICIES: Final = frozenset(
         _floor("checkpoints", _accounts("account_id")),
         Policy("arrivals", "arrivals_read", "SELECT", _accounts("account_id"), None, "keeper"),
         Policy("arrivals", "arrivals_add", "INSERT", None, _tenants("origin_id"), "keeper"),
+        # An event may belong to no tenant yet. Only functions of the service role read the table.
+        Policy("payment_events", "payment_events_kept", "ALL", "true", "true", "keeper"),
         Policy("context_keys", "context_keys_read", "SELECT", "true", None, "keeper"),
         Policy("context_keys", "context_keys_kept", "ALL", "true", "true", "migrator"),
         *(Policy(table, f"{table}_all", "SELECT", "true", None, "service") for table in LEDGER),
@@ -201,13 +205,14 @@ _DOORS: Final = (
     ),
     ("user spender service", "reused_position revision tenant"),
     ("user spender", "open_account spend spend_groups hold extend release release_part expire_due"),
-    ("user", "mint mint_groups void_grant extend_grant schedule end_schedule"),
-    ("user", "create_attempt record_attempt begin_check"),
+    ("user service", "mint record_attempt"),
+    ("user", "mint_groups void_grant extend_grant schedule end_schedule"),
+    ("user", "create_attempt begin_check"),
     (
         "service",
         "reverse adjust payment dispute lock settle_dispute forget fold",
     ),
-    ("service", "freeze limit_overdraft opening"),
+    ("service", "freeze limit_overdraft opening keep_event"),
     ("service", "safe_position account_of owner_of contra_of erased"),
     (
         "migrator",

@@ -437,6 +437,29 @@ CREATE TABLE cogni_billing.evidence (
     CONSTRAINT evidence_pkey PRIMARY KEY (evidence)
 );
 
+-- The inbox: each payment event that arrived, under the processor's id of it, and how far it is
+-- applied. An event whose tenant is not known yet belongs to no tenant. Only the service role keeps
+-- and reads events.
+CREATE TABLE cogni_billing.payment_events (
+    id          text COLLATE "C" NOT NULL,
+    kind        text             NOT NULL,
+    -- The payment's key in the event, and its other ids.
+    payment     text COLLATE "C" NOT NULL,
+    aliases     text[] COLLATE "C" NOT NULL,
+    facts       json             NOT NULL,
+    received_at timestamptz      NOT NULL,
+    state       text             NOT NULL,
+    -- The tenant of the payment, and the id under which that tenant has claimed it.
+    tenant_id   uuid,
+    claim       text COLLATE "C",
+    note        text,
+    CONSTRAINT payment_events_pkey PRIMARY KEY (id)
+);
+
+CREATE INDEX payment_events_of_payments ON cogni_billing.payment_events (payment);
+CREATE INDEX payment_events_open ON cogni_billing.payment_events (state, received_at, id)
+    WHERE state IN ('waiting', 'unmatched');
+
 -- Keys of signed contexts, prepared for HMAC-SHA256 (RFC 2104): the key, padded to a block, with
 -- each of the two pads.
 CREATE TABLE cogni_billing.context_keys (

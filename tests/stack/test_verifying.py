@@ -880,8 +880,8 @@ def attempted(unit_of_work: UnitOfWork, ids: CountingIds) -> None:
         intent = attempts.create_intent(ALICE, usd("2.00"))
         attempts.submit(ALICE, intent.attempt_id, evidence)
     attempts.create_intent(BOB, usd("2.00"))
-    intent = attempts.create_intent(ALICE, usd("10.00"))
-    attempts.process(success(intent, payment="stripe:a_4"))
+    paid_directly = success(None, tenant=ALICE, payment="stripe:a_4")
+    attempts.process(paid_directly, confirm_without_attempt=True)
     attempts.process(success(None, id="stripe:evt_unmatched", payment="stripe:a_5"))
 
 

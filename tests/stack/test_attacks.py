@@ -347,7 +347,7 @@ ATTACKS: dict[str, Attack] = {
     "issue less than is credited": Attack(
         swindle(),
         (NO_SUM,),
-        before=(Broken("record", "- m.amount - shared", "- m.amount - shared + 1"),),
+        before=(Broken("record", "other_side := - m.amount", "other_side := 1 - m.amount"),),
     ),
     "pay a share that is no number": Attack(
         swindle(shares=["NaN"]),
@@ -524,6 +524,8 @@ def gained(connection: Connection, known: dict[TenantId, Ids], attack: Attack) -
         return None
 
 
+RETURNED: Final = "before    CONSTANT numeric := "
+REFUNDED: Final = ";\n    refunded  CONSTANT numeric := "
 MISTAKES: dict[str, tuple[Broken, Attempt, Invariant]] = {
     "the wallet is not written": (
         Broken("record", "SET posted = w.posted", "SET posted = posted"),
@@ -531,7 +533,7 @@ MISTAKES: dict[str, tuple[Broken, Attempt, Invariant]] = {
         Invariant.WALLETS_MATCH,
     ),
     "a payment is claimed twice": (
-        Broken("record", "'purchase' THEN\n            INSERT", "'none' THEN\n            INSERT"),
+        Broken("record", "OR m.kind = 'purchase' THEN", "OR m.kind = 'none' THEN"),
         swindle(reference=payment_of(BOB)),
         Invariant.PURCHASES_CLAIM_THEIR_PAYMENT,
     ),
@@ -557,7 +559,10 @@ MISTAKES: dict[str, tuple[Broken, Attempt, Invariant]] = {
     ),
     "a refund follows none": (
         Broken(
-            "check_reversal", "m.returned_total - m.returned = (", "m.returned IS NOT NULL OR 0 = ("
+            "check_reversal",
+            f"{RETURNED}cogni_billing.returned_of(owner, m.reverses){REFUNDED}"
+            "cogni_billing.refunded_of(owner, m.reverses)",
+            f"{RETURNED}m.returned_total - m.returned{REFUNDED}m.returned_total - m.returned",
         ),
         calls("reverse", ALICE, lambda ids: [refund(ids, returned_total="0.50")]),
         Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,

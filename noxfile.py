@@ -20,6 +20,7 @@ LOWEST = (
     "alembic==1.16.1",
     "attrs==24.2.0",
     "click==8.1.8",  # the newest without a warning from the lowest typer
+    "iso4217==1.14.20250512",
     "psycopg[binary]==3.3.5",
     "rich==13.9.1",
     "sqlalchemy==2.0.36",

@@ -13,7 +13,17 @@ from cogni_billing.attempts import PaymentAttempts
 from cogni_billing.billing import Billing
 from cogni_billing.domain.accounts import Account, Freeze
 from cogni_billing.domain.allocation import allocate
-from cogni_billing.domain.amounts import CREDIT, USD, USDC, Amount, Unit, credits, usd, usd_cents
+from cogni_billing.domain.amounts import (
+    CREDIT,
+    USD,
+    USDC,
+    Amount,
+    Unit,
+    credits,
+    money,
+    usd,
+    usd_cents,
+)
 from cogni_billing.domain.attempt_limits import AttemptRules
 from cogni_billing.domain.attempts import Attempt, AttemptEvent, AttemptState, AttemptStatus, Intent
 from cogni_billing.domain.batches import Outcome, OutcomeState
@@ -36,6 +46,7 @@ from cogni_billing.domain.errors import (
     InvalidMetadata,
     InvalidPage,
     InvalidPolicy,
+    InvalidPrices,
     InvalidReference,
     InvalidSignature,
     InvalidTenant,
@@ -105,6 +116,7 @@ from cogni_billing.domain.policies import (
     ShareMode,
     Shortfall,
 )
+from cogni_billing.domain.prices import PriceBook, PriceBooks
 from cogni_billing.domain.pricing import charge_for, credits_for, margin_preserved
 from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
@@ -146,6 +158,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "credits",
     "usd",
     "usd_cents",
+    "money",
     "credits_for",
     "charge_for",
     "margin_preserved",
@@ -163,6 +176,8 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "RevenueSharePolicy",
     "RevenueSharePolicies",
     "Policies",
+    "PriceBook",
+    "PriceBooks",
     "ShareMode",
     "ShareRule",
     "ShareTier",
@@ -268,6 +283,7 @@ __all__ = [  # noqa: RUF022 (grouped, as the reference shows them)
     "InvalidMetadata",
     "InvalidPage",
     "InvalidPolicy",
+    "InvalidPrices",
     "InvalidReference",
     "InvalidSignature",
     "InvalidTenant",

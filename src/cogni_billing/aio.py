@@ -61,6 +61,7 @@ from cogni_billing.domain.metering import EVERY_DEFAULT, Meter
 from cogni_billing.domain.openings import OpeningGrant, OpeningRequest
 from cogni_billing.domain.payment_events import PaymentEvent
 from cogni_billing.domain.policies import Policies, Shortfall
+from cogni_billing.domain.prices import Prices
 from cogni_billing.domain.purchases import Purchase
 from cogni_billing.domain.receipts import (
     AdjustmentReceipt,
@@ -96,6 +97,8 @@ class AsyncBilling:
         unit_of_work: Opens scopes on the ledger.
         policy: The shares of a purchase: a `RevenueSharePolicy`, or `RevenueSharePolicies` that
             follow one another. By default the system tenant gets 25 % on top.
+        prices: The credits that money buys in each currency: a `PriceBook`, or `PriceBooks` that
+            follow one another. Without a price, one dollar buys 10 000 000 CREDIT.
         clock: The source of time. By default the system clock.
         ids: The source of transaction ids. By default UUIDv7.
         retention: The time for which records must be kept whole after a tenant's newest one.
@@ -120,12 +123,15 @@ class AsyncBilling:
         unit_of_work: AsyncUnitOfWork,
         *,
         policy: Policies | None = None,
+        prices: Prices | None = None,
         clock: Clock | None = None,
         ids: IdSource | None = None,
         retention: timedelta | None = None,
     ) -> None:
         self._unit_of_work = checked_async_unit_of_work(unit_of_work)
-        self._context = Context.over(unit_of_work, policy, clock, ids, retention)
+        self._context = Context.over(
+            unit_of_work, policy, clock, ids, retention=retention, prices=prices
+        )
 
     @property
     def unit_of_work(self) -> AsyncUnitOfWork:
@@ -136,6 +142,11 @@ class AsyncBilling:
     def policy(self) -> Policies:
         """The policy of new purchases."""
         return self._context.policy
+
+    @property
+    def prices(self) -> Prices | None:
+        """The price books of new purchases."""
+        return self._context.prices
 
     @property
     def clock(self) -> Clock:
@@ -165,8 +176,9 @@ class AsyncBilling:
 
         Args:
             tenant: The paying tenant.
-            amount: The payment in USD or USDC, greater than zero. One dollar buys 10 000 000
-                CREDIT. The customer's credits are rounded up, the shares are rounded down.
+            amount: The payment, greater than zero: in USD, USDC or a currency that `prices` has.
+                One dollar buys 10 000 000 CREDIT, unless `prices` says otherwise. The customer's
+                credits are rounded up (ceiling), the shares are rounded down (floor).
             payment: The evidence, `provider:id`, 1 to 255 visible ASCII characters. A transaction
                 hash on a chain is in lower case. Each payment is credited once in the whole system.
             expires_in: The lifetime of the customer's credits, from this call on. They repay a debt
@@ -177,6 +189,7 @@ class AsyncBilling:
 
         Raises:
             InvalidAmount, UnitMismatch, InvalidReference, InvalidMetadata: an argument is invalid.
+            UnitMismatch: the currency has no price.
             InvalidTime: *expires_in* is not above zero, or ends after the year 9998.
             InvalidPolicy: no policy is in force yet.
             IdempotencyConflict: the tenant confirmed this payment with another amount or
@@ -1427,6 +1440,7 @@ class AsyncPaymentAttempts:
         verifier: Looks payments up. The library compares its findings with the intent.
         destinations: The places to pay to, one for each provider. The first one is the default.
         policy: The shares of a purchase, as for `AsyncBilling`.
+        prices: The credits of a dollar, as for `AsyncBilling`. Attempts are in US dollars.
         rules: The limits of an amount, and the time limits of each step.
         answers_within: How long the verifier has. A later answer is ignored and the attempt stays
             pending.
@@ -1436,6 +1450,7 @@ class AsyncPaymentAttempts:
     Raises:
         InvalidInput: *destinations*, *rules* or *answers_within* is invalid.
         InvalidPolicy: *policy* is no policy.
+        InvalidPrices: *prices* is no price book.
     """
 
     def __init__(
@@ -1445,13 +1460,14 @@ class AsyncPaymentAttempts:
         verifier: AsyncPaymentVerifier,
         destinations: Destination | Iterable[Destination],
         policy: Policies | None = None,
+        prices: Prices | None = None,
         rules: AttemptRules = DEFAULT_RULES,
         answers_within: timedelta = ANSWERS_WITHIN,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
         self._unit_of_work = checked_async_unit_of_work(unit_of_work)
-        billing = Context.over(unit_of_work, policy, clock, ids)
+        billing = Context.over(unit_of_work, policy, clock, ids, prices=prices)
         self._context = attempts.AttemptContext(
             billing, Verifier(verifier, answers_within), destinations, rules
         )

@@ -23,6 +23,7 @@ from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.inbox import EventState, InboxEntry, InboxPage
 from cogni_billing.domain.payment_events import PaymentEvent
 from cogni_billing.domain.policies import Policies
+from cogni_billing.domain.prices import Prices
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.payments import PaymentVerifier
 from cogni_billing.ports.scope import UnitOfWork
@@ -40,6 +41,7 @@ class PaymentAttempts:
         verifier: Looks payments up. The library compares its findings with the intent.
         destinations: The places to pay to, one for each provider. The first one is the default.
         policy: The shares of a purchase, as for `Billing`.
+        prices: The credits of a dollar, as for `Billing`. Attempts are in US dollars.
         rules: The limits of an amount, and the time limits of each step.
         answers_within: How long the verifier has. A later answer is ignored and the attempt stays
             pending.
@@ -49,6 +51,7 @@ class PaymentAttempts:
     Raises:
         InvalidInput: *destinations*, *rules* or *answers_within* is invalid.
         InvalidPolicy: *policy* is no policy.
+        InvalidPrices: *prices* is no price book.
     """
 
     def __init__(
@@ -58,13 +61,14 @@ class PaymentAttempts:
         verifier: PaymentVerifier,
         destinations: Destination | Iterable[Destination],
         policy: Policies | None = None,
+        prices: Prices | None = None,
         rules: AttemptRules = DEFAULT_RULES,
         answers_within: timedelta = ANSWERS_WITHIN,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
         self._unit_of_work = checked_unit_of_work(unit_of_work)
-        billing = Context.over(unit_of_work, policy, clock, ids)
+        billing = Context.over(unit_of_work, policy, clock, ids, prices=prices)
         self._context = attempts.AttemptContext(
             billing, Verifier(verifier, answers_within), destinations, rules
         )

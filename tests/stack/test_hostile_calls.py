@@ -484,6 +484,37 @@ step not_credited
 """
 
 
+def forged_prices() -> Iterator[tuple[str, Forgery]]:
+    """Yield forgeries of the price in the terms of a purchase."""
+    price = {"version": "v1", "currency": "EUR", "scale": 2, "credits": "10000000"}
+    changes: list[Any] = [
+        *(None, 7, [], "EUR", {}, {**price, "version": None}, {**price, "version": 7}),
+        *({**price, "version": "two words"}, {**price, "currency": "JPY"}),
+        *({**price, "scale": 3}, {**price, "scale": "2"}, {**price, "scale": 2.5}),
+        *({**price, "credits": 10_000_000}, {**price, "credits": "0.0"}),
+        *({**price, "credits": "-1"}, {**price, "credits": "1e7"}, {**price, "credits": "NaN"}),
+        *({**price, "credits": "1" * 12}, {**price, "credits": "10000000.0000000000001"}),
+    ]
+    asked: dict[str, Any] = {"paid": "0.01", "paid_unit": "EUR"}
+    for change in changes:
+        forged = asked | {"policy": json.dumps({"price": change})}
+        yield f"purchase: price {change}", ("purchase", forged, "prices_are_of_their_currency")
+    for currency, scale in (("EURO", 2), ("eur", 2), ("USD", 3), ("USDC", 2), ("CREDIT", 2)):
+        other = price | {"currency": currency, "scale": scale}
+        forged = asked | {"paid_unit": currency, "policy": json.dumps({"price": other})}
+        title = f"purchase: a price of {currency} with {scale} decimals"
+        yield title, ("purchase", forged, "prices_are_of_their_currency")
+    for change in ({"paid": "0.02"}, {"amount": 100_001}, {"amount": 99_999}, {"paid": "-0.01"}):
+        forged = asked | {"policy": json.dumps({"price": price})} | change
+        yield (
+            f"purchase: at a price, {change}",
+            ("purchase", forged, "purchases_credit_what_was_paid"),
+        )
+    for paid in ("0.010", "0.1", "1"):
+        forged = asked | {"paid": paid, "policy": json.dumps({"price": price})}
+        yield f"purchase: {paid} EUR", ("purchase", forged, "prices_are_of_their_currency")
+
+
 def forged_openings() -> Iterator[tuple[str, Forgery]]:
     """Yield forgeries of openings and of their grants."""
     terms: dict[str, Any] = {"source": "promo", "priority": 1, "at": "2020-01-01", "amount": 5}
@@ -543,6 +574,7 @@ FORGERIES: dict[str, Forgery] = dict(
         *forged_records(),
         *forged_movements(),
         *forged_openings(),
+        *forged_prices(),
         *forged_shares("purchase"),
         *forged_shares("refund"),
     )

@@ -23,12 +23,14 @@ from cogni_billing import (
     PaymentAttempts,
     PaymentFailed,
     PaymentPending,
+    PriceBook,
     PrivilegeRequired,
     Rollover,
     Seal,
     Share,
     TenantId,
     credits,
+    money,
     usd,
 )
 from cogni_billing.adapters.postgres import PostgresUnitOfWork
@@ -325,7 +327,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         {Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, Invariant.SHARES_FOLLOW_THE_POLICY},
     ),
     "the payment of a purchase has an unknown unit": (
-        BOUGHT.format("paid_unit = 'EUR'"),
+        BOUGHT.format("paid_unit = 'euro'"),
         {Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, Invariant.TRANSACTIONS_FIT_THEIR_KIND},
     ),
     "the payment of a purchase is not a number": (
@@ -688,13 +690,17 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
         },
     ),
     "a returned payment has an unknown unit": (
-        TRANSACTION.format("paid_unit = 'EUR'", "stripe:pi_5"),
+        TRANSACTION.format("paid_unit = 'euro'", "stripe:pi_5"),
         {
             Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT,
             Invariant.REVERSALS_FOLLOW_ONE_ANOTHER,
             Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
             Invariant.TRANSACTIONS_FIT_THEIR_KIND,
         },
+    ),
+    "a returned payment has a currency without a price": (
+        TRANSACTION.format("paid_unit = 'EUR'", "stripe:pi_5"),
+        {Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT, Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID},
     ),
     "a dispute is deleted": (
         "DELETE FROM cogni_billing.disputes WHERE reference = 'dp_2'",
@@ -908,6 +914,57 @@ def test_verification_corrupted_ledger_names_each_broken_rule(
 
     assert {violation.invariant for violation in found} == broken
     assert all(violation.where and violation.detail for violation in found)
+    assert billing.verify().ok
+
+
+PRICED = "UPDATE cogni_billing.policies SET {} WHERE price IS NOT NULL"
+PRICES = {
+    "the price beside the terms is another": (
+        PRICED.format("price = '{}'"),
+        {Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID},
+    ),
+    "the price in the terms is another": (
+        PRICED.format("policy = replace(policy::text, '10800000.5', '10800000.6')::json"),
+        {Invariant.POLICIES_MATCH_THEIR_DIGEST, Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID},
+    ),
+    "the price is of another currency": (
+        TRANSACTION.format("paid_unit = 'JPY'", "stripe:eur"),
+        {Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID},
+    ),
+    "the payment is finer than its currency": (
+        TRANSACTION.format("paid = 2.000", "stripe:eur"),
+        {Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, Invariant.REVERSALS_FOLLOW_ONE_ANOTHER},
+    ),
+    "the payment is of another amount": (
+        TRANSACTION.format("paid = 2.01", "stripe:eur"),
+        {
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            Invariant.REVERSALS_TAKE_BACK_THEIR_PART,
+            Invariant.SHARES_FOLLOW_THE_POLICY,
+        },
+    ),
+    "a part is finer than the currency": (
+        TRANSACTION.format("returned = 0.500, returned_total = 0.500, part = 0.500", "re_1"),
+        {Invariant.REVERSALS_FOLLOW_ONE_ANOTHER},
+    ),
+}
+
+
+@pytest.mark.parametrize("corruption", PRICES)
+def test_verification_corrupted_price_names_each_broken_rule(
+    database: Database, corruption: str
+) -> None:
+    book = PriceBook("v1", SteppingClock().now(), {"EUR": "10800000.5"})
+    unit_of_work = PostgresUnitOfWork(database.user, service=database.service)
+    billing = Billing(unit_of_work, prices=book)
+    billing.confirm_purchase(ALICE, money("2.00", "EUR"), payment="stripe:eur")
+    billing.refund(ALICE, payment="stripe:eur", amount=money("0.50", "EUR"), reference="re_1")
+    statement, broken = PRICES[corruption]
+
+    with corrupted(database, statement) as connection:
+        found = verification(connection, 1000).violations
+
+    assert {violation.invariant for violation in found} == broken
     assert billing.verify().ok
 
 

@@ -103,7 +103,7 @@ def test_a_line_is_a_charge() -> None:
         (PURCHASES, {"amount": " 1"}, "invalid_amount", "amount", "' 1'"),
         (PURCHASES, {"unit": "EUR"}, "unit_mismatch", "unit", "'EUR'"),
         (PURCHASES, {"unit": 1}, "unit_mismatch", "unit", "1"),
-        (PURCHASES, {"unit": "CREDIT"}, "unit_mismatch", "amount", "CREDIT"),
+        (PURCHASES, {"unit": "CREDIT"}, "unit_mismatch", "unit", "'CREDIT'"),
         (PURCHASES, {"payment": "a b"}, "invalid_reference", "payment", "'a b'"),
         (PURCHASES, {"payment": 7}, "invalid_reference", "payment", "7"),
         (PURCHASES, {"metadata": "{}"}, "invalid_metadata", "metadata", "'{}'"),

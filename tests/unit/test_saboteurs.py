@@ -23,6 +23,7 @@ from cogni_billing import (
     InsufficientCredits,
     Overrun,
     PaymentAlreadyClaimed,
+    PriceBook,
     RevenueSharePolicy,
     TenantId,
 )
@@ -52,7 +53,9 @@ from cogni_billing.domain import (
     transactions,
     wallets,
 )
-from cogni_billing.domain.amounts import CREDIT, ZERO, parsed
+from cogni_billing.domain import prices as price_books
+from cogni_billing.domain import purchases as domain_purchases
+from cogni_billing.domain.amounts import CREDIT, USD, ZERO, parsed, rounded_down
 from cogni_billing.domain.attempts import submission
 from cogni_billing.domain.event_effects import Effects
 from cogni_billing.domain.found_payments import found_payment
@@ -102,6 +105,7 @@ from cogni_billing.testing.contracts import (
     metering,
     openings,
     overdrafts,
+    prices,
     purchases,
     reading,
     schedules,
@@ -1277,4 +1281,35 @@ def lost_disputes_count_as_refunds(patch: Patch) -> None:
         finding,
         "found_payment",
         lambda payment: evolve(found_payment(payment), refunded=payment.returned),
+    )
+
+
+# Prices -------------------------------------------------------------------------------------------
+
+
+@in_memory(prices.PriceContract, "test_each_book_is_in_force_until_the_next_one_starts")
+def credits_of_a_price_are_rounded_down(patch: Patch) -> None:
+    patch.setattr(price_books, "rounded_up", rounded_down)
+
+
+@in_memory(prices.PriceContract, "test_a_payment_buys_at_the_price_of_its_currency_rounded_up")
+def a_price_is_not_recorded(patch: Patch) -> None:
+    patch.setattr(domain_purchases, "recorded_terms", lambda policy, _: policy.record)
+
+
+@in_memory(prices.PriceContract, "test_a_book_that_is_not_in_force_yet_has_no_price")
+def a_book_is_always_in_force(patch: Patch) -> None:
+    ask = PriceBook.price_of
+    patch.setattr(PriceBook, "price_of", lambda book, unit, _: ask(book, unit, LATEST))
+
+
+@in_memory(
+    prices.PriceContract, "test_a_dollar_has_the_price_of_the_protocol_unless_the_book_names_it"
+)
+def a_dollar_has_one_price(patch: Patch) -> None:
+    ask = PriceBook.price_of
+    patch.setattr(
+        PriceBook,
+        "price_of",
+        lambda book, unit, at: None if unit is USD else ask(book, unit, at),
     )

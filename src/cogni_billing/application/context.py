@@ -1,4 +1,4 @@
-"""The clock, the id source and the policy that a host's calls share."""
+"""The clock, the id source, the policy and the prices that a host's calls share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from cogni_billing.domain.erasure import checked_retention
 from cogni_billing.domain.policies import Policies, RevenueSharePolicy, checked_policies
+from cogni_billing.domain.prices import Prices, checked_prices
 from cogni_billing.domain.timestamps import utc
 from cogni_billing.ports.environment import Clock, IdSource
 from cogni_billing.ports.scope import Environment
@@ -23,6 +24,7 @@ class Context:
     clock: Clock
     ids: IdSource
     retention: timedelta | None = field(default=None, converter=checked_retention)
+    prices: Prices | None = field(default=None, converter=checked_prices)
 
     @classmethod
     def over(
@@ -31,7 +33,9 @@ class Context:
         policy: Policies | None,
         clock: Clock | None,
         ids: IdSource | None,
+        *,
         retention: timedelta | None = None,
+        prices: Prices | None = None,
     ) -> Self:
         """The given settings. The defaults are the environment's, and the default policy."""
         return cls(
@@ -39,6 +43,7 @@ class Context:
             environment.clock if clock is None else clock,
             environment.ids if ids is None else ids,
             retention,
+            prices,
         )
 
     def now(self) -> datetime:

@@ -62,7 +62,7 @@ def confirm_purchases(
 
 
 def _plan(context: Context, request: PurchaseRequest, at: datetime) -> Transaction | ReplayOnly:
-    plan = plan_or_replay(request, context.policy, at, context.new_id())
+    plan = plan_or_replay(request, context.policy, at, context.new_id(), context.prices)
     return acted(plan) if isinstance(plan, Transaction) else plan
 
 

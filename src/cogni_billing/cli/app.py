@@ -28,11 +28,11 @@ from cogni_billing.adapters.postgres.connections import URL_SHAPE, checked_url
 from cogni_billing.billing import Billing
 from cogni_billing.cli.demo import run_demo
 from cogni_billing.cli.endings import INTERRUPTED, Commands, EndedEarly, Output
-from cogni_billing.cli.importing import CHARGES, PURCHASES, Import, Kind, Request, run_import
+from cogni_billing.cli.importing import CHARGES, MONEY, PURCHASES, Import, Kind, Request, run_import
 from cogni_billing.cli.records import Format
 from cogni_billing.cli.sealing import append_seals, read_key, read_seals
 from cogni_billing.cli.tables import quantity, report_table, statement_table, verification_table
-from cogni_billing.domain.amounts import USD, Amount, Unit
+from cogni_billing.domain.amounts import USD, Amount
 from cogni_billing.domain.errors import BillingError, InvalidInput, LedgerUnavailable, escaped
 from cogni_billing.domain.identity import TenantId
 from cogni_billing.domain.verification import Violation
@@ -243,11 +243,11 @@ def purchase(
     unit: Annotated[str, typer.Option(help="USD or USDC.")] = USD.code,
 ) -> None:
     """Confirm a payment: credit the tenant in full, and the system tenant its share."""
-    if unit not in Unit.__members__:
-        raise typer.BadParameter(f"expected {' or '.join(Unit.__members__)}, got {escaped(unit)}")
+    if unit not in MONEY:
+        raise typer.BadParameter(f"expected {' or '.join(MONEY)}, got {escaped(unit)}")
     with _billing(database_url) as billing:
         receipt = billing.confirm_purchase(
-            TenantId(tenant), Amount(amount, Unit.of(unit)), payment=payment
+            TenantId(tenant), Amount(amount, MONEY[unit]), payment=payment
         )
     console.print("replayed" if receipt.replayed else "confirmed", str(receipt.transaction_id))
     console.print("credited", quantity(receipt.credited))

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from cogni_billing.billing import Billing
 from cogni_billing.cli.endings import Output
 from cogni_billing.cli.records import REFUSED, Columns, Format, Lines, Record, records
-from cogni_billing.domain.amounts import CREDIT, USD, Amount, Unit
+from cogni_billing.domain.amounts import CREDIT, USD, USDC, Amount, Unit
 from cogni_billing.domain.batches import ENDS_ALL, Outcome, OutcomeState
 from cogni_billing.domain.charges import Charge
 from cogni_billing.domain.errors import (
@@ -37,6 +37,10 @@ from cogni_billing.domain.errors import (
 from cogni_billing.domain.purchases import Purchase
 
 Request = TypeVar("Request", Purchase, Charge)
+
+
+MONEY: Final = {unit.code: unit for unit in (USD, USDC)}
+"""The units of payments. The commands have no price book for others."""
 
 
 @frozen
@@ -104,10 +108,10 @@ def _moment(given: object) -> datetime | None:
         raise InvalidTime("occurred_at", shown(given), expected) from error
 
 
-def _unit(given: object) -> Unit:
-    if not isinstance(given, str) or given not in Unit.__members__:
-        raise UnitMismatch("unit", shown(given), "USD or USDC")
-    return Unit.of(given)
+def _unit(given: str) -> Unit:
+    if given not in MONEY:
+        raise UnitMismatch("unit", shown(given), " or ".join(MONEY))
+    return MONEY[given]
 
 
 @frozen

@@ -19,11 +19,11 @@ from decimal import (
     InvalidOperation,
     Overflow,
 )
-from enum import Enum
-from typing import Final, Self
+from typing import ClassVar, Final, NoReturn, Self, final
 
 from attrs import field, frozen
 
+from cogni_billing.domain.currencies import decimals_by_currency
 from cogni_billing.domain.errors import InvalidAmount, UnitMismatch, shown
 
 MAGNITUDE_MAX: Final = Decimal(10**27)
@@ -37,25 +37,77 @@ _EXACT = Context(prec=_DIGITS, traps=[Inexact, InvalidOperation, DivisionByZero,
 _ROUNDING = Context(prec=_DIGITS, traps=[InvalidOperation, DivisionByZero, Overflow])
 
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
+_CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 _TEXT_MAX = 64
 
 
-class Unit(Enum):
-    """A unit of amounts, with its code and its number of decimal places."""
+@final
+class Unit:
+    """A unit of amounts, with its code and its number of decimal places.
 
-    CREDIT = ("CREDIT", 0)
-    USD = ("USD", 2)
-    USDC = ("USDC", 6)
+    The units are `CREDIT`, `USDC`, and each currency of ISO 4217: `Unit("EUR", 2)`,
+    `Unit("JPY", 0)`. The same arguments return the same object, so units are compared by `is`.
 
-    def __init__(self, code: str, scale: int) -> None:
-        self.code = code
-        self.scale = scale
-        self.quantum = Decimal((0, (1,), -scale))
+    Args:
+        code: `CREDIT`, `USDC`, or the three letters of a currency.
+        scale: Its decimal places, which must be those of ISO 4217.
+
+    Raises:
+        UnitMismatch: there is no such unit, or it has another scale.
+    """
+
+    __slots__ = ("code", "quantum", "scale")
+    _made: ClassVar[dict[tuple[str, int], Unit]] = {}
+
+    code: str
+    scale: int
+    quantum: Decimal
+    """The smallest amount: `Decimal("0.01")` for a scale of 2."""
+
+    def __new__(cls, code: str, scale: int) -> Unit:
+        known = cls.of(code)
+        if type(scale) is not int or scale != known.scale:
+            raise UnitMismatch("scale", shown(scale), f"{known.scale} for {code}")
+        return known
 
     @classmethod
     def of(cls, code: str) -> Unit:
-        """The unit with this code."""
-        return cls[code]
+        """The unit with this code.
+
+        Raises:
+            UnitMismatch: there is no such unit.
+        """
+        if type(code) is str and code in _SCALES:
+            return cls._with(code, _SCALES[code])
+        decimals = decimals_by_currency().get(code) if type(code) is str else None
+        if decimals is None:
+            expected = f"{', '.join(_SCALES)}, or the code of a currency in ISO 4217"
+            raise UnitMismatch("unit", shown(code), expected)
+        return cls._with(code, decimals)
+
+    @classmethod
+    def recorded(cls, code: str, scale: int) -> Unit:
+        """The unit of a recorded amount. Its currency may have left ISO 4217 since."""
+        return cls._with(code, _SCALES.get(code, scale))
+
+    @classmethod
+    def _with(cls, code: str, scale: int) -> Unit:
+        if (code, scale) not in cls._made:
+            unit = object.__new__(cls)
+            for name, value in (
+                ("code", code),
+                ("scale", scale),
+                ("quantum", Decimal((0, (1,), -scale))),
+            ):
+                object.__setattr__(unit, name, value)
+            cls._made.setdefault((code, scale), unit)
+        return cls._made[code, scale]
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name} of {self} cannot be changed")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Unit.recorded, (self.code, self.scale)
 
     def __str__(self) -> str:
         return self.code
@@ -64,9 +116,12 @@ class Unit(Enum):
         return self.code
 
 
-CREDIT: Final = Unit.CREDIT
-USD: Final = Unit.USD
-USDC: Final = Unit.USDC
+_SCALES: Final = {"CREDIT": 0, "USD": 2, "USDC": 6}
+"""The units whose scale needs no list of currencies."""
+
+CREDIT: Final = Unit.of("CREDIT")
+USD: Final = Unit.of("USD")
+USDC: Final = Unit.of("USDC")
 
 
 def exact_decimal(given: object) -> Decimal | None:
@@ -123,7 +178,7 @@ class Amount:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.unit, Unit):
-            raise UnitMismatch("unit", shown(self.unit), "CREDIT, USD or USDC")
+            raise UnitMismatch("unit", shown(self.unit), "a Unit, such as CREDIT or USD")
         if decimal_places(self.value) > self.unit.scale:
             raise InvalidAmount(
                 "amount", shown(self.value), f"at most {self.unit.scale} decimals for {self.unit}"
@@ -229,16 +284,33 @@ def usd_cents(value: int) -> Amount:
     return Amount(number.scaleb(-USD.scale, context=_EXACT), USD)
 
 
+def money(value: Decimal | int | str, currency: str | Unit) -> Amount:
+    """*value* in a currency: `money("12.34", "EUR")`. No amount is ever converted to another unit.
+
+    Args:
+        value: With at most the decimals of the currency: 2 for EUR, 0 for JPY, 3 for KWD.
+        currency: A code of ISO 4217, `USDC`, or a `Unit` of money.
+
+    Raises:
+        InvalidAmount: *value* is no exact number, or has more decimals than the currency.
+        UnitMismatch: *currency* is no currency.
+    """
+    unit = currency if isinstance(currency, Unit) else Unit.of(currency)
+    if unit is CREDIT:
+        raise UnitMismatch("currency", str(CREDIT), "a currency")
+    return Amount(value, unit)
+
+
 def parsed(text: str) -> Amount:
-    """Parse the `str` of an amount, such as `10.00 USD`.
+    """Parse the `str` of a recorded amount, such as `10.00 USD`.
 
     Raises:
         InvalidAmount: *text* is no amount.
     """
     value, _, unit = text.partition(" ")
-    if unit not in Unit.__members__:
+    if unit not in _SCALES and not _CURRENCY.fullmatch(unit):
         raise InvalidAmount("amount", shown(text), "an amount and its unit")
-    return Amount(value, Unit.of(unit))
+    return Amount(value, Unit.recorded(unit, len(value.partition(".")[2])))
 
 
 def amount_shown(given: object) -> str:

@@ -10,6 +10,7 @@ BillingError
 │   ├── InvalidTime
 │   ├── InvalidPage
 │   ├── InvalidPolicy
+│   ├── InvalidPrices
 │   └── InvalidSignature
 ├── UnknownAccount              the ledger's state refuses the call
 ├── InsufficientCredits
@@ -159,6 +160,12 @@ class InvalidPolicy(InvalidInput):
     """A revenue-share policy is invalid, or no policy is in force."""
 
     code: ClassVar[str] = "invalid_policy"
+
+
+class InvalidPrices(InvalidInput):
+    """A price book is invalid."""
+
+    code: ClassVar[str] = "invalid_prices"
 
 
 class InvalidSignature(InvalidInput):

@@ -31,6 +31,7 @@ COST_DECIMALS_MAX: Final = 24
 
 _DOLLARS: Final = {USD: Decimal(1), USDC: Decimal(1)}
 """The value of one unit of money in US dollars. USDC is redeemed at par."""
+PRICED: Final = "USD, USDC or a currency with a price"
 
 
 def credits_for(paid: Amount) -> Amount:
@@ -48,7 +49,7 @@ def credits_for(paid: Amount) -> Amount:
 
 def bought(paid: Amount, field: str) -> Amount:
     """Like `credits_for`, for an argument that the caller named *field*."""
-    dollars = product(positive(paid, field).value, _worth(paid.unit, field))
+    dollars = product(positive(paid, field).value, _worth(paid.unit, field, PRICED))
     return rounded_up(product(dollars, CREDITS_PER_USD), CREDIT)
 
 
@@ -111,7 +112,7 @@ def _factor(given: object, field: str, limit: int) -> Decimal:
     return exact
 
 
-def _worth(unit: Unit, field: str) -> Decimal:
+def _worth(unit: Unit, field: str, expected: str = "USD or USDC") -> Decimal:
     if unit not in _DOLLARS:
-        raise UnitMismatch(field, str(unit), " or ".join(map(str, _DOLLARS)))
+        raise UnitMismatch(field, str(unit), expected)
     return _DOLLARS[unit]

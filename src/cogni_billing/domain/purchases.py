@@ -9,14 +9,15 @@ from uuid import UUID
 from attrs import frozen
 
 from cogni_billing.domain import requests
-from cogni_billing.domain.amounts import Amount
-from cogni_billing.domain.errors import InvalidPolicy
+from cogni_billing.domain.amounts import CREDIT, Amount, positive
+from cogni_billing.domain.errors import InvalidPolicy, UnitMismatch
 from cogni_billing.domain.idempotency import same_or_conflict
 from cogni_billing.domain.identity import TenantId, account_of, payment_reference, tenant_id
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json, frozen_metadata
 from cogni_billing.domain.policies import Policies
-from cogni_billing.domain.pricing import bought
+from cogni_billing.domain.prices import Prices, recorded_terms
+from cogni_billing.domain.pricing import PRICED, bought
 from cogni_billing.domain.timestamps import Expiry, optional_lifetime
 from cogni_billing.domain.transactions import LotTerms, Recorded, Transaction
 
@@ -34,12 +35,10 @@ class Purchase:
 
 @frozen(kw_only=True)
 class PurchaseRequest:
-    """The validated arguments of a confirmed payment, before a policy is applied."""
+    """The validated arguments of a confirmed payment, before a price and a policy are applied."""
 
     buyer: TenantId
     paid: Amount
-    purchased: Amount
-    """The credits that the payment buys."""
     payment: str
     expires_in: timedelta | None
     """The lifetime of the credits. `None` if they never expire."""
@@ -52,33 +51,52 @@ class PurchaseRequest:
 
 
 def request_purchase(purchase: Purchase) -> PurchaseRequest:
-    """Validate a purchase and compute its credits, rounded up (ceiling)."""
+    """Validate the arguments of a purchase."""
     return PurchaseRequest(
         buyer=tenant_id(purchase.tenant),
-        paid=purchase.amount,
-        purchased=bought(purchase.amount, "amount"),
+        paid=_money(purchase.amount),
         payment=payment_reference(purchase.payment),
         expires_in=optional_lifetime(purchase.expires_in),
         metadata=frozen_metadata(purchase.metadata),
     )
 
 
-def plan_purchase(
-    request: PurchaseRequest, policies: Policies, at: datetime, transaction_id: UUID
-) -> Transaction:
-    """Plan the transaction of a purchase, by the policy in force.
+def _money(given: object) -> Amount:
+    """*given*, which must be money greater than zero.
 
-    Each beneficiary gets its share of the purchased credits, on top or out of them. `issuance` is
-    debited for the sum. A beneficiary earns no share of its own purchase, so the system tenant's
-    own purchase mints no share for it.
+    Raises:
+        InvalidAmount: *given* is no `Amount`, or is not above zero.
+        UnitMismatch: *given* is in credits.
+    """
+    paid = positive(given)
+    if paid.unit is CREDIT:
+        raise UnitMismatch("amount", str(paid.unit), PRICED)
+    return paid
+
+
+def plan_purchase(
+    request: PurchaseRequest,
+    policies: Policies,
+    at: datetime,
+    transaction_id: UUID,
+    prices: Prices | None = None,
+) -> Transaction:
+    """Plan the transaction of a purchase, by the price and the policy in force.
+
+    The payment buys credits at its price, rounded up (ceiling). Each beneficiary gets its share of
+    the purchased credits, on top or out of them. `issuance` is debited for the sum. A beneficiary
+    earns no share of its own purchase, so the system tenant's own purchase mints no share for it.
 
     Raises:
         InvalidPolicy: no policy is in force yet.
+        UnitMismatch: the currency has no price.
         InvalidTime: the credits would expire after the year 9998.
     """
     policy = policies.at(at).for_buyer(account_of(request.buyer))
-    shares = policy.shares_of(request.purchased, at)
-    credited = policy.credited_of(request.purchased, shares)
+    price = None if prices is None else prices.price_of(request.paid.unit, at)
+    purchased = bought(request.paid, "amount") if price is None else price.buys(request.paid)
+    shares = policy.shares_of(purchased, at)
+    credited = policy.credited_of(purchased, shares)
     return Transaction(
         id=transaction_id,
         tenant=request.buyer,
@@ -88,7 +106,7 @@ def plan_purchase(
         amount=credited,
         paid=request.paid,
         shares=shares,
-        policy=policy.record,
+        policy=recorded_terms(policy, price),
         metadata=request.metadata,
         lot=None if request.expires_in is None else _lot(request.expires_in, at),
     )
@@ -102,19 +120,19 @@ def _lot(expires_in: timedelta, at: datetime) -> LotTerms:
 
 @frozen
 class ReplayOnly:
-    """A purchase while no policy is in force: only a replay can answer it.
+    """A purchase while no policy or no price is in force: only a replay can answer it.
 
-    A replay needs no policy, because the ledger stores the shares of the first call.
+    A replay needs neither, because the ledger stores the credits and the shares of the first call.
     """
 
     request: PurchaseRequest
-    error: InvalidPolicy
+    error: InvalidPolicy | UnitMismatch
 
     def answer(self, stored: Recorded | None) -> Recorded:
         """*stored*, the purchase that the tenant recorded for this payment.
 
         Raises:
-            InvalidPolicy: the tenant recorded no such purchase.
+            InvalidPolicy, UnitMismatch: the tenant recorded no such purchase.
             IdempotencyConflict: the tenant recorded it with another amount or expiry.
         """
         if stored is None:
@@ -124,10 +142,14 @@ class ReplayOnly:
 
 
 def plan_or_replay(
-    request: PurchaseRequest, policies: Policies, at: datetime, transaction_id: UUID
+    request: PurchaseRequest,
+    policies: Policies,
+    at: datetime,
+    transaction_id: UUID,
+    prices: Prices | None = None,
 ) -> Transaction | ReplayOnly:
-    """The transaction of a purchase, or `ReplayOnly` while no policy is in force."""
+    """The transaction of a purchase, or `ReplayOnly` while no policy or price is in force."""
     try:
-        return plan_purchase(request, policies, at, transaction_id)
-    except InvalidPolicy as error:
+        return plan_purchase(request, policies, at, transaction_id, prices)
+    except (InvalidPolicy, UnitMismatch) as error:
         return ReplayOnly(request, error)

@@ -13,8 +13,7 @@ from cogni_billing.domain.erasure import is_erased
 from cogni_billing.domain.errors import BillingError, escaped
 from cogni_billing.domain.metadata import Json
 from cogni_billing.domain.payments import Payment, step
-from cogni_billing.domain.policies import RevenueSharePolicy
-from cogni_billing.domain.pricing import credits_for
+from cogni_billing.domain.prices import bought_by, policy_in
 from cogni_billing.domain.reinstatements import Returns
 from cogni_billing.domain.schedules import Schedule
 from cogni_billing.domain.shares import Share
@@ -126,14 +125,14 @@ def purchase_problems(
     policy: Mapping[str, Json],
     at: datetime,
 ) -> Iterator[tuple[Invariant, str]]:
-    """Check a recorded purchase against its own record, with the recorded policy."""
+    """Check a recorded purchase against its own record, with the recorded policy and price."""
     try:
-        bought = credits_for(parsed(paid))
+        bought = bought_by(parsed(paid), policy)
     except BillingError as error:
         yield Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID, str(error)
         return
     try:
-        terms = RevenueSharePolicy.from_dict(policy)
+        terms = policy_in(policy)
         expected = terms.shares_of(bought, at)
     except BillingError as error:
         yield Invariant.SHARES_FOLLOW_THE_POLICY, str(error)

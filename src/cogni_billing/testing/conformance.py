@@ -58,6 +58,7 @@ from cogni_billing.testing.contracts import (
     openings,
     overdrafts,
     periods,
+    prices,
     purchases,
     reading,
     refunds,
@@ -209,6 +210,9 @@ class MemoryConformance(Fixtures):
         pass
 
     class TestPurchaseBatches(batches.PurchaseBatchContract):
+        pass
+
+    class TestPrices(prices.PriceContract):
         pass
 
     class TestPurchases(purchases.PurchaseContract):

@@ -28,6 +28,7 @@ from cogni_billing import (
     SYSTEM_ACCOUNT_ID,
     SYSTEM_TENANT_ID,
     AccountId,
+    Amount,
     Billing,
     BillingError,
     Charge,
@@ -38,6 +39,7 @@ from cogni_billing import (
     OpeningGrant,
     Outcome,
     Overrun,
+    PriceBook,
     Purchase,
     Receipt,
     RevenueSharePolicy,
@@ -48,10 +50,11 @@ from cogni_billing import (
     Shortfall,
     TenantId,
     TransactionKind,
+    Unit,
     acting,
     credits,
-    usd_cents,
 )
+from cogni_billing.domain.amounts import from_quanta
 from cogni_billing.domain.policies import CLAWBACKS
 from cogni_billing.domain.timestamps import EARLIEST
 from cogni_billing.testing.base import (
@@ -71,6 +74,9 @@ POLICY = RevenueSharePolicy(
     ShareMode.BONUS,
     (ShareRule(SYSTEM_ACCOUNT_ID, "0.25"), ShareRule(AccountId(BOB), "0.1")),
 )
+PRICES = PriceBook("v1", EARLIEST, {"EUR": "10800000.5"})
+EUROS = "p:e"
+"""The payment that is in euros."""
 CAROL = TenantId(UUID("0ca70100-0000-4000-8000-000000000003"))
 TENANTS = {"alice": ALICE, "bob": BOB, "carol": CAROL, "system": SYSTEM_TENANT_ID}
 
@@ -78,13 +84,13 @@ tenants = st.sampled_from(["alice", "alice", "system", "bob", "carol"])
 # Few keys and few sizes, so that calls interact.
 keys = st.sampled_from(["a", "b", "c", "d"])
 buyers = st.sampled_from(["alice", "alice", "alice", "bob"])
-disputed = st.sampled_from(["p:z", "p:z", "p:z", "p:y", "p:y", "p:a"])
+disputed = st.sampled_from(["p:z", "p:z", "p:z", "p:y", "p:y", "p:a", "p:e"])
 choices = st.integers(0, 11)
 held_keys = st.sampled_from(["a", "b"])
 amounts = st.integers(1, 5) | st.sampled_from([40_000, 60_000, 100_000, 125_000])
 corrections = st.sampled_from([-200_000, -60_000, -3, 2, 70_000])
 cents = st.integers(1, 3)
-payments = st.sampled_from(["p:z", "p:z", "p:y", "p:y", "p:a"])
+payments = st.sampled_from(["p:z", "p:z", "p:y", "p:y", "p:a", "p:e"])
 bought = keys.map("p:{}".format) | payments
 parts = st.none() | st.just(1) | st.integers(1, 3)
 days = timedelta(days=1)
@@ -173,6 +179,15 @@ def chosen(which: int, known: Sequence[Choice], otherwise: Choice) -> Choice:
     return options[which % len(options)]
 
 
+def currency(payment: str) -> str:
+    return "EUR" if payment == EUROS else "USD"
+
+
+def paid(cents: int, payment: str) -> Amount:
+    """That many cents, in the currency of the payment."""
+    return from_quanta(cents, Unit.of(currency(payment)))
+
+
 def expiry_given(seconds: int | None, expires_at: datetime | None, *, lasts: bool) -> Any:
     """The argument for an expiry: its moment, or also its lifetime if it is in the future."""
     if lasts and seconds is not None and seconds > 0:
@@ -214,7 +229,7 @@ class Ledgers(RuleBasedStateMachine):
         self.clock = MovableClock()
         self.ids = [CountingIds() for _ in self.new]
         self.billings = [
-            new()(clock=self.clock, ids=ids, policy=POLICY)
+            new()(clock=self.clock, ids=ids, policy=POLICY, prices=PRICES)
             for new, ids in zip(self.new, self.ids, strict=True)
         ]
         self.model = Model(list(TENANTS), "system")
@@ -231,6 +246,7 @@ class Ledgers(RuleBasedStateMachine):
         self.open_dispute("alice", "p:z", 1, "a")
         # Purchased credits that expire, to spend, to refund and to dispute.
         self.purchase("alice", 2, "p:y", timedelta(seconds=60))
+        self.purchase("alice", 3, EUROS)
         # Outcomes that few random sequences meet.
         self.purchase("alice", 3, "p:z")
         self.refund("alice", "p:z", 4, "a", Shortfall.DEBT, is_total=False)
@@ -290,9 +306,11 @@ class Ledgers(RuleBasedStateMachine):
         self.clock.moment += timedelta(seconds=1)
         receipt = self.compare_receipts(
             lambda b: b.confirm_purchase(
-                TENANTS[who], usd_cents(cents), payment=payment, expires_in=lasts
+                TENANTS[who], paid(cents, payment), payment=payment, expires_in=lasts
             ),
-            lambda: self.model.purchase((who, cents, payment, lasts), self.clock.moment),
+            lambda: self.model.purchase(
+                (who, cents, payment, lasts), currency(payment), self.clock.moment
+            ),
         )
         if receipt is not None and lasts is not None:
             # It is no grant, so the calls that end grants refuse it.
@@ -590,7 +608,7 @@ class Ledgers(RuleBasedStateMachine):
         is_total: bool,
     ) -> None:
         is_total = is_total and cents is not None
-        part = None if cents is None else usd_cents(cents)
+        part = None if cents is None else paid(cents, payment)
         self.compare_receipts(
             lambda b: b.refund(
                 TENANTS[who],
@@ -719,7 +737,7 @@ class Ledgers(RuleBasedStateMachine):
             lambda b: b.open_dispute(
                 TENANTS[who],
                 payment=payment,
-                amount=None if cents is None else usd_cents(cents),
+                amount=None if cents is None else paid(cents, payment),
                 reference=key,
             ),
             lambda: self.model.open_dispute(who, payment, cents, key, self.clock.moment),
@@ -747,7 +765,7 @@ class Ledgers(RuleBasedStateMachine):
         who, payment, key = self.chosen_dispute(which)
         dispute, before = self.compare(
             lambda b: b.update_dispute(
-                TENANTS[who], payment=payment, reference=key, amount=usd_cents(cents)
+                TENANTS[who], payment=payment, reference=key, amount=paid(cents, payment)
             ),
             lambda: self.model.update_dispute(who, payment, key, cents, self.clock.moment),
         )
@@ -765,7 +783,7 @@ class Ledgers(RuleBasedStateMachine):
             lambda b: b.lose_dispute(
                 TENANTS[who],
                 payment=payment,
-                amount=None if cents is None else usd_cents(cents),
+                amount=None if cents is None else paid(cents, payment),
                 reference=key,
                 shortfall=shortfall,
             ),
@@ -805,14 +823,16 @@ class Ledgers(RuleBasedStateMachine):
     ) -> None:
         requests = [
             Purchase(
-                tenant=TENANTS[who], amount=usd_cents(cents), payment=payment, expires_in=lasts
+                tenant=TENANTS[who], amount=paid(cents, payment), payment=payment, expires_in=lasts
             )
             for who, cents, payment, lasts in batch
         ]
         self.compare_batches(
             lambda b: b.confirm_purchases(requests, all_or_nothing=together),
             [(purchase[0], purchase) for purchase in batch],
-            lambda purchase: self.model.purchase(purchase, self.clock.moment),
+            lambda purchase: self.model.purchase(
+                purchase, currency(purchase[2]), self.clock.moment
+            ),
             together,
         )
 

@@ -16,7 +16,8 @@ from cogni_billing.testing.model_periods import begin
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)
-CREDITS_FOR_A_CENT = 100_000
+CREDITS_FOR_A_CENT = {"USD": 100_000_000, "EUR": 108_000_005}
+"""In thousandths of a credit."""
 REPORTED_WITHIN = timedelta(days=35)
 AFTER_GRANTS = 1_000_001
 """The priority of purchased credits that expire."""
@@ -92,14 +93,14 @@ class Model:
     # Writes -----------------------------------------------------------------------------------
 
     def purchase(
-        self, asked: tuple[str, int, str, timedelta | None], now: datetime
+        self, asked: tuple[str, int, str, timedelta | None], money: str, now: datetime
     ) -> tuple[int, bool]:
         who, cents, payment, lasts = asked
 
         def record(tenant: Dict) -> Draws:
             if payment in self.state["payments"]:
                 raise RefusedError("payment_already_claimed")
-            bought = cents * CREDITS_FOR_A_CENT
+            bought = -(-cents * CREDITS_FOR_A_CENT[money] // 1000)
             shares = {to: bought * n // d for to, (n, d) in SHARES.items() if to != who}
             self.state["payments"][payment] = {
                 "who": who,
@@ -124,7 +125,7 @@ class Model:
                 self.state["tenants"][to]["arrivals"].append((now, share))
             return draws
 
-        return self._once(who, ("purchase", payment), (cents, lasts), record, now)
+        return self._once(who, ("purchase", payment), (cents, money, lasts), record, now)
 
     def charge(
         self,

@@ -141,7 +141,9 @@ def test_an_amount_is_written_at_the_scale_of_its_unit(given: Decimal, expected:
 
 
 def test_units_have_their_scales() -> None:
-    assert [(unit.code, unit.scale) for unit in Unit] == [("CREDIT", 0), ("USD", 2), ("USDC", 6)]
+    units = [(unit.code, unit.scale, str(unit.quantum)) for unit in (CREDIT, USD, USDC)]
+
+    assert units == [("CREDIT", 0, "1"), ("USD", 2, "0.01"), ("USDC", 6, "0.000001")]
     assert Unit.of("USDC") is USDC
     assert repr(USD) == "USD"
 

@@ -55,7 +55,7 @@ def test_a_payment_in_credits_is_refused() -> None:
     with pytest.raises(UnitMismatch) as caught:
         credits_for(credits(5))
 
-    assert caught.value.expected == "USD or USDC"
+    assert caught.value.expected == "USD, USDC or a currency with a price"
 
 
 @pytest.mark.parametrize("paid", [usd(0), usd(-1), Decimal(5), None])

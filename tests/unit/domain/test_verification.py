@@ -30,6 +30,7 @@ from cogni_billing.testing.base import NOON
 from cogni_billing.testing.contracts.purchases import planned
 
 POLICY = RevenueSharePolicy.default().to_dict()
+PRICE = {"version": "v1", "currency": "EUR", "scale": 2, "credits": "10000000"}
 
 
 def problems(
@@ -70,7 +71,26 @@ def test_a_planned_purchase_has_no_problems(paid: Decimal) -> None:
         (
             {"paid": "0.01 EUR"},
             Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
-            "amount: expected an amount and its unit, got '0.01 EUR'",
+            "paid: expected USD, USDC or a currency with a price, got EUR",
+        ),
+        (
+            {
+                "paid": "0.01 EUR",
+                "policy": POLICY | {"price": PRICE | {"credits": "9000000"}},
+                "shares": (22_500,),
+            },
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            "0.01 EUR buys 90000 CREDIT, and 100000 CREDIT were credited",
+        ),
+        (
+            {"policy": POLICY | {"price": PRICE}},
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            "unit: expected EUR, got USD",
+        ),
+        (
+            {"policy": POLICY | {"price": {}}},
+            Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
+            "price: expected a version, currency, scale and credits",
         ),
         (
             {"paid": "much USD"},

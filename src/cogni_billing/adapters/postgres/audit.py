@@ -20,12 +20,13 @@ from attrs import evolve, field, frozen
 from sqlalchemy import Connection, Row, text
 
 from cogni_billing.adapters.postgres.invariants import STATEMENTS
-from cogni_billing.domain.amounts import CREDIT, Amount, Unit
+from cogni_billing.domain.amounts import CREDIT, Amount, Unit, decimal_places
 from cogni_billing.domain.errors import BillingError, PrivilegeRequired
 from cogni_billing.domain.identity import AccountId, TenantId
 from cogni_billing.domain.kinds import TransactionKind
 from cogni_billing.domain.metadata import Json
-from cogni_billing.domain.policies import RevenueSharePolicy, Shortfall
+from cogni_billing.domain.policies import Shortfall
+from cogni_billing.domain.prices import policy_in
 from cogni_billing.domain.reinstatements import Returns
 from cogni_billing.domain.shares import Share
 from cogni_billing.domain.transactions import Draw, Recorded, Reversal, Transaction
@@ -139,7 +140,7 @@ def _broken_terms(row: Row[Any]) -> Iterator[_Terms]:
     late = _problems(row, policy, row.last_at)
     tenant, transaction = row.example
     for invariant, detail in (early | late).items():
-        until = None if invariant in late else RevenueSharePolicy.from_dict(policy).effective_from
+        until = None if invariant in late else policy_in(policy).effective_from
         yield _Terms(invariant, detail, tenant, transaction, until)
 
 
@@ -189,7 +190,7 @@ def _readable(recorded: str | None) -> dict[str, Json]:
 def _check_reversals(connection: Connection, found: Findings) -> None:
     """Check the credits that refunds and chargebacks returned."""
     for row in _streamed(connection, _REVERSALS):
-        unit = Unit.of(row.paid_unit)
+        unit = Unit.recorded(row.paid_unit, decimal_places(row.paid))
         for invariant, detail in reversal_problems(
             legs=[Amount.computed(leg, CREDIT) for leg in row.legs],
             taken=[-Amount.computed(amount, CREDIT) for amount in row.taken],
@@ -236,14 +237,17 @@ def _purchase(row: Row[Any]) -> Transaction | None:
             reference=row.payment,
             at=row.occurred_at,
             amount=Amount.computed(row.legs[0], CREDIT),
-            paid=Amount.computed(row.paid, Unit.of(row.paid_unit)),
+            paid=Amount.computed(row.paid, Unit.recorded(row.paid_unit, decimal_places(row.paid))),
             shares=_shares(row.beneficiaries, row.legs[1:]),
         )
     return None
 
 
 def _reversal(row: Row[Any]) -> Recorded | None:
-    unit, draws = Unit.of(row.paid_unit), zip(row.grants, row.drawn, strict=True)
+    unit, draws = (
+        Unit.recorded(row.paid_unit, decimal_places(row.paid)),
+        zip(row.grants, row.drawn, strict=True),
+    )
     with suppress(BillingError):
         made = Transaction(
             id=row.id,
@@ -413,9 +417,9 @@ _REVERSED: Final = """
     WHERE made.reverses IS NOT NULL AND {made}
       AND cardinality(purchase.shares) IS NOT DISTINCT FROM cardinality(made.shares)
       AND purchase.paid > 0 AND purchase.paid < 1e40
-      AND greatest(
-            min_scale(purchase.paid), min_scale(made.returned), min_scale(made.returned_total))
-        <= CASE purchase.paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END
+      AND cogni_billing.is_part(purchase.paid, purchase.paid_unit, purchase.paid)
+      AND cogni_billing.is_part(made.returned, purchase.paid_unit, purchase.paid)
+      AND cogni_billing.is_part(made.returned_total, purchase.paid_unit, purchase.paid)
       AND made.returned < 1e40 AND made.returned_total < 1e40
       AND (
         SELECT bool_and(abs(leg) < 1e40 AND scale(leg) = 0)

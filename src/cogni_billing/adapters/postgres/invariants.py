@@ -69,7 +69,7 @@ _FITTING: Final = _broken(
         AND coalesce(char_length(reason) BETWEEN 1 AND 255, true)
         AND CASE WHEN made.kind = 'purchase'
             THEN policy IS NOT NULL AND paid > 0 AND paid < 1e40
-                AND scale(paid) <= CASE paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END
+                AND cogni_billing.is_part(paid, paid_unit, paid)
             ELSE num_nonnulls(paid, paid_unit, policy) = 0 END
         AND CASE WHEN is_reversal
             THEN returned >= 0 AND returned_total < 1e40
@@ -417,13 +417,18 @@ _CHECKPOINTS: Final = _broken(
 
 _POLICIES: Final = _broken(
     """
-    SELECT tenant_id, digest, policy FROM cogni_billing.policies
+    SELECT tenant_id, digest, policy, price FROM cogni_billing.policies
     """,
     "'tenant', tenant_id, 'policy', encode(digest, 'hex')",
     (
         Invariant.POLICIES_MATCH_THEIR_DIGEST,
         "digest <> sha256(convert_to(policy::text, 'UTF8'))",
         "'the digest of another text'",
+    ),
+    (
+        Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
+        "price::text IS DISTINCT FROM (policy -> 'price')::text",
+        "format('the price %s beside another one in the terms', price)",
     ),
 )
 
@@ -833,8 +838,9 @@ _REVERSALS: Final = _broken(
         coalesce(lag(made.returned_total) OVER sequence, 0) AS before,
         purchase.id IS NOT NULL
             AND purchase.beneficiaries IS NOT DISTINCT FROM made.beneficiaries
-            AND greatest(min_scale(made.returned), min_scale(made.returned_total))
-                <= CASE purchase.paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END AS fits
+            AND cogni_billing.is_part(made.returned, purchase.paid_unit, purchase.paid)
+            AND cogni_billing.is_part(made.returned_total, purchase.paid_unit, purchase.paid)
+            AS fits
     FROM cogni_billing.transactions AS made
     LEFT JOIN cogni_billing.transactions AS purchase
         ON purchase.tenant_id = made.tenant_id

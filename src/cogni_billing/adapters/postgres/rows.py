@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, Unit
+from cogni_billing.domain.amounts import CREDIT, ZERO, Amount, Unit, decimal_places
 from cogni_billing.domain.attempts import Attempt, AttemptEvent, AttemptState, Intent
 from cogni_billing.domain.disputes import Dispute, DisputeState
 from cogni_billing.domain.findings import FailureCode
@@ -122,12 +122,12 @@ def recorded_from(stored: Any, tenant: TenantId) -> Recorded:
         reference=stored["reference"],
         at=moment(stored["occurred_at"]),
         amount=in_credits(stored["amount"]),
-        paid=_amount(stored["paid"], stored["paid_unit"]),
+        paid=None if (paid := stored["paid"]) is None else _paid(paid, stored["paid_unit"]),
         shares=_shares(stored),
         policy=document(stored["rules"]),
         metadata=document(stored["metadata"]),
         overdraft=stored["overdraft"],
-        at_most=None if kind.reverses else _amount(stored["at_most"], CREDIT.code),
+        at_most=None if kind.reverses else _amount(stored["at_most"], CREDIT),
         occurred_at=optional_moment(stored["used_at"]),
         subject=_id(stored["subject_id"]),
         final=stored["final"] is not False,
@@ -173,14 +173,14 @@ def _restored(value: Any) -> Any:
 
 
 def _reversal(stored: Any) -> Reversal:
-    unit = Unit.of(stored["payment_unit"])
+    unit = _unit(stored["payment_unit"], stored["returned"])
     return Reversal(
         purchase=UUID(stored["reverses"]),
         payment=stored["payment"],
         amount=Amount.computed(Decimal(stored["returned"]), unit),
         total=Amount.computed(Decimal(stored["returned_total"]), unit),
-        asked=_amount(stored["part"], unit.code),
-        up_to=_amount(stored["at_most"], unit.code),
+        asked=_amount(stored["part"], unit),
+        up_to=_amount(stored["at_most"], unit),
         shortfall=stored["shortfall"] and Shortfall(stored["shortfall"]),
         refund=stored["refund"],
     )
@@ -191,7 +191,7 @@ def _giving_back(stored: Any) -> GivingBack:
     return GivingBack(
         charge=UUID(stored["reverses"]),
         reference=stored["payment"] if by_reference else None,
-        asked=_amount(stored["part"], CREDIT.code),
+        asked=_amount(stored["part"], CREDIT),
         amount=in_credits(stored["returned"]),
         total=in_credits(stored["returned_total"]),
     )
@@ -342,7 +342,7 @@ def schedule_asked(plan: Schedule) -> Asked:
 
 def schedule_from(stored: Any, tenant: TenantId) -> Schedule:
     """Convert *stored* to a schedule, or to a grant that begins later."""
-    cap, anchor = _amount(stored["cap"], CREDIT.code), optional_moment(stored["given_anchor"])
+    cap, anchor = _amount(stored["cap"], CREDIT), optional_moment(stored["given_anchor"])
     return Schedule(
         id=UUID(stored["id"]),
         tenant=tenant,
@@ -420,7 +420,7 @@ def hold_extension_from(stored: Any, tenant: TenantId) -> Extension:
     return Extension(
         tenant=tenant,
         hold_id=UUID(stored["hold_id"]),
-        amount=_amount(stored["requested"], CREDIT.code),
+        amount=_amount(stored["requested"], CREDIT),
         expiry=_expiry(stored),
         reference=stored["reference"],
         at=moment(stored["at"]),
@@ -433,7 +433,7 @@ def release_from(stored: Any, tenant: TenantId) -> Release:
     return Release(
         tenant=tenant,
         hold_id=UUID(stored["hold_id"]),
-        amount=_amount(stored["requested"], CREDIT.code),
+        amount=_amount(stored["requested"], CREDIT),
         reference=stored["reference"],
         at=moment(stored["at"]),
         id=UUID(stored["id"]),
@@ -485,20 +485,20 @@ def dispute_asked(dispute: Dispute, transaction: Transaction | None, moment: dat
 
 def dispute_from(stored: Any, tenant: TenantId) -> Dispute:
     """Convert *stored* to a dispute in its present state."""
-    unit = Unit.of(stored["disputed_unit"])
+    unit = _unit(stored["disputed_unit"], stored["disputed"])
     return Dispute(
         id=UUID(stored["id"]),
         tenant=tenant,
         payment=stored["payment"],
         reference=stored["reference"],
         amount=Amount.computed(Decimal(stored["disputed"]), unit),
-        asked=_amount(stored["part"], unit.code),
+        asked=_amount(stored["part"], unit),
         set_aside=in_credits(stored["amount"]),
         lapsed=in_credits(stored["lapsed"]),
         shares=_shares(stored),
         opened_at=moment(stored["opened_at"]),
         state=DisputeState(stored["state"]),
-        lost=_amount(stored["lost"], unit.code),
+        lost=_amount(stored["lost"], unit),
         purchase=UUID(stored["purchase_id"]),
         metadata=document(stored["metadata"]),
         chargeback=_id(stored["chargeback_id"]),
@@ -646,5 +646,14 @@ def _id(written: str | None) -> UUID | None:
     return None if written is None else UUID(written)
 
 
-def _amount(value: Decimal | int | None, unit: str | None) -> Amount | None:
-    return None if value is None or unit is None else Amount.computed(Decimal(value), Unit.of(unit))
+def _amount(value: Decimal | int | None, unit: Unit) -> Amount | None:
+    return None if value is None else Amount.computed(Decimal(value), unit)
+
+
+def _paid(value: Decimal | int, unit: str) -> Amount:
+    return Amount.computed(Decimal(value), _unit(unit, value))
+
+
+def _unit(code: str, value: Decimal | int) -> Unit:
+    """The unit of a recorded amount. Those of other currencies than USD have all their decimals."""
+    return Unit.recorded(code, decimal_places(Decimal(value)))

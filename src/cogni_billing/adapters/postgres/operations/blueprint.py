@@ -213,7 +213,7 @@ _DOORS: Final = (
         "reverse adjust payment dispute lock settle_dispute forget fold",
     ),
     ("service", "freeze limit_overdraft opening keep_event"),
-    ("service", "safe_position account_of owner_of contra_of erased"),
+    ("service", "safe_position account_of owner_of contra_of erased is_part"),
     (
         "migrator",
         "seed_system_tenant check_arrivals check_erasure refuse_change reused_position revision",
@@ -247,7 +247,7 @@ _DEFINER_SETTINGS: Final = "; ".join(f"{name}={value}" for name, value in DEFINE
 # The other functions run under the path of their doors, or are inlined in policies.
 _DEFINERS: Final = frozenset(
     {name for _, names in _DOORS for name in names.split()}
-    - {"account_of", "contra_of", "owner_of", "erased", "revision", "tenant"}
+    - {"account_of", "contra_of", "owner_of", "erased", "is_part", "revision", "tenant"}
     - {"check_arrivals", "check_erasure", "refuse_change"}
 )
 

@@ -245,8 +245,9 @@ BEGIN
     IF (made.purchase_id = bought.id AND made.reference = m.reference
         AND m.disputed >= 0 AND m.disputed < 1e40
         AND coalesce(m.lost > 0 AND m.lost < 1e40, true)
-        AND greatest(scale(m.disputed), scale(m.lost), scale(m.part))
-            <= CASE bought.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
+        AND cogni_billing.is_part(m.disputed, bought.paid_unit, bought.paid)
+        AND coalesce(cogni_billing.is_part(m.lost, bought.paid_unit, bought.paid), true)
+        AND coalesce(cogni_billing.is_part(m.part, bought.paid_unit, bought.paid), true)
         AND CASE m.state WHEN 'lost' THEN m.chargeback IS NOT NULL
             ELSE m.state IN ('open', 'won') AND num_nonnulls(m.lost, m.chargeback) = 0 END
     ) IS NOT TRUE THEN

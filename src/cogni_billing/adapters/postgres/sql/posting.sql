@@ -56,6 +56,63 @@ BEGIN
 END
 $$;
 
+-- True if a part of a payment is no finer than the payment's unit. Parts in other units than these
+-- two are written with all decimals of the payment, which are those of the unit.
+CREATE FUNCTION cogni_billing.is_part(part numeric, unit text, paid numeric) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE unit
+        WHEN 'USD' THEN scale(part) <= 2
+        WHEN 'USDC' THEN scale(part) <= 6
+        ELSE unit ~ '^[A-Z]{3}$' AND scale(part) = scale(paid)
+    END
+$$;
+
+-- Keeps the terms of a purchase, which are its policy and perhaps its price, unless they are kept.
+-- Refuses a purchase that does not credit what was paid at the price. Without a price a dollar buys
+-- 10 000 000 credits.
+CREATE FUNCTION cogni_billing.keep_terms(
+    owner uuid, m cogni_billing.movement, shared numeric, terms bytea, kept boolean, priced json
+) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    decimals integer := CASE m.paid_unit WHEN 'USD' THEN 2 WHEN 'USDC' THEN 6 END;
+    rate     numeric := CASE WHEN decimals IS NOT NULL THEN 10000000 END;
+BEGIN
+    IF NOT kept THEN
+        IF NOT cogni_billing.is_object(m.policy, 65536) THEN
+            PERFORM cogni_billing.refuse('policies_are_small_objects');
+        END IF;
+        priced := m.policy::json -> 'price';
+        INSERT INTO cogni_billing.policies (tenant_id, digest, policy, price)
+        VALUES (owner, terms, m.policy::json, priced)
+        ON CONFLICT DO NOTHING;
+    END IF;
+    IF priced IS NOT NULL THEN
+        IF (json_typeof(priced) = 'object'
+            AND priced ->> 'currency' = m.paid_unit
+            AND coalesce(decimals::text = priced ->> 'scale',
+                m.paid_unit ~ '^[A-Z]{3}$' AND priced ->> 'scale' = scale(m.paid)::text)
+            AND json_typeof(priced -> 'scale') = 'number' AND priced ->> 'scale' ~ '^[0-6]$'
+            AND json_typeof(priced -> 'credits') = 'string'
+            AND priced ->> 'credits' ~ '^[0-9]{1,11}([.][0-9]{1,12})?$'
+            AND priced ->> 'credits' ~ '[1-9]'
+            AND json_typeof(priced -> 'version') = 'string'
+            AND cogni_billing.is_visible(priced ->> 'version')
+        ) IS NOT TRUE THEN
+            PERFORM cogni_billing.refuse('prices_are_of_their_currency');
+        END IF;
+        decimals := priced ->> 'scale';
+        rate := priced ->> 'credits';
+    END IF;
+    IF (m.paid > 0 AND m.paid < 1e40 AND scale(m.paid) <= decimals
+        AND ceil(m.paid * rate) IN (m.amount, m.amount + shared)
+        AND m.reference ~ '^[^:]+:.'
+    ) IS NOT TRUE THEN
+        PERFORM cogni_billing.refuse('purchases_credit_what_was_paid');
+    END IF;
+END
+$$;
+
 -- Refuses a movement that does not take back a part of its purchase that follows earlier ones.
 -- Open disputes set aside what follows this part. Returns the credits that they free on the wallet.
 -- If the movement refuses a debt that would be left, they stay.
@@ -76,7 +133,7 @@ BEGIN
     WHERE tenant_id = owner AND id = m.reverses AND kind = 'purchase';
     IF (bought.beneficiaries IS NOT DISTINCT FROM m.beneficiaries
         AND m.returned >= 0 AND m.returned_total = before + m.returned
-        AND scale(m.returned) <= CASE bought.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
+        AND cogni_billing.is_part(m.returned, bought.paid_unit, bought.paid)
         AND CASE m.kind
             WHEN 'refund' THEN coalesce(m.part, m.returned) >= 0
                 AND m.returned_total = least(
@@ -313,6 +370,8 @@ DECLARE
     from_grants  uuid[];
     from_amounts numeric[];
     policy_key   bytea;
+    kept_key     bytea;
+    priced       json;
     waiting      json;
     shared       numeric;  -- the sum of `m.shares`, if there are any
     share        numeric;
@@ -529,7 +588,11 @@ BEGIN
             END IF;
         END IF;
         IF m.kind = 'purchase' THEN
-            IF (m.paid > 0 AND m.paid < 1e40
+            policy_key := sha256(convert_to(m.policy, 'UTF8'));
+            SELECT digest, price INTO kept_key, priced
+            FROM cogni_billing.policies WHERE tenant_id = owner AND digest = policy_key;
+            IF (kept_key IS NOT NULL AND priced IS NULL
+                AND m.paid > 0 AND m.paid < 1e40
                 AND m.paid_unit IN ('USD', 'USDC')
                 AND scale(m.paid) <= CASE m.paid_unit WHEN 'USD' THEN 2 ELSE 6 END
                 -- In full, or without the shares that a split takes from it.
@@ -538,18 +601,9 @@ BEGIN
                 -- A payment is provider:id.
                 AND m.reference ~ '^[^:]+:.'
             ) IS NOT TRUE THEN
-                PERFORM cogni_billing.refuse('purchases_credit_what_was_paid');
-            END IF;
-            policy_key := sha256(convert_to(m.policy, 'UTF8'));
-            IF NOT EXISTS (
-                SELECT FROM cogni_billing.policies WHERE tenant_id = owner AND digest = policy_key
-            ) THEN
-                IF NOT cogni_billing.is_object(m.policy, 65536) THEN
-                    PERFORM cogni_billing.refuse('policies_are_small_objects');
-                END IF;
-                INSERT INTO cogni_billing.policies (tenant_id, digest, policy)
-                VALUES (owner, policy_key, m.policy::json)
-                ON CONFLICT DO NOTHING;
+                PERFORM cogni_billing.keep_terms(
+                    owner, m, CASE WHEN m.shares IS NOT NULL THEN shared END, policy_key,
+                    kept_key IS NOT NULL, priced);
             END IF;
         ELSIF m.kind = 'grant' THEN
             IF (cogni_billing.is_visible(m.source) AND m.priority BETWEEN 0 AND 1000000) IS NOT TRUE

@@ -143,11 +143,13 @@ CREATE INDEX transactions_grants ON cogni_billing.transactions (tenant_id, posit
 CREATE INDEX transactions_reversals ON cogni_billing.transactions (reverses, tenant_id)
     WHERE reverses IS NOT NULL;
 
--- The share policies of a tenant's purchases, each stored once, by the SHA-256 digest of its text.
+-- The terms of a tenant's purchases, each stored once, by the SHA-256 digest of their text: the
+-- share policy, and the price if it is not the protocol's. `price` is a copy of that field.
 CREATE TABLE cogni_billing.policies (
     tenant_id uuid  NOT NULL,
     digest    bytea NOT NULL,
     policy    json  NOT NULL,
+    price     json,
     CONSTRAINT policies_pkey PRIMARY KEY (digest, tenant_id)
 );
 

@@ -396,7 +396,7 @@ CORRUPTIONS: dict[str, tuple[str, set[Invariant]]] = {
     "a running balance is rewritten": (BOUGHT.format("posted_after = 5"), {Invariant.LINES_RUN_ON}),
     "a line is dated back": (CHARGED.format("line_at = 'epoch'"), {Invariant.LINES_RUN_ON}),
     "a line has another number": (
-        TRANSACTION.format("position = position + 1000", "stripe:a_1"),
+        TRANSACTION.format("position = position + 1000", "stripe:a_4"),
         {Invariant.LINES_ARE_GAPLESS},
     ),
     "a line has arrivals of an account without any": (

@@ -538,7 +538,7 @@ MISTAKES: dict[str, tuple[Broken, Attempt, Invariant]] = {
         Invariant.PURCHASES_CLAIM_THEIR_PAYMENT,
     ),
     "more is credited than is paid": (
-        Broken("record", "ceil(m.paid * 10000000) IN", "true OR m.paid IN"),
+        Broken("keep_terms", "ceil(m.paid * rate) IN", "true OR m.paid IN"),
         swindle(amount=100_001),
         Invariant.PURCHASES_CREDIT_WHAT_WAS_PAID,
     ),

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,9 +25,16 @@ from cogni_billing import (
     credits,
     usd,
 )
+from cogni_billing.domain.disputes import DisputeRequest
+from cogni_billing.domain.payments import Payment
+from cogni_billing.domain.reversals import plan_dispute
 from cogni_billing.domain.transactions import Reversal
-from cogni_billing.domain.verification import purchase_problems, reversal_problems
-from cogni_billing.testing.base import NOON
+from cogni_billing.domain.verification import (
+    dispute_problems,
+    purchase_problems,
+    reversal_problems,
+)
+from cogni_billing.testing.base import ALICE, NOON
 from cogni_billing.testing.contracts.purchases import planned
 
 POLICY = RevenueSharePolicy.default().to_dict()
@@ -193,3 +201,25 @@ def test_a_reversal_of_more_or_less_is_found(taken: Sequence[int], absorbed: int
 
 def test_a_reversal_of_an_unreadable_payment_is_found() -> None:
     assert returned("much") == ["amount: expected an amount and its unit, got 'much'"]
+
+
+def test_a_payment_that_is_not_returned_as_far_as_due_is_found() -> None:
+    payment = Payment(purchase=planned(), returned=usd("1.00"), refunded=usd("2.00"))
+
+    assert list(dispute_problems(payment)) == [
+        (Invariant.PAYMENTS_ARE_RETURNED_AS_FAR_AS_DUE, "1.00 USD returned instead of 2.00 USD")
+    ]
+
+
+def test_a_dispute_that_sets_nothing_aside_is_found() -> None:
+    payment = Payment(purchase=planned(), returned=usd("0.00"), refunded=usd("0.00"))
+    asked = DisputeRequest(
+        tenant=ALICE, amount=usd("4.00"), payment="stripe:pi_1", reference="dp_1", metadata=None
+    )
+    dispute = plan_dispute(asked, payment, at=NOON, dispute_id=UUID(int=9))
+    disputed = evolve(payment, disputes=(dispute,))
+
+    assert [rule for rule, _ in dispute_problems(disputed)] == [
+        Invariant.DISPUTES_ARE_OF_THEIR_PAYMENT
+    ]
+    assert not list(dispute_problems(evolve(disputed, disputes=disputed.disputes_at(usd("0.00")))))

@@ -297,7 +297,6 @@ EACH = PAIRS | PAIRS_OF_ATTEMPTS | PAIRS_OF_REVERSALS
 # These never wait for each other: they are of different tenants, or record no transaction.
 APART = {
     "two tenants who buy",
-    "a refund, and a partner who spends its share",
     "a first purchase and a charge",
     "a first purchase and a hold",
     "a refused charge twice, when something is due",

@@ -49,8 +49,8 @@ class Unit:
     `Unit("JPY", 0)`. The same arguments return the same object, so units are compared by `is`.
 
     Args:
-        code: `CREDIT`, `USDC`, or the three letters of a currency.
-        scale: Its decimal places, which must be those of ISO 4217.
+        code (str): `CREDIT`, `USDC`, or the three letters of a currency.
+        scale (int): Its decimal places, which must be those of ISO 4217.
 
     Raises:
         UnitMismatch: there is no such unit, or it has another scale.

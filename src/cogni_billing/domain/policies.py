@@ -8,7 +8,6 @@ from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from attrs import evolve, field, frozen
@@ -41,6 +40,7 @@ from cogni_billing.domain.shares import (
     list_in,
     text_in,
 )
+from cogni_billing.domain.succession import in_succession
 from cogni_billing.domain.timestamps import EARLIEST, utc
 
 DEFAULT_RATE: Final = Decimal("0.25")
@@ -287,17 +287,8 @@ def _moment(given: Any) -> datetime:
         raise InvalidPolicy("effective_from", shown(given), expected) from error
 
 
-def _in_order(given: Iterable[RevenueSharePolicy]) -> tuple[RevenueSharePolicy, ...]:
-    policies = tuple(given) if isinstance(given, (tuple, list)) else ()
-    if not policies or not all(isinstance(policy, RevenueSharePolicy) for policy in policies):
-        raise InvalidPolicy("policies", shown(given), "one or more RevenueSharePolicy")
-    starts = [policy.effective_from for policy in policies]
-    for start, later in pairwise(starts):
-        if later <= start:
-            raise InvalidPolicy("effective_from", str(later), f"a moment after {start}")
-    if len({policy.version for policy in policies}) < len(policies):
-        raise InvalidPolicy("version", "a version twice", "a unique version for each policy")
-    return policies
+def _in_succession(given: Iterable[RevenueSharePolicy]) -> tuple[RevenueSharePolicy, ...]:
+    return in_succession(given, RevenueSharePolicy, InvalidPolicy, "policies", "policy")
 
 
 @frozen
@@ -311,7 +302,7 @@ class RevenueSharePolicies:
         InvalidPolicy: two policies are out of order, or have the same start or version.
     """
 
-    policies: tuple[RevenueSharePolicy, ...] = field(converter=_in_order)
+    policies: tuple[RevenueSharePolicy, ...] = field(converter=_in_succession)
 
     def at(self, moment: datetime) -> RevenueSharePolicy:
         """The policy in force at *moment*.

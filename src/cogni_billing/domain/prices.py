@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Final, Self, TypeAlias
 
@@ -35,6 +34,7 @@ from cogni_billing.domain.identity import reference
 from cogni_billing.domain.metadata import Json, read_only
 from cogni_billing.domain.policies import RevenueSharePolicy
 from cogni_billing.domain.pricing import bought
+from cogni_billing.domain.succession import in_succession
 from cogni_billing.domain.timestamps import utc
 
 RATE_MAX: Final = 10**11
@@ -159,16 +159,8 @@ class PriceBook:
         return Price(self.version, unit, self.rates[unit])
 
 
-def _in_order(given: Iterable[PriceBook]) -> tuple[PriceBook, ...]:
-    books = tuple(given) if isinstance(given, (tuple, list)) else ()
-    if not books or not all(isinstance(book, PriceBook) for book in books):
-        raise InvalidPrices("books", shown(given), "one or more PriceBook")
-    for earlier, later in pairwise(book.effective_from for book in books):
-        if later <= earlier:
-            raise InvalidPrices("effective_from", str(later), f"a moment after {earlier}")
-    if len({book.version for book in books}) < len(books):
-        raise InvalidPrices("version", "a version twice", "a unique version for each book")
-    return books
+def _in_succession(given: Iterable[PriceBook]) -> tuple[PriceBook, ...]:
+    return in_succession(given, PriceBook, InvalidPrices, "books", "book")
 
 
 @frozen
@@ -182,7 +174,7 @@ class PriceBooks:
         InvalidPrices: two books are out of order, or have the same start or version.
     """
 
-    books: tuple[PriceBook, ...] = field(converter=_in_order)
+    books: tuple[PriceBook, ...] = field(converter=_in_succession)
 
     def price_of(self, unit: Unit, at: datetime) -> Price | None:
         """The price of *unit* in the book in force. `None` if that book has none."""

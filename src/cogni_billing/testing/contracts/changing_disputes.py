@@ -29,8 +29,7 @@ from cogni_billing import (
 from cogni_billing.domain.amounts import USDC
 from cogni_billing.domain.identity import SHORTFALL
 from cogni_billing.testing.base import ALICE, CountingIds, NewBilling, SteppingClock, Totals
-from cogni_billing.testing.contracts.failed_refunds import PAYMENT, PaymentContract
-from cogni_billing.testing.contracts.refunds import policy
+from cogni_billing.testing.contracts.refunds import PAYMENT, PaymentContract, policy
 
 
 class ChangingDisputeContract(PaymentContract):

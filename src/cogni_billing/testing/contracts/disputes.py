@@ -43,30 +43,14 @@ from cogni_billing.testing.base import (
     SteppingClock,
     Totals,
 )
-from cogni_billing.testing.contracts.refunds import policy
+from cogni_billing.testing.contracts.refunds import EVERYONE, PAYMENT, PaymentContract, policy
 from cogni_billing.testing.racing import at_once
 
 HOUR = timedelta(hours=1)
-PAYMENT = "stripe:pi_1"
-EVERYONE = (ALICE, SYSTEM_TENANT_ID, BOB)
 
 
-class DisputeContract(Contract):
+class DisputeContract(PaymentContract):
     """A dispute sets credits and shares aside, and releases or takes exactly these."""
-
-    @pytest.fixture
-    def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
-        """Alice has paid a dollar: 10 000 000 credits, 2 500 000 and 1 000 000 shared on top."""
-        billing = new_billing(policy=policy(), clock=clock, ids=CountingIds())
-        billing.open_account(BOB)
-        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
-        return billing
-
-    def held(self, billing: Billing) -> list[int]:
-        return [int(billing.balance(tenant).held.value) for tenant in EVERYONE]
-
-    def posted(self, billing: Billing) -> list[int]:
-        return [int(billing.balance(tenant).posted.value) for tenant in EVERYONE]
 
     def test_opening_a_dispute_sets_all_legs_aside_without_a_posting(
         self, billing: Billing, totals: Totals

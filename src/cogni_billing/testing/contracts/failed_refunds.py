@@ -32,40 +32,20 @@ from cogni_billing import (
 from cogni_billing.domain.identity import BREAKAGE, SHORTFALL
 from cogni_billing.testing.base import (
     ALICE,
-    BOB,
     NOON,
     Contract,
-    CountingIds,
     NewBilling,
     SteppingClock,
     Totals,
 )
-from cogni_billing.testing.contracts.refunds import EVERYONE, policy
+from cogni_billing.testing.contracts.refunds import EVERYONE, PAYMENT, PaymentContract, policy
 from cogni_billing.testing.racing import at_once
 
 HOUR = timedelta(hours=1)
-PAYMENT = "stripe:pi_1"
 
 
 def failed(billing: Billing, refund: str = "re_1", reference: str = "failed-1") -> Any:
     return billing.refund_failed(ALICE, payment=PAYMENT, refund=refund, reference=reference)
-
-
-class PaymentContract(Contract):
-    """Alice has paid a dollar: 10 000 000 credits, 2 500 000 and 1 000 000 shared on top."""
-
-    @pytest.fixture
-    def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
-        billing = new_billing(policy=policy(), clock=clock, ids=CountingIds())
-        billing.open_account(BOB)
-        billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
-        return billing
-
-    def posted(self, billing: Billing) -> list[int]:
-        return [int(billing.balance(tenant).posted.value) for tenant in EVERYONE]
-
-    def held(self, billing: Billing) -> list[int]:
-        return [int(billing.balance(tenant).held.value) for tenant in EVERYONE]
 
 
 class RefundTotalContract(PaymentContract):

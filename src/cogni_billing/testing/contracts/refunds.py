@@ -72,16 +72,25 @@ def refuse(billing: Billing, amount: Amount | None = None) -> RefundReceipt:
     )
 
 
-class RefundContract(Contract):
-    """A refund takes back every leg in proportion, once, and never more than the payment."""
+class PaymentContract(Contract):
+    """Alice has paid a dollar: 10 000 000 credits, 2 500 000 and 1 000 000 shared on top."""
 
     @pytest.fixture
     def billing(self, new_billing: NewBilling, clock: SteppingClock) -> Billing:
-        """Alice has paid a dollar: 10 000 000 credits, 2 500 000 and 1 000 000 shared on top."""
         billing = new_billing(policy=policy(), clock=clock, ids=CountingIds())
         billing.open_account(BOB)
         billing.confirm_purchase(ALICE, usd("1.00"), payment=PAYMENT)
         return billing
+
+    def posted(self, billing: Billing) -> list[int]:
+        return [int(billing.balance(tenant).posted.value) for tenant in EVERYONE]
+
+    def held(self, billing: Billing) -> list[int]:
+        return [int(billing.balance(tenant).held.value) for tenant in EVERYONE]
+
+
+class RefundContract(PaymentContract):
+    """A refund takes back every leg in proportion, once, and never more than the payment."""
 
     def balances(self, billing: Billing) -> list[int]:
         """The balances of Alice, the system tenant and the beneficiary."""

@@ -559,7 +559,7 @@ MISTAKES: dict[str, tuple[Broken, Attempt, Invariant]] = {
     ),
     "a refund follows none": (
         Broken(
-            "check_reversal",
+            "begin_reversal",
             f"{RETURNED}cogni_billing.returned_of(owner, m.reverses){REFUNDED}"
             "cogni_billing.refunded_of(owner, m.reverses)",
             f"{RETURNED}m.returned_total - m.returned{REFUNDED}m.returned_total - m.returned",

@@ -241,12 +241,13 @@ def _object_in(outer: Object, name: str) -> Object:
 
 
 def _moment(second: object) -> datetime:
+    wrong = InvalidInput("created", shown(second), "a Unix time in seconds")
+    if type(second) is not int:
+        raise wrong
     try:
-        if type(second) is int:
-            return datetime.fromtimestamp(second, UTC)
-    except (OverflowError, OSError, ValueError):
-        pass
-    raise InvalidInput("created", shown(second), "a Unix time in seconds")
+        return datetime.fromtimestamp(second, UTC)
+    except (OverflowError, OSError, ValueError) as error:
+        raise wrong from error
 
 
 # Metadata is free text, which another application of the merchant may have written. A payment

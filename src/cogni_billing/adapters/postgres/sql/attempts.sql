@@ -109,8 +109,8 @@ BEGIN
         END IF;
     END IF;
     IF m.state <> 'CREDITED' THEN
-        -- Rejected and replaced evidence is freed. Otherwise anyone who sees a payment could block its payer's
-        -- claim.
+        -- Rejected and replaced evidence is freed. Otherwise anyone who sees a payment could block
+        -- its payer's claim.
         DELETE FROM cogni_billing.evidence
         WHERE tenant_id = me AND attempt_id = m.id AND evidence = kept.evidence;
     END IF;

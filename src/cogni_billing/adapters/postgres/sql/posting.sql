@@ -116,7 +116,7 @@ $$;
 -- Refuses a movement that does not take back a part of its purchase that follows earlier ones.
 -- Open disputes set aside what follows this part. Returns the credits that they free on the wallet.
 -- If the movement refuses a debt that would be left, they stay.
-CREATE FUNCTION cogni_billing.check_reversal(
+CREATE FUNCTION cogni_billing.begin_reversal(
     owner uuid, m cogni_billing.movement, available numeric
 ) RETURNS numeric
 LANGUAGE plpgsql AS $$
@@ -710,7 +710,7 @@ BEGIN
                 ELSE
                     IF m.reverses IS NOT NULL THEN
                         -- Open disputes set less aside.
-                        drawn := cogni_billing.check_reversal(owner, m, available);
+                        drawn := cogni_billing.begin_reversal(owner, m, available);
                         available := available + drawn;
                         IF m.shortfall = 'refuse' AND to_draw > greatest(0, available) THEN
                             answers := answers

@@ -108,8 +108,8 @@ CREATE TABLE cogni_billing.transactions (
     drawn_amounts  numeric[],
     -- A refund or a chargeback: its purchase, the payment returned now and in total, the part that
     -- the processor returned (NULL for the same), the rule for spent credits, and the part that
-    -- `shortfall` absorbed. A reinstatement gives that back. A reversal: its charge or capture, the credits given back now and in total, the
-    -- requested part, and the credits that had expired.
+    -- `shortfall` absorbed. A reinstatement gives that back. A reversal: its charge or capture, the
+    -- credits given back now and in total, the requested part, and the credits that had expired.
     reverses       uuid,
     returned       numeric,
     returned_total numeric,
